@@ -1,0 +1,58 @@
+# `make` alone prints what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := runs/demo
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format lock parity clean
+
+help: ## Print this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+# Removed before and made after, so that an interrupted install is done again.
+$(INSTALLED): requirements.lock pyproject.toml
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing what requirements.lock names into $(VENV) (a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+install: $(INSTALLED) ## Make .venv with everything in it
+
+demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write a page of results
+	$(BIN)/python train.py --config=configs/grnet.py --workdir=$(DEMO)
+	$(BIN)/python eval.py --config=configs/grnet.py --workdir=$(DEMO)
+
+test: $(INSTALLED) ## The fast tests (minutes)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+
+test-slow: $(INSTALLED) ## Kill, multi-process, fuzzing and parity tests
+	$(BIN)/python -m pytest -m slow -n $(WORKERS)
+
+lint: $(INSTALLED) ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Rewrite to the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## GRNet, the global baseline and the colour histogram on the synthetic set (an hour)
+	$(BIN)/python -m benchmarks.grnet_vs_baseline
+
+parity: $(INSTALLED) ## Install PyTorch, which some slow tests compare with (skipped without it)
+	@$(BIN)/python -m pip install --quiet $(TORCH)
+TORCH ?= torch==2.13.0
+
+lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --upgrade -o requirements.lock
+
+clean: ## Remove .venv and caches; data and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

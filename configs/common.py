@@ -1,0 +1,129 @@
+"""The fields that every system shares, and the data sets that every system takes."""
+
+import ml_collections
+
+# Data sets by the config's argument. The value says what is missing where it cannot be read yet.
+_MISSING = {
+    "deepfashion_c2s": (
+        "DeepFashion consumer-to-shop has no builder in this version. Its recipe is here to be "
+        "read and trained on other data: add --config.data.name=synthetic for the embedded set, "
+        "or use :manifest with your own photos"
+    ),
+}
+DATASETS = ("synthetic", "manifest", *_MISSING)
+
+
+def check_dataset(dataset: str) -> str:
+    """The data set that the config's argument names; the embedded one by default.
+
+    Raises:
+      ValueError: naming the data sets there are.
+    """
+    if not dataset:
+        return "synthetic"
+    if dataset not in DATASETS:
+        raise ValueError(
+            f"--config=...:{dataset}: unknown data set; the argument is one of {list(DATASETS)}"
+        )
+    return dataset
+
+
+def get_data(dataset: str) -> ml_collections.ConfigDict:
+    """Fields of `config.data`."""
+    data = ml_collections.ConfigDict()
+    data.name = dataset
+    # Folder or bucket where prepared data sets lie.
+    data.dir = "data"
+    # Why the set cannot be read; empty if it can.
+    data.missing = _MISSING.get(dataset, "")
+    # Embedded set: "small" (the demo), "tiny" (tests); training items, 0 for the size's own
+    # number; seed of the drawing.
+    data.size = "small"
+    data.items = 0
+    data.seed = 0
+    # Your own photos: path of the CSV; what to do with rows that are wrong ("error", "skip").
+    data.manifest = ""
+    data.on_bad_row = "error"
+    # Largest photo accepted, in pixels.
+    data.max_pixels = 50_000_000
+    # Side of the square photos that the model sees, in pixels.
+    data.image_size = 64
+    # "box": cut to the garment's box; "none": the whole photo.
+    data.crop = "box"
+    # Random horizontal flips in training.
+    data.flip = True
+    # What an epoch goes once over: "pairs" (customer, shop photo) or "items".
+    data.epoch = "pairs"
+    return data
+
+
+def get_train() -> ml_collections.ConfigDict:
+    """Fields of `config.train`."""
+    train = ml_collections.ConfigDict()
+    # Items a batch, each with one customer and one shop photo; all devices together.
+    train.batch_items = 32
+    # Length: steps, or where that is 0, epochs.
+    train.steps = 0
+    train.epochs = 60.0
+    # Every so many steps: write metrics; evaluate on val (0: never); save a checkpoint.
+    train.log_every = 20
+    train.eval_every = 500
+    train.checkpoint_every = 500
+    return train
+
+
+def get_eval() -> ml_collections.ConfigDict:
+    """Fields of `config.eval`."""
+    evaluation = ml_collections.ConfigDict()
+    # Split that eval.py measures.
+    evaluation.split = "test"
+    # Photos embedded at once; queries and gallery photos scored at once. All devices together.
+    evaluation.batch = 64
+    evaluation.query_block = 32
+    evaluation.gallery_block = 64
+    # Gallery photos kept for every query, best first, for the result page.
+    evaluation.keep_top = 10
+    return evaluation
+
+
+def get_sgd() -> ml_collections.ConfigDict:
+    """The paper's optimiser: momentum, the rate divided by 10 every 20 epochs."""
+    optimizer = _get_optimizer()
+    optimizer.name = "sgd"
+    optimizer.learning_rate = 0.01
+    optimizer.weight_decay = 5e-4
+    optimizer.schedule = "step"
+    return optimizer
+
+
+def get_adamw() -> ml_collections.ConfigDict:
+    """For training from scratch: AdamW with warm-up and cosine."""
+    optimizer = _get_optimizer()
+    optimizer.name = "adamw"
+    optimizer.learning_rate = 1e-3
+    optimizer.weight_decay = 0.05
+    optimizer.schedule = "cosine"
+    optimizer.clip_norm = 1.0
+    return optimizer
+
+
+def _get_optimizer() -> ml_collections.ConfigDict:
+    optimizer = ml_collections.ConfigDict()
+    # "sgd" or "adamw".
+    optimizer.name = ""
+    # Highest learning rate.
+    optimizer.learning_rate = 0.0
+    # "sgd": L2 on every parameter; "adamw": decoupled, matrices only.
+    optimizer.weight_decay = 0.0
+    # "sgd" only.
+    optimizer.momentum = 0.9
+    # "step" or "cosine".
+    optimizer.schedule = ""
+    # "cosine": linear rise over so many steps.
+    optimizer.warmup_steps = 100
+    # "step": times decay_factor every so many epochs.
+    optimizer.decay_epochs = 20.0
+    optimizer.decay_factor = 0.1
+    # Largest global gradient norm; 0 for no clipping.
+    optimizer.clip_norm = 0.0
+    return optimizer

@@ -1,0 +1,77 @@
+"""GRNet (Kuang et al., ICCV 2019).
+
+python train.py --config=configs/grnet.py                  the embedded synthetic set
+python train.py --config=configs/grnet.py:manifest --config.data.manifest=photos.csv
+python train.py --config=configs/grnet.py:deepfashion_c2s  the paper's recipe
+"""
+
+import ml_collections
+
+from configs import common
+
+_PAPER_SCALES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3))
+
+
+def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
+    """GRNet on that data set: the paper's recipe, or the demo's size for sets without one."""
+    dataset = common.check_dataset(dataset)
+    config = ml_collections.ConfigDict()
+    config.name = f"grnet_{dataset}"
+    # Of the parameters, the order of the pairs and the flips.
+    config.seed = 0
+    config.data = common.get_data(dataset)
+    config.model = get_model()
+    config.loss = get_loss()
+    config.train = common.get_train()
+    config.eval = common.get_eval()
+    if dataset == "deepfashion_c2s":
+        config.data.image_size = 224
+        config.optimizer = common.get_sgd()
+        config.train.eval_every = config.train.checkpoint_every = 5000
+        return config
+    config.model.backbone.name = "small"
+    config.model.node_dim = 64
+    config.model.reasoning_dim = 32
+    config.optimizer = common.get_adamw()
+    config.train.steps = 800
+    config.train.eval_every = config.train.checkpoint_every = 200
+    return config
+
+
+def get_model() -> ml_collections.ConfigDict:
+    """Fields of `config.model`, at the paper's values."""
+    model = ml_collections.ConfigDict()
+    model.name = "grnet"
+    # Of the computation, "float32" or "bfloat16"; parameters and reductions are float32.
+    model.dtype = "float32"
+    model.backbone = ml_collections.ConfigDict()
+    # "googlenet", or "small" for two CPU cores.
+    model.backbone.name = "googlenet"
+    # How photos are normalised.
+    model.backbone.preprocessing = "imagenet"
+    # Whether BatchNorm keeps its statistics while training.
+    model.backbone.frozen_batch_norm = False
+    # The pyramid, (rows, columns); (1, 1) first.
+    model.scales = _PAPER_SCALES
+    # D, dimensions of a similarity node.
+    model.node_dim = 512
+    # C', dimensions inside the reasoning.
+    model.reasoning_dim = 128
+    # T, layers of reasoning; 0 scores the global similarity alone.
+    model.layers = 3
+    # Edges within a scale, and between local scales.
+    model.intra_scale = True
+    model.inter_scale = True
+    # Edges computed anew from every layer's input.
+    model.recompute_edges = False
+    return model
+
+
+def get_loss() -> ml_collections.ConfigDict:
+    """Fields of `config.loss`."""
+    loss = ml_collections.ConfigDict()
+    # Cross-entropy over all customer x shop pairs of the batch.
+    loss.name = "pairs"
+    # Leave out negatives whose shop photo is byte for byte one of the customer's item.
+    loss.leave_out_identical = False
+    return loss

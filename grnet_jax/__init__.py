@@ -1,0 +1,21 @@
+"""Fashion image retrieval in JAX: from a street photo to the same garment in a shop's catalogue.
+
+    matcher = grnet_jax.load("runs/grnet_synthetic")
+    query = matcher.embed(["street.jpg"])
+    gallery = matcher.embed(["shop_1.jpg", "shop_2.jpg"])
+    scores = matcher.score(query, gallery)  # [1, 2], higher is more alike
+
+Importing this, and all of the above, needs no TensorFlow.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(workdir: str) -> Any:
+    """The trained matcher of the run in `workdir`: see `grnet_jax.inference.LoadedMatcher`."""
+    from grnet_jax.inference import load as load_matcher  # keeps `import grnet_jax` light
+
+    return load_matcher(workdir)

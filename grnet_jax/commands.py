@@ -1,0 +1,104 @@
+"""What `train.py` and `eval.py` do once their flags are read."""
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from absl import flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from grnet_jax.errors import InputError
+from grnet_jax.figures.result_page import write_result_page
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.report import format_table, write_results
+from grnet_jax.training import checkpoints, loop
+from grnet_jax.training.mesh import initialise_distributed, make_mesh
+from grnet_jax.training.setup import build_run
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """The flag --config=FILE.py[:DATASET], each field of which is a flag of its own."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        "configs/grnet.py",
+        "FILE.py[:DATASET]; DATASET is synthetic, manifest, ... Fields are set by "
+        "--config.FIELD=VALUE.",
+        lock_config=True,
+    )
+
+
+def train(argv: Sequence[str], config: Any, workdir: str) -> None:
+    """Trains, and says what was written and what to do next."""
+    with _session(argv):
+        directory = workdir or f"runs/{config.name}"
+        _check_data(config)
+        loop.train(config, directory)
+        if jax.process_index() == 0:
+            print(f"\nWrote {directory}/ (checkpoints, config.json, TensorBoard events)")
+            print(f"Next: python eval.py {_config_flags(directory)}")
+
+
+def evaluate(argv: Sequence[str], config: Any, workdir: str) -> None:
+    """Measures the best checkpoint and writes results.json and results.html."""
+    with _session(argv):
+        from input_pipeline import load_dataset  # TensorFlow
+
+        directory = epath.Path(workdir or f"runs/{config.name}")
+        _check_data(config)
+        checkpoints.check_same_config(directory, config.to_dict())
+        mesh = make_mesh()
+        run = build_run(config, mesh)
+        if run.has_parameters:
+            checkpoints.read_config(directory)  # a clear error where there is no run
+            with checkpoints.Checkpoints(directory) as saved:
+                state = saved.restore_best(run.abstract_state())
+        else:
+            state = run.create_state()
+        dataset = load_dataset(config.data)
+        split = dataset.split(config.eval.split)
+        evaluation = Evaluator(run.matcher, config, mesh).evaluate(
+            state.variables, split, dataset.name
+        )
+        if jax.process_index() > 0:
+            return
+        step = int(state.step)
+        print(f"\n{config.name}, checkpoint of step {step}, {split.name} split\n")
+        print(format_table(evaluation))
+        written = [
+            write_results(directory, evaluation, config.name, step),
+            write_result_page(directory, evaluation, split, config.name, step),
+        ]
+        print("\n".join(f"Wrote {path}" for path in written))
+        print(f"Next: open {written[-1]} in a browser")
+
+
+def _config_flags(directory: Any) -> str:
+    """The flags of this run, to repeat them in a suggested command."""
+    given = [arg for arg in sys.argv[1:] if not arg.lstrip("-").startswith("workdir")]
+    return shlex.join([*given, f"--workdir={directory}"])
+
+
+def _check_data(config: Any) -> None:
+    if config.data.missing and config.data.name in config.name:
+        raise InputError(f"config.data.name={config.data.name}: {config.data.missing}.")
+
+
+@contextlib.contextmanager
+def _session(argv: Sequence[str]) -> Iterator[None]:
+    """Logging and devices for a command; a user's mistake ends it with its message alone."""
+    logging.set_verbosity(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
+        initialise_distributed()
+        yield
+    except (InputError, loop.NonFiniteLossError) as error:
+        logging.debug("Where it came from:", exc_info=True)
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(2)

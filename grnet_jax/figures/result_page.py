@@ -1,0 +1,151 @@
+"""The result page: figures, and queries beside what was found for them."""
+
+import base64
+import io
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+from PIL import Image, ImageDraw
+
+from grnet_jax.retrieval.evaluation import Evaluation
+from grnet_jax.retrieval.report import format_figure
+
+_EXAMPLES = 4  # best and worst queries of each protocol
+_SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
+_MATCHES = 8  # gallery photos beside a query
+_THUMBNAIL = 128  # pixels, the longer side
+_VIEWS = {0: "front", 1: "side", 2: "back"}
+
+
+def write_result_page(
+    directory: epath.Path, evaluation: Evaluation, split: Any, model: str, step: int
+) -> str:
+    """Writes `results.html`, one file with its pictures inside, and returns its path.
+
+    Args:
+      directory: where to.
+      evaluation: of the split.
+      split: an `input_pipeline.Split`, for its pictures.
+      model: its name.
+      step: of the checkpoint.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("grnet_jax.figures"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    examples = _Examples(evaluation, split)
+    page = environment.get_template("results.html").render(
+        model=model,
+        step=step,
+        dataset=evaluation.dataset,
+        split=evaluation.split,
+        columns=["top1", "top5", "top10", "top20", "top50", "map"],
+        figures=evaluation.figures,
+        format_figure=format_figure,
+        sections=examples.sections(),
+    )
+    path = directory / "results.html"
+    path.write_text(page)
+    return str(path)
+
+
+class _Examples:
+    """Chooses queries and turns them into what the template shows."""
+
+    def __init__(self, evaluation: Evaluation, split: Any):
+        self._evaluation = evaluation
+        self._split = split
+        self._pictures: dict[int, str] = {}
+        # The best positive's rank decides; equal ranks by the lead over the next photo.
+        ranks = evaluation.ranking.ranks
+        self._matched = (ranks > 0).any(axis=1)
+        self._rank = np.where(self._matched, ranks[:, 0], np.iinfo(np.int32).max)
+        scores = evaluation.ranking.top_scores
+        self._lead = scores[:, 0] - scores[:, min(1, scores.shape[1] - 1)]
+
+    def sections(self) -> list[dict[str, Any]]:
+        """A random sample first, then each protocol's best and worst queries."""
+        rng = np.random.default_rng(0)
+        matched = np.flatnonzero(self._matched)
+        sample = rng.permutation(matched)[:_SAMPLE]
+        sections = [{"title": "Drawn at random", "queries": self._queries(sample)}]
+        for protocol in self._evaluation.protocols:
+            chosen = np.flatnonzero(protocol.queries & self._matched)
+            order = chosen[np.lexsort((-self._lead[chosen], self._rank[chosen]))]
+            best, worst = order[:_EXAMPLES], order[_EXAMPLES:][::-1][:_EXAMPLES]
+            for kind, queries in (("best", best), ("worst", worst)):
+                if len(queries):
+                    sections.append(
+                        {
+                            "title": f"{protocol.title}: {kind} queries",
+                            "queries": self._queries(queries),
+                        }
+                    )
+        return sections
+
+    def _queries(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+        return [self._query(int(number)) for number in numbers]
+
+    def _query(self, number: int) -> dict[str, Any]:
+        evaluation, index = self._evaluation, self._split.index
+        row = int(evaluation.query_rows[number])
+        item = index.item[row]
+        matches = []
+        for place in range(min(_MATCHES, evaluation.ranking.top_rows.shape[1])):
+            match = int(evaluation.gallery_rows[evaluation.ranking.top_rows[number, place]])
+            matches.append(
+                {
+                    "picture": self._picture(match),
+                    "right": bool(index.item[match] == item),
+                    "score": f"{evaluation.ranking.top_scores[number, place]:.2f}",
+                    "name": str(index.photo_id[match]),
+                }
+            )
+        rank = int(self._rank[number])
+        return {
+            "picture": self._picture(row),
+            "name": str(index.photo_id[row]),
+            "flags": self._flags(row),
+            "rank": rank,
+            "matches": matches,
+            "missed": None if rank <= len(matches) else self._right_one(item),
+        }
+
+    def _right_one(self, item: int) -> str | None:
+        """The picture that should have been found, where it is not among the matches."""
+        rows = self._evaluation.gallery_rows
+        right = rows[self._split.index.item[rows] == item]
+        return self._picture(int(right[0])) if len(right) else None
+
+    def _flags(self, row: int) -> str:
+        index = self._split.index
+        flags = [_VIEWS.get(int(index.view[row]), "")]
+        flags += ["occluded"] * int(index.occluded[row] == 1)
+        flags += ["cropped"] * int(index.cropped[row] == 1)
+        return ", ".join(flag for flag in flags if flag)
+
+    def _picture(self, row: int) -> str:
+        """The photo as a data URI, its box outlined."""
+        if row not in self._pictures:
+            picture = Image.fromarray(self._split.picture(row))
+            left, top, right, bottom = (float(v) for v in self._split.index.box[row])
+            scale = min(_THUMBNAIL / max(picture.size), 1.0)
+            size = (
+                max(round(picture.width * scale), 1),
+                max(round(picture.height * scale), 1),
+            )
+            whole = right - left >= picture.width and bottom - top >= picture.height
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+            if not whole:
+                box = [left * scale, top * scale, right * scale - 1, bottom * scale - 1]
+                ImageDraw.Draw(picture).rectangle(box, outline=(255, 196, 0))
+            stream = io.BytesIO()
+            picture.save(stream, "JPEG", quality=80)
+            data = base64.b64encode(stream.getvalue()).decode()
+            self._pictures[row] = f"data:image/jpeg;base64,{data}"
+        return self._pictures[row]

@@ -1,0 +1,13 @@
+"""GRNet's contribution: pyramid windows, similarity nodes, edges and reasoning."""
+
+from grnet_jax.graph.modules import SimilarityGraph
+from grnet_jax.graph.pyramid import PAPER_SCALES, Scales, check_scales, node_count, pool_regions
+
+__all__ = [
+    "PAPER_SCALES",
+    "Scales",
+    "SimilarityGraph",
+    "check_scales",
+    "node_count",
+    "pool_regions",
+]

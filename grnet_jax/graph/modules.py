@@ -1,0 +1,70 @@
+"""The module that owns the graph's parameters."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.graph import reasoning
+from grnet_jax.graph.pyramid import PAPER_SCALES
+
+_he = nn.initializers.he_normal()
+
+
+class SimilarityGraph(nn.Module):
+    """Scores every query against every gallery photo by reasoning over region pairs.
+
+    Attributes:
+      scales: the pyramid's (rows, columns), (1, 1) first.
+      node_dim: D, dimensions of a similarity node.
+      reasoning_dim: C', dimensions inside the reasoning layers.
+      layers: T, number of reasoning layers; 0 scores the global similarity alone.
+      intra_scale: edges between nodes of one scale.
+      inter_scale: edges between nodes of different local scales.
+      recompute_edges: every layer computes its edges from its own input, with transforms of
+        its own, instead of keeping those of the initial similarities.
+    """
+
+    scales: tuple[tuple[int, int], ...] = PAPER_SCALES
+    node_dim: int = 512
+    reasoning_dim: int = 128
+    layers: int = 3
+    intra_scale: bool = True
+    inter_scale: bool = True
+    recompute_edges: bool = False
+
+    @nn.compact
+    def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        channels = query.shape[-1]
+        projection = self.param("projection", _he, (channels, self.node_dim))
+        transforms_out, transforms_in, layers = self._reasoning_parameters()
+        last_dim = self.reasoning_dim if self.layers else self.node_dim
+        weight = self.param("score_weight", _score_init, (last_dim,))
+        bias = self.param("score_bias", nn.initializers.zeros, ())
+
+        scales = self.scales if self.layers else self.scales[:1]
+        differences = reasoning.region_differences(query, gallery, scales)
+        nodes = reasoning.similarity_nodes(differences, projection)
+        mask = reasoning.edge_mask(
+            scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
+        )
+        global_node = reasoning.reason(nodes, transforms_out, transforms_in, layers, mask)
+        logits = reasoning.match_logit(global_node, weight, bias)
+        return logits.reshape(query.shape[0], gallery.shape[0])
+
+    def _reasoning_parameters(self) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+        """T_out and T_in of each edge computation, and W transposed of each layer."""
+        transforms_out, transforms_in, layers = [], [], []
+        for number in range(self.layers):
+            width = self.node_dim if number == 0 else self.reasoning_dim
+            if number == 0 or self.recompute_edges:
+                square = (width, width)
+                transforms_out.append(self.param(f"edge_out{number + 1}", _he, square))
+                transforms_in.append(self.param(f"edge_in{number + 1}", _he, square))
+            layers.append(self.param(f"layer{number + 1}", _he, (width, self.reasoning_dim)))
+        return transforms_out, transforms_in, layers
+
+
+def _score_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """He's initialisation for one output of `shape[0]` inputs."""
+    return jax.random.normal(key, shape, dtype) * jnp.sqrt(2.0 / shape[0]).astype(dtype)

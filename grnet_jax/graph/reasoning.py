@@ -1,0 +1,196 @@
+"""GRNet's similarity graph as pure functions: nodes, edges, reasoning, score.
+
+Equation numbers are those of Kuang et al., "Fashion Retrieval via Graph Reasoning Networks on
+a Similarity Pyramid", ICCV 2019. Shapes: b pairs, n nodes, c region channels, d node
+dimensions (D in the paper), k reasoning dimensions (C' in the paper).
+
+Parameters are float32. Matrix products run in the dtype of the regions; sums of squares,
+softmax and the score are float32 whatever that is.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grnet_jax.graph.pyramid import Scales, node_count, node_scales, region_counts
+
+# Squared length below which a node counts as "no difference": far under what two photos that
+# differ at all produce, and large enough that its inverse root is finite in float32.
+_SQUARED_LENGTH_FLOOR = 1e-24
+
+
+def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> jax.Array:
+    """|x - y|^2 of all region pairs of all photo pairs: the inside of Eq. 4.
+
+    The difference is formed before squaring: expanding the square cancels on photos that are
+    nearly equal. Scale by scale and by broadcasting, because the gradient of a gather is a
+    slow scatter on several backends.
+
+    Args:
+      query: regions [q, regions, c].
+      gallery: regions [g, regions, c].
+      scales: the pyramid's (rows, columns).
+
+    Returns:
+      [q * g, n, c]; row i * g + j belongs to query i and gallery photo j.
+    """
+    q, g, c = query.shape[0], gallery.shape[0], query.shape[-1]
+    blocks = []
+    start = 0
+    for count in region_counts(scales):
+        x = query[:, None, start : start + count, None, :]  # [q, 1, r, 1, c]
+        y = gallery[None, :, None, start : start + count, :]  # [1, g, 1, r, c]
+        blocks.append(jnp.square(x - y).reshape(q * g, count * count, c))
+        start += count
+    return jnp.concatenate(blocks, axis=1)
+
+
+def similarity_nodes(differences: jax.Array, projection: jax.Array) -> jax.Array:
+    """P|x - y|^2 / ||P|x - y|^2||_2 (Eq. 4).
+
+    Args:
+      differences: |x - y|^2, [b, n, c].
+      projection: P transposed, [c, d], the same for every scale.
+
+    Returns:
+      Unit vectors [b, n, d]; zero where the two regions are identical.
+    """
+    projected = _product("bnc,cd->bnd", differences, projection)
+    squared_length = jnp.sum(jnp.square(projected), axis=-1, keepdims=True)
+    nodes = projected * jax.lax.rsqrt(squared_length + _SQUARED_LENGTH_FLOOR)
+    return nodes.astype(differences.dtype)
+
+
+def edge_mask(scales: Scales, *, intra_scale: bool, inter_scale: bool) -> np.ndarray | None:
+    """Which edges the graph has, bool [n, n] (from, to), or None where it has them all.
+
+    Edges to and from the global node, and from each node to itself, are always there
+    (Table 5, rows 4 to 7; that the self edges stay in rows 4 and 5 is our reading).
+
+    Args:
+      scales: the pyramid's (rows, columns), (1, 1) first.
+      intra_scale: whether different nodes of one local scale are connected.
+      inter_scale: whether nodes of different local scales are connected.
+    """
+    if intra_scale and inter_scale:
+        return None
+    scale = node_scales(scales)
+    same_scale = scale[:, None] == scale[None, :]
+    mask = np.where(same_scale, intra_scale, inter_scale)
+    mask[0, :] = mask[:, 0] = True
+    return mask | np.eye(node_count(scales), dtype=bool)
+
+
+def edge_weights(
+    sources: jax.Array,
+    nodes: jax.Array,
+    transform_out: jax.Array,
+    transform_in: jax.Array,
+    mask: np.ndarray | None = None,
+) -> jax.Array:
+    """softmax over s_b of (T_out s_a)^T (T_in s_b) (Eq. 5).
+
+    The two transforms enter only through T_out^T T_in, which is multiplied out first: one
+    matrix product a node instead of two.
+
+    Args:
+      sources: the nodes s_a whose rows are wanted, [b, m, d].
+      nodes: all nodes s_b, [b, n, d].
+      transform_out: T_out, [d, d], applied as T_out s.
+      transform_in: T_in, [d, d].
+      mask: edges that exist, bool [m, n]; None for all.
+
+    Returns:
+      float32 [b, m, n], each row summing to one; zero where the mask is False.
+    """
+    folded = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
+    turned = _product("bmd,df->bmf", sources, folded).astype(nodes.dtype)
+    affinity = _product("bmf,bnf->bmn", turned, nodes)
+    if mask is not None:
+        affinity = jnp.where(mask, affinity, -jnp.inf)
+    return jax.nn.softmax(affinity, axis=-1)
+
+
+def propagate(weights: jax.Array, nodes: jax.Array, transform: jax.Array) -> jax.Array:
+    """ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 7).
+
+    Args:
+      weights: w_p, [b, m, n]: all nodes' rows, or only those wanted.
+      nodes: h, [b, n, d].
+      transform: W transposed, [d, k], applied before w_p where that is the smaller product.
+
+    Returns:
+      [b, m, k].
+    """
+    weights = weights.astype(nodes.dtype)
+    if weights.shape[-2] < nodes.shape[-2]:
+        gathered = _product("bmn,bnd->bmd", weights, nodes).astype(nodes.dtype)
+        hidden = _product("bmd,dk->bmk", gathered, transform)
+    else:
+        turned = _product("bnd,dk->bnk", nodes, transform).astype(nodes.dtype)
+        hidden = _product("bmn,bnk->bmk", weights, turned)
+    return jax.nn.relu(hidden).astype(nodes.dtype)
+
+
+def reason(
+    nodes: jax.Array,
+    transforms_out: Sequence[jax.Array],
+    transforms_in: Sequence[jax.Array],
+    layers: Sequence[jax.Array],
+    mask: np.ndarray | None = None,
+) -> jax.Array:
+    """All reasoning layers (Eq. 5 to 7); only what the global node's result needs is computed.
+
+    Args:
+      nodes: similarities s, [b, n, d].
+      transforms_out: T_out: one, [d, d], for edges that come from the initial similarities
+        and stay (as Eq. 6 and 7 are written), or one a layer for edges computed anew from
+        each layer's input.
+      transforms_in: T_in, likewise.
+      layers: W transposed of each layer, [d, k], then [k, k].
+      mask: edges that exist, bool [n, n]; None for all.
+
+    Returns:
+      h of the global node after the last layer, [b, k]; without layers its similarity, [b, d].
+    """
+    last = len(layers) - 1
+    recompute = len(transforms_out) > 1
+    weights = None
+    hidden = nodes
+    for number, transform in enumerate(layers):
+        if weights is None or recompute:
+            # Where no later layer needs the other nodes, one row of edges is enough.
+            rows = slice(0, 1) if number == last else slice(None)
+            weights = edge_weights(
+                hidden[:, rows],
+                hidden,
+                transforms_out[number if recompute else 0],
+                transforms_in[number if recompute else 0],
+                None if mask is None else mask[rows],
+            )
+        wanted = weights[:, :1] if number == last else weights
+        hidden = propagate(wanted, hidden, transform)
+    return hidden[:, 0]
+
+
+def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+    """The score before its sigmoid (Eq. 8): how alike the photos of each pair are.
+
+    Args:
+      global_node: h of the global node, [b, k].
+      weight: [k].
+      bias: a number.
+
+    Returns:
+      float32 [b]; its sigmoid is the probability of "same item".
+    """
+    return jnp.einsum("bk,k->b", global_node.astype(jnp.float32), weight) + bias
+
+
+def _product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """An einsum in the left operand's dtype that sums, and returns, in float32."""
+    return jnp.einsum(
+        subscripts, left, right.astype(left.dtype), preferred_element_type=jnp.float32
+    )

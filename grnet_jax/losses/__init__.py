@@ -1,0 +1,5 @@
+"""Losses: pure functions of arrays, jit-able, with masks."""
+
+from grnet_jax.losses.pairs import pair_cross_entropy, pair_labels
+
+__all__ = ["pair_cross_entropy", "pair_labels"]

@@ -1,0 +1,25 @@
+"""Matchers, one a file, and the registry that builds them from a config."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from grnet_jax.errors import InputError
+from grnet_jax.models import grnet
+from grnet_jax.models.matcher import Features, Matcher
+
+__all__ = ["MATCHERS", "Features", "Matcher", "build_matcher"]
+
+MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {"grnet": grnet.build}
+
+
+def build_matcher(model: Any) -> nn.Module:
+    """The matcher that `config.model` describes, a Linen module with `embed` and `score`.
+
+    Raises:
+      InputError: naming the matchers there are, or the field that cannot be.
+    """
+    if model.name not in MATCHERS:
+        raise InputError(f"model.name: {model.name!r} is none of {sorted(MATCHERS)}")
+    return MATCHERS[model.name](model)

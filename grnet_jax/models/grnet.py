@@ -1,0 +1,75 @@
+"""GRNet (Kuang et al., ICCV 2019): region pyramid, similarity graph, one score.
+
+With scales ((1, 1),) and no reasoning layers it is the paper's global baseline (Table 5,
+row 1): the projected difference of the two photos' global features, and one linear unit.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.backbones import build_backbone, normalise
+from grnet_jax.errors import InputError
+from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
+from grnet_jax.models.matcher import Features
+
+
+class GRNet(nn.Module):
+    """A matcher whose features are max-pooled regions and whose score is the graph's.
+
+    Attributes:
+      backbone: photos to feature maps; the map of the largest stride is used.
+      graph: regions to scores.
+      preprocessing: name of the photo normalisation.
+      frozen_batch_norm: BatchNorm keeps its statistics while training.
+    """
+
+    backbone: nn.Module
+    graph: SimilarityGraph
+    preprocessing: str = "imagenet"
+    frozen_batch_norm: bool = False
+
+    def embed(self, photos: jax.Array, train: bool = False) -> Features:
+        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
+        maps = self.backbone(
+            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
+        )
+        regions = pool_regions(maps[max(maps)], self.graph.scales)
+        whole = regions[:, 0].astype(jnp.float32)
+        length = jnp.sum(jnp.square(whole), axis=-1, keepdims=True)
+        return Features(descriptor=whole * jax.lax.rsqrt(length + 1e-12), regions=regions)
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Same-item logits float32 [q, g]."""
+        return self.graph(query.regions, gallery.regions)
+
+    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """Scores of the photos against themselves; touches every parameter, for `init`."""
+        features = self.embed(photos, train)
+        return self.score(features, features)
+
+
+def build(model: Any) -> GRNet:
+    """The matcher that `config.model` describes.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    if model.layers < 0:
+        raise InputError(f"model.layers: expected 0 or more, got {model.layers}")
+    return GRNet(
+        backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
+        graph=SimilarityGraph(
+            scales=check_scales(model.scales),
+            node_dim=model.node_dim,
+            reasoning_dim=model.reasoning_dim,
+            layers=model.layers,
+            intra_scale=model.intra_scale,
+            inter_scale=model.inter_scale,
+            recompute_edges=model.recompute_edges,
+        ),
+        preprocessing=model.backbone.preprocessing,
+        frozen_batch_norm=model.backbone.frozen_batch_norm,
+    )

@@ -1,0 +1,39 @@
+"""What every retrieval system here is: a matcher.
+
+A matcher is a Linen module with two halves:
+
+- `embed(photos, train=False) -> Features`: computed once a photo, and what a gallery stores.
+- `score(query, gallery) -> [q, g]`: how alike each query is to each gallery photo.
+
+Training, evaluation, search and benchmarks know only this pair.
+"""
+
+from typing import Protocol
+
+import flax
+import jax
+
+
+@flax.struct.dataclass
+class Features:
+    """What is computed once per photo; every leaf leads with the photo axis.
+
+    Attributes:
+      descriptor: [n, d], one unit vector a photo, for matching by inner product.
+      regions: [n, regions, c], for matchers that compare photos region by region; else None.
+    """
+
+    descriptor: jax.Array
+    regions: jax.Array | None = None
+
+
+class Matcher(Protocol):
+    """The two halves; a Linen module gives them as methods for `apply(..., method=...)`."""
+
+    def embed(self, photos: jax.Array, train: bool = False) -> Features:
+        """Features of photos uint8 [n, h, w, 3]; n in every leaf's first axis."""
+        ...
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """float32 [q, g]; higher is more alike."""
+        ...

@@ -1,0 +1,237 @@
+"""Reading a photo into upright RGB pixels, cropping and resizing it; without TensorFlow.
+
+`crop_and_resize` gives the same pixels, within one grey level, as the training pipeline's
+TensorFlow operations: a model sees in a demo what it saw in training.
+"""
+
+import io
+import os
+import threading
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from etils import epath
+from PIL import Image, ImageOps
+
+from grnet_jax.errors import InputError
+
+Box: TypeAlias = tuple[float, float, float, float]
+PhotoSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
+
+MAX_PIXELS = 50_000_000
+_ORIENTATION_TAG = 0x0112
+_ROWS_AT_A_TIME = 256
+_BOMB_LIMIT_LOCK = threading.Lock()
+
+
+class PhotoError(InputError):
+    """A photo cannot be used; the message names the file and why."""
+
+
+@dataclass(frozen=True)
+class PhotoHeader:
+    """What a photo file says about itself before its pixels are decoded.
+
+    Attributes:
+      height: of the upright picture, in pixels.
+      width: of the upright picture, in pixels.
+      orientation: EXIF orientation of the stored pixels, 1 (upright) to 8.
+      plain_jpeg: a JPEG of grey or RGB pixels, which any JPEG decoder reads alike.
+    """
+
+    height: int
+    width: int
+    orientation: int
+    plain_jpeg: bool
+
+
+def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
+    """Reads a photo as upright RGB pixels.
+
+    The EXIF orientation is applied; transparency is laid on white; grey, palette, CMYK and
+    16-bit pixels become 8-bit RGB; of an animation the first frame is taken. Colour profiles
+    (ICC) are ignored: the stored numbers are taken as sRGB.
+
+    Args:
+      source: a path (local or of a bucket), the bytes of a photo file, or an array
+        uint8 [H, W, 3 (RGB) or 4 (RGBA)] or [H, W] (grey).
+      max_pixels: larger pictures are refused before they are decoded.
+      name: what an error calls a photo given as bytes or as an array.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      PhotoError: missing, unreadable, truncated, empty or too large.
+    """
+    if isinstance(source, np.ndarray):
+        name = name or "the given array"
+        picture = _picture_of_array(source, name)
+        _check_size(picture.size, max_pixels, name)
+        return np.asarray(_to_rgb(picture, name))
+    data, name = _read(source, name)
+    return np.asarray(_decode(data, max_pixels, name)[0])
+
+
+def inspect_photo(
+    data: bytes, max_pixels: int = MAX_PIXELS, name: str = "the given bytes"
+) -> PhotoHeader:
+    """Decodes a whole photo file, to know that it can be, and tells its size and kind.
+
+    Raises:
+      PhotoError: as `open_photo` does.
+    """
+    picture, header = _decode(data, max_pixels, name)
+    picture.close()
+    return header
+
+
+def crop_and_resize(image: np.ndarray, box: Box | None, size: int) -> np.ndarray:
+    """Cuts a box out of a photo and scales it to a square, with an antialiasing filter.
+
+    Args:
+      image: uint8 [H, W, 3].
+      box: (x_1, y_1, x_2, y_2) in pixels, x_2 and y_2 exclusive; rounded to whole pixels as
+        `pixel_box` does. None takes the whole photo.
+      size: side of the result in pixels.
+
+    Returns:
+      uint8 [size, size, 3]. The aspect ratio is not kept.
+    """
+    if box is not None:
+        left, top, right, bottom = pixel_box(box, image.shape[0], image.shape[1])
+        image = image[top:bottom, left:right]
+    height, width = image.shape[:2]
+    across = _resize_weights(width, size)
+    down = _resize_weights(height, size)
+    result = np.zeros((size, size * 3), np.float32)
+    # Rows in blocks: a 50-megapixel photo as float32 would take 600 MB at once.
+    for start in range(0, height, _ROWS_AT_A_TIME):
+        rows = image[start : start + _ROWS_AT_A_TIME].astype(np.float32)
+        narrow = np.matmul(across, rows).reshape(len(rows), size * 3)
+        result += down[:, start : start + len(rows)] @ narrow
+    return np.clip(np.rint(result), 0, 255).astype(np.uint8).reshape(size, size, 3)
+
+
+def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """Rounds a box (half to even) to whole pixels of a photo; it keeps at least one pixel.
+
+    Returns:
+      (left, top, right, bottom) with 0 <= left < right <= width, 0 <= top < bottom <= height.
+    """
+    x_1, y_1, x_2, y_2 = (int(edge) for edge in np.rint(np.asarray(box, np.float32)))
+    left, top = min(max(x_1, 0), width - 1), min(max(y_1, 0), height - 1)
+    return left, top, min(max(x_2, left + 1), width), min(max(y_2, top + 1), height)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Lossless PNG bytes of uint8 [H, W, 3] (RGB) or [H, W] (grey), or of a bool mask [H, W]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _resize_weights(length: int, size: int) -> np.ndarray:
+    """Weights [size, length] of a triangle filter, widened by the scale where it shrinks."""
+    scale = length / size
+    reach = max(scale, 1.0)
+    centres = (np.arange(size)[:, None] + 0.5) * scale
+    distance = np.abs(np.arange(length)[None, :] + 0.5 - centres) / reach
+    weights = np.maximum(0.0, 1.0 - distance)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _read(source: str | os.PathLike | bytes, name: str) -> tuple[bytes, str]:
+    if isinstance(source, bytes):
+        return source, name or "the given bytes"
+    name = name or os.fspath(source)
+    path = epath.Path(source)
+    try:
+        return path.read_bytes(), name
+    except FileNotFoundError:
+        raise PhotoError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise PhotoError(f"{name}: is a folder, expected a photo") from None
+    except OSError as error:
+        raise PhotoError(f"{name}: cannot be read: {error}") from error
+
+
+def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, PhotoHeader]:
+    if not data:
+        raise PhotoError(f"{name}: is empty (0 bytes)")
+    try:
+        picture = _open_unlimited(data)
+    except Exception as error:  # a broken header raises nearly anything in Pillow's plug-ins
+        raise PhotoError(f"{name}: is not a photo that can be read: {error}") from error
+    _check_size(picture.size, max_pixels, name)
+    mode, kind = picture.mode, picture.format
+    try:
+        picture.load()
+        orientation = _orientation(picture)
+        upright = ImageOps.exif_transpose(picture)
+    except Exception as error:  # as above, and in the pixels
+        raise PhotoError(f"{name}: is damaged or truncated: {error}") from error
+    header = PhotoHeader(
+        height=upright.height,
+        width=upright.width,
+        orientation=orientation,
+        # MPO is a JPEG followed by others (phones write it): the first is the photo.
+        plain_jpeg=kind in ("JPEG", "MPO") and mode in ("L", "RGB"),
+    )
+    return _to_rgb(upright, name), header
+
+
+def _open_unlimited(data: bytes) -> Image.Image:
+    """Reads the header without Pillow's own limit, whose error does not tell the size.
+
+    `_check_size` holds our limit before any pixel is decoded.
+    """
+    with _BOMB_LIMIT_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise PhotoError(f"{name}: has no pixels ({width}x{height})")
+    if width * height > max_pixels:
+        raise PhotoError(
+            f"{name}: a picture of {width}x{height} pixels = {width * height / 1e6:.4g} MP; "
+            f"limit {max_pixels / 1e6:.4g} MP, config.data.max_pixels"
+        )
+
+
+def _orientation(picture: Image.Image) -> int:
+    value = picture.getexif().get(_ORIENTATION_TAG, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _picture_of_array(array: np.ndarray, name: str) -> Image.Image:
+    shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shape_fits:
+        raise PhotoError(
+            f"{name}: expected uint8 [H, W, 3], [H, W, 4] or [H, W], "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    if array.size == 0:
+        raise PhotoError(f"{name}: has no pixels ({list(array.shape)})")
+    return Image.fromarray(array)
+
+
+def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 instead of scaling.
+        values = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise PhotoError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.convert("RGB")

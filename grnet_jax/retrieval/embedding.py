@@ -1,0 +1,73 @@
+"""Features of many photos, batch by batch over the mesh."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from grnet_jax.models import Features
+from grnet_jax.training.mesh import check_divisible, place_batch, replicated, sharded
+
+
+def make_embed(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], Features]:
+    """`embed` as (variables, photos) -> features, jitted: photos shared, result whole."""
+
+    def embed(variables: Any, photos: jax.Array) -> Features:
+        return matcher.apply(variables, photos, train=False, method="embed")
+
+    return jax.jit(
+        embed,
+        in_shardings=(replicated(mesh), sharded(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray:
+    """The rows that one host reads so that hosts' batches side by side are `rows` in order.
+
+    The last row is repeated until every batch is full; the caller cuts the rest off.
+
+    Args:
+      rows: int [n], all photos to embed, n > 0.
+      batch: photos a global batch, a multiple of `hosts`.
+      host: this host's number.
+      hosts: their number.
+    """
+    full = -(-len(rows) // batch) * batch
+    padded = np.concatenate([rows, np.repeat(rows[-1:], full - len(rows))])
+    return padded.reshape(-1, hosts, batch // hosts)[:, host].reshape(-1)
+
+
+def embed_rows(
+    embed: Callable[[Any, jax.Array], Features],
+    variables: Any,
+    batches: Callable[[np.ndarray, int], Iterable[dict[str, np.ndarray]]],
+    rows: np.ndarray,
+    *,
+    batch: int,
+    mesh: Mesh,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Features:
+    """Features of the photos in `rows`, in that order, as numpy arrays on every host.
+
+    Args:
+      embed: of `make_embed`.
+      variables: the matcher's.
+      batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3].
+      rows: int [n].
+      batch: photos a global batch, a multiple of the number of devices.
+      mesh: the devices.
+      progress: told the number of photos after every batch.
+    """
+    check_divisible(batch, mesh, "eval.batch")
+    hosts = jax.process_count()
+    mine = host_rows(rows, batch, jax.process_index(), hosts)
+    parts = []
+    for read in batches(mine, batch // hosts):
+        features = embed(variables, place_batch(read["photo"], mesh))
+        parts.append(jax.tree.map(np.asarray, features))
+        progress(batch)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)

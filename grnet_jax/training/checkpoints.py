@@ -1,0 +1,235 @@
+"""Checkpoints of a run: the last ones and the best, each with its config, step and checksum."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from grnet_jax.errors import InputError
+from grnet_jax.training.state import TrainState
+
+# Fields that may differ between a run and its continuation: they change what is reported and
+# where data lies, not what is computed.
+_FREE_FIELDS = (
+    "name",
+    "eval",
+    "data.dir",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+)
+_CONFIG_FILE = "config.json"
+
+
+class CheckpointError(InputError):
+    """A workdir whose checkpoints cannot be used; the message says which and why."""
+
+
+def write_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
+    """Writes the run's config beside its checkpoints, for people and for `grnet_jax.load`."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / _CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any]:
+    """The config of the run in `workdir`.
+
+    Raises:
+      CheckpointError: if there is none.
+    """
+    path = workdir / _CONFIG_FILE
+    if not path.exists():
+        raise CheckpointError(
+            f"{workdir} holds no run: {path} is missing. Train one first with "
+            f"`python train.py --config=... --workdir={workdir}`"
+        )
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+
+
+def check_same_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
+    """Makes sure that the run in `workdir`, if any, was made by this config.
+
+    Raises:
+      CheckpointError: naming every field that differs and matters.
+    """
+    if not (workdir / _CONFIG_FILE).exists():
+        return
+    old, new = _flatten(read_config(workdir)), _flatten(json.loads(json.dumps(config)))
+    changes = [
+        f"  {field}: {old.get(field, 'absent')!r} there, {new.get(field, 'absent')!r} now"
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field) and not _is_free(field)
+    ]
+    if changes:
+        raise CheckpointError(
+            f"{workdir} holds a run of another config; choose another --workdir, or delete "
+            "it to start anew. Fields that differ:\n" + "\n".join(changes)
+        )
+
+
+class Checkpoints:
+    """The checkpoints under `workdir/checkpoints`, written in the background.
+
+    Kept are the last two, so that one damaged file costs little, and the one with the best
+    validation figure. Close it, or use it as a context, to wait for the writing.
+    """
+
+    def __init__(self, workdir: epath.Path):
+        self._directory = workdir / "checkpoints"
+        keep = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(2),
+                checkpoint_managers.BestN(
+                    get_metric_fn=_selection_metric, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep, best_fn=_selection_metric, create=True
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    @property
+    def last_step(self) -> int | None:
+        """The newest checkpoint's step, None without any."""
+        return self._manager.latest_step()
+
+    def save(
+        self, state: TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None
+    ) -> None:
+        """Begins to write a checkpoint of the state at its step; nothing if it is there.
+
+        Args:
+          state: to be saved.
+          config: kept beside it.
+          metrics: validation figures, `top1` deciding which checkpoint is best; None if
+            none were measured at this step.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        note = {"config": dict(config), "step": step, "checksum": _checksum(state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
+            ),
+            metrics=None if metrics is None else dict(metrics),
+        )
+
+    def restore_last(self, abstract: TrainState) -> TrainState | None:
+        """The newest checkpoint that is whole, None if there is none at all.
+
+        A damaged one is named and passed over for the one before.
+
+        Args:
+          abstract: the state's shapes, dtypes and shardings.
+
+        Raises:
+          CheckpointError: if there are checkpoints and every one is damaged.
+        """
+        return self._first_whole(sorted(self._manager.all_steps(), reverse=True), abstract)
+
+    def restore_best(self, abstract: TrainState) -> TrainState:
+        """The checkpoint with the best validation figure, else the newest.
+
+        Raises:
+          CheckpointError: if there is none, or every one is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        best = self._manager.best_step()
+        # orbax calls the newest "best" where no checkpoint has a figure; so do we.
+        order = ([] if best is None else [best]) + [step for step in steps if step != best]
+        state = self._first_whole(order, abstract)
+        if state is None:
+            raise CheckpointError(
+                f"{self._directory} holds no checkpoint yet. Train first: the first one is "
+                "written after train.checkpoint_every steps"
+            )
+        return state
+
+    def _first_whole(self, steps: list[int], abstract: TrainState) -> TrainState | None:
+        for step in steps:
+            try:
+                return self._restore(step, abstract)
+            except Exception as error:  # whatever a damaged file makes the readers raise
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                logging.warning(
+                    "Checkpoint %s is damaged (%s); trying the one before it.",
+                    self._directory / str(step),
+                    reason[0][:300],
+                )
+        if steps:
+            raise CheckpointError(
+                f"every checkpoint in {self._directory} is damaged (steps {steps}); delete the "
+                "folder to start anew"
+            )
+        return None
+
+    def _restore(self, step: int, abstract: TrainState) -> TrainState:
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
+            ),
+        )
+        expected, found = restored.note["checksum"], _checksum(restored.state)
+        if expected != found:
+            raise CheckpointError(f"checksum is {found}, {expected} was written")
+        return restored.state
+
+
+def abstract_state(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    """Shapes, dtypes and the given sharding of a state (arrays, or `jax.eval_shape`'s)."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
+    )
+
+
+def _selection_metric(metrics: Mapping[str, float]) -> float:
+    return metrics["top1"]
+
+
+def _checksum(state: TrainState) -> str:
+    """A checksum over every value of the state."""
+    value = 0
+    for leaf in jax.tree.leaves(state):
+        value = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, value)
+    return f"{value:08x}"
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _is_free(field: str) -> bool:
+    return any(field == free or field.startswith(free + ".") for free in _FREE_FIELDS)

@@ -1,0 +1,231 @@
+"""The training loop of every system here."""
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from etils import epath
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.training import checkpoints, mesh
+from grnet_jax.training.objectives import make_objective
+from grnet_jax.training.setup import Run, build_run
+from grnet_jax.training.state import TrainState
+from grnet_jax.training.step import make_train_step
+from grnet_jax.training.writers import MetricWriter, make_writer
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is no number any more; the message has the step, norms and last good checkpoint."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
+    """Trains what `config` describes, continuing the run in `workdir` if there is one.
+
+    SIGTERM or Ctrl-C ends it after the step under way, with a checkpoint.
+
+    Args:
+      config: the whole config.
+      workdir: a folder or bucket for checkpoints, logs and the config.
+
+    Returns:
+      The last state.
+
+    Raises:
+      InputError: naming a config field that cannot be.
+      CheckpointError: if `workdir` holds another config's run, or only damaged checkpoints.
+      NonFiniteLossError: if the loss is no number any more.
+    """
+    from input_pipeline import load_dataset, steps_per_epoch  # TensorFlow
+
+    directory = epath.Path(workdir)
+    devices = mesh.make_mesh()
+    batch = config.train.batch_items
+    mesh.check_divisible(batch, devices, "train.batch_items")
+    checkpoints.check_same_config(directory, config.to_dict())
+    objective_check = build_run(config, devices)  # a bad field before hours of preparation
+    make_objective(objective_check.matcher, config.loss)
+
+    dataset = load_dataset(config.data)
+    split = dataset.split("train")
+    run = build_run(config, devices, steps_per_epoch(split, batch, config.data.epoch))
+    if jax.process_index() == 0:
+        checkpoints.write_config(directory, config.to_dict())
+    with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
+        state = saved.restore_last(run.abstract_state())
+        if state is None:
+            state = run.create_state()
+            logging.info("Starting anew in %s", directory)
+        else:
+            logging.info("Continuing %s from step %d", directory, int(state.step))
+        _describe(run, state, dataset)
+        return _Loop(run, dataset, saved, writer).run(state)
+
+
+class _Loop:
+    """The steps of one run, and what happens between them."""
+
+    def __init__(
+        self, run: Run, dataset: Any, saved: checkpoints.Checkpoints, writer: MetricWriter
+    ):
+        self._run = run
+        self._dataset = dataset
+        self._saved = saved
+        self._writer = writer
+        objective = make_objective(run.matcher, run.config.loss)
+        self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
+        self._evaluator = Evaluator(run.matcher, run.config, run.mesh)
+        self._can_evaluate = run.config.train.eval_every > 0 and dataset.has_split("val")
+        if run.config.train.eval_every > 0 and not self._can_evaluate:
+            logging.info("The data set has no val split: the last checkpoint counts as the best.")
+        self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
+
+    def run(self, state: TrainState) -> TrainState:
+        """Steps from the state's to the last."""
+        config, first, last = self._run.config.train, int(state.step), self._run.steps
+        if first >= last:
+            logging.info("All %d steps are done.", last)
+            return state
+        started = None
+        with (
+            _StopSignal() as stop,
+            tqdm(total=last, initial=first, desc="train", unit="step", dynamic_ncols=True,
+                 disable=jax.process_index() > 0) as bar,
+        ):  # fmt: skip
+            bar.set_postfix_str("compiling the step")
+            for step, batch in enumerate(self._batches(first), start=first + 1):
+                state, metrics = self._step(state, batch)
+                self._unread.append((step, metrics))
+                stopping = step == last
+                if step % config.log_every == 0 or stopping or step == first + 1:
+                    self._log(bar, started)
+                    started = (step, time.monotonic())
+                    stopping = stop.requested() or stopping
+                evaluating = self._can_evaluate and (step % config.eval_every == 0 or step == last)
+                if evaluating or stopping or step % config.checkpoint_every == 0:
+                    self._log(bar, started)  # nothing is saved before its loss was looked at
+                    figures = self._evaluate(step, state) if evaluating else None
+                    self._saved.save(state, self._run.config.to_dict(), figures)
+                    started = None
+                bar.update()
+                if stopping and step < last:
+                    logging.info("Asked to stop: saved step %d. The same command goes on.", step)
+                    break
+        return state
+
+    def _batches(self, first: int) -> Iterator[Any]:
+        """The batches of the steps after `first`, on the devices, one ahead of their use."""
+        from input_pipeline import train_batches  # TensorFlow
+
+        config = self._run.config
+        batches = train_batches(
+            self._dataset.split("train"),
+            config.data,
+            batch_items=config.train.batch_items,
+            start_step=first,
+            steps=self._run.steps - first,
+            seed=config.seed,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+        ahead = None
+        for batch in batches:
+            arrays = {name: batch[name] for name in ("customer", "shop", "item", "content")}
+            placed = mesh.place_batch(arrays, self._run.mesh)
+            if ahead is not None:
+                yield ahead
+            ahead = placed
+        if ahead is not None:
+            yield ahead
+
+    def _log(self, bar: tqdm, started: tuple[int, float] | None) -> None:
+        """Reads the metrics of the steps since the last call; stops the run at a bad one."""
+        if not self._unread:
+            return
+        unread = [
+            (step, {name: float(value) for name, value in metrics.items()})
+            for step, metrics in self._unread
+        ]
+        self._unread = []
+        for step, values in unread:
+            if not np.isfinite(values["loss"]) or not np.isfinite(values["gradient_norm"]):
+                raise NonFiniteLossError(self._non_finite(step, values))
+        step = unread[-1][0]
+        means = {name: float(np.mean([v[name] for _, v in unread])) for name in unread[-1][1]}
+        means["learning_rate"] = unread[-1][1]["learning_rate"]
+        if started is not None and step > started[0]:
+            elapsed = time.monotonic() - started[1]
+            means["steps_per_second"] = (step - started[0]) / elapsed
+        self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
+        bar.set_postfix(loss=f"{means['loss']:.4f}", batch_top1=f"{means['batch_top1']:.2f}")
+
+    def _non_finite(self, step: int, values: Mapping[str, float]) -> str:
+        last = self._saved.last_step
+        good = "there is no checkpoint yet" if last is None else f"the last good one is step {last}"
+        return (
+            f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}, "
+            f"learning rate {values['learning_rate']:.3g}. Nothing was saved after it; {good}. Try a "
+            "smaller optimizer.learning_rate or optimizer.clip_norm."
+        )
+
+    def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Figures over all queries of the val split."""
+        found = self._evaluator.evaluate(
+            state.variables, self._dataset.split("val"), self._dataset.name
+        )
+        figures = found.figures["all"]
+        self._writer.write_scalars(step, {f"val/{k}": v for k, v in figures.values.items()})
+        return dict(figures.values)
+
+
+class _StopSignal:
+    """Whether SIGTERM or SIGINT came, agreed on by all processes."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self._came = True
+        # A second signal means it: it gets what it would have got without us.
+        signal.signal(number, self._previous[number])
+
+    def requested(self) -> bool:
+        if jax.process_count() == 1:
+            return self._came
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))
+
+
+def _describe(run: Run, state: TrainState, dataset: Any) -> None:
+    """Logs the parameters, the data and the length of the run."""
+    if jax.process_index() == 0:
+        parameter_overview.log_parameter_overview(state.params)
+    config = run.config.train
+    logging.info(
+        "%s: %d steps of %d items x 2 photos (%d pairs) on %d device(s)",
+        dataset.name,
+        run.steps,
+        config.batch_items,
+        config.batch_items**2,
+        run.mesh.size,
+    )

@@ -1,0 +1,86 @@
+"""What a training step minimises: from a batch of photos to a loss, for any matcher.
+
+An objective is a function (params, batch_stats, batch, replicate) -> (loss, (batch_stats,
+metrics)). `replicate` makes features whole on every device: with it a sharded batch gives
+the loss over all pairs of the global batch, not of each device's part.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.errors import InputError
+from grnet_jax.losses import pair_cross_entropy, pair_labels
+
+Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+
+
+def embed_pairs(
+    matcher: nn.Module, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]
+) -> tuple[Any, Any, Any]:
+    """Features of a batch's customer photos and shop photos, and the new batch statistics.
+
+    Both go through the network as one batch, customer and shop photo of an item side by side,
+    so that BatchNorm sees both and no device's rows move.
+    """
+    photos = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
+    items = photos.shape[0]
+    features, updated = matcher.apply(
+        {"params": params, "batch_stats": batch_stats},
+        photos.reshape(2 * items, *photos.shape[2:]),
+        train=True,
+        method="embed",
+        mutable=["batch_stats"],
+    )
+    paired = jax.tree.map(lambda leaf: leaf.reshape(items, 2, *leaf.shape[1:]), features)
+    customer = jax.tree.map(lambda leaf: leaf[:, 0], paired)
+    shop = jax.tree.map(lambda leaf: leaf[:, 1], paired)
+    return customer, shop, updated.get("batch_stats", batch_stats)
+
+
+def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
+    """Same item or not, over all customer x shop pairs of the global batch (GRNet).
+
+    `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte a photo
+    of the customer's item.
+    """
+
+    def objective(params, batch_stats, batch, replicate):
+        customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch)
+        shop, item, content = replicate((shop, batch["item"], batch["content"]))
+        logits = matcher.apply(
+            {"params": params, "batch_stats": batch_stats}, customer, shop, method="score"
+        )  # [customers, shops]
+        same = pair_labels(batch["item"], item)
+        mask = None
+        if loss.leave_out_identical:
+            mask = same | (batch["content"][:, None] != content[None, :])
+        value = pair_cross_entropy(logits, same, mask)
+        best_negative = jnp.max(jnp.where(same, -jnp.inf, logits), axis=1)
+        own = jnp.max(jnp.where(same, logits, -jnp.inf), axis=1)
+        metrics = {
+            "loss": value,
+            "batch_top1": jnp.mean(own > best_negative),
+            "positive_logit": jnp.mean(own),
+            "best_negative_logit": jnp.mean(best_negative),
+        }
+        return value, (batch_stats, metrics)
+
+    return objective
+
+
+OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {"pairs": pairs_objective}
+
+
+def make_objective(matcher: nn.Module, loss: Any) -> Objective:
+    """The objective that `config.loss` names.
+
+    Raises:
+      InputError: naming the objectives there are.
+    """
+    if loss.name not in OBJECTIVES:
+        raise InputError(f"loss.name: {loss.name!r} is none of {sorted(OBJECTIVES)}")
+    return OBJECTIVES[loss.name](matcher, loss)

@@ -1,0 +1,66 @@
+"""Optimisers and learning-rate schedules from a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from grnet_jax.errors import InputError
+
+Schedule = Callable[[Any], Any]
+
+
+def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
+    """Learning rate by step, for a run of `steps`.
+
+    "step" divides by `1 / decay_factor` every `decay_epochs` epochs (GRNet's recipe); "cosine"
+    rises linearly over `warmup_steps` and falls to zero at the last step.
+
+    Raises:
+      InputError: for a schedule or a number that cannot be.
+    """
+    rate = optimizer.learning_rate
+    if rate <= 0:
+        raise InputError(f"optimizer.learning_rate: expected more than 0, got {rate}")
+    if optimizer.schedule == "step":
+        if optimizer.decay_epochs <= 0:
+            raise InputError("optimizer.decay_epochs: expected more than 0")
+        every = max(round(optimizer.decay_epochs * steps_per_epoch), 1)
+        return optax.exponential_decay(rate, every, optimizer.decay_factor, staircase=True)
+    if optimizer.schedule == "cosine":
+        warmup = min(optimizer.warmup_steps, max(steps - 1, 0))
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if warmup else rate, rate, warmup, max(steps, 1)
+        )
+    raise InputError(f"optimizer.schedule: {optimizer.schedule!r} is neither 'step' nor 'cosine'")
+
+
+def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransformation:
+    """The optimiser that `config.optimizer` describes.
+
+    "sgd" has momentum and L2 regularisation of every parameter, as Caffe and PyTorch do it;
+    "adamw" decays matrices and kernels only, decoupled. Gradients are clipped to a global
+    norm of `clip_norm` first; 0 leaves them.
+
+    Raises:
+      InputError: for an optimiser that is not there.
+    """
+    clip = optax.clip_by_global_norm(optimizer.clip_norm)
+    parts = [clip] if optimizer.clip_norm > 0 else []
+    if optimizer.name == "sgd":
+        parts += [
+            optax.add_decayed_weights(optimizer.weight_decay),
+            optax.sgd(schedule, momentum=optimizer.momentum),
+        ]
+    elif optimizer.name == "adamw":
+        parts.append(
+            optax.adamw(
+                schedule,
+                weight_decay=optimizer.weight_decay,
+                mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            )
+        )
+    else:
+        raise InputError(f"optimizer.name: {optimizer.name!r} is neither 'sgd' nor 'adamw'")
+    return optax.chain(*parts)

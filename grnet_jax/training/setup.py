@@ -1,0 +1,92 @@
+"""From a config to what training, evaluation and `load` share: one way to build a run."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+
+from grnet_jax.errors import InputError
+from grnet_jax.models import build_matcher
+from grnet_jax.training.checkpoints import abstract_state
+from grnet_jax.training.mesh import replicated
+from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
+from grnet_jax.training.state import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config's parts, built.
+
+    Attributes:
+      config: the whole config.
+      mesh: all devices.
+      matcher: the Linen module.
+      steps: training steps in all.
+      schedule: learning rate by step.
+      tx: the optimiser.
+    """
+
+    config: Any
+    mesh: Mesh
+    matcher: nn.Module
+    steps: int
+    schedule: Schedule
+    tx: optax.GradientTransformation
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether there is anything to train, and so a checkpoint to look for."""
+        return bool(jax.tree.leaves(jax.eval_shape(self._create_state).params))
+
+    def create_state(self) -> TrainState:
+        """The state before the first step, on every device."""
+        return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()
+
+    def abstract_state(self) -> TrainState:
+        """Its shapes, as a checkpoint is restored into, without computing it."""
+        return abstract_state(jax.eval_shape(self._create_state), replicated(self.mesh))
+
+    def _create_state(self) -> TrainState:
+        config = self.config
+        return create_state(self.matcher, self.tx, config.data.image_size, config.seed)
+
+
+def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1) -> Run:
+    """Builds the parts of the run that `config` describes.
+
+    Args:
+      config: the whole config.
+      mesh: all devices.
+      steps_per_epoch: of the training set; only the number of steps and the schedule depend
+        on it, so that reading a checkpoint needs no data set.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    steps = count_steps(config.train, steps_per_epoch)
+    schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
+    return Run(
+        config=config,
+        mesh=mesh,
+        matcher=build_matcher(config.model),
+        steps=steps,
+        schedule=schedule,
+        tx=make_optimizer(config.optimizer, schedule),
+    )
+
+
+def count_steps(train: Any, steps_per_epoch: int) -> int:
+    """`train.steps`, or where that is 0 `train.epochs` in steps.
+
+    Raises:
+      InputError: if neither is positive.
+    """
+    if train.steps < 0 or train.epochs < 0 or train.steps == train.epochs == 0:
+        raise InputError(
+            f"train.steps or train.epochs: one must be positive; got {train.steps} and "
+            f"{train.epochs}"
+        )
+    return train.steps or max(round(train.epochs * steps_per_epoch), 1)

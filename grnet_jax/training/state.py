@@ -1,0 +1,51 @@
+"""What training carries from step to step."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a checkpoint restores.
+
+    Attributes:
+      step: steps done, int32.
+      params: float32 parameters.
+      batch_stats: BatchNorm's running statistics; empty for models without.
+      opt_state: the optimiser's.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """As the matcher's `apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_variables(matcher: nn.Module, image_size: int, seed: int) -> dict[str, Any]:
+    """Fresh parameters and statistics of a matcher for square photos of that size."""
+    photos = jnp.zeros((2, image_size, image_size, 3), jnp.uint8)
+    return jax.jit(matcher.init)(jax.random.key(seed), photos)
+
+
+def create_state(
+    matcher: nn.Module, tx: optax.GradientTransformation, image_size: int, seed: int
+) -> TrainState:
+    """The state before the first step, a function of the seed alone."""
+    variables = init_variables(matcher, image_size, seed)
+    params = variables.get("params", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+    )

@@ -1,0 +1,19 @@
+"""Trains a matcher: python train.py --config=configs/grnet.py [--workdir=DIR]."""
+
+from absl import app, flags
+
+from grnet_jax import commands
+
+_CONFIG = commands.define_config_flag()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder or bucket for checkpoints and logs; runs/<config.name> if not given."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags and trains."""
+    commands.train(argv, _CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
