@@ -186,11 +186,15 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
     Returns:
       float32 [b]; its sigmoid is the probability of "same item".
     """
-    return jnp.einsum("bk,k->b", global_node.astype(jnp.float32), weight) + bias
+    return jnp.einsum("bk,k->b", global_node.astype(_at_least_float32(global_node)), weight) + bias
 
 
 def _product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """An einsum in the left operand's dtype that sums, and returns, in float32."""
+    """An einsum in the left operand's dtype that sums, and returns, in float32 at least."""
     return jnp.einsum(
-        subscripts, left, right.astype(left.dtype), preferred_element_type=jnp.float32
+        subscripts, left, right.astype(left.dtype), preferred_element_type=_at_least_float32(left)
     )
+
+
+def _at_least_float32(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)

@@ -46,7 +46,7 @@ def clustered_mean_interval(values: np.ndarray, clusters: np.ndarray) -> tuple[f
     if n == 0:
         return math.nan, math.nan
     values = np.asarray(values, np.float64)
-    independent = values.var() / n
+    independent = values.var(ddof=1) / n if n > 1 else 0.0
     half = _Z * math.sqrt(independent * _design_effect(values, clusters))
     mean = float(values.mean())
     return max(mean - half, 0.0), min(mean + half, 1.0)
@@ -55,7 +55,9 @@ def clustered_mean_interval(values: np.ndarray, clusters: np.ndarray) -> tuple[f
 def _design_effect(values: np.ndarray, clusters: np.ndarray) -> float:
     """Variance of the mean between clusters over that of independent values; at least 1."""
     n = len(values)
-    independent = values.var() / n
+    if n < 2:
+        return 1.0
+    independent = values.var(ddof=1) / n
     _, position = np.unique(clusters, return_inverse=True)
     count = position.max() + 1
     if independent == 0.0 or count < 2:

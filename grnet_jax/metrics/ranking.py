@@ -6,10 +6,11 @@ so that a matcher which scores everything alike finds nothing.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def positive_ranks(
-    scores: jax.Array, positives: jax.Array, valid: jax.Array | None = None
+    scores: ArrayLike, positives: ArrayLike, valid: ArrayLike | None = None
 ) -> jax.Array:
     """Ranks of each query's positives among the whole gallery, best first.
 
@@ -24,8 +25,9 @@ def positive_ranks(
     Returns:
       int32 [q, p]: ranks from 1, in the order of rank; 0 in the padding, which stands last.
     """
-    _, gallery = scores.shape
     scores = jnp.asarray(scores, jnp.float32)
+    positives = jnp.asarray(positives)
+    gallery = scores.shape[1]
     there = positives >= 0
     rows = jnp.where(there, positives, 0)
     own = jnp.take_along_axis(scores, rows, axis=1)  # [q, p]
@@ -34,7 +36,7 @@ def positive_ranks(
     is_positive = jnp.any(
         (jnp.arange(gallery)[None, None, :] == rows[:, :, None]) & there[:, :, None], axis=1
     )
-    negative = ~is_positive if valid is None else ~is_positive & valid[None, :]
+    negative = ~is_positive if valid is None else ~is_positive & jnp.asarray(valid)[None, :]
     # One positive at a time, so that nothing of size [q, p, g] is ever held.
     ahead = jax.lax.map(
         lambda score: jnp.sum(negative & ~(scores < score[:, None]), axis=1), own.T
@@ -44,12 +46,13 @@ def positive_ranks(
     return jnp.where(order <= counts, order + ahead, 0).astype(jnp.int32)
 
 
-def top_k_hits(ranks: jax.Array, k: int) -> jax.Array:
+def top_k_hits(ranks: ArrayLike, k: int) -> jax.Array:
     """Whether any positive stands within the first k, bool [q], from `positive_ranks`."""
+    ranks = jnp.asarray(ranks)
     return jnp.any((ranks > 0) & (ranks <= k), axis=1)
 
 
-def average_precision(ranks: jax.Array) -> jax.Array:
+def average_precision(ranks: ArrayLike) -> jax.Array:
     """Average precision as the finite sum: the mean over positives of precision at their rank.
 
     Args:
@@ -58,6 +61,7 @@ def average_precision(ranks: jax.Array) -> jax.Array:
     Returns:
       float32 [q]; zero for a query without positives.
     """
+    ranks = jnp.asarray(ranks)
     there = ranks > 0
     found = jnp.arange(1, ranks.shape[1] + 1)[None, :]
     precision = jnp.where(there, found / jnp.maximum(ranks, 1), 0.0)

@@ -6,12 +6,15 @@ from typing import Any
 import flax.linen as nn
 
 from grnet_jax.errors import InputError
-from grnet_jax.models import grnet
-from grnet_jax.models.matcher import Features, Matcher
+from grnet_jax.models import colour_histogram, grnet
+from grnet_jax.models.matcher import Features, Matcher, embed, score
 
-__all__ = ["MATCHERS", "Features", "Matcher", "build_matcher"]
+__all__ = ["MATCHERS", "Features", "Matcher", "build_matcher", "embed", "score"]
 
-MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {"grnet": grnet.build}
+MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
+    "colour_histogram": colour_histogram.build,
+    "grnet": grnet.build,
+}
 
 
 def build_matcher(model: Any) -> nn.Module:

@@ -43,12 +43,18 @@ class GRNet(nn.Module):
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
-        return self.graph(query.regions, gallery.regions)
+        return self.graph(_regions(query), _regions(gallery))
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""
         features = self.embed(photos, train)
         return self.score(features, features)
+
+
+def _regions(features: Features) -> jax.Array:
+    if features.regions is None:
+        raise InputError("GRNet scores regions, and these features hold none")
+    return features.regions
 
 
 def build(model: Any) -> GRNet:

@@ -8,9 +8,10 @@ A matcher is a Linen module with two halves:
 Training, evaluation, search and benchmarks know only this pair.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax
+import flax.linen as nn
 import jax
 
 
@@ -37,3 +38,15 @@ class Matcher(Protocol):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """float32 [q, g]; higher is more alike."""
         ...
+
+
+def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:
+    """The matcher's `embed`, as evaluation and users run it."""
+    features: Any = matcher.apply(variables, photos, train=False, method="embed")
+    return features
+
+
+def score(matcher: nn.Module, variables: Any, query: Features, gallery: Features) -> jax.Array:
+    """The matcher's `score`."""
+    scores: Any = matcher.apply(variables, query, gallery, method="score")
+    return scores

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from grnet_jax import models
 from grnet_jax.models import Features
 from grnet_jax.training.mesh import check_divisible, place_batch, replicated, sharded
 
@@ -16,7 +17,7 @@ def make_embed(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], Fea
     """`embed` as (variables, photos) -> features, jitted: photos shared, result whole."""
 
     def embed(variables: Any, photos: jax.Array) -> Features:
-        return matcher.apply(variables, photos, train=False, method="embed")
+        return models.embed(matcher, variables, photos)
 
     return jax.jit(
         embed,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from grnet_jax import models
 from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features
 from grnet_jax.training.mesh import check_divisible, place_replicated, replicated, sharded
@@ -36,7 +37,7 @@ def make_score(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, Features, Featu
     """The matcher's `score`, jitted: queries shared by the devices, gallery and result whole."""
 
     def score(variables: Any, query: Features, gallery: Features) -> jax.Array:
-        return matcher.apply(variables, query, gallery, method="score")
+        return models.score(matcher, variables, query, gallery)
 
     return jax.jit(
         score,
@@ -123,12 +124,11 @@ def rank_all(
 
 def place_rows(features: Features, mesh: Mesh) -> Features:
     """Whole numpy features, the same on every host, shared over the mesh by their rows."""
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_callback(
-            leaf.shape, sharded(mesh), lambda index, leaf=leaf: leaf[index]
-        ),
-        features,
-    )
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, sharded(mesh), lambda index: leaf[index])
+
+    return jax.tree.map(place, features)
 
 
 def _block(features: Features, start: int, size: int) -> Features:

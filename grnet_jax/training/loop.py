@@ -14,6 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.training import checkpoints, mesh
 from grnet_jax.training.objectives import make_objective
@@ -51,8 +52,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     batch = config.train.batch_items
     mesh.check_divisible(batch, devices, "train.batch_items")
     checkpoints.check_same_config(directory, config.to_dict())
-    objective_check = build_run(config, devices)  # a bad field before hours of preparation
-    make_objective(objective_check.matcher, config.loss)
+    checked = build_run(config, devices)  # a bad field before hours of preparation
+    make_objective(checked.matcher, config.loss)
+    if not checked.has_parameters:
+        raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
 
     dataset = load_dataset(config.data)
     split = dataset.split("train")
@@ -172,8 +175,8 @@ class _Loop:
         good = "there is no checkpoint yet" if last is None else f"the last good one is step {last}"
         return (
             f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}, "
-            f"learning rate {values['learning_rate']:.3g}. Nothing was saved after it; {good}. Try a "
-            "smaller optimizer.learning_rate or optimizer.clip_norm."
+            f"learning rate {values['learning_rate']:.3g}. Nothing was saved after it; {good}. "
+            "Try a smaller optimizer.learning_rate or optimizer.clip_norm."
         )
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.losses import pair_cross_entropy, pair_labels
 
@@ -51,9 +52,8 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
     def objective(params, batch_stats, batch, replicate):
         customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch)
         shop, item, content = replicate((shop, batch["item"], batch["content"]))
-        logits = matcher.apply(
-            {"params": params, "batch_stats": batch_stats}, customer, shop, method="score"
-        )  # [customers, shops]
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
         same = pair_labels(batch["item"], item)
         mask = None
         if loss.leave_out_identical:

@@ -1,0 +1,209 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grnet_jax.errors import InputError
+from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, check_scales, node_count, pool_regions
+from grnet_jax.graph.pyramid import region_counts, window_bounds
+from grnet_jax.graph.reasoning import edge_mask, edge_weights, similarity_nodes
+from tests.graph import naive
+
+_ABLATIONS = {
+    "paper": {},
+    "global-baseline": {"layers": 0, "scales": ((1, 1),)},
+    "table5-row2": {"scales": ((1, 1), (1, 2), (2, 1), (2, 2))},
+    "table5-row3": {"scales": ((1, 1), (3, 1), (1, 3), (3, 3))},
+    "table5-row4": {"intra_scale": False, "inter_scale": False},
+    "table5-row5": {"intra_scale": False},
+    "table5-row6": {"inter_scale": False},
+    "one-layer": {"layers": 1},
+    "two-layers": {"layers": 2},
+    "five-layers": {"layers": 5},
+    "no-layers-seven-scales": {"layers": 0},
+    "recomputed": {"recompute_edges": True},
+    "recomputed-row4": {"recompute_edges": True, "intra_scale": False, "inter_scale": False},
+    "wide": {"node_dim": 40, "reasoning_dim": 24},
+}
+
+
+def _photos(kind, regions, channels):
+    """Regions of two queries and three gallery photos of one kind of likeness."""
+    rng = np.random.default_rng(0)
+    query = rng.gamma(1.0, 1.0, (2, regions, channels))
+    gallery = rng.gamma(1.0, 1.0, (3, regions, channels))
+    if kind == "near-duplicate":
+        gallery = query[[0, 1, 0]] + 1e-3 * rng.standard_normal((3, regions, channels))
+    elif kind == "identical":
+        gallery = query[[0, 1, 0]]
+    # Both sides must start from the same float32 numbers.
+    return query.astype(np.float32), gallery.astype(np.float32)
+
+
+def _check_against_naive(graph, query, gallery, tolerance=1e-5):
+    variables = graph.init(jax.random.key(1), query, gallery)
+    found = jax.jit(graph.apply)(variables, query, gallery)
+    scales = graph.scales if graph.layers else graph.scales[:1]
+    wanted = [
+        [
+            naive.logit(
+                x.astype(np.float64),
+                y.astype(np.float64),
+                variables["params"],
+                scales,
+                layers=graph.layers,
+                intra_scale=graph.intra_scale,
+                inter_scale=graph.inter_scale,
+                recompute=graph.recompute_edges,
+            )
+            for y in gallery
+        ]
+        for x in query
+    ]
+    scale = max(np.abs(wanted).max(), 1e-3)
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
+@pytest.mark.parametrize("ablation", _ABLATIONS, ids=str)
+def test_score_equals_the_equations(ablation, kind):
+    fields = {"node_dim": 32, "reasoning_dim": 16} | _ABLATIONS[ablation]
+    graph = SimilarityGraph(**fields)
+    query, gallery = _photos(kind, sum(region_counts(graph.scales)), 48)
+    _check_against_naive(graph, query, gallery)
+
+
+@pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
+def test_score_equals_the_equations_at_the_papers_sizes(kind):
+    query, gallery = _photos(kind, 24, 1024)
+    _check_against_naive(SimilarityGraph(), query[:1], gallery[:2])
+
+
+def test_the_paper_has_24_regions_and_124_nodes():
+    assert sum(region_counts(PAPER_SCALES)) == 24
+    assert node_count(PAPER_SCALES) == 124
+    assert len(naive.node_list(PAPER_SCALES)) == 124
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (8, 8), (3, 3), (5, 9)])
+def test_regions_equal_the_naive_windows(shape):
+    feature_map = np.random.default_rng(0).standard_normal((2, *shape, 5)).astype(np.float32)
+    found = pool_regions(jnp.asarray(feature_map), PAPER_SCALES)
+    wanted = np.stack([naive.regions(one, PAPER_SCALES) for one in feature_map])
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_windows_cover_every_cell():
+    for size in range(3, 15):
+        covered = {c for start, stop in window_bounds(size, 3) for c in range(start, stop)}
+        assert covered == set(range(size))
+
+
+def test_nodes_are_unit_vectors_and_zero_for_identical_regions():
+    differences = np.zeros((1, 2, 8), np.float32)
+    differences[0, 1] = 1e-9  # photos that differ by 3e-5
+    projection = jax.random.normal(jax.random.key(0), (8, 4))
+    nodes = similarity_nodes(jnp.asarray(differences), projection)
+    np.testing.assert_array_equal(nodes[0, 0], 0)
+    np.testing.assert_allclose(jnp.linalg.norm(nodes[0, 1]), 1, rtol=1e-5)
+
+
+def test_gradient_is_finite_for_identical_photos():
+    graph = SimilarityGraph(node_dim=8, reasoning_dim=4)
+    query, _ = _photos("different", 24, 6)
+    variables = graph.init(jax.random.key(0), query, query)
+
+    def loss(variables, query, gallery):
+        return graph.apply(variables, query, gallery).sum()
+
+    gradients = jax.grad(loss, argnums=(0, 1, 2))(variables, query, query)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_gradient_equals_finite_differences():
+    graph = SimilarityGraph(node_dim=6, reasoning_dim=5)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        query, gallery = rng.gamma(1.0, 1.0, (2, 24, 4)), rng.gamma(1.0, 1.0, (2, 24, 4))
+        variables = graph.init(jax.random.key(0), query, gallery)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+        weight = rng.standard_normal((2, 2))
+
+        def loss(variables):
+            return jnp.sum(weight * graph.apply(variables, query, gallery))
+
+        gradients = jax.grad(loss)(variables)["params"]
+        for name in ("projection", "edge_out1", "edge_in1", "layer1", "layer3", "score_weight"):
+            direction = rng.standard_normal(variables["params"][name].shape)
+
+            def moved(step, name=name, direction=direction):
+                params = dict(variables["params"])
+                params[name] = params[name] + step * direction
+                return loss({"params": params})
+
+            slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+            np.testing.assert_allclose(
+                np.sum(gradients[name] * direction), slope, rtol=1e-5, atol=1e-8, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("intra_scale", [True, False])
+@pytest.mark.parametrize("inter_scale", [True, False])
+def test_edge_mask_keeps_global_and_self_edges(intra_scale, inter_scale):
+    mask = edge_mask(PAPER_SCALES, intra_scale=intra_scale, inter_scale=inter_scale)
+    nodes = naive.node_list(PAPER_SCALES)
+    wanted = [
+        [naive.connected(a, b, nodes, intra_scale, inter_scale) for b in range(124)]
+        for a in range(124)
+    ]
+    np.testing.assert_array_equal(np.ones((124, 124), bool) if mask is None else mask, wanted)
+
+
+def test_masked_edges_are_zero_and_rows_sum_to_one():
+    nodes = jax.random.normal(jax.random.key(0), (2, 124, 8))
+    transform = jax.random.normal(jax.random.key(1), (8, 8))
+    mask = edge_mask(PAPER_SCALES, intra_scale=False, inter_scale=True)
+    weights = edge_weights(nodes, nodes, transform, transform, mask)
+    assert not np.any(np.asarray(weights)[:, ~mask])
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_permuting_the_gallery_permutes_the_scores():
+    graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
+    query, gallery = _photos("different", 24, 12)
+    variables = graph.init(jax.random.key(0), query, gallery)
+    scores = graph.apply(variables, query, gallery)
+    order = np.array([2, 0, 1])
+    np.testing.assert_allclose(
+        graph.apply(variables, query, gallery[order]), scores[:, order], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_bfloat16_stays_near_float32():
+    graph = SimilarityGraph(node_dim=64, reasoning_dim=32)
+    query, gallery = _photos("different", 24, 128)
+    variables = graph.init(jax.random.key(0), query, gallery)
+    exact = graph.apply(variables, query, gallery)
+    coarse = graph.apply(variables, jnp.bfloat16(query), jnp.bfloat16(gallery))
+    assert coarse.dtype == jnp.float32
+    np.testing.assert_allclose(coarse, exact, atol=3e-2)
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        (((1, 2),), r"first scale must be \(1, 1\)"),
+        ((), r"first scale must be \(1, 1\)"),
+        (((1, 1), (1, 1)), "listed twice"),
+        (((1, 1), (0, 2)), "expected pairs of positive"),
+        (((1, 1), (2,)), "expected pairs of positive"),
+    ],
+)
+def test_bad_scales_are_named(scales, message):
+    with pytest.raises(InputError, match=message):
+        check_scales(scales)
+
+
+def test_a_map_smaller_than_a_scale_is_an_error():
+    with pytest.raises(InputError, match="2 cells cannot be cut into 3"):
+        pool_regions(jnp.zeros((1, 2, 2, 4)), PAPER_SCALES)
