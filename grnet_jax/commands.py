@@ -1,6 +1,7 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
 import contextlib
+import logging as python_logging
 import os
 import shlex
 import sys
@@ -88,11 +89,24 @@ def _check_data(config: Any) -> None:
         raise InputError(f"config.data.name={config.data.name}: {config.data.missing}.")
 
 
+def _worth_reading(record: python_logging.LogRecord) -> bool:
+    """Whether a line is for the user: the libraries below tell of every file they touch."""
+    ours = "grnet_jax" in record.pathname or "input_pipeline" in record.pathname
+    metrics = record.filename in ("logging_writer.py", "parameter_overview.py")
+    return ours or metrics or record.levelno >= python_logging.WARNING
+
+
 @contextlib.contextmanager
 def _session(argv: Sequence[str]) -> Iterator[None]:
     """Logging and devices for a command; a user's mistake ends it with its message alone."""
     logging.set_verbosity(logging.INFO)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.get_absl_handler().addFilter(_worth_reading)
+    logging.get_absl_handler().setFormatter(
+        python_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    )
+    # TensorFlow only reads photos here: its start-up lines tell nothing about the run.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")

@@ -28,7 +28,7 @@ def pair_cross_entropy(
     Returns:
       A float32 number.
     """
-    logits = logits.astype(jnp.float32)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     losses = jax.nn.softplus(logits) - jnp.where(same, logits, 0.0)
     if mask is None:
         return jnp.mean(losses)

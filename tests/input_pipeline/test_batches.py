@@ -1,0 +1,146 @@
+"""Batches of pixels."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from input_pipeline import DatasetError, photo_batches, train_batches
+
+
+def take(split, data, start_step=0, steps=3, batch_items=8, seed=0, **hosts):
+    batches = train_batches(
+        split,
+        data,
+        batch_items=batch_items,
+        start_step=start_step,
+        steps=steps,
+        seed=seed,
+        **hosts,
+    )
+    return list(batches)
+
+
+def changed(data: ConfigDict, **changes: object) -> ConfigDict:
+    return ConfigDict({**data.to_dict(), **changes})
+
+
+def test_train_batch(dataset, data):
+    split = dataset.split("train")
+    batches = take(split, data, start_step=5)
+    assert [batch["step"] for batch in batches] == [5, 6, 7]
+    for batch in batches:
+        for name in ("customer", "shop"):
+            assert batch[name].shape == (8, 16, 16, 3)
+            assert batch[name].dtype == np.uint8
+        assert batch["item"].dtype == batch["content"].dtype == np.int32
+        assert batch["item"].shape == batch["content"].shape == (8,)
+
+
+def test_pixels_and_labels_are_those_of_the_pairs(dataset, data):
+    split = dataset.split("train")
+    index = split.index
+    for batch in take(split, changed(data, flip=False)):
+        for place, (item, content) in enumerate(zip(batch["item"], batch["content"], strict=True)):
+            shops = np.flatnonzero((index.content == content) & (index.item == item))
+            customers = np.flatnonzero((index.item == item) & (index.domain == 0))
+            assert len(shops)
+            for name, rows in (("shop", shops), ("customer", customers)):
+                distances = [
+                    np.abs(batch[name][place].astype(int) - split.crop(row, 16, "box")).max()
+                    for row in rows
+                ]
+                assert min(distances) <= 1
+
+
+def test_flips_mirror(dataset, data):
+    split = dataset.split("train")
+    plain = take(split, changed(data, flip=False))
+    flipped = take(split, data)
+    mirrored = 0
+    for before, after in zip(plain, flipped, strict=True):
+        for name in ("customer", "shop"):
+            for photo, other in zip(before[name], after[name], strict=True):
+                same = (photo == other).all()
+                assert same or (photo[:, ::-1] == other).all()
+                mirrored += not same
+    assert 10 < mirrored < 38  # of 48
+
+
+@pytest.mark.parametrize("epoch", ["pairs", "items"])
+def test_resuming_gives_the_same_batches(dataset, data, epoch):
+    data = changed(data, epoch=epoch)
+    split = dataset.split("train")
+    straight = take(split, data, steps=9)
+    resumed = take(split, data, start_step=5, steps=4)
+    for one, other in zip(straight[5:], resumed, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+    assert (straight[0]["customer"] != take(split, data, steps=1, seed=1)[0]["customer"]).any()
+
+
+def test_hosts_share_the_batch(dataset, data):
+    split = dataset.split("train")
+    whole = take(split, data)
+    halves = [take(split, data, host=host, hosts=2) for host in range(2)]
+    for step, batch in enumerate(whole):
+        for name in ("customer", "shop", "item", "content"):
+            together = np.concatenate([half[step][name] for half in halves])
+            np.testing.assert_array_equal(together, batch[name])
+
+
+def test_no_steps(dataset, data):
+    assert take(dataset.split("train"), data, steps=0) == []
+
+
+def test_batch_larger_than_the_split(dataset, data):
+    (batch,) = take(dataset.split("val"), data, steps=1, batch_items=40)  # of 16 pairs
+    assert batch["customer"].shape[0] == 40
+
+
+def test_wrong_arguments_are_refused_at_once(dataset, data):
+    split = dataset.split("train")
+    arguments = {"batch_items": 8, "start_step": 0, "steps": 1, "seed": 0}
+    with pytest.raises(ValueError, match="8 pairs cannot be divided among 3 hosts"):
+        train_batches(split, data, **arguments, hosts=3)
+    with pytest.raises(DatasetError, match="host 2 of 2"):
+        train_batches(split, data, **arguments, host=2, hosts=2)
+    with pytest.raises(DatasetError, match=r"config\.data\.crop='middle'"):
+        train_batches(split, changed(data, crop="middle"), **arguments)
+    with pytest.raises(DatasetError, match=r"config\.data\.image_size=0"):
+        photo_batches(split, [0], changed(data, image_size=0), batch=1)
+    with pytest.raises(DatasetError, match="at least 1"):
+        photo_batches(split, [0], data, batch=0)
+
+
+def test_photo_batches_pad_the_last(dataset, data):
+    split = dataset.split("test")
+    rows = split.gallery_rows()[::-1]
+    batches = list(photo_batches(split, rows, data, batch=5))
+    assert len(batches) == 3
+    assert all(batch["photo"].shape == (5, 16, 16, 3) for batch in batches)
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert mask.tolist() == [True] * 12 + [False] * 3
+    np.testing.assert_array_equal(np.concatenate([b["row"] for b in batches])[mask], rows)
+    assert not np.concatenate([b["photo"] for b in batches])[~mask].any()
+
+
+@pytest.mark.parametrize("crop", ["box", "none"])
+def test_photo_batches_equal_the_twin(dataset, data, crop):
+    split = dataset.split("test")
+    for batch in photo_batches(split, range(len(split)), changed(data, crop=crop), batch=36):
+        for photo, row in zip(batch["photo"], batch["row"], strict=True):
+            assert np.abs(photo.astype(int) - split.crop(row, 16, crop)).max() <= 1
+
+
+def test_no_photos(dataset, data):
+    assert list(photo_batches(dataset.split("test"), [], data, batch=4)) == []
+
+
+def test_rows_outside_the_split(dataset, data):
+    split = dataset.split("test")
+    with pytest.raises(DatasetError, match="of a split of 36"):
+        list(photo_batches(split, [36], data, batch=1))
+    with pytest.raises(DatasetError, match="of a split of 36"):
+        split.read([-1])
+
+

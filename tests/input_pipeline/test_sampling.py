@@ -1,0 +1,133 @@
+"""Which pairs a step holds."""
+
+import numpy as np
+import pytest
+
+from input_pipeline import DatasetError, PhotoIndex, steps_per_epoch
+from input_pipeline.index import IndexBuilder
+from input_pipeline.sampling import Sampler
+
+
+def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
+    """An index of photos (item, domain)."""
+    builder = IndexBuilder()
+    for number, (item, domain) in enumerate(photos):
+        builder.add(
+            item_id=item,
+            category="",
+            photo_id=str(number),
+            domain=domain,
+            view=-1,
+            occluded=-1,
+            cropped=-1,
+            box=(0, 0, 1, 1),
+            size=(1, 1),
+            content_digest=bytes([number]) * 16,
+        )
+    return builder.build([])
+
+
+# 7 pairs: a has 2 x 2, b has none, c has 1 x 1, d has 2 x 1
+PHOTOS = [
+    ("a", 1), ("b", 0), ("a", 0), ("c", 0), ("a", 0), ("d", 1), ("c", 1), ("a", 1), ("d", 0),
+    ("d", 0), ("e", 1),
+]  # fmt: skip
+
+
+class FakeSplit:
+    name = "train"
+
+    def __init__(self, index: PhotoIndex):
+        self.index = index
+
+
+def rows_of(sampler: Sampler, steps: range, batch: int, hosts: int = 1) -> np.ndarray:
+    plans = [
+        sampler.plan(step, batch_items=batch, host=host, hosts=hosts)
+        for step in steps
+        for host in range(hosts)
+    ]
+    return np.concatenate([plan.rows for plan in plans])
+
+
+def test_pairs_are_all_combinations():
+    index = make_index(PHOTOS)
+    expected = {(2, 0), (2, 7), (4, 0), (4, 7), (3, 6), (8, 5), (9, 5)}
+    assert {tuple(pair) for pair in index.pairs.tolist()} == expected
+    assert len(index.pairs) == 7
+    assert index.pairs.dtype == np.int32
+    assert index.items[index.paired_items].tolist() == ["a", "c", "d"]
+    assert index.counts()["queries_without_match"] == 1
+
+
+def test_every_epoch_holds_every_pair_once():
+    index = make_index(PHOTOS)
+    dealt = rows_of(Sampler(index, "pairs", seed=3), range(7), batch=2)  # two epochs of 7
+    for epoch in (dealt[:7], dealt[7:]):
+        assert sorted(map(tuple, epoch)) == sorted(map(tuple, index.pairs))
+    assert (dealt[:7] != dealt[7:]).any()
+
+
+def test_items_epoch_draws_one_pair_of_every_item():
+    index = make_index(PHOTOS)
+    sampler = Sampler(index, "items", seed=0)
+    dealt = rows_of(sampler, range(100), batch=3)
+    for epoch in dealt.reshape(100, 3, 2):
+        assert sorted(index.item[epoch[:, 0]]) == sorted(index.paired_items)
+        np.testing.assert_array_equal(index.item[epoch[:, 0]], index.item[epoch[:, 1]])
+    # Every pair turns up: the shop photo is drawn independently of the customer photo.
+    assert {tuple(pair) for pair in dealt} == {tuple(pair) for pair in index.pairs}
+
+
+def test_batches_larger_than_an_epoch_are_full():
+    sampler = Sampler(make_index(PHOTOS), "pairs", seed=0)
+    assert len(rows_of(sampler, range(1), batch=20)) == 20
+
+
+@pytest.mark.parametrize("epoch", ["pairs", "items"])
+def test_a_step_is_a_function_of_seed_and_step(epoch):
+    index = make_index(PHOTOS)
+    straight = rows_of(Sampler(index, epoch, seed=5), range(9), batch=4)
+    late = rows_of(Sampler(index, epoch, seed=5), range(6, 9), batch=4)
+    np.testing.assert_array_equal(straight[-12:], late)
+    assert (straight != rows_of(Sampler(index, epoch, seed=6), range(9), batch=4)).any()
+
+
+def test_hosts_share_a_batch():
+    sampler = Sampler(make_index(PHOTOS), "pairs", seed=5)
+    whole = sampler.plan(3, batch_items=6, host=0, hosts=1)
+    parts = [sampler.plan(3, batch_items=6, host=host, hosts=3) for host in range(3)]
+    np.testing.assert_array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
+    np.testing.assert_array_equal(np.concatenate([part.flip for part in parts]), whole.flip)
+
+
+def test_coins_are_fair_and_independent():
+    sampler = Sampler(make_index(PHOTOS), "pairs", seed=1)
+    flips = sampler.plan(0, batch_items=20_000, host=0, hosts=1).flip
+    both = flips.mean(axis=0)
+    assert np.abs(both - 0.5).max() < 0.02
+    assert abs((flips[:, 0] == flips[:, 1]).mean() - 0.5) < 0.02
+    assert abs((flips[1:, 0] == flips[:-1, 0]).mean() - 0.5) < 0.02
+
+
+def test_epoch_length_in_steps():
+    split = FakeSplit(make_index(PHOTOS))
+    assert steps_per_epoch(split, 2) == 4
+    assert steps_per_epoch(split, 100) == 1
+    assert steps_per_epoch(split, 3, epoch="items") == 1
+
+
+def test_no_pairs():
+    split = FakeSplit(make_index([("a", 0), ("b", 1)]))
+    with pytest.raises(DatasetError, match="no pairs to train on.*1 customer and 1 shop"):
+        steps_per_epoch(split, 2)
+    with pytest.raises(DatasetError, match="config.data.epoch"):
+        Sampler(split.index, "photos", seed=0)
+
+
+def test_large_index_is_packed_in_parts(monkeypatch):
+    whole = make_index(PHOTOS)
+    monkeypatch.setattr("input_pipeline.index._ROWS_PER_PART", 4)
+    parts = make_index(PHOTOS)
+    for name in ("photo_id", "item", "domain", "box", "size", "content", "items"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))

@@ -1,0 +1,217 @@
+"""Reading photos of every kind, and the twin of TensorFlow's crop and resize."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from grnet_jax import photos
+from grnet_jax.photos import PhotoError, crop_and_resize, inspect_photo, open_photo, pixel_box
+
+
+def picture(height: int = 20, width: int = 30, seed: int = 0) -> np.ndarray:
+    """Random but smooth pixels, which a JPEG keeps nearly unchanged."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_orientation(orientation: int, kind: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(Image.fromarray(picture()), kind, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_orientation_is_applied(orientation, kind):
+    data = with_orientation(orientation, kind)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(open_photo(data), expected)
+    header = inspect_photo(data)
+    assert header.orientation == orientation
+    assert (header.height, header.width) == expected.shape[:2]
+
+
+def test_impossible_orientation_is_upright():
+    assert inspect_photo(with_orientation(0)).orientation == 1
+    assert open_photo(with_orientation(0)).shape == (20, 30, 3)
+
+
+def test_alpha_is_laid_on_white():
+    rgba = np.dstack([picture(), np.full((20, 30), 255, np.uint8)])
+    rgba[:5, :, 3] = 0
+    rgba[5:10, :, 3] = 128
+    read = open_photo(encoded(Image.fromarray(rgba), "PNG"))
+    assert (read[:5] == 255).all()
+    half = (rgba[5:10, :, :3].astype(float) * 128 + 255.0 * 127) / 255
+    assert np.abs(read[5:10] - half).max() <= 1
+    np.testing.assert_array_equal(read[10:], rgba[10:, :, :3])
+    np.testing.assert_array_equal(read, open_photo(rgba))
+
+
+def test_transparent_palette_and_grey():
+    palette = Image.fromarray(picture()).convert("P")
+    index = int(np.asarray(palette)[0, 0])
+    read = open_photo(encoded(palette, "PNG", transparency=index))
+    assert (read[0, 0] == 255).all()
+    opaque = open_photo(encoded(palette, "PNG"))
+    np.testing.assert_array_equal(opaque, np.asarray(palette.convert("RGB")))
+    grey_alpha = Image.merge("LA", [Image.new("L", (4, 3), 10), Image.new("L", (4, 3), 0)])
+    assert (open_photo(encoded(grey_alpha, "PNG")) == 255).all()
+
+
+def test_grey_and_array_sources():
+    grey = picture()[:, :, 0]
+    read = open_photo(encoded(Image.fromarray(grey), "PNG"))
+    np.testing.assert_array_equal(read, np.repeat(grey[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(open_photo(grey), read)
+    np.testing.assert_array_equal(open_photo(picture()), picture())
+
+
+def test_sixteen_bits_are_scaled():
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    read = open_photo(encoded(Image.fromarray(values), "PNG"))
+    np.testing.assert_array_equal(read[0, :, 0], [0, 1, 1, 128, 255])
+
+
+def test_thirty_two_bits_are_refused():
+    data = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
+    with pytest.raises(PhotoError, match="32-bit pixels"):
+        open_photo(data)
+
+
+def test_cmyk():
+    cmyk = Image.fromarray(picture()).convert("CMYK")
+    data = encoded(cmyk, "JPEG", quality=95)
+    assert np.abs(open_photo(data).astype(int) - picture()).max() < 12
+    assert not inspect_photo(data).plain_jpeg
+
+
+@pytest.mark.parametrize(("mode", "plain"), [("RGB", True), ("L", True), ("CMYK", False)])
+def test_plain_jpeg(mode, plain):
+    assert inspect_photo(encoded(Image.new(mode, (8, 8)), "JPEG")).plain_jpeg is plain
+    if mode != "CMYK":
+        assert not inspect_photo(encoded(Image.new(mode, (8, 8)), "PNG")).plain_jpeg
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for kind in ("WEBP", "GIF", "PNG"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert np.abs(open_photo(data)[0, 0].astype(int) - [255, 0, 0]).max() < 3
+
+
+def test_webp():
+    data = encoded(Image.fromarray(picture()), "WEBP", lossless=True)
+    np.testing.assert_array_equal(open_photo(data), picture())
+
+
+def test_path_and_name(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(Image.fromarray(picture()), "PNG"))
+    np.testing.assert_array_equal(open_photo(path), picture())
+    np.testing.assert_array_equal(open_photo(str(path)), picture())
+    path.write_bytes(b"no photo")
+    with pytest.raises(PhotoError, match="photo.png: is not a photo that can be read"):
+        open_photo(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_truncated(kind):
+    data = encoded(Image.fromarray(picture(200, 300)), kind)
+    with pytest.raises(PhotoError, match=r"shirt\.jpg: is (damaged or truncated|not a photo)"):
+        open_photo(data[: len(data) * 2 // 3], name="shirt.jpg")
+
+
+def test_missing_empty_and_folder(tmp_path):
+    with pytest.raises(PhotoError, match="nothing.jpg: no such file"):
+        open_photo(tmp_path / "nothing.jpg")
+    with pytest.raises(PhotoError, match="is a folder"):
+        open_photo(tmp_path)
+    with pytest.raises(PhotoError, match="is empty"):
+        open_photo(b"")
+    with pytest.raises(PhotoError, match="has no pixels"):
+        open_photo(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(PhotoError, match="float32"):
+        open_photo(np.zeros((4, 4, 3), np.float32))
+
+
+def bomb(side: int) -> bytes:
+    """A PNG whose header promises side x side pixels and which has none."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_too_large_is_refused_by_its_header():
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(
+        PhotoError,
+        match=r"30000x30000 pixels = 900 MP; limit 50 MP, config\.data\.max_pixels",
+    ):
+        open_photo(bomb(30000))
+    assert limit == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(PhotoError, match="10x10 pixels"):
+        open_photo(picture(10, 10), max_pixels=99)
+    assert open_photo(picture(10, 10), max_pixels=100).shape == (10, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0.4, 0.6, 9.5, 8.5), (0, 1, 10, 8)),
+        ((3.0, 3.0, 3.2, 3.2), (3, 3, 4, 4)),
+        ((29.9, 19.9, 30.0, 20.0), (29, 19, 30, 20)),
+        ((-4.0, -4.0, 99.0, 99.0), (0, 0, 30, 20)),
+    ],
+)
+def test_pixel_box(box, expected):
+    assert pixel_box(box, height=20, width=30) == expected
+
+
+def test_crop_takes_the_box():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[5:10, 6:16] = (10, 20, 30)
+    assert (crop_and_resize(image, (6, 5, 16, 10), 7) == (10, 20, 30)).all()
+    assert crop_and_resize(image, None, 7).shape == (7, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(1, 1, 8), (1, 300, 16), (7, 5, 64), (64, 64, 64), (65, 63, 64), (700, 33, 32), (301, 400, 9)],
+)
+def test_resize_is_that_of_tensorflow(height, width, size):
+    tf = pytest.importorskip("tensorflow")
+    image = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    theirs = tf.image.resize(image, [size, size], "bilinear", antialias=True).numpy()
+    theirs = np.clip(np.round(theirs), 0, 255)
+    assert np.abs(crop_and_resize(image, None, size).astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_decoding_is_that_of_tensorflow(subsampling, progressive):
+    tf = pytest.importorskip("tensorflow")
+    image = Image.fromarray(picture(61, 83))
+    data = encoded(
+        image, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
+    )
+    theirs = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    np.testing.assert_array_equal(open_photo(data), theirs)
+
+
+def test_png_round_trip():
+    np.testing.assert_array_equal(open_photo(photos.encode_png(picture())), picture())
