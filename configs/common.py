@@ -37,9 +37,9 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     # Why the set cannot be read; empty if it can.
     data.missing = _MISSING.get(dataset, "")
     # Embedded set: "small" (the demo), "tiny" (tests); training items, 0 for the size's own
-    # number; seed of the drawing.
+    # number, and as many as a million; seed of the drawing.
     data.size = "small"
-    data.items = 0
+    data.train_items = 0
     data.seed = 0
     # Your own photos: path of the CSV; what to do with rows that are wrong ("error", "skip").
     data.manifest = ""

@@ -15,10 +15,10 @@ from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
+from grnet_jax.mesh import initialise_distributed, make_mesh
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.report import format_table, write_results
 from grnet_jax.training import checkpoints, loop
-from grnet_jax.training.mesh import initialise_distributed, make_mesh
 from grnet_jax.training.setup import build_run
 
 

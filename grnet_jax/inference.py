@@ -11,12 +11,12 @@ import numpy as np
 from etils import epath
 
 from grnet_jax.errors import InputError
+from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
 from grnet_jax.photos import crop_and_resize, open_photo
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score
 from grnet_jax.training import checkpoints
-from grnet_jax.training.mesh import make_mesh
 from grnet_jax.training.setup import build_run
 
 Photo = str | os.PathLike[str] | bytes | np.ndarray

@@ -4,6 +4,7 @@
 TensorFlow operations: a model sees in a demo what it saw in training.
 """
 
+import functools
 import io
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from grnet_jax.errors import InputError
 
@@ -21,6 +22,16 @@ PhotoSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
 
 MAX_PIXELS = 50_000_000
 _ORIENTATION_TAG = 0x0112
+# Not ImageOps.exif_transpose, which also rewrites the EXIF block and fails where it is broken.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ROWS_AT_A_TIME = 256
 _BOMB_LIMIT_LOCK = threading.Lock()
 
@@ -69,9 +80,12 @@ def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, name: str = ""
         name = name or "the given array"
         picture = _picture_of_array(source, name)
         _check_size(picture.size, max_pixels, name)
-        return np.asarray(_to_rgb(picture, name))
+        return np.asarray(_to_rgb(picture))
     data, name = _read(source, name)
-    return np.asarray(_decode(data, max_pixels, name)[0])
+    picture, header = _decode(data, max_pixels, name)
+    if header.orientation in _TURNS:
+        picture = picture.transpose(_TURNS[header.orientation])
+    return np.asarray(_to_rgb(picture))
 
 
 def inspect_photo(
@@ -160,24 +174,23 @@ def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, Photo
         raise PhotoError(f"{name}: is empty (0 bytes)")
     try:
         picture = _open_unlimited(data)
+    except UnidentifiedImageError:
+        kinds = ", ".join(_formats())
+        raise PhotoError(f"{name}: is not a photo that can be read ({kinds})") from None
     except Exception as error:  # a broken header raises nearly anything in Pillow's plug-ins
         raise PhotoError(f"{name}: is not a photo that can be read: {error}") from error
     _check_size(picture.size, max_pixels, name)
-    mode, kind = picture.mode, picture.format
+    if picture.mode in ("I", "F"):
+        raise PhotoError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
     try:
         picture.load()
         orientation = _orientation(picture)
-        upright = ImageOps.exif_transpose(picture)
     except Exception as error:  # as above, and in the pixels
         raise PhotoError(f"{name}: is damaged or truncated: {error}") from error
-    header = PhotoHeader(
-        height=upright.height,
-        width=upright.width,
-        orientation=orientation,
-        # MPO is a JPEG followed by others (phones write it): the first is the photo.
-        plain_jpeg=kind in ("JPEG", "MPO") and mode in ("L", "RGB"),
-    )
-    return _to_rgb(upright, name), header
+    width, height = picture.size if orientation < 5 else picture.size[::-1]
+    # MPO is a JPEG followed by others (phones write it): the first is the photo.
+    plain_jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
+    return picture, PhotoHeader(height, width, orientation, plain_jpeg)
 
 
 def _open_unlimited(data: bytes) -> Image.Image:
@@ -188,9 +201,17 @@ def _open_unlimited(data: bytes) -> Image.Image:
     with _BOMB_LIMIT_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read: not those, like EPS, for which Pillow runs other programs."""
+    Image.init()
+    wanted = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+    return tuple(name for name in wanted if name in Image.OPEN)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
@@ -221,13 +242,11 @@ def _picture_of_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 instead of scaling.
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise PhotoError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")

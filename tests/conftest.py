@@ -7,3 +7,37 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder for prepared data sets; one for all test processes, which take turns."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_config(data_dir):
+    """Makes configs of GRNet on the tiny synthetic set: six steps, evaluated every three."""
+    from configs import grnet
+
+    def make():
+        config = grnet.get_config()
+        config.data.dir = str(data_dir)
+        config.data.size = "tiny"
+        config.data.image_size = 32
+        config.model.node_dim = 16
+        config.model.reasoning_dim = 8
+        config.train.batch_items = 8
+        config.train.steps = 6
+        config.train.log_every = 2
+        config.train.eval_every = config.train.checkpoint_every = 3
+        config.eval.batch = 16
+        config.eval.query_block = 8
+        config.eval.gallery_block = 8
+        return config
+
+    return make

@@ -22,6 +22,7 @@ class SimilarityGraph(nn.Module):
       inter_scale: edges between nodes of different local scales.
       recompute_edges: every layer computes its edges from its own input, with transforms of
         its own, instead of keeping those of the initial similarities.
+      score_bias_init: where the score's bias starts.
     """
 
     scales: tuple[tuple[int, int], ...] = PAPER_SCALES
@@ -31,6 +32,7 @@ class SimilarityGraph(nn.Module):
     intra_scale: bool = True
     inter_scale: bool = True
     recompute_edges: bool = False
+    score_bias_init: float = 0.0
 
     @nn.compact
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
@@ -40,7 +42,7 @@ class SimilarityGraph(nn.Module):
         transforms_out, transforms_in, layers = self._reasoning_parameters()
         last_dim = self.reasoning_dim if self.layers else self.node_dim
         weight = self.param("score_weight", _score_init, (last_dim,))
-        bias = self.param("score_bias", nn.initializers.zeros, ())
+        bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
 
         scales = self.scales if self.layers else self.scales[:1]
         differences = reasoning.region_differences(query, gallery, scales)

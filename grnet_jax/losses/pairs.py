@@ -28,8 +28,34 @@ def pair_cross_entropy(
     Returns:
       A float32 number.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = _at_least_float32(logits)
     losses = jax.nn.softplus(logits) - jnp.where(same, logits, 0.0)
     if mask is None:
         return jnp.mean(losses)
     return jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.sum(mask)
+
+
+def query_softmax_cross_entropy(
+    logits: jax.Array, same: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """Mean over queries of -log of the softmax share of the query's positives.
+
+    Beside the pair loss it compares the gallery photos of one query with each other, which is
+    what ranking does. Not in the paper.
+
+    Args:
+      logits: [q, g].
+      same: bool [q, g], at least one in every row.
+      mask: bool [q, g]; pairs that count, positives among them. None for all.
+
+    Returns:
+      A float32 number.
+    """
+    logits = _at_least_float32(logits)
+    counted = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+    positive = jnp.where(same, logits, -jnp.inf)
+    return jnp.mean(jax.nn.logsumexp(counted, axis=1) - jax.nn.logsumexp(positive, axis=1))
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -75,6 +75,7 @@ def build(model: Any) -> GRNet:
             intra_scale=model.intra_scale,
             inter_scale=model.inter_scale,
             recompute_edges=model.recompute_edges,
+            score_bias_init=model.score_bias_init,
         ),
         preprocessing=model.backbone.preprocessing,
         frozen_batch_norm=model.backbone.frozen_batch_norm,

@@ -1,6 +1,6 @@
 """Features of many photos, batch by batch over the mesh."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
+from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded
 from grnet_jax.models import Features
-from grnet_jax.training.mesh import check_divisible, place_batch, replicated, sharded
 
 
 def make_embed(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], Features]:
@@ -45,7 +45,7 @@ def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray
 def embed_rows(
     embed: Callable[[Any, jax.Array], Features],
     variables: Any,
-    batches: Callable[[np.ndarray, int], Iterable[dict[str, np.ndarray]]],
+    batches: Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]],
     rows: np.ndarray,
     *,
     batch: int,

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
+from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded
 from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features
-from grnet_jax.training.mesh import check_divisible, place_replicated, replicated, sharded
 
 _positive_ranks = jax.jit(positive_ranks)
 

@@ -143,7 +143,8 @@ class Checkpoints:
     def restore_last(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that is whole, None if there is none at all.
 
-        A damaged one is named and passed over for the one before.
+        A damaged one is named, passed over for the one before, and deleted once a whole one
+        is found, because training will come to its step again.
 
         Args:
           abstract: the state's shapes, dtypes and shardings.
@@ -151,7 +152,12 @@ class Checkpoints:
         Raises:
           CheckpointError: if there are checkpoints and every one is damaged.
         """
-        return self._first_whole(sorted(self._manager.all_steps(), reverse=True), abstract)
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        state = self._first_whole(steps, abstract)
+        for step in steps:
+            if state is not None and step > int(state.step):
+                self._manager.delete(step)
+        return state
 
     def restore_best(self, abstract: TrainState) -> TrainState:
         """The checkpoint with the best validation figure, else the newest.

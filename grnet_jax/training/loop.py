@@ -14,9 +14,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from grnet_jax import mesh
 from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.training import checkpoints, mesh
+from grnet_jax.training import checkpoints
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import Run, build_run
 from grnet_jax.training.state import TrainState

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.losses import pair_cross_entropy, pair_labels
+from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
 
 Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 
@@ -46,7 +46,8 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
     """Same item or not, over all customer x shop pairs of the global batch (GRNet).
 
     `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte a photo
-    of the customer's item.
+    of the customer's item; `loss.query_softmax_weight` adds the softmax over each customer's
+    shop photos.
     """
 
     def objective(params, batch_stats, batch, replicate):
@@ -59,6 +60,9 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
         if loss.leave_out_identical:
             mask = same | (batch["content"][:, None] != content[None, :])
         value = pair_cross_entropy(logits, same, mask)
+        if loss.query_softmax_weight:
+            ranking = query_softmax_cross_entropy(logits, same, mask)
+            value = value + loss.query_softmax_weight * ranking
         best_negative = jnp.max(jnp.where(same, -jnp.inf, logits), axis=1)
         own = jnp.max(jnp.where(same, logits, -jnp.inf), axis=1)
         metrics = {

@@ -9,9 +9,9 @@ import optax
 from jax.sharding import Mesh
 
 from grnet_jax.errors import InputError
+from grnet_jax.mesh import replicated
 from grnet_jax.models import build_matcher
 from grnet_jax.training.checkpoints import abstract_state
-from grnet_jax.training.mesh import replicated
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
 

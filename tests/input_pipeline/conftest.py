@@ -31,7 +31,11 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
 
 
 def photo_bytes(
-    seed: int = 0, size: tuple[int, int] = (24, 36), mode: str = "RGB", kind: str = "JPEG", **options
+    seed: int = 0,
+    size: tuple[int, int] = (24, 36),
+    mode: str = "RGB",
+    kind: str = "JPEG",
+    **options,
 ) -> bytes:
     """A photo file of (height, width) `size` with smooth random content."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)

@@ -136,11 +136,27 @@ def test_no_photos(dataset, data):
     assert list(photo_batches(dataset.split("test"), [], data, batch=4)) == []
 
 
+def test_undecodable_photo_is_named(dataset, data, monkeypatch):
+    split = dataset.split("test")
+    intact = split.read
+
+    def read(rows):
+        return [
+            record.replace(b"\xff\xda", b"\x00\x00") if row == 7 else record
+            for row, record in zip(rows, intact(rows), strict=True)
+        ]
+
+    monkeypatch.setattr(split, "read", read)
+    name = split.index.photo_id[7]
+    batches = photo_batches(split, range(12), data, batch=4)
+    assert next(batches)["mask"].all()
+    with pytest.raises(DatasetError, match=f"cannot decode {name}: "):
+        next(batches)
+
+
 def test_rows_outside_the_split(dataset, data):
     split = dataset.split("test")
     with pytest.raises(DatasetError, match="of a split of 36"):
         list(photo_batches(split, [36], data, batch=1))
     with pytest.raises(DatasetError, match="of a split of 36"):
         split.read([-1])
-
-

@@ -119,9 +119,9 @@ def test_epoch_length_in_steps():
 
 def test_no_pairs():
     split = FakeSplit(make_index([("a", 0), ("b", 1)]))
-    with pytest.raises(DatasetError, match="no pairs to train on.*1 customer and 1 shop"):
+    with pytest.raises(DatasetError, match=r"no pairs to train on.*1 customer and 1 shop"):
         steps_per_epoch(split, 2)
-    with pytest.raises(DatasetError, match="config.data.epoch"):
+    with pytest.raises(DatasetError, match=r"config\.data\.epoch"):
         Sampler(split.index, "photos", seed=0)
 
 

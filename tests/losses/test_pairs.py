@@ -2,7 +2,7 @@ import jax
 import numpy as np
 from sklearn.metrics import log_loss
 
-from grnet_jax.losses import pair_cross_entropy, pair_labels
+from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
 
 
 def test_equals_scikit_learn_log_loss():
@@ -38,3 +38,15 @@ def test_gradient_is_probability_minus_label():
 def test_labels_follow_items_not_positions():
     found = pair_labels(np.array([3, 5, 3]), np.array([3, 5, 3]))
     np.testing.assert_array_equal(found, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+
+
+def test_query_softmax_is_the_share_of_the_positives():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((3, 5)).astype(np.float32)
+    same = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 1]], bool)
+    share = np.exp(logits.astype(np.float64))
+    wanted = -np.log((share * same).sum(axis=1) / share.sum(axis=1)).mean()
+    np.testing.assert_allclose(query_softmax_cross_entropy(logits, same), wanted, rtol=1e-6)
+    mask = same | (rng.random((3, 5)) < 0.5)
+    wanted = -np.log((share * same).sum(axis=1) / (share * mask).sum(axis=1)).mean()
+    np.testing.assert_allclose(query_softmax_cross_entropy(logits, same, mask), wanted, rtol=1e-6)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from grnet_jax.errors import InputError
+from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score, positive_rows, rank_all
-from grnet_jax.training.mesh import make_mesh
 
 
 class InnerProduct(nn.Module):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import common, global_baseline, grnet
+from grnet_jax import mesh as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
-from grnet_jax.training import mesh as meshes
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import build_run, count_steps
 from grnet_jax.training.step import make_train_step

@@ -1,0 +1,1 @@
+"""One builder per benchmark, all writing the records of `records.py`."""

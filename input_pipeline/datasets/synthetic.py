@@ -1,0 +1,124 @@
+"""The synthetic street-to-shop data set: garments drawn by a program, with all annotations."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from input_pipeline.datasets.base import PhotoBuilder, ShardSource
+from input_pipeline.datasets.records import VIEWS, PhotoRecord
+from input_pipeline.datasets.rendering import ItemJob, RenderedPhoto, render
+from input_pipeline.errors import DatasetError
+
+PICTURE_SIZE = 160  # pixels, of the long side
+_PHOTOS_PER_SHARD = 4096
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """How many items a split has, and how many customer photos each (beside 1 shop photo)."""
+
+    items: int
+    customers: int
+
+
+SIZES: dict[str, dict[str, SplitSize]] = {
+    "small": {
+        "train": SplitSize(1600, 3),
+        "val": SplitSize(150, 2),
+        "test": SplitSize(500, 4),
+    },
+    "tiny": {
+        "train": SplitSize(24, 2),
+        "val": SplitSize(8, 2),
+        "test": SplitSize(12, 2),
+    },
+}
+
+
+@dataclass(kw_only=True)
+class SyntheticConfig(tfds.core.BuilderConfig):
+    """Which synthetic set: see `synthetic_config`."""
+
+    splits: Mapping[str, SplitSize]
+    seed: int
+
+
+def synthetic_config(size: str, items: int, seed: int) -> SyntheticConfig:
+    """Describes a set by config.data's fields.
+
+    Args:
+      size: a name in SIZES.
+      items: number of training items; 0 takes the size's own.
+      seed: draws another set of garments and scenes.
+    """
+    if size not in SIZES:
+        raise DatasetError(f"config.data.size={size!r}: expected one of {', '.join(SIZES)}")
+    if items < 0 or seed < 0:
+        field, value = ("train_items", items) if items < 0 else ("seed", seed)
+        raise DatasetError(f"config.data.{field}={value}: must not be negative")
+    splits = dict(SIZES[size])
+    if items:
+        splits["train"] = SplitSize(items, splits["train"].customers)
+    name = f"{size}-{splits['train'].items}-seed{seed}"
+    return SyntheticConfig(name=name, splits=splits, seed=seed)
+
+
+class Synthetic(PhotoBuilder):
+    """Renders the items of each split in order, an item's shop photo first."""
+
+    name = "synthetic"
+    builder_config: SyntheticConfig
+
+    def shards(self) -> Mapping[str, Sequence[ShardSource]]:
+        """Whole items, about `_PHOTOS_PER_SHARD` photos to a file."""
+        return {
+            split: self._shards_of(split, size)
+            for split, size in self.builder_config.splits.items()
+        }
+
+    def _shards_of(self, split: str, size: SplitSize) -> list[ShardSource]:
+        step = max(1, _PHOTOS_PER_SHARD // (size.customers + 1))
+        photos = self._render(split, size)  # one pool for all shards, which are written in turn
+        counts = [min(step, size.items - start) for start in range(0, size.items, step)]
+        return [
+            functools.partial(itertools.islice, photos, items * (size.customers + 1))
+            for items in counts
+        ]
+
+    def _render(self, split: str, size: SplitSize) -> Iterator[PhotoRecord]:
+        seed = self.builder_config.seed
+        jobs = (
+            ItemJob(seed, split, index, size.customers, PICTURE_SIZE) for index in range(size.items)
+        )
+        items = render(jobs, size.items)
+        with tqdm(total=size.items, desc=f"Rendering {split}", unit=" items") as bar:
+            for photos in items:
+                bar.update()
+                if bar.n == size.items:
+                    bar.close()  # nothing is taken after the last photo, so this is the last call
+                for number, photo in enumerate(photos):
+                    yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
+
+
+def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:
+    return PhotoRecord(
+        image=photo.jpeg,
+        photo_id=photo_id,
+        item_id=photo.item_id,
+        domain=photo.domain,
+        height=photo.size[0],
+        width=photo.size[1],
+        box=photo.box,
+        category=photo.category,
+        clothes_type=photo.clothes_type,
+        attributes=photo.attributes,
+        landmarks=photo.landmarks,
+        mask=photo.mask,
+        view=VIEWS.index(photo.view),
+        occluded=int(photo.occluded),
+        cropped=int(photo.cropped),
+    )

@@ -1,0 +1,54 @@
+"""One process prepares a data set, the others wait for it."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from etils import epath
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+_REMIND_SECONDS = 60.0
+_POLL_SECONDS = 0.2
+
+
+@contextlib.contextmanager
+def preparation_lock(path: epath.Path) -> Iterator[None]:
+    """Holds a lock among the processes that see this file system; waits where it is taken.
+
+    The operating system frees the lock of a process that dies, so none can be left behind; the
+    file itself stays, for deleting it would let two processes lock two files. On a bucket, or
+    where the system has no such locks, it only says that there is none.
+    """
+    if "://" in os.fspath(path) or fcntl is None:
+        print(f"No lock at {path}: let only one process prepare this data set at a time.")
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        _wait_for(file, path)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _wait_for(file: TextIO, path: epath.Path) -> None:
+    next_message = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= next_message:
+                file.seek(0)
+                owner = file.read() or "another process"
+                print(f"Waiting for {owner}, which prepares this data set ({path})", flush=True)
+                next_message = time.monotonic() + _REMIND_SECONDS
+            time.sleep(_POLL_SECONDS)

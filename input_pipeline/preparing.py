@@ -1,0 +1,55 @@
+"""Prepares a data set once."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+
+from input_pipeline.locks import preparation_lock
+
+
+def ensure_prepared(
+    folder: epath.Path, make_builder: Callable[[], tfds.core.DatasetBuilder]
+) -> None:
+    """Prepares a data set unless its folder exists.
+
+    A killed run leaves an unfinished folder, never `folder` itself, which appears complete by
+    being renamed; what killed runs left is removed.
+
+    Args:
+      folder: DIR/NAME/CONFIG/VERSION, where the builder writes.
+      make_builder: makes the builder; called only where something is to be prepared.
+    """
+    if folder.exists():
+        return
+    with preparation_lock(folder.parent.parent / f".{folder.parent.name}.lock"):
+        if folder.exists():  # another process has done it meanwhile
+            return
+        _remove_unfinished(folder)
+        print(f"Preparing {folder}", flush=True)
+        # TFDS makes a folder for downloads, of which there are none.
+        with tempfile.TemporaryDirectory() as downloads, quiet_tfds():
+            make_builder().download_and_prepare(download_dir=downloads, file_format="array_record")
+    print(f"Prepared {folder}", flush=True)
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Keeps TFDS from telling of downloads, custom configurations and metadata it reads."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _remove_unfinished(folder: epath.Path) -> None:
+    if not folder.parent.exists():
+        return
+    for leftover in folder.parent.glob("incomplete.*"):
+        print(f"Removing what a killed run left: {leftover}")
+        leftover.rmtree()

@@ -1,0 +1,65 @@
+"""The record files of a split, read by row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from etils import epath
+
+from input_pipeline.errors import DatasetError
+
+
+class RecordFiles:
+    """Random access to the records of several ArrayRecord files; reading is thread-safe.
+
+    Raises:
+      DatasetError: a file is missing, truncated, or holds another number of records.
+    """
+
+    def __init__(self, paths: Sequence[epath.Path], lengths: Sequence[int]):
+        self._paths = [str(path) for path in paths]
+        self._ends = np.cumsum(lengths)
+        self._files = [
+            _open(path, length) for path, length in zip(self._paths, lengths, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The records of these rows, in this order; a row may be asked for twice.
+
+        Raises:
+          DatasetError: a row outside the split, or a damaged file.
+        """
+        rows = np.asarray(rows, np.int64).reshape(-1)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise DatasetError(f"rows {rows.min()}..{rows.max()} of a split of {len(self)}")
+        files = np.searchsorted(self._ends, rows, side="right")
+        found: list[bytes] = [b""] * len(rows)
+        for file in np.unique(files):
+            places = np.flatnonzero(files == file)
+            first = int(self._ends[file - 1]) if file else 0
+            try:
+                records = self._files[file].__getitems__([int(row) - first for row in rows[places]])
+            except Exception as error:  # the C++ reader raises bare RuntimeErrors
+                raise DatasetError(
+                    f"{self._paths[file]}: damaged ({error}); delete its folder and run again"
+                ) from error
+            for place, record in zip(places, records, strict=True):
+                found[place] = record
+        return found
+
+
+def _open(path: str, length: int) -> ArrayRecordDataSource:
+    if not epath.Path(path).exists():
+        raise DatasetError(f"{path}: missing, expected {length} records")
+    try:
+        file = ArrayRecordDataSource([path])
+    except Exception as error:  # the C++ reader raises bare RuntimeErrors
+        raise DatasetError(
+            f"{path}: truncated or damaged, expected {length} records ({error})"
+        ) from error
+    if len(file) != length:
+        raise DatasetError(f"{path}: holds {len(file)} records, expected {length}")
+    return file

@@ -1,0 +1,318 @@
+"""Preparing, opening and reading data sets."""
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from input_pipeline import DatasetError, load_dataset
+from input_pipeline.dataset import open_dataset
+from input_pipeline.datasets.records import VIEWS
+from input_pipeline.locks import preparation_lock
+from tests.input_pipeline.conftest import make_data
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_counts(dataset):
+    assert dataset.name == "synthetic"
+    assert dataset.splits == ("train", "val", "test")
+    assert dataset.has_split("val")
+    assert not dataset.has_split("query")
+    train = dataset.summary["splits"]["train"]
+    assert (train["items"], train["customer_photos"], train["shop_photos"]) == (24, 48, 24)
+    assert train["pairs"] == len(dataset.split("train").pairs()) == 48
+    assert len(dataset.split("test").query_rows()) == 24
+    assert len(dataset.split("test").gallery_rows()) == 12
+    with pytest.raises(DatasetError, match="no split 'query'; it has train, val, test"):
+        dataset.split("query")
+
+
+def test_records_are_those_of_the_renderer(dataset):
+    from input_pipeline import synthetic
+
+    item, photos = synthetic.photos_of_item(0, "test", 5, customers=2, picture_size=160)
+    split = dataset.split("test")
+    for number, photo in enumerate(photos):
+        record = split.record(15 + number)
+        assert record.image == photo.jpeg
+        assert record.item_id == item.item_id
+        assert record.category == item.category
+        assert record.attributes == tuple(item.attributes)
+        assert record.clothes_type == item.clothes_type
+        assert record.domain == photo.domain
+        assert record.box == pytest.approx(photo.box)
+        assert (record.height, record.width) == photo.image.shape[:2]
+        assert VIEWS[record.view] == photo.view
+        assert (record.occluded, record.cropped) == (photo.occluded, photo.cropped)
+        np.testing.assert_array_equal(record.landmarks, photo.landmarks)
+        assert split.picture(15 + number).shape == photo.image.shape
+
+
+def assert_index_agrees(split):
+    index = split.index
+    images = {}
+    for row in range(len(split)):
+        record = split.record(row)
+        assert index.photo_id[row] == record.photo_id
+        assert index.items[index.item[row]] == record.item_id
+        assert index.domain[row] == ("customer", "shop").index(record.domain)
+        assert index.category[row] == -1 or (
+            index.categories[index.category[row]] == record.category
+        )
+        assert (index.view[row], index.occluded[row]) == (record.view, record.occluded)
+        np.testing.assert_array_equal(index.box[row], np.float32(record.box))
+        assert index.size[row].tolist() == [record.height, record.width]
+        assert images.setdefault(record.image, index.content[row]) == index.content[row]
+    assert len(set(images.values())) == len(images)
+
+
+def test_index_agrees_with_the_records(dataset):
+    for name in dataset.splits:
+        assert_index_agrees(dataset.split(name))
+    lists = [dataset.split(name).index.categories.tolist() for name in dataset.splits]
+    assert lists[0] == lists[1] == lists[2]
+
+
+def test_several_shards_keep_the_order(tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr("input_pipeline.datasets.synthetic._PHOTOS_PER_SHARD", 8)
+    sharded = load_dataset(make_data(dir=str(tmp_path)))
+    assert len(list(sharded.directory.glob("*test.array_record*"))) == 6
+    split = sharded.split("test")
+    assert_index_agrees(split)
+    rows = [35, 0, 7, 7, 8, 12]
+    assert split.read(rows) == dataset.split("test").read(rows)
+
+
+def test_a_pool_renders_the_same(monkeypatch, tmp_path, three_garments):
+    alone = load_dataset(make_data(dir=str(tmp_path / "alone")))
+    monkeypatch.setattr("input_pipeline.datasets.rendering._ITEMS_FOR_A_POOL", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    pooled = load_dataset(make_data(dir=str(tmp_path / "pooled")))
+    for name in ("train", "test"):
+        rows = range(len(alone.split(name)))
+        assert alone.split(name).read(rows) == pooled.split(name).read(rows)
+
+
+def test_training_items_and_seed_make_sets_of_their_own(tmp_path, three_garments):
+    data = make_data(dir=str(tmp_path), train_items=5, seed=7)
+    dataset = load_dataset(data)
+    assert dataset.summary["splits"]["train"]["items"] == 5
+    assert "tiny-5-seed7" in str(dataset.directory)
+    assert load_dataset(make_data(dir=str(tmp_path))).directory != dataset.directory
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "deepfashion"}, "config.data.name='deepfashion'"),
+        ({"size": "huge"}, "config.data.size='huge': expected one of small, tiny"),
+        ({"train_items": -1}, "config.data.train_items=-1"),
+        ({"name": "manifest"}, "config.data.manifest is empty"),
+    ],
+)
+def test_wrong_fields(tmp_path, changes, message):
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(make_data(dir=str(tmp_path), **changes))
+
+
+@pytest.fixture
+def copy(dataset, tmp_path) -> Path:
+    """A copy of the prepared folder, to be damaged."""
+    return Path(shutil.copytree(dataset.directory, tmp_path / "copy"))
+
+
+def damage_missing_shard(folder: Path) -> None:
+    next(folder.glob("*val.array_record*")).unlink()
+
+
+def damage_truncated_shard(folder: Path) -> None:
+    shard = next(folder.glob("*train.array_record*"))
+    shard.write_bytes(shard.read_bytes()[:-70_000])
+
+
+def damage_empty_shard(folder: Path) -> None:
+    next(folder.glob("*train.array_record*")).write_bytes(b"")
+
+
+def damage_other_shard(folder: Path) -> None:
+    shard = next(folder.glob("*val.array_record*"))
+    shard.write_bytes(next(folder.glob("*test.array_record*")).read_bytes())
+
+
+def damage_missing_index(folder: Path) -> None:
+    (folder / "index.test.npz").unlink()
+
+
+def damage_truncated_index(folder: Path) -> None:
+    index = folder / "index.test.npz"
+    index.write_bytes(index.read_bytes()[:500])
+
+
+def damage_other_index(folder: Path) -> None:
+    shutil.copy(folder / "index.test.npz", folder / "index.val.npz")
+
+
+def damage_summary(folder: Path) -> None:
+    (folder / "summary.json").write_text("{")
+
+
+def damage_info(folder: Path) -> None:
+    (folder / "dataset_info.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_missing_shard, r"val\.array_record-00000-of-00001: missing, expected 24 records"),
+        (damage_truncated_shard, r"train\.array_record.* truncated or damaged, expected 72"),
+        (damage_empty_shard, r"train\.array_record.* truncated or damaged, expected 72"),
+        (damage_other_shard, r"val\.array_record.*: holds 36 records, expected 24"),
+        (damage_missing_index, r"index\.test\.npz: missing"),
+        (damage_truncated_index, r"index\.test\.npz: damaged"),
+        (damage_other_index, r"index\.val\.npz: has 36 rows for 24 records"),
+        (damage_summary, r"summary\.json: cannot be read"),
+        (damage_info, r"dataset_info\.json: cannot be read"),
+    ],
+)
+def test_damaged_folder(copy, damage, message):
+    from etils import epath
+
+    damage(copy)
+    with pytest.raises(DatasetError, match=message) as caught:
+        open_dataset("synthetic", epath.Path(copy))
+    assert f"delete {copy} and run again" in str(caught.value)
+
+
+def test_damage_inside_a_shard_is_met_on_reading(copy):
+    from etils import epath
+
+    shard = next(copy.glob("*train.array_record*"))
+    content = bytearray(shard.read_bytes())
+    content[20_000] ^= 255
+    shard.write_bytes(content)
+    split = open_dataset("synthetic", epath.Path(copy)).split("train")
+    with pytest.raises(DatasetError, match=r"train\.array_record.*damaged.*run again"):
+        split.read(range(len(split)))
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, three_garments, capsys):
+    leftover = tmp_path / "synthetic" / "tiny-3-seed0" / "incomplete.ABCDEF_1.0.0"
+    leftover.mkdir(parents=True)
+    (leftover / "synthetic-train.array_record-00000-of-00001").write_bytes(b"half")
+    load_dataset(make_data(dir=str(tmp_path)))
+    assert not leftover.exists()
+    assert "Removing what a killed run left" in capsys.readouterr().out
+
+
+def test_a_failed_preparation_leaves_nothing(tmp_path, three_garments, monkeypatch):
+    def fail(job):
+        raise RuntimeError("the renderer failed")
+
+    data = make_data(dir=str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("input_pipeline.datasets.rendering.render_item", fail)
+        with pytest.raises(RuntimeError, match="the renderer failed"):
+            load_dataset(data)
+    assert not list(tmp_path.glob("synthetic/*/*"))
+    assert load_dataset(data).splits == ("train", "test")
+
+
+def _hold_lock(path: str, held, seconds: float) -> None:
+    from etils import epath
+
+    with preparation_lock(epath.Path(path)):
+        held.set()
+        time.sleep(seconds)
+
+
+def test_lock_waits_and_says_for_whom(tmp_path, capsys):
+    from etils import epath
+
+    path = tmp_path / "some.lock"
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    other = context.Process(target=_hold_lock, args=(str(path), held, 1.0))
+    other.start()
+    assert held.wait(60)
+    with preparation_lock(epath.Path(path)):
+        assert not other.is_alive() or other.join(5) is None
+    assert f"Waiting for process {other.pid} on " in capsys.readouterr().out
+    other.join()
+
+
+def test_lock_of_a_dead_process_is_free(tmp_path):
+    from etils import epath
+
+    path = tmp_path / "some.lock"
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    other = context.Process(target=_hold_lock, args=(str(path), held, 600.0))
+    other.start()
+    assert held.wait(60)
+    other.kill()
+    other.join()
+    with preparation_lock(epath.Path(path)):
+        pass
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+class Hiding:  # as if it were not installed: found by nobody
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *place):
+        if name.split(".")[0] not in ("tensorflow", "keras", "tensorboard"):
+            return self.finder.find_spec(name, *place)
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+import json
+import ml_collections
+import input_pipeline
+data = ml_collections.ConfigDict(json.loads(sys.argv[1]))
+split = input_pipeline.load_dataset(data).split("test")
+print(split.crop(4, 16, "box").astype(int).sum(), split.picture(4).shape, len(split.pairs()))
+print(input_pipeline.steps_per_epoch(split, 4))
+assert "tensorflow" not in sys.modules
+"""
+
+
+def run_python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_reading_and_preparing_need_no_tensorflow(data, dataset, tmp_path, prepared):
+    fields = {**data.to_dict(), **({} if prepared else {"dir": str(tmp_path)})}
+    lines = run_python(WITHOUT_TENSORFLOW, json.dumps(fields)).splitlines()
+    split = dataset.split("test")
+    expected = f"{split.crop(4, 16, 'box').astype(int).sum()} {split.picture(4).shape} 24"
+    assert lines[-2:] == [expected, "6"]
+
+
+def test_rendering_imports_no_tensorflow():
+    code = "import sys, input_pipeline.datasets.rendering as r; print(*sorted(sys.modules))"
+    loaded = run_python(code).split()
+    assert "input_pipeline.synthetic" in loaded
+    assert not {"tensorflow", "tensorflow_datasets", "jax"} & set(loaded)
+
+
+def test_unknown_name():
+    import input_pipeline
+
+    with pytest.raises(AttributeError, match="has no attribute 'load'"):
+        _ = input_pipeline.load
+    assert all(getattr(input_pipeline, name) is not None for name in input_pipeline.__all__)

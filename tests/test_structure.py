@@ -1,0 +1,115 @@
+"""Who may import whom, and that all but the input pipeline runs without TensorFlow."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+# For each room of grnet_jax the rooms whose modules it may import besides its own.
+_MAY_IMPORT = {
+    "errors": set(),
+    "mesh": {"errors"},
+    "photos": {"errors"},
+    "losses": set(),
+    "metrics": set(),
+    "graph": {"errors"},
+    "backbones": {"errors"},
+    "models": {"errors", "graph", "backbones"},
+    "retrieval": {"errors", "mesh", "metrics", "models"},
+    "figures": {"errors", "retrieval"},
+    "training": {"errors", "losses", "mesh", "models", "retrieval"},
+    "inference": {"errors", "mesh", "models", "photos", "retrieval", "training"},
+    "commands": {"errors", "figures", "mesh", "retrieval", "training"},
+    "__init__": {"inference"},
+}
+
+
+def _imports(path):
+    """(module, whether at module level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        top = id(node) not in inside
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ((name, top) for name in names)
+
+
+def _modules():
+    return sorted((_ROOT / "grnet_jax").rglob("*.py"))
+
+
+def test_every_room_has_its_rule():
+    rooms = {path.relative_to(_ROOT / "grnet_jax").parts[0] for path in _modules()}
+    assert {room.removesuffix(".py") for room in rooms} == set(_MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(_ROOT)))
+def test_imports_point_downward(path):
+    room = path.relative_to(_ROOT / "grnet_jax").parts[0].removesuffix(".py")
+    for module, _ in _imports(path):
+        parts = module.split(".")
+        if parts[0] == "grnet_jax" and len(parts) > 1 and parts[1] != "__version__":
+            assert parts[1] in _MAY_IMPORT[room] | {room}, f"{path}: imports {module}"
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(_ROOT)))
+def test_tensorflow_and_the_pipeline_are_imported_only_where_needed(path):
+    for module, top in _imports(path):
+        assert module.split(".")[0] not in ("tensorflow", "tensorflow_datasets"), module
+        if module.startswith(("input_pipeline", "clu.metric_writers")):
+            assert not top, f"{path}: {module} belongs inside the function that needs it"
+
+
+def _without_tensorflow(code):
+    block = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'tensorflow':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name='tensorflow')\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", block + code],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_everything_of_grnet_jax_imports_without_tensorflow():
+    names = [
+        ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in _modules()
+    ]
+    done = _without_tensorflow(
+        f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_no_tensorflow():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import grnet_jax"],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tensorflow" not in done.stderr
+    assert "jax.numpy" not in done.stderr  # and nothing heavy at all
