@@ -8,11 +8,14 @@ _CONFIG = commands.define_config_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder or bucket of the trained run; runs/<config.name> if not given."
 )
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "Folder or bucket for results.json and results.html; the workdir if not given."
+)
 
 
 def main(argv: list[str]) -> None:
     """Parses the flags and evaluates."""
-    commands.evaluate(argv, _CONFIG.value, _WORKDIR.value)
+    commands.evaluate(argv, _CONFIG.value, _WORKDIR.value, _OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,7 @@
 
 import ml_collections
 
-# Data sets by the config's argument. The value says what is missing where it cannot be read yet.
-_MISSING = {
-    "deepfashion_c2s": (
-        "DeepFashion consumer-to-shop has no builder in this version. Its recipe is here to be "
-        "read and trained on other data: add --config.data.name=synthetic for the embedded set, "
-        "or use :manifest with your own photos"
-    ),
-}
-DATASETS = ("synthetic", "manifest", *_MISSING)
+DATASETS = ("synthetic", "manifest", "deepfashion_c2s")
 
 
 def check_dataset(dataset: str) -> str:
@@ -34,8 +26,6 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.name = dataset
     # Folder or bucket where prepared data sets lie.
     data.dir = "data"
-    # Why the set cannot be read; empty if it can.
-    data.missing = _MISSING.get(dataset, "")
     # Embedded set: "small" (the demo), "tiny" (tests); training items, 0 for the size's own
     # number, and as many as a million; seed of the drawing.
     data.size = "small"
@@ -65,6 +55,8 @@ def get_train() -> ml_collections.ConfigDict:
     # Length: steps, or where that is 0, epochs.
     train.steps = 0
     train.epochs = 60.0
+    # Start from the parameters of this run's best checkpoint (a workdir); "" starts afresh.
+    train.init_from = ""
     # Every so many steps: write metrics; evaluate on val (0: never); save a checkpoint.
     train.log_every = 20
     train.eval_every = 500

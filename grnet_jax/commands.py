@@ -19,7 +19,7 @@ from grnet_jax.mesh import initialise_distributed, make_mesh
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.report import format_table, write_results
 from grnet_jax.training import checkpoints, loop
-from grnet_jax.training.setup import build_run
+from grnet_jax.training.setup import build_run, restore_run
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -37,32 +37,30 @@ def train(argv: Sequence[str], config: Any, workdir: str) -> None:
     """Trains, and says what was written and what to do next."""
     with _session(argv):
         directory = workdir or f"runs/{config.name}"
-        _check_data(config)
         loop.train(config, directory)
         if jax.process_index() == 0:
             print(f"\nWrote {directory}/ (checkpoints, config.json, TensorBoard events)")
             print(f"Next: python eval.py {_config_flags(directory)}")
 
 
-def evaluate(argv: Sequence[str], config: Any, workdir: str) -> None:
-    """Measures the best checkpoint and writes results.json and results.html."""
+def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> None:
+    """Measures the best checkpoint and writes results.json and results.html.
+
+    The run may have been trained on another data set: only its model has to be the config's.
+    """
     with _session(argv):
         from input_pipeline import load_dataset  # TensorFlow
 
         directory = epath.Path(workdir or f"runs/{config.name}")
-        _check_data(config)
-        checkpoints.check_same_config(directory, config.to_dict())
-        mesh = make_mesh()
-        run = build_run(config, mesh)
+        checkpoints.check_same_config(directory, config.to_dict(), part="model")
+        run = build_run(config, make_mesh())
         if run.has_parameters:
-            checkpoints.read_config(directory)  # a clear error where there is no run
-            with checkpoints.Checkpoints(directory) as saved:
-                state = saved.restore_best(run.abstract_state())
+            run, state = restore_run(directory, run.mesh)
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
         split = dataset.split(config.eval.split)
-        evaluation = Evaluator(run.matcher, config, mesh).evaluate(
+        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
             state.variables, split, dataset.name
         )
         if jax.process_index() > 0:
@@ -70,9 +68,10 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str) -> None:
         step = int(state.step)
         print(f"\n{config.name}, checkpoint of step {step}, {split.name} split\n")
         print(format_table(evaluation))
+        to = epath.Path(output) if output else directory
         written = [
-            write_results(directory, evaluation, config.name, step),
-            write_result_page(directory, evaluation, split, config.name, step),
+            write_results(to, evaluation, config.name, step),
+            write_result_page(to, evaluation, split, config.name, step),
         ]
         print("\n".join(f"Wrote {path}" for path in written))
         print(f"Next: open {written[-1]} in a browser")
@@ -82,11 +81,6 @@ def _config_flags(directory: Any) -> str:
     """The flags of this run, to repeat them in a suggested command."""
     given = [arg for arg in sys.argv[1:] if not arg.lstrip("-").startswith("workdir")]
     return shlex.join([*given, f"--workdir={directory}"])
-
-
-def _check_data(config: Any) -> None:
-    if config.data.missing and config.data.name in config.name:
-        raise InputError(f"config.data.name={config.data.name}: {config.data.missing}.")
 
 
 def _worth_reading(record: python_logging.LogRecord) -> bool:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
-from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
@@ -16,8 +14,8 @@ from grnet_jax.models import Features
 from grnet_jax.photos import crop_and_resize, open_photo
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score
-from grnet_jax.training import checkpoints
-from grnet_jax.training.setup import build_run
+from grnet_jax.training.setup import Run, restore_run
+from grnet_jax.training.state import TrainState
 
 Photo = str | os.PathLike[str] | bytes | np.ndarray
 Box = tuple[float, float, float, float]
@@ -33,13 +31,13 @@ class LoadedMatcher:
       step: the training step of the checkpoint.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, variables: Any, matcher: Any, step: int):
-        self.config = config
-        self.step = step
-        self._mesh = make_mesh()
-        self._variables = variables
-        self._embed = make_embed(matcher, self._mesh)
-        self._score = make_score(matcher, self._mesh)
+    def __init__(self, run: Run, state: TrainState):
+        self.config = run.config
+        self.step = int(state.step)
+        self._mesh = run.mesh
+        self._variables = state.variables
+        self._embed = make_embed(run.matcher, run.mesh)
+        self._score = make_score(run.matcher, run.mesh)
 
     def embed(self, photos: Sequence[Photo], boxes: Sequence[Box | None] | None = None) -> Features:
         """Features of photos, numpy arrays that lead with the photo axis.
@@ -113,12 +111,8 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.
     """
-    directory = epath.Path(workdir)
-    config = ml_collections.ConfigDict(checkpoints.read_config(directory))
-    run = build_run(config, make_mesh())
-    with checkpoints.Checkpoints(directory) as saved:
-        state = saved.restore_best(run.abstract_state())
-    return LoadedMatcher(config, state.variables, run.matcher, int(state.step))
+    run, state = restore_run(workdir, make_mesh())
+    return LoadedMatcher(run, state)
 
 
 def _rows(features: Features, start: int, size: int) -> Features:

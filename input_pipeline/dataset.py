@@ -139,10 +139,16 @@ def _find_builder(
     if data.name == "synthetic":
         from input_pipeline.datasets.synthetic import Synthetic, synthetic_config  # cv2
 
-        items = data.train_items
-        return Synthetic, synthetic_config(data.size, items, data.seed)
+        return Synthetic, synthetic_config(data.size, data.train_items, data.seed)
     if data.name == "manifest":
         return Manifest, manifest_config(data.manifest, data.on_bad_row, data.max_pixels)
+    if data.name == "deepfashion_c2s":
+        raise DatasetError(
+            "config.data.name='deepfashion_c2s': the builder of DeepFashion consumer-to-shop is "
+            "missing in this version. To train on the embedded set instead, use "
+            "--config=FILE.py:synthetic, or keep this recipe with --config.data.name=synthetic; "
+            "your own photos go with :manifest"
+        )
     raise DatasetError(f"config.data.name={data.name!r}: expected synthetic or manifest")
 
 

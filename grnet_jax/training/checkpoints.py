@@ -56,8 +56,15 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
 
 
-def check_same_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
+def check_same_config(
+    workdir: epath.Path, config: Mapping[str, Any], part: str | None = None
+) -> None:
     """Makes sure that the run in `workdir`, if any, was made by this config.
+
+    Args:
+      workdir: of the run.
+      config: to compare with the run's own.
+      part: the section that has to agree; None for all fields that change what is computed.
 
     Raises:
       CheckpointError: naming every field that differs and matters.
@@ -68,12 +75,14 @@ def check_same_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     changes = [
         f"  {field}: {old.get(field, 'absent')!r} there, {new.get(field, 'absent')!r} now"
         for field in sorted(old.keys() | new.keys())
-        if old.get(field) != new.get(field) and not _is_free(field)
+        if old.get(field) != new.get(field)
+        and (field.startswith(f"{part}.") if part else not _is_free(field))
     ]
     if changes:
         raise CheckpointError(
-            f"{workdir} holds a run of another config; choose another --workdir, or delete "
-            "it to start anew. Fields that differ:\n" + "\n".join(changes)
+            f"{workdir} holds a run of another config; choose another --workdir, give the "
+            "fields as they were, or delete it to start anew. Fields that differ:\n"
+            + "\n".join(changes)
         )
 
 

@@ -19,7 +19,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.training import checkpoints
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import Run, build_run
+from grnet_jax.training.setup import Run, build_run, start_state
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
@@ -66,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         state = saved.restore_last(run.abstract_state())
         if state is None:
-            state = run.create_state()
+            state = start_state(run)
             logging.info("Starting anew in %s", directory)
         else:
             logging.info("Continuing %s from step %d", directory, int(state.step))

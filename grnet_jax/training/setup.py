@@ -5,13 +5,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import ml_collections
 import optax
+from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import replicated
 from grnet_jax.models import build_matcher
-from grnet_jax.training.checkpoints import abstract_state
+from grnet_jax.training.checkpoints import Checkpoints, abstract_state, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
 
@@ -76,6 +78,45 @@ def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1) -> Run:
         schedule=schedule,
         tx=make_optimizer(config.optimizer, schedule),
     )
+
+
+def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
+    """The run in `workdir`, built from its own config, and its best checkpoint.
+
+    Raises:
+      CheckpointError: if there is no run, or no checkpoint that is whole.
+    """
+    directory = epath.Path(workdir)
+    run = build_run(ml_collections.ConfigDict(read_config(directory)), mesh)
+    with Checkpoints(directory) as saved:
+        return run, saved.restore_best(run.abstract_state())
+
+
+def start_state(run: Run) -> TrainState:
+    """The state before the first step: fresh, or with the parameters of `train.init_from`.
+
+    Raises:
+      InputError: naming a parameter of that run that does not fit this model.
+    """
+    state = run.create_state()
+    workdir = run.config.train.init_from
+    if not workdir:
+        return state
+    _, other = restore_run(workdir, run.mesh)
+    theirs, ours = (_shapes(one.variables) for one in (other, state))
+    wrong = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
+    if wrong:
+        raise InputError(
+            f"train.init_from={workdir}: {len(wrong)} parameters do not fit this model, such as "
+            f"{wrong[0]}: {theirs.get(wrong[0], 'absent')} there, "
+            f"{ours.get(wrong[0], 'absent')} here"
+        )
+    return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
+
+
+def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
 
 
 def count_steps(train: Any, steps_per_epoch: int) -> int:

@@ -7,7 +7,7 @@ from tests.input_pipeline.conftest import write_manifest
 
 
 def test_synthetic(tmp_path, three_garments, capsys):
-    assert prepare.main(["--size=tiny", f"--dir={tmp_path}", "--items=4"]) == 0
+    assert prepare.main(["--size=tiny", f"--dir={tmp_path}", "--train_items=4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = [line.split() for line in lines if line.lstrip().startswith(("train ", "test "))]
     assert [row[:7] for row in table] == [

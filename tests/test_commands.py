@@ -1,0 +1,242 @@
+"""The commands as a user runs them, in processes of their own, and the Python API after them."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import grnet_jax
+import input_pipeline
+from configs import grnet
+from grnet_jax.errors import InputError
+from grnet_jax.photos import PhotoError
+from grnet_jax.training.checkpoints import CheckpointError
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_FIELDS = (
+    "data.image_size=32",
+    "model.node_dim=16",
+    "model.reasoning_dim=8",
+    "train.batch_items=8",
+    "train.steps=6",
+    "train.eval_every=3",
+    "train.checkpoint_every=3",
+    "optimizer.warmup_steps=2",
+)
+
+
+def run(command, *arguments, env=None):
+    """Runs train.py or eval.py from the repository's root."""
+    return subprocess.run(
+        [sys.executable, command, *arguments],
+        cwd=_ROOT,
+        env=os.environ | {"XLA_FLAGS": ""} | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def _flags(config, *fields):
+    return [f"--config={config}", *(f"--config.{field}" for field in fields)]
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """A workdir trained and evaluated on the tiny synthetic set, and what was printed."""
+    workdir = tmp_path_factory.mktemp("run")
+    flags = _flags("configs/grnet.py", "data.size=tiny", f"data.dir={data_dir}", *_FIELDS)
+    flags.append(f"--workdir={workdir}")
+    train, evaluate = run("train.py", *flags), run("eval.py", *flags)
+    assert train.returncode == 0, train.stderr
+    assert evaluate.returncode == 0, evaluate.stderr
+    return workdir, train, evaluate
+
+
+def test_train_says_what_it_wrote_and_what_is_next(trained):
+    workdir, train, _ = trained
+    assert f"Wrote {workdir}/" in train.stdout
+    assert "Next: python eval.py --config=configs/grnet.py" in train.stdout
+    assert "6 steps of 8 items x 2 photos (64 pairs) on 1 device(s)" in train.stderr
+    assert "graph/projection" in train.stderr  # the parameter overview
+    assert "train/loss" in train.stderr
+    assert "val/top1" in train.stderr
+
+
+def test_eval_writes_results_and_page(trained):
+    workdir, _, evaluate = trained
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["dataset"] == "synthetic"
+    assert results["step"] in (3, 6)
+    assert results["protocols"]["all"]["queries"] == 24
+    assert results["protocols"]["all"]["gallery"] == 12
+    assert re.search(r"All queries \(synthetic\) +24 +12 ", evaluate.stdout)
+    page = (workdir / "results.html").read_text()
+    pictures = re.findall(r'src="([^"]+)"', page)
+    assert len(pictures) > 50
+    assert all(source.startswith("data:image/jpeg;base64,") for source in pictures)
+    assert "http://" not in page
+    assert "https://" not in page
+    for title in ("All queries (synthetic): best", "Hard-View (synthetic): worst"):
+        assert title in page
+
+
+def test_load_scores_as_evaluation_does(trained, data_dir):
+    """The same photos through `load` give evaluation's own figures."""
+    workdir, _, _ = trained
+    matcher = grnet_jax.load(str(workdir))
+    config = grnet.get_config()
+    config.data.size, config.data.dir = "tiny", str(data_dir)
+    split = input_pipeline.load_dataset(config.data).split("test")
+    queries, gallery = split.query_rows(), split.gallery_rows()
+
+    def embed(rows):
+        boxes = [tuple(float(v) for v in split.index.box[row]) for row in rows]
+        return matcher.embed([split.record(row).image for row in rows], boxes)
+
+    scores = matcher.score(embed(queries), embed(gallery))
+    assert scores.shape == (24, 12)
+    items, shop_items = split.index.item[queries], split.index.item[gallery]
+    own = scores[np.arange(24), [int(np.flatnonzero(shop_items == i)[0]) for i in items]]
+    found = [
+        np.mean([(row[shop_items != item] >= s).sum() < k for row, item, s in
+                 zip(scores, items, own, strict=True)])
+        for k in (1, 5, 10)
+    ]  # fmt: skip
+    results = json.loads((workdir / "results.json").read_text())["protocols"]["all"]
+    # One grey level of difference in a resized photo may swap two near-equal scores.
+    np.testing.assert_allclose(found, [results[f"top{k}"] for k in (1, 5, 10)], atol=1.5 / 24)
+
+
+def test_load_takes_files_and_arrays(trained, tmp_path):
+    workdir, _, _ = trained
+    matcher = grnet_jax.load(str(workdir))
+    array = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(array).save(path)
+    one, two = matcher.embed([path, str(path)]), matcher.embed([array, array])
+    np.testing.assert_allclose(one.regions, two.regions, rtol=1e-6)
+    np.testing.assert_allclose(matcher.score(one, two), matcher.score(two, one), rtol=1e-6)
+    with pytest.raises(InputError, match="no photos"):
+        matcher.embed([])
+    with pytest.raises(InputError, match="1 photos, but 2 boxes"):
+        matcher.embed([array], [None, None])
+    with pytest.raises(PhotoError, match=r"missing\.jpg"):
+        matcher.embed([tmp_path / "missing.jpg"])
+
+
+def test_load_without_a_run_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no run"):
+        grnet_jax.load(str(tmp_path))
+
+
+def test_evaluating_another_model_is_refused(trained, data_dir):
+    workdir, _, _ = trained
+    flags = _flags("configs/global_baseline.py", "data.size=tiny", f"data.dir={data_dir}")
+    done = run("eval.py", *flags, f"--workdir={workdir}")
+    assert done.returncode == 2
+    assert "holds a run of another config" in done.stderr
+    assert "model.layers: 3 there, 0 now" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_colour_histogram_needs_no_training(data_dir, tmp_path):
+    flags = _flags("configs/colour_histogram.py", "data.size=tiny", f"data.dir={data_dir}")
+    done = run("eval.py", *flags, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/grnet.py", "--config.model.node_dims=3"], "node_dims"),
+        (["--config=configs/grnet.py", "--config.model.node_dim=many"], "node_dim"),
+        (["--config=configs/grnet.py:street3shop"], "street3shop: unknown data set"),
+        (["--config=configs/grnet.py:deepfashion_c2s"], "--config=FILE.py:synthetic"),
+        (["--config=configs/grnet.py:manifest"], "data.manifest"),
+        (["--config=configs/grnet.py", "--config.data.size=vast"], "expected one of small, tiny"),
+        (["--config=configs/grnet.py", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_bad_flags_are_named(flags, message, tmp_path):
+    done = run("train.py", *flags, f"--workdir={tmp_path}")
+    assert done.returncode != 0
+    assert message in done.stderr
+    if "unknown data set" not in message and "node_dim" not in message:
+        assert "Traceback" not in done.stderr
+
+
+def test_evaluating_without_a_run_is_named(tmp_path):
+    done = run("eval.py", "--config=configs/grnet.py", f"--workdir={tmp_path}/nothing")
+    assert done.returncode == 2
+    assert "holds no run" in done.stderr
+
+
+def _write_manifest(folder):
+    """Eight items; the test split has a customer photo of an item that no shop has."""
+    rng = np.random.default_rng(0)
+    rows = ["image,item_id,domain,split"]
+    for item in range(8):
+        split = "train" if item < 5 else "test"
+        colour = rng.integers(0, 256, 3)
+        for domain in ("shop", "customer"):
+            noise = rng.integers(-30, 30, (48, 40, 3))
+            name = f"{item}_{domain}.{'png' if item % 2 else 'jpg'}"
+            Image.fromarray(np.uint8(np.clip(colour + noise, 0, 255))).save(folder / name)
+            if (item, domain) != (7, "shop"):
+                rows.append(f"{name},item{item},{domain},{split}")
+    path = folder / "photos.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_manifest_trains_from_another_run_and_evaluates(trained, data_dir, tmp_path):
+    workdir, _, _ = trained
+    manifest = _write_manifest(tmp_path)
+    flags = _flags(
+        "configs/grnet.py:manifest",
+        f"data.manifest={manifest}",
+        f"data.dir={data_dir}",
+        *_FIELDS,
+        f"train.init_from={workdir}",
+    )
+    flags.append(f"--workdir={tmp_path}/run")
+    done = run("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "no val split" in done.stderr
+    done = run("eval.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "1 more queries show an item without a gallery photo" in done.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["protocols"].keys() == {"all"}
+    assert results["protocols"]["all"]["queries"] == 2
+    assert results["protocols"]["all"]["queries_without_match"] == 1
+
+    # And the first run's model, never trained on these photos.
+    flags = [*flags[:-2], f"--workdir={workdir}", f"--output={tmp_path}/zero"]
+    done = run("eval.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "zero" / "results.html").exists()
+
+
+def test_starting_from_a_run_of_another_model_is_named(trained, data_dir, tmp_path):
+    workdir, _, _ = trained
+    flags = _flags(
+        "configs/grnet.py",
+        "data.size=tiny",
+        f"data.dir={data_dir}",
+        *_FIELDS,
+        "model.layers=2",
+        f"train.init_from={workdir}",
+    )
+    done = run("train.py", *flags, f"--workdir={tmp_path}")
+    assert done.returncode == 2
+    assert "do not fit this model, such as params/graph/layer3: (8, 8) there, absent" in done.stderr
