@@ -42,6 +42,8 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.crop = "box"
     # Random horizontal flips in training.
     data.flip = True
+    # In training every edge of a photo's cut moves by up to this share of its side; the paper: 0.
+    data.box_jitter = 0.0
     # What an epoch goes once over: "pairs" (customer, shop photo) or "items".
     data.epoch = "pairs"
     return data

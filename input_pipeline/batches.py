@@ -1,6 +1,7 @@
 """From rows of a split to batches of pixels, with tf.data. The only module with TensorFlow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -15,6 +16,21 @@ tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 Batch = dict[str, np.ndarray | int]
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
+
+
+class Photos(NamedTuple):
+    """What to make a batch of n photos of.
+
+    Attributes:
+      rows: int [n], of the split's index.
+      flip: bool [n], whether to mirror each.
+      shift: float32 [n, 4], how far to move each cut's edges (left, top, right, bottom), as
+        shares of the cut's width and height.
+    """
+
+    rows: np.ndarray
+    flip: np.ndarray
+    shift: np.ndarray
 
 
 def train_batches(
@@ -52,6 +68,10 @@ def train_batches(
     """
     sampler = make_sampler(split, data_config.epoch, seed)
     check_pixel_fields(data_config.image_size, data_config.crop)
+    if not 0 <= data_config.box_jitter < 0.5:
+        raise DatasetError(
+            f"config.data.box_jitter={data_config.box_jitter}: expected 0 to less than 0.5"
+        )
     if batch_items < 1 or batch_items % hosts:
         raise DatasetError(
             f"a batch of {batch_items} pairs cannot be divided among {hosts} hosts: "
@@ -72,10 +92,16 @@ def _train_batches(
     plan: Callable[[int], StepPlan],
     steps: range,
 ) -> Iterator[Batch]:
-    def photos_of(step: int) -> tuple[np.ndarray, np.ndarray]:
+    def photos_of(step: int) -> Photos:
         chosen = plan(step)
         flip = chosen.flip if data_config.flip else np.zeros_like(chosen.flip)
-        return chosen.rows.T.reshape(-1), flip.T.reshape(-1)  # customers, then shops
+        shift = np.float32(data_config.box_jitter) * chosen.shift
+        # Customers, then shops.
+        return Photos(
+            chosen.rows.T.reshape(-1),
+            flip.T.reshape(-1),
+            shift.swapaxes(0, 1).reshape(-1, 4),
+        )
 
     for step, photos in zip(steps, _pixels(split, steps, photos_of, data_config), strict=True):
         rows = plan(step).rows
@@ -112,9 +138,9 @@ def _photo_batches(
 ) -> Iterator[Batch]:
     starts = range(0, len(rows), batch)
 
-    def photos_of(start: int) -> tuple[np.ndarray, np.ndarray]:
+    def photos_of(start: int) -> Photos:
         chosen = rows[start : start + batch]
-        return chosen, np.zeros(len(chosen), bool)
+        return Photos(chosen, np.zeros(len(chosen), bool), np.zeros((len(chosen), 4), np.float32))
 
     for start, photos in zip(starts, _pixels(split, starts, photos_of, data_config), strict=True):
         count = len(photos)
@@ -129,7 +155,7 @@ def _photo_batches(
 def _pixels(
     split: Split,
     batches: range,
-    photos_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    photos_of: Callable[[int], Photos],
     data_config: ml_collections.ConfigDict,
 ) -> Iterator[np.ndarray]:
     """Yields uint8 [n, S, S, 3] for each number in `batches`.
@@ -137,24 +163,28 @@ def _pixels(
     Args:
       split: whose photos to read.
       batches: numbers of the batches. All but the last have equally many photos.
-      photos_of: the rows and the flips of the batch of a number, [n] each.
+      photos_of: the photos of the batch of a number.
       data_config: config.data.
     """
     if not batches:
         return
     failures: list[DatasetError] = []
 
-    def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows, flip = photos_of(int(number))
+    def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, flip, shift = photos_of(int(number))
         try:
-            return np.array(split.read(rows), dtype=object), flip
+            return np.array(split.read(rows), dtype=object), flip, shift
         except DatasetError as error:  # TensorFlow would keep only its text
             failures.append(error)
             raise
 
-    def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        records, flip = tf.numpy_function(read, [number], (tf.string, tf.bool))
-        return tf.ensure_shape(records, [None]), tf.ensure_shape(flip, [None])
+    def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        records, flip, shift = tf.numpy_function(read, [number], (tf.string, tf.bool, tf.float32))
+        return (
+            tf.ensure_shape(records, [None]),
+            tf.ensure_shape(flip, [None]),
+            tf.ensure_shape(shift, [None, 4]),
+        )
 
     size, crop = data_config.image_size, data_config.crop
     photos = (
@@ -162,10 +192,10 @@ def _pixels(
         .map(read_batch, num_parallel_calls=_READS_AT_ONCE)
         .unbatch()
         .map(
-            lambda record, flip: _photo(record, flip, size, crop),
+            lambda record, flip, shift: _photo(record, flip, shift, size, crop),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
-        .batch(len(photos_of(batches.start)[0]))
+        .batch(len(photos_of(batches.start).rows))
         .prefetch(_BATCHES_AHEAD)
     )
     done = 0
@@ -176,7 +206,7 @@ def _pixels(
     except tf.errors.OpError as error:
         if failures:
             raise failures[0] from error
-        names = _undecodable(split, photos_of(batches[done])[0])
+        names = _undecodable(split, photos_of(batches[done]).rows)
         raise DatasetError(
             f"split {split.name!r}: TensorFlow cannot decode {names or 'a photo'}: {error.message}"
         ) from error
@@ -193,7 +223,7 @@ def _undecodable(split: Split, rows: np.ndarray) -> str:
     return ", ".join(names)
 
 
-def _photo(record: tf.Tensor, flip: tf.Tensor, size: int, crop: str) -> tf.Tensor:
+def _photo(record: tf.Tensor, flip: tf.Tensor, shift: tf.Tensor, size: int, crop: str) -> tf.Tensor:
     """uint8 [size, size, 3] of a stored record."""
     stored = tf.io.parse_single_example(
         record,
@@ -204,8 +234,12 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, size: int, crop: str) -> tf.Tenso
         },
     )
     image = _turn_upright(_decode(stored["image"]), stored["orientation"])
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    box = tf.cast([0, 0, width, height], tf.float32)
     if crop == "box":
-        image = _cut(image, stored["box"])
+        box = stored["box"]
+    sides = tf.stack([box[2] - box[0], box[3] - box[1]])
+    image = _cut(image, box + shift * tf.tile(sides, [2]))
     image = tf.image.resize(image, [size, size], tf.image.ResizeMethod.BILINEAR, antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
     return tf.cond(flip, lambda: image[:, ::-1], lambda: image)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from input_pipeline.dataset import Split
 
 EPOCHS = ("pairs", "items")
-_ORDER, _CUSTOMER, _SHOP = range(3)  # independent streams of random numbers
+_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT = range(5)  # independent streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,13 @@ class StepPlan:
     Attributes:
       rows: int32 [P, 2], (customer, shop) rows of the index.
       flip: bool [P, 2], whether to mirror each photo.
+      shift: float32 [P, 2, 4] in -1..1, how far each edge (left, top, right, bottom) of each
+        photo's cut moves, in units that the caller sets.
     """
 
     rows: np.ndarray
     flip: np.ndarray
+    shift: np.ndarray
 
 
 class Sampler:
@@ -63,7 +66,12 @@ class Sampler:
             chosen = epochs == epoch
             rows[chosen] = self._pairs_of_epoch(int(epoch))[places[chosen]]
         photos = 2 * positions[:, None] + np.arange(2)
-        return StepPlan(rows, _coins(self._seed, photos))
+        edges = 4 * photos[..., None] + np.arange(4)
+        return StepPlan(
+            rows,
+            flip=_uniform(self._seed, _FLIP, photos) < 0.5,
+            shift=(2 * _uniform(self._seed, _SHIFT, edges) - 1).astype(np.float32),
+        )
 
     def _order_epoch(self, epoch: int) -> np.ndarray:
         order = self._generator(epoch, _ORDER).permutation(self.epoch_length)
@@ -112,10 +120,11 @@ def make_sampler(split: "Split", epoch: str, seed: int) -> Sampler:
     return sampler
 
 
-def _coins(seed: int, counters: np.ndarray) -> np.ndarray:
-    """A fair coin for each counter: the top bit of a 64-bit mix (splitmix64's finaliser)."""
-    mixed = _mix(counters.astype(np.uint64) + _mix(np.array([seed], np.uint64)))
-    return (mixed >> np.uint64(63)).astype(bool)
+def _uniform(seed: int, stream: int, counters: np.ndarray) -> np.ndarray:
+    """A number in 0..1 for each counter: 53 bits of a 64-bit mix (splitmix64's finaliser)."""
+    key = _mix(np.array([seed], np.uint64)) + np.uint64(stream)
+    mixed = _mix(counters.astype(np.uint64) + _mix(key))
+    return (mixed >> np.uint64(11)) * 2.0**-53
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "image_size": 16,
         "crop": "box",
         "flip": True,
+        "box_jitter": 0.0,
         "epoch": "pairs",
         "max_pixels": 1_000_000,
     }

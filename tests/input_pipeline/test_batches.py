@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from grnet_jax.photos import crop_and_resize
 from input_pipeline import DatasetError, photo_batches, train_batches
+from input_pipeline.sampling import make_sampler
 
 
 def take(split, data, start_step=0, steps=3, batch_items=8, seed=0, **hosts):
@@ -64,6 +66,26 @@ def test_flips_mirror(dataset, data):
                 assert same or (photo[:, ::-1] == other).all()
                 mirrored += not same
     assert 10 < mirrored < 38  # of 48
+
+
+def test_jitter_moves_the_edges_of_the_box(dataset, data):
+    split = dataset.split("train")
+    moved = take(split, changed(data, flip=False, box_jitter=0.2))
+    sampler = make_sampler(split, data.epoch, seed=0)
+    for step, batch in enumerate(moved):
+        plan = sampler.plan(step, batch_items=8, host=0, hosts=1)
+        for place, (rows, shifts) in enumerate(zip(plan.rows, plan.shift, strict=True)):
+            for name, row, shift in zip(("customer", "shop"), rows, shifts, strict=True):
+                x_1, y_1, x_2, y_2 = split.index.box[row]
+                width, height = x_2 - x_1, y_2 - y_1
+                box = split.index.box[row] + 0.2 * shift * [width, height, width, height]
+                wanted = crop_and_resize(split.picture(row), tuple(box), 16)
+                assert np.abs(batch[name][place].astype(int) - wanted).max() <= 1
+
+
+def test_a_jitter_that_could_lose_the_box_is_named(dataset, data):
+    with pytest.raises(DatasetError, match=r"config\.data\.box_jitter=0\.5"):
+        take(dataset.split("train"), changed(data, box_jitter=0.5))
 
 
 @pytest.mark.parametrize("epoch", ["pairs", "items"])

@@ -1,0 +1,96 @@
+"""GRNet against the global baseline on the synthetic set, the colour histogram beside them.
+
+    python -m benchmarks.grnet_vs_baseline [--seeds=3]
+
+Same backbone, data, loss, optimiser and steps; every system through train.py and eval.py. A
+row is written as it finishes; run again, the command goes on with the rows that are missing.
+Writes benchmarks/results/grnet_vs_baseline.json; the runs stay under --runs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from benchmarks.results_file import ROOT, ResultsFile
+
+_TRAINED = ("grnet", "global_baseline")
+_PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
+_COLUMNS = ("top1", "top5", "top20", "map")
+
+
+def main() -> None:
+    """Measures what is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of the trained systems (3)")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--runs", default="runs/grnet_vs_baseline", help="workdirs of the runs")
+    options = parser.parse_args()
+    command = f"python -m benchmarks.grnet_vs_baseline --seeds={options.seeds}"
+    results = ResultsFile("grnet_vs_baseline", command, ("model", "seed"))
+    wanted = [(model, seed) for seed in range(options.seeds) for model in _TRAINED]
+    wanted.insert(0, ("colour_histogram", 0))
+    for number, (model, seed) in enumerate(wanted, start=1):
+        if results.find(model=model, seed=seed) is None:
+            print(f"[{number}/{len(wanted)}] {model}, seed {seed}", flush=True)
+            results.add(measure(model, seed, options.data_dir, f"{options.runs}/{model}_{seed}"))
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def measure(model: str, seed: int, data_dir: str, workdir: str) -> dict:
+    """Trains and evaluates one system as a user would; returns its row."""
+    flags = [
+        f"--config=configs/{model}.py:synthetic",
+        f"--config.seed={seed}",
+        f"--config.data.dir={data_dir}",
+        f"--workdir={workdir}",
+    ]
+    started = time.monotonic()
+    if model in _TRAINED:
+        _run("train.py", *flags)
+    trained = time.monotonic()
+    _run("eval.py", *flags)
+    found = json.loads((ROOT / workdir / "results.json").read_text())
+    return {
+        "model": model,
+        "seed": seed,
+        "step": found["step"],
+        "train_seconds": round(trained - started),
+        "eval_seconds": round(time.monotonic() - trained),
+        "protocols": found["protocols"],
+    }
+
+
+def format_rows(rows: list[dict]) -> str:
+    """Mean over the seeds with the half-width of their range, in percent, by protocol."""
+    lines = []
+    for protocol in _PROTOCOLS:
+        title = rows[0]["protocols"][protocol]["title"]
+        queries = rows[0]["protocols"][protocol]["queries"]
+        lines.append(f"\n{title}, {queries:,} queries")
+        lines.append(f"  {'':18}{'seeds':>6}" + "".join(f"{c:>16}" for c in _COLUMNS))
+        for model in ("colour_histogram", *reversed(_TRAINED)):
+            chosen = [r["protocols"][protocol] for r in rows if r["model"] == model]
+            cells = [_cell([100 * r[c] for r in chosen]) for c in _COLUMNS] if chosen else []
+            lines.append(f"  {model:18}{len(chosen):>6}" + "".join(f"{c:>16}" for c in cells))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float]) -> str:
+    mean = f"{np.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.1f}"
+
+
+def _run(*command: str) -> None:
+    """Runs a command of the repository; its failure is ours."""
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()

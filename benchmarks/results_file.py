@@ -1,0 +1,77 @@
+"""The files under benchmarks/results/: what was run, where, on which commit, and its rows."""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class ResultsFile:
+    """Rows that are written as they finish, so that a stopped measurement goes on.
+
+    Args:
+      name: of the file, without ".json".
+      command: that makes it, as a user would type it.
+      keys: the fields that tell rows apart.
+    """
+
+    def __init__(self, name: str, command: str, keys: Sequence[str]):
+        self.path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        self._command = command
+        self._keys = tuple(keys)
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            self.rows = json.loads(self.path.read_text())["rows"]
+
+    def find(self, **keys: Any) -> dict[str, Any] | None:
+        """The row with these key fields, None if it was not measured yet."""
+        for row in self.rows:
+            if all(row[name] == value for name, value in keys.items()):
+                return row
+        return None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Writes the file with this row, in the place of an older one with the same keys."""
+        same = tuple(row[name] for name in self._keys)
+        self.rows = [r for r in self.rows if tuple(r[name] for name in self._keys) != same]
+        self.rows.append(row)
+        content = {
+            "command": self._command,
+            "machine": machine(),
+            "commit": commit(),
+            "rows": self.rows,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        half = self.path.with_suffix(".tmp")
+        half.write_text(json.dumps(content, indent=1) + "\n")
+        half.replace(self.path)
+
+
+def machine() -> str:
+    """The processor and the number of cores that may be used."""
+    names = [platform.processor() or platform.machine()]
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ] or names
+    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
+
+
+def commit() -> str:
+    """The checkout's commit, with "+" if files of the code differ from it."""
+    head = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", ":!benchmarks/results")
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
