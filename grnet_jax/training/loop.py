@@ -112,7 +112,9 @@ class _Loop:
                 if step % config.log_every == 0 or stopping or step == first + 1:
                     self._log(bar, started)
                     started = (step, time.monotonic())
-                    stopping = stop.requested() or stopping
+                    stopping = stop.agreed() or stopping
+                elif jax.process_count() == 1:
+                    stopping = stop.agreed()
                 evaluating = self._can_evaluate and (step % config.eval_every == 0 or step == last)
                 if evaluating or stopping or step % config.checkpoint_every == 0:
                     self._log(bar, started)  # nothing is saved before its loss was looked at
@@ -214,7 +216,8 @@ class _StopSignal:
         # A second signal means it: it gets what it would have got without us.
         signal.signal(number, self._previous[number])
 
-    def requested(self) -> bool:
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; with several, all have to call this."""
         if jax.process_count() == 1:
             return self._came
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))

@@ -1,0 +1,149 @@
+"""Runs in processes of their own: several at once, and killed at any moment."""
+
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from grnet_jax.mesh import make_mesh
+from grnet_jax.training.setup import restore_run
+
+pytestmark = pytest.mark.slow
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_FIELDS = {
+    "data.size": "tiny",
+    "data.image_size": 32,
+    "model.node_dim": 16,
+    "model.reasoning_dim": 8,
+    "train.batch_items": 8,
+    "train.steps": 12,
+    "train.log_every": 2,
+    "train.eval_every": 6,
+    "train.checkpoint_every": 3,
+    "optimizer.warmup_steps": 2,
+}
+
+
+def _start(workdir, data_dir, env=None, **fields):
+    flags = [f"--config.{name}={value}" for name, value in (_FIELDS | fields).items()]
+    with open(f"{workdir}.log", "a") as log:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "train.py",
+                "--config=configs/grnet.py",
+                f"--config.data.dir={data_dir}",
+                f"--workdir={workdir}",
+                *flags,
+            ],
+            cwd=_ROOT,
+            env=os.environ | {"XLA_FLAGS": _devices(1)} | (env or {}),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _devices(count):
+    return f"--xla_force_host_platform_device_count={count}"
+
+
+def _start_processes(count, devices, workdir, data_dir, **fields):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [
+        _start(
+            workdir,
+            data_dir,
+            env={
+                "XLA_FLAGS": _devices(devices),
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(number),
+            },
+            **fields,
+        )
+        for number in range(count)
+    ]
+
+
+def _parameters(workdir):
+    run, state = restore_run(epath.Path(workdir), make_mesh(jax.devices()[:1]))
+    assert int(state.step) == run.steps
+    return jax.tree.map(np.asarray, state)
+
+
+def _wait(*processes):
+    for process in processes:
+        assert process.wait(timeout=300) == 0
+
+
+def test_two_processes_of_two_devices_train_as_one(data_dir, tmp_path):
+    fields = {"optimizer.name": "sgd", "train.eval_every": 12}
+    _wait(_start(tmp_path / "one", data_dir, **fields))
+    _wait(*_start_processes(2, 2, tmp_path / "two", data_dir, **fields))
+    one, two = _parameters(tmp_path / "one"), _parameters(tmp_path / "two")
+    for x, y in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    log = (tmp_path / "two.log").read_text()
+    assert "(64 pairs) on 4 device(s)" in log
+    assert log.count("Wrote") == 1  # by the first process alone
+
+
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(data_dir, tmp_path):
+    _wait(_start(tmp_path / "whole", data_dir))
+    whole = _parameters(tmp_path / "whole")
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        process = _start(tmp_path / "killed", data_dir)
+        # From before the first step to after the last; the log says when steps begin.
+        deadline = time.monotonic() + draw.uniform(4, 16)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        if kills == 10:
+            _wait(_start(tmp_path / "killed", data_dir))
+            break
+    assert kills > 0
+    killed = _parameters(tmp_path / "killed")
+    for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(killed), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_lost_process_ends_the_others_and_the_job_resumes(data_dir, tmp_path):
+    fields = {"train.steps": 400, "train.eval_every": 0, "train.checkpoint_every": 10}
+    workdir = tmp_path / "job"
+    first, second = _start_processes(2, 1, workdir, data_dir, **fields)
+    deadline = time.monotonic() + 200
+    while not list((workdir / "checkpoints").glob("[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    second.send_signal(signal.SIGKILL)
+    assert first.wait(timeout=200) != 0
+    second.wait()
+    saved = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+    resumed = _start_processes(2, 1, workdir, data_dir, **fields)
+    text, deadline = "", time.monotonic() + 200
+    while "from step" not in text and time.monotonic() < deadline:
+        time.sleep(0.5)
+        text = pathlib.Path(f"{workdir}.log").read_text()
+    for process in resumed:
+        process.send_signal(signal.SIGTERM)
+    _wait(*resumed)
+    text = pathlib.Path(f"{workdir}.log").read_text()
+    assert any(f"from step {step}" in text for step in range(saved - 10, saved + 1))
+    assert "Asked to stop" in text
