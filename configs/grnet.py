@@ -66,6 +66,10 @@ def get_model() -> ml_collections.ConfigDict:
     # Edges within a scale, and between local scales.
     model.intra_scale = True
     model.inter_scale = True
+    # Not the paper's: nodes carry the length of the difference as one more dimension; a learned
+    # factor on the edges' affinities that starts there (0: none).
+    model.norm_feature = False
+    model.edge_scale_init = 0.0
     # Where the score's bias starts; the paper: 0. With 32 shop photos to each customer photo,
     # -3.43 (-log 31) spares the first steps from learning how rare a match is.
     model.score_bias_init = 0.0

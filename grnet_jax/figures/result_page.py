@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image, ImageDraw
 
 from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.report import format_figure
+from grnet_jax.retrieval.report import TABLE_COLUMNS, column_title, format_figure
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
@@ -44,9 +44,10 @@ def write_result_page(
         step=step,
         dataset=evaluation.dataset,
         split=evaluation.split,
-        columns=["top1", "top5", "top10", "top20", "top50", "map"],
+        columns=TABLE_COLUMNS,
         figures=evaluation.figures,
         format_figure=format_figure,
+        column_title=column_title,
         sections=examples.sections(),
     )
     path = directory / "results.html"

@@ -22,6 +22,9 @@ class SimilarityGraph(nn.Module):
       inter_scale: edges between nodes of different local scales.
       recompute_edges: every layer computes its edges from its own input, with transforms of
         its own, instead of keeping those of the initial similarities.
+      norm_feature: nodes carry the length that Eq. 4 divides by, as one more dimension.
+      edge_scale_init: where a learned factor on the edges' affinities starts; 0 for none, as
+        in the paper.
       score_bias_init: where the score's bias starts.
     """
 
@@ -32,6 +35,8 @@ class SimilarityGraph(nn.Module):
     intra_scale: bool = True
     inter_scale: bool = True
     recompute_edges: bool = False
+    norm_feature: bool = False
+    edge_scale_init: float = 0.0
     score_bias_init: float = 0.0
 
     @nn.compact
@@ -40,13 +45,13 @@ class SimilarityGraph(nn.Module):
         channels = query.shape[-1]
         projection = self.param("projection", _he, (channels, self.node_dim))
         transforms_out, transforms_in, layers = self._reasoning_parameters()
-        last_dim = self.reasoning_dim if self.layers else self.node_dim
+        last_dim = self.reasoning_dim if self.layers else self._node_width
         weight = self.param("score_weight", _score_init, (last_dim,))
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
 
         scales = self.scales if self.layers else self.scales[:1]
         differences = reasoning.region_differences(query, gallery, scales)
-        nodes = reasoning.similarity_nodes(differences, projection)
+        nodes = reasoning.similarity_nodes(differences, projection, norm_feature=self.norm_feature)
         mask = reasoning.edge_mask(
             scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
         )
@@ -54,14 +59,22 @@ class SimilarityGraph(nn.Module):
         logits = reasoning.match_logit(global_node, weight, bias)
         return logits.reshape(query.shape[0], gallery.shape[0])
 
+    @property
+    def _node_width(self) -> int:
+        return self.node_dim + int(self.norm_feature)
+
     def _reasoning_parameters(self) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """T_out and T_in of each edge computation, and W transposed of each layer."""
         transforms_out, transforms_in, layers = [], [], []
         for number in range(self.layers):
-            width = self.node_dim if number == 0 else self.reasoning_dim
+            width = self._node_width if number == 0 else self.reasoning_dim
             if number == 0 or self.recompute_edges:
                 square = (width, width)
-                transforms_out.append(self.param(f"edge_out{number + 1}", _he, square))
+                out = self.param(f"edge_out{number + 1}", _he, square)
+                if self.edge_scale_init:
+                    start = nn.initializers.constant(self.edge_scale_init)
+                    out = out * self.param(f"edge_scale{number + 1}", start, ())
+                transforms_out.append(out)
                 transforms_in.append(self.param(f"edge_in{number + 1}", _he, square))
             layers.append(self.param(f"layer{number + 1}", _he, (width, self.reasoning_dim)))
         return transforms_out, transforms_in, layers

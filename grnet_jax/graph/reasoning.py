@@ -47,19 +47,27 @@ def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> 
     return jnp.concatenate(blocks, axis=1)
 
 
-def similarity_nodes(differences: jax.Array, projection: jax.Array) -> jax.Array:
+def similarity_nodes(
+    differences: jax.Array, projection: jax.Array, *, norm_feature: bool = False
+) -> jax.Array:
     """P|x - y|^2 / ||P|x - y|^2||_2 (Eq. 4).
 
     Args:
       differences: |x - y|^2, [b, n, c].
       projection: P transposed, [c, d], the same for every scale.
+      norm_feature: append log(1 + ||P|x - y|^2||_2), how large the difference is, which the
+        division takes away. Not in the paper.
 
     Returns:
-      Unit vectors [b, n, d]; zero where the two regions are identical.
+      Unit vectors [b, n, d], or [b, n, d + 1] with the feature; zero where the two regions are
+      identical.
     """
     projected = _product("bnc,cd->bnd", differences, projection)
     squared_length = jnp.sum(jnp.square(projected), axis=-1, keepdims=True)
     nodes = projected * jax.lax.rsqrt(squared_length + _SQUARED_LENGTH_FLOOR)
+    if norm_feature:
+        length = jnp.sqrt(squared_length + _SQUARED_LENGTH_FLOOR)
+        nodes = jnp.concatenate([nodes, jnp.log1p(length)], axis=-1)
     return nodes.astype(differences.dtype)
 
 

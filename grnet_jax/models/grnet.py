@@ -75,6 +75,8 @@ def build(model: Any) -> GRNet:
             intra_scale=model.intra_scale,
             inter_scale=model.inter_scale,
             recompute_edges=model.recompute_edges,
+            norm_feature=model.norm_feature,
+            edge_scale_init=model.edge_scale_init,
             score_bias_init=model.score_bias_init,
         ),
         preprocessing=model.backbone.preprocessing,

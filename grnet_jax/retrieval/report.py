@@ -8,7 +8,7 @@ from etils import epath
 
 from grnet_jax.retrieval.evaluation import Evaluation
 
-_COLUMNS = ("top1", "top5", "top20", "top50", "map")
+TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 
 
 def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any]:
@@ -46,12 +46,12 @@ def write_results(directory: epath.Path, evaluation: Evaluation, model: str, ste
 
 def format_table(evaluation: Evaluation) -> str:
     """The figures in percent with their 95% intervals, a protocol a line."""
-    head = ["protocol", "queries", "gallery", *(_column_title(c) for c in _COLUMNS)]
+    head = ["protocol", "queries", "gallery", *(column_title(c) for c in TABLE_COLUMNS)]
     rows = [head]
     notes = []
     for figures in evaluation.figures.values():
         cells = [figures.title, f"{figures.queries:,}", f"{figures.gallery:,}"]
-        cells += [format_figure(figures.values[c], figures.intervals[c]) for c in _COLUMNS]
+        cells += [format_figure(figures.values[c], figures.intervals[c]) for c in TABLE_COLUMNS]
         rows.append(cells)
         if figures.without_match:
             notes.append(
@@ -79,7 +79,8 @@ def format_figure(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _column_title(name: str) -> str:
+def column_title(name: str) -> str:
+    """A figure's name as headings show it."""
     return "mAP" if name == "map" else name.replace("top", "top-")
 
 

@@ -28,13 +28,14 @@ def node_list(scales):
     return nodes
 
 
-def similarities(query, gallery, projection, scales):
+def similarities(query, gallery, projection, scales, norm_feature=False):
     """Eq. 4 for one pair of photos; projection is P transposed, [c, d]."""
     found = []
     for _, i, j in node_list(scales):
         z = np.abs(query[i] - gallery[j]) ** 2 @ projection
         length = np.sqrt(np.sum(z**2))
-        found.append(z / length if length > 0 else z)
+        unit = z / length if length > 0 else z
+        found.append(np.append(unit, np.log1p(length)) if norm_feature else unit)
     return np.array(found)
 
 
@@ -56,17 +57,28 @@ def edges(h, transform_out, transform_in, nodes, intra_scale, inter_scale):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def logit(query, gallery, params, scales, *, layers, intra_scale, inter_scale, recompute):
+def logit(
+    query,
+    gallery,
+    params,
+    scales,
+    *,
+    layers,
+    intra_scale,
+    inter_scale,
+    recompute,
+    norm_feature,
+):
     """The score of one pair before the sigmoid, Eq. 4 to 8."""
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
     nodes = node_list(scales)
-    h = similarities(query, gallery, params["projection"], scales)
+    h = similarities(query, gallery, params["projection"], scales, norm_feature)
     w_p = None
     for number in range(1, layers + 1):
         if w_p is None or recompute:
             w_p = edges(
                 h,
-                params[f"edge_out{number}"],
+                params.get(f"edge_scale{number}", 1.0) * params[f"edge_out{number}"],
                 params[f"edge_in{number}"],
                 nodes,
                 intra_scale,

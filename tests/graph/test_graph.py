@@ -23,6 +23,10 @@ _ABLATIONS = {
     "no-layers-seven-scales": {"layers": 0},
     "recomputed": {"recompute_edges": True},
     "recomputed-row4": {"recompute_edges": True, "intra_scale": False, "inter_scale": False},
+    "norm-feature": {"norm_feature": True},
+    "norm-feature-baseline": {"norm_feature": True, "layers": 0, "scales": ((1, 1),)},
+    "edge-scale": {"edge_scale_init": 5.0},
+    "edge-scale-recomputed": {"edge_scale_init": 5.0, "recompute_edges": True},
     "wide": {"node_dim": 40, "reasoning_dim": 24},
 }
 
@@ -55,6 +59,7 @@ def _check_against_naive(graph, query, gallery, tolerance=1e-5):
                 intra_scale=graph.intra_scale,
                 inter_scale=graph.inter_scale,
                 recompute=graph.recompute_edges,
+                norm_feature=graph.norm_feature,
             )
             for y in gallery
         ]

@@ -83,6 +83,11 @@ def _parameters(workdir):
     return jax.tree.map(np.asarray, state)
 
 
+def _saved_steps(workdir):
+    """Steps of the checkpoints that are whole: unfinished ones have longer names."""
+    return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+
+
 def _wait(*processes):
     for process in processes:
         assert process.wait(timeout=300) == 0
@@ -130,12 +135,12 @@ def test_a_lost_process_ends_the_others_and_the_job_resumes(data_dir, tmp_path):
     workdir = tmp_path / "job"
     first, second = _start_processes(2, 1, workdir, data_dir, **fields)
     deadline = time.monotonic() + 200
-    while not list((workdir / "checkpoints").glob("[0-9]*")) and time.monotonic() < deadline:
+    while not _saved_steps(workdir) and time.monotonic() < deadline:
         time.sleep(0.2)
     second.send_signal(signal.SIGKILL)
     assert first.wait(timeout=200) != 0
     second.wait()
-    saved = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+    saved = max(_saved_steps(workdir))
     resumed = _start_processes(2, 1, workdir, data_dir, **fields)
     text, deadline = "", time.monotonic() + 200
     while "from step" not in text and time.monotonic() < deadline:
