@@ -54,7 +54,7 @@ def get_train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
     # Items a batch, each with one customer and one shop photo; all devices together.
     train.batch_items = 32
-    # Length: steps, or where that is 0, epochs.
+    # Length: steps, or epochs; the other is 0.
     train.steps = 0
     train.epochs = 60.0
     # Start from the parameters of this run's best checkpoint (a workdir); "" starts afresh.

@@ -33,7 +33,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.model.node_dim = 64
     config.model.reasoning_dim = 32
     config.optimizer = common.get_adamw()
-    config.train.steps = 1000
+    config.train.steps, config.train.epochs = 1000, 0.0
     config.train.eval_every = config.train.checkpoint_every = 250
     # Not the paper's: from scratch, with few steps and items, these learn faster and overfit less.
     config.loss.query_softmax_weight = 1.0

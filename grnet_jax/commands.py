@@ -3,6 +3,7 @@
 import contextlib
 import logging as python_logging
 import os
+import pathlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,10 +38,11 @@ def train(argv: Sequence[str], config: Any, workdir: str) -> None:
     """Trains, and says what was written and what to do next."""
     with _session(argv):
         directory = workdir or f"runs/{config.name}"
-        loop.train(config, directory)
+        done = loop.train(config, directory).finished
         if jax.process_index() == 0:
             print(f"\nWrote {directory}/ (checkpoints, config.json, TensorBoard events)")
-            print(f"Next: python eval.py {_config_flags(directory)}")
+            command = "eval.py" if done else "train.py"
+            print(f"Next: python {command} {_config_flags(directory)}")
 
 
 def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> None:
@@ -49,13 +51,16 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
     The run may have been trained on another data set: only its model has to be the config's.
     """
     with _session(argv):
-        from input_pipeline import load_dataset  # TensorFlow
+        from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
         directory = epath.Path(workdir or f"runs/{config.name}")
         checkpoints.check_same_config(directory, config.to_dict(), part="model")
         run = build_run(config, make_mesh())
         if run.has_parameters:
             run, state = restore_run(directory, run.mesh)
+            # The model has to see photos as it did in training.
+            for field in ("image_size", "crop"):
+                config.data[field] = run.config.data[field]
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
@@ -79,13 +84,21 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
 
 def _config_flags(directory: Any) -> str:
     """The flags of this run, to repeat them in a suggested command."""
-    given = [arg for arg in sys.argv[1:] if not arg.lstrip("-").startswith("workdir")]
+    given = []
+    words = iter(sys.argv[1:])
+    for word in words:
+        if word.lstrip("-").startswith("workdir"):
+            if "=" not in word:
+                next(words, None)
+        else:
+            given.append(word)
     return shlex.join([*given, f"--workdir={directory}"])
 
 
 def _worth_reading(record: python_logging.LogRecord) -> bool:
     """Whether a line is for the user: the libraries below tell of every file they touch."""
-    ours = "grnet_jax" in record.pathname or "input_pipeline" in record.pathname
+    packages = [pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[1] / "input_pipeline"]
+    ours = any(pathlib.Path(record.pathname).is_relative_to(package) for package in packages)
     metrics = record.filename in ("logging_writer.py", "parameter_overview.py")
     return ours or metrics or record.levelno >= python_logging.WARNING
 

@@ -1,10 +1,15 @@
 """Devices: one mesh with one axis, "data", over all devices of all processes."""
 
+import glob
+import importlib.util
 import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,39 +21,77 @@ AXIS = "data"
 def initialise_distributed() -> None:
     """Connects the processes of a job, where the environment says that there are several.
 
-    Recognised: SLURM and Open MPI with more than one task, a TPU pod's worker list, and
+    Recognised: SLURM and Open MPI with more than one task, a TPU machine, and
     JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID. To be called before
     anything touches a device; does nothing for a single process.
 
     Raises:
-      InputError: if JAX_COORDINATOR_ADDRESS stands without the other two.
+      InputError: if JAX_COORDINATOR_ADDRESS stands without the other two, or they are no numbers.
     """
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
-        missing = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name not in env]
-        if missing:
-            raise InputError(f"JAX_COORDINATOR_ADDRESS is set, but not {' and '.join(missing)}")
-        jax.distributed.initialize(
-            env["JAX_COORDINATOR_ADDRESS"],
-            int(env["JAX_NUM_PROCESSES"]),
-            int(env["JAX_PROCESS_ID"]),
-        )
-        return
-    # An interactive shell inside an allocation carries SLURM_NTASKS but is no step of it.
-    slurm = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
-    several = (
-        ("SLURM_STEP_ID" in env and "SLURM_PROCID" in env and slurm > 1)
-        or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-    )
-    if several:
-        jax.distributed.initialize()
+        numbers = []
+        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+            if not env.get(name, "").isdigit():
+                raise InputError(
+                    f"JAX_COORDINATOR_ADDRESS is set: {name} must be a number, "
+                    f"it is {env.get(name, 'absent')!r}"
+                )
+            numbers.append(int(env[name]))
+        processes, number = numbers
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], processes, number)
+    elif _tasks(env) > 1:
+        jax.distributed.initialize(local_device_ids=local_devices(env, _visible_gpus(env)))
+    elif importlib.util.find_spec("libtpu") and glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"):
+        # JAX asks the TPU machine itself how many workers there are.
+        try:
+            jax.distributed.initialize()
+        except (RuntimeError, ValueError) as error:
+            logging.warning("This TPU machine runs alone: jax.distributed says %s", error)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices`, all by default."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+def _tasks(env: Mapping[str, str]) -> int:
+    """Tasks of the SLURM step or Open MPI job that this process is one of; else 1."""
+    # An interactive shell inside a SLURM allocation carries SLURM_NTASKS but is no step of it.
+    if "SLURM_STEP_ID" in env and "SLURM_PROCID" in env:
+        return int(env.get("SLURM_STEP_NUM_TASKS", "1"))
+    return int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
+
+
+def local_devices(env: Mapping[str, str], visible: int) -> list[int] | None:
+    """The GPUs of this task, by their number among those it sees; None where it sees none.
+
+    Tasks of one machine that all see the same GPUs share them evenly; a task that sees one GPU,
+    or is alone on its machine, takes all that it sees.
+    """
+    if not visible:
+        return None
+    # "8(x4)": eight tasks on each of four machines.
+    tasks = int(re.split(r"[(,]", env.get("SLURM_STEP_TASKS_PER_NODE", ""))[0] or 0)
+    tasks = tasks or int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))
+    local = int(env.get("SLURM_LOCALID", env.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
+    if tasks == 1 or visible < tasks or visible % tasks:
+        return list(range(visible))
+    share = visible // tasks
+    return list(range(local * share, (local + 1) * share))
+
+
+def _visible_gpus(env: Mapping[str, str]) -> int:
+    chosen = env.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip()])
+    return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices`, all by default, process by process.
+
+    Each process's devices stand side by side, so that the rows a process reads are the rows it
+    holds; JAX's own order, which follows a TPU's wiring, interleaves them.
+    """
+    chosen = jax.devices() if devices is None else devices
+    ordered = sorted(chosen, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def sharded(mesh: Mesh) -> NamedSharding:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from grnet_jax.errors import InputError
 
-_SHOWN = 20
-
 
 class DatasetError(InputError):
     """A prepared data set is missing, damaged or cannot serve what was asked of it."""
@@ -20,11 +18,9 @@ class ManifestError(InputError):
 
     def __init__(self, problems: Sequence[str], rows_can_be_skipped: bool = False):
         self.problems = tuple(problems)
-        shown = "\n".join(self.problems[:_SHOWN])
-        more = len(self.problems) - _SHOWN
-        rest = f"\n... and {more} more" if more > 0 else ""
+        shown = "\n".join(self.problems)
         count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
         cure = "Correct them"
         if rows_can_be_skipped:
             cure += ", or set config.data.on_bad_row=skip to leave bad rows out"
-        super().__init__(f"the manifest has {count}:\n{shown}{rest}\n{cure}.")
+        super().__init__(f"the manifest has {count}:\n{shown}\n{cure}.")

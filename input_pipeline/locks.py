@@ -32,7 +32,12 @@ def preparation_lock(path: epath.Path) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
-        _wait_for(file, path)
+        try:
+            _wait_for(file, path)
+        except OSError as error:  # file systems of clusters may lack locks
+            print(f"No lock at {path} ({error}): let only one process prepare this data set.")
+            yield
+            return
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -33,6 +33,7 @@ def tiny_config(data_dir):
         config.model.reasoning_dim = 8
         config.train.batch_items = 8
         config.train.steps = 6
+        config.optimizer.warmup_steps = 2
         config.train.log_every = 2
         config.train.eval_every = config.train.checkpoint_every = 3
         config.eval.batch = 16

@@ -1,12 +1,11 @@
 """Ranking metrics: pure functions of arrays, vectorised, with masks."""
 
-from grnet_jax.metrics.intervals import clustered_mean_interval, clustered_share_interval
+from grnet_jax.metrics.intervals import clustered_interval
 from grnet_jax.metrics.ranking import average_precision, positive_ranks, top_k_hits
 
 __all__ = [
     "average_precision",
-    "clustered_mean_interval",
-    "clustered_share_interval",
+    "clustered_interval",
     "positive_ranks",
     "top_k_hits",
 ]

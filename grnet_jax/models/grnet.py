@@ -15,6 +15,9 @@ from grnet_jax.errors import InputError
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
 from grnet_jax.models.matcher import Features
 
+# float64 needs JAX_ENABLE_X64; it is for checking formulas.
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 
 class GRNet(nn.Module):
     """A matcher whose features are max-pooled regions and whose score is the graph's.
@@ -63,8 +66,11 @@ def build(model: Any) -> GRNet:
     Raises:
       InputError: naming the field that cannot be.
     """
-    if model.layers < 0:
-        raise InputError(f"model.layers: expected 0 or more, got {model.layers}")
+    for field, least in (("layers", 0), ("node_dim", 1), ("reasoning_dim", 1)):
+        if model[field] < least:
+            raise InputError(f"model.{field}: expected {least} or more, got {model[field]}")
+    if model.dtype not in _DTYPES:
+        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
     return GRNet(
         backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
         graph=SimilarityGraph(

@@ -95,7 +95,7 @@ class Evaluator:
           EvaluationError: if the split has no query, no gallery photo, or no query with a match.
         """
         query_rows, gallery_rows = split.query_rows(), split.gallery_rows()
-        _check_rows(split, query_rows, gallery_rows)
+        check_split(split)
         index = split.index
         query = self._features(variables, split, query_rows, "queries")
         gallery = self._features(variables, split, gallery_rows, "gallery")
@@ -122,7 +122,7 @@ class Evaluator:
         )
 
     def _features(self, variables: Any, split: Any, rows: np.ndarray, what: str) -> Any:
-        from input_pipeline import photo_batches  # TensorFlow: only where photos are read
+        from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
 
         with _bar(len(rows), f"embed {what}", "photo") as bar:
             return embed_rows(
@@ -161,10 +161,10 @@ def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray, gallery: i
     for k in TOP_K:
         hits = np.asarray(metrics.top_k_hits(ranks, k))
         values[f"top{k}"] = float(hits.mean()) if len(hits) else math.nan
-        intervals[f"top{k}"] = metrics.clustered_share_interval(hits, items)
+        intervals[f"top{k}"] = metrics.clustered_interval(hits, items)
     precision = np.asarray(metrics.average_precision(ranks))
     values["map"] = float(precision.mean()) if len(precision) else math.nan
-    intervals["map"] = metrics.clustered_mean_interval(precision, items)
+    intervals["map"] = metrics.clustered_interval(precision, items)
     return Figures(
         title=protocol.title,
         values=values,
@@ -175,7 +175,9 @@ def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray, gallery: i
     )
 
 
-def _check_rows(split: Any, query_rows: np.ndarray, gallery_rows: np.ndarray) -> None:
+def check_split(split: Any) -> None:
+    """Raises EvaluationError where a split has no query, no gallery photo, or no match."""
+    query_rows, gallery_rows = split.query_rows(), split.gallery_rows()
     for rows, what, domain in (
         (query_rows, "query", "customer"),
         (gallery_rows, "gallery", "shop"),

@@ -25,6 +25,7 @@ _FREE_FIELDS = (
     "train.eval_every",
     "train.checkpoint_every",
 )
+_PREPARED = "data.prepared"
 _CONFIG_FILE = "config.json"
 
 
@@ -35,7 +36,9 @@ class CheckpointError(InputError):
 def write_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     """Writes the run's config beside its checkpoints, for people and for `grnet_jax.load`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / _CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    half = workdir / f"{_CONFIG_FILE}.tmp"
+    half.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    half.replace(workdir / _CONFIG_FILE)  # a kill leaves the old file or the new one
 
 
 def read_config(workdir: epath.Path) -> dict[str, Any]:
@@ -76,6 +79,8 @@ def check_same_config(
         f"  {field}: {old.get(field, 'absent')!r} there, {new.get(field, 'absent')!r} now"
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field)
+        # Which prepared data set it was is not known before the data set is open.
+        and not (field == _PREPARED and field not in new)
         and (field.startswith(f"{part}.") if part else not _is_free(field))
     ]
     if changes:
@@ -95,6 +100,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path):
         self._directory = workdir / "checkpoints"
+        self._damaged: set[int] = set()
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(2),
@@ -129,7 +135,7 @@ class Checkpoints:
     def save(
         self, state: TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None
     ) -> None:
-        """Begins to write a checkpoint of the state at its step; nothing if it is there.
+        """Begins to write a checkpoint of the state at its step; nothing if a whole one is there.
 
         Args:
           state: to be saved.
@@ -138,6 +144,9 @@ class Checkpoints:
             none were measured at this step.
         """
         step = int(state.step)
+        if step in self._damaged:
+            self._manager.delete(step)
+            self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
         note = {"config": dict(config), "step": step, "checksum": _checksum(state)}
@@ -147,13 +156,14 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
             ),
             metrics=None if metrics is None else dict(metrics),
+            force=True,  # also where a damaged checkpoint of a later step lies
         )
 
     def restore_last(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that is whole, None if there is none at all.
 
-        A damaged one is named, passed over for the one before, and deleted once a whole one
-        is found, because training will come to its step again.
+        A damaged one is named and passed over for the one before; it stays until its step is
+        saved again.
 
         Args:
           abstract: the state's shapes, dtypes and shardings.
@@ -161,12 +171,7 @@ class Checkpoints:
         Raises:
           CheckpointError: if there are checkpoints and every one is damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        state = self._first_whole(steps, abstract)
-        for step in steps:
-            if state is not None and step > int(state.step):
-                self._manager.delete(step)
-        return state
+        return self._first_whole(sorted(self._manager.all_steps(), reverse=True), abstract)
 
     def restore_best(self, abstract: TrainState) -> TrainState:
         """The checkpoint with the best validation figure, else the newest.
@@ -191,16 +196,18 @@ class Checkpoints:
             try:
                 return self._restore(step, abstract)
             except Exception as error:  # whatever a damaged file makes the readers raise
+                self._damaged.add(step)
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 logging.warning(
-                    "Checkpoint %s is damaged (%s); trying the one before it.",
+                    "Checkpoint %s is damaged or cannot be read (%s); trying the one before it.",
                     self._directory / str(step),
                     reason[0][:300],
                 )
         if steps:
             raise CheckpointError(
-                f"every checkpoint in {self._directory} is damaged (steps {steps}); delete the "
-                "folder to start anew"
+                f"no checkpoint in {self._directory} can be read (steps {steps}; the reasons are "
+                "above). If other versions of the libraries wrote them, use those; to start anew, "
+                "delete the folder"
             )
         return None
 
@@ -215,13 +222,6 @@ class Checkpoints:
         if expected != found:
             raise CheckpointError(f"checksum is {found}, {expected} was written")
         return restored.state
-
-
-def abstract_state(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes, dtypes and the given sharding of a state (arrays, or `jax.eval_shape`'s)."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
-    )
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -12,11 +12,12 @@ from absl import logging
 from clu import parameter_overview
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
-from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.evaluation import Evaluator, check_split
 from grnet_jax.training import checkpoints
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import Run, build_run, start_state
@@ -29,7 +30,14 @@ class NonFiniteLossError(RuntimeError):
     """The loss is no number any more; the message has the step, norms and last good checkpoint."""
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
+class Trained(NamedTuple):
+    """What `train` returns: the last state, and whether it is that of the last step."""
+
+    state: TrainState
+    finished: bool
+
+
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained:
     """Trains what `config` describes, continuing the run in `workdir` if there is one.
 
     SIGTERM or Ctrl-C ends it after the step under way, with a checkpoint.
@@ -38,31 +46,22 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       config: the whole config.
       workdir: a folder or bucket for checkpoints, logs and the config.
 
-    Returns:
-      The last state.
-
     Raises:
       InputError: naming a config field that cannot be.
       CheckpointError: if `workdir` holds another config's run, or only damaged checkpoints.
       NonFiniteLossError: if the loss is no number any more.
     """
-    from input_pipeline import load_dataset, steps_per_epoch  # TensorFlow
-
     directory = epath.Path(workdir)
     devices = mesh.make_mesh()
-    batch = config.train.batch_items
-    mesh.check_divisible(batch, devices, "train.batch_items")
+    _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config.to_dict())
-    checked = build_run(config, devices)  # a bad field before hours of preparation
-    make_objective(checked.matcher, config.loss)
-    if not checked.has_parameters:
-        raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
-
-    dataset = load_dataset(config.data)
-    split = dataset.split("train")
-    run = build_run(config, devices, steps_per_epoch(split, batch, config.data.epoch))
+    dataset = _load_dataset(config)
+    run = build_run(config, devices, _steps_per_epoch(config, dataset))
+    described = config.to_dict()
+    described["data"]["prepared"] = f"{dataset.directory.parent.name}/{dataset.directory.name}"
+    checkpoints.check_same_config(directory, described)
     if jax.process_index() == 0:
-        checkpoints.write_config(directory, config.to_dict())
+        checkpoints.write_config(directory, described)
     with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         state = saved.restore_last(run.abstract_state())
         if state is None:
@@ -71,7 +70,40 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         else:
             logging.info("Continuing %s from step %d", directory, int(state.step))
         _describe(run, state, dataset)
-        return _Loop(run, dataset, saved, writer).run(state)
+        state = _Loop(run, dataset, saved, writer).run(state)
+    return Trained(state, finished=int(state.step) >= run.steps)
+
+
+def _check(config: ml_collections.ConfigDict, devices: Mesh) -> None:
+    """Raises InputError for fields that would fail later."""
+    run = build_run(config, devices)
+    make_objective(run.matcher, config.loss)
+    if not run.has_parameters:
+        raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
+    mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")
+    if config.train.eval_every:
+        mesh.check_divisible(config.eval.batch, devices, "eval.batch")
+        mesh.check_divisible(config.eval.query_block, devices, "eval.query_block")
+
+
+def _load_dataset(config: ml_collections.ConfigDict) -> Any:
+    """Opens the data set; the first process prepares it if need be, the others wait."""
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    if jax.process_count() == 1:
+        return load_dataset(config.data)
+    if jax.process_index() == 0:
+        dataset = load_dataset(config.data)
+    multihost_utils.sync_global_devices("data set prepared")
+    if jax.process_index() > 0:
+        dataset = load_dataset(config.data)
+    return dataset
+
+
+def _steps_per_epoch(config: ml_collections.ConfigDict, dataset: Any) -> int:
+    from input_pipeline import steps_per_epoch
+
+    return steps_per_epoch(dataset.split("train"), config.train.batch_items, config.data.epoch)
 
 
 class _Loop:
@@ -90,6 +122,8 @@ class _Loop:
         self._can_evaluate = run.config.train.eval_every > 0 and dataset.has_split("val")
         if run.config.train.eval_every > 0 and not self._can_evaluate:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
+        if self._can_evaluate:
+            check_split(dataset.split("val"))
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def run(self, state: TrainState) -> TrainState:
@@ -129,7 +163,7 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
-        from input_pipeline import train_batches  # TensorFlow
+        from input_pipeline import train_batches
 
         config = self._run.config
         batches = train_batches(
@@ -178,7 +212,8 @@ class _Loop:
         good = "there is no checkpoint yet" if last is None else f"the last good one is step {last}"
         return (
             f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}, "
-            f"learning rate {values['learning_rate']:.3g}. Nothing was saved after it; {good}. "
+            f"parameter norm before it {values['parameter_norm']:.6g}, learning rate "
+            f"{values['learning_rate']:.3g}. Nothing was saved after it; {good}. "
             "Try a smaller optimizer.learning_rate or optimizer.clip_norm."
         )
 

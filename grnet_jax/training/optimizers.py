@@ -29,10 +29,12 @@ def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
         every = max(round(optimizer.decay_epochs * steps_per_epoch), 1)
         return optax.exponential_decay(rate, every, optimizer.decay_factor, staircase=True)
     if optimizer.schedule == "cosine":
-        warmup = min(optimizer.warmup_steps, max(steps - 1, 0))
-        return optax.warmup_cosine_decay_schedule(
-            0.0 if warmup else rate, rate, warmup, max(steps, 1)
-        )
+        warmup = optimizer.warmup_steps
+        if warmup >= steps:
+            raise InputError(
+                f"optimizer.warmup_steps: {warmup} must be less than the run's {steps} steps"
+            )
+        return optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, steps)
     raise InputError(f"optimizer.schedule: {optimizer.schedule!r} is neither 'step' nor 'cosine'")
 
 

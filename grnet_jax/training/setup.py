@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import replicated
 from grnet_jax.models import build_matcher
-from grnet_jax.training.checkpoints import Checkpoints, abstract_state, read_config
+from grnet_jax.training.checkpoints import Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
 
@@ -49,25 +49,30 @@ class Run:
 
     def abstract_state(self) -> TrainState:
         """Its shapes, as a checkpoint is restored into, without computing it."""
-        return abstract_state(jax.eval_shape(self._create_state), replicated(self.mesh))
+        whole = replicated(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+            jax.eval_shape(self._create_state),
+        )
 
     def _create_state(self) -> TrainState:
         config = self.config
         return create_state(self.matcher, self.tx, config.data.image_size, config.seed)
 
 
-def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1) -> Run:
+def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
     """Builds the parts of the run that `config` describes.
 
     Args:
       config: the whole config.
       mesh: all devices.
-      steps_per_epoch: of the training set; only the number of steps and the schedule depend
-        on it, so that reading a checkpoint needs no data set.
+      steps_per_epoch: of the training set. Only the number of steps and the schedule depend on
+        it: to read a checkpoint any number does.
 
     Raises:
       InputError: naming the field that cannot be.
     """
+    check_fields(config)
     steps = count_steps(config.train, steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
     return Run(
@@ -123,11 +128,34 @@ def count_steps(train: Any, steps_per_epoch: int) -> int:
     """`train.steps`, or where that is 0 `train.epochs` in steps.
 
     Raises:
-      InputError: if neither is positive.
+      InputError: unless one is positive and the other 0.
     """
-    if train.steps < 0 or train.epochs < 0 or train.steps == train.epochs == 0:
+    if min(train.steps, train.epochs) != 0 or max(train.steps, train.epochs) <= 0:
         raise InputError(
-            f"train.steps or train.epochs: one must be positive; got {train.steps} and "
-            f"{train.epochs}"
+            f"train.steps and train.epochs: one must be positive, the other 0; got {train.steps} "
+            f"and {train.epochs}"
         )
     return train.steps or max(round(train.epochs * steps_per_epoch), 1)
+
+
+# Fields that count something, and the least each may be.
+_LEAST = {
+    "data.image_size": 1,
+    "train.batch_items": 1,
+    "train.log_every": 1,
+    "train.eval_every": 0,
+    "train.checkpoint_every": 1,
+    "eval.batch": 1,
+    "eval.query_block": 1,
+    "eval.gallery_block": 1,
+    "eval.keep_top": 1,
+    "optimizer.warmup_steps": 0,
+}
+
+
+def check_fields(config: Any) -> None:
+    """Raises InputError, naming the field, where a number is too small."""
+    for field, least in _LEAST.items():
+        section, name = field.split(".")
+        if config[section][name] < least:
+            raise InputError(f"{field}: expected {least} or more, got {config[section][name]}")

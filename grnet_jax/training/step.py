@@ -20,7 +20,8 @@ def make_train_step(
 
     The state is replicated, the batch's leading axis shared by the devices; the loss and its
     gradient are those of the global batch, whatever the number of devices. Metrics are the
-    objective's, with `gradient_norm` before clipping and `learning_rate`.
+    objective's, with `gradient_norm` before clipping, `parameter_norm` before the step and
+    `learning_rate`.
     """
 
     def replicate(tree: Any) -> Any:
@@ -34,6 +35,7 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = metrics | {
             "gradient_norm": optax.tree.norm(grads),
+            "parameter_norm": optax.tree.norm(state.params),
             "learning_rate": schedule(state.step),
         }
         state = TrainState(

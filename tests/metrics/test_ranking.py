@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from grnet_jax.metrics import average_precision, positive_ranks, top_k_hits
-from grnet_jax.metrics.intervals import clustered_mean_interval, clustered_share_interval
+from grnet_jax.metrics.intervals import clustered_interval
 from grnet_jax.retrieval.ranking import positive_rows
 
 
@@ -86,13 +86,13 @@ def test_permuting_or_padding_the_gallery_changes_nothing():
 
 def test_share_interval_is_wilsons_for_single_queries():
     hits = np.array([True] * 8 + [False] * 2)
-    low, high = clustered_share_interval(hits, np.arange(10))
+    low, high = clustered_interval(hits, np.arange(10))
     # Wilson's interval for 8 of 10, as tabulated.
     np.testing.assert_allclose([low, high], [0.4902, 0.9433], atol=2e-3)
 
 
 def test_share_interval_never_collapses_at_the_ends():
-    low, high = clustered_share_interval(np.ones(20, bool), np.arange(20))
+    low, high = clustered_interval(np.ones(20, bool), np.arange(20))
     assert low < 0.9
     assert high == pytest.approx(1.0)
 
@@ -107,11 +107,32 @@ def test_intervals_widen_with_clusters_as_the_bootstrap_does():
     for _ in range(2000):
         means.append(per_item[rng.integers(0, 400, 400)].mean())
     wanted = np.quantile(means, [0.025, 0.975])
-    np.testing.assert_allclose(clustered_share_interval(hits, items), wanted, atol=5e-3)
-    np.testing.assert_allclose(clustered_mean_interval(hits * 1.0, items), wanted, atol=5e-3)
-    alone = clustered_share_interval(hits, np.arange(1600))
+    np.testing.assert_allclose(clustered_interval(hits, items), wanted, atol=5e-3)
+    alone = clustered_interval(hits, np.arange(1600))
     assert wanted[1] - wanted[0] > 1.3 * (alone[1] - alone[0])
 
 
+def test_intervals_of_average_precisions_are_the_bootstraps():
+    rng = np.random.default_rng(0)
+    items = np.repeat(np.arange(300), 3)
+    values = np.clip(rng.beta(2, 3, 300)[items] + 0.1 * rng.standard_normal(900), 0, 1)
+    per_item = values.reshape(300, 3).mean(axis=1)
+    means = [per_item[rng.integers(0, 300, 300)].mean() for _ in range(2000)]
+    wanted = np.quantile(means, [0.025, 0.975])
+    np.testing.assert_allclose(clustered_interval(values, items), wanted, atol=3e-3)
+
+
+def test_one_item_or_equal_values_give_no_certainty():
+    for values, items in (
+        ([0.5], [0]),
+        ([0.5] * 20, [0] * 20),
+        ([1.0, 0.0, 1.0], [0, 0, 0]),
+    ):
+        low, high = clustered_interval(np.array(values), np.array(items))
+        assert high - low > 0.5
+    low, high = clustered_interval(np.ones(20), np.arange(20))
+    assert low < 0.9
+
+
 def test_no_queries_give_no_interval():
-    assert np.isnan(clustered_share_interval(np.zeros(0, bool), np.zeros(0, int))).all()
+    assert np.isnan(clustered_interval(np.zeros(0, bool), np.zeros(0, int))).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from grnet_jax.retrieval.evaluation import Evaluation, EvaluationError, _check_rows, measure
+from grnet_jax.retrieval.evaluation import Evaluation, EvaluationError, check_split, measure
 from grnet_jax.retrieval.protocols import Protocol, make_protocols
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.report import format_table, results_dict, write_results
@@ -84,9 +84,14 @@ def test_table_names_queries_without_a_match():
 )
 def test_a_split_that_cannot_be_measured_is_named(domain, items, message):
     domain = np.array(domain)
-    split = types.SimpleNamespace(name="test", index=types.SimpleNamespace(item=np.array(items)))
+    split = types.SimpleNamespace(
+        name="test",
+        index=types.SimpleNamespace(item=np.array(items)),
+        query_rows=lambda: np.flatnonzero(domain == 0),
+        gallery_rows=lambda: np.flatnonzero(domain == 1),
+    )
     with pytest.raises(EvaluationError, match=message):
-        _check_rows(split, np.flatnonzero(domain == 0), np.flatnonzero(domain == 1))
+        check_split(split)
 
 
 def test_measuring_no_query_gives_no_number():

@@ -1,5 +1,6 @@
 """Whole runs on the tiny synthetic set: resuming, stopping, and every way to be refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ def _assert_same(one, two):
 def whole_run(tiny_config, tmp_path_factory):
     """A run of six steps that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole")
-    return tiny_config(), workdir, loop.train(tiny_config(), str(workdir))
+    return tiny_config(), workdir, loop.train(tiny_config(), str(workdir)).state
 
 
 def _restored(config, workdir, best=False):
@@ -48,20 +49,16 @@ def test_a_finished_run_leaves_its_checkpoints_config_and_events(whole_run):
     config, workdir, state = whole_run
     assert int(state.step) == config.train.steps
     _assert_same(_restored(config, workdir), state)
-    assert checkpoints.read_config(epath.Path(workdir)) == _as_json(config)
+    written = checkpoints.read_config(epath.Path(workdir))
+    assert written["data"].pop("prepared").startswith("tiny-")
+    assert written == json.loads(json.dumps(config.to_dict()))
     assert list(workdir.glob("events.out.tfevents*"))
     assert int(_restored(config, workdir, best=True).step) in (3, 6)
 
 
-def _as_json(config):
-    import json
-
-    return json.loads(json.dumps(config.to_dict()))
-
-
 def test_running_a_finished_run_again_changes_nothing(whole_run):
     config, workdir, state = whole_run
-    _assert_same(loop.train(config, str(workdir)), state)
+    _assert_same(loop.train(config, str(workdir)).state, state)
 
 
 def test_a_run_stopped_by_sigterm_resumes_to_the_same_end(whole_run, tmp_path, monkeypatch):
@@ -75,10 +72,11 @@ def test_a_run_stopped_by_sigterm_resumes_to_the_same_end(whole_run, tmp_path, m
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop._Loop, "_log", log_then_kill)
-    stopped = loop.train(config, str(tmp_path))
+    stopped, finished = loop.train(config, str(tmp_path))
+    assert not finished
     assert 0 < int(stopped.step) < config.train.steps
     assert int(_restored(config, tmp_path).step) == int(stopped.step)
-    _assert_same(loop.train(config, str(tmp_path)), state)
+    _assert_same(loop.train(config, str(tmp_path)).state, state)
 
 
 @orbax_leaves_tasks
@@ -91,8 +89,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole_run, tmp_path, 
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with caplog.at_level("WARNING", logger="absl"):
         assert int(_restored(config, copy).step) == 3
-    assert "checkpoints/6 is damaged" in caplog.text
-    _assert_same(loop.train(config, str(copy)), state)  # and trains on from there
+    assert "checkpoints/6 is damaged or" in caplog.text
+    _assert_same(loop.train(config, str(copy)).state, state)  # and trains on from there
+    assert int(_restored(config, copy).step) == 6  # saved anew
 
 
 def test_a_changed_value_is_a_damaged_checkpoint(whole_run, tmp_path, monkeypatch):
@@ -113,7 +112,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error(whole_run, tmp_path):
     shutil.copytree(workdir, copy)
     for step in ("3", "6"):
         shutil.rmtree(copy / "checkpoints" / step / "state" / "d")
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read"):
         _restored(config, copy)
 
 
@@ -128,6 +127,17 @@ def test_another_configs_run_is_refused_naming_the_fields(whole_run):
     assert "model.node_dim: 16 there, 8 now" in str(caught.value)
     assert "optimizer.learning_rate: 0.001 there, 0.5 now" in str(caught.value)
     assert "log_every" not in str(caught.value)
+
+
+def test_another_data_set_behind_the_same_fields_is_refused(whole_run, tmp_path):
+    """As when the photos of a manifest change."""
+    config, workdir, _ = whole_run
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    path = copy / "config.json"
+    path.write_text(path.read_text().replace('"prepared": "tiny-', '"prepared": "other-'))
+    with pytest.raises(CheckpointError, match=r"data\.prepared: 'other-.* there, 'tiny-.* now"):
+        loop.train(config, str(copy))
 
 
 def test_a_workdir_without_a_run_is_named(tmp_path):
@@ -153,15 +163,17 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_config, tmp_path):
     message = str(caught.value)
     assert "step 2" in message or "step 3" in message
     assert "gradient norm" in message
+    assert "parameter norm" in message
     last = _restored(config, tmp_path)
     assert f"the last good one is step {int(last.step)}" in message
     assert f"step {int(last.step) + 1}:" in message
 
 
-def test_a_batch_that_devices_cannot_share_is_refused_first(tiny_config, tmp_path):
+@pytest.mark.parametrize("field", ["train.batch_items", "eval.batch", "eval.query_block"])
+def test_a_batch_that_devices_cannot_share_is_refused_first(tiny_config, tmp_path, field):
     config = tiny_config()
-    config.train.batch_items = 9
-    with pytest.raises(InputError, match=r"train\.batch_items: 9 cannot be shared evenly by 8"):
+    config.update_from_flattened_dict({field: 9})
+    with pytest.raises(InputError, match=f"{field}: 9 cannot be shared evenly by 8"):
         loop.train(config, str(tmp_path))
 
 

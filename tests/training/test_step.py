@@ -21,6 +21,7 @@ def small_config(system=grnet) -> ml_collections.ConfigDict:
     config.model.reasoning_dim = 8
     config.train.batch_items = 16
     config.train.steps = 10
+    config.optimizer.warmup_steps = 2
     return config
 
 
@@ -106,6 +107,7 @@ def test_jit_equals_eager():
 def test_loss_is_the_mean_over_all_pairs(leave_out):
     config = small_config()
     config.loss.leave_out_identical = leave_out
+    config.loss.query_softmax_weight = 0.0
     run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
     state = run.create_state()
     batch = random_batch()
@@ -182,9 +184,10 @@ def test_cosine_rises_and_ends_at_zero():
 
 def test_steps_or_epochs():
     assert count_steps(ml_collections.ConfigDict({"steps": 0, "epochs": 1.5}), 10) == 15
-    assert count_steps(ml_collections.ConfigDict({"steps": 7, "epochs": 60.0}), 10) == 7
-    with pytest.raises(InputError, match=r"train\.steps or train\.epochs"):
-        count_steps(ml_collections.ConfigDict({"steps": 0, "epochs": 0.0}), 10)
+    assert count_steps(ml_collections.ConfigDict({"steps": 7, "epochs": 0.0}), 10) == 7
+    for steps, epochs in ((0, 0.0), (3, 2.0), (-1, 0.0)):
+        with pytest.raises(InputError, match=r"train\.steps and train\.epochs"):
+            count_steps(ml_collections.ConfigDict({"steps": steps, "epochs": epochs}), 10)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +197,18 @@ def test_steps_or_epochs():
         ("optimizer.schedule", "linear", "optimizer.schedule: 'linear'"),
         ("optimizer.learning_rate", 0.0, r"optimizer\.learning_rate"),
         ("loss.name", "triplet", "loss.name: 'triplet'"),
+        (
+            "optimizer.warmup_steps",
+            10,
+            r"optimizer\.warmup_steps: 10 must be less",
+        ),
+        ("train.log_every", 0, r"train\.log_every: expected 1 or more, got 0"),
+        ("train.checkpoint_every", 0, r"train\.checkpoint_every"),
+        ("eval.gallery_block", 0, r"eval\.gallery_block"),
+        ("eval.keep_top", 0, r"eval\.keep_top"),
+        ("model.node_dim", 0, r"model\.node_dim"),
+        ("model.reasoning_dim", -3, r"model\.reasoning_dim"),
+        ("model.dtype", "float99", r"model\.dtype: 'float99'"),
     ],
 )
 def test_bad_fields_are_named(field, value, message):
