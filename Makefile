@@ -10,7 +10,7 @@ WORKERS ?= 2
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format lock parity clean
+.PHONY: help install demo test test-slow lint format bench lock parity clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -34,7 +34,7 @@ demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write
 test: $(INSTALLED) ## The fast tests (minutes)
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
 
-test-slow: $(INSTALLED) ## Kill, multi-process, fuzzing and parity tests
+test-slow: $(INSTALLED) ## Kill, multi-process and parity tests, and the paper's sizes
 	$(BIN)/python -m pytest -m slow -n $(WORKERS)
 
 lint: $(INSTALLED) ## Style and types

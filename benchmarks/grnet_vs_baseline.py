@@ -9,13 +9,11 @@ Writes benchmarks/results/grnet_vs_baseline.json; the runs stay under --runs.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile, run_command
 
 _TRAINED = ("grnet", "global_baseline")
 _PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
@@ -53,9 +51,9 @@ def measure(model: str, seed: int, data_dir: str, workdir: str) -> dict:
     ]
     started = time.monotonic()
     if model in _TRAINED:
-        _run("train.py", *flags)
+        run_command("train.py", *flags)
     trained = time.monotonic()
-    _run("eval.py", *flags)
+    run_command("eval.py", *flags)
     found = json.loads((ROOT / workdir / "results.json").read_text())
     return {
         "model": model,
@@ -85,11 +83,6 @@ def format_rows(rows: list[dict]) -> str:
 def _cell(values: list[float]) -> str:
     mean = f"{np.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.1f}"
-
-
-def _run(*command: str) -> None:
-    """Runs a command of the repository; its failure is ours."""
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,14 +37,18 @@ class ResultsFile:
         return None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Writes the file with this row, in the place of an older one with the same keys."""
+        """Writes the file with this row, in the place of an older one with the same keys.
+
+        Each row keeps the commit and machine that made it; those of the file are the last's.
+        """
+        row = row | {"commit": commit(), "machine": machine()}
         same = tuple(row[name] for name in self._keys)
         self.rows = [r for r in self.rows if tuple(r[name] for name in self._keys) != same]
         self.rows.append(row)
         content = {
             "command": self._command,
-            "machine": machine(),
-            "commit": commit(),
+            "machine": row["machine"],
+            "commit": row["commit"],
             "rows": self.rows,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ def machine() -> str:
             for line in info.read_text().splitlines()
             if line.startswith("model name")
         ] or names
-    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
+    return f"{names[0]}, {os.cpu_count()} cores"
 
 
 def commit() -> str:
@@ -75,3 +80,8 @@ def commit() -> str:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def run_command(*command: str) -> None:
+    """Runs train.py or eval.py as a user would; its failure is ours."""
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)

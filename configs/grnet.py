@@ -83,7 +83,8 @@ def get_loss() -> ml_collections.ConfigDict:
     loss = ml_collections.ConfigDict()
     # Cross-entropy over all customer x shop pairs of the batch.
     loss.name = "pairs"
-    # Leave out negatives whose shop photo is byte for byte one of the customer's item.
+    # Leave out negatives whose shop photo is byte for byte that of the customer's item in the
+    # batch: catalogues list one photo under several items.
     loss.leave_out_identical = False
     # Weight of the softmax over each customer photo's scores, beside the pair loss; the paper: 0.
     loss.query_softmax_weight = 0.0

@@ -34,6 +34,31 @@ def define_config_flag() -> flags.FlagHolder:
     )
 
 
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line, for `app.run`; a mistake in it ends with its message alone."""
+    try:
+        rest = flags.FLAGS(argv)
+        _ = flags.FLAGS.config  # a file that is missing is noticed only when it is asked for
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        logging.debug("Where it came from:", exc_info=True)
+        print(f"error: {_last_reason(error)}", file=sys.stderr)
+        print(
+            "Fields are set by --config.FIELD=VALUE; --helpfull lists the flags.", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+def _last_reason(error: Exception) -> str:
+    """What an error says at the end: ml_collections wraps a config file's whole traceback."""
+    text = str(error).replace("\\n", "\n").replace("\\'", "'")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        if "Error: " in line or line.startswith("[Errno"):
+            return line.split("Error: ")[-1]
+    return " ".join(lines)
+
+
 def train(argv: Sequence[str], config: Any, workdir: str) -> None:
     """Trains, and says what was written and what to do next."""
     with _session(argv):

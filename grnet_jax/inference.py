@@ -1,30 +1,24 @@
 """A trained matcher for use from Python, on photo files or arrays, without TensorFlow."""
 
-import functools
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
-from grnet_jax.photos import crop_and_resize, open_photo
+from grnet_jax.photos import Box, PhotoSource, crop_and_resize, open_photo
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
-from grnet_jax.retrieval.ranking import make_score
+from grnet_jax.retrieval.ranking import make_score, score_blocks
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
-
-Photo = str | os.PathLike[str] | bytes | np.ndarray
-Box = tuple[float, float, float, float]
 
 
 class LoadedMatcher:
     """A matcher with its trained parameters.
 
-    Photos are cut, resized and normalised exactly as in evaluation.
+    Photos are cut, resized and normalised as in evaluation (within one grey level of resizing).
 
     Attributes:
       config: the run's config.
@@ -39,7 +33,9 @@ class LoadedMatcher:
         self._embed = make_embed(run.matcher, run.mesh)
         self._score = make_score(run.matcher, run.mesh)
 
-    def embed(self, photos: Sequence[Photo], boxes: Sequence[Box | None] | None = None) -> Features:
+    def embed(
+        self, photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | None = None
+    ) -> Features:
         """Features of photos, numpy arrays that lead with the photo axis.
 
         Args:
@@ -48,37 +44,31 @@ class LoadedMatcher:
             None, for all or for one, takes the whole photo.
 
         Raises:
-          InputError: for no photos, or another number of boxes than of photos.
+          InputError: for no photos, another number of boxes than of photos, boxes for a matcher
+            that was trained on whole photos, or a box that is none.
           PhotoError: naming the photo that cannot be read.
         """
-        if not len(photos):
-            raise InputError("embed: no photos were given")
-        if boxes is not None and len(boxes) != len(photos):
-            raise InputError(f"embed: {len(photos)} photos, but {len(boxes)} boxes")
-        data = self.config.data
+        _check_photos(photos, boxes)
+        if boxes is not None and self.config.data.crop != "box":
+            raise InputError(
+                "embed: boxes were given, but this matcher was trained on whole photos"
+            )
 
-        def batches(rows: np.ndarray, batch: int) -> Any:
+        def batches(rows: np.ndarray, batch: int) -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, len(rows), batch):
                 chosen = rows[start : start + batch]
-                yield {
-                    "photo": np.stack(
-                        [
-                            crop_and_resize(
-                                open_photo(photos[row], data.max_pixels),
-                                boxes[row] if boxes is not None and data.crop == "box" else None,
-                                data.image_size,
-                            )
-                            for row in chosen
-                        ]
-                    )
-                }
+                # Padding repeats rows; each photo is read once.
+                read = {row: self._read(photos, boxes, row) for row in dict.fromkeys(chosen)}
+                yield {"photo": np.stack([read[row] for row in chosen])}
 
+        # Few photos make a smaller batch; powers of two keep the number of compilations small.
+        batch = min(self.config.eval.batch, 1 << (len(photos) - 1).bit_length())
         return embed_rows(
             self._embed,
             self._variables,
             batches,
             np.arange(len(photos)),
-            batch=self._batch(self.config.eval.batch),
+            batch=self._shared(batch),
             mesh=self._mesh,
         )
 
@@ -87,20 +77,27 @@ class LoadedMatcher:
 
         For GRNet the logit of "same item"; its sigmoid is the probability.
         """
-        q, g = len(query.descriptor), len(gallery.descriptor)
-        rows = self._batch(min(self.config.eval.query_block, q))
-        columns = min(self.config.eval.gallery_block, g)
-        scores = np.empty((q, g), np.float32)
-        for top in range(0, q, rows):
-            block = _rows(query, top, rows)
-            for left in range(0, g, columns):
-                part = self._score(self._variables, block, _rows(gallery, left, columns))
-                scores[top : top + rows, left : left + columns] = np.asarray(part)[
-                    : q - top, : g - left
-                ]
-        return scores
+        blocks = score_blocks(
+            self._score,
+            self._variables,
+            query,
+            gallery,
+            query_block=self._shared(min(self.config.eval.query_block, len(query.descriptor))),
+            gallery_block=self.config.eval.gallery_block,
+            mesh=self._mesh,
+        )
+        return np.concatenate([scores for _, scores in blocks])
 
-    def _batch(self, wanted: int) -> int:
+    def _read(
+        self, photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | None, row: int
+    ) -> np.ndarray:
+        photo = open_photo(photos[row], self.config.data.max_pixels)
+        box = None if boxes is None else boxes[row]
+        if box is not None:
+            _check_box(box, photo, row)
+        return crop_and_resize(photo, box, self.config.data.image_size)
+
+    def _shared(self, wanted: int) -> int:
         """The next multiple of the number of devices."""
         return -(-wanted // self._mesh.size) * self._mesh.size
 
@@ -115,12 +112,20 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
     return LoadedMatcher(run, state)
 
 
-def _rows(features: Features, start: int, size: int) -> Features:
-    """Rows from `start`, `size` of them, the last one repeated where they end."""
-    take = functools.partial(_take, start=start, size=size)
-    return jax.tree.map(take, features)
+def _check_photos(photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | None) -> None:
+    if isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3:
+        raise InputError("embed: expected a list of photos, got a single one: write [photo]")
+    if not len(photos):
+        raise InputError("embed: no photos were given")
+    if boxes is not None and len(boxes) != len(photos):
+        raise InputError(f"embed: {len(photos)} photos, but {len(boxes)} boxes")
 
 
-def _take(leaf: np.ndarray, *, start: int, size: int) -> np.ndarray:
-    rows = leaf[start : start + size]
-    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+def _check_box(box: Box, photo: np.ndarray, number: int) -> None:
+    height, width, _ = photo.shape
+    x_1, y_1, x_2, y_2 = box
+    if not (0 <= x_1 < x_2 <= width and 0 <= y_1 < y_2 <= height):
+        raise InputError(
+            f"embed: box {number} is {tuple(box)}: expected (x_1, y_1, x_2, y_2) with x_1 < x_2 "
+            f"and y_1 < y_2 within the photo of {width}x{height} pixels"
+        )

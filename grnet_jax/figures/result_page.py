@@ -10,13 +10,13 @@ from etils import epath
 from PIL import Image, ImageDraw
 
 from grnet_jax.retrieval.evaluation import Evaluation
+from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.report import TABLE_COLUMNS, column_title, format_figure
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
 _MATCHES = 8  # gallery photos beside a query
 _THUMBNAIL = 128  # pixels, the longer side
-_VIEWS = {0: "front", 1: "side", 2: "back"}
 
 
 def write_result_page(
@@ -125,7 +125,7 @@ class _Examples:
 
     def _flags(self, row: int) -> str:
         index = self._split.index
-        flags = [_VIEWS.get(int(index.view[row]), "")]
+        flags = [VIEWS.get(int(index.view[row]), "")]
         flags += ["occluded"] * int(index.occluded[row] == 1)
         flags += ["cropped"] * int(index.cropped[row] == 1)
         return ", ".join(flag for flag in flags if flag)

@@ -1,1 +1,1 @@
-"""From a matcher and photos to ranks, figures per protocol, tables and pages."""
+"""From a matcher and photos to ranks, figures per protocol, and tables."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_FRONT, _SIDE, _BACK = 0, 1, 2
+VIEWS = {0: "front", 1: "side", 2: "back"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ def make_protocols(
       The protocols that hold any query. A query with an unknown flag is in no protocol that
       asks for that flag.
     """
-    easy = (view == _FRONT) & (occluded == 0) & (cropped == 0)
+    easy = (view == 0) & (occluded == 0) & (cropped == 0)
     choices: list[tuple[str, str, Any]] = [
         ("all", "All queries", np.ones(len(view), bool)),
         ("easy", "Easy", easy),
-        ("hard_view", "Hard-View", (view == _SIDE) | (view == _BACK)),
+        ("hard_view", "Hard-View", (view == 1) | (view == 2)),
         ("hard_occlusion", "Hard-Occlusion", occluded == 1),
         ("hard_cropping", "Hard-Cropping", cropped == 1),
     ]

@@ -1,7 +1,7 @@
 """Every query against the whole gallery, in blocks over the mesh."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -59,16 +59,44 @@ def positive_rows(query_items: np.ndarray, gallery_items: np.ndarray) -> np.ndar
     return np.where(inside, rows, -1).astype(np.int32)
 
 
-def score_rows(
+def score_blocks(
     score: Callable[[Any, Features, Features], jax.Array],
     variables: Any,
     query: Features,
-    gallery_blocks: list[Features],
-    gallery: int,
-) -> np.ndarray:
-    """Scores float32 [q, gallery] of one block of queries against all gallery blocks."""
-    parts = [np.asarray(score(variables, query, block)) for block in gallery_blocks]
-    return np.concatenate(parts, axis=1)[:, :gallery]
+    gallery: Features,
+    *,
+    query_block: int,
+    gallery_block: int,
+    mesh: Mesh,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Scores of all pairs, one block of queries after the other.
+
+    All blocks have one shape, so that one compiled program scores a query against a photo
+    the same way wherever they stand; the padding is cut off.
+
+    Args:
+      score: of `make_score`.
+      variables: the matcher's.
+      query: features of q queries (numpy leaves).
+      gallery: features of g gallery photos.
+      query_block: queries scored at once, a multiple of the number of devices.
+      gallery_block: gallery photos scored at once.
+      mesh: the devices.
+
+    Yields:
+      The number of the block's first query, and float32 [up to query_block, g].
+    """
+    check_divisible(query_block, mesh, "eval.query_block")
+    q, g = len(query.descriptor), len(gallery.descriptor)
+    gallery_block = min(gallery_block, g)
+    blocks = [
+        place_replicated(_block(gallery, start, gallery_block), mesh)
+        for start in range(0, g, gallery_block)
+    ]
+    for start in range(0, q, query_block):
+        rows = _place_rows(_block(query, start, query_block), mesh)
+        parts = [np.asarray(score(variables, rows, block)) for block in blocks]
+        yield start, np.concatenate(parts, axis=1)[: q - start, :g]
 
 
 def rank_all(
@@ -86,9 +114,6 @@ def rank_all(
 ) -> Ranking:
     """Ranks every query's positives among the whole gallery.
 
-    All blocks have one shape, so that one compiled program scores a query against a photo
-    the same way wherever they stand; the padding is cut off before ranking.
-
     Args:
       score: of `make_score`.
       variables: the matcher's.
@@ -101,28 +126,29 @@ def rank_all(
       mesh: the devices.
       progress: told the number of queries after every block.
     """
-    check_divisible(query_block, mesh, "eval.query_block")
-    q, g = len(query.descriptor), len(gallery.descriptor)
-    gallery_block = min(gallery_block, g)
-    gallery_blocks = [
-        place_replicated(_block(gallery, start, gallery_block), mesh)
-        for start in range(0, g, gallery_block)
-    ]
     ranks, top_rows, top_scores = [], [], []
-    for start in range(0, q, query_block):
-        block = place_rows(_block(query, start, query_block), mesh)
-        count = min(query_block, q - start)
-        scores = score_rows(score, variables, block, gallery_blocks, g)
+    blocks = score_blocks(
+        score,
+        variables,
+        query,
+        gallery,
+        query_block=query_block,
+        gallery_block=gallery_block,
+        mesh=mesh,
+    )
+    for start, scores in blocks:
+        count, found = scores.shape
+        full = _pad(scores, query_block, 0)
         wanted = _pad(positives[start : start + query_block], query_block, -1)
-        ranks.append(np.asarray(_positive_ranks(scores, wanted))[:count])
-        best_scores, best_rows = jax.lax.top_k(jnp.asarray(scores), min(top, g))
+        ranks.append(np.asarray(_positive_ranks(full, wanted))[:count])
+        best_scores, best_rows = jax.lax.top_k(jnp.asarray(full), min(top, found))
         top_rows.append(np.asarray(best_rows)[:count])
         top_scores.append(np.asarray(best_scores)[:count])
         progress(count)
     return Ranking(np.concatenate(ranks), np.concatenate(top_rows), np.concatenate(top_scores))
 
 
-def place_rows(features: Features, mesh: Mesh) -> Features:
+def _place_rows(features: Features, mesh: Mesh) -> Features:
     """Whole numpy features, the same on every host, shared over the mesh by their rows."""
 
     def place(leaf: np.ndarray) -> jax.Array:

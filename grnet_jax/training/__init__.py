@@ -1,1 +1,1 @@
-"""Mesh, state, step, loop and checkpoints: training of any matcher."""
+"""State, step, loop and checkpoints: training of any matcher."""

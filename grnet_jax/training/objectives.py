@@ -45,9 +45,9 @@ def embed_pairs(
 def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
     """Same item or not, over all customer x shop pairs of the global batch (GRNet).
 
-    `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte a photo
-    of the customer's item; `loss.query_softmax_weight` adds the softmax over each customer's
-    shop photos.
+    `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
+    the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
+    customer's shop photos.
     """
 
     def objective(params, batch_stats, batch, replicate):

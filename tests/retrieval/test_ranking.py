@@ -5,12 +5,14 @@ import jax
 import numpy as np
 import pytest
 
+from configs import grnet
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import positive_ranks
-from grnet_jax.models import Features
+from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score, positive_rows, rank_all
+from grnet_jax.training.state import init_variables
 
 
 class InnerProduct(nn.Module):
@@ -100,3 +102,43 @@ def test_a_block_that_devices_cannot_share_is_named():
             top=1,
             mesh=make_mesh(),
         )
+
+
+def test_grnet_ranks_alike_on_one_device_and_eight():
+    config = grnet.get_config()
+    config.model.node_dim, config.model.reasoning_dim = 16, 8
+    matcher = build_matcher(config.model)
+    variables = init_variables(matcher, 32, seed=0)
+    photos = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    found = []
+    for devices in (1, 8):
+        mesh = make_mesh(jax.devices()[:devices])
+        features = embed_rows(
+            make_embed(matcher, mesh),
+            variables,
+            lambda rows, batch: (
+                {"photo": photos[rows[i : i + batch]]} for i in range(0, len(rows), batch)
+            ),
+            np.arange(40),
+            batch=16,
+            mesh=mesh,
+        )
+        query, gallery = (
+            jax.tree.map(lambda x, r=r: x[r], features) for r in np.split(np.arange(40), 2)
+        )
+        found.append(
+            rank_all(
+                make_score(matcher, mesh),
+                variables,
+                query,
+                gallery,
+                positive_rows(np.arange(20), np.arange(20)),
+                query_block=8,
+                gallery_block=8,
+                top=20,
+                mesh=mesh,
+            )
+        )
+    one, eight = found
+    np.testing.assert_allclose(one.top_scores, eight.top_scores, rtol=1e-5)
+    np.testing.assert_array_equal(one.ranks, eight.ranks)
