@@ -70,6 +70,9 @@ def get_model() -> ml_collections.ConfigDict:
     # factor on the edges' affinities that starts there (0: none).
     model.norm_feature = False
     model.edge_scale_init = 0.0
+    # Gallery photos compared at once with all queries; 0 for all. Training computes a chunk's
+    # nodes twice instead of keeping them, so that large batches fit.
+    model.gallery_chunk = 0
     # Where the score's bias starts; the paper: 0. With 32 shop photos to each customer photo,
     # -3.43 (-log 31) spares the first steps from learning how rare a match is.
     model.score_bias_init = 0.0

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -147,4 +148,25 @@ def _session(argv: Sequence[str]) -> Iterator[None]:
     except (InputError, loop.NonFiniteLossError) as error:
         logging.debug("Where it came from:", exc_info=True)
         print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        print(
+            f"\nerror: process {jax.process_index()} of {jax.process_count()} cannot go on; where "
+            "the error above speaks of connections, peers or barriers, another process was lost. "
+            "All processes end. The same command, started on all of them again, continues from the "
+            "last checkpoint.",
+            file=sys.stderr,
+        )
+        _leave(1)
+
+
+def _leave(code: int) -> None:
+    """Ends with that exit code; in a job of several processes at once, without waiting for them."""
+    if jax.process_count() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,5 +1,7 @@
 """The module that owns the graph's parameters."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ class SimilarityGraph(nn.Module):
       norm_feature: nodes carry the length that Eq. 4 divides by, as one more dimension.
       edge_scale_init: where a learned factor on the edges' affinities starts; 0 for none, as
         in the paper.
+      gallery_chunk: gallery photos compared at once, where memory is short; 0 for all.
       score_bias_init: where the score's bias starts.
     """
 
@@ -38,6 +41,7 @@ class SimilarityGraph(nn.Module):
     norm_feature: bool = False
     edge_scale_init: float = 0.0
     score_bias_init: float = 0.0
+    gallery_chunk: int = 0
 
     @nn.compact
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
@@ -50,14 +54,22 @@ class SimilarityGraph(nn.Module):
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
 
         scales = self.scales if self.layers else self.scales[:1]
-        differences = reasoning.region_differences(query, gallery, scales)
-        nodes = reasoning.similarity_nodes(differences, projection, norm_feature=self.norm_feature)
         mask = reasoning.edge_mask(
             scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
         )
-        global_node = reasoning.reason(nodes, transforms_out, transforms_in, layers, mask)
-        logits = reasoning.match_logit(global_node, weight, bias)
-        return logits.reshape(query.shape[0], gallery.shape[0])
+
+        def score(gallery: jax.Array) -> jax.Array:
+            differences = reasoning.region_differences(query, gallery, scales)
+            nodes = reasoning.similarity_nodes(
+                differences, projection, norm_feature=self.norm_feature
+            )
+            global_node = reasoning.reason(nodes, transforms_out, transforms_in, layers, mask)
+            logits = reasoning.match_logit(global_node, weight, bias)
+            return logits.reshape(query.shape[0], gallery.shape[0])
+
+        if 0 < self.gallery_chunk < gallery.shape[0]:
+            return _in_chunks(score, gallery, self.gallery_chunk)
+        return score(gallery)
 
     @property
     def _node_width(self) -> int:
@@ -78,6 +90,23 @@ class SimilarityGraph(nn.Module):
                 transforms_in.append(self.param(f"edge_in{number + 1}", _he, square))
             layers.append(self.param(f"layer{number + 1}", _he, (width, self.reasoning_dim)))
         return transforms_out, transforms_in, layers
+
+
+def _in_chunks(
+    score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk: int
+) -> jax.Array:
+    """Scores [q, g] of `chunk` gallery photos after the other, holding one chunk's nodes.
+
+    The gradient computes each chunk's nodes once more instead of keeping them. By the gallery
+    and not by the queries, because in training the queries are shared by the devices.
+    """
+    g = gallery.shape[0]
+    chunks = -(-g // chunk)
+    padded = jnp.pad(gallery, ((0, chunks * chunk - g), (0, 0), (0, 0)))
+    logits = jax.lax.map(
+        jax.checkpoint(score), padded.reshape(chunks, chunk, *gallery.shape[1:])
+    )  # [chunks, q, chunk]
+    return jnp.moveaxis(logits, 0, 1).reshape(-1, chunks * chunk)[:, :g]
 
 
 def _score_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

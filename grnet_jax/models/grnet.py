@@ -66,7 +66,12 @@ def build(model: Any) -> GRNet:
     Raises:
       InputError: naming the field that cannot be.
     """
-    for field, least in (("layers", 0), ("node_dim", 1), ("reasoning_dim", 1)):
+    for field, least in (
+        ("layers", 0),
+        ("node_dim", 1),
+        ("reasoning_dim", 1),
+        ("gallery_chunk", 0),
+    ):
         if model[field] < least:
             raise InputError(f"model.{field}: expected {least} or more, got {model[field]}")
     if model.dtype not in _DTYPES:
@@ -84,6 +89,7 @@ def build(model: Any) -> GRNet:
             norm_feature=model.norm_feature,
             edge_scale_init=model.edge_scale_init,
             score_bias_init=model.score_bias_init,
+            gallery_chunk=model.gallery_chunk,
         ),
         preprocessing=model.backbone.preprocessing,
         frozen_batch_norm=model.backbone.frozen_batch_norm,

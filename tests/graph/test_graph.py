@@ -184,6 +184,26 @@ def test_permuting_the_gallery_permutes_the_scores():
     )
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 8])
+def test_chunks_of_the_gallery_change_nothing(chunk):
+    fields = {"node_dim": 16, "reasoning_dim": 8}
+    query, _ = _photos("different", 24, 12)
+    gallery = np.random.default_rng(1).gamma(1.0, 1.0, (5, 24, 12)).astype(np.float32)
+    whole = SimilarityGraph(**fields)
+    variables = whole.init(jax.random.key(0), query, gallery)
+
+    def loss(graph, variables, query, gallery):
+        logits = graph.apply(variables, query, gallery)
+        return jnp.sum(jnp.sin(logits)), logits
+
+    found = []
+    for graph in (whole, SimilarityGraph(**fields, gallery_chunk=chunk)):
+        gradient = jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True)
+        found.append(gradient(graph, variables, query, gallery))
+    for x, y in zip(*(jax.tree.leaves(one) for one in found), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
 def test_bfloat16_stays_near_float32():
     graph = SimilarityGraph(node_dim=64, reasoning_dim=32)
     query, gallery = _photos("different", 24, 128)
