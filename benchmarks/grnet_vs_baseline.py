@@ -17,7 +17,7 @@ from benchmarks.results_file import ROOT, ResultsFile, run_command
 
 _TRAINED = ("grnet", "global_baseline")
 _PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
-_COLUMNS = ("top1", "top5", "top20", "map")
+_COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
 
 def main() -> None:
@@ -66,17 +66,21 @@ def measure(model: str, seed: int, data_dir: str, workdir: str) -> dict:
 
 
 def format_rows(rows: list[dict]) -> str:
-    """Mean over the seeds with the half-width of their range, in percent, by protocol."""
-    lines = []
+    """A Markdown table of the mean over the seeds and the half-width of their range, percent."""
+    lines = [
+        "| protocol | system | seeds | " + " | ".join(_COLUMNS.values()) + " |",
+        "|---|---|---|" + "---|" * len(_COLUMNS),
+    ]
     for protocol in _PROTOCOLS:
-        title = rows[0]["protocols"][protocol]["title"]
-        queries = rows[0]["protocols"][protocol]["queries"]
-        lines.append(f"\n{title}, {queries:,} queries")
-        lines.append(f"  {'':18}{'seeds':>6}" + "".join(f"{c:>16}" for c in _COLUMNS))
+        first = rows[0]["protocols"][protocol]
+        title = f"{first['title']}, {first['queries']:,} queries"
         for model in ("colour_histogram", *reversed(_TRAINED)):
             chosen = [r["protocols"][protocol] for r in rows if r["model"] == model]
-            cells = [_cell([100 * r[c] for r in chosen]) for c in _COLUMNS] if chosen else []
-            lines.append(f"  {model:18}{len(chosen):>6}" + "".join(f"{c:>16}" for c in cells))
+            if chosen:
+                cells = [_cell([100 * r[c] for r in chosen]) for c in _COLUMNS]
+                name = model.replace("_", " ").replace("grnet", "**GRNet**")
+                lines.append(f"| {title} | {name} | {len(chosen)} | " + " | ".join(cells) + " |")
+                title = ""
     return "\n".join(lines) + "\n"
 
 

@@ -79,7 +79,7 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
     with _session(argv):
         from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
-        directory = epath.Path(workdir or f"runs/{config.name}")
+        directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
         checkpoints.check_same_config(directory, config.to_dict(), part="model")
         run = build_run(config, make_mesh())
         if run.has_parameters:
@@ -99,7 +99,7 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         step = int(state.step)
         print(f"\n{config.name}, checkpoint of step {step}, {split.name} split\n")
         print(format_table(evaluation))
-        to = epath.Path(output) if output else directory
+        to = epath.Path(output).expanduser() if output else directory
         written = [
             write_results(to, evaluation, config.name, step),
             write_result_page(to, evaluation, split, config.name, step),

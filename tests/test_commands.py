@@ -53,7 +53,7 @@ def trained(data_dir, tmp_path_factory):
     """A workdir trained and evaluated on the tiny synthetic set, and what was printed."""
     workdir = tmp_path_factory.mktemp("run")
     flags = _flags("configs/grnet.py", "data.size=tiny", f"data.dir={data_dir}", *_FIELDS)
-    flags.append(f"--workdir={workdir}")
+    flags.append(f"--workdir={os.path.relpath(workdir, _ROOT)}")
     train, evaluate = run("train.py", *flags), run("eval.py", *flags)
     assert train.returncode == 0, train.stderr
     assert evaluate.returncode == 0, evaluate.stderr
@@ -62,7 +62,7 @@ def trained(data_dir, tmp_path_factory):
 
 def test_train_says_what_it_wrote_and_what_is_next(trained):
     workdir, train, _ = trained
-    assert f"Wrote {workdir}/" in train.stdout
+    assert f"Wrote {os.path.relpath(workdir, _ROOT)}/" in train.stdout
     assert "Next: python eval.py --config=configs/grnet.py" in train.stdout
     assert "6 steps of 8 items x 2 photos (64 pairs) on 1 device(s)" in train.stderr
     assert "graph/projection" in train.stderr  # the parameter overview

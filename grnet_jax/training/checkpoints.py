@@ -99,7 +99,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path):
-        self._directory = workdir / "checkpoints"
+        self._directory = workdir.resolve() / "checkpoints"  # orbax takes absolute paths alone
         self._damaged: set[int] = set()
         keep = checkpoint_managers.AnyPreservationPolicy(
             [

@@ -51,7 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
       CheckpointError: if `workdir` holds another config's run, or only damaged checkpoints.
       NonFiniteLossError: if the loss is no number any more.
     """
-    directory = epath.Path(workdir)
+    directory = epath.Path(workdir).expanduser()
     devices = mesh.make_mesh()
     _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config.to_dict())

@@ -91,7 +91,7 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.
     """
-    directory = epath.Path(workdir)
+    directory = epath.Path(workdir).expanduser()
     run = build_run(ml_collections.ConfigDict(read_config(directory)), mesh)
     with Checkpoints(directory) as saved:
         return run, saved.restore_best(run.abstract_state())
