@@ -99,7 +99,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path):
-        self._directory = workdir.resolve() / "checkpoints"  # orbax takes absolute paths alone
+        # orbax takes absolute paths alone; `resolve` would spoil a bucket's.
+        bucket = "://" in str(workdir)
+        self._directory = (workdir if bucket else workdir.resolve()) / "checkpoints"
         self._damaged: set[int] = set()
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
