@@ -46,7 +46,7 @@ class Inception(nn.Module):
 
 
 # Blocks by the stride of their maps; between two strides the map is max-pooled.
-_BLOCKS: dict[int, dict[str, Widths]] = {
+BLOCKS: dict[int, dict[str, Widths]] = {
     8: {
         "3a": Widths(64, 96, 128, 16, 32, 32),
         "3b": Widths(128, 128, 192, 32, 96, 64),
@@ -82,7 +82,7 @@ class GoogLeNet(nn.Module):
         x = ConvNorm(64, dtype=dtype, name="conv2")(x, train)
         maps = {4: ConvNorm(192, 3, padding=1, dtype=dtype, name="conv3")(x, train)}
         x = max_pool(maps[4], 3, 2)
-        for stride, blocks in _BLOCKS.items():
+        for stride, blocks in BLOCKS.items():
             for name, widths in blocks.items():
                 x = Inception(widths, dtype, name=f"inception{name}")(x, train)
             maps[stride] = x

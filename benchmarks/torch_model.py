@@ -1,0 +1,114 @@
+"""GRNet's parts in plain PyTorch, to measure against: eager, as the equations are written."""
+
+import itertools
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from grnet_jax.backbones.googlenet import BLOCKS
+from grnet_jax.graph import PAPER_SCALES
+
+
+def make_torch_backbone(name: str) -> nn.Module:
+    """The PyTorch twin of `grnet_jax.backbones.build_backbone(name)`, to its last map."""
+    return {"small": _small, "googlenet": _googlenet}[name]()
+
+
+class TorchGraph(nn.Module):
+    """Nodes, edges and three layers of reasoning (Eq. 4 to 8), with fixed edges."""
+
+    def __init__(self, channels: int, node_dim: int, reasoning_dim: int):
+        super().__init__()
+        self.projection = nn.Linear(channels, node_dim, bias=False)
+        self.edge_out = nn.Linear(node_dim, node_dim, bias=False)
+        self.edge_in = nn.Linear(node_dim, node_dim, bias=False)
+        widths = [node_dim, reasoning_dim, reasoning_dim, reasoning_dim]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(widths)
+        )
+        self.score = nn.Linear(reasoning_dim, 1)
+
+    def nodes(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Similarity nodes [q * g, n, d] of regions [q, r, c] and [g, r, c]."""
+        blocks, start = [], 0
+        for rows, columns in PAPER_SCALES:
+            stop = start + rows * columns
+            x, y = query[:, None, start:stop, None], gallery[None, :, None, start:stop]
+            blocks.append((x - y).square().flatten(2, 3).flatten(0, 1))
+            start = stop
+        return functional.normalize(self.projection(torch.cat(blocks, dim=1)), dim=-1)
+
+    def reason(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Logits [b] of nodes [b, n, d]."""
+        weights = (self.edge_out(nodes) @ self.edge_in(nodes).transpose(1, 2)).softmax(dim=-1)
+        hidden = nodes
+        for layer in self.layers:
+            hidden = layer(weights @ hidden).relu()
+        return self.score(hidden[:, 0])[:, 0]
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = _conv(width, width, 3, 1, 1)
+        self.second = _conv(width, width, 3, 1, 1)[:2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + self.second(self.first(x))).relu()
+
+
+def _small() -> nn.Module:
+    return nn.Sequential(
+        _conv(3, 32, 3, 2, 1),
+        _conv(32, 64, 3, 2, 1),
+        _Residual(64),
+        _conv(64, 128, 3, 2, 1),
+        _Residual(128),
+    )
+
+
+class _Inception(nn.Module):
+    def __init__(self, inputs: int, widths: tuple[int, ...]):
+        super().__init__()
+        one, three_reduce, three, five_reduce, five, pool = widths
+        self.branches = nn.ModuleList(
+            [
+                _conv(inputs, one),
+                nn.Sequential(_conv(inputs, three_reduce), _conv(three_reduce, three, 3, 1, 1)),
+                nn.Sequential(_conv(inputs, five_reduce), _conv(five_reduce, five, 3, 1, 1)),
+                nn.Sequential(nn.MaxPool2d(3, 1, 1), _conv(inputs, pool)),
+            ]
+        )
+        self.outputs = one + three + five + pool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def _googlenet() -> nn.Module:
+    layers = [
+        _conv(3, 64, 7, 2, 3),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        _conv(64, 64),
+        _conv(64, 192, 3, 1, 1),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+    ]
+    width, pools = 192, {8: (3, 2), 16: (2, 2)}
+    for stride, blocks in BLOCKS.items():
+        for widths in blocks.values():
+            layers.append(block := _Inception(width, tuple(widths)))
+            width = block.outputs
+        if stride in pools:
+            layers.append(nn.MaxPool2d(*pools[stride], ceil_mode=True))
+    return nn.Sequential(*layers)

@@ -1,0 +1,222 @@
+"""The training step's parts, forward and backward, beside the same model in PyTorch.
+
+    python -m benchmarks.training_speed [--sizes=demo,paper]
+
+Each part alone: the backbone (photos to its last map), the nodes (regions to similarity nodes,
+Eq. 4) and the reasoning (nodes to logits, Eq. 5 to 8). PyTorch runs eagerly, as the equations are
+written, at the best of several batch sizes. The machine's matrix rate is measured in the same
+run at [4096x1024] [1024x512]; shares are multiply-adds of the equations as written over it.
+Writes benchmarks/results/training_speed_DEVICE.json. Needs PyTorch (`make parity`).
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.torch_model import TorchGraph, make_torch_backbone
+from grnet_jax.backbones import build_backbone
+from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
+from grnet_jax.graph import reasoning as graph
+
+_REPEATS = 5
+
+
+class Size(NamedTuple):
+    """One row of the table."""
+
+    backbone: str
+    photos: int
+    image_size: int
+    channels: int
+    node_dim: int
+    reasoning_dim: int
+    items: int  # a side of the pairs
+
+
+_SIZES: Mapping[str, Size] = {
+    "demo": Size("small", 64, 64, 128, 64, 32, 32),
+    "paper": Size("googlenet", 8, 224, 1024, 512, 128, 8),
+}
+
+
+def main() -> None:
+    """Measures every part of every size and writes the rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default="demo,paper", help="of " + ", ".join(_SIZES))
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = f"training_speed_{'gpu' if device == 'cuda' else 'cpu'}"
+    results = ResultsFile(name, "python -m benchmarks.training_speed", ("size", "part"))
+    rate = matrix_rate()
+    print(f"matrix products: {rate / 1e9:.0f} G multiply-adds/s in JAX on {jax.devices()[0]}")
+    for name in options.sizes.split(","):
+        for part, measure in (
+            ("backbone", _backbone),
+            ("nodes", _nodes),
+            ("reasoning", _reasoning),
+        ):
+            row = {"size": name, "part": part, **_SIZES[name]._asdict()}
+            row |= {"device": str(jax.devices()[0].device_kind), "matrix_rate_gmac": rate / 1e9}
+            row |= measure(_SIZES[name], device)
+            row["times_pytorch"] = row["seconds"] / row["torch_seconds"]
+            if "gmac" in row:
+                row["share_of_matrix_rate"] = row["gmac"] * 1e9 / row["seconds"] / rate
+            results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+            print(format_row(results.rows[-1]), flush=True)
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def format_row(row: Mapping[str, Any]) -> str:
+    """One line: ours, PyTorch's, their ratio and the share of the matrix rate."""
+    share = row.get("share_of_matrix_rate")
+    return (
+        f"{row['size']:6} {row['part']:10} {row['seconds']:8.3f} s, PyTorch "
+        f"{row['torch_seconds']:8.3f} s (batch {row['torch_batch']}): {row['times_pytorch']:.2f} "
+        "times its time" + (f", {100 * share:.0f}% of the matrix rate" if share else "")
+    )
+
+
+def matrix_rate() -> float:
+    """Multiply-adds a second of [4096x1024] [1024x512] in float32, the best of several."""
+    x = jax.random.normal(jax.random.key(0), (4096, 1024))
+    y = jax.random.normal(jax.random.key(1), (1024, 512))
+    product = jax.jit(lambda x, y: [x * (1 + i * 1e-9) @ y for i in range(8)])
+    return 8 * 4096 * 1024 * 512 / best_time(lambda: jax.block_until_ready(product(x, y)))
+
+
+def best_time(run: Callable[[], Any]) -> float:
+    """Seconds of the fastest of several runs, after one that compiles."""
+    run()
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _torch_time(run: Callable[[int], Any], batches: list[int], device: str) -> dict[str, Any]:
+    """The fastest of the batch sizes."""
+
+    def timed(batch: int) -> float:
+        def once() -> None:
+            run(batch)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return best_time(once)
+
+    times = {batch: timed(batch) for batch in batches}
+    best = min(times, key=lambda batch: times[batch])
+    return {"torch_seconds": times[best], "torch_batch": best}
+
+
+def _backbone(size: Size, device: str) -> dict[str, Any]:
+    photos = np.random.default_rng(0).standard_normal(
+        (size.photos, size.image_size, size.image_size, 3), dtype=np.float32
+    )
+    ours = build_backbone(size.backbone)
+    variables = jax.jit(ours.init)(jax.random.key(0), photos)
+
+    def loss(params: Any, photos: jax.Array) -> jax.Array:
+        maps, _ = ours.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            photos,
+            True,
+            mutable=["batch_stats"],
+        )
+        return jnp.mean(jnp.square(maps[max(maps)]))
+
+    gradient = jax.jit(jax.grad(loss))
+    seconds = best_time(lambda: jax.block_until_ready(gradient(variables["params"], photos)))
+
+    theirs = make_torch_backbone(size.backbone).to(device)
+    inputs = torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous().to(device)
+
+    def run(batch: int) -> None:
+        theirs.zero_grad()
+        for part in inputs.split(batch):
+            theirs(part).square().mean().backward()
+
+    return {"seconds": seconds, **_torch_time(run, [size.photos, size.photos // 2], device)}
+
+
+def _regions(size: Size) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shape = (size.items, 24, size.channels)
+    query, gallery = (rng.gamma(1.0, 1.0, shape).astype(np.float32) for _ in range(2))
+    return query, gallery
+
+
+def _nodes(size: Size, device: str) -> dict[str, Any]:
+    query, gallery = _regions(size)
+    nodes, pairs = node_count(PAPER_SCALES), size.items**2
+    projection = jax.random.normal(jax.random.key(0), (size.channels, size.node_dim))
+    weight = jax.random.normal(jax.random.key(1), (pairs, nodes, size.node_dim))
+
+    def loss(projection: jax.Array, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        differences = graph.region_differences(query, gallery, PAPER_SCALES)
+        return jnp.sum(graph.similarity_nodes(differences, projection) * weight)
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    seconds = best_time(lambda: jax.block_until_ready(gradient(projection, query, gallery)))
+
+    theirs = TorchGraph(size.channels, size.node_dim, size.reasoning_dim).to(device)
+    x, y = (torch.from_numpy(r).to(device).requires_grad_() for r in (query, gallery))
+    weight_t = torch.from_numpy(np.array(weight)).to(device)
+
+    def run(batch: int) -> None:
+        theirs.zero_grad()
+        for start in range(0, size.items, batch):
+            rows = slice(start * size.items, (start + batch) * size.items)
+            (theirs.nodes(x[start : start + batch], y) * weight_t[rows]).sum().backward()
+
+    gmac = 3 * pairs * nodes * size.channels * size.node_dim / 1e9
+    batches = [b for b in (1, 2, 4, 8, 32) if b <= size.items]
+    return {"seconds": seconds, "gmac": gmac, **_torch_time(run, batches, device)}
+
+
+def _reasoning(size: Size, device: str) -> dict[str, Any]:
+    n, d, k, pairs = node_count(PAPER_SCALES), size.node_dim, size.reasoning_dim, size.items**2
+    rng = np.random.default_rng(0)
+    nodes = rng.standard_normal((pairs, n, d), dtype=np.float32)
+    nodes /= np.linalg.norm(nodes, axis=-1, keepdims=True)
+    regions = np.zeros((1, 24, 4), np.float32)
+    module = SimilarityGraph(node_dim=d, reasoning_dim=k)
+    params = dict(module.init(jax.random.key(0), regions, regions)["params"])
+    del params["projection"]
+
+    def loss(params: Mapping[str, jax.Array], nodes: jax.Array) -> jax.Array:
+        layers = [params[f"layer{i}"] for i in (1, 2, 3)]
+        hidden = graph.reason(nodes, [params["edge_out1"]], [params["edge_in1"]], layers)
+        logits = graph.match_logit(hidden, params["score_weight"], params["score_bias"])
+        return jnp.mean(jnp.square(logits))
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    seconds = best_time(lambda: jax.block_until_ready(gradient(params, nodes)))
+
+    theirs = TorchGraph(size.channels, d, k).to(device)
+    inputs = torch.from_numpy(nodes).to(device).requires_grad_()
+
+    def run(batch: int) -> None:
+        theirs.zero_grad()
+        for part in inputs.split(batch):
+            theirs.reason(part).square().mean().backward()
+
+    per_pair = 2 * n * d * d + n * n * d + (n * n * d + n * d * k) + 2 * (n * n * k + n * k * k)
+    batches = [b for b in (8, 16, 32, 64, 128, 256, 1024) if b <= pairs]
+    row = {"seconds": seconds, "gmac": 3 * pairs * per_pair / 1e9}
+    return row | _torch_time(run, batches, device)
+
+
+if __name__ == "__main__":
+    main()
