@@ -43,4 +43,8 @@ def __getattr__(name: str) -> Any:
     """Imports a name's module when it is first asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    except AttributeError as error:  # an import statement would take it for a missing name
+        raise ImportError(f"{__name__}.{_HOMES[name]} cannot be imported: {error}") from error
+    return getattr(module, name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
+from tensorflow_datasets.core import dataset_builder
 from tqdm import tqdm
 
 from input_pipeline.datasets.records import (
@@ -31,7 +32,7 @@ def index_file(split: str) -> str:
     return f"index.{split}.npz"
 
 
-class PhotoBuilder(tfds.core.ShardBasedBuilder):
+class PhotoBuilder(dataset_builder.ShardBasedBuilder):  # tfds.core names it from 4.9.10 on
     """Writes records in a fixed order, and their index beside them.
 
     The shards are cut before anything is written, so that records stream straight to their

@@ -1,5 +1,6 @@
 """Whole runs on the tiny synthetic set: resuming, stopping, and every way to be refused."""
 
+import gc
 import json
 import os
 import shutil
@@ -16,6 +17,16 @@ from grnet_jax.mesh import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints
 from grnet_jax.training.setup import build_run
+
+# Reading a damaged file, orbax leaves tasks of its own behind that cannot be awaited any more.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_orbax_leaves():
+    """Here, and not in whatever test comes next."""
+    yield
+    gc.collect()
 
 
 def _values(state):
@@ -39,10 +50,6 @@ def _restored(config, workdir, best=False):
     with Checkpoints(epath.Path(workdir)) as saved:
         restore = saved.restore_best if best else saved.restore_last
         return restore(run.abstract_state())
-
-
-# Reading a damaged file, orbax leaves tasks of its own behind that cannot be awaited any more.
-orbax_leaves_tasks = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_a_finished_run_leaves_its_checkpoints_config_and_events(whole_run):
@@ -79,7 +86,6 @@ def test_a_run_stopped_by_sigterm_resumes_to_the_same_end(whole_run, tmp_path, m
     _assert_same(loop.train(config, str(tmp_path)).state, state)
 
 
-@orbax_leaves_tasks
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole_run, tmp_path, caplog):
     config, workdir, state = whole_run
     copy = tmp_path / "run"
@@ -105,7 +111,6 @@ def test_a_changed_value_is_a_damaged_checkpoint(whole_run, tmp_path, monkeypatc
     assert int(_restored(config, copy).step) == 3
 
 
-@orbax_leaves_tasks
 def test_nothing_but_damaged_checkpoints_is_an_error(whole_run, tmp_path):
     config, workdir, _ = whole_run
     copy = tmp_path / "run"
