@@ -49,9 +49,12 @@ format: $(INSTALLED) ## Rewrite to the style
 bench: $(INSTALLED) ## GRNet, the global baseline and the colour histogram on the synthetic set (an hour)
 	$(BIN)/python -m benchmarks.grnet_vs_baseline
 
-parity: $(INSTALLED) ## Install PyTorch, which some slow tests compare with (skipped without it)
-	@$(BIN)/python -m pip install --quiet $(TORCH)
+parity: $(INSTALLED) ## Install PyTorch, torchvision and timm, which slow tests and benchmarks compare with
+	@$(BIN)/python -m pip install --quiet $(TORCH) huggingface_hub pyyaml
+	@$(BIN)/python -m pip install --quiet --no-deps $(TORCH_MODELS)
 TORCH ?= torch==2.13.0
+# Without their dependencies, which would bring another PyTorch build.
+TORCH_MODELS ?= torchvision==0.28.0 timm==1.0.31
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m pip install --quiet uv

@@ -48,6 +48,39 @@ class TorchGraph(nn.Module):
         return self.score(hidden[:, 0])[:, 0]
 
 
+class TorchGRNet(nn.Module):
+    """Photos to the demo's loss: pair cross-entropy and the softmax over each query's scores."""
+
+    def __init__(self, backbone: str, channels: int, node_dim: int, reasoning_dim: int):
+        super().__init__()
+        self.backbone = make_torch_backbone(backbone)
+        self.graph = TorchGraph(channels, node_dim, reasoning_dim)
+
+    def regions(self, photos: torch.Tensor) -> torch.Tensor:
+        """Pyramid regions [n, 24, c] of photos uint8 [n, h, w, 3]."""
+        inputs = (photos.permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.225
+        maps = self.backbone(inputs)
+        # PyTorch's adaptive windows have the pyramid's bounds.
+        pooled = [functional.adaptive_max_pool2d(maps, scale).flatten(2) for scale in PAPER_SCALES]
+        return torch.cat(pooled, dim=2).transpose(1, 2)
+
+    def backward_pass(self, customer: torch.Tensor, shop: torch.Tensor, queries: int) -> None:
+        """Leaves the gradient of one step in the parameters; `queries` are scored at once."""
+        features = self.regions(torch.cat([customer, shop]))
+        query, gallery = features.split(len(customer))
+        held = [f.detach().requires_grad_() for f in (query, gallery)]
+        for start in range(0, len(customer), queries):
+            logits = self.graph.reason(
+                self.graph.nodes(held[0][start : start + queries], held[1])
+            ).view(-1, len(shop))
+            target = torch.arange(start, start + len(logits), device=logits.device)
+            same = functional.one_hot(target, len(shop)).float()
+            loss = functional.binary_cross_entropy_with_logits(logits, same, reduction="sum")
+            loss = loss / len(shop) + functional.cross_entropy(logits, target, reduction="sum")
+            (loss / len(customer)).backward()
+        features.backward(torch.cat([f.grad for f in held]))
+
+
 def _conv(
     inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0
 ) -> nn.Sequential:

@@ -1,11 +1,13 @@
-"""The training step's parts, forward and backward, beside the same model in PyTorch.
+"""The training step and its parts, and scoring, beside the same model in PyTorch.
 
-    python -m benchmarks.training_speed [--sizes=demo,paper]
+    python -m benchmarks.training_speed [--sizes=demo,paper] [--parts=backbone,nodes,...]
 
-Each part alone: the backbone (photos to its last map), the nodes (regions to similarity nodes,
-Eq. 4) and the reasoning (nodes to logits, Eq. 5 to 8). PyTorch runs eagerly, as the equations are
-written, at the best of several batch sizes. The machine's matrix rate is measured in the same
-run at [4096x1024] [1024x512]; shares are multiply-adds of the equations as written over it.
+Parts: the backbone (photos to its last map), the nodes (regions to similarity nodes, Eq. 4) and
+the reasoning (nodes to logits, Eq. 5 to 8), each alone, forward and backward; the whole training
+step with its optimiser; and scoring (regions to logits, forward alone). PyTorch runs eagerly, as
+the equations are written, at the best of several batch sizes. The machine's matrix rate is
+measured in the same run at [4096x1024] [1024x512]; shares are multiply-adds of the equations as
+written over it.
 Writes benchmarks/results/training_speed_DEVICE.json. Needs PyTorch (`make parity`).
 """
 
@@ -18,14 +20,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.results_file import ROOT, ResultsFile
-from benchmarks.torch_model import TorchGraph, make_torch_backbone
+from benchmarks.torch_model import TorchGraph, TorchGRNet, make_torch_backbone
+from configs import grnet
 from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
+from grnet_jax.mesh import make_mesh, place_batch
+from grnet_jax.training.objectives import make_objective
+from grnet_jax.training.setup import build_run
+from grnet_jax.training.step import make_train_step
 
 _REPEATS = 5
+_SECONDS = 10.0
 
 
 class Size(NamedTuple):
@@ -40,7 +50,7 @@ class Size(NamedTuple):
     items: int  # a side of the pairs
 
 
-_SIZES: Mapping[str, Size] = {
+SIZES: Mapping[str, Size] = {
     "demo": Size("small", 64, 64, 128, 64, 32, 32),
     "paper": Size("googlenet", 8, 224, 1024, 512, 128, 8),
 }
@@ -51,7 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", default="demo,paper", help="of " + ", ".join(_SIZES))
+    parser.add_argument("--sizes", default="demo,paper", help="of " + ", ".join(SIZES))
+    parser.add_argument("--parts", default=",".join(_PARTS), help="of " + ", ".join(_PARTS))
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = f"training_speed_{'gpu' if device == 'cuda' else 'cpu'}"
@@ -59,29 +70,33 @@ def main() -> None:
     rate = matrix_rate()
     print(f"matrix products: {rate / 1e9:.0f} G multiply-adds/s in JAX on {jax.devices()[0]}")
     for name in options.sizes.split(","):
-        for part, measure in (
-            ("backbone", _backbone),
-            ("nodes", _nodes),
-            ("reasoning", _reasoning),
-        ):
-            row = {"size": name, "part": part, **_SIZES[name]._asdict()}
+        for part in options.parts.split(","):
+            row = {"size": name, "part": part, **SIZES[name]._asdict()}
             row |= {"device": str(jax.devices()[0].device_kind), "matrix_rate_gmac": rate / 1e9}
-            row |= measure(_SIZES[name], device)
+            row |= _PARTS[part](SIZES[name], device)
             row["times_pytorch"] = row["seconds"] / row["torch_seconds"]
-            if "gmac" in row:
-                row["share_of_matrix_rate"] = row["gmac"] * 1e9 / row["seconds"] / rate
+            row["seconds_at_matrix_rate"] = row["gmac"] * 1e9 / rate
+            row["share_of_matrix_rate"] = row["seconds_at_matrix_rate"] / row["seconds"]
+            for what in ("photos", "pairs"):
+                if f"{what}_done" in row:
+                    row[f"{what}_per_second"] = row.pop(f"{what}_done") / row["seconds"]
             results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
             print(format_row(results.rows[-1]), flush=True)
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
 
 def format_row(row: Mapping[str, Any]) -> str:
-    """One line: ours, PyTorch's, their ratio and the share of the matrix rate."""
-    share = row.get("share_of_matrix_rate")
+    """One line: ours, PyTorch's, their ratio, the share of the matrix rate and the throughput."""
+    rates = [
+        f"{row[f'{what}_per_second']:.0f} {what}/s"
+        for what in ("photos", "pairs")
+        if f"{what}_per_second" in row
+    ]
     return (
         f"{row['size']:6} {row['part']:10} {row['seconds']:8.3f} s, PyTorch "
         f"{row['torch_seconds']:8.3f} s (batch {row['torch_batch']}): {row['times_pytorch']:.2f} "
-        "times its time" + (f", {100 * share:.0f}% of the matrix rate" if share else "")
+        f"times its time, {100 * row['share_of_matrix_rate']:.0f}% of the matrix rate, "
+        + ", ".join(rates)
     )
 
 
@@ -94,10 +109,10 @@ def matrix_rate() -> float:
 
 
 def best_time(run: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several runs, after one that compiles."""
+    """Seconds of the fastest of several runs, fewer if they are long, after one that compiles."""
     run()
-    times = []
-    for _ in range(_REPEATS):
+    times: list[float] = []
+    while len(times) < _REPEATS and sum(times) < _SECONDS:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
@@ -147,7 +162,13 @@ def _backbone(size: Size, device: str) -> dict[str, Any]:
         for part in inputs.split(batch):
             theirs(part).square().mean().backward()
 
-    return {"seconds": seconds, **_torch_time(run, [size.photos, size.photos // 2], device)}
+    row = {"seconds": seconds, "gmac": 3 * _backbone_gmac(size, size.photos)}
+    row["photos_done"] = size.photos
+    return row | _torch_time(run, [size.photos, size.photos // 2], device)
+
+
+def _backbone_gmac(size: Size, photos: int) -> float:
+    return photos * multiply_adds(size.backbone, size.image_size, head=False) / 1e9
 
 
 def _regions(size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -180,9 +201,16 @@ def _nodes(size: Size, device: str) -> dict[str, Any]:
             rows = slice(start * size.items, (start + batch) * size.items)
             (theirs.nodes(x[start : start + batch], y) * weight_t[rows]).sum().backward()
 
-    gmac = 3 * pairs * nodes * size.channels * size.node_dim / 1e9
-    batches = [b for b in (1, 2, 4, 8, 32) if b <= size.items]
-    return {"seconds": seconds, "gmac": gmac, **_torch_time(run, batches, device)}
+    row = {"seconds": seconds, "gmac": 3 * pairs * _node_gmac(size), "pairs_done": pairs}
+    return row | _torch_time(run, _query_batches(size), device)
+
+
+def _query_batches(size: Size) -> list[int]:
+    return [b for b in (1, 2, 4, 8, 32) if b <= size.items]
+
+
+def _node_gmac(size: Size) -> float:
+    return node_count(PAPER_SCALES) * size.channels * size.node_dim / 1e9
 
 
 def _reasoning(size: Size, device: str) -> dict[str, Any]:
@@ -212,10 +240,92 @@ def _reasoning(size: Size, device: str) -> dict[str, Any]:
         for part in inputs.split(batch):
             theirs.reason(part).square().mean().backward()
 
-    per_pair = 2 * n * d * d + n * n * d + (n * n * d + n * d * k) + 2 * (n * n * k + n * k * k)
     batches = [b for b in (8, 16, 32, 64, 128, 256, 1024) if b <= pairs]
-    row = {"seconds": seconds, "gmac": 3 * pairs * per_pair / 1e9}
+    row = {"seconds": seconds, "gmac": 3 * pairs * _reasoning_gmac(size), "pairs_done": pairs}
     return row | _torch_time(run, batches, device)
+
+
+def _reasoning_gmac(size: Size) -> float:
+    """Of one pair, as Eq. 5 to 7 are written."""
+    n, d, k = node_count(PAPER_SCALES), size.node_dim, size.reasoning_dim
+    return (2 * n * d * d + n * n * d + (n * n * d + n * d * k) + 2 * (n * n * k + n * k * k)) / 1e9
+
+
+def step_seconds(size: Size) -> float:
+    """Of one training step of `items` customer and as many shop photos, random ones."""
+    config = grnet.get_config()
+    config.model.backbone.name = size.backbone
+    config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
+    config.data.image_size, config.train.batch_items = size.image_size, size.items
+    devices = make_mesh(jax.devices()[:1])
+    run = build_run(config, devices)
+    step = make_train_step(make_objective(run.matcher, config.loss), run.tx, run.schedule, devices)
+    photos = _photos(size)
+    item = np.arange(size.items, dtype=np.int32)
+    batch = place_batch(
+        {"customer": photos[0], "shop": photos[1], "item": item, "content": item}, devices
+    )
+    held = [run.create_state()]
+
+    def once() -> None:
+        held[0], metrics = step(held[0], batch)
+        jax.block_until_ready(metrics)
+
+    return best_time(once)
+
+
+def _photos(size: Size) -> np.ndarray:
+    shape = (2, size.items, size.image_size, size.image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _step(size: Size, device: str) -> dict[str, Any]:
+    seconds = step_seconds(size)
+    theirs = TorchGRNet(size.backbone, size.channels, size.node_dim, size.reasoning_dim).to(device)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-4, weight_decay=0.05)
+    x, y = (torch.from_numpy(p.copy()).to(device) for p in _photos(size))
+
+    def run_torch(queries: int) -> None:
+        optimizer.zero_grad()
+        theirs.backward_pass(x, y, queries)
+        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimizer.step()
+
+    pairs = size.items**2
+    gmac = _backbone_gmac(size, 2 * size.items) + pairs * (_node_gmac(size) + _reasoning_gmac(size))
+    row = {"seconds": seconds, "gmac": 3 * gmac, "photos_done": 2 * size.items, "pairs_done": pairs}
+    return row | _torch_time(run_torch, _query_batches(size), device)
+
+
+def _scoring(size: Size, device: str) -> dict[str, Any]:
+    query, gallery = _regions(size)
+    module = SimilarityGraph(node_dim=size.node_dim, reasoning_dim=size.reasoning_dim)
+    variables = module.init(jax.random.key(0), query[:1], gallery[:1])
+    score = jax.jit(module.apply)
+    x, y = jnp.asarray(query), jnp.asarray(gallery)
+    seconds = best_time(lambda: jax.block_until_ready(score(variables, x, y)))
+
+    theirs = TorchGraph(size.channels, size.node_dim, size.reasoning_dim).to(device)
+    x_t, y_t = (torch.from_numpy(r).to(device) for r in (query, gallery))
+
+    def run(queries: int) -> None:
+        with torch.no_grad():
+            for part in x_t.split(queries):
+                theirs.reason(theirs.nodes(part, y_t))
+
+    pairs = size.items**2
+    gmac = pairs * (_node_gmac(size) + _reasoning_gmac(size))
+    row = {"seconds": seconds, "gmac": gmac, "pairs_done": pairs}
+    return row | _torch_time(run, _query_batches(size), device)
+
+
+_PARTS: Mapping[str, Callable[[Size, str], dict[str, Any]]] = {
+    "backbone": _backbone,
+    "nodes": _nodes,
+    "reasoning": _reasoning,
+    "step": _step,
+    "scoring": _scoring,
+}
 
 
 if __name__ == "__main__":

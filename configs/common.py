@@ -38,8 +38,12 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.max_pixels = 50_000_000
     # Side of the square photos that the model sees, in pixels.
     data.image_size = 64
-    # "box": cut to the garment's box; "none": the whole photo.
+    # "box": cut to the garment's box; "none": the whole photo; "center": its central square.
     data.crop = "box"
+    # "bilinear" or "bicubic"; and the central square's side, as a share of the photo's shorter
+    # side. "" and 0: as model.backbone.preprocessing says.
+    data.interpolation = ""
+    data.center_share = 0.0
     # Random horizontal flips in training.
     data.flip = True
     # In training every edge of a photo's cut moves by up to this share of its side; the paper: 0.

@@ -49,10 +49,13 @@ def get_model() -> ml_collections.ConfigDict:
     # Of the computation, "float32" or "bfloat16"; parameters and reductions are float32.
     model.dtype = "float32"
     model.backbone = ml_collections.ConfigDict()
-    # "googlenet", or "small" for two CPU cores.
+    # One of grnet_jax.backbones.BACKBONES; "small" is for two CPU cores.
     model.backbone.name = "googlenet"
-    # How photos are normalised.
-    model.backbone.preprocessing = "imagenet"
+    # Weights to start from, a file that `python -m grnet_jax.backbones.convert` wrote; "": none.
+    model.backbone.pretrained = ""
+    # How photos are normalised and resized, one of grnet_jax.backbones.PREPROCESSING; "": as
+    # the backbone's ImageNet weights expect.
+    model.backbone.preprocessing = ""
     # Whether BatchNorm keeps its statistics while training.
     model.backbone.frozen_batch_norm = False
     # The pyramid, (rows, columns); (1, 1) first.
@@ -67,8 +70,10 @@ def get_model() -> ml_collections.ConfigDict:
     model.intra_scale = True
     model.inter_scale = True
     # Not the paper's: nodes carry the length of the difference as one more dimension; a learned
-    # factor on the edges' affinities that starts there (0: none).
+    # vector added to each node; a learned factor on the edges' affinities that starts there
+    # (0: none).
     model.norm_feature = False
+    model.node_embedding = False
     model.edge_scale_init = 0.0
     # Gallery photos compared at once with all queries; 0 for all. Training computes a chunk's
     # nodes twice instead of keeping them, so that large batches fit.

@@ -80,12 +80,13 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
         directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
-        checkpoints.check_same_config(directory, config.to_dict(), part="model")
         run = build_run(config, make_mesh())
+        config = run.config
+        checkpoints.check_same_config(directory, config.to_dict(), part="model")
         if run.has_parameters:
             run, state = restore_run(directory, run.mesh)
             # The model has to see photos as it did in training.
-            for field in ("image_size", "crop"):
+            for field in ("image_size", "crop", "interpolation", "center_share"):
                 config.data[field] = run.config.data[field]
         else:
             state = run.create_state()

@@ -8,7 +8,7 @@ import numpy as np
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
-from grnet_jax.photos import Box, PhotoSource, crop_and_resize, open_photo
+from grnet_jax.photos import Box, PhotoSource, crop_and_resize, make_framing, open_photo
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score, score_blocks
 from grnet_jax.training.setup import Run, restore_run
@@ -28,6 +28,7 @@ class LoadedMatcher:
     def __init__(self, run: Run, state: TrainState):
         self.config = run.config
         self.step = int(state.step)
+        self._framing = make_framing(run.config.data)
         self._mesh = run.mesh
         self._variables = state.variables
         self._embed = make_embed(run.matcher, run.mesh)
@@ -95,7 +96,7 @@ class LoadedMatcher:
         box = None if boxes is None else boxes[row]
         if box is not None:
             _check_box(box, photo, row)
-        return crop_and_resize(photo, box, self.config.data.image_size)
+        return crop_and_resize(photo, box, self._framing)
 
     def _shared(self, wanted: int) -> int:
         """The next multiple of the number of devices."""

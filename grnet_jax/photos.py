@@ -8,8 +8,9 @@ import functools
 import io
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from etils import epath
@@ -38,6 +39,56 @@ _BOMB_LIMIT_LOCK = threading.Lock()
 
 class PhotoError(InputError):
     """A photo cannot be used; the message names the file and why."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How any photo becomes the square that a model sees; the `data` fields of a config.
+
+    Attributes:
+      size: side of the square, in pixels.
+      crop: "box" cuts the garment's box out, "none" takes the whole photo, "center" the central
+        square.
+      interpolation: of the resizing, "bilinear" or "bicubic", antialiased.
+      center_share: side of the central square as a share of the photo's shorter side.
+    """
+
+    size: int
+    crop: str
+    interpolation: str
+    center_share: float
+
+    def box(self, box: Box | None, height: int, width: int) -> Box:
+        """What is cut out of a photo of that size, in pixels; without a box all of it."""
+        if self.crop == "box" and box is not None:
+            return box
+        if self.crop != "center":
+            return 0.0, 0.0, float(width), float(height)
+        side = self.center_share * min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
+
+CROPS = ("box", "none", "center")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+def make_framing(data: Any) -> Framing:
+    """The framing that `config.data` describes.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    if data.image_size < 1:
+        raise InputError(f"config.data.image_size={data.image_size}: expected at least 1 pixel")
+    for field, known in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
+        if data[field] not in known:
+            raise InputError(f"config.data.{field}={data[field]!r}: expected one of {known}")
+    if not 0 < data.center_share <= 1:
+        raise InputError(
+            f"config.data.center_share={data.center_share}: expected more than 0, at most 1"
+        )
+    return Framing(data.image_size, data.crop, data.interpolation, data.center_share)
 
 
 @dataclass(frozen=True)
@@ -99,23 +150,24 @@ def inspect_photo(
     return _decode(data, max_pixels, name)[1]
 
 
-def crop_and_resize(image: np.ndarray, box: Box | None, size: int) -> np.ndarray:
-    """Cuts a box out of a photo and scales it to a square, with an antialiasing filter.
+def crop_and_resize(image: np.ndarray, box: Box | None, framing: Framing) -> np.ndarray:
+    """Cuts a photo and scales the cut to a square, with an antialiasing filter.
 
     Args:
       image: uint8 [H, W, 3].
-      box: (x_1, y_1, x_2, y_2) in pixels, x_2 and y_2 exclusive; rounded to whole pixels as
-        `pixel_box` does. None takes the whole photo.
-      size: side of the result in pixels.
+      box: of the garment, (x_1, y_1, x_2, y_2) in pixels, x_2 and y_2 exclusive; rounded to
+        whole pixels as `pixel_box` does. None takes the whole photo.
+      framing: what is cut, and how it is scaled.
 
     Returns:
       uint8 [size, size, 3]. The aspect ratio is not kept.
     """
-    if box is not None:
-        left, top, right, bottom = pixel_box(box, image.shape[0], image.shape[1])
-        image = image[top:bottom, left:right]
-    height, width = image.shape[:2]
-    down, across = _resize_weights(height, size), _resize_weights(width, size)
+    cut = framing.box(box, image.shape[0], image.shape[1])
+    left, top, right, bottom = pixel_box(cut, image.shape[0], image.shape[1])
+    image = image[top:bottom, left:right]
+    height, width, size = *image.shape[:2], framing.size
+    kernel = _KERNELS[framing.interpolation]
+    down, across = _resize_weights(height, size, kernel), _resize_weights(width, size, kernel)
     low = np.zeros((size, width * 3), np.float32)
     # Rows in blocks: a 50-megapixel photo as float32 would take 600 MB at once.
     for start in range(0, height, _ROWS_AT_A_TIME):
@@ -144,13 +196,28 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _resize_weights(length: int, size: int) -> np.ndarray:
-    """Weights [size, length] of a triangle filter, widened by the scale where it shrinks."""
+def _triangle(distance: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1.0 - distance)
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """Keys' cubic with a = -0.5, as in Pillow and TensorFlow."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def _resize_weights(
+    length: int, size: int, kernel: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Weights [size, length] of a filter, widened by the scale where it shrinks."""
     scale = length / size
     reach = max(scale, 1.0)
     centres = (np.arange(size)[:, None] + 0.5) * scale
-    distance = np.abs(np.arange(length)[None, :] + 0.5 - centres) / reach
-    weights = np.maximum(0.0, 1.0 - distance)
+    weights = kernel(np.abs(np.arange(length)[None, :] + 0.5 - centres) / reach)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -7,7 +7,8 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.dataset import Split, check_pixel_fields
+from grnet_jax.photos import Framing, make_framing
+from input_pipeline.dataset import Split
 from input_pipeline.errors import DatasetError
 from input_pipeline.sampling import StepPlan, make_sampler
 
@@ -67,7 +68,7 @@ def train_batches(
       DatasetError: the split has no pairs, or the batch cannot be divided among the hosts.
     """
     sampler = make_sampler(split, data_config.epoch, seed)
-    check_pixel_fields(data_config.image_size, data_config.crop)
+    framing = make_framing(data_config)
     if not 0 <= data_config.box_jitter < 0.5:
         raise DatasetError(
             f"config.data.box_jitter={data_config.box_jitter}: expected 0 to less than 0.5"
@@ -83,12 +84,13 @@ def train_batches(
     def plan(step: int) -> StepPlan:
         return sampler.plan(step, batch_items=batch_items, host=host, hosts=hosts)
 
-    return _train_batches(split, data_config, plan, range(start_step, start_step + steps))
+    return _train_batches(split, data_config, framing, plan, range(start_step, start_step + steps))
 
 
 def _train_batches(
     split: Split,
     data_config: ml_collections.ConfigDict,
+    framing: Framing,
     plan: Callable[[int], StepPlan],
     steps: range,
 ) -> Iterator[Batch]:
@@ -103,7 +105,7 @@ def _train_batches(
             shift.swapaxes(0, 1).reshape(-1, 4),
         )
 
-    for step, photos in zip(steps, _pixels(split, steps, photos_of, data_config), strict=True):
+    for step, photos in zip(steps, _pixels(split, steps, photos_of, framing), strict=True):
         rows = plan(step).rows
         yield {
             "customer": photos[: len(rows)],
@@ -127,22 +129,20 @@ def photo_batches(
       photo, uint8 [batch, S, S, 3]; row, int32 [batch]; mask, bool [batch]. The last batch is
       filled up with black photos of row 0, whose mask is False.
     """
-    check_pixel_fields(data_config.image_size, data_config.crop)
+    framing = make_framing(data_config)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
-    return _photo_batches(split, np.asarray(rows, np.int32), data_config, batch)
+    return _photo_batches(split, np.asarray(rows, np.int32), framing, batch)
 
 
-def _photo_batches(
-    split: Split, rows: np.ndarray, data_config: ml_collections.ConfigDict, batch: int
-) -> Iterator[Batch]:
+def _photo_batches(split: Split, rows: np.ndarray, framing: Framing, batch: int) -> Iterator[Batch]:
     starts = range(0, len(rows), batch)
 
     def photos_of(start: int) -> Photos:
         chosen = rows[start : start + batch]
         return Photos(chosen, np.zeros(len(chosen), bool), np.zeros((len(chosen), 4), np.float32))
 
-    for start, photos in zip(starts, _pixels(split, starts, photos_of, data_config), strict=True):
+    for start, photos in zip(starts, _pixels(split, starts, photos_of, framing), strict=True):
         count = len(photos)
         missing = (0, batch - count)
         yield {
@@ -156,7 +156,7 @@ def _pixels(
     split: Split,
     batches: range,
     photos_of: Callable[[int], Photos],
-    data_config: ml_collections.ConfigDict,
+    framing: Framing,
 ) -> Iterator[np.ndarray]:
     """Yields uint8 [n, S, S, 3] for each number in `batches`.
 
@@ -164,7 +164,7 @@ def _pixels(
       split: whose photos to read.
       batches: numbers of the batches. All but the last have equally many photos.
       photos_of: the photos of the batch of a number.
-      data_config: config.data.
+      framing: of the photos.
     """
     if not batches:
         return
@@ -186,13 +186,12 @@ def _pixels(
             tf.ensure_shape(shift, [None, 4]),
         )
 
-    size, crop = data_config.image_size, data_config.crop
     photos = (
         tf.data.Dataset.range(batches.start, batches.stop, batches.step)
         .map(read_batch, num_parallel_calls=_READS_AT_ONCE)
         .unbatch()
         .map(
-            lambda record, flip, shift: _photo(record, flip, shift, size, crop),
+            lambda record, flip, shift: _photo(record, flip, shift, framing),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(len(photos_of(batches.start).rows))
@@ -223,7 +222,7 @@ def _undecodable(split: Split, rows: np.ndarray) -> str:
     return ", ".join(names)
 
 
-def _photo(record: tf.Tensor, flip: tf.Tensor, shift: tf.Tensor, size: int, crop: str) -> tf.Tensor:
+def _photo(record: tf.Tensor, flip: tf.Tensor, shift: tf.Tensor, framing: Framing) -> tf.Tensor:
     """uint8 [size, size, 3] of a stored record."""
     stored = tf.io.parse_single_example(
         record,
@@ -234,13 +233,17 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shift: tf.Tensor, size: int, crop
         },
     )
     image = _turn_upright(_decode(stored["image"]), stored["orientation"])
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    box = tf.cast([0, 0, width, height], tf.float32)
-    if crop == "box":
-        box = stored["box"]
+    box = stored["box"]
+    if framing.crop != "box":
+        box = tf.numpy_function(
+            lambda height, width: np.asarray(framing.box(None, height, width), np.float32),
+            [tf.shape(image)[0], tf.shape(image)[1]],
+            tf.float32,
+        )
+        box = tf.ensure_shape(box, [4])
     sides = tf.stack([box[2] - box[0], box[3] - box[1]])
     image = _cut(image, box + shift * tf.tile(sides, [2]))
-    image = tf.image.resize(image, [size, size], tf.image.ResizeMethod.BILINEAR, antialias=True)
+    image = tf.image.resize(image, [framing.size] * 2, framing.interpolation, antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
     return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
 

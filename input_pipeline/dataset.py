@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import crop_and_resize, open_photo
+from grnet_jax.photos import Framing, crop_and_resize, open_photo
 from input_pipeline.datasets.base import SUMMARY_FILE, PhotoBuilder, index_file
 from input_pipeline.datasets.manifest import Manifest, manifest_config
 from input_pipeline.datasets.records import PhotoRecord, parse_record
@@ -17,8 +17,6 @@ from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
-
-CROPS = ("box", "none")
 
 
 class Split:
@@ -50,17 +48,9 @@ class Split:
         record = self.record(row)
         return open_photo(record.image, record.height * record.width, record.photo_id)
 
-    def crop(self, row: int, image_size: int, crop: str) -> np.ndarray:
-        """uint8 [image_size, image_size, 3]: what `photo_batches` yields for this photo.
-
-        Args:
-          row: of the index.
-          image_size: pixels.
-          crop: "box" cuts the photo's box out, "none" takes the whole photo.
-        """
-        check_pixel_fields(image_size, crop)
-        box = self.index.box[row] if crop == "box" else None
-        return crop_and_resize(self.picture(row), box, image_size)
+    def framed(self, row: int, framing: Framing) -> np.ndarray:
+        """uint8 [size, size, 3]: what `photo_batches` yields for this photo."""
+        return crop_and_resize(self.picture(row), self.index.box[row], framing)
 
     def pairs(self) -> np.ndarray:
         """int32 [n, 2]: the rows of every customer and shop photo of one item."""
@@ -195,11 +185,3 @@ def _open_split(
     if len(index) != len(records):
         raise DatasetError(f"{path}: has {len(index)} rows for {len(records)} records")
     return Split(split, index, records)
-
-
-def check_pixel_fields(image_size: int, crop: str) -> None:
-    """Raises DatasetError where config.data's image_size or crop cannot be."""
-    if image_size < 1:
-        raise DatasetError(f"config.data.image_size={image_size}: expected at least 1 pixel")
-    if crop not in CROPS:
-        raise DatasetError(f"config.data.crop={crop!r}: expected one of {', '.join(CROPS)}")

@@ -9,7 +9,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from grnet_jax import photos
-from grnet_jax.photos import PhotoError, crop_and_resize, inspect_photo, open_photo, pixel_box
+from grnet_jax.photos import (
+    Framing,
+    PhotoError,
+    crop_and_resize,
+    inspect_photo,
+    open_photo,
+    pixel_box,
+)
 
 
 def picture(height: int = 20, width: int = 30, seed: int = 0) -> np.ndarray:
@@ -185,20 +192,31 @@ def test_pixel_box(box, expected):
 def test_crop_takes_the_box():
     image = np.zeros((20, 30, 3), np.uint8)
     image[5:10, 6:16] = (10, 20, 30)
-    assert (crop_and_resize(image, (6, 5, 16, 10), 7) == (10, 20, 30)).all()
-    assert crop_and_resize(image, None, 7).shape == (7, 7, 3)
+    framing = Framing(7, "box", "bilinear", 1.0)
+    assert (crop_and_resize(image, (6, 5, 16, 10), framing) == (10, 20, 30)).all()
+    assert crop_and_resize(image, None, framing).shape == (7, 7, 3)
+
+
+def test_center_takes_the_middle_of_the_shorter_side():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[5:15, 10:20] = 200
+    assert (crop_and_resize(image, None, Framing(4, "center", "bilinear", 0.5)) == 200).all()
+    # A box is no matter to it.
+    assert (crop_and_resize(image, (0, 0, 5, 5), Framing(4, "center", "bicubic", 0.5)) == 200).all()
 
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [(1, 1, 8), (1, 300, 16), (7, 5, 64), (64, 64, 64), (65, 63, 64), (700, 33, 32), (301, 400, 9)],
 )
-def test_resize_is_that_of_tensorflow(height, width, size):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resize_is_that_of_tensorflow(height, width, size, interpolation):
     tf = pytest.importorskip("tensorflow")
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
-    theirs = tf.image.resize(image, [size, size], "bilinear", antialias=True).numpy()
+    theirs = tf.image.resize(image, [size, size], interpolation, antialias=True).numpy()
     theirs = np.clip(np.round(theirs), 0, 255)
-    assert np.abs(crop_and_resize(image, None, size).astype(int) - theirs).max() <= 1
+    ours = crop_and_resize(image, None, Framing(size, "none", interpolation, 1.0))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

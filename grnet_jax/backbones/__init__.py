@@ -3,30 +3,47 @@
 A backbone is a Linen module: `backbone(photos, train)` takes normalised photos [n, h, w, 3]
 and returns its feature maps by stride, {stride: [n, h / stride, w / stride, c]}. With
 `train` BatchNorm normalises by the batch and updates its statistics (collection
-"batch_stats"); otherwise it uses them.
+"batch_stats"); otherwise it uses them. `build_classifier` puts the ImageNet head on one.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 
+from grnet_jax.backbones.classifier import Classifier, PooledHead, VGGHead
+from grnet_jax.backbones.densenet import DenseNet
 from grnet_jax.backbones.googlenet import GoogLeNet
+from grnet_jax.backbones.resnet import ResNet
 from grnet_jax.backbones.small import SmallNet
+from grnet_jax.backbones.vgg import VGG16
 from grnet_jax.errors import InputError
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "googlenet": GoogLeNet,
     "small": SmallNet,
+    "vgg16": VGG16,
+    "vgg16_bn": functools.partial(VGG16, norm=True),
+    "resnet50": ResNet,
+    "resnext101_32x8d": functools.partial(ResNet, depths=(3, 4, 23, 3), groups=32, group_width=8),
+    "seresnet50": functools.partial(ResNet, squeeze=True),
+    "seresnext50_32x4d": functools.partial(ResNet, groups=32, group_width=4, squeeze=True),
+    "legacy_seresnet50": functools.partial(
+        ResNet, squeeze=True, caffe_pool=True, stride_first=True
+    ),
+    "legacy_seresnext50_32x4d": functools.partial(
+        ResNet, groups=32, group_width=4, squeeze=True, caffe_pool=True
+    ),
+    "densenet121": DenseNet,
 }
 
-# Mean and standard deviation per channel of photos scaled to 0..1, by the name that
-# `model.backbone.preprocessing` gives.
-PREPROCESSING: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+# Heads that are not channel means and one dense layer.
+_HEADS: Mapping[str, Callable[..., nn.Module]] = {
+    "googlenet": functools.partial(PooledHead, dropout=0.2),
+    "vgg16": VGGHead,
+    "vgg16_bn": VGGHead,
 }
 
 
@@ -41,15 +58,11 @@ def build_backbone(name: str, dtype: Any = jnp.float32) -> nn.Module:
     return BACKBONES[name](dtype=dtype)
 
 
-def normalise(photos: jax.Array, preprocessing: str) -> jax.Array:
-    """Photos [n, h, w, 3] of 0..255 to what a backbone expects, float32.
+def build_classifier(name: str, classes: int = 1000, dtype: Any = jnp.float32) -> Classifier:
+    """The backbone of that name under its ImageNet head.
 
     Raises:
-      InputError: naming the preprocessings there are.
+      InputError: naming the backbones there are.
     """
-    if preprocessing not in PREPROCESSING:
-        raise InputError(
-            f"model.backbone.preprocessing: {preprocessing!r} is none of {sorted(PREPROCESSING)}"
-        )
-    mean, deviation = (np.asarray(v, np.float32) for v in PREPROCESSING[preprocessing])
-    return (photos.astype(jnp.float32) / 255.0 - mean) / deviation
+    backbone = build_backbone(name, dtype)
+    return Classifier(backbone, _HEADS.get(name, PooledHead)(classes, dtype=dtype))

@@ -10,8 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones import build_backbone, normalise
-from grnet_jax.errors import InputError
+from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.preprocessing import (
+    default_preprocessing,
+    find_preprocessing,
+    normalise,
+)
+from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
 from grnet_jax.models.matcher import Features
 
@@ -72,10 +77,11 @@ def build(model: Any) -> GRNet:
         ("reasoning_dim", 1),
         ("gallery_chunk", 0),
     ):
-        if model[field] < least:
-            raise InputError(f"model.{field}: expected {least} or more, got {model[field]}")
+        check_at_least(f"model.{field}", model[field], least)
     if model.dtype not in _DTYPES:
         raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
+    preprocessing = model.backbone.preprocessing or default_preprocessing(model.backbone.name)
+    find_preprocessing(preprocessing)
     return GRNet(
         backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
         graph=SimilarityGraph(
@@ -87,10 +93,11 @@ def build(model: Any) -> GRNet:
             inter_scale=model.inter_scale,
             recompute_edges=model.recompute_edges,
             norm_feature=model.norm_feature,
+            node_embedding=model.node_embedding,
             edge_scale_init=model.edge_scale_init,
             score_bias_init=model.score_bias_init,
             gallery_chunk=model.gallery_chunk,
         ),
-        preprocessing=model.backbone.preprocessing,
+        preprocessing=preprocessing,
         frozen_batch_norm=model.backbone.frozen_batch_norm,
     )

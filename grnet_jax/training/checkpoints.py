@@ -26,6 +26,8 @@ _FREE_FIELDS = (
     "train.checkpoint_every",
 )
 _PREPARED = "data.prepared"
+# Decides where training starts, and nothing after it.
+_PRETRAINED = "model.backbone.pretrained"
 _CONFIG_FILE = "config.json"
 
 
@@ -81,6 +83,7 @@ def check_same_config(
         if old.get(field) != new.get(field)
         # Which prepared data set it was is not known before the data set is open.
         and not (field == _PREPARED and field not in new)
+        and not (field == _PRETRAINED and part)
         and (field.startswith(f"{part}.") if part else not _is_free(field))
     ]
     if changes:

@@ -20,7 +20,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluator, check_split
 from grnet_jax.training import checkpoints
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import Run, build_run, start_state
+from grnet_jax.training.setup import Run, build_run, check_pretrained, start_state
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
@@ -53,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     """
     directory = epath.Path(workdir).expanduser()
     devices = mesh.make_mesh()
-    _check(config, devices)  # before what may be hours of preparing data
+    config = _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config.to_dict())
     dataset = _load_dataset(config)
     run = build_run(config, devices, _steps_per_epoch(config, dataset))
@@ -74,16 +74,19 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     return Trained(state, finished=int(state.step) >= run.steps)
 
 
-def _check(config: ml_collections.ConfigDict, devices: Mesh) -> None:
-    """Raises InputError for fields that would fail later."""
+def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.ConfigDict:
+    """The config with no field left open; raises InputError for fields that would fail later."""
     run = build_run(config, devices)
+    config = run.config
     make_objective(run.matcher, config.loss)
+    check_pretrained(config)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")
     if config.train.eval_every:
         mesh.check_divisible(config.eval.batch, devices, "eval.batch")
         mesh.check_divisible(config.eval.query_block, devices, "eval.query_block")
+    return config
 
 
 def _load_dataset(config: ml_collections.ConfigDict) -> Any:

@@ -1,5 +1,6 @@
 """From a config to what training, evaluation and `load` share: one way to build a run."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -10,8 +11,10 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from grnet_jax.errors import InputError
-from grnet_jax.mesh import replicated
+from grnet_jax.backbones.preprocessing import default_preprocessing, find_preprocessing
+from grnet_jax.backbones.weights import read_weights, read_weights_info
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher
 from grnet_jax.training.checkpoints import Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
@@ -61,7 +64,7 @@ class Run:
 
 
 def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
-    """Builds the parts of the run that `config` describes.
+    """Builds the parts of the run that `config` describes; its own config has no field left open.
 
     Args:
       config: the whole config.
@@ -72,6 +75,7 @@ def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
     Raises:
       InputError: naming the field that cannot be.
     """
+    config = resolve_preprocessing(config)
     check_fields(config)
     steps = count_steps(config.train, steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
@@ -83,6 +87,27 @@ def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
         schedule=schedule,
         tx=make_optimizer(config.optimizer, schedule),
     )
+
+
+def resolve_preprocessing(config: Any) -> Any:
+    """A copy of the config in which the fields that are left to the backbone have their values.
+
+    These are `model.backbone.preprocessing`, `data.interpolation` and `data.center_share`; a
+    matcher without backbone sees photos as ImageNet's networks do.
+
+    Raises:
+      InputError: naming the preprocessings there are.
+    """
+    config = copy.deepcopy(config)
+    name = "imagenet"
+    if "backbone" in config.model:
+        backbone = config.model.backbone
+        backbone.preprocessing = backbone.preprocessing or default_preprocessing(backbone.name)
+        name = backbone.preprocessing
+    preprocessing = find_preprocessing(name)
+    config.data.interpolation = config.data.interpolation or preprocessing.interpolation
+    config.data.center_share = config.data.center_share or preprocessing.center_share
+    return config
 
 
 def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
@@ -98,25 +123,71 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
 
 
 def start_state(run: Run) -> TrainState:
-    """The state before the first step: fresh, or with the parameters of `train.init_from`.
+    """The state before the first step: fresh, or with the parameters it is to start from.
+
+    These are those of another run (`train.init_from`), or of a weights file for the backbone
+    alone (`model.backbone.pretrained`).
 
     Raises:
-      InputError: naming a parameter of that run that does not fit this model.
+      InputError: naming a parameter that does not fit this model.
     """
     state = run.create_state()
-    workdir = run.config.train.init_from
-    if not workdir:
+    workdir, pretrained = run.config.train.init_from, _pretrained(run.config)
+    if workdir:
+        _, other = restore_run(workdir, run.mesh)
+        _check_fit(f"train.init_from={workdir}", other.variables, state.variables)
+        return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
+    if not pretrained:
         return state
-    _, other = restore_run(workdir, run.mesh)
-    theirs, ours = (_shapes(one.variables) for one in (other, state))
-    wrong = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
+    theirs = read_weights(pretrained).variables
+    ours = state.variables
+    taken = {name: {"backbone": part["backbone"]} for name, part in theirs.items()}
+    _check_fit(
+        f"model.backbone.pretrained={pretrained}",
+        taken,
+        {name: {k: v for k, v in part.items() if k == "backbone"} for name, part in ours.items()},
+    )
+    taken = place_replicated(taken, run.mesh)
+    return dataclasses.replace(
+        state,
+        params={**state.params, **taken["params"]},
+        batch_stats={**state.batch_stats, **taken.get("batch_stats", {})},
+    )
+
+
+def check_pretrained(config: Any) -> None:
+    """Makes sure, from its header, that the weights file that a config names is for its backbone.
+
+    Raises:
+      InputError: naming the file and the field that does not agree with it.
+    """
+    path = _pretrained(config)
+    if not path:
+        return
+    if config.train.init_from:
+        raise InputError("train.init_from and model.backbone.pretrained: only one can be given")
+    backbone, info = config.model.backbone, read_weights_info(path)
+    for field, wanted in (("name", info.backbone), ("preprocessing", info.preprocessing)):
+        if backbone[field] != wanted:
+            raise InputError(
+                f"{path} holds weights for model.backbone.{field}={wanted}, but the config has "
+                f"{backbone[field]}: set --config.model.backbone.{field}={wanted}"
+            )
+
+
+def _pretrained(config: Any) -> str:
+    return config.model.backbone.pretrained if "backbone" in config.model else ""
+
+
+def _check_fit(source: str, theirs: Any, ours: Any) -> None:
+    """Raises InputError naming a parameter that only one has, or in another shape."""
+    there, here = _shapes(theirs), _shapes(ours)
+    wrong = sorted(name for name in there | here if there.get(name) != here.get(name))
     if wrong:
         raise InputError(
-            f"train.init_from={workdir}: {len(wrong)} parameters do not fit this model, such as "
-            f"{wrong[0]}: {theirs.get(wrong[0], 'absent')} there, "
-            f"{ours.get(wrong[0], 'absent')} here"
+            f"{source}: {len(wrong)} parameters do not fit this model, such as {wrong[0]}: "
+            f"{there.get(wrong[0], 'absent')} there, {here.get(wrong[0], 'absent')} here"
         )
-    return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
 
 
 def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
@@ -157,5 +228,4 @@ def check_fields(config: Any) -> None:
     """Raises InputError, naming the field, where a number is too small."""
     for field, least in _LEAST.items():
         section, name = field.split(".")
-        if config[section][name] < least:
-            raise InputError(f"{field}: expected {least} or more, got {config[section][name]}")
+        check_at_least(field, config[section][name], least)

@@ -1,29 +1,88 @@
-"""Blocks against PyTorch's, which the ImageNet checkpoints were made with."""
+"""Blocks and networks against PyTorch's, which the ImageNet checkpoints were made with."""
+
+import contextlib
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import traverse_util
 
-from grnet_jax.backbones.blocks import ConvNorm, max_pool
+from grnet_jax.backbones import BACKBONES, build_classifier
+from grnet_jax.backbones.blocks import ConvNorm, grouped_convolution, max_pool
+from grnet_jax.backbones.classifier import adaptive_average_pool
+from grnet_jax.backbones.conversion import convert_tensors
+from grnet_jax.backbones.costs import count_parameters, multiply_adds
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity")
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def peers():
+    for library in ("torchvision", "timm"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed: make parity")
+    from tests.backbones import peers
+
+    return peers
+
+
+@contextlib.contextmanager
+def _float64():
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def _channels_first(x):
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
 
 
-@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 0), (2, 2, 0), (3, 1, 1)])
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(3, 2, 0), (2, 2, 0), (3, 1, 1), (3, 2, 1)]
+)
 @pytest.mark.parametrize("size", range(5, 15))
-def test_max_pool_is_pytorchs_ceil_mode(size, window, stride, padding):
+def test_max_pool_is_pytorchs(size, window, stride, padding, ceil):
     x = np.random.default_rng(0).standard_normal((1, size, size + 3, 2)).astype(np.float32)
     wanted = torch.nn.functional.max_pool2d(
-        _channels_first(x), window, stride, padding, ceil_mode=True
+        _channels_first(x), window, stride, padding, ceil_mode=ceil
     )
-    found = max_pool(jnp.asarray(x), window, stride, padding)
+    found = max_pool(jnp.asarray(x), window, stride, padding, ceil=ceil)
     np.testing.assert_array_equal(np.moveaxis(np.asarray(found), -1, 1), wanted.numpy())
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (6, 7), (1, 3), (8, 20), (15, 9)])
+def test_adaptive_average_pool_is_pytorchs(shape):
+    x = np.random.default_rng(0).standard_normal((2, *shape, 3)).astype(np.float32)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(_channels_first(x), 7).numpy()
+    found = adaptive_average_pool(jnp.asarray(x), 7)
+    np.testing.assert_allclose(np.moveaxis(found, -1, 1), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_convolution_is_pytorchs(stride):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 15, 10, 64)).astype(np.float32)
+    kernel = rng.standard_normal((3, 3, 4, 64)).astype(np.float32)
+    theirs = [_channels_first(x), torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())]
+    for tensor in theirs:
+        tensor.requires_grad_()
+    wanted = torch.nn.functional.conv2d(*theirs, stride=stride, padding=1, groups=16)
+    wanted.square().sum().backward()
+
+    found, pull = jax.vjp(lambda *args: grouped_convolution(*args, stride, 16), x, kernel)
+    _assert_near(np.moveaxis(found, -1, 1), wanted.detach())
+    for ours, axes, tensor in zip(
+        pull(2 * found), ((0, 3, 1, 2), (3, 2, 0, 1)), theirs, strict=True
+    ):
+        _assert_near(np.transpose(ours, axes), tensor.grad)
 
 
 @pytest.mark.parametrize("size", [16, 17])
@@ -56,3 +115,101 @@ def test_conv_norm_is_pytorchs_in_training_and_after(kernel, stride, padding, si
     wanted = theirs(_channels_first(x)).detach().numpy()
     found = ours.apply(variables, x, False)
     np.testing.assert_allclose(np.moveaxis(found, -1, 1), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"small"}))
+def test_maps_logits_and_costs_are_the_peers(peers, name):
+    peer = peers.make_peer(name)
+    converted = convert_tensors(name, peers.tensors(peer))
+    assert converted.head
+    module = build_classifier(name)
+
+    @jax.jit
+    def run(variables, photos):
+        def logits_and_maps(module, photos):
+            maps = module.backbone(photos, False)
+            return module.head(maps[max(maps)], False), maps
+
+        return module.apply(variables, photos, method=logits_and_maps)
+
+    for height, width in ((224, 224), (197, 251)):
+        photos = np.random.default_rng(height).standard_normal((1, height, width, 3))
+        photos = photos.astype(np.float32)
+        with torch.no_grad():
+            wanted, wanted_maps = peers.run(peer, name, photos)
+        logits, maps = run(converted.variables, photos)
+        _assert_near(logits, wanted)
+        assert set(maps) == set(wanted_maps)
+        for stride, found in maps.items():
+            _assert_near(found, wanted_maps[stride])
+
+    if name == "googlenet":
+        peer.aux1 = peer.aux2 = None
+    assert count_parameters(name) == sum(part.numel() for part in peer.parameters())
+    assert multiply_adds(name, 197) == peers.multiply_adds(peer, 197)
+
+
+def _assert_near(found, wanted, share=1e-4):
+    """Equal within a share of the largest magnitude."""
+    wanted = wanted.numpy()
+    assert found.shape == wanted.shape
+    assert np.abs(wanted).max() > 0.1
+    assert np.abs(found - wanted).max() <= share * np.abs(wanted).max()
+
+
+# In float32 BatchNorm over few cells magnifies rounding to percents of some gradients.
+@pytest.mark.parametrize("name", ["googlenet", "resnet50", "seresnext50_32x4d"])
+def test_a_training_steps_gradients_and_statistics_are_the_peers_in_float64(peers, name):
+    peer = peers.make_peer(name, classes=10).double()
+    if name == "googlenet":
+        peer.aux_logits, peer.aux1, peer.aux2 = False, None, None
+        peer.dropout.p = 0.0
+    variables = convert_tensors(name, peers.tensors(peer)).variables
+    rng = np.random.default_rng(0)
+    photos, labels = rng.standard_normal((3, 64, 64, 3)), np.array([7, 0, 3])
+
+    peer.train()
+    counts = peers.count_cells(peer)
+    logits, _ = peers.run(peer, name, photos)
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))
+    loss.backward()
+    after = peers.tensors(peer)
+    gradients = {key: part.grad.numpy() for key, part in peer.named_parameters()}
+    wanted = convert_tensors(name, after | gradients).variables["params"]
+
+    with _float64():
+        given = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
+        module = build_classifier(name, 10, jnp.float64)
+
+        def objective(params):
+            logits, updated = module.apply(
+                given | {"params": params}, photos, True, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updated["batch_stats"]
+
+        step = jax.jit(jax.value_and_grad(objective, has_aux=True))
+        (found_loss, statistics), found = jax.device_get(step(given["params"]))
+
+    np.testing.assert_allclose(found_loss, loss.item(), rtol=1e-10)
+    found = traverse_util.flatten_dict(found)
+    for path, gradient in traverse_util.flatten_dict(wanted).items():
+        assert np.linalg.norm(gradient) > 0
+        # The conversion rounds PyTorch's to float32.
+        assert np.linalg.norm(found[path] - gradient) <= 1e-6 * np.linalg.norm(gradient), path
+
+    old, new, cells = (
+        traverse_util.flatten_dict(part["batch_stats"])
+        for part in (
+            variables,
+            convert_tensors(name, after).variables,
+            convert_tensors(name, after | counts).variables,
+        )
+    )
+    for path, ours in traverse_util.flatten_dict(statistics).items():
+        if path[-1] == "var":
+            # PyTorch keeps the unbiased variance of the batch, Flax the biased one.
+            kept = 0.9 * old[path]
+            ours = kept + (ours - kept) * cells[path] / (cells[path] - 1)
+        np.testing.assert_allclose(ours, new[path], rtol=1e-5, atol=1e-6)
+        assert not np.allclose(old[path], new[path], rtol=1e-3)

@@ -23,6 +23,8 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "on_bad_row": "error",
         "image_size": 16,
         "crop": "box",
+        "interpolation": "bilinear",
+        "center_share": 0.875,
         "flip": True,
         "box_jitter": 0.0,
         "epoch": "pairs",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from grnet_jax.photos import crop_and_resize
+from grnet_jax.errors import InputError
+from grnet_jax.photos import crop_and_resize, make_framing
 from input_pipeline import DatasetError, photo_batches, train_batches
 from input_pipeline.sampling import make_sampler
 
@@ -48,7 +49,9 @@ def test_pixels_and_labels_are_those_of_the_pairs(dataset, data):
             assert len(shops)
             for name, rows in (("shop", shops), ("customer", customers)):
                 distances = [
-                    np.abs(batch[name][place].astype(int) - split.crop(row, 16, "box")).max()
+                    np.abs(
+                        batch[name][place].astype(int) - split.framed(row, make_framing(data))
+                    ).max()
                     for row in rows
                 ]
                 assert min(distances) <= 1
@@ -72,6 +75,7 @@ def test_jitter_moves_the_edges_of_the_box(dataset, data):
     split = dataset.split("train")
     moved = take(split, changed(data, flip=False, box_jitter=0.2))
     sampler = make_sampler(split, data.epoch, seed=0)
+    framing = make_framing(data)
     for step, batch in enumerate(moved):
         plan = sampler.plan(step, batch_items=8, host=0, hosts=1)
         for place, (rows, shifts) in enumerate(zip(plan.rows, plan.shift, strict=True)):
@@ -79,7 +83,7 @@ def test_jitter_moves_the_edges_of_the_box(dataset, data):
                 x_1, y_1, x_2, y_2 = split.index.box[row]
                 width, height = x_2 - x_1, y_2 - y_1
                 box = split.index.box[row] + 0.2 * shift * [width, height, width, height]
-                wanted = crop_and_resize(split.picture(row), tuple(box), 16)
+                wanted = crop_and_resize(split.picture(row), tuple(box), framing)
                 assert np.abs(batch[name][place].astype(int) - wanted).max() <= 1
 
 
@@ -126,9 +130,10 @@ def test_wrong_arguments_are_refused_at_once(dataset, data):
         train_batches(split, data, **arguments, hosts=3)
     with pytest.raises(DatasetError, match="host 2 of 2"):
         train_batches(split, data, **arguments, host=2, hosts=2)
-    with pytest.raises(DatasetError, match=r"config\.data\.crop='middle'"):
-        train_batches(split, changed(data, crop="middle"), **arguments)
-    with pytest.raises(DatasetError, match=r"config\.data\.image_size=0"):
+    for field, value in (("crop", "middle"), ("interpolation", ""), ("center_share", 1.5)):
+        with pytest.raises(InputError, match=rf"config\.data\.{field}='?{value}"):
+            train_batches(split, changed(data, **{field: value}), **arguments)
+    with pytest.raises(InputError, match=r"config\.data\.image_size=0"):
         photo_batches(split, [0], changed(data, image_size=0), batch=1)
     with pytest.raises(DatasetError, match="at least 1"):
         photo_batches(split, [0], data, batch=0)
@@ -146,12 +151,15 @@ def test_photo_batches_pad_the_last(dataset, data):
     assert not np.concatenate([b["photo"] for b in batches])[~mask].any()
 
 
-@pytest.mark.parametrize("crop", ["box", "none"])
-def test_photo_batches_equal_the_twin(dataset, data, crop):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop", ["box", "none", "center"])
+def test_photo_batches_equal_the_twin(dataset, data, crop, interpolation):
     split = dataset.split("test")
-    for batch in photo_batches(split, range(len(split)), changed(data, crop=crop), batch=36):
+    data = changed(data, crop=crop, interpolation=interpolation, center_share=0.7)
+    framing = make_framing(data)
+    for batch in photo_batches(split, range(len(split)), data, batch=36):
         for photo, row in zip(batch["photo"], batch["row"], strict=True):
-            assert np.abs(photo.astype(int) - split.crop(row, 16, crop)).max() <= 1
+            assert np.abs(photo.astype(int) - split.framed(row, framing)).max() <= 1
 
 
 def test_no_photos(dataset, data):

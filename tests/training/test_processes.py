@@ -105,29 +105,55 @@ def test_two_processes_of_two_devices_train_as_one(data_dir, tmp_path):
     assert log.count("Wrote") == 1  # by the first process alone
 
 
-def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(data_dir, tmp_path):
-    _wait(_start(tmp_path / "whole", data_dir))
+def test_a_run_killed_at_ten_moments_ends_as_if_it_never_was(data_dir, tmp_path):
+    fields = {"train.steps": 300, "train.checkpoint_every": 4, "train.eval_every": 100}
+    _wait(_start(tmp_path / "whole", data_dir, **fields))
     whole = _parameters(tmp_path / "whole")
+    killed = tmp_path / "killed"
     draw = random.Random(0)
-    kills = 0
-    for _ in range(40):
-        process = _start(tmp_path / "killed", data_dir)
-        # From before the first step to after the last; the log says when steps begin.
-        deadline = time.monotonic() + draw.uniform(4, 16)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if process.poll() is not None:
-            break
+    during_a_save = 0
+    for number in range(10):
+        process = _start(killed, data_dir, **fields)
+        if number % 2:
+            _wait_for_unfinished_save(killed, process)
+        elif number % 4:
+            time.sleep(draw.uniform(0.5, 6))  # often before the first step
+        else:
+            _wait_for_training(killed, process)
+            time.sleep(draw.uniform(0, 1))
+        assert process.poll() is None, "it ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kills += 1
-        if kills == 10:
-            _wait(_start(tmp_path / "killed", data_dir))
-            break
-    assert kills > 0
-    killed = _parameters(tmp_path / "killed")
-    for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(killed), strict=True):
+        during_a_save += bool(_unfinished_saves(killed))
+    assert during_a_save >= 3
+    _wait(_start(killed, data_dir, **fields))
+    for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(_parameters(killed)), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def _wait_for_training(workdir, process):
+    """Until a process that was just started logs that it trains."""
+    log = pathlib.Path(f"{workdir}.log")
+    before = log.read_text().count("items x 2 photos")
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.read_text().count("items x 2 photos") > before:
+            return
+        time.sleep(0.01)
+
+
+def _unfinished_saves(workdir):
+    return {p.name for p in (workdir / "checkpoints").glob("*tmp*")}
+
+
+def _wait_for_unfinished_save(workdir, process):
+    """Until a checkpoint is being written that was not when this began."""
+    before = _unfinished_saves(workdir)
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        if _unfinished_saves(workdir) - before:
+            return
+        time.sleep(0.001)
 
 
 def test_a_lost_process_ends_the_others_and_the_job_resumes(data_dir, tmp_path):

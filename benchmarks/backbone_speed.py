@@ -1,0 +1,206 @@
+"""Backbones and their kinds of layer beside PyTorch's: forward pass and training step.
+
+    python -m benchmarks.backbone_speed [--backbones=...] [--dtypes=float32,bfloat16]
+
+For each backbone, 8 photos of 224 pixels: the forward pass to the last map as in evaluation, and
+a training step (forward with BatchNorm by the batch, backward to every parameter, SGD). For each
+kind of layer: forward, and the gradients by its input and its kernel. PyTorch runs eagerly, in
+bfloat16 with bfloat16 parameters. A row is written as it finishes; run again, the command goes on
+with what is missing. Needs PyTorch, torchvision and timm (`make parity`).
+Writes benchmarks/results/backbone_speed_DEVICE.json.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.training_speed import best_time
+from grnet_jax.backbones import BACKBONES, build_backbone
+from grnet_jax.backbones.blocks import grouped_convolution
+from grnet_jax.backbones.costs import multiply_adds
+from tests.backbones import peers
+
+_PHOTOS, _SIZE = 8, 224
+_DTYPES = ("float32", "bfloat16")
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Layer(NamedTuple):
+    """A convolution as a backbone has it, on 8 photos."""
+
+    inputs: int
+    outputs: int
+    side: int  # of the input map
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+
+
+_LAYERS = {
+    "7x7, stride 2 (stem)": Layer(3, 64, 224, 7, 2),
+    "1x1 (GoogLeNet 4a)": Layer(480, 192, 14),
+    "1x1 (ResNet layer3)": Layer(256, 1024, 14),
+    "1x1, stride 2 (shortcut)": Layer(512, 1024, 28, 1, 2),
+    "3x3 (GoogLeNet conv3)": Layer(64, 192, 56, 3),
+    "3x3 (VGG conv4)": Layer(512, 512, 28, 3),
+    "3x3, stride 2 (ResNet layer3)": Layer(256, 256, 28, 3, 2),
+    "3x3, 32 groups (ResNeXt layer1)": Layer(256, 256, 56, 3, 1, 32),
+    "3x3, 32 groups (SE-ResNeXt layer3)": Layer(512, 512, 14, 3, 1, 32),
+}
+
+
+def main() -> None:
+    """Measures what is missing and prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [name for name in BACKBONES if name != "small"]
+    parser.add_argument("--backbones", default=",".join(names), help="(all but small)")
+    parser.add_argument("--dtypes", default=",".join(_DTYPES), help="(both)")
+    options = parser.parse_args()
+    name = f"backbone_speed_{'gpu' if _DEVICE == 'cuda' else 'cpu'}"
+    results = ResultsFile(name, "python -m benchmarks.backbone_speed", ("what", "dtype"))
+    wanted = [*_LAYERS, *options.backbones.split(",")]
+    for dtype in options.dtypes.split(","):
+        for what in wanted:
+            if results.find(what=what, dtype=dtype) is None:
+                row = {"what": what, "dtype": dtype, "device": jax.devices()[0].device_kind}
+                row |= _layer(_LAYERS[what], dtype) if what in _LAYERS else _backbone(what, dtype)
+                results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+                print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: milliseconds, and how many times PyTorch's."""
+    lines = ["| what | dtype | part | ms | times PyTorch's |", "|---|---|---|---|---|"]
+    for row in rows:
+        for part in ("forward", "step", "input_gradient", "kernel_gradient"):
+            if f"{part}_seconds" in row:
+                seconds = row[f"{part}_seconds"]
+                ratio = seconds / row[f"{part}_torch_seconds"]
+                cells = (row["what"], row["dtype"], part, f"{1000 * seconds:.1f}", f"{ratio:.2f}")
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ready(run: Callable[[], Any]) -> float:
+    return best_time(lambda: jax.block_until_ready(run()))
+
+
+def _torch_ready(run: Callable[[], Any]) -> float:
+    def once() -> None:
+        run()
+        if _DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    return best_time(once)
+
+
+def _to_torch(x: np.ndarray, dtype: str) -> torch.Tensor:
+    return torch.from_numpy(x).to(_DEVICE, getattr(torch, dtype))
+
+
+def _layer(layer: Layer, dtype: str) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    pad = layer.kernel // 2
+    shape = (layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs)
+    x = rng.standard_normal((_PHOTOS, layer.side, layer.side, layer.inputs), dtype=np.float32)
+    kernel = rng.standard_normal(shape, dtype=np.float32)
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if layer.groups > 1:
+            return grouped_convolution(x, kernel, layer.stride, layer.groups)
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (layer.stride,) * 2,
+            [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    inputs, weights = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+    forward = jax.jit(ours)
+    out = forward(inputs, weights)
+    by_input = jax.jit(lambda x, k, g: jax.vjp(lambda x: ours(x, k), x)[1](g))
+    by_kernel = jax.jit(lambda x, k, g: jax.vjp(lambda k: ours(x, k), k)[1](g))
+    row: dict[str, Any] = {**layer._asdict(), "photos": _PHOTOS}
+    row["gmac"] = out.size * float(np.prod(shape[:3])) / 1e9
+    row["forward_seconds"] = _ready(lambda: forward(inputs, weights))
+    row["input_gradient_seconds"] = _ready(lambda: by_input(inputs, weights, out))
+    row["kernel_gradient_seconds"] = _ready(lambda: by_kernel(inputs, weights, out))
+
+    x_t = _to_torch(np.moveaxis(x, -1, 1).copy(), dtype)
+    k_t = _to_torch(kernel.transpose(3, 2, 0, 1).copy(), dtype)
+    settings = ([layer.stride] * 2, [pad] * 2, [1, 1])
+    out_t = torch.conv2d(x_t, k_t, None, *settings, layer.groups)
+
+    def gradient(mask: list[bool]) -> Callable[[], Any]:
+        return lambda: torch.ops.aten.convolution_backward(
+            out_t, x_t, k_t, None, *settings, False, [0, 0], layer.groups, mask
+        )
+
+    row["forward_torch_seconds"] = _torch_ready(
+        lambda: torch.conv2d(x_t, k_t, None, *settings, layer.groups)
+    )
+    row["input_gradient_torch_seconds"] = _torch_ready(gradient([True, False, False]))
+    row["kernel_gradient_torch_seconds"] = _torch_ready(gradient([False, True, False]))
+    return row
+
+
+def _backbone(name: str, dtype: str) -> dict[str, Any]:
+    photos = np.random.default_rng(0).standard_normal((_PHOTOS, _SIZE, _SIZE, 3), dtype=np.float32)
+    ours = build_backbone(name, jnp.dtype(dtype))
+    variables = jax.jit(ours.init)(jax.random.key(0), photos)
+    statistics = variables.get("batch_stats", {})
+
+    @jax.jit
+    def forward(variables: Any, photos: jax.Array) -> jax.Array:
+        maps: Any = ours.apply(variables, photos, False)
+        return maps[max(maps)]
+
+    @jax.jit
+    def step(params: Any, photos: jax.Array) -> Any:
+        def loss(params: Any) -> Any:
+            maps, updated = ours.apply(
+                {"params": params, "batch_stats": statistics}, photos, True, mutable=["batch_stats"]
+            )
+            return jnp.mean(jnp.square(maps[max(maps)].astype(jnp.float32))), updated
+
+        gradient, updated = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), updated
+
+    row: dict[str, Any] = {"photos": _PHOTOS, "image_size": _SIZE}
+    row["gmac_a_photo"] = multiply_adds(name, _SIZE, head=False) / 1e9
+    row["forward_seconds"] = _ready(lambda: forward(variables, photos))
+    row["step_seconds"] = _ready(lambda: step(variables["params"], photos))
+
+    theirs = peers.make_features(name).to(_DEVICE, getattr(torch, dtype))
+    inputs = _to_torch(np.moveaxis(photos, -1, 1).copy(), dtype)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-3)
+
+    def torch_forward() -> None:
+        with torch.inference_mode():
+            theirs(inputs)
+
+    def torch_step() -> None:
+        optimizer.zero_grad()
+        theirs(inputs).float().square().mean().backward()
+        optimizer.step()
+
+    theirs.eval()
+    row["forward_torch_seconds"] = _torch_ready(torch_forward)
+    theirs.train()
+    row["step_torch_seconds"] = _torch_ready(torch_step)
+    return row
+
+
+if __name__ == "__main__":
+    main()

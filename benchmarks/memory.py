@@ -1,0 +1,139 @@
+"""Peak memory of a training step against the batch, whole and with pairs in chunks.
+
+    python -m benchmarks.memory [--sizes=demo,paper]
+
+For each batch and `model.gallery_chunk`, in a process of its own: what XLA plans for the step
+(arguments, results and temporaries; from the compiled step, so it is known also where it does
+not fit), and, where that fits this machine and takes minutes at most, the largest resident
+memory over three real steps, the seconds of the last and the losses. Photos are random.
+Writes benchmarks/results/memory_DEVICE.json.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.results_file import ROOT, ResultsFile
+from configs import grnet
+from grnet_jax.mesh import make_mesh, place_batch
+from grnet_jax.training.objectives import make_objective
+from grnet_jax.training.setup import build_run
+from grnet_jax.training.step import make_train_step
+
+_BATCHES = (32, 64, 128, 256)
+_CHUNKS = (0, 8)
+# Pairs x D a real step may have: above, one takes many minutes on two cores.
+_MOST_WORK = 256 * 256 * 64
+_SHARE_OF_MEMORY = 0.7
+
+
+def main() -> None:
+    """Measures every row that is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default="demo,paper", help="of demo, paper (both)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(**json.loads(options.measure))))
+        return
+    name = f"memory_{jax.default_backend()}"
+    results = ResultsFile(name, "python -m benchmarks.memory", ("size", "items", "gallery_chunk"))
+    for size in options.sizes.split(","):
+        for items in _BATCHES:
+            for chunk in _CHUNKS:
+                key = {"size": size, "items": items, "gallery_chunk": chunk}
+                if results.find(**key) is None:
+                    results.add(key | _in_a_process(key))
+                    print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table, gigabytes and seconds."""
+    lines = [
+        "| size | items | pairs | gallery chunk | planned GB | resident GB | s/step | loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        real = ["-"] * 3
+        if row["losses"]:
+            first, last = row["losses"][0], row["losses"][-1]
+            real = [
+                f"{row['resident_gb']:.1f}",
+                f"{row['seconds']:.1f}",
+                f"{first:.3f} → {last:.3f}",
+            ]
+        cells = [row["size"], row["items"], f"{row['items'] ** 2:,}", row["gallery_chunk"] or "all"]
+        cells += [f"{row['planned_gb']:.1f}", *real]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _in_a_process(key: Mapping[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(key)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
+    """Compiles the step, and runs it where it fits."""
+    config = grnet.get_config("synthetic" if size == "demo" else "deepfashion_c2s")
+    config.train.batch_items = items
+    config.model.gallery_chunk = gallery_chunk
+    devices = make_mesh(jax.devices()[:1])
+    run = build_run(config, devices, steps_per_epoch=1000)
+    objective = make_objective(run.matcher, config.loss)
+    step: Any = make_train_step(objective, run.tx, run.schedule, devices)
+    side = config.data.image_size
+    photos = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
+    item = jax.ShapeDtypeStruct((items,), np.int32)
+    batch = {"customer": photos, "shop": photos, "item": item, "content": item}
+    plan = step.lower(run.abstract_state(), batch).compile().memory_analysis()
+    planned = (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
+    row: dict[str, Any] = {"planned_gb": round(planned / 1e9, 3), "losses": []}
+    work = items**2 * config.model.node_dim
+    if planned > _SHARE_OF_MEMORY * _memory() or work > _MOST_WORK:
+        return row
+    rng = np.random.default_rng(0)
+    numbers = np.arange(items, dtype=np.int32)
+    drawn = {
+        name: rng.integers(0, 256, (items, side, side, 3), dtype=np.uint8)
+        for name in ("customer", "shop")
+    }
+    placed = place_batch({**drawn, "item": numbers, "content": numbers}, devices)
+    state = run.create_state()
+    for _ in range(3):
+        started = time.perf_counter()
+        state, metrics = step(state, placed)
+        row["losses"].append(round(float(metrics["loss"]), 5))
+        row["seconds"] = round(time.perf_counter() - started, 3)
+    if not np.all(np.isfinite(row["losses"])):
+        raise FloatingPointError(f"{size}, {items} items: losses {row['losses']}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return row | {"resident_gb": round(peak / 1e9, 3)}
+
+
+def _memory() -> float:
+    """Of the machine, in bytes."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Converts a PyTorch checkpoint of an ImageNet network to a weights file of this package.
+
+    python -m grnet_jax.backbones.convert googlenet-1378be20.pth
+    python -m grnet_jax.backbones.convert model.safetensors --backbone=resnet50 \\
+        --preprocessing=imagenet_v2 --output=weights/resnet50.safetensors
+
+Needs no PyTorch, and runs nothing that a checkpoint may hold. A training checkpoint is taken
+too; its head may have any number of classes, or be missing.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from grnet_jax.backbones import BACKBONES
+from grnet_jax.backbones.conversion import convert_tensors, fitting_backbones
+from grnet_jax.backbones.preprocessing import PREPROCESSING, default_preprocessing
+from grnet_jax.backbones.torch_file import Checkpoint, read_checkpoint
+from grnet_jax.backbones.weights import Weights, read_weights_info, write_weights
+from grnet_jax.errors import InputError
+
+_NAMED = 6  # left-out keys that are listed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        output = convert(
+            options.checkpoint,
+            options.backbone,
+            options.preprocessing,
+            options.output,
+            options.entry,
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    name = read_weights_info(output).backbone
+    command = [
+        *("python", "train.py", "--config=configs/grnet.py:deepfashion_c2s"),
+        f"--config.model.backbone.name={name}",
+        f"--config.model.backbone.pretrained={output}",
+    ]
+    print(f"Next: {shlex.join(command)}")
+    return 0
+
+
+def convert(
+    checkpoint: str, backbone: str = "", preprocessing: str = "", output: str = "", entry: str = ""
+) -> str:
+    """Converts a checkpoint file, prints what was found, and returns the written file's path.
+
+    Args:
+      checkpoint: path of it.
+      backbone: name of it; "" takes the one that fits.
+      preprocessing: name of it; "" takes that of the backbone's best-known weights.
+      output: path to write to; "" takes the checkpoint's name, in the current folder.
+      entry: of a training checkpoint that holds several networks, the one to take.
+
+    Raises:
+      InputError: the checkpoint cannot be read or fits no backbone, or a name is not known.
+    """
+    if backbone and backbone not in BACKBONES:
+        raise InputError(f"--backbone: {backbone!r} is none of {sorted(BACKBONES)}")
+    if preprocessing and preprocessing not in PREPROCESSING:
+        raise InputError(f"--preprocessing: {preprocessing!r} is none of {sorted(PREPROCESSING)}")
+    output = output or f"{pathlib.PurePath(checkpoint).stem}.grnet.safetensors"
+    if os.path.abspath(output) == os.path.abspath(checkpoint):
+        raise InputError(f"--output: {output} is the checkpoint itself")
+    weights = _convert(checkpoint, entry, backbone, preprocessing)
+    write_weights(output, weights)
+    print(f"Wrote {output} ({_size(output)})")
+    return output
+
+
+def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> Weights:
+    read = read_checkpoint(checkpoint, entry)
+    print(f"Read {checkpoint}: {_describe(read)}")
+    if all(key.startswith(("params/", "batch_stats/")) for key in read.tensors):
+        raise InputError(f"{checkpoint}: is converted already; give it to a config as it is")
+    name = pathlib.PurePath(checkpoint).name
+    promised = re.search(r"-([0-9a-f]{8})\.", name)  # as PyTorch's own downloads are called
+    if promised and not read.sha256.startswith(promised[1]):
+        print(
+            f"warning: the name promises a SHA-256 that begins with {promised[1]}, found "
+            f"{read.sha256[:8]}: the file was changed, or damaged in the download",
+            file=sys.stderr,
+        )
+    try:
+        chosen, how = (backbone, "") if backbone else _recognise(read.tensors, name)
+        converted = convert_tensors(chosen, read.tensors)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+    weights = Weights(
+        backbone=chosen,
+        preprocessing=preprocessing or default_preprocessing(chosen, name),
+        variables=converted.variables,
+        source=name,
+        source_sha256=read.sha256,
+        classes=_classes(converted.variables) if converted.head else 0,
+    )
+    given = "" if preprocessing else " (the backbone's own; --preprocessing names another)"
+    print(f"  backbone       {chosen}{how}")
+    print(f"  parameters     {_count(weights.variables['params']):,}")
+    print(f"  ImageNet head  {f'yes, {weights.classes} classes' if converted.head else 'no'}")
+    print(f"  left out       {_describe_left_out(converted.left_out)}")
+    print(f"  preprocessing  {weights.preprocessing}{given}")
+    return weights
+
+
+def _recognise(tensors: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
+    """The backbone that the tensors fit, and how that was found.
+
+    Where none does, the file's name may tell which was meant, so that an error can say what is
+    wrong with it.
+    """
+    fitting = fitting_backbones(tensors)
+    if len(fitting) == 1:
+        return fitting[0], " (the only one that fits)"
+    plain = _letters(name)
+    named = [other for other in fitting or BACKBONES if plain.startswith(_letters(other))]
+    if named:
+        return max(named, key=len), " (from the file's name)"
+    if fitting:
+        raise InputError(
+            f"fits several backbones, {', '.join(fitting)}; choose one with --backbone"
+        )
+    keys = ", ".join(list(tensors)[:_NAMED])
+    raise InputError(
+        f"fits none of the backbones {', '.join(sorted(BACKBONES))}; its keys begin with {keys}. "
+        "With --backbone=NAME the error says what does not fit"
+    )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _describe(read: Checkpoint) -> str:
+    parts = [f"{len(read.tensors)} tensors", read.form]
+    if read.entry:
+        parts.append(f"entry {read.entry!r}")
+    if read.prefix:
+        parts.append(f"prefix {read.prefix!r} removed")
+    return ", ".join(parts)
+
+
+def _describe_left_out(keys: Sequence[str]) -> str:
+    others = [key for key in keys if not key.endswith(".num_batches_tracked")]
+    parts = []
+    if len(keys) > len(others):
+        parts.append(f"{len(keys) - len(others)} batch counts (num_batches_tracked)")
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        parts.append(f"{len(others)} others: {', '.join(others[:_NAMED])}{more}")
+    return "; ".join(parts) or "nothing"
+
+
+def _classes(variables: Mapping[str, Any]) -> int:
+    """The outputs of the head's last layer; its layers are in the order of their names."""
+    head = variables["params"]["head"]
+    return int(head[max(head)]["bias"].shape[0])
+
+
+def _count(tree: Mapping[str, Any]) -> int:
+    return sum(leaf.size for leaf in traverse_util.flatten_dict(dict(tree)).values())
+
+
+def _size(path: str) -> str:
+    return f"{epath.Path(path).expanduser().stat().length / 1e6:.1f} MB"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m grnet_jax.backbones.convert", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("checkpoint", help="PyTorch's .pth, .pt or .bin, or .safetensors")
+    add("--backbone", default="", help=f"{', '.join(BACKBONES)} (the one that fits)")
+    add("--preprocessing", default="", help=f"{', '.join(PREPROCESSING)} (the backbone's own)")
+    add("--output", default="", help="file to write (the checkpoint's name, here)")
+    add("--entry", default="", help="of a training checkpoint with several networks, the one")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

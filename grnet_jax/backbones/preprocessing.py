@@ -1,0 +1,94 @@
+"""What the networks' ImageNet weights were trained to see: one named preprocessing a family."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grnet_jax.errors import InputError
+
+
+class Preprocessing(NamedTuple):
+    """From a photo's pixels to a network's input.
+
+    Attributes:
+      mean: of red, green and blue scaled to 0..1; subtracted.
+      deviation: divided by.
+      interpolation: of the resizing, "bilinear" or "bicubic", both antialiased.
+      center_share: side of the central square that is seen, as a share of the photo's shorter
+        side, where a whole photo is looked at: 0.875 is "shorter side to 256, then the middle
+        224".
+    """
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    interpolation: str
+    center_share: float
+
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# By the name that `model.backbone.preprocessing` gives.
+PREPROCESSING: Mapping[str, Preprocessing] = {
+    # torchvision's first weights, and Cadene's.
+    "imagenet": Preprocessing(_MEAN, _DEVIATION, "bilinear", 224 / 256),
+    # torchvision's second weights (IMAGENET1K_V2).
+    "imagenet_v2": Preprocessing(_MEAN, _DEVIATION, "bilinear", 224 / 232),
+    # timm's own weights of the ResNet family.
+    "imagenet_bicubic": Preprocessing(_MEAN, _DEVIATION, "bicubic", 224 / 256),
+    # torchvision's GoogLeNet, ported from weights that expect -1..1: its `transform_input` after
+    # ImageNet's normalisation comes to this.
+    "googlenet": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 224 / 256),
+}
+
+_DEFAULTS = {
+    "googlenet": "googlenet",
+    "seresnet50": "imagenet_bicubic",
+    "seresnext50_32x4d": "imagenet_bicubic",
+}
+
+
+# Checkpoint files, by the beginning of their name, that were trained otherwise.
+_OF_FILES = {
+    "resnet50-11ad3fa6": "imagenet_v2",
+    "resnext101_32x8d-110c445d": "imagenet_v2",
+}
+
+
+def default_preprocessing(backbone: str, checkpoint: str = "") -> str:
+    """The preprocessing of the backbone's best-known ImageNet weights.
+
+    Args:
+      backbone: name of it.
+      checkpoint: name of a checkpoint file, which may tell of another one.
+    """
+    for start, name in _OF_FILES.items():
+        if checkpoint.startswith(start):
+            return name
+    return _DEFAULTS.get(backbone, "imagenet")
+
+
+def find_preprocessing(name: str) -> Preprocessing:
+    """The preprocessing of that name.
+
+    Raises:
+      InputError: naming those there are.
+    """
+    if name not in PREPROCESSING:
+        raise InputError(
+            f"model.backbone.preprocessing: {name!r} is none of {sorted(PREPROCESSING)}"
+        )
+    return PREPROCESSING[name]
+
+
+def normalise(photos: jax.Array, preprocessing: str) -> jax.Array:
+    """Photos [n, h, w, 3] of 0..255 to what a backbone expects, float32.
+
+    Raises:
+      InputError: naming the preprocessings there are.
+    """
+    chosen = find_preprocessing(preprocessing)
+    mean, deviation = (np.asarray(v, np.float32) for v in (chosen.mean, chosen.deviation))
+    return (photos.astype(jnp.float32) / 255.0 - mean) / deviation

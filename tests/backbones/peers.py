@@ -1,0 +1,193 @@
+"""The same networks in PyTorch: torchvision's, and timm's where torchvision has none.
+
+Import only where torch, torchvision and timm are installed.
+"""
+
+import functools
+import importlib.util
+import pathlib
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@functools.cache
+def _libraries():
+    """torchvision.models and timm."""
+    operators = None if _has_operators() else _declare_operators()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import timm
+        import torchvision.models
+    return torchvision.models, timm, operators  # the declarations end with their object
+
+
+def _has_operators():
+    """Whether torchvision's compiled operators load: a build for another PyTorch's do not."""
+    package = importlib.util.find_spec("torchvision")
+    assert package is not None
+    assert package.origin is not None
+    for path in pathlib.Path(package.origin).parent.glob("_C.*"):
+        try:
+            torch.ops.load_library(path)
+        except OSError:
+            return False
+        return True
+    return False
+
+
+def _declare_operators():
+    """Names that torchvision looks up when imported; no classifier calls them."""
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for pool in ("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool", "deform_conv2d"):
+        for name in (pool, f"_{pool}_backward"):
+            library.define(f"{name}(Tensor x) -> Tensor")
+    return library
+
+
+def torchvision_models():
+    """`torchvision.models`, importable also without its native operators."""
+    return _libraries()[0]
+
+
+def timm_library():
+    """`timm.models`."""
+    return _libraries()[1].models
+
+
+def make_features(name):
+    """The part of a network that our backbone has, photos to its last map, random weights."""
+    models, timm, _ = _libraries()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name.removeprefix("legacy_").startswith("se"):
+            return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+        if name == "googlenet":
+            whole = models.googlenet(weights=None, aux_logits=False, init_weights=False)
+        else:
+            whole = getattr(models, name)(weights=None)
+    if hasattr(whole, "features"):  # VGG, DenseNet
+        return torch.nn.Sequential(whole.features, torch.nn.ReLU())
+    heads = ("aux1", "aux2", "avgpool", "dropout", "fc")
+    layers = [layer for place, layer in whole.named_children() if place not in heads]
+    return torch.nn.Sequential(*(layer for layer in layers if layer is not None))
+
+
+def make_peer(name, seed=0, classes=1000):
+    """A network in evaluation mode with random weights and BatchNorm parameters and statistics.
+
+    The statistics are random around those of noise, so that signals neither fade nor explode.
+    """
+    models, timm, _ = _libraries()
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "googlenet":
+            peer = models.googlenet(weights=None, num_classes=classes, init_weights=False)
+        elif name.removeprefix("legacy_").startswith("se"):
+            peer = timm.create_model(name, pretrained=False, num_classes=classes)
+        else:
+            peer = getattr(models, name)(weights=None, num_classes=classes)
+    norms: list[Any] = [
+        layer for layer in peer.modules() if isinstance(layer, torch.nn.BatchNorm2d)
+    ]
+    with torch.no_grad():
+        for layer in peer.modules():
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.bias is not None:
+                layer.bias.normal_(0, 0.1)
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(0, 0.2)
+            norm.momentum = 1.0
+        # GoogLeNet's weights start small; its auxiliary heads want maps of 4x4 cells or more.
+        peer.train()
+        peer(torch.randn(4, 3, 96, 96))
+        for norm in norms:
+            norm.momentum = 0.1
+            norm.running_mean += 0.2 * norm.running_var.sqrt() * torch.randn_like(norm.bias)
+            norm.running_var *= torch.empty_like(norm.bias).uniform_(0.7, 1.4)
+    return peer.eval()
+
+
+def tensors(peer):
+    """Its state_dict as numpy arrays."""
+    return {key: value.numpy().copy() for key, value in peer.state_dict().items()}
+
+
+def run(peer, name, photos):
+    """Logits and {stride: map [n, h, w, c]} of photos [n, h, w, 3], all tensors."""
+    maps: dict[int, torch.Tensor] = {}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, __, result, stride=stride: maps.__setitem__(stride, result)
+        )
+        for stride, layer in _tapped(peer, name).items()
+    ]
+    logits = peer(torch.from_numpy(np.ascontiguousarray(np.moveaxis(photos, -1, 1))))
+    for hook in hooks:
+        hook.remove()
+    if name == "densenet121":
+        maps[32] = torch.relu(maps[32])
+    return logits, {stride: value.permute(0, 2, 3, 1) for stride, value in maps.items()}
+
+
+def _tapped(peer, name):
+    """The layer whose output is the map of each stride."""
+    if name == "googlenet":
+        layers = ("conv3", "inception3b", "inception4e", "inception5b")
+    elif name.startswith("vgg"):
+        # The last of each group of layers before a pooling, and the last pooling.
+        pools = [
+            place
+            for place, layer in enumerate(peer.features)
+            if isinstance(layer, torch.nn.MaxPool2d)
+        ]
+        taps = {2**number: peer.features[place - 1] for number, place in enumerate(pools)}
+        return taps | {32: peer.features[pools[-1]]}
+    elif name == "densenet121":
+        layers = ("denseblock1", "denseblock2", "denseblock3", "norm5")
+        peer = peer.features
+    else:
+        layers = ("layer1", "layer2", "layer3", "layer4")
+    return {4 * 2**number: getattr(peer, layer) for number, layer in enumerate(layers)}
+
+
+def multiply_adds(peer, image_size):
+    """Counted at each convolution and dense layer as it runs on one photo."""
+    total = 0
+
+    def count(layer, _, result):
+        nonlocal total
+        total += result.numel() * layer.weight[0].numel()
+
+    for layer in peer.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        peer(torch.zeros(1, 3, image_size, image_size))
+    return total
+
+
+def count_cells(peer):
+    """Gathers, as the network runs, the cells that each BatchNorm's variance is over.
+
+    Returns:
+      A dict by the variance's key, filled with arrays of the variance's shape.
+    """
+    counts = {}
+
+    def count(key):
+        def hook(_, inputs, __):
+            n, channels, height, width = inputs[0].shape
+            counts[key] = np.full(channels, float(n * height * width))
+
+        return hook
+
+    for name, layer in peer.named_modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.register_forward_hook(count(f"{name}.running_var"))
+    return counts

@@ -1,0 +1,107 @@
+"""How photos become what the ImageNet weights were trained to see."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from grnet_jax.backbones import BACKBONES
+from grnet_jax.backbones.preprocessing import (
+    PREPROCESSING,
+    default_preprocessing,
+    find_preprocessing,
+    normalise,
+)
+from grnet_jax.errors import InputError
+
+_MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def _peers():
+    for name in ("torchvision", "timm"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: make parity")
+    from tests.backbones import peers
+
+    return peers
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_v2", "imagenet_bicubic"])
+def test_normalise_is_imagenets(name):
+    photo = np.array([0, 100, 255], np.uint8).reshape(1, 1, 1, 3)
+    wanted = (np.array([0, 100, 255]) / 255 - _MEAN) / _DEVIATION
+    np.testing.assert_allclose(normalise(photo, name)[0, 0, 0], wanted, rtol=1e-5)
+
+
+def test_googlenets_is_imagenets_and_then_transform_input():
+    values = np.arange(256, dtype=np.uint8)
+    photo = np.stack([values] * 3, axis=-1).reshape(1, 16, 16, 3)
+    imagenet = (photo / 255 - _MEAN) / _DEVIATION
+    wanted = imagenet * (_DEVIATION / 0.5) + (_MEAN - 0.5) / 0.5
+    np.testing.assert_allclose(normalise(photo, "googlenet"), wanted, atol=1e-6)
+
+
+def test_every_backbone_has_one():
+    assert {default_preprocessing(name) for name in BACKBONES} <= set(PREPROCESSING)
+    with pytest.raises(InputError, match=r"'nothing' is none of \['googlenet', 'imagenet'"):
+        find_preprocessing("nothing")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file", "expected"),
+    [
+        ("resnet50", "resnet50-0676ba61.pth", "imagenet"),
+        ("resnet50", "resnet50-11ad3fa6.pth", "imagenet_v2"),
+        ("googlenet", "googlenet-1378be20.pth", "googlenet"),
+        ("seresnet50", "seresnet50_ra_224-8efdb4bb.pth", "imagenet_bicubic"),
+        ("legacy_seresnet50", "se_resnet50-ce0d4300.pth", "imagenet"),
+    ],
+)
+def test_a_checkpoints_name_may_tell(backbone, file, expected):
+    assert default_preprocessing(backbone, file) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        ("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1"),
+        ("vgg16", "VGG16_Weights.IMAGENET1K_V1"),
+        ("vgg16_bn", "VGG16_BN_Weights.IMAGENET1K_V1"),
+        ("resnet50", "ResNet50_Weights.IMAGENET1K_V1"),
+        ("resnet50", "ResNet50_Weights.IMAGENET1K_V2"),
+        ("resnext101_32x8d", "ResNeXt101_32X8D_Weights.IMAGENET1K_V1"),
+        ("resnext101_32x8d", "ResNeXt101_32X8D_Weights.IMAGENET1K_V2"),
+        ("densenet121", "DenseNet121_Weights.IMAGENET1K_V1"),
+    ],
+)
+def test_torchvisions_weights_say_the_same(backbone, weights):
+    peers = _peers()
+
+    group, version = weights.split(".")
+    chosen = getattr(getattr(peers.torchvision_models(), group), version)
+    theirs = chosen.transforms()
+    ours = PREPROCESSING[default_preprocessing(backbone, chosen.url.rsplit("/", 1)[-1])]
+    assert ours.interpolation == theirs.interpolation.value
+    assert ours.center_share == theirs.crop_size[0] / theirs.resize_size[0]
+    if backbone != "googlenet":  # whose own forward pass does the rest
+        assert (list(ours.mean), list(ours.deviation)) == (theirs.mean, theirs.std)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "tag"),
+    [
+        ("seresnet50", "ra2_in1k"),
+        ("seresnext50_32x4d", "racm_in1k"),
+        ("legacy_seresnet50", "in1k"),
+        ("legacy_seresnext50_32x4d", "in1k"),
+    ],
+)
+def test_timms_weights_say_the_same(backbone, tag):
+    peers = _peers()
+
+    theirs = peers.timm_library().get_pretrained_cfg(f"{backbone}.{tag}")
+    ours = PREPROCESSING[default_preprocessing(backbone)]
+    assert (ours.interpolation, ours.center_share) == (theirs.interpolation, theirs.crop_pct)
+    assert (ours.mean, ours.deviation) == (tuple(theirs.mean), tuple(theirs.std))
