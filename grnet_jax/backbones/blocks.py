@@ -135,7 +135,9 @@ def convolution(
     name: str | None = None,
 ) -> nn.Conv:
     """A square convolution with symmetric padding and He initialisation."""
-    options = {"conv_general_dilated": _pointwise} if (kernel, padding) == (1, 0) else {}
+    options: dict[str, Any] = (
+        {"conv_general_dilated": _pointwise} if (kernel, padding) == (1, 0) else {}
+    )
     return nn.Conv(
         features,
         (kernel, kernel),
