@@ -53,7 +53,7 @@ parity: $(INSTALLED) ## Install PyTorch, torchvision and timm, which slow tests 
 	@$(BIN)/python -m pip install --quiet $(TORCH) huggingface_hub pyyaml
 	@$(BIN)/python -m pip install --quiet --no-deps $(TORCH_MODELS)
 TORCH ?= torch==2.13.0
-# Without their dependencies, which would bring another PyTorch build.
+# Without their dependencies, which may bring another build of PyTorch.
 TORCH_MODELS ?= torchvision==0.28.0 timm==1.0.31
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock

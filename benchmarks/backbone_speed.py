@@ -20,15 +20,16 @@ import numpy as np
 import torch
 
 from benchmarks.results_file import ROOT, ResultsFile
-from benchmarks.training_speed import best_time
+from benchmarks.torch_model import torch_device
+from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
-from grnet_jax.backbones.blocks import grouped_convolution
+from grnet_jax.backbones.blocks import GroupedConv, convolution
 from grnet_jax.backbones.costs import multiply_adds
 from tests.backbones import peers
 
 _PHOTOS, _SIZE = 8, 224
 _DTYPES = ("float32", "bfloat16")
-_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_DEVICE = torch_device()
 
 
 class Layer(NamedTuple):
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--backbones", default=",".join(names), help="(all but small)")
     parser.add_argument("--dtypes", default=",".join(_DTYPES), help="(both)")
     options = parser.parse_args()
-    name = f"backbone_speed_{'gpu' if _DEVICE == 'cuda' else 'cpu'}"
+    name = f"backbone_speed_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.backbone_speed", ("what", "dtype"))
     wanted = [*_LAYERS, *options.backbones.split(",")]
     for dtype in options.dtypes.split(","):
@@ -79,16 +80,24 @@ def main() -> None:
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: milliseconds, and how many times PyTorch's."""
-    lines = ["| what | dtype | part | ms | times PyTorch's |", "|---|---|---|---|---|"]
-    for row in rows:
-        for part in ("forward", "step", "input_gradient", "kernel_gradient"):
-            if f"{part}_seconds" in row:
-                seconds = row[f"{part}_seconds"]
-                ratio = seconds / row[f"{part}_torch_seconds"]
-                cells = (row["what"], row["dtype"], part, f"{1000 * seconds:.1f}", f"{ratio:.2f}")
-                lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    """Two Markdown tables, layers and backbones: milliseconds (times PyTorch's)."""
+    tables = []
+    for title, parts in (
+        ("layer", ("forward", "input_gradient", "kernel_gradient")),
+        ("backbone", ("forward", "step")),
+    ):
+        chosen = [row for row in rows if (row["what"] in _LAYERS) == (title == "layer")]
+        if chosen:
+            heading = " | ".join(part.replace("_", " ") for part in parts)
+            tables.append(f"| {title} | dtype | {heading} |\n|---|---|" + "---|" * len(parts))
+        for row in chosen:
+            cells = [
+                f"{1000 * row[f'{part}_seconds']:.1f} "
+                f"({row[f'{part}_seconds'] / row[f'{part}_torch_seconds']:.2f})"
+                for part in parts
+            ]
+            tables[-1] += f"\n| {row['what']} | {row['dtype']} | " + " | ".join(cells) + " |"
+    return "\n\n".join(tables) + "\n"
 
 
 def _ready(run: Callable[[], Any]) -> float:
@@ -115,16 +124,14 @@ def _layer(layer: Layer, dtype: str) -> dict[str, Any]:
     x = rng.standard_normal((_PHOTOS, layer.side, layer.side, layer.inputs), dtype=np.float32)
     kernel = rng.standard_normal(shape, dtype=np.float32)
 
-    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if layer.groups > 1:
-            return grouped_convolution(x, kernel, layer.stride, layer.groups)
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (layer.stride,) * 2,
-            [(pad, pad)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+    module = (
+        GroupedConv(layer.outputs, layer.groups, layer.stride, jnp.dtype(dtype))
+        if layer.groups > 1
+        else convolution(layer.outputs, layer.kernel, layer.stride, pad, dtype=jnp.dtype(dtype))
+    )
+
+    def ours(x: jax.Array, kernel: jax.Array) -> Any:
+        return module.apply({"params": {"kernel": kernel}}, x)
 
     inputs, weights = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
     forward = jax.jit(ours)

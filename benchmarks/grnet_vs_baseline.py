@@ -38,7 +38,6 @@ def main() -> None:
             print(f"[{number}/{len(wanted)}] {model}, seed {seed}", flush=True)
             results.add(measure(model, seed, options.data_dir, f"{options.runs}/{model}_{seed}"))
     print(format_rows(results.rows))
-    print(format_errors_removed(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
 
@@ -67,7 +66,10 @@ def measure(model: str, seed: int, data_dir: str, workdir: str) -> dict:
 
 
 def format_rows(rows: list[dict]) -> str:
-    """A Markdown table of the mean over the seeds and the half-width of their range, percent."""
+    """A Markdown table of the mean over the seeds and the half-width of their range, percent.
+
+    Under it, where both systems have rows, how many of the baseline's errors GRNet removes.
+    """
     lines = [
         "| protocol | system | seeds | " + " | ".join(_COLUMNS.values()) + " |",
         "|---|---|---|" + "---|" * len(_COLUMNS),
@@ -82,11 +84,12 @@ def format_rows(rows: list[dict]) -> str:
                 name = model.replace("_", " ").replace("grnet", "**GRNet**")
                 lines.append(f"| {title} | {name} | {len(chosen)} | " + " | ".join(cells) + " |")
                 title = ""
+    if {row["model"] for row in rows} >= set(_TRAINED):
+        lines += ["", _errors_removed(rows)]
     return "\n".join(lines) + "\n"
 
 
-def format_errors_removed(rows: list[dict]) -> str:
-    """How many of the baseline's top-1 errors GRNet removes, by the means over the seeds."""
+def _errors_removed(rows: list[dict]) -> str:
     parts = []
     for protocol in _PROTOCOLS:
         grnet, baseline = (
@@ -95,7 +98,7 @@ def format_errors_removed(rows: list[dict]) -> str:
         )
         title = rows[0]["protocols"][protocol]["title"].removesuffix(" (synthetic)")
         parts.append(f"{100 * (grnet - baseline) / (1 - baseline):.1f}% ({title})")
-    return "GRNet removes of the baseline's top-1 errors: " + ", ".join(parts) + "."
+    return f"GRNet removes of the baseline's top-1 errors:\n{', '.join(parts)}."
 
 
 def _cell(values: list[float]) -> str:

@@ -2,12 +2,27 @@
 
 import itertools
 
+import jax
 import torch
 from torch import nn
 from torch.nn import functional
 
 from grnet_jax.backbones.googlenet import BLOCKS
 from grnet_jax.graph import PAPER_SCALES
+
+
+def torch_device() -> str:
+    """PyTorch's name of the device that JAX computes on.
+
+    Raises:
+      SystemExit: PyTorch does not have it; times on two devices are no ratio.
+    """
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return "cpu"
+    if backend == "gpu" and torch.cuda.is_available():
+        return "cuda"
+    raise SystemExit(f"JAX computes on {backend}, which this PyTorch does not: install one for it")
 
 
 def make_torch_backbone(name: str) -> nn.Module:

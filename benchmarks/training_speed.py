@@ -12,9 +12,8 @@ Writes benchmarks/results/training_speed_DEVICE.json. Needs PyTorch (`make parit
 """
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,37 +22,12 @@ import torch
 from torch import nn
 
 from benchmarks.results_file import ROOT, ResultsFile
-from benchmarks.torch_model import TorchGraph, TorchGRNet, make_torch_backbone
-from configs import grnet
+from benchmarks.torch_model import TorchGraph, TorchGRNet, make_torch_backbone, torch_device
+from benchmarks.training_step import SIZES, Size, best_time, random_photos, step_seconds
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
-from grnet_jax.mesh import make_mesh, place_batch
-from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
-from grnet_jax.training.step import make_train_step
-
-_REPEATS = 5
-_SECONDS = 10.0
-
-
-class Size(NamedTuple):
-    """One row of the table."""
-
-    backbone: str
-    photos: int
-    image_size: int
-    channels: int
-    node_dim: int
-    reasoning_dim: int
-    items: int  # a side of the pairs
-
-
-SIZES: Mapping[str, Size] = {
-    "demo": Size("small", 64, 64, 128, 64, 32, 32),
-    "paper": Size("googlenet", 8, 224, 1024, 512, 128, 8),
-}
 
 
 def main() -> None:
@@ -64,8 +38,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="demo,paper", help="of " + ", ".join(SIZES))
     parser.add_argument("--parts", default=",".join(_PARTS), help="of " + ", ".join(_PARTS))
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = f"training_speed_{'gpu' if device == 'cuda' else 'cpu'}"
+    device = torch_device()
+    name = f"training_speed_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.training_speed", ("size", "part"))
     rate = matrix_rate()
     print(f"matrix products: {rate / 1e9:.0f} G multiply-adds/s in JAX on {jax.devices()[0]}")
@@ -81,23 +55,26 @@ def main() -> None:
                 if f"{what}_done" in row:
                     row[f"{what}_per_second"] = row.pop(f"{what}_done") / row["seconds"]
             results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
-            print(format_row(results.rows[-1]), flush=True)
+            print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
+    print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
 
-def format_row(row: Mapping[str, Any]) -> str:
-    """One line: ours, PyTorch's, their ratio, the share of the matrix rate and the throughput."""
-    rates = [
-        f"{row[f'{what}_per_second']:.0f} {what}/s"
-        for what in ("photos", "pairs")
-        if f"{what}_per_second" in row
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: ours, PyTorch's, what the matrix rate would take, and throughput."""
+    lines = [
+        "| size | part | ms | PyTorch, ms | times PyTorch's | at the matrix rate, ms | photos/s "
+        "| pairs/s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    return (
-        f"{row['size']:6} {row['part']:10} {row['seconds']:8.3f} s, PyTorch "
-        f"{row['torch_seconds']:8.3f} s (batch {row['torch_batch']}): {row['times_pytorch']:.2f} "
-        f"times its time, {100 * row['share_of_matrix_rate']:.0f}% of the matrix rate, "
-        + ", ".join(rates)
-    )
+    for row in rows:
+        times = [f"{1000 * row[k]:.0f}" for k in ("seconds", "torch_seconds")]
+        times += [f"{row['times_pytorch']:.2f}", f"{1000 * row['seconds_at_matrix_rate']:.0f}"]
+        rates = [
+            f"{row[k]:,.0f}" if k in row else "-" for k in ("photos_per_second", "pairs_per_second")
+        ]
+        lines.append(f"| {row['size']} | {row['part']} | " + " | ".join(times + rates) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def matrix_rate() -> float:
@@ -106,17 +83,6 @@ def matrix_rate() -> float:
     y = jax.random.normal(jax.random.key(1), (1024, 512))
     product = jax.jit(lambda x, y: [(x + i) @ y for i in range(8)])
     return 8 * 4096 * 1024 * 512 / best_time(lambda: jax.block_until_ready(product(x, y)))
-
-
-def best_time(run: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several runs, fewer if they are long, after one that compiles."""
-    run()
-    times: list[float] = []
-    while len(times) < _REPEATS and sum(times) < _SECONDS:
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def _torch_time(run: Callable[[int], Any], batches: list[int], device: str) -> dict[str, Any]:
@@ -251,39 +217,11 @@ def _reasoning_gmac(size: Size) -> float:
     return (2 * n * d * d + n * n * d + (n * n * d + n * d * k) + 2 * (n * n * k + n * k * k)) / 1e9
 
 
-def step_seconds(size: Size) -> float:
-    """Of one training step of `items` customer and as many shop photos, random ones."""
-    config = grnet.get_config()
-    config.model.backbone.name = size.backbone
-    config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
-    config.data.image_size, config.train.batch_items = size.image_size, size.items
-    devices = make_mesh(jax.devices()[:1])
-    run = build_run(config, devices)
-    step = make_train_step(make_objective(run.matcher, config.loss), run.tx, run.schedule, devices)
-    photos = _photos(size)
-    item = np.arange(size.items, dtype=np.int32)
-    batch = place_batch(
-        {"customer": photos[0], "shop": photos[1], "item": item, "content": item}, devices
-    )
-    held = [run.create_state()]
-
-    def once() -> None:
-        held[0], metrics = step(held[0], batch)
-        jax.block_until_ready(metrics)
-
-    return best_time(once)
-
-
-def _photos(size: Size) -> np.ndarray:
-    shape = (2, size.items, size.image_size, size.image_size, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
 def _step(size: Size, device: str) -> dict[str, Any]:
     seconds = step_seconds(size)
     theirs = TorchGRNet(size.backbone, size.channels, size.node_dim, size.reasoning_dim).to(device)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-4, weight_decay=0.05)
-    x, y = (torch.from_numpy(p.copy()).to(device) for p in _photos(size))
+    x, y = (torch.from_numpy(p.copy()).to(device) for p in random_photos(size))
 
     def run_torch(queries: int) -> None:
         optimizer.zero_grad()

@@ -70,10 +70,8 @@ def get_model() -> ml_collections.ConfigDict:
     model.intra_scale = True
     model.inter_scale = True
     # Not the paper's: nodes carry the length of the difference as one more dimension; a learned
-    # vector added to each node; a learned factor on the edges' affinities that starts there
-    # (0: none).
+    # factor on the edges' affinities that starts there (0: none).
     model.norm_feature = False
-    model.node_embedding = False
     model.edge_scale_init = 0.0
     # Gallery photos compared at once with all queries; 0 for all. Training computes a chunk's
     # nodes twice instead of keeping them, so that large batches fit.

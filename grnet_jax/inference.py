@@ -42,17 +42,18 @@ class LoadedMatcher:
         Args:
           photos: paths, encoded bytes, or uint8 arrays [h, w, 3], of any sizes.
           boxes: the garment in each, (x_1, y_1, x_2, y_2) in pixels of the upright photo;
-            None, for all or for one, takes the whole photo.
+            None, for all or for one, takes the whole photo (its middle where `data.crop` is
+            "center").
 
         Raises:
           InputError: for no photos, another number of boxes than of photos, boxes for a matcher
-            that was trained on whole photos, or a box that is none.
+            that was trained without, or a box that is none.
           PhotoError: naming the photo that cannot be read.
         """
         _check_photos(photos, boxes)
         if boxes is not None and self.config.data.crop != "box":
             raise InputError(
-                "embed: boxes were given, but this matcher was trained on whole photos"
+                "embed: boxes were given, but this matcher was trained without (data.crop)"
             )
 
         def batches(rows: np.ndarray, batch: int) -> Iterator[dict[str, np.ndarray]]:

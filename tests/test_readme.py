@@ -1,4 +1,4 @@
-"""The README's figures are those of the committed result files."""
+"""The figures in README and docs are those of the committed result files."""
 
 import json
 import pathlib
@@ -6,19 +6,38 @@ import re
 
 import pytest
 
-from benchmarks.grnet_vs_baseline import format_rows
+from benchmarks import tables
+from grnet_jax.backbones import BACKBONES
+from grnet_jax.backbones.costs import count_parameters, multiply_adds
+from grnet_jax.backbones.preprocessing import default_preprocessing
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _README = (_ROOT / "README.md").read_text()
 
 
-def test_the_table_is_the_result_files():
-    rows = json.loads((_ROOT / "benchmarks/results/grnet_vs_baseline.json").read_text())["rows"]
-    assert format_rows(rows) in _README
+def _rows(name):
+    return json.loads((_ROOT / f"benchmarks/results/{name}.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_the_tables_are_the_result_files(page):
+    if page.startswith("docs"):  # its tables' modules measure PyTorch
+        pytest.importorskip("torch", reason="PyTorch is not installed: make parity")
+    text = (_ROOT / page).read_text()
+    assert "<!-- results: " in text
+    assert tables.fill(text) == text
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_backbones_table_is_what_they_cost(name):
+    (line,) = re.findall(rf"^\| `{name}` .*$", (_ROOT / "docs/backbones.md").read_text(), re.M)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:4] == [f"{count_parameters(name):,}", f"{multiply_adds(name) / 1e9:.2f}"]
+    assert f"`{default_preprocessing(name)}`" in cells[5]
 
 
 def test_the_demos_time_is_the_result_files():
-    (row,) = json.loads((_ROOT / "benchmarks/results/demo.json").read_text())["rows"]
+    (row,) = _rows("demo")
     assert f"{round(row['seconds'] / 60)} minutes" in _README
     assert f"{100 * row['protocols']['all']['top1']:.1f}%" in _README
 

@@ -21,7 +21,7 @@ _MAY_IMPORT = {
     "models": {"errors", "graph", "backbones"},
     "retrieval": {"errors", "mesh", "metrics", "models"},
     "figures": {"errors", "retrieval"},
-    "training": {"backbones", "errors", "losses", "mesh", "models", "retrieval"},
+    "training": {"backbones", "errors", "losses", "mesh", "models", "photos", "retrieval"},
     "inference": {"errors", "mesh", "models", "photos", "retrieval", "training"},
     "commands": {"errors", "figures", "mesh", "retrieval", "training"},
     "__init__": {"inference"},

@@ -23,12 +23,17 @@ from flax import traverse_util
 
 from grnet_jax.backbones import BACKBONES
 from grnet_jax.backbones.conversion import convert_tensors, fitting_backbones
-from grnet_jax.backbones.preprocessing import PREPROCESSING, default_preprocessing
+from grnet_jax.backbones.preprocessing import (
+    PREPROCESSING,
+    default_preprocessing,
+    published_preprocessing,
+)
 from grnet_jax.backbones.torch_file import Checkpoint, read_checkpoint
 from grnet_jax.backbones.weights import Weights, read_weights_info, write_weights
 from grnet_jax.errors import InputError
 
 _NAMED = 6  # left-out keys that are listed
+_ASSUMED = " (assumed, the file's name does not tell; --preprocessing names another)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    name = read_weights_info(output).backbone
+    print(f"Next: {shlex.join(_next_command(output))}")
+    return 0
+
+
+def _next_command(output: str) -> list[str]:
+    """Training from the written file on the user's own photos."""
+    info = read_weights_info(output)
     command = [
-        *("python", "train.py", "--config=configs/grnet.py:deepfashion_c2s"),
-        f"--config.model.backbone.name={name}",
+        *("python", "train.py", "--config=configs/grnet.py:manifest"),
+        *("--config.data.manifest=photos.csv", "--config.data.image_size=224"),
+        f"--config.model.backbone.name={info.backbone}",
         f"--config.model.backbone.pretrained={output}",
     ]
-    print(f"Next: {shlex.join(command)}")
-    return 0
+    if info.preprocessing != default_preprocessing(info.backbone):
+        command.append(f"--config.model.backbone.preprocessing={info.preprocessing}")
+    return command
 
 
 def convert(
@@ -63,7 +76,8 @@ def convert(
     Args:
       checkpoint: path of it.
       backbone: name of it; "" takes the one that fits.
-      preprocessing: name of it; "" takes that of the backbone's best-known weights.
+      preprocessing: name of it; "" takes that of the published file of this name, or else that
+        of the backbone's best-known weights.
       output: path to write to; "" takes the checkpoint's name, in the current folder.
       entry: of a training checkpoint that holds several networks, the one to take.
 
@@ -101,19 +115,23 @@ def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> 
         converted = convert_tensors(chosen, read.tensors)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
+    published = published_preprocessing(name)
     weights = Weights(
         backbone=chosen,
-        preprocessing=preprocessing or default_preprocessing(chosen, name),
+        preprocessing=preprocessing or published or default_preprocessing(chosen),
         variables=converted.variables,
         source=name,
         source_sha256=read.sha256,
         classes=_classes(converted.variables) if converted.head else 0,
     )
-    given = "" if preprocessing else " (the backbone's own; --preprocessing names another)"
+    given = " (of the published file of this name)" if published else _ASSUMED
+    given = "" if preprocessing else given
     print(f"  backbone       {chosen}{how}")
     print(f"  parameters     {_count(weights.variables['params']):,}")
     print(f"  ImageNet head  {f'yes, {weights.classes} classes' if converted.head else 'no'}")
     print(f"  left out       {_describe_left_out(converted.left_out)}")
+    if read.others:
+        print(f"  not tensors    {_some(read.others)}")
     print(f"  preprocessing  {weights.preprocessing}{given}")
     return weights
 
@@ -161,9 +179,13 @@ def _describe_left_out(keys: Sequence[str]) -> str:
     if len(keys) > len(others):
         parts.append(f"{len(keys) - len(others)} batch counts (num_batches_tracked)")
     if others:
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        parts.append(f"{len(others)} others: {', '.join(others[:_NAMED])}{more}")
+        parts.append(f"{len(others)} others: {_some(others)}")
     return "; ".join(parts) or "nothing"
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
 
 
 def _classes(variables: Mapping[str, Any]) -> int:

@@ -36,7 +36,7 @@ PREPROCESSING: Mapping[str, Preprocessing] = {
     "imagenet": Preprocessing(_MEAN, _DEVIATION, "bilinear", 224 / 256),
     # torchvision's second weights (IMAGENET1K_V2).
     "imagenet_v2": Preprocessing(_MEAN, _DEVIATION, "bilinear", 224 / 232),
-    # timm's own weights of the ResNet family.
+    # timm's own SE-ResNets; other weights of timm's are "imagenet_bicubic" or "imagenet".
     "imagenet_bicubic": Preprocessing(_MEAN, _DEVIATION, "bicubic", 224 / 256),
     # torchvision's GoogLeNet, ported from weights that expect -1..1: its `transform_input` after
     # ImageNet's normalisation comes to this.
@@ -50,24 +50,34 @@ _DEFAULTS = {
 }
 
 
-# Checkpoint files, by the beginning of their name, that were trained otherwise.
-_OF_FILES = {
+# Published checkpoint files, by how their names begin.
+_PUBLISHED = {
+    "googlenet-1378be20": "googlenet",
+    "vgg16-397923af": "imagenet",
+    "vgg16_bn-6c64b313": "imagenet",
+    "resnet50-0676ba61": "imagenet",
     "resnet50-11ad3fa6": "imagenet_v2",
+    "resnext101_32x8d-8ba56ff5": "imagenet",
     "resnext101_32x8d-110c445d": "imagenet_v2",
+    "densenet121-a639ec97": "imagenet",
+    "se_resnet50-ce0d4300": "imagenet",
+    "se_resnext50_32x4d-": "imagenet",
+    "seresnet50_ra_224-8efdb4bb": "imagenet_bicubic",
+    "seresnext50_32x4d_racm-a304a460": "imagenet_bicubic",
 }
 
 
-def default_preprocessing(backbone: str, checkpoint: str = "") -> str:
-    """The preprocessing of the backbone's best-known ImageNet weights.
+def default_preprocessing(backbone: str) -> str:
+    """The preprocessing of the backbone's best-known ImageNet weights."""
+    return _DEFAULTS.get(backbone, "imagenet")
 
-    Args:
-      backbone: name of it.
-      checkpoint: name of a checkpoint file, which may tell of another one.
-    """
-    for start, name in _OF_FILES.items():
+
+def published_preprocessing(checkpoint: str) -> str:
+    """The preprocessing of the published checkpoint file of that name, "" for any other file."""
+    for start, name in _PUBLISHED.items():
         if checkpoint.startswith(start):
             return name
-    return _DEFAULTS.get(backbone, "imagenet")
+    return ""
 
 
 def find_preprocessing(name: str) -> Preprocessing:

@@ -47,6 +47,7 @@ class Checkpoint:
       form: "zip", "legacy stream" or "safetensors".
       entry: where the state dict was among other things, "" if the file is one.
       prefix: what all keys began with and was removed, "" for nothing.
+      others: keys of the state dict under which there is no tensor; left out.
       sha256: of the file, in hexadecimal.
     """
 
@@ -54,12 +55,8 @@ class Checkpoint:
     form: str
     entry: str
     prefix: str
+    others: tuple[str, ...]
     sha256: str
-
-
-def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint file by their keys; see `read_checkpoint`."""
-    return read_checkpoint(path).tensors
 
 
 def read_checkpoint(path: str | os.PathLike, entry: str = "") -> Checkpoint:
@@ -81,14 +78,16 @@ def read_checkpoint(path: str | os.PathLike, entry: str = "") -> Checkpoint:
     data = _read(path, name)
     try:
         form, value, load = _open(data)
-        found, taken = _find_state_dict(value, entry)
+        state, taken = _find_state_dict(value, entry)
+        found = {key: child for key, child in state.items() if _is_named(key, child)}
+        others = tuple(_text(key) for key in state if key not in found)
         prefix = _common_prefix(found)
         tensors = {key[len(prefix) :]: load(tensor) for key, tensor in found.items()}
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except Exception as error:  # damaged bytes raise nearly anything
         raise InputError(f"{name}: is damaged or cut off: {error}") from error
-    return Checkpoint(tensors, form, taken, prefix, hashlib.sha256(data).hexdigest())
+    return Checkpoint(tensors, form, taken, prefix, others, hashlib.sha256(data).hexdigest())
 
 
 def checkpoint_form(start: bytes) -> str:
@@ -300,7 +299,7 @@ def _array(tensor: Tensor, data: bytes, span: tuple[int, int]) -> np.ndarray:
 
 
 def _find_state_dict(value: Any, entry: str) -> tuple[dict[str, Any], str]:
-    """The tensors of a state dict, and the entries that lead to it, joined by "/"."""
+    """The state dict, and the entries that lead to it, joined by "/"."""
     path = []
     if entry:
         if not isinstance(value, dict) or not isinstance(value.get(entry), dict):
@@ -310,8 +309,7 @@ def _find_state_dict(value: Any, entry: str) -> tuple[dict[str, Any], str]:
     for _ in range(4):
         chosen = _wrapped(value)
         if chosen is None:
-            found = {key: child for key, child in value.items() if _is_named(key, child)}
-            return found, "/".join(path)
+            return value, "/".join(path)
         path.append(chosen)
         value = value[chosen]
     raise InputError(f"has no tensors within {'/'.join(path)!r}")
@@ -350,6 +348,11 @@ def _wrapped(value: Any) -> str | None:
 
 def _is_named(key: Any, value: Any) -> bool:
     return isinstance(key, str) and isinstance(value, (Tensor, np.ndarray))
+
+
+def _text(key: Any) -> str:
+    """Of a key of any type, which may be too entangled to be printed."""
+    return key if isinstance(key, str) else f"a key of type {type(key).__name__.strip('_')}"
 
 
 def _has_tensors(mapping: dict[Any, Any]) -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.graph import reasoning
-from grnet_jax.graph.pyramid import PAPER_SCALES, node_count
+from grnet_jax.graph.pyramid import PAPER_SCALES
 
 _he = nn.initializers.he_normal()
 
@@ -25,8 +25,6 @@ class SimilarityGraph(nn.Module):
       recompute_edges: every layer computes its edges from its own input, with transforms of
         its own, instead of keeping those of the initial similarities.
       norm_feature: nodes carry the length that Eq. 4 divides by, as one more dimension.
-      node_embedding: every node gets a learned vector of its own added, so that the reasoning
-        knows which regions it compares.
       edge_scale_init: where a learned factor on the edges' affinities starts; 0 for none, as
         in the paper.
       gallery_chunk: gallery photos compared at once, where memory is short; 0 for all.
@@ -41,7 +39,6 @@ class SimilarityGraph(nn.Module):
     inter_scale: bool = True
     recompute_edges: bool = False
     norm_feature: bool = False
-    node_embedding: bool = False
     edge_scale_init: float = 0.0
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
@@ -61,18 +58,11 @@ class SimilarityGraph(nn.Module):
             scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
         )
 
-        embedding = None
-        if self.node_embedding:
-            shape = (node_count(scales), self._node_width)
-            embedding = self.param("node_embedding", nn.initializers.zeros, shape)
-
         def score(gallery: jax.Array) -> jax.Array:
             differences = reasoning.region_differences(query, gallery, scales)
             nodes = reasoning.similarity_nodes(
                 differences, projection, norm_feature=self.norm_feature
             )
-            if embedding is not None:
-                nodes = nodes + embedding.astype(nodes.dtype)
             global_node = reasoning.reason(nodes, transforms_out, transforms_in, layers, mask)
             logits = reasoning.match_logit(global_node, weight, bias)
             return logits.reshape(query.shape[0], gallery.shape[0])

@@ -93,7 +93,6 @@ def build(model: Any) -> GRNet:
             inter_scale=model.inter_scale,
             recompute_edges=model.recompute_edges,
             norm_feature=model.norm_feature,
-            node_embedding=model.node_embedding,
             edge_scale_init=model.edge_scale_init,
             score_bias_init=model.score_bias_init,
             gallery_chunk=model.gallery_chunk,

@@ -24,10 +24,11 @@ _FREE_FIELDS = (
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
+    # Where training starts is no matter once it has started.
+    "train.init_from",
+    "model.backbone.pretrained",
 )
 _PREPARED = "data.prepared"
-# Decides where training starts, and nothing after it.
-_PRETRAINED = "model.backbone.pretrained"
 _CONFIG_FILE = "config.json"
 
 
@@ -83,8 +84,8 @@ def check_same_config(
         if old.get(field) != new.get(field)
         # Which prepared data set it was is not known before the data set is open.
         and not (field == _PREPARED and field not in new)
-        and not (field == _PRETRAINED and part)
-        and (field.startswith(f"{part}.") if part else not _is_free(field))
+        and not _is_free(field)
+        and (part is None or field.startswith(f"{part}."))
     ]
     if changes:
         raise CheckpointError(
@@ -92,6 +93,12 @@ def check_same_config(
             "fields as they were, or delete it to start anew. Fields that differ:\n"
             + "\n".join(changes)
         )
+
+
+def has_any(workdir: epath.Path) -> bool:
+    """Whether a checkpoint was finished in `workdir`; it may be damaged."""
+    folder = workdir / "checkpoints"
+    return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 class Checkpoints:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
+from grnet_jax.photos import make_framing
 from grnet_jax.retrieval.evaluation import Evaluator, check_split
 from grnet_jax.training import checkpoints
 from grnet_jax.training.objectives import make_objective
@@ -55,6 +56,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     devices = mesh.make_mesh()
     config = _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config.to_dict())
+    if not checkpoints.has_any(directory):
+        check_pretrained(config)
     dataset = _load_dataset(config)
     run = build_run(config, devices, _steps_per_epoch(config, dataset))
     described = config.to_dict()
@@ -79,7 +82,7 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     run = build_run(config, devices)
     config = run.config
     make_objective(run.matcher, config.loss)
-    check_pretrained(config)
+    make_framing(config.data)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")

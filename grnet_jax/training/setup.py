@@ -16,7 +16,7 @@ from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher
-from grnet_jax.training.checkpoints import Checkpoints, read_config
+from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
 
@@ -114,10 +114,18 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
     """The run in `workdir`, built from its own config, and its best checkpoint.
 
     Raises:
-      CheckpointError: if there is no run, or no checkpoint that is whole.
+      CheckpointError: if there is no run, no checkpoint that is whole, or a run of another
+        version of this package, whose config lacks a field.
     """
     directory = epath.Path(workdir).expanduser()
-    run = build_run(ml_collections.ConfigDict(read_config(directory)), mesh)
+    config = ml_collections.ConfigDict(read_config(directory))
+    try:
+        run = build_run(config, mesh)
+    except (AttributeError, KeyError) as error:
+        raise CheckpointError(
+            f"{directory} was trained by another version of this package: its config.json does "
+            f"not fit this one ({error})"
+        ) from error
     with Checkpoints(directory) as saved:
         return run, saved.restore_best(run.abstract_state())
 
@@ -134,19 +142,17 @@ def start_state(run: Run) -> TrainState:
     state = run.create_state()
     workdir, pretrained = run.config.train.init_from, _pretrained(run.config)
     if workdir:
-        _, other = restore_run(workdir, run.mesh)
+        from_run, other = restore_run(workdir, run.mesh)
+        _check_same_preprocessing(workdir, from_run.config, run.config)
         _check_fit(f"train.init_from={workdir}", other.variables, state.variables)
         return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
     if not pretrained:
         return state
     theirs = read_weights(pretrained).variables
     ours = state.variables
-    taken = {name: {"backbone": part["backbone"]} for name, part in theirs.items()}
-    _check_fit(
-        f"model.backbone.pretrained={pretrained}",
-        taken,
-        {name: {k: v for k, v in part.items() if k == "backbone"} for name, part in ours.items()},
-    )
+    taken = {name: {"backbone": part.get("backbone", {})} for name, part in theirs.items()}
+    held = {name: {"backbone": part.get("backbone", {})} for name, part in ours.items()}
+    _check_fit(f"model.backbone.pretrained={pretrained}", taken, held)
     taken = place_replicated(taken, run.mesh)
     return dataclasses.replace(
         state,
@@ -173,6 +179,18 @@ def check_pretrained(config: Any) -> None:
                 f"{path} holds weights for model.backbone.{field}={wanted}, but the config has "
                 f"{backbone[field]}: set --config.model.backbone.{field}={wanted}"
             )
+
+
+def _check_same_preprocessing(workdir: str, theirs: Any, ours: Any) -> None:
+    """Raises InputError where another run's backbone sees photos otherwise than this one's."""
+    if "backbone" not in theirs.model or "backbone" not in ours.model:
+        return
+    there, here = (config.model.backbone.preprocessing for config in (theirs, ours))
+    if there != here:
+        raise InputError(
+            f"train.init_from={workdir} was trained with model.backbone.preprocessing={there}, but "
+            f"the config has {here}: set --config.model.backbone.preprocessing={there}"
+        )
 
 
 def _pretrained(config: Any) -> str:

@@ -83,9 +83,11 @@ def test_a_checkpoint_becomes_a_weights_file(stub, folder, capsys):
         "  ImageNet head  yes, 5 classes",
         "  left out       1 batch counts (num_batches_tracked); 8 others: aux1.0.weight, "
         "aux1.1.weight, aux1.2.weight, aux1.3.weight, aux1.4.weight, aux1.5.weight and 2 more",
-        "  preprocessing  imagenet (the backbone's own; --preprocessing names another)",
+        "  preprocessing  imagenet (assumed, the file's name does not tell; --preprocessing names "
+        "another)",
         f"Wrote my resnet.v2.grnet.safetensors ({size / 1e6:.1f} MB)",
-        "Next: python train.py --config=configs/grnet.py:deepfashion_c2s "
+        "Next: python train.py --config=configs/grnet.py:manifest "
+        "--config.data.manifest=photos.csv --config.data.image_size=224 "
         "--config.model.backbone.name=resnet50 "
         "'--config.model.backbone.pretrained=my resnet.v2.grnet.safetensors'",
     ]
@@ -107,6 +109,18 @@ def test_what_is_given_is_taken(stub, folder, capsys):
     assert "backbone       vgg16\n" in printed
     assert "ImageNet head  no\n" in printed
     assert "preprocessing  imagenet_v2\n" in printed
+    assert printed.endswith(" --config.model.backbone.preprocessing=imagenet_v2\n")
+
+
+def test_a_published_files_preprocessing_is_known(stub, folder, capsys):
+    _write("resnet50-11ad3fa6.pth")
+    assert convert.main(["resnet50-11ad3fa6.pth"]) == 0
+    assert read_weights(folder / "resnet50-11ad3fa6.grnet.safetensors").preprocessing == (
+        "imagenet_v2"
+    )
+    printed = capsys.readouterr().out
+    assert "preprocessing  imagenet_v2 (of the published file of this name)\n" in printed
+    assert printed.endswith(" --config.model.backbone.preprocessing=imagenet_v2\n")
 
 
 @pytest.mark.parametrize(

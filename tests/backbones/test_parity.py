@@ -14,7 +14,9 @@ from grnet_jax.backbones import BACKBONES, build_classifier
 from grnet_jax.backbones.blocks import ConvNorm, grouped_convolution, max_pool
 from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.backbones.conversion import convert_tensors
+from grnet_jax.backbones.convert import convert
 from grnet_jax.backbones.costs import count_parameters, multiply_adds
+from grnet_jax.backbones.weights import read_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity")
 pytestmark = pytest.mark.slow
@@ -117,11 +119,18 @@ def test_conv_norm_is_pytorchs_in_training_and_after(kernel, stride, padding, si
     np.testing.assert_allclose(np.moveaxis(found, -1, 1), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"small"}))
-def test_maps_logits_and_costs_are_the_peers(peers, name):
+_NAMES = sorted(set(BACKBONES) - {"small"})
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_maps_logits_and_costs_are_the_peers(peers, name, tmp_path):
     peer = peers.make_peer(name)
-    converted = convert_tensors(name, peers.tensors(peer))
-    assert converted.head
+    # Both of PyTorch's forms, in turn.
+    file, zipped = tmp_path / f"{name}.pth", _NAMES.index(name) % 2 == 0
+    torch.save(peer.state_dict(), file, _use_new_zipfile_serialization=zipped)
+    output = str(tmp_path / "weights.safetensors")
+    converted = read_weights(convert(str(file), backbone=name, output=output))
+    assert converted.classes == 1000
     module = build_classifier(name)
 
     @jax.jit

@@ -11,6 +11,7 @@ from grnet_jax.backbones.preprocessing import (
     default_preprocessing,
     find_preprocessing,
     normalise,
+    published_preprocessing,
 )
 from grnet_jax.errors import InputError
 
@@ -48,43 +49,45 @@ def test_every_backbone_has_one():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "file", "expected"),
+    ("file", "expected"),
     [
-        ("resnet50", "resnet50-0676ba61.pth", "imagenet"),
-        ("resnet50", "resnet50-11ad3fa6.pth", "imagenet_v2"),
-        ("googlenet", "googlenet-1378be20.pth", "googlenet"),
-        ("seresnet50", "seresnet50_ra_224-8efdb4bb.pth", "imagenet_bicubic"),
-        ("legacy_seresnet50", "se_resnet50-ce0d4300.pth", "imagenet"),
+        ("resnet50-0676ba61.pth", "imagenet"),
+        ("resnet50-11ad3fa6.pth", "imagenet_v2"),
+        ("googlenet-1378be20.pth", "googlenet"),
+        ("seresnet50_ra_224-8efdb4bb.pth", "imagenet_bicubic"),
+        ("se_resnet50-ce0d4300.pth", "imagenet"),
+        ("model.safetensors", ""),
+        ("resnet50.pth", ""),
     ],
 )
-def test_a_checkpoints_name_may_tell(backbone, file, expected):
-    assert default_preprocessing(backbone, file) == expected
+def test_a_published_files_name_tells(file, expected):
+    assert published_preprocessing(file) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backbone", "weights"),
+    "weights",
     [
-        ("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1"),
-        ("vgg16", "VGG16_Weights.IMAGENET1K_V1"),
-        ("vgg16_bn", "VGG16_BN_Weights.IMAGENET1K_V1"),
-        ("resnet50", "ResNet50_Weights.IMAGENET1K_V1"),
-        ("resnet50", "ResNet50_Weights.IMAGENET1K_V2"),
-        ("resnext101_32x8d", "ResNeXt101_32X8D_Weights.IMAGENET1K_V1"),
-        ("resnext101_32x8d", "ResNeXt101_32X8D_Weights.IMAGENET1K_V2"),
-        ("densenet121", "DenseNet121_Weights.IMAGENET1K_V1"),
+        "GoogLeNet_Weights.IMAGENET1K_V1",
+        "VGG16_Weights.IMAGENET1K_V1",
+        "VGG16_BN_Weights.IMAGENET1K_V1",
+        "ResNet50_Weights.IMAGENET1K_V1",
+        "ResNet50_Weights.IMAGENET1K_V2",
+        "ResNeXt101_32X8D_Weights.IMAGENET1K_V1",
+        "ResNeXt101_32X8D_Weights.IMAGENET1K_V2",
+        "DenseNet121_Weights.IMAGENET1K_V1",
     ],
 )
-def test_torchvisions_weights_say_the_same(backbone, weights):
+def test_torchvisions_weights_say_the_same(weights):
     peers = _peers()
 
     group, version = weights.split(".")
     chosen = getattr(getattr(peers.torchvision_models(), group), version)
     theirs = chosen.transforms()
-    ours = PREPROCESSING[default_preprocessing(backbone, chosen.url.rsplit("/", 1)[-1])]
+    ours = PREPROCESSING[published_preprocessing(chosen.url.rsplit("/", 1)[-1])]
     assert ours.interpolation == theirs.interpolation.value
     assert ours.center_share == theirs.crop_size[0] / theirs.resize_size[0]
-    if backbone != "googlenet":  # whose own forward pass does the rest
+    if "GoogLeNet" not in weights:  # whose own forward pass does the rest
         assert (list(ours.mean), list(ours.deviation)) == (theirs.mean, theirs.std)
 
 
@@ -102,6 +105,10 @@ def test_timms_weights_say_the_same(backbone, tag):
     peers = _peers()
 
     theirs = peers.timm_library().get_pretrained_cfg(f"{backbone}.{tag}")
+    assert published_preprocessing(theirs.url.rsplit("/", 1)[-1]) in (
+        "",
+        default_preprocessing(backbone),
+    )
     ours = PREPROCESSING[default_preprocessing(backbone)]
     assert (ours.interpolation, ours.center_share) == (theirs.interpolation, theirs.crop_pct)
     assert (ours.mean, ours.deviation) == (tuple(theirs.mean), tuple(theirs.std))

@@ -17,10 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grnet_jax.backbones.torch_file import read_checkpoint, read_tensors
+from grnet_jax.backbones.torch_file import read_checkpoint
 from grnet_jax.errors import InputError
 
 _FORMS = ("zip", "legacy stream")
+
+
+def read_tensors(path):
+    """What most tests look at."""
+    return read_checkpoint(path).tensors
 
 
 class Raw(bytes):
@@ -647,14 +652,14 @@ _BOMBS = {
 }
 _READ_ALL = """
 import pathlib, resource, sys
-from grnet_jax.backbones.torch_file import read_tensors
+from grnet_jax.backbones.torch_file import read_checkpoint
 from grnet_jax.errors import InputError
 
 assert "torch" not in sys.modules and "tensorflow" not in sys.modules
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
-        read_tensors(path)
+        read_checkpoint(path)
     except InputError as error:
         print(error)
 print("megabytes", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used) // 1024)
@@ -802,3 +807,10 @@ def test_torch_reads_the_files_that_this_test_writes(form, torch, save):
     path = save(_FILES[form])
     for key, part in torch.load(path, weights_only=True).items():
         np.testing.assert_array_equal(part.numpy(), read_tensors(path)[key])
+
+
+def test_keys_without_a_tensor_are_told(save):
+    value = {"a": tensor("0", (24,)), "b": 3, "c": [1], 7: "x"}
+    found = read_checkpoint(save(legacy_file(value, {"0": _A})))
+    assert list(found.tensors) == ["a"]
+    assert found.others == ("b", "c", "a key of type int")

@@ -73,7 +73,6 @@ def logit(
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
     nodes = node_list(scales)
     h = similarities(query, gallery, params["projection"], scales, norm_feature)
-    h = h + params.get("node_embedding", 0.0)
     w_p = None
     for number in range(1, layers + 1):
         if w_p is None or recompute:

@@ -27,8 +27,6 @@ _ABLATIONS = {
     "norm-feature-baseline": {"norm_feature": True, "layers": 0, "scales": ((1, 1),)},
     "edge-scale": {"edge_scale_init": 5.0},
     "edge-scale-recomputed": {"edge_scale_init": 5.0, "recompute_edges": True},
-    "node-embedding": {"node_embedding": True},
-    "node-embedding-norm-feature": {"node_embedding": True, "norm_feature": True},
     "wide": {"node_dim": 40, "reasoning_dim": 24},
 }
 
@@ -48,10 +46,6 @@ def _photos(kind, regions, channels):
 
 def _check_against_naive(graph, query, gallery, tolerance=1e-5):
     variables = graph.init(jax.random.key(1), query, gallery)
-    if graph.node_embedding:  # starts at zero
-        shape = variables["params"]["node_embedding"].shape
-        embedding = 0.3 * jax.random.normal(jax.random.key(2), shape)
-        variables = {"params": variables["params"] | {"node_embedding": embedding}}
     found = jax.jit(graph.apply)(variables, query, gallery)
     scales = graph.scales if graph.layers else graph.scales[:1]
     wanted = [

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import grnet
 from grnet_jax import models
+from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.errors import InputError
 from grnet_jax.training.state import init_variables
 
@@ -88,3 +90,17 @@ def test_bad_fields_are_named(name, field, value, message):
     config.model.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
         init_variables(models.build_matcher(config.model), 32, seed=0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_any_backbone_stands_under_grnet(name):
+    config = grnet.get_config()
+    config.model.backbone.name = name
+    matcher = models.build_matcher(config.model)
+    photos = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.uint8)
+    scores, variables = jax.eval_shape(matcher.init_with_output, jax.random.key(0), photos)
+    assert (scores.shape, scores.dtype) == ((2, 2), jnp.float32)
+    alone = jax.eval_shape(build_backbone(name).init, jax.random.key(0), photos)
+    assert jax.tree.structure(variables["params"]["backbone"]) == jax.tree.structure(
+        alone["params"]
+    )

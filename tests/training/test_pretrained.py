@@ -1,5 +1,6 @@
 """Training that starts from a weights file, and fields that follow the backbone."""
 
+import json
 import shutil
 
 import jax
@@ -13,6 +14,7 @@ from grnet_jax.backbones.preprocessing import PREPROCESSING
 from grnet_jax.backbones.weights import Weights, write_weights
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
+from grnet_jax.training.checkpoints import CheckpointError
 from grnet_jax.training.setup import build_run, check_pretrained, start_state
 
 
@@ -53,6 +55,7 @@ def test_a_run_starts_from_the_file_and_needs_it_no_more(tiny_config, weights, t
     assert loop.train(config, tmp_path / "run").finished
     copy.unlink()
     assert grnet_jax.load(tmp_path / "run").step == 3
+    assert loop.train(config, tmp_path / "run").finished  # there is nothing left to start
     with pytest.raises(InputError, match=r"copy\.safetensors: no such file"):
         loop.train(config, tmp_path / "other")
 
@@ -76,6 +79,38 @@ def test_a_file_that_does_not_agree_is_named(tiny_config, weights, field, value,
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
         check_pretrained(build_run(config, mesh.make_mesh(jax.devices()[:1])).config)
+
+
+def test_a_file_without_a_backbone_is_named(tiny_config, tmp_path):
+    path = str(tmp_path / "head.safetensors")
+    head = {"params": {"head": {"fc": {"bias": np.zeros(3, np.float32)}}}}
+    write_weights(path, Weights("small", "imagenet", head, "x", "0" * 64, 3))
+    config = tiny_config()
+    config.model.backbone.pretrained = path
+    with pytest.raises(InputError, match=r"head\.safetensors: \d+ parameters do not fit"):
+        start_state(build_run(config, mesh.make_mesh(jax.devices()[:1])))
+
+
+def test_a_run_that_saw_photos_otherwise_is_no_start(tiny_config, tmp_path):
+    config = tiny_config()
+    config.train.steps = 3
+    loop.train(config, tmp_path / "first")
+    config.model.backbone.preprocessing = "googlenet"
+    config.train.init_from = str(tmp_path / "first")
+    with pytest.raises(InputError, match=r"set --config\.model\.backbone\.preprocessing=imagenet"):
+        loop.train(config, tmp_path / "second")
+
+
+def test_a_run_of_another_version_is_named(tiny_config, tmp_path):
+    config = tiny_config()
+    config.train.steps = 3
+    loop.train(config, tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["data"]["interpolation"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=r"another version of this package.*interpolation"):
+        grnet_jax.load(tmp_path)
 
 
 def test_another_width_is_named(tiny_config, weights, tmp_path):

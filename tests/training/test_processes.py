@@ -113,9 +113,10 @@ def test_a_run_killed_at_ten_moments_ends_as_if_it_never_was(data_dir, tmp_path)
     draw = random.Random(0)
     during_a_save = 0
     for number in range(10):
+        left_behind = _unfinished_saves(killed)
         process = _start(killed, data_dir, **fields)
         if number % 2:
-            _wait_for_unfinished_save(killed, process)
+            _wait_for_unfinished_save(killed, process, left_behind)
         elif number % 4:
             time.sleep(draw.uniform(0.5, 6))  # often before the first step
         else:
@@ -124,7 +125,7 @@ def test_a_run_killed_at_ten_moments_ends_as_if_it_never_was(data_dir, tmp_path)
         assert process.poll() is None, "it ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        during_a_save += bool(_unfinished_saves(killed))
+        during_a_save += bool(_unfinished_saves(killed) - left_behind)
     assert during_a_save >= 3
     _wait(_start(killed, data_dir, **fields))
     for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(_parameters(killed)), strict=True):
@@ -146,9 +147,8 @@ def _unfinished_saves(workdir):
     return {p.name for p in (workdir / "checkpoints").glob("*tmp*")}
 
 
-def _wait_for_unfinished_save(workdir, process):
-    """Until a checkpoint is being written that was not when this began."""
-    before = _unfinished_saves(workdir)
+def _wait_for_unfinished_save(workdir, process, before):
+    """Until a checkpoint is being written whose folder is not one that was left behind before."""
     deadline = time.monotonic() + 100
     while process.poll() is None and time.monotonic() < deadline:
         if _unfinished_saves(workdir) - before:

@@ -1,0 +1,75 @@
+"""One training step of a size, alone and timed; needs no PyTorch."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from configs import grnet
+from grnet_jax.mesh import make_mesh, place_batch
+from grnet_jax.training.objectives import make_objective
+from grnet_jax.training.setup import build_run
+from grnet_jax.training.step import make_train_step
+
+_REPEATS = 5
+_SECONDS = 10.0
+
+
+class Size(NamedTuple):
+    """One row of the table."""
+
+    backbone: str
+    photos: int
+    image_size: int
+    channels: int
+    node_dim: int
+    reasoning_dim: int
+    items: int  # a side of the pairs
+
+
+SIZES: Mapping[str, Size] = {
+    "demo": Size("small", 64, 64, 128, 64, 32, 32),
+    "paper": Size("googlenet", 8, 224, 1024, 512, 128, 8),
+}
+
+
+def best_time(run: Callable[[], Any]) -> float:
+    """Seconds of the fastest of several runs, fewer if they are long, after one that compiles."""
+    run()
+    times: list[float] = []
+    while len(times) < _REPEATS and sum(times) < _SECONDS:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def step_seconds(size: Size) -> float:
+    """Of one training step of `items` customer and as many shop photos, random ones."""
+    config = grnet.get_config()
+    config.model.backbone.name = size.backbone
+    config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
+    config.data.image_size, config.train.batch_items = size.image_size, size.items
+    devices = make_mesh(jax.devices()[:1])
+    run = build_run(config, devices)
+    step = make_train_step(make_objective(run.matcher, config.loss), run.tx, run.schedule, devices)
+    photos = random_photos(size)
+    item = np.arange(size.items, dtype=np.int32)
+    batch = place_batch(
+        {"customer": photos[0], "shop": photos[1], "item": item, "content": item}, devices
+    )
+    held = [run.create_state()]
+
+    def once() -> None:
+        held[0], metrics = step(held[0], batch)
+        jax.block_until_ready(metrics)
+
+    return best_time(once)
+
+
+def random_photos(size: Size) -> np.ndarray:
+    """uint8 [2, items, S, S, 3]: a batch's customer and shop photos."""
+    shape = (2, size.items, size.image_size, size.image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
