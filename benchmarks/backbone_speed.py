@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from benchmarks import torch_peers as peers
 from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import torch_device
 from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.blocks import GroupedConv, convolution
 from grnet_jax.backbones.costs import multiply_adds
-from tests.backbones import peers
 
 _PHOTOS, _SIZE = 8, 224
 _DTYPES = ("float32", "bfloat16")

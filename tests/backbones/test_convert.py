@@ -205,7 +205,7 @@ def test_the_command_needs_no_pytorch_and_gives_its_logits(name, zipped, folder)
     for library in ("torchvision", "timm"):
         if not (pathlib.Path(torch.__file__).parents[1] / library).is_dir():
             pytest.skip(f"{library} is not installed")
-    from tests.backbones import peers
+    from benchmarks import torch_peers as peers
 
     peer = peers.make_peer(name, classes=7)
     torch.save(peer.state_dict(), "mine.pth", _use_new_zipfile_serialization=zipped)

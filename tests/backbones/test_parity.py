@@ -27,7 +27,7 @@ def peers():
     for library in ("torchvision", "timm"):
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed: make parity")
-    from tests.backbones import peers
+    from benchmarks import torch_peers as peers
 
     return peers
 

@@ -22,7 +22,7 @@ def _peers():
     for name in ("torchvision", "timm"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: make parity")
-    from tests.backbones import peers
+    from benchmarks import torch_peers as peers
 
     return peers
 

@@ -27,8 +27,8 @@ def _libraries():
 def _has_operators():
     """Whether torchvision's compiled operators load: a build for another PyTorch's do not."""
     package = importlib.util.find_spec("torchvision")
-    assert package is not None
-    assert package.origin is not None
+    if package is None or package.origin is None:
+        return False
     for path in pathlib.Path(package.origin).parent.glob("_C.*"):
         try:
             torch.ops.load_library(path)
