@@ -372,3 +372,177 @@ def test_check_command_lists_every_problem(c2s, capsys, tmp_path):
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
     assert prepare.main(["--check"]) == 2
     assert "nothing to check" in capsys.readouterr().err
+
+
+def test_inshop_records(downloads):
+    dataset = load("deepfashion_inshop", downloads["deepfashion_inshop"])
+    assert dataset.splits == ("train", "test")
+    counts = dataset.summary["splits"]
+    keys = ("items", "customer_photos", "shop_photos", "pairs", "queries", "gallery")
+    assert [counts["train"][key] for key in keys] == [4, 4, 8, 8, 4, 8]
+    assert [counts["test"][key] for key in keys] == [3, 6, 6, 12, 6, 6]
+    found = records(dataset.split("train"))
+    folder = "img/WOMEN/Blouses_Shirts/id_00000001"
+    views = {photo: record.view for photo, record in found.items() if photo.startswith(folder)}
+    assert list(views.values()) == [0, 1, 2]
+    domains = [found[photo].domain for photo in views]
+    assert domains == ["shop", "customer", "shop"]
+    record = found[f"{folder}/01_1_pose.jpg"]
+    assert (record.item_id, record.category) == ("id_00000001", "WOMEN/Blouses_Shirts")
+    assert (record.clothes_type, record.box) == (2, (2, 3, 23, 34))
+    assert record.landmarks[:, 0].tolist() == [-1, -1, -1, -1, 0, 0, 0, 1]
+    test = records(dataset.split("test")).values()
+    assert [record.domain for record in test][:4] == ["customer", "customer", "shop", "shop"]
+    assert [record.view for record in test][:4] == [0, 1, 2, -1]
+    release = {line["what"]: line for line in dataset.summary["release"]}
+    figures = {what: (line["found"], line["release"]) for what, line in release.items()}
+    assert figures == {
+        "photos": (24, 52_712),
+        "train photos": (12, 25_882),
+        "query photos": (6, 14_218),
+        "gallery photos": (6, 12_612),
+        "items": (7, 7_982),
+        "train items": (4, 3_997),
+        "test items": (3, 3_985),
+    }
+    assert (release["photos"]["paper"], release["items"]["paper"]) == (54_642, 11_735)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "old", "new", "message"),
+    [
+        (
+            trees.PARTITION,
+            3,
+            "train",
+            "val",
+            "field 'evaluation_status': expected train, query or gallery, got 'val'",
+        ),
+        (
+            trees.PARTITION,
+            4,
+            "train",
+            "query",
+            "field 'evaluation_status': item 'id_00000001' is in split 'train' on line 3, here in "
+            "'test'",
+        ),
+        (
+            trees.PARTITION,
+            4,
+            "02_2",
+            "01_1",
+            "field 'image_name': 'img/WOMEN/Blouses_Shirts/id_00000001/01_1_pose.jpg' of item "
+            "'id_00000001' is on line 3 already",
+        ),
+        (
+            trees.PARTITION,
+            4,
+            " id_00000001 ",
+            " id_00000008 ",
+            "field 'item_id': 'id_00000008' is not in Anno/list_item_inshop.txt",
+        ),
+        (
+            trees.INSHOP_BOXES,
+            3,
+            " 2 1 ",
+            " 2 7 ",
+            "field 'pose_type': expected 1, 2, 3, 4, 5 or 6, got '7'",
+        ),
+        (
+            "Anno/list_item_inshop.txt",
+            1,
+            "7",
+            "8",
+            "says that there are 8 rows; there are 7",
+        ),
+    ],
+)
+def test_inshop_bad_row(inshop, file, line, old, new, message):
+    trees.edit(inshop / file, line, old, new)
+    assert problems_of("deepfashion_inshop", inshop) == [f"{file}:{line}: {message}"]
+
+
+@pytest.mark.parametrize("folder", ["Anno", "Anno_coarse"])
+def test_attributes_records(tmp_path, folder):
+    root = trees.write_attributes(tmp_path / "download", folder)
+    dataset = load("deepfashion_attributes", root)
+    counts = dataset.summary["splits"]
+    assert [counts[split]["shop_photos"] for split in ("train", "val", "test")] == [4, 2, 2]
+    assert {counts[split]["pairs"] for split in counts} == {0}
+    index = dataset.split("train").index
+    assert index.categories.tolist() == ["Blouse", "Jeans"]
+    blouse, jeans = (
+        records(dataset.split("val"))[f"img/{folder}/img_00000003.jpg"]
+        for folder in ("Sheer_Pleated-Front_Blouse", "Two-Tone_Jeans")
+    )
+    assert (blouse.category, blouse.clothes_type, blouse.attributes) == ("Blouse", 1, ())
+    assert (jeans.category, jeans.clothes_type, jeans.attributes) == (
+        "Jeans",
+        2,
+        ("acid wash jean",),
+    )
+    assert (blouse.item_id, blouse.domain) == (blouse.photo_id, "shop")
+    assert blouse.box == (2, 3, 23, 34)
+    assert blouse.landmarks[:, 0].tolist() == [0, 0, 1, 0, -1, -1, 0, 2]
+    (line,) = dataset.summary["release"]
+    assert (line["found"], line["release"]) == (8, 289_222)
+
+
+BLOUSE = "img/Sheer_Pleated-Front_Blouse/img_00000001.jpg"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "old", "new", "message"),
+    [
+        (
+            trees.PARTITION,
+            3,
+            "train",
+            "query",
+            "field 'evaluation_status': expected train, val or test, got 'query'",
+        ),
+        (
+            trees.PARTITION,
+            4,
+            "00002",
+            "00001",
+            f"field 'image_name': {BLOUSE!r} of item {BLOUSE!r} is on line 3 already",
+        ),
+        (
+            "Anno/list_category_cloth.txt",
+            4,
+            " 1",
+            " 4",
+            "field 'category_type': expected 1, 2 or 3, got '4'",
+        ),
+        ("Anno/list_attr_img.txt", 3, "-1 ", "-2 ", "expected 1, -1 or 0, got '-2'"),
+        (
+            "Anno/list_attr_img.txt",
+            3,
+            "-1 ",
+            " ",
+            f"expected 3 values after {BLOUSE!r}, got 2",
+        ),
+        (
+            "Anno/list_landmarks.txt",
+            3,
+            " 1 ",
+            " 1 1",
+            "clothes type 1 has 6 landmarks, which take 18 fields after clothes_type; got 19",
+        ),
+    ],
+)
+def test_attributes_bad_row(attributes, file, line, old, new, message):
+    trees.edit(attributes / file, line, old, new)
+    found = problems_of("deepfashion_attributes", attributes)
+    assert found == [f"{file}:{line}: {message}"]
+
+
+def test_attributes_bad_category(attributes):
+    trees.edit(attributes / "Anno/list_category_img.txt", 3, "   1", "   51")
+    label, photo = problems_of("deepfashion_attributes", attributes)
+    assert (
+        label == "Anno/list_category_img.txt:3: field 'category_label': expected 1 to 3, got '51'"
+    )
+    assert photo.startswith(f"{trees.PARTITION}:3: field 'image_name': {BLOUSE!r} has no category")
+    assert photo.endswith("in Anno/list_category_img.txt")
