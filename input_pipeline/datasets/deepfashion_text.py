@@ -207,9 +207,9 @@ class Annotations:
           place: where the photo is listed.
           field: name of the photo's column there.
           image: the photo's path.
-          item_id: as in `PhotoRow`, and so are the rest.
-          domain: see above.
-          split: see above.
+          item_id: of the photo's item.
+          domain: "customer" or "shop".
+          split: "train", "val" or "test".
         """
         self._listed.add(image)
         if not image.startswith("img/") or ".." in image.split("/"):
@@ -343,7 +343,7 @@ def _read_count(path: epath.Path, lines: Iterator[tuple[int, str]]) -> int:
     if not _NUMBER.fullmatch(text.strip()):
         what = f"got {_short(text)}" if text else "the file is empty"
         raise AnnotationError([f"{path}:{line}: expected the number of rows, {what}"])
-    return int(text)
+    return int(text.strip())  # by itself int strips fewer kinds of blanks
 
 
 def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str) -> None:

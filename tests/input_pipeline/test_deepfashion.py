@@ -1,5 +1,6 @@
 """DeepFashion's benchmarks, from small downloads in their form: records, counts, problems."""
 
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from input_pipeline import DatasetError, load_dataset, prepare
 from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import deepfashion_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import make_data, write_manifest
+from tests.input_pipeline.test_dataset import WITHOUT_TENSORFLOW, run_python
 
 WRITERS = {
     "deepfashion_c2s": trees.write_c2s,
@@ -270,6 +272,7 @@ def test_c2s_tolerated(c2s, capsys):
     [
         (b"", ":1: expected the number of rows, the file is empty"),
         (b"\xef\xbb\xbfmany\n", ":1: expected the number of rows, got 'many'"),
+        (b"\x1c1\nimages\n", ":2: expected the names of the columns"),
         (b"5\n", ":2: expected the names of the columns, from 'image_pair_name_1' on; the file"),
         (b"1\na.jpg b.jpg id train\n", ":2: expected the names of the columns, .* got 'a.jpg b"),
         (b"0\nimage_pair_name_1\n", ":1: has no rows, expected 0"),
@@ -546,3 +549,18 @@ def test_attributes_bad_category(attributes):
     )
     assert photo.startswith(f"{trees.PARTITION}:3: field 'image_name': {BLOUSE!r} has no category")
     assert photo.endswith("in Anno/list_category_img.txt")
+
+
+def test_preparing_needs_no_tensorflow(downloads, tmp_path):
+    source = str(downloads["deepfashion_c2s"])
+    data = make_data(name="deepfashion_c2s", source=source, dir=str(tmp_path))
+    lines = run_python(WITHOUT_TENSORFLOW, json.dumps(data.to_dict())).splitlines()
+    assert lines[-2].endswith("(36, 24, 3) 8")
+
+
+def test_check_command_takes_a_manifest(tmp_path, capsys):
+    path = write_manifest(tmp_path, ["s.jpg,a,shop,train", "gone.png,a,customer,train"])
+    assert prepare.main(["--dataset=manifest", f"--manifest={path}", "--check"]) == 2
+    out = capsys.readouterr().out
+    assert f"{path}:3: field 'image': gone.png: no such file" in out
+    assert "  missing photo: 1" in out

@@ -21,25 +21,34 @@ WRITERS = {
 }
 WORDS = [
     *(b"-1", b"-999", b"0", b"007", b"25", b"37", b"2147483648", b"9" * 40, b"1e3", b"nan", b"inf"),
-    *(b"\xff\xfe", b"\x00", "\N{FULLWIDTH DIGIT ONE}".encode(), b"\xc2\xa0", b"\r", b"\n", b""),
+    *(
+        b"\xff\xfe",
+        b"\x00",
+        "\N{FULLWIDTH DIGIT ONE}".encode(),
+        b"\xc2\xa0",
+        b"\r",
+        b"\n",
+        b"\x1c24",
+    ),
     *(b"train", b"query", b"img/", b"img/../x.jpg", b"/etc/hosts", b"x" * 5000),
 ]
 
 
 def truncate(data: bytes, draw) -> bytes:
-    return data[: draw(st.integers(0, len(data) - 1))]
+    """Mostly near the end, where the file still has its first lines."""
+    return data[: -draw(st.integers(1, len(data)))]
 
 
 def put_bytes(data: bytes, draw) -> bytes:
-    place = draw(st.integers(0, len(data)))
+    place = draw(st.sampled_from(range(len(data) + 1)))
     return data[:place] + draw(st.binary(min_size=1, max_size=6)) + data[place:]
 
 
 def change_field(data: bytes, draw) -> bytes:
     lines = data.split(b"\n")
-    number = draw(st.integers(0, len(lines) - 1))
+    number = draw(st.sampled_from(range(len(lines))))
     fields = lines[number].split() or [b""]
-    fields[draw(st.integers(0, len(fields) - 1))] = draw(st.sampled_from(WORDS))
+    fields[draw(st.sampled_from(range(len(fields))))] = draw(st.sampled_from(WORDS))
     return b"\n".join([*lines[:number], b" ".join(fields), *lines[number + 1 :]])
 
 
@@ -47,7 +56,7 @@ def swap_fields(data: bytes, draw) -> bytes:
     """Two columns change places, in every row or in one."""
     lines = data.split(b"\n")
     first, second = draw(st.integers(0, 8)), draw(st.integers(0, 8))
-    start = draw(st.integers(0, len(lines) - 1))
+    start = draw(st.sampled_from(range(2, len(lines))))
     stop = draw(st.sampled_from([start + 1, len(lines)]))
     for number in range(start, stop):
         fields = lines[number].split()
