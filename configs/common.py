@@ -2,7 +2,7 @@
 
 import ml_collections
 
-DATASETS = ("synthetic", "manifest", "deepfashion_c2s")
+DATASETS = ("synthetic", "manifest", "deepfashion_c2s", "deepfashion_inshop")
 
 
 def check_dataset(dataset: str) -> str:
@@ -31,8 +31,12 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.size = "small"
     data.train_items = 0
     data.seed = 0
-    # Your own photos: path of the CSV; what to do with rows that are wrong ("error", "skip").
+    # Your own photos: path of the CSV.
     data.manifest = ""
+    # DeepFashion: the folder you downloaded, with Anno, Eval and img (docs/datasets.md).
+    data.source = ""
+    # What to do with wrong rows of the CSV or of the annotation files: "error" names them all and
+    # stops, "skip" leaves them out and counts them.
     data.on_bad_row = "error"
     # Largest photo accepted, in pixels.
     data.max_pixels = 50_000_000

@@ -2,7 +2,9 @@
 
 python train.py --config=configs/grnet.py                  the embedded synthetic set
 python train.py --config=configs/grnet.py:manifest --config.data.manifest=photos.csv
-python train.py --config=configs/grnet.py:deepfashion_c2s  the paper's recipe
+python train.py --config=configs/grnet.py:deepfashion_c2s --config.data.source=DOWNLOADED
+
+The last, and :deepfashion_inshop, take the paper's recipe.
 """
 
 import ml_collections
@@ -24,7 +26,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.loss = get_loss()
     config.train = common.get_train()
     config.eval = common.get_eval()
-    if dataset == "deepfashion_c2s":
+    if dataset in ("deepfashion_c2s", "deepfashion_inshop"):
         config.data.image_size = 224
         config.optimizer = common.get_sgd()
         config.train.eval_every = config.train.checkpoint_every = 5000

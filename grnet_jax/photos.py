@@ -41,6 +41,10 @@ class PhotoError(InputError):
     """A photo cannot be used; the message names the file and why."""
 
 
+class MissingPhotoError(PhotoError):
+    """There is no such file."""
+
+
 @dataclass(frozen=True)
 class Framing:
     """How any photo becomes the square that a model sees; the `data` fields of a config.
@@ -229,7 +233,7 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[bytes, str]:
     try:
         return path.read_bytes(), name
     except FileNotFoundError:
-        raise PhotoError(f"{name}: no such file") from None
+        raise MissingPhotoError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise PhotoError(f"{name}: is a folder, expected a photo") from None
     except OSError as error:

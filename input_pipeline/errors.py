@@ -1,5 +1,6 @@
 """Errors of the input pipeline; the messages say what to do."""
 
+import sys
 from collections.abc import Sequence
 
 from grnet_jax.errors import InputError
@@ -9,18 +10,37 @@ class DatasetError(InputError):
     """A prepared data set is missing, damaged or cannot serve what was asked of it."""
 
 
-class ManifestError(InputError):
-    """A manifest is wrong.
+class ListError(InputError):
+    """Files that list photos are wrong.
 
     Attributes:
-      problems: every problem found, each `FILE:LINE: field 'NAME': what is wrong`.
+      problems: every problem found, each `FILE:LINE: what is wrong`.
     """
+
+    subject = "the list of photos has"
+    most_shown = sys.maxsize
 
     def __init__(self, problems: Sequence[str], rows_can_be_skipped: bool = False):
         self.problems = tuple(problems)
-        shown = "\n".join(self.problems)
+        shown = "\n".join(self.problems[: self.most_shown])
+        more = len(self.problems) - self.most_shown
+        if more > 0:
+            shown += f"\n... and {more} more; python -m input_pipeline.prepare --check lists all"
         count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
         cure = "Correct them"
         if rows_can_be_skipped:
             cure += ", or set config.data.on_bad_row=skip to leave bad rows out"
-        super().__init__(f"the manifest has {count}:\n{shown}\n{cure}.")
+        super().__init__(f"{self.subject} {count}:\n{shown}\n{cure}.")
+
+
+class ManifestError(ListError):
+    """A manifest is wrong; each problem is `FILE:LINE: field 'NAME': what is wrong`."""
+
+    subject = "the manifest has"
+
+
+class AnnotationError(ListError, DatasetError):
+    """The annotation files of a benchmark are wrong, or do not fit its photos."""
+
+    subject = "the annotation files have"
+    most_shown = 100  # a folder without its photos has one for each of them

@@ -2,21 +2,26 @@
 
     python -m input_pipeline.prepare --dataset=synthetic --size=small --dir=data
     python -m input_pipeline.prepare --dataset=manifest --manifest=photos/manifest.csv --dir=data
+    python -m input_pipeline.prepare --dataset=deepfashion_c2s --source=DeepFashion/c2s --check
 
+--check reads all lists and photos, tells every problem, and writes nothing; its exit status is 2
+where preparing would refuse.
 Training and evaluation prepare what is missing by themselves; this does it ahead of time.
 """
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from grnet_jax.errors import InputError
 from grnet_jax.photos import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from input_pipeline.dataset import Dataset
+    from ml_collections import ConfigDict
+
+_DEEPFASHION = ("deepfashion_c2s", "deepfashion_inshop", "deepfashion_attributes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,29 +32,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from input_pipeline.dataset import load_dataset
 
-    fields = {name: value for name, value in vars(options).items() if name != "dataset"}
+    fields = {
+        name: value for name, value in vars(options).items() if name not in ("dataset", "check")
+    }
     data = ml_collections.ConfigDict({**fields, "name": options.dataset})
     try:
+        if options.check:
+            return _check(data)
         dataset = load_dataset(data)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"\n{format_summary(dataset)}\n\nWrote {dataset.directory}")
-    print(f"Next: {_next_command(options)}")
+    print(f"\n{format_summary(dataset.summary)}\n\nWrote {dataset.directory}")
+    if options.dataset != "deepfashion_attributes":  # no pairs: no config trains on it
+        print(f"Next: {_next_command(options)}")
     return 0
 
 
-def format_summary(dataset: "Dataset") -> str:
-    """A table of the counts, a row for each split."""
-    counts = {name: dataset.summary["splits"][name] for name in dataset.splits}
-    columns = list(next(iter(counts.values())))
-    table = [["split", *(column.replace("_", " ") for column in columns)]]
-    table += [
-        [name, *(f"{count[column]:,}" for column in columns)] for name, count in counts.items()
-    ]
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """Tables of the counts, a row for each split, and of those the release has."""
+    blocks = []
+    if counts := summary["splits"]:
+        columns = list(next(iter(counts.values())))
+        rows = [
+            [name, *(f"{count[column]:,}" for column in columns)] for name, count in counts.items()
+        ]
+        blocks.append(
+            _format_table([["split", *(column.replace("_", " ") for column in columns)], *rows])
+        )
+    if release := summary.get("release"):
+        rows = [
+            [
+                line["what"],
+                f"{line['found']:,}",
+                f"{line['release']:,}",
+                "" if line["paper"] is None else f"{line['paper']:,}",
+                "" if line["found"] == line["release"] else "differs",
+            ]
+            for line in release
+        ]
+        header = ["", "here", "in the release", "in the paper", ""]
+        blocks.append(_format_table([header, *rows]))
+    for title in ("problems", "tolerated"):
+        lines = [f"  {kind}: {count:,}" for kind, count in summary.get(title, {}).items()]
+        if lines:
+            blocks.append("\n".join([f"{title.capitalize()}, by kind:", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _check(data: "ConfigDict") -> int:
+    from input_pipeline.dataset import check_source
+
+    checked, summary = check_source(data)
+    for problem in checked.problems:
+        print(problem)
+    print(f"\n{format_summary(summary)}\n")
+    bad = f"{checked.bad_rows():,} bad rows"
+    if not checked.rows:
+        print(f"{bad}, and no photo is left: this cannot be prepared.")
+        return 2
+    if checked.problems and data.on_bad_row == "error":
+        print(f"{bad}: preparing refuses them; --on_bad_row=skip leaves them out.")
+        return 2
+    print(f"{bad} will be left out." if checked.problems else "No problems.")
+    return 0
+
+
+def _format_table(table: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
     )
 
@@ -58,13 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--dataset", choices=("synthetic", "manifest"), default="synthetic")
+    add("--dataset", choices=("synthetic", "manifest", *_DEEPFASHION), default="synthetic")
+    add("--check", action="store_true", help="check lists and photos only; write nothing")
     add("--dir", default="data", help="folder of prepared data sets (%(default)s)")
     add("--size", default="small", help="synthetic: small or tiny (%(default)s)")
     add("--train_items", type=int, default=0, help="synthetic: 0 for the size's own")
     add("--seed", type=int, default=0, help="synthetic: draws another set (%(default)s)")
     add("--manifest", default="", help="manifest: path of the CSV")
-    add("--on_bad_row", default="error", help="manifest: error, or skip bad rows (%(default)s)")
+    add("--source", default="", help="deepfashion_*: the folder you downloaded")
+    add("--on_bad_row", default="error", help="lists: error, or skip bad rows (%(default)s)")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="largest photo (%(default)s pixels)")
     return parser
 
@@ -73,6 +127,7 @@ def _next_command(options: argparse.Namespace) -> str:
     used = {
         "synthetic": ("dir", "size", "train_items", "seed"),
         "manifest": ("dir", "manifest", "on_bad_row", "max_pixels"),
+        **dict.fromkeys(_DEEPFASHION, ("dir", "source", "on_bad_row", "max_pixels")),
     }
     defaults = _parser().parse_args([])
     given = [

@@ -199,7 +199,7 @@ def test_colour_histogram_needs_no_training(data_dir, tmp_path):
         (["--config=configs/grnet.py", "--config.model.node_dims=3"], "node_dims"),
         (["--config=configs/grnet.py", "--config.model.node_dim=many"], "node_dim"),
         (["--config=configs/grnet.py:street3shop"], "street3shop: unknown data set"),
-        (["--config=configs/grnet.py:deepfashion_c2s"], "--config=FILE.py:synthetic"),
+        (["--config=configs/grnet.py:deepfashion_c2s"], "config.data.source is empty"),
         (["--config=configs/grnet.py:manifest"], "data.manifest"),
         (["--config=configs/grnet.py", "--config.data.size=vast"], "expected one of small, tiny"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),

@@ -4,32 +4,30 @@ import csv
 import hashlib
 import io
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from etils import epath
-from tqdm import tqdm
 
-from grnet_jax.photos import Box, PhotoError, PhotoHeader, inspect_photo
 from input_pipeline.datasets.base import SPLITS
+from input_pipeline.datasets.listing import (
+    BOX_FIELDS,
+    THREADS,
+    Listing,
+    PhotoRow,
+    Place,
+    Problem,
+    box_size_problems,
+)
 from input_pipeline.datasets.records import DOMAINS, UNKNOWN, VIEWS
 from input_pipeline.errors import ManifestError
 from input_pipeline.parallel import ordered_map
 
 _REQUIRED = ("image", "item_id", "domain", "split")
-_BOX = ("x_1", "y_1", "x_2", "y_2")
-_OPTIONAL = ("category", *_BOX, "view", "occluded", "cropped")
+_OPTIONAL = ("category", *BOX_FIELDS, "view", "occluded", "cropped")
 _FLAGS = ("0", "1")
-THREADS = 8  # each may hold a photo of max_pixels
 _AHEAD = 4 * THREADS
-
-
-class Problem(NamedTuple):
-    """What is wrong with one row; line is the physical line of the CSV where the row begins."""
-
-    line: int
-    text: str
 
 
 class TableRow(NamedTuple):
@@ -47,29 +45,9 @@ class Table(NamedTuple):
     rows: list[TableRow]
     problems: list[Problem]
 
-    def message(self, problem: Problem) -> str:
-        """The problem with its place: FILE:LINE: text."""
-        return f"{self.path}:{problem.line}: {problem.text}"
-
     def photo_path(self, image: str) -> epath.Path:
         """Where the photo of a cell `image` lies: the path is relative to the CSV."""
         return self.path.parent / image
-
-
-class ManifestRow(NamedTuple):
-    """A row whose cells are right; header is that of its photo."""
-
-    line: int
-    image: str
-    item_id: str
-    domain: str
-    split: str
-    category: str
-    box: Box | None
-    view: int
-    occluded: int
-    cropped: int
-    header: PhotoHeader
 
 
 def read_table(path: epath.PathLike) -> Table:
@@ -93,7 +71,8 @@ def read_table(path: epath.PathLike) -> Table:
         if len(cells) == len(header):
             rows.append(TableRow(line, dict(zip(header, cells, strict=True))))
         else:
-            problems.append(Problem(line, f"expected {len(header)} cells, got {len(cells)}"))
+            text = f"expected {len(header)} cells, got {len(cells)}"
+            problems.append(Problem(Place(path, line), "number of cells", text))
     if not rows and not problems:
         raise ManifestError([f"{path}:{line}: has a header and no rows"])
     return Table(path, data, rows, problems)
@@ -110,24 +89,17 @@ def fingerprint(table: Table) -> str:
     return digest.hexdigest()
 
 
-def check_table(table: Table, max_pixels: int) -> tuple[list[ManifestRow], list[Problem]]:
-    """Checks every row and decodes every photo.
-
-    Returns:
-      The rows that are right, with their photos' headers, and all problems, both in the order
-      of the lines.
-    """
+def read_listing(table: Table) -> Listing:
+    """The rows whose cells are right, and the problems of the others."""
     problems = list(table.problems)
-    readable = []
+    rows = []
     for row in table.rows:
-        found = list(_cell_problems(row.cells))
-        problems += [Problem(row.line, text) for text in found]
+        place = Place(table.path, row.line)
+        found = [Problem(place, kind, text) for kind, text in _cell_problems(row.cells)]
+        problems += found
         if not found:
-            readable.append(row)
-    rows, photo_problems = _check_photos(table, readable, max_pixels)
-    rows, relation_problems = _check_relations(rows)
-    problems += photo_problems + relation_problems
-    return rows, sorted(problems, key=lambda problem: problem.line)
+            rows.append(_to_row(place, row.cells))
+    return Listing(rows=rows, problems=problems)
 
 
 def _read_bytes(path: epath.Path) -> bytes:
@@ -161,9 +133,9 @@ def _check_header(path: epath.Path, line: int, header: Sequence[str]) -> None:
     problems = [f"column {name!r} is missing" for name in _REQUIRED if name not in header]
     repeated = sorted({name for name in header if header.count(name) > 1})
     problems += [f"column {name!r} is there twice" for name in repeated]
-    box = [name for name in _BOX if name in header]
-    if box and len(box) < len(_BOX):
-        problems.append(f"a box needs all of {', '.join(_BOX)}; there is {', '.join(box)}")
+    box = [name for name in BOX_FIELDS if name in header]
+    if box and len(box) < len(BOX_FIELDS):
+        problems.append(f"a box needs all of {', '.join(BOX_FIELDS)}; there is {', '.join(box)}")
     if problems:
         columns = f"the columns are {', '.join(header)}"
         raise ManifestError([f"{path}:{line}: {problem}; {columns}" for problem in problems])
@@ -180,40 +152,37 @@ def _state(path: epath.Path) -> str:
     return f"{state.length} {state.mtime}"
 
 
-def _cell_problems(cells: dict[str, str]) -> Iterator[str]:
+def _cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields a kind and a text for each."""
     for name in ("image", "item_id"):
         if not cells[name]:
-            yield f"field {name!r}: is empty"
+            yield "empty cell", f"field {name!r}: is empty"
     if posixpath.isabs(cells["image"]) or "://" in cells["image"]:
-        yield f"field 'image': expected a path relative to the CSV, got {cells['image']!r}"
+        text = f"field 'image': expected a path relative to the CSV, got {cells['image']!r}"
+        yield "path", text
     choices = {"domain": DOMAINS, "split": SPLITS}
     optional_choices = {"view": VIEWS, "occluded": _FLAGS, "cropped": _FLAGS}
     choices |= {name: values for name, values in optional_choices.items() if cells.get(name)}
     for name, allowed in choices.items():
         if cells[name] not in allowed:
             expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-            yield f"field {name!r}: expected {expected}, got {cells[name]!r}"
-    yield from _box_problems(cells)
+            yield f"unknown {name}", f"field {name!r}: expected {expected}, got {cells[name]!r}"
+    for text in _box_problems(cells):
+        yield "box", text
 
 
 def _box_problems(cells: dict[str, str]) -> Iterator[str]:
-    given = [name for name in _BOX if cells.get(name)]
+    given = [name for name in BOX_FIELDS if cells.get(name)]
     if not given:
         return
-    missing = [name for name in _BOX if name not in given]
+    missing = [name for name in BOX_FIELDS if name not in given]
     if missing:
         yield f"field {missing[0]!r}: is empty, but {', '.join(given)} given"
     wrong = [name for name in given if not _is_number(cells[name])]
     for name in wrong:
         yield f"field {name!r}: expected a number of pixels, got {cells[name]!r}"
-    if missing or wrong:
-        return
-    for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
-        if float(cells[high]) <= float(cells[low]):
-            yield (
-                f"field {high!r}: the box has no size: {high}={cells[high]} is not above "
-                f"{low}={cells[low]}"
-            )
+    if not missing and not wrong:
+        yield from box_size_problems(cells)
 
 
 def _is_number(text: str) -> bool:
@@ -224,89 +193,24 @@ def _is_number(text: str) -> bool:
     return abs(value) < float("inf")  # False for NaN too
 
 
-def _to_row(row: TableRow, header: PhotoHeader) -> ManifestRow:
-    cells = row.cells
+def _to_row(place: Place, cells: dict[str, str]) -> PhotoRow:
     box = None
-    if cells.get(_BOX[0]):
-        x_1, y_1, x_2, y_2 = (float(cells[name]) for name in _BOX)
+    if cells.get(BOX_FIELDS[0]):
+        x_1, y_1, x_2, y_2 = (float(cells[name]) for name in BOX_FIELDS)
         box = (x_1, y_1, x_2, y_2)
-    return ManifestRow(
-        line=row.line,
+    return PhotoRow(
+        place=place,
         image=cells["image"],
         item_id=cells["item_id"],
         domain=cells["domain"],
         split=cells["split"],
         category=cells.get("category", ""),
         box=box,
-        view=_place(VIEWS, cells.get("view")),
-        occluded=_place(_FLAGS, cells.get("occluded")),
-        cropped=_place(_FLAGS, cells.get("cropped")),
-        header=header,
+        view=_index_in(VIEWS, cells.get("view")),
+        occluded=_index_in(_FLAGS, cells.get("occluded")),
+        cropped=_index_in(_FLAGS, cells.get("cropped")),
     )
 
 
-def _place(values: Sequence[str], cell: str | None) -> int:
+def _index_in(values: Sequence[str], cell: str | None) -> int:
     return values.index(cell) if cell else UNKNOWN
-
-
-def _check_photos(
-    table: Table, rows: Sequence[TableRow], max_pixels: int
-) -> tuple[list[ManifestRow], list[Problem]]:
-    images = list(dict.fromkeys(row.cells["image"] for row in rows))
-    headers = dict(zip(images, _inspect(table, images, max_pixels), strict=True))
-    good, problems = [], []
-    for table_row in rows:
-        header = headers[table_row.cells["image"]]
-        if isinstance(header, PhotoError):
-            problems.append(Problem(table_row.line, f"field 'image': {header}"))
-            continue
-        row = _to_row(table_row, header)
-        outside = list(_outside(row.box, header)) if row.box else []
-        problems += [Problem(row.line, text) for text in outside]
-        if not outside:
-            good.append(row)
-    return good, problems
-
-
-def _inspect(
-    table: Table, images: Sequence[str], max_pixels: int
-) -> Iterator[PhotoHeader | PhotoError]:
-    def inspect(image: str) -> PhotoHeader | PhotoError:
-        try:
-            return inspect_photo(table.photo_path(image), max_pixels, image)
-        except PhotoError as error:
-            return error
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        headers = ordered_map(pool, inspect, images, _AHEAD)
-        yield from tqdm(headers, "Checking photos", len(images), unit=" photos")
-
-
-def _outside(box: Box, header: PhotoHeader) -> Iterator[str]:
-    limits = (header.width, header.height, header.width, header.height)
-    for name, value, limit in zip(_BOX, box, limits, strict=True):
-        if not 0 <= value <= limit:
-            yield (
-                f"field {name!r}: {value:g} is outside the picture, which is "
-                f"{header.width}x{header.height} pixels (upright)"
-            )
-
-
-def _check_relations(rows: Iterable[ManifestRow]) -> tuple[list[ManifestRow], list[Problem]]:
-    """Checks rows against the rows before them."""
-    good, problems = [], []
-    seen: dict[tuple[str, str], int] = {}
-    homes: dict[str, ManifestRow] = {}
-    for row in rows:
-        photo = (posixpath.normpath(row.image), row.item_id)
-        home = homes.setdefault(row.item_id, row)
-        if photo in seen:
-            text = f"field 'image': {row.image!r} of item {row.item_id!r} is on line {seen[photo]}"
-            problems.append(Problem(row.line, f"{text} already"))
-        elif home.split != row.split:
-            text = f"item {row.item_id!r} is in split {home.split!r} on line {home.line}"
-            problems.append(Problem(row.line, f"field 'split': {text}, here in {row.split!r}"))
-        else:
-            seen[photo] = row.line
-            good.append(row)
-    return good, problems

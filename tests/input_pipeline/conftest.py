@@ -20,6 +20,7 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "train_items": 0,
         "seed": 0,
         "manifest": "",
+        "source": "",
         "on_bad_row": "error",
         "image_size": 16,
         "crop": "box",

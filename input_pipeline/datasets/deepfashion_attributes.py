@@ -1,0 +1,128 @@
+"""DeepFashion: Category and Attribute Prediction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from input_pipeline.datasets.base import SPLITS
+from input_pipeline.datasets.deepfashion import (
+    PARTITION,
+    DeepFashionConfig,
+    compare,
+    count_images,
+)
+from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
+from input_pipeline.datasets.listed import ListedPhotos
+from input_pipeline.datasets.listing import Checked, Listing
+from input_pipeline.datasets.records import UNKNOWN
+
+_CATEGORIES = "Anno/list_category_cloth.txt"
+_PHOTO_CATEGORIES = "Anno/list_category_img.txt"
+_ATTRIBUTE_NAMES = "Anno/list_attr_cloth.txt"
+_PHOTO_ATTRIBUTES = "Anno/list_attr_img.txt"
+_BOXES = "Anno/list_bbox.txt"
+_LANDMARKS = "Anno/list_landmarks.txt"
+
+
+@dataclass(kw_only=True)
+class AttributesConfig(DeepFashionConfig):
+    """Which download: see `deepfashion_config`."""
+
+    benchmark = "DeepFashion's Category and Attribute Prediction"
+    required = (PARTITION, _CATEGORIES, _PHOTO_CATEGORIES, _BOXES)
+    optional = (_ATTRIBUTE_NAMES, _PHOTO_ATTRIBUTES, _LANDMARKS)
+
+    def read(self) -> Listing:
+        """One row a photo, in the order of the partition."""
+        annotations = Annotations()
+        annotations.read_boxes(self.file(_BOXES), {})
+        if path := self.optional_file(_LANDMARKS):
+            annotations.read_landmarks(path, variation=False)
+        categories = self._categories(annotations)
+        attributes = self._attributes(annotations)
+        rows = []
+        columns = ("image_name", "evaluation_status")
+        for place, (image, status) in annotations.rows(self.file(PARTITION), columns):
+            if status not in SPLITS:
+                text = f"expected train, val or test, got {status!r}"
+                annotations.add(place, "unknown status", f"field 'evaluation_status': {text}")
+                continue
+            if image not in categories:
+                text = f"field 'image_name': {image!r} has no category in {_PHOTO_CATEGORIES}"
+                annotations.add(place, "photo without a category", text)
+                continue
+            row = annotations.photo(place, "image_name", image, image, "shop", status)
+            if row:
+                category, clothes_type = categories[image]
+                if row.clothes_type != UNKNOWN:
+                    clothes_type = row.clothes_type
+                rows.append(
+                    replace(
+                        row,
+                        category=category,
+                        clothes_type=clothes_type,
+                        attributes=attributes.get(image, ()),
+                    )
+                )
+        annotations.count_unlisted()
+        return Listing(
+            rows=rows,
+            problems=annotations.problems,
+            tolerated=annotations.tolerated,
+            split_field="evaluation_status",
+        )
+
+    def compare(self, checked: Checked) -> list[dict[str, object]]:
+        """Photos."""
+        return [compare("photos", count_images(checked), 289_222)]
+
+    def _categories(self, annotations: Annotations) -> dict[str, tuple[str, int]]:
+        """For each photo the name and the clothes type of its category."""
+        names: list[tuple[str, int]] = []
+        columns = ("category_name", "category_type")
+        for place, (name, kind) in annotations.rows(
+            self.file(_CATEGORIES), columns, blanks_in_first=True
+        ):
+            if kind not in CLOTHES_TYPES:
+                text = f"field 'category_type': expected 1, 2 or 3, got {kind!r}"
+                annotations.add(place, "clothes type", text)
+            # A place of its own all the same: labels count the rows.
+            names.append((name, int(kind) if kind in CLOTHES_TYPES else UNKNOWN))
+        categories: dict[str, tuple[str, int]] = {}
+        labels = {str(number): name for number, name in enumerate(names, 1)}
+        for place, (image, label) in annotations.rows(
+            self.file(_PHOTO_CATEGORIES), ("image_name", "category_label")
+        ):
+            chosen = labels.get(label.lstrip("0"))
+            if chosen is None:
+                text = f"field 'category_label': expected 1 to {len(names)}, got {label!r}"
+                annotations.add(place, "category", text)
+            elif image not in categories:
+                categories[image] = chosen
+            elif categories[image] == chosen:
+                annotations.tolerated["repeated row of a category"] += 1
+            else:
+                text = f"field 'image_name': {image!r} has another category on an earlier line"
+                annotations.add(place, "duplicate row", text)
+        return categories
+
+    def _attributes(self, annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
+        names = self.optional_file(_ATTRIBUTE_NAMES)
+        photos = self.optional_file(_PHOTO_ATTRIBUTES)
+        if names is None or photos is None:
+            return {}
+        return annotations.read_attribute_table(
+            photos, "image_name", annotations.read_attributes(names)
+        )
+
+
+class Attributes(ListedPhotos):
+    """Photos with category and attributes, in the release's splits; no pairs.
+
+    The release has no items and no roles: its folders are search words, and a folder's photos
+    are spread over the splits. Each photo is an item of its own here, its path the item_id, and
+    every one is called a shop photo. Where a photo has landmarks its clothes type is theirs,
+    otherwise its category's. A value of 0, not known, is stored like -1: as not having it.
+    """
+
+    name = "deepfashion_attributes"
+    builder_config: AttributesConfig

@@ -1,0 +1,152 @@
+"""DeepFashion: Consumer-to-shop Clothes Retrieval."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from input_pipeline.datasets.base import SPLITS
+from input_pipeline.datasets.deepfashion import (
+    PARTITION,
+    DeepFashionConfig,
+    compare,
+    count_images,
+    folder_category,
+)
+from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
+from input_pipeline.datasets.listed import ListedPhotos
+from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place
+
+_BOXES = "Anno/list_bbox_consumer2shop.txt"
+_LANDMARKS = "Anno/list_landmarks_consumer2shop.txt"
+_ITEMS = "Anno/list_item_consumer2shop.txt"
+_ATTRIBUTE_NAMES = "Anno/list_attr_cloth.txt"
+_ITEM_ATTRIBUTES = "Anno/list_attr_items.txt"
+_SOURCES = {1: "shop", 2: "customer"}  # source_type
+# The photo columns of the pairs.
+_DOMAINS = {"image_pair_name_1": "customer", "image_pair_name_2": "shop"}
+
+
+@dataclass(kw_only=True)
+class ConsumerToShopConfig(DeepFashionConfig):
+    """Which download: see `deepfashion_config`."""
+
+    benchmark = "DeepFashion's Consumer-to-shop Clothes Retrieval"
+    required = (PARTITION, _BOXES)
+    optional = (_LANDMARKS, _ITEMS, _ATTRIBUTE_NAMES, _ITEM_ATTRIBUTES)
+
+    def read(self) -> Listing:
+        """One row a photo and item, in the order in which the pairs first name them."""
+        annotations = Annotations()
+        kinds = {"clothes_type": CLOTHES_TYPES, "source_type": ("1", "2")}
+        annotations.read_boxes(self.file(_BOXES), kinds)
+        if path := self.optional_file(_LANDMARKS):
+            annotations.read_landmarks(path, variation=True)
+        pairs = _Pairs(annotations, self._known_items(annotations), self._attributes(annotations))
+        columns = (*_DOMAINS, "item_id", "evaluation_status")
+        for place, (customer, shop, item_id, status) in annotations.rows(
+            self.file(PARTITION), columns
+        ):
+            pairs.add(place, (customer, shop), item_id, status)
+        annotations.count_unlisted()
+        return Listing(
+            rows=[row for row in pairs.photos.values() if row],
+            problems=annotations.problems,
+            tolerated=annotations.tolerated,
+            facts={"pairs_listed": len(pairs.seen)},
+            split_field="evaluation_status",
+        )
+
+    def compare(self, checked: Checked) -> list[dict[str, object]]:
+        """Photos and pairs; pairs as they are listed."""
+        return [
+            compare("photos", count_images(checked), 239_557),
+            compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),
+        ]
+
+    def _known_items(self, annotations: Annotations) -> set[str] | None:
+        path = self.optional_file(_ITEMS)
+        if path is None:
+            return None
+        return {fields[0] for _, fields in annotations.rows(path, ("item_id",), header=False)}
+
+    def _attributes(self, annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
+        names = self.optional_file(_ATTRIBUTE_NAMES)
+        items = self.optional_file(_ITEM_ATTRIBUTES)
+        if names is None or items is None:
+            return {}
+        return annotations.read_attribute_table(
+            items, "item_id", annotations.read_attributes(names)
+        )
+
+
+class _Pairs:
+    """Gathers the photos of the pairs; photos has None for one that cannot be used."""
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        items: set[str] | None,
+        attributes: Mapping[str, tuple[str, ...]],
+    ):
+        self.photos: dict[tuple[str, str], PhotoRow | None] = {}
+        self.seen: set[tuple[str, str, str]] = set()
+        self._annotations = annotations
+        self._items = items
+        self._attributes = attributes
+        self._homes: dict[str, tuple[Place, str]] = {}
+        self._domains: dict[tuple[str, str], str] = {}
+
+    def add(self, place: Place, images: tuple[str, str], item_id: str, status: str) -> None:
+        """Takes one row of the pairs."""
+        note = self._annotations.add
+        if status not in SPLITS:
+            text = f"expected train, val or test, got {status!r}"
+            note(place, "unknown status", f"field 'evaluation_status': {text}")
+            return
+        if self._items is not None and item_id not in self._items:
+            text = f"field 'item_id': {item_id!r} is not in {_ITEMS}"
+            note(place, "unknown item", text)
+            return
+        first, split = self._homes.setdefault(item_id, (place, status))
+        if status != split:
+            text = f"item {item_id!r} is in split {split!r} on line {first.line}"
+            text = f"field 'evaluation_status': {text}, here in {status!r}"
+            note(place, "item in two splits", text)
+            return
+        if (*images, item_id) in self.seen:
+            self._annotations.tolerated["repeated pair"] += 1
+            return
+        self.seen.add((*images, item_id))
+        for (field, domain), image in zip(_DOMAINS.items(), images, strict=True):
+            self._add_photo(place, field, image, item_id, domain, status)
+
+    def _add_photo(
+        self, place: Place, field: str, image: str, item_id: str, domain: str, split: str
+    ) -> None:
+        key = image, item_id
+        if self._domains.setdefault(key, domain) != domain:
+            text = f"{image!r} is a {self._domains[key]} photo in an earlier row"
+            self._annotations.add(place, "domain", f"field {field!r}: {text}")
+        if key in self.photos:
+            return
+        row = self._annotations.photo(place, field, image, item_id, domain, split)
+        source = self._annotations.box_kinds(image).get("source_type")
+        if row and source and _SOURCES[source] != domain:
+            text = f"{image!r} is a {_SOURCES[source]} photo at {row.box_place}"
+            self._annotations.add(place, "domain", f"field {field!r}: {text}")
+            row = None
+        if row:
+            attributes = self._attributes.get(item_id, ())
+            row = replace(row, category=folder_category(image), attributes=attributes)
+        self.photos[key] = row
+
+
+class ConsumerToShop(ListedPhotos):
+    """Customer and shop photos in the release's splits.
+
+    The pairs are listed by item: every customer photo of an item is paired with every shop
+    photo of it, here as there, and each photo is stored once for each item. The category is that
+    of the photo's folders, as TOPS/T_Shirt; the attributes are the item's.
+    """
+
+    name = "deepfashion_c2s"
+    builder_config: ConsumerToShopConfig

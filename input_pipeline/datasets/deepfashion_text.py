@@ -1,0 +1,368 @@
+"""DeepFashion's annotation files: a count, a line of column names, then fields between blanks."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from grnet_jax.photos import Box
+from input_pipeline.datasets.listing import (
+    BOX_FIELDS,
+    TRUNCATED,
+    PhotoRow,
+    Place,
+    Problem,
+    box_size_problems,
+)
+from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.errors import AnnotationError
+
+UPPER, LOWER, FULL = 1, 2, 3
+CLOTHES_TYPES = ("1", "2", "3")
+# For each clothes type the slots of its landmarks, in the order of the files, among a record's
+# eight: collars, sleeves, waistlines, hems, left before right.
+LANDMARK_SLOTS = {UPPER: (0, 1, 2, 3, 6, 7), LOWER: (4, 5, 6, 7), FULL: tuple(range(8))}
+_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")  # nine digits fit the int32 of a record
+_BOM = b"\xef\xbb\xbf"
+_CHUNK = 2**20
+
+
+class BoxRow(NamedTuple):
+    """A row of a file of boxes; kinds are the numbers before the box, by column."""
+
+    place: Place
+    box: Box
+    kinds: dict[str, int]
+
+
+class LandmarkRow(NamedTuple):
+    """A row of a file of landmarks; points as in a record."""
+
+    place: Place
+    clothes_type: int
+    points: np.ndarray
+
+
+class Annotations:
+    """Reads the files of one benchmark and collects what is wrong with their rows.
+
+    Attributes:
+      problems: of the rows read so far.
+      tolerated: how often each harmless oddity was met, by kind.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.tolerated: Counter[str] = Counter()
+        # None where the photo's row is bad: that problem is told already.
+        self._boxes: dict[str, BoxRow | None] = {}
+        self._landmarks: dict[str, LandmarkRow | None] = {}
+        self._boxes_file: epath.Path | None = None
+        self._listed: set[str] = set()
+
+    def add(self, place: Place, kind: str, text: str) -> None:
+        """Notes a problem."""
+        self.problems.append(Problem(place, kind, text))
+
+    def rows(
+        self,
+        path: epath.Path,
+        columns: Sequence[str],
+        *,
+        header: bool = True,
+        blanks_in_first: bool = False,
+        open_ended: bool = False,
+        bad: set[str] | None = None,
+    ) -> Iterator[tuple[Place, list[str]]]:
+        """Yields the rows that have as many fields as there are columns.
+
+        Args:
+          path: of the file; read line by line, for one of them has a thousand columns.
+          columns: names of the columns.
+          header: whether the file's second line names its columns.
+          blanks_in_first: whether the first field may hold blanks itself.
+          open_ended: whether more fields may follow; they are yielded too.
+          bad: takes the first fields of rows that are not yielded.
+
+        Raises:
+          AnnotationError: the file cannot be read as a whole.
+        """
+        lines = _lines(path)
+        expected = _read_count(path, lines)
+        if header:
+            _check_header(path, lines, columns[0])
+        found = 0
+        ends = True
+        for line, text in lines:
+            found += 1
+            ends = text.endswith("\n")
+            fields = text.split()
+            if blanks_in_first and len(fields) > len(columns):
+                fields = text.rsplit(maxsplit=len(columns) - 1)
+            right = len(fields) == len(columns) or (open_ended and len(fields) > len(columns))
+            if right and all(map(str.isprintable, fields)):
+                yield Place(path, line), fields
+                continue
+            if bad is not None:
+                bad.add(fields[0])
+            if right:
+                self.add(Place(path, line), "fields", "holds a control character")
+            else:
+                least = "at least " if open_ended else ""
+                names = ", ".join(columns)
+                text = f"expected {least}{len(columns)} fields ({names}), got {len(fields)}"
+                self.add(Place(path, line), "fields", text)
+        if not ends:
+            self.tolerated["last line without an end, perhaps cut"] += 1
+        if not found:
+            raise AnnotationError([f"{path}:1: has no rows, expected {expected}"])
+        if found != expected:
+            text = f"says that there are {expected} rows; there are {found}"
+            self.add(Place(path, 1), "row count", text)
+
+    def read_boxes(self, path: epath.Path, kinds: Mapping[str, Sequence[str]]) -> None:
+        """Reads a file of boxes, to be used by `photo`.
+
+        Args:
+          path: of the file.
+          kinds: the columns between the photo and its box, with the values each may have.
+        """
+        bad: set[str] = set()
+        self._boxes_file = path
+        for place, fields in self.rows(path, ("image_name", *kinds, *BOX_FIELDS), bad=bad):
+            image, numbers = fields[0], fields[1:]
+            row = self._box_row(place, numbers, kinds)
+            known = self._boxes.get(image)
+            if known is None or row is None:
+                self._boxes[image] = None if image in self._boxes else row
+            elif (known.box, known.kinds) == (row.box, row.kinds):
+                self.tolerated["repeated row of a box"] += 1
+            else:
+                self.add(place, "duplicate row", _another("box", image, known.place))
+        self._boxes |= dict.fromkeys(bad)
+
+    def read_landmarks(self, path: epath.Path, *, variation: bool) -> None:
+        """Reads a file of landmarks, to be used by `photo`; variation: it has variation_type."""
+        bad: set[str] = set()
+        columns = ("image_name", "clothes_type", *(["variation_type"] if variation else []))
+        for place, fields in self.rows(path, columns, open_ended=True, bad=bad):
+            image = fields[0]
+            row = self._landmark_row(place, fields[1:], columns[1:])
+            known = self._landmarks.get(image)
+            if known is None or row is None:
+                self._landmarks[image] = None if image in self._landmarks else row
+            elif (known.points == row.points).all() and known.clothes_type == row.clothes_type:
+                self.tolerated["repeated row of landmarks"] += 1
+            else:
+                self.add(place, "duplicate row", _another("landmarks", image, known.place))
+        self._landmarks |= dict.fromkeys(bad)
+
+    def read_attributes(self, path: epath.Path) -> list[str]:
+        """The names of a list_attr_cloth.txt; they may hold blanks."""
+        columns = ("attribute_name", "attribute_type")
+        return [fields[0] for _, fields in self.rows(path, columns, blanks_in_first=True)]
+
+    def read_attribute_table(
+        self, path: epath.Path, first: str, names: Sequence[str]
+    ) -> dict[str, tuple[str, ...]]:
+        """Of each photo or item the attributes it has.
+
+        Args:
+          path: of the file; each row has 1, -1 or 0 for each attribute.
+          first: name of the first column.
+          names: of the attributes.
+        """
+        table: dict[str, tuple[str, ...]] = {}
+        for place, fields in self.rows(path, (first,), open_ended=True):
+            key, values = fields[0], fields[1:]
+            strange = sorted(set(values) - {"1", "-1", "0"})
+            if len(values) != len(names):
+                text = f"expected {len(names)} values after {key!r}, got {len(values)}"
+                self.add(place, "attributes", text)
+            elif strange:
+                self.add(place, "attributes", f"expected 1, -1 or 0, got {strange[0]!r}")
+            elif key in table:
+                self.add(place, "duplicate row", f"field {first!r}: {key!r} is there already")
+            else:
+                table[key] = tuple(
+                    name for name, value in zip(names, values, strict=True) if value == "1"
+                )
+        return table
+
+    def box_kinds(self, image: str) -> Mapping[str, int]:
+        """The numbers that stand before a photo's box; none where it has no good row."""
+        row = self._boxes.get(image)
+        return row.kinds if row else {}
+
+    def photo(
+        self, place: Place, field: str, image: str, item_id: str, domain: str, split: str
+    ) -> PhotoRow | None:
+        """A row with its box and landmarks; None, and the problem noted, where it has no box.
+
+        Args:
+          place: where the photo is listed.
+          field: name of the photo's column there.
+          image: the photo's path.
+          item_id: of the photo's item.
+          domain: "customer" or "shop".
+          split: "train", "val" or "test".
+        """
+        self._listed.add(image)
+        if not image.startswith("img/") or ".." in image.split("/"):
+            self.add(place, "path", f"field {field!r}: expected img/..., got {image!r}")
+            return None
+        if image not in self._boxes:
+            text = f"field {field!r}: {image!r} has no box in {self._boxes_file}"
+            self.add(place, "photo without a box", text)
+        box = self._boxes.get(image)
+        if box is None:
+            return None
+        clothes_type = box.kinds.get("clothes_type", UNKNOWN)
+        landmarks = self._landmarks.get(image)
+        if landmarks is None:
+            if image not in self._landmarks:
+                self.tolerated["photo without landmarks"] += 1
+        elif clothes_type in (UNKNOWN, landmarks.clothes_type):
+            clothes_type = landmarks.clothes_type
+        else:
+            text = f"is {landmarks.clothes_type} here and {clothes_type} at {box.place}"
+            self.add(landmarks.place, "clothes type", f"field 'clothes_type': {text}")
+            return None
+        return PhotoRow(
+            place=place,
+            image=image,
+            item_id=item_id,
+            domain=domain,
+            split=split,
+            clothes_type=clothes_type,
+            box=box.box,
+            landmarks=None if landmarks is None else landmarks.points,
+            image_field=field,
+            box_place=box.place,
+            landmarks_place=None if landmarks is None else landmarks.place,
+        )
+
+    def count_unlisted(self) -> None:
+        """Notes, at the end, the boxes and landmarks of photos that were never asked for."""
+        for what, table in (("box", self._boxes), ("landmarks", self._landmarks)):
+            if unlisted := len(table.keys() - self._listed):
+                self.tolerated[f"{what} of a photo in no split"] += unlisted
+
+    def _box_row(
+        self, place: Place, fields: Sequence[str], kinds: Mapping[str, Sequence[str]]
+    ) -> BoxRow | None:
+        columns = dict(zip((*kinds, *BOX_FIELDS), fields, strict=True))
+        box = {name: columns[name] for name in BOX_FIELDS}
+        found = [
+            ("box", f"field {name!r}: expected a whole number of pixels, got {text!r}")
+            for name, text in box.items()
+            if not _NUMBER.fullmatch(text)
+        ]
+        found = found or [("box", text) for text in box_size_problems(box)]
+        for name, values in kinds.items():
+            if columns[name] not in values:
+                text = f"field {name!r}: expected {_choice(values)}, got {columns[name]!r}"
+                found.append((name.replace("_", " "), text))
+        for kind, text in found:
+            self.add(place, kind, text)
+        if found:
+            return None
+        x_1, y_1, x_2, y_2 = (float(text) for text in box.values())
+        return BoxRow(place, (x_1, y_1, x_2, y_2), {name: int(columns[name]) for name in kinds})
+
+    def _landmark_row(
+        self, place: Place, fields: Sequence[str], columns: Sequence[str]
+    ) -> LandmarkRow | None:
+        clothes_type, texts = fields[0], fields[len(columns) :]
+        if clothes_type not in CLOTHES_TYPES:
+            text = f"field 'clothes_type': expected {_choice(CLOTHES_TYPES)}, got {clothes_type!r}"
+            self.add(place, "clothes type", text)
+            return None
+        slots = LANDMARK_SLOTS[int(clothes_type)]
+        if len(texts) != 3 * len(slots):
+            text = (
+                f"clothes type {clothes_type} has {len(slots)} landmarks, which take "
+                f"{3 * len(slots)} fields after {columns[-1]}; got {len(texts)}"
+            )
+            self.add(place, "landmarks", text)
+            return None
+        for text in (*fields[1 : len(columns)], *texts):
+            if not _NUMBER.fullmatch(text):
+                self.add(place, "landmarks", f"expected a whole number, got {text!r}")
+                return None
+        points = np.zeros((8, 3), np.int32)
+        points[:, 0] = UNKNOWN
+        points[list(slots)] = np.array([int(text) for text in texts]).reshape(-1, 3)
+        strange = set(points[list(slots), 0].tolist()) - {0, 1, TRUNCATED}
+        if strange:
+            text = f"expected a visibility of 0, 1 or 2, got {min(strange)}"
+            self.add(place, "landmarks", text)
+            return None
+        return LandmarkRow(place, int(clothes_type), points)
+
+
+def fingerprint(paths: Sequence[epath.Path]) -> str:
+    """A digest that changes when one of these files changes, comes or goes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        digest.update(f"{path.name}\0{path.exists()}\0".encode())
+        if not path.exists():
+            continue
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as error:
+            raise AnnotationError([f"{path}: cannot be read: {error}"]) from error
+    return digest.hexdigest()
+
+
+def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
+    """Yields the number and text of each line that is not blank."""
+    line = 0
+    try:
+        with path.open("rb") as file:
+            for line, data in enumerate(file, 1):
+                content = data.removeprefix(_BOM) if line == 1 else data
+                text = content.decode()
+                if text.strip():
+                    yield line, text
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x}"
+        raise AnnotationError([f"{path}:{line}: not UTF-8: {byte}"]) from None
+    except OSError as error:
+        raise AnnotationError([f"{path}: cannot be read: {error}"]) from error
+
+
+def _read_count(path: epath.Path, lines: Iterator[tuple[int, str]]) -> int:
+    line, text = next(lines, (1, ""))
+    if not _NUMBER.fullmatch(text.strip()):
+        what = f"got {_short(text)}" if text else "the file is empty"
+        raise AnnotationError([f"{path}:{line}: expected the number of rows, {what}"])
+    return int(text.strip())  # by itself int strips fewer kinds of blanks
+
+
+def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str) -> None:
+    line, text = next(lines, (2, ""))
+    if text.split()[:1] != [first]:
+        what = f"got {_short(text)}" if text else "the file ends"
+        raise AnnotationError(
+            [f"{path}:{line}: expected the names of the columns, from {first!r} on; {what}"]
+        )
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 80 else f"{text[:80]}...")
+
+
+def _choice(values: Sequence[str]) -> str:
+    return f"{', '.join(values[:-1])} or {values[-1]}"
+
+
+def _another(what: str, image: str, place: Place) -> str:
+    return f"field 'image_name': {image!r} has another {what} on line {place.line}"

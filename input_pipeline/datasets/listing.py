@@ -1,0 +1,293 @@
+"""Photos that files list: a row for each, and the checks that need the photo or other rows."""
+
+import dataclasses
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from grnet_jax.photos import Box, MissingPhotoError, PhotoError, PhotoHeader, inspect_photo
+from input_pipeline.datasets.base import SPLITS
+from input_pipeline.datasets.records import DOMAINS, UNKNOWN
+from input_pipeline.parallel import ordered_map
+
+BOX_FIELDS = ("x_1", "y_1", "x_2", "y_2")
+TRUNCATED = 2  # visibility of a landmark outside the photo
+THREADS = 8  # each may hold a photo of max_pixels
+_AHEAD = 4 * THREADS
+
+
+class Place(NamedTuple):
+    """A line of a file, counted from 1."""
+
+    path: epath.Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+class Problem(NamedTuple):
+    """What is wrong with one row; kind is what a summary counts it under."""
+
+    place: Place
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoRow:
+    """A photo as it is listed; fields of the same name are those of `PhotoRecord`.
+
+    Attributes:
+      place: where it is listed.
+      image: path of the photo, below the folder that the list speaks of.
+      split: "train", "val" or "test".
+      box: None where the garment's box is unknown.
+      landmarks: int32 [8, 3], or None where unknown.
+      image_field: what the list calls the column of `image`.
+      box_place: where the box is listed; None: at `place`.
+      landmarks_place: as box_place.
+    """
+
+    place: Place
+    image: str
+    item_id: str
+    domain: str
+    split: str
+    category: str = ""
+    clothes_type: int = UNKNOWN
+    attributes: tuple[str, ...] = ()
+    box: Box | None = None
+    landmarks: np.ndarray | None = None
+    view: int = UNKNOWN
+    occluded: int = UNKNOWN
+    cropped: int = UNKNOWN
+    image_field: str = "image"
+    box_place: Place | None = None
+    landmarks_place: Place | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Listing:
+    """What files list, before any photo was looked at.
+
+    Attributes:
+      rows: those that are right in themselves, in order.
+      problems: of the other rows.
+      tolerated: how often each harmless oddity was met, by kind.
+      facts: numbers that only the files tell.
+      split_field: what the list calls the column of the split.
+    """
+
+    rows: list[PhotoRow]
+    problems: list[Problem]
+    tolerated: Counter[str] = dataclasses.field(default_factory=Counter)
+    facts: dict[str, int] = dataclasses.field(default_factory=dict)
+    split_field: str = "split"
+
+
+class CheckedRow(NamedTuple):
+    """A row that is right, and the header of its photo."""
+
+    row: PhotoRow
+    header: PhotoHeader
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A listing after all checks; the fields are those of `Listing`."""
+
+    rows: list[CheckedRow]
+    problems: list[Problem]
+    tolerated: Counter[str]
+    facts: Mapping[str, int]
+
+    def bad_rows(self) -> int:
+        """How many lines have a problem."""
+        return len({problem.place for problem in self.problems})
+
+    def problem_counts(self) -> dict[str, int]:
+        """How many problems there are of each kind."""
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
+
+    def split_counts(self) -> dict[str, dict[str, int]]:
+        """For each split what `PhotoIndex.counts` will count."""
+        return {
+            split: _counts(rows)
+            for split in SPLITS
+            if (rows := [checked.row for checked in self.rows if checked.row.split == split])
+        }
+
+
+def check_listing(
+    listing: Listing,
+    locate: Callable[[str], epath.Path],
+    max_pixels: int,
+    overhang: int = 0,
+) -> Checked:
+    """Decodes every photo, and checks each row against its photo and the rows before it.
+
+    Args:
+      listing: as read.
+      locate: where the photo of a path in the list lies.
+      max_pixels: larger photos are problems.
+      overhang: by how many pixels a box or landmark may be outside its photo to be moved to the
+        edge, and counted, instead of being a problem.
+    """
+    tolerated = Counter(listing.tolerated)
+    rows, photo_problems = _check_photos(listing.rows, locate, max_pixels, overhang, tolerated)
+    rows, relation_problems = _check_relations(rows, listing.split_field)
+    problems = [*listing.problems, *photo_problems, *relation_problems]
+    problems.sort(key=lambda problem: (str(problem.place.path), problem.place.line))
+    return Checked(rows, problems, tolerated, listing.facts)
+
+
+def box_size_problems(box: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the size of a box, given as the texts of its numbers by field."""
+    for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
+        if float(box[high]) <= float(box[low]):
+            yield (
+                f"field {high!r}: the box has no size: {high}={box[high]} is not above "
+                f"{low}={box[low]}"
+            )
+
+
+def _counts(rows: Sequence[PhotoRow]) -> dict[str, int]:
+    customers, shops = (
+        Counter(row.item_id for row in rows if row.domain == domain) for domain in DOMAINS
+    )
+    return {
+        "items": len({*customers, *shops}),
+        "customer_photos": customers.total(),
+        "shop_photos": shops.total(),
+        "pairs": sum(count * shops[item] for item, count in customers.items()),
+        "queries": customers.total(),
+        "gallery": shops.total(),
+        "queries_without_match": sum(count for item, count in customers.items() if not shops[item]),
+    }
+
+
+def _check_photos(
+    rows: Sequence[PhotoRow],
+    locate: Callable[[str], epath.Path],
+    max_pixels: int,
+    overhang: int,
+    tolerated: Counter[str],
+) -> tuple[list[CheckedRow], list[Problem]]:
+    images = list(dict.fromkeys(row.image for row in rows))
+    headers = dict(zip(images, _inspect(images, locate, max_pixels), strict=True))
+    good, problems = [], []
+    for row in rows:
+        header = headers[row.image]
+        if isinstance(header, PhotoError):
+            missing = isinstance(header, MissingPhotoError)
+            kind = "missing photo" if missing else "unreadable photo"
+            problems.append(Problem(row.place, kind, f"field {row.image_field!r}: {header}"))
+            continue
+        fitted, found = _fit(row, header, overhang, tolerated)
+        problems += found
+        if not found:
+            good.append(CheckedRow(fitted, header))
+    return good, problems
+
+
+def _inspect(
+    images: Sequence[str], locate: Callable[[str], epath.Path], max_pixels: int
+) -> Iterator[PhotoHeader | PhotoError]:
+    def inspect(image: str) -> PhotoHeader | PhotoError:
+        try:
+            return inspect_photo(locate(image), max_pixels, image)
+        except PhotoError as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        headers = ordered_map(pool, inspect, images, _AHEAD)
+        yield from tqdm(headers, "Checking photos", len(images), unit=" photos")
+
+
+def _fit(
+    row: PhotoRow, header: PhotoHeader, overhang: int, tolerated: Counter[str]
+) -> tuple[PhotoRow, list[Problem]]:
+    """The row with its box and landmarks within the photo, or why they are not."""
+    problems = []
+    if row.box is not None:
+        box, texts = _fit_box(row.box, header, overhang)
+        problems += [Problem(row.box_place or row.place, "box", text) for text in texts]
+        if not texts and box != row.box:
+            tolerated["box moved to the photo's edge"] += 1
+            row = dataclasses.replace(row, box=box)
+    if row.landmarks is not None:
+        landmarks, texts = _fit_landmarks(row.landmarks, header, overhang)
+        place = row.landmarks_place or row.place
+        problems += [Problem(place, "landmarks", text) for text in texts]
+        if not texts and (landmarks != row.landmarks).any():
+            tolerated["landmark moved to the photo's edge"] += 1
+            row = dataclasses.replace(row, landmarks=landmarks)
+    return row, problems
+
+
+def _fit_box(box: Box, header: PhotoHeader, overhang: int) -> tuple[Box, list[str]]:
+    limits = (header.width, header.height, header.width, header.height)
+    texts = [
+        f"field {name!r}: {value:g} is outside {_picture(header)}"
+        for name, value, limit in zip(BOX_FIELDS, box, limits, strict=True)
+        if not -overhang <= value <= limit + overhang
+    ]
+    x_1, y_1, x_2, y_2 = (
+        min(max(value, 0.0), float(limit)) for value, limit in zip(box, limits, strict=True)
+    )
+    if not texts and not (x_1 < x_2 and y_1 < y_2):
+        texts.append(f"box {box}: nothing of it lies in {_picture(header)}")
+    return (x_1, y_1, x_2, y_2), texts
+
+
+def _fit_landmarks(
+    landmarks: np.ndarray, header: PhotoHeader, overhang: int
+) -> tuple[np.ndarray, list[str]]:
+    fitted, texts = landmarks.copy(), []
+    last = np.array([header.width - 1, header.height - 1])
+    for slot, (visibility, *point) in enumerate(landmarks.tolist()):
+        if visibility in (UNKNOWN, TRUNCATED):
+            continue
+        fitted[slot, 1:] = np.clip(point, 0, last)
+        if (np.abs(fitted[slot, 1:] - point) > overhang).any():
+            texts.append(f"landmark ({point[0]}, {point[1]}) is outside {_picture(header)}")
+    return fitted, texts
+
+
+def _picture(header: PhotoHeader) -> str:
+    return f"the picture, which is {header.width}x{header.height} pixels (upright)"
+
+
+def _check_relations(
+    rows: Iterable[CheckedRow], split_field: str
+) -> tuple[list[CheckedRow], list[Problem]]:
+    """Checks rows against the rows before them."""
+    good, problems = [], []
+    seen: dict[tuple[str, str], int] = {}
+    homes: dict[str, PhotoRow] = {}
+    for checked in rows:
+        row = checked.row
+        photo = (posixpath.normpath(row.image), row.item_id)
+        home = homes.setdefault(row.item_id, row)
+        if photo in seen:
+            text = f"{row.image!r} of item {row.item_id!r} is on line {seen[photo]} already"
+            text = f"field {row.image_field!r}: {text}"
+            problems.append(Problem(row.place, "duplicate row", text))
+        elif home.split != row.split:
+            text = f"item {row.item_id!r} is in split {home.split!r} on line {home.place.line}"
+            text = f"field {split_field!r}: {text}, here in {row.split!r}"
+            problems.append(Problem(row.place, "item in two splits", text))
+        else:
+            seen[photo] = row.place.line
+            good.append(checked)
+    return good, problems
