@@ -40,7 +40,11 @@ class ConsumerToShopConfig(DeepFashionConfig):
         annotations.read_boxes(self.file(_BOXES), kinds)
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=True)
-        pairs = _Pairs(annotations, self._known_items(annotations), self._attributes(annotations))
+        pairs = _Pairs(
+            annotations,
+            annotations.read_items(self.optional_file(_ITEMS)),
+            self._attributes(annotations),
+        )
         columns = (*_DOMAINS, "item_id", "evaluation_status")
         for place, (customer, shop, item_id, status) in annotations.rows(
             self.file(PARTITION), columns
@@ -61,12 +65,6 @@ class ConsumerToShopConfig(DeepFashionConfig):
             compare("photos", count_images(checked), 239_557),
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),
         ]
-
-    def _known_items(self, annotations: Annotations) -> set[str] | None:
-        path = self.optional_file(_ITEMS)
-        if path is None:
-            return None
-        return {fields[0] for _, fields in annotations.rows(path, ("item_id",), header=False)}
 
     def _attributes(self, annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
         names = self.optional_file(_ATTRIBUTE_NAMES)

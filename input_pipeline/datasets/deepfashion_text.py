@@ -161,6 +161,12 @@ class Annotations:
                 self.add(place, "duplicate row", _another("landmarks", image, known.place))
         self._landmarks |= dict.fromkeys(bad)
 
+    def read_items(self, path: epath.Path | None) -> set[str] | None:
+        """The ids of a list of items; None without one."""
+        if path is None:
+            return None
+        return {fields[0] for _, fields in self.rows(path, ("item_id",), header=False)}
+
     def read_attributes(self, path: epath.Path) -> list[str]:
         """The names of a list_attr_cloth.txt; they may hold blanks."""
         columns = ("attribute_name", "attribute_type")
