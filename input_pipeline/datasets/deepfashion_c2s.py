@@ -71,9 +71,8 @@ class ConsumerToShopConfig(DeepFashionConfig):
         items = self.optional_file(_ITEM_ATTRIBUTES)
         if names is None or items is None:
             return {}
-        return annotations.read_attribute_table(
-            items, "item_id", annotations.read_attributes(names)
-        )
+        known = [name for name, _ in annotations.read_names(names, "attribute")]
+        return annotations.read_attribute_table(items, "item_id", known)
 
 
 class _Pairs:

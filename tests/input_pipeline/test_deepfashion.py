@@ -578,3 +578,18 @@ def test_c2s_a_photo_of_two_items_is_stored_for_each(c2s):
     # The item's other customer photo is paired with it too.
     assert dataset.summary["splits"]["train"]["pairs"] == 18
     assert dataset.summary["facts"]["pairs_listed"] == 29
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("list_category_cloth.txt", " 1", " one", "field 'category_type': expected 1, 2 or 3, got"),
+        ("list_category_cloth.txt", " 1", "", "expected 2 fields (category_name, category_type)"),
+        ("list_attr_cloth.txt", " 1", "", "field 'attribute_type': expected a number, got 'jean'"),
+    ],
+)
+def test_a_wrong_name_is_never_skipped(attributes, file, old, new, message):
+    """Left out, it would shift all names after it."""
+    trees.edit(attributes / "Anno" / file, 4, old, new)
+    (problem,) = problems_of("deepfashion_attributes", attributes, on_bad_row="skip")
+    assert problem.startswith(f"Anno/{file}:4: {message}")
