@@ -77,18 +77,9 @@ class AttributesConfig(DeepFashionConfig):
 
     def _categories(self, annotations: Annotations) -> dict[str, tuple[str, int]]:
         """For each photo the name and the clothes type of its category."""
-        names: list[tuple[str, int]] = []
-        columns = ("category_name", "category_type")
-        for place, (name, kind) in annotations.rows(
-            self.file(_CATEGORIES), columns, blanks_in_first=True
-        ):
-            if kind not in CLOTHES_TYPES:
-                text = f"field 'category_type': expected 1, 2 or 3, got {kind!r}"
-                annotations.add(place, "clothes type", text)
-            # A place of its own all the same: labels count the rows.
-            names.append((name, int(kind) if kind in CLOTHES_TYPES else UNKNOWN))
+        names = annotations.read_names(self.file(_CATEGORIES), "category", CLOTHES_TYPES)
+        labels = {str(label): name for label, name in enumerate(names, 1)}
         categories: dict[str, tuple[str, int]] = {}
-        labels = {str(number): name for number, name in enumerate(names, 1)}
         for place, (image, label) in annotations.rows(
             self.file(_PHOTO_CATEGORIES), ("image_name", "category_label")
         ):
@@ -110,9 +101,8 @@ class AttributesConfig(DeepFashionConfig):
         photos = self.optional_file(_PHOTO_ATTRIBUTES)
         if names is None or photos is None:
             return {}
-        return annotations.read_attribute_table(
-            photos, "image_name", annotations.read_attributes(names)
-        )
+        known = [name for name, _ in annotations.read_names(names, "attribute")]
+        return annotations.read_attribute_table(photos, "image_name", known)
 
 
 class Attributes(ListedPhotos):

@@ -40,7 +40,11 @@ class ConsumerToShopConfig(DeepFashionConfig):
         annotations.read_boxes(self.file(_BOXES), kinds)
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=True)
-        pairs = _Pairs(annotations, self._known_items(annotations), self._attributes(annotations))
+        pairs = _Pairs(
+            annotations,
+            annotations.read_items(self.optional_file(_ITEMS)),
+            self._attributes(annotations),
+        )
         columns = (*_DOMAINS, "item_id", "evaluation_status")
         for place, (customer, shop, item_id, status) in annotations.rows(
             self.file(PARTITION), columns
@@ -62,20 +66,13 @@ class ConsumerToShopConfig(DeepFashionConfig):
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),
         ]
 
-    def _known_items(self, annotations: Annotations) -> set[str] | None:
-        path = self.optional_file(_ITEMS)
-        if path is None:
-            return None
-        return {fields[0] for _, fields in annotations.rows(path, ("item_id",), header=False)}
-
     def _attributes(self, annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
         names = self.optional_file(_ATTRIBUTE_NAMES)
         items = self.optional_file(_ITEM_ATTRIBUTES)
         if names is None or items is None:
             return {}
-        return annotations.read_attribute_table(
-            items, "item_id", annotations.read_attributes(names)
-        )
+        known = [name for name, _ in annotations.read_names(names, "attribute")]
+        return annotations.read_attribute_table(items, "item_id", known)
 
 
 class _Pairs:

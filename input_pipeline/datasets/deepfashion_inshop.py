@@ -39,7 +39,7 @@ class InShopConfig(DeepFashionConfig):
         annotations.read_boxes(self.file(_BOXES), kinds)
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=True)
-        items = self._known_items(annotations)
+        items = annotations.read_items(self.optional_file(_ITEMS))
         rows = []
         photos_before: Counter[str] = Counter()  # of the training items
         columns = ("image_name", "item_id", "evaluation_status")
@@ -83,12 +83,6 @@ class InShopConfig(DeepFashionConfig):
             compare("train items", items["train"], 3_997),
             compare("test items", items["test"], 3_985),
         ]
-
-    def _known_items(self, annotations: Annotations) -> set[str] | None:
-        path = self.optional_file(_ITEMS)
-        if path is None:
-            return None
-        return {fields[0] for _, fields in annotations.rows(path, ("item_id",), header=False)}
 
 
 class InShop(ListedPhotos):

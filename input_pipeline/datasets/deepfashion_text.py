@@ -161,10 +161,39 @@ class Annotations:
                 self.add(place, "duplicate row", _another("landmarks", image, known.place))
         self._landmarks |= dict.fromkeys(bad)
 
-    def read_attributes(self, path: epath.Path) -> list[str]:
-        """The names of a list_attr_cloth.txt; they may hold blanks."""
-        columns = ("attribute_name", "attribute_type")
-        return [fields[0] for _, fields in self.rows(path, columns, blanks_in_first=True)]
+    def read_items(self, path: epath.Path | None) -> set[str] | None:
+        """The ids of a list of items; None without one."""
+        if path is None:
+            return None
+        return {fields[0] for _, fields in self.rows(path, ("item_id",), header=False)}
+
+    def read_names(
+        self, path: epath.Path, what: str, types: Sequence[str] = ()
+    ) -> list[tuple[str, int]]:
+        """The rows of a list of attributes or categories: name, which may hold blanks, and type.
+
+        Args:
+          path: of the file.
+          what: "attribute" or "category".
+          types: the types there are; any number where that is not said.
+
+        Raises:
+          AnnotationError: any row is wrong. Other files name rows by their place: without one
+            of them every later name would belong to its neighbour.
+        """
+        before = len(self.problems)
+        names = []
+        columns = (f"{what}_name", f"{what}_type")
+        for place, (name, kind) in self.rows(path, columns, blanks_in_first=True):
+            if kind in types or (not types and _NUMBER.fullmatch(kind)):
+                names.append((name, int(kind)))
+            else:
+                expected = _choice(types) if types else "a number"
+                text = f"field {columns[1]!r}: expected {expected}, got {kind!r}"
+                self.add(place, "type of a name", text)
+        if found := self.problems[before:]:
+            raise AnnotationError([str(problem) for problem in found])
+        return names
 
     def read_attribute_table(
         self, path: epath.Path, first: str, names: Sequence[str]

@@ -564,3 +564,32 @@ def test_check_command_takes_a_manifest(tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"{path}:3: field 'image': gone.png: no such file" in out
     assert "  missing photo: 1" in out
+
+
+def test_c2s_a_photo_of_two_items_is_stored_for_each(c2s):
+    photos = trees.c2s_photos(2)
+    row = f"{photos['customer'][0]}   {C2S_SHOP}   id_00000002   train"
+    trees.append(c2s / trees.PARTITION, row)
+    dataset = load("deepfashion_c2s", c2s)
+    split = dataset.split("train")
+    rows = [n for n in range(len(split)) if split.index.photo_id[n] == C2S_SHOP]
+    assert [split.record(n).item_id for n in rows] == ["id_00000001", "id_00000002"]
+    assert len({int(split.index.content[n]) for n in rows}) == 1
+    # The item's other customer photo is paired with it too.
+    assert dataset.summary["splits"]["train"]["pairs"] == 18
+    assert dataset.summary["facts"]["pairs_listed"] == 29
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("list_category_cloth.txt", " 1", " one", "field 'category_type': expected 1, 2 or 3, got"),
+        ("list_category_cloth.txt", " 1", "", "expected 2 fields (category_name, category_type)"),
+        ("list_attr_cloth.txt", " 1", "", "field 'attribute_type': expected a number, got 'jean'"),
+    ],
+)
+def test_a_wrong_name_is_never_skipped(attributes, file, old, new, message):
+    """Left out, it would shift all names after it."""
+    trees.edit(attributes / "Anno" / file, 4, old, new)
+    (problem,) = problems_of("deepfashion_attributes", attributes, on_bad_row="skip")
+    assert problem.startswith(f"Anno/{file}:4: {message}")
