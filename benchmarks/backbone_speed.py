@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import torch_peers as peers
 from benchmarks.results_file import ROOT, ResultsFile
-from benchmarks.torch_model import torch_device
+from benchmarks.torch_model import best_torch_time, torch_device
 from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.blocks import GroupedConv, convolution
@@ -104,15 +104,6 @@ def _ready(run: Callable[[], Any]) -> float:
     return best_time(lambda: jax.block_until_ready(run()))
 
 
-def _torch_ready(run: Callable[[], Any]) -> float:
-    def once() -> None:
-        run()
-        if _DEVICE == "cuda":
-            torch.cuda.synchronize()
-
-    return best_time(once)
-
-
 def _to_torch(x: np.ndarray, dtype: str) -> torch.Tensor:
     return torch.from_numpy(x).to(_DEVICE, getattr(torch, dtype))
 
@@ -154,11 +145,11 @@ def _layer(layer: Layer, dtype: str) -> dict[str, Any]:
             out_t, x_t, k_t, None, *settings, False, [0, 0], layer.groups, mask
         )
 
-    row["forward_torch_seconds"] = _torch_ready(
+    row["forward_torch_seconds"] = best_torch_time(
         lambda: torch.conv2d(x_t, k_t, None, *settings, layer.groups)
     )
-    row["input_gradient_torch_seconds"] = _torch_ready(gradient([True, False, False]))
-    row["kernel_gradient_torch_seconds"] = _torch_ready(gradient([False, True, False]))
+    row["input_gradient_torch_seconds"] = best_torch_time(gradient([True, False, False]))
+    row["kernel_gradient_torch_seconds"] = best_torch_time(gradient([False, True, False]))
     return row
 
 
@@ -203,9 +194,9 @@ def _backbone(name: str, dtype: str) -> dict[str, Any]:
         optimizer.step()
 
     theirs.eval()
-    row["forward_torch_seconds"] = _torch_ready(torch_forward)
+    row["forward_torch_seconds"] = best_torch_time(torch_forward)
     theirs.train()
-    row["step_torch_seconds"] = _torch_ready(torch_step)
+    row["step_torch_seconds"] = best_torch_time(torch_step)
     return row
 
 

@@ -23,11 +23,8 @@ import jax
 import numpy as np
 
 from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.training_step import build_step, random_batch
 from configs import grnet
-from grnet_jax.mesh import make_mesh, place_batch
-from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
-from grnet_jax.training.step import make_train_step
 
 _BATCHES = (32, 64, 128, 256)
 _CHUNKS = (0, 8)
@@ -92,10 +89,7 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     config = grnet.get_config("synthetic" if size == "demo" else "deepfashion_c2s")
     config.train.batch_items = items
     config.model.gallery_chunk = gallery_chunk
-    devices = make_mesh(jax.devices()[:1])
-    run = build_run(config, devices, steps_per_epoch=1000)
-    objective = make_objective(run.matcher, config.loss)
-    step: Any = make_train_step(objective, run.tx, run.schedule, devices)
+    run, step = build_step(config)
     side = config.data.image_size
     photos = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
     item = jax.ShapeDtypeStruct((items,), np.int32)
@@ -111,13 +105,7 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     work = items**2 * config.model.node_dim
     if planned > _SHARE_OF_MEMORY * _memory() or work > _MOST_WORK:
         return row
-    rng = np.random.default_rng(0)
-    numbers = np.arange(items, dtype=np.int32)
-    drawn = {
-        name: rng.integers(0, 256, (items, side, side, 3), dtype=np.uint8)
-        for name in ("customer", "shop")
-    }
-    placed = place_batch({**drawn, "item": numbers, "content": numbers}, devices)
+    placed = random_batch(run)
     state = run.create_state()
     for _ in range(3):
         started = time.perf_counter()

@@ -1,12 +1,15 @@
 """GRNet's parts in plain PyTorch, to measure against: eager, as the equations are written."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.training_step import best_time
 from grnet_jax.backbones.googlenet import BLOCKS
 from grnet_jax.graph import PAPER_SCALES
 
@@ -23,6 +26,18 @@ def torch_device() -> str:
     if backend == "gpu" and torch.cuda.is_available():
         return "cuda"
     raise SystemExit(f"JAX computes on {backend}, which this PyTorch does not: install one for it")
+
+
+def best_torch_time(run: Callable[[], Any]) -> float:
+    """As `best_time`, of PyTorch on `torch_device()`."""
+    device = torch_device()
+
+    def once() -> None:
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return best_time(once)
 
 
 def make_torch_backbone(name: str) -> nn.Module:

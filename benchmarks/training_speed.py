@@ -12,6 +12,7 @@ Writes benchmarks/results/training_speed_DEVICE.json. Needs PyTorch (`make parit
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,13 @@ import torch
 from torch import nn
 
 from benchmarks.results_file import ROOT, ResultsFile
-from benchmarks.torch_model import TorchGraph, TorchGRNet, make_torch_backbone, torch_device
+from benchmarks.torch_model import (
+    TorchGraph,
+    TorchGRNet,
+    best_torch_time,
+    make_torch_backbone,
+    torch_device,
+)
 from benchmarks.training_step import SIZES, Size, best_time, random_photos, step_seconds
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.costs import multiply_adds
@@ -85,18 +92,9 @@ def matrix_rate() -> float:
     return 8 * 4096 * 1024 * 512 / best_time(lambda: jax.block_until_ready(product(x, y)))
 
 
-def _torch_time(run: Callable[[int], Any], batches: list[int], device: str) -> dict[str, Any]:
+def _torch_time(run: Callable[[int], Any], batches: list[int]) -> dict[str, Any]:
     """The fastest of the batch sizes."""
-
-    def timed(batch: int) -> float:
-        def once() -> None:
-            run(batch)
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return best_time(once)
-
-    times = {batch: timed(batch) for batch in batches}
+    times = {batch: best_torch_time(functools.partial(run, batch)) for batch in batches}
     best = min(times, key=lambda batch: times[batch])
     return {"torch_seconds": times[best], "torch_batch": best}
 
@@ -130,7 +128,7 @@ def _backbone(size: Size, device: str) -> dict[str, Any]:
 
     row = {"seconds": seconds, "gmac": 3 * _backbone_gmac(size, size.photos)}
     row["photos_done"] = size.photos
-    return row | _torch_time(run, [size.photos, size.photos // 2], device)
+    return row | _torch_time(run, [size.photos, size.photos // 2])
 
 
 def _backbone_gmac(size: Size, photos: int) -> float:
@@ -168,7 +166,7 @@ def _nodes(size: Size, device: str) -> dict[str, Any]:
             (theirs.nodes(x[start : start + batch], y) * weight_t[rows]).sum().backward()
 
     row = {"seconds": seconds, "gmac": 3 * pairs * _node_gmac(size), "pairs_done": pairs}
-    return row | _torch_time(run, _query_batches(size), device)
+    return row | _torch_time(run, _query_batches(size))
 
 
 def _query_batches(size: Size) -> list[int]:
@@ -208,7 +206,7 @@ def _reasoning(size: Size, device: str) -> dict[str, Any]:
 
     batches = [b for b in (8, 16, 32, 64, 128, 256, 1024) if b <= pairs]
     row = {"seconds": seconds, "gmac": 3 * pairs * _reasoning_gmac(size), "pairs_done": pairs}
-    return row | _torch_time(run, batches, device)
+    return row | _torch_time(run, batches)
 
 
 def _reasoning_gmac(size: Size) -> float:
@@ -221,7 +219,9 @@ def _step(size: Size, device: str) -> dict[str, Any]:
     seconds = step_seconds(size)
     theirs = TorchGRNet(size.backbone, size.channels, size.node_dim, size.reasoning_dim).to(device)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-4, weight_decay=0.05)
-    x, y = (torch.from_numpy(p.copy()).to(device) for p in random_photos(size))
+    x, y = (
+        torch.from_numpy(p.copy()).to(device) for p in random_photos(size.items, size.image_size)
+    )
 
     def run_torch(queries: int) -> None:
         optimizer.zero_grad()
@@ -232,7 +232,7 @@ def _step(size: Size, device: str) -> dict[str, Any]:
     pairs = size.items**2
     gmac = _backbone_gmac(size, 2 * size.items) + pairs * (_node_gmac(size) + _reasoning_gmac(size))
     row = {"seconds": seconds, "gmac": 3 * gmac, "photos_done": 2 * size.items, "pairs_done": pairs}
-    return row | _torch_time(run_torch, _query_batches(size), device)
+    return row | _torch_time(run_torch, _query_batches(size))
 
 
 def _scoring(size: Size, device: str) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def _scoring(size: Size, device: str) -> dict[str, Any]:
     pairs = size.items**2
     gmac = pairs * (_node_gmac(size) + _reasoning_gmac(size))
     row = {"seconds": seconds, "gmac": gmac, "pairs_done": pairs}
-    return row | _torch_time(run, _query_batches(size), device)
+    return row | _torch_time(run, _query_batches(size))
 
 
 _PARTS: Mapping[str, Callable[[Size, str], dict[str, Any]]] = {

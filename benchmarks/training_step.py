@@ -10,7 +10,7 @@ import numpy as np
 from configs import grnet
 from grnet_jax.mesh import make_mesh, place_batch
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
+from grnet_jax.training.setup import Run, build_run
 from grnet_jax.training.step import make_train_step
 
 _REPEATS = 5
@@ -46,20 +46,38 @@ def best_time(run: Callable[[], Any]) -> float:
     return min(times)
 
 
+def build_step(config: Any) -> tuple[Run, Any]:
+    """The run of a config on one device, and its jitted training step."""
+    devices = make_mesh(jax.devices()[:1])
+    run = build_run(config, devices, steps_per_epoch=1000)
+    objective = make_objective(run.matcher, config.loss)
+    return run, make_train_step(objective, run.tx, run.schedule, devices)
+
+
+def random_batch(run: Run) -> dict[str, jax.Array]:
+    """A training batch of random photos, all of different items, on the device."""
+    items = run.config.train.batch_items
+    photos = random_photos(items, run.config.data.image_size)
+    item = np.arange(items, dtype=np.int32)
+    return place_batch(
+        {"customer": photos[0], "shop": photos[1], "item": item, "content": item}, run.mesh
+    )
+
+
+def random_photos(items: int, image_size: int) -> np.ndarray:
+    """uint8 [2, items, S, S, 3]: a batch's customer and shop photos."""
+    shape = (2, items, image_size, image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
 def step_seconds(size: Size) -> float:
     """Of one training step of `items` customer and as many shop photos, random ones."""
     config = grnet.get_config()
     config.model.backbone.name = size.backbone
     config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
     config.data.image_size, config.train.batch_items = size.image_size, size.items
-    devices = make_mesh(jax.devices()[:1])
-    run = build_run(config, devices)
-    step = make_train_step(make_objective(run.matcher, config.loss), run.tx, run.schedule, devices)
-    photos = random_photos(size)
-    item = np.arange(size.items, dtype=np.int32)
-    batch = place_batch(
-        {"customer": photos[0], "shop": photos[1], "item": item, "content": item}, devices
-    )
+    run, step = build_step(config)
+    batch = random_batch(run)
     held = [run.create_state()]
 
     def once() -> None:
@@ -67,9 +85,3 @@ def step_seconds(size: Size) -> float:
         jax.block_until_ready(metrics)
 
     return best_time(once)
-
-
-def random_photos(size: Size) -> np.ndarray:
-    """uint8 [2, items, S, S, 3]: a batch's customer and shop photos."""
-    shape = (2, size.items, size.image_size, size.image_size, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -233,19 +233,20 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shift: tf.Tensor, framing: Framin
         },
     )
     image = _turn_upright(_decode(stored["image"]), stored["orientation"])
-    box = stored["box"]
-    if framing.crop != "box":
-        box = tf.numpy_function(
-            lambda height, width: np.asarray(framing.box(None, height, width), np.float32),
-            [tf.shape(image)[0], tf.shape(image)[1]],
-            tf.float32,
-        )
-        box = tf.ensure_shape(box, [4])
+    box = stored["box"] if framing.crop == "box" else _frame(image, framing)
     sides = tf.stack([box[2] - box[0], box[3] - box[1]])
     image = _cut(image, box + shift * tf.tile(sides, [2]))
     image = tf.image.resize(image, [framing.size] * 2, framing.interpolation, antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
     return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
+
+
+def _frame(image: tf.Tensor, framing: Framing) -> tf.Tensor:
+    """`Framing.box` of a photo without a box, rounded as there: float64 until the end."""
+    size = tf.cast(tf.shape(image)[1::-1], tf.float64)
+    cut = framing.center_share * tf.reduce_min(size) if framing.crop == "center" else size
+    corner = (size - cut) / 2
+    return tf.cast(tf.concat([corner, corner + cut], axis=0), tf.float32)
 
 
 def _decode(data: tf.Tensor) -> tf.Tensor:

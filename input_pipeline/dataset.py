@@ -19,7 +19,7 @@ from input_pipeline.datasets.listed import ListedConfig
 from input_pipeline.datasets.listing import Checked
 from input_pipeline.datasets.manifest import Manifest, manifest_config
 from input_pipeline.datasets.records import PhotoRecord, parse_record
-from input_pipeline.errors import DatasetError
+from input_pipeline.errors import DatasetError, one_of
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
@@ -168,9 +168,7 @@ def _find_builder(
         builder, kind = _DEEPFASHION[data.name]
         return builder, deepfashion_config(kind, data.source, data.on_bad_row, data.max_pixels)
     known = ("synthetic", "manifest", *_DEEPFASHION)
-    raise DatasetError(
-        f"config.data.name={data.name!r}: expected {', '.join(known[:-1])} or {known[-1]}"
-    )
+    raise DatasetError(f"config.data.name={data.name!r}: expected {one_of(known)}")
 
 
 def open_dataset(name: str, folder: epath.Path) -> Dataset:

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from grnet_jax.errors import InputError
 
 
+def one_of(values: Sequence[str]) -> str:
+    """ "a, b or c", for messages."""
+    return f"{', '.join(values[:-1])} or {values[-1]}"
+
+
 class DatasetError(InputError):
     """A prepared data set is missing, damaged or cannot serve what was asked of it."""
 

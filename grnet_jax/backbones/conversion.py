@@ -226,7 +226,7 @@ def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Convert
             bad.append(key)
         flat[variable.path] = variable.from_torch(array)
     if bad:
-        raise InputError(f"not all numbers are finite in {_some(bad)}")
+        raise InputError(f"not all numbers are finite in {some_of(bad)}")
     head = any(variable.in_head for variable, _ in match.pairs)
     return Converted(traverse_util.unflatten_dict(flat), match.left_out, head)
 
@@ -294,14 +294,14 @@ def _misfit(backbone: str, match: _Match, tensors: Mapping[str, np.ndarray]) -> 
     """What a message says of a checkpoint that does not fit."""
     parts = []
     if match.missing:
-        parts.append(f"missing: {_some(match.missing)}")
+        parts.append(f"missing: {some_of(match.missing)}")
     if match.unknown:
-        parts.append(f"unknown: {_some(match.unknown)}")
+        parts.append(f"unknown: {some_of(match.unknown)}")
     if match.mis_shaped:
         shapes = (
             f"{key} (found {found}, expected {wanted})" for key, found, wanted in match.mis_shaped
         )
-        parts.append(f"of another shape: {_some(list(shapes))}")
+        parts.append(f"of another shape: {some_of(list(shapes))}")
     message = f"the checkpoint does not fit backbone {backbone!r}; " + "; ".join(parts)
     others = fitting_backbones(tensors)
     if others:
@@ -312,7 +312,7 @@ def _misfit(backbone: str, match: _Match, tensors: Mapping[str, np.ndarray]) -> 
     return message
 
 
-def _some(keys: Sequence[str]) -> str:
-    """The first keys, and how many more there are."""
-    more = len(keys) - _NAMED
-    return ", ".join(keys[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def some_of(keys: Sequence[str], most: int = _NAMED) -> str:
+    """The first keys, and how many more there are; for messages."""
+    more = len(keys) - most
+    return ", ".join(keys[:most]) + (f" and {more} more" if more > 0 else "")

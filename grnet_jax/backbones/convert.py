@@ -22,7 +22,7 @@ from etils import epath
 from flax import traverse_util
 
 from grnet_jax.backbones import BACKBONES
-from grnet_jax.backbones.conversion import convert_tensors, fitting_backbones
+from grnet_jax.backbones.conversion import convert_tensors, fitting_backbones, some_of
 from grnet_jax.backbones.preprocessing import (
     PREPROCESSING,
     default_preprocessing,
@@ -131,7 +131,7 @@ def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> 
     print(f"  ImageNet head  {f'yes, {weights.classes} classes' if converted.head else 'no'}")
     print(f"  left out       {_describe_left_out(converted.left_out)}")
     if read.others:
-        print(f"  not tensors    {_some(read.others)}")
+        print(f"  not tensors    {some_of(read.others, _NAMED)}")
     print(f"  preprocessing  {weights.preprocessing}{given}")
     return weights
 
@@ -179,13 +179,8 @@ def _describe_left_out(keys: Sequence[str]) -> str:
     if len(keys) > len(others):
         parts.append(f"{len(keys) - len(others)} batch counts (num_batches_tracked)")
     if others:
-        parts.append(f"{len(others)} others: {_some(others)}")
+        parts.append(f"{len(others)} others: {some_of(others, _NAMED)}")
     return "; ".join(parts) or "nothing"
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return ", ".join(keys[:_NAMED]) + more
 
 
 def _classes(variables: Mapping[str, Any]) -> int:

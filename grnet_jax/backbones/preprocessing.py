@@ -93,6 +93,17 @@ def find_preprocessing(name: str) -> Preprocessing:
     return PREPROCESSING[name]
 
 
+def choose_preprocessing(given: str, backbone: str) -> str:
+    """The name of a backbone's preprocessing: that given, or with "" its default.
+
+    Raises:
+      InputError: naming those there are.
+    """
+    name = given or default_preprocessing(backbone)
+    find_preprocessing(name)
+    return name
+
+
 def normalise(photos: jax.Array, preprocessing: str) -> jax.Array:
     """Photos [n, h, w, 3] of 0..255 to what a backbone expects, float32.
 

@@ -26,7 +26,7 @@ from grnet_jax.errors import InputError
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MAX_SAFETENSORS_HEADER = 100_000_000
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 # Where training scripts put the network's state dict among other things.
 _WRAPPERS = (
@@ -96,7 +96,7 @@ def checkpoint_form(start: bytes) -> str:
         return "zip"
     if start.startswith(b"\x80") and _LEGACY_MAGIC.to_bytes(10, "little") in start[:32]:
         return "legacy stream"
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_SAFETENSORS_HEADER:
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_SAFETENSORS_HEADER:
         return "safetensors"
     return ""
 

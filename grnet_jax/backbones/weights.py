@@ -18,13 +18,16 @@ from etils import epath
 from flax import traverse_util
 
 import grnet_jax
-from grnet_jax.backbones.torch_file import checkpoint_form, describe_foreign
+from grnet_jax.backbones.torch_file import (
+    MAX_SAFETENSORS_HEADER,
+    checkpoint_form,
+    describe_foreign,
+)
 from grnet_jax.errors import InputError
 
 FORMAT = "grnet_jax weights"
 FORMAT_VERSION = 1
 _COLLECTIONS = ("params/", "batch_stats/")
-_MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def read_weights_info(path: str | os.PathLike) -> WeightsInfo:
             length = int.from_bytes(start[:8], "little")
             header = start[8:]
             if checkpoint_form(start) == "safetensors" and length > len(header):
-                header += stream.read(min(length, _MAX_HEADER) - len(header))
+                header += stream.read(min(length, MAX_SAFETENSORS_HEADER) - len(header))
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except OSError as error:

@@ -11,11 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import (
-    default_preprocessing,
-    find_preprocessing,
-    normalise,
-)
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
 from grnet_jax.models.matcher import Features
@@ -80,8 +76,7 @@ def build(model: Any) -> GRNet:
         check_at_least(f"model.{field}", model[field], least)
     if model.dtype not in _DTYPES:
         raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
-    preprocessing = model.backbone.preprocessing or default_preprocessing(model.backbone.name)
-    find_preprocessing(preprocessing)
+    preprocessing = choose_preprocessing(model.backbone.preprocessing, model.backbone.name)
     return GRNet(
         backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
         graph=SimilarityGraph(

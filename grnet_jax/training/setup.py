@@ -11,7 +11,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from grnet_jax.backbones.preprocessing import default_preprocessing, find_preprocessing
+from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preprocessing
 from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
@@ -102,8 +102,8 @@ def resolve_preprocessing(config: Any) -> Any:
     name = "imagenet"
     if "backbone" in config.model:
         backbone = config.model.backbone
-        backbone.preprocessing = backbone.preprocessing or default_preprocessing(backbone.name)
-        name = backbone.preprocessing
+        name = choose_preprocessing(backbone.preprocessing, backbone.name)
+        backbone.preprocessing = name
     preprocessing = find_preprocessing(name)
     config.data.interpolation = config.data.interpolation or preprocessing.interpolation
     config.data.center_share = config.data.center_share or preprocessing.center_share

@@ -1,6 +1,5 @@
 """DeepFashion: Category and Attribute Prediction."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from input_pipeline.datasets.base import SPLITS
@@ -38,13 +37,15 @@ class AttributesConfig(DeepFashionConfig):
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=False)
         categories = self._categories(annotations)
-        attributes = self._attributes(annotations)
+        attributes = annotations.read_attributes(
+            self.optional_file(_ATTRIBUTE_NAMES),
+            self.optional_file(_PHOTO_ATTRIBUTES),
+            "image_name",
+        )
         rows = []
         columns = ("image_name", "evaluation_status")
         for place, (image, status) in annotations.rows(self.file(PARTITION), columns):
-            if status not in SPLITS:
-                text = f"expected train, val or test, got {status!r}"
-                annotations.add(place, "unknown status", f"field 'evaluation_status': {text}")
+            if not annotations.is_status(place, status, SPLITS):
                 continue
             if image not in categories:
                 text = f"field 'image_name': {image!r} has no category in {_PHOTO_CATEGORIES}"
@@ -63,13 +64,7 @@ class AttributesConfig(DeepFashionConfig):
                         attributes=attributes.get(image, ()),
                     )
                 )
-        annotations.count_unlisted()
-        return Listing(
-            rows=rows,
-            problems=annotations.problems,
-            tolerated=annotations.tolerated,
-            split_field="evaluation_status",
-        )
+        return annotations.listing(rows)
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
         """Photos."""
@@ -95,14 +90,6 @@ class AttributesConfig(DeepFashionConfig):
                 text = f"field 'image_name': {image!r} has another category on an earlier line"
                 annotations.add(place, "duplicate row", text)
         return categories
-
-    def _attributes(self, annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
-        names = self.optional_file(_ATTRIBUTE_NAMES)
-        photos = self.optional_file(_PHOTO_ATTRIBUTES)
-        if names is None or photos is None:
-            return {}
-        known = [name for name, _ in annotations.read_names(names, "attribute")]
-        return annotations.read_attribute_table(photos, "image_name", known)
 
 
 class Attributes(ListedPhotos):

@@ -43,21 +43,19 @@ class ConsumerToShopConfig(DeepFashionConfig):
         pairs = _Pairs(
             annotations,
             annotations.read_items(self.optional_file(_ITEMS)),
-            self._attributes(annotations),
+            annotations.read_attributes(
+                self.optional_file(_ATTRIBUTE_NAMES),
+                self.optional_file(_ITEM_ATTRIBUTES),
+                "item_id",
+            ),
         )
         columns = (*_DOMAINS, "item_id", "evaluation_status")
         for place, (customer, shop, item_id, status) in annotations.rows(
             self.file(PARTITION), columns
         ):
             pairs.add(place, (customer, shop), item_id, status)
-        annotations.count_unlisted()
-        return Listing(
-            rows=[row for row in pairs.photos.values() if row],
-            problems=annotations.problems,
-            tolerated=annotations.tolerated,
-            facts={"pairs_listed": len(pairs.seen)},
-            split_field="evaluation_status",
-        )
+        rows = [row for row in pairs.photos.values() if row]
+        return annotations.listing(rows, pairs_listed=len(pairs.seen))
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
         """Photos and pairs; pairs as they are listed."""
@@ -65,14 +63,6 @@ class ConsumerToShopConfig(DeepFashionConfig):
             compare("photos", count_images(checked), 239_557),
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),
         ]
-
-    def _attributes(self, annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
-        names = self.optional_file(_ATTRIBUTE_NAMES)
-        items = self.optional_file(_ITEM_ATTRIBUTES)
-        if names is None or items is None:
-            return {}
-        known = [name for name, _ in annotations.read_names(names, "attribute")]
-        return annotations.read_attribute_table(items, "item_id", known)
 
 
 class _Pairs:
@@ -94,20 +84,15 @@ class _Pairs:
 
     def add(self, place: Place, images: tuple[str, str], item_id: str, status: str) -> None:
         """Takes one row of the pairs."""
-        note = self._annotations.add
-        if status not in SPLITS:
-            text = f"expected train, val or test, got {status!r}"
-            note(place, "unknown status", f"field 'evaluation_status': {text}")
+        if not self._annotations.is_status(place, status, SPLITS):
             return
-        if self._items is not None and item_id not in self._items:
-            text = f"field 'item_id': {item_id!r} is not in {_ITEMS}"
-            note(place, "unknown item", text)
+        if not self._annotations.is_item(place, item_id, self._items, _ITEMS):
             return
         first, split = self._homes.setdefault(item_id, (place, status))
         if status != split:
             text = f"item {item_id!r} is in split {split!r} on line {first.line}"
             text = f"field 'evaluation_status': {text}, here in {status!r}"
-            note(place, "item in two splits", text)
+            self._annotations.add(place, "item in two splits", text)
             return
         if (*images, item_id) in self.seen:
             self._annotations.tolerated["repeated pair"] += 1

@@ -44,13 +44,9 @@ class InShopConfig(DeepFashionConfig):
         photos_before: Counter[str] = Counter()  # of the training items
         columns = ("image_name", "item_id", "evaluation_status")
         for place, (image, item_id, status) in annotations.rows(self.file(PARTITION), columns):
-            if status not in _STATUSES:
-                text = f"expected train, query or gallery, got {status!r}"
-                annotations.add(place, "unknown status", f"field 'evaluation_status': {text}")
+            if not annotations.is_status(place, status, tuple(_STATUSES)):
                 continue
-            if items is not None and item_id not in items:
-                text = f"field 'item_id': {item_id!r} is not in {_ITEMS}"
-                annotations.add(place, "unknown item", text)
+            if not annotations.is_item(place, item_id, items, _ITEMS):
                 continue
             split, domain = _STATUSES[status]
             if not domain:
@@ -60,13 +56,7 @@ class InShopConfig(DeepFashionConfig):
             if row:
                 view = _VIEWS.get(annotations.box_kinds(image)["pose_type"], UNKNOWN)
                 rows.append(replace(row, category=folder_category(image), view=view))
-        annotations.count_unlisted()
-        return Listing(
-            rows=rows,
-            problems=annotations.problems,
-            tolerated=annotations.tolerated,
-            split_field="evaluation_status",
-        )
+        return annotations.listing(rows)
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
         """Photos and items of each part."""

@@ -13,13 +13,14 @@ from grnet_jax.photos import Box
 from input_pipeline.datasets.listing import (
     BOX_FIELDS,
     TRUNCATED,
+    Listing,
     PhotoRow,
     Place,
     Problem,
     box_size_problems,
 )
 from input_pipeline.datasets.records import UNKNOWN
-from input_pipeline.errors import AnnotationError
+from input_pipeline.errors import AnnotationError, one_of
 
 UPPER, LOWER, FULL = 1, 2, 3
 CLOTHES_TYPES = ("1", "2", "3")
@@ -188,25 +189,28 @@ class Annotations:
             if kind in types or (not types and _NUMBER.fullmatch(kind)):
                 names.append((name, int(kind)))
             else:
-                expected = _choice(types) if types else "a number"
+                expected = one_of(types) if types else "a number"
                 text = f"field {columns[1]!r}: expected {expected}, got {kind!r}"
                 self.add(place, "type of a name", text)
         if found := self.problems[before:]:
             raise AnnotationError([str(problem) for problem in found])
         return names
 
-    def read_attribute_table(
-        self, path: epath.Path, first: str, names: Sequence[str]
+    def read_attributes(
+        self, names_path: epath.Path | None, table_path: epath.Path | None, first: str
     ) -> dict[str, tuple[str, ...]]:
-        """Of each photo or item the attributes it has.
+        """Of each photo or item the attributes it has; none where a file is not there.
 
         Args:
-          path: of the file; each row has 1, -1 or 0 for each attribute.
-          first: name of the first column.
-          names: of the attributes.
+          names_path: the list of the attributes.
+          table_path: each of its rows has 1, -1 or 0 for each attribute.
+          first: name of the table's first column.
         """
         table: dict[str, tuple[str, ...]] = {}
-        for place, fields in self.rows(path, (first,), open_ended=True):
+        if names_path is None or table_path is None:
+            return table
+        names = [name for name, _ in self.read_names(names_path, "attribute")]
+        for place, fields in self.rows(table_path, (first,), open_ended=True):
             key, values = fields[0], fields[1:]
             strange = sorted(set(values) - {"1", "-1", "0"})
             if len(values) != len(names):
@@ -275,8 +279,34 @@ class Annotations:
             landmarks_place=None if landmarks is None else landmarks.place,
         )
 
-    def count_unlisted(self) -> None:
-        """Notes, at the end, the boxes and landmarks of photos that were never asked for."""
+    def is_status(self, place: Place, status: str, known: Sequence[str]) -> bool:
+        """Whether a row's evaluation_status is one there is; if not, the problem is noted."""
+        if status in known:
+            return True
+        text = f"field 'evaluation_status': expected {one_of(known)}, got {status!r}"
+        self.add(place, "unknown status", text)
+        return False
+
+    def is_item(self, place: Place, item_id: str, items: set[str] | None, file: str) -> bool:
+        """Whether a row's item is among those of `read_items`; if not, the problem is noted."""
+        if items is None or item_id in items:
+            return True
+        self.add(place, "unknown item", f"field 'item_id': {item_id!r} is not in {file}")
+        return False
+
+    def listing(self, rows: list[PhotoRow], **facts: int) -> Listing:
+        """These rows and what was noted, once all files are read and all photos asked for."""
+        self._count_unlisted()
+        return Listing(
+            rows=rows,
+            problems=self.problems,
+            tolerated=self.tolerated,
+            facts=facts,
+            split_field="evaluation_status",
+        )
+
+    def _count_unlisted(self) -> None:
+        """Notes the boxes and landmarks of photos that were never asked for."""
         for what, table in (("box", self._boxes), ("landmarks", self._landmarks)):
             if unlisted := len(table.keys() - self._listed):
                 self.tolerated[f"{what} of a photo in no split"] += unlisted
@@ -294,7 +324,7 @@ class Annotations:
         found = found or [("box", text) for text in box_size_problems(box)]
         for name, values in kinds.items():
             if columns[name] not in values:
-                text = f"field {name!r}: expected {_choice(values)}, got {columns[name]!r}"
+                text = f"field {name!r}: expected {one_of(values)}, got {columns[name]!r}"
                 found.append((name.replace("_", " "), text))
         for kind, text in found:
             self.add(place, kind, text)
@@ -308,7 +338,7 @@ class Annotations:
     ) -> LandmarkRow | None:
         clothes_type, texts = fields[0], fields[len(columns) :]
         if clothes_type not in CLOTHES_TYPES:
-            text = f"field 'clothes_type': expected {_choice(CLOTHES_TYPES)}, got {clothes_type!r}"
+            text = f"field 'clothes_type': expected {one_of(CLOTHES_TYPES)}, got {clothes_type!r}"
             self.add(place, "clothes type", text)
             return None
         slots = LANDMARK_SLOTS[int(clothes_type)]
@@ -387,10 +417,6 @@ def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str
 def _short(text: str) -> str:
     text = text.strip()
     return repr(text if len(text) <= 80 else f"{text[:80]}...")
-
-
-def _choice(values: Sequence[str]) -> str:
-    return f"{', '.join(values[:-1])} or {values[-1]}"
 
 
 def _another(what: str, image: str, place: Place) -> str:

@@ -19,7 +19,7 @@ from input_pipeline.parallel import ordered_map
 BOX_FIELDS = ("x_1", "y_1", "x_2", "y_2")
 TRUNCATED = 2  # visibility of a landmark outside the photo
 THREADS = 8  # each may hold a photo of max_pixels
-_AHEAD = 4 * THREADS
+AHEAD = 4 * THREADS  # photos in the queue before them
 
 
 class Place(NamedTuple):
@@ -210,7 +210,7 @@ def _inspect(
             return error
 
     with ThreadPoolExecutor(THREADS) as pool:
-        headers = ordered_map(pool, inspect, images, _AHEAD)
+        headers = ordered_map(pool, inspect, images, AHEAD)
         yield from tqdm(headers, "Checking photos", len(images), unit=" photos")
 
 

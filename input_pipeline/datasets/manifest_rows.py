@@ -12,6 +12,7 @@ from etils import epath
 
 from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.listing import (
+    AHEAD,
     BOX_FIELDS,
     THREADS,
     Listing,
@@ -21,13 +22,12 @@ from input_pipeline.datasets.listing import (
     box_size_problems,
 )
 from input_pipeline.datasets.records import DOMAINS, UNKNOWN, VIEWS
-from input_pipeline.errors import ManifestError
+from input_pipeline.errors import ManifestError, one_of
 from input_pipeline.parallel import ordered_map
 
 _REQUIRED = ("image", "item_id", "domain", "split")
 _OPTIONAL = ("category", *BOX_FIELDS, "view", "occluded", "cropped")
 _FLAGS = ("0", "1")
-_AHEAD = 4 * THREADS
 
 
 class TableRow(NamedTuple):
@@ -83,7 +83,7 @@ def fingerprint(table: Table) -> str:
     digest = hashlib.blake2b(table.data, digest_size=16)
     images = sorted({row.cells["image"] for row in table.rows} - {""})
     with ThreadPoolExecutor(THREADS) as pool:
-        states = ordered_map(pool, _state, map(table.photo_path, images), _AHEAD)
+        states = ordered_map(pool, _state, map(table.photo_path, images), AHEAD)
         for image, state in zip(images, states, strict=True):
             digest.update(f"{image}\0{state}\0".encode())
     return digest.hexdigest()
@@ -148,7 +148,7 @@ def _state(path: epath.Path) -> str:
     try:
         state = path.stat()
     except OSError:
-        return "missing"  # `check_table` reports it
+        return "missing"  # `check_listing` reports it
     return f"{state.length} {state.mtime}"
 
 
@@ -165,8 +165,8 @@ def _cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
     choices |= {name: values for name, values in optional_choices.items() if cells.get(name)}
     for name, allowed in choices.items():
         if cells[name] not in allowed:
-            expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-            yield f"unknown {name}", f"field {name!r}: expected {expected}, got {cells[name]!r}"
+            text = f"field {name!r}: expected {one_of(allowed)}, got {cells[name]!r}"
+            yield f"unknown {name}", text
     for text in _box_problems(cells):
         yield "box", text
 
