@@ -2,7 +2,9 @@
 
 import ml_collections
 
-DATASETS = ("synthetic", "manifest", "deepfashion_c2s", "deepfashion_inshop")
+from input_pipeline.datasets.registry import REGISTRY
+
+DATASETS = tuple(name for name, entry in REGISTRY.items() if entry.kind == "pairs")
 
 
 def check_dataset(dataset: str) -> str:
@@ -31,15 +33,18 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.size = "small"
     data.train_items = 0
     data.seed = 0
-    # Your own photos: path of the CSV.
+    # Your own photos, or FindFashion: path of the CSV.
     data.manifest = ""
-    # DeepFashion: the folder you downloaded, with Anno, Eval and img (docs/datasets.md).
+    # The other benchmarks: the folder you downloaded (docs/datasets.md).
     data.source = ""
     # What to do with wrong rows of the CSV or of the annotation files: "error" names them all and
-    # stops, "skip" leaves them out and counts them.
-    data.on_bad_row = "error"
+    # stops, "skip" leaves them out and counts them, kinds of problems joined by commas leave out
+    # those; "": the kinds that the data set is known to have.
+    data.on_bad_row = ""
     # Largest photo accepted, in pixels.
     data.max_pixels = 50_000_000
+    # Larger photos are stored with this longer side, in pixels; 0: as they are.
+    data.long_side = 0
     # Side of the square photos that the model sees, in pixels.
     data.image_size = 64
     # "box": cut to the garment's box; "none": the whole photo; "center": its central square.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -10,25 +10,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from grnet_jax.photos import Framing, crop_and_resize, open_photo
-from input_pipeline.datasets.base import SUMMARY_FILE, PhotoBuilder, index_file
-from input_pipeline.datasets.deepfashion import DeepFashionConfig, deepfashion_config
-from input_pipeline.datasets.deepfashion_attributes import Attributes, AttributesConfig
-from input_pipeline.datasets.deepfashion_c2s import ConsumerToShop, ConsumerToShopConfig
-from input_pipeline.datasets.deepfashion_inshop import InShop, InShopConfig
+from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.listing import Checked
-from input_pipeline.datasets.manifest import Manifest, manifest_config
+from input_pipeline.datasets.listing import Checked, Problem
 from input_pipeline.datasets.records import PhotoRecord, parse_record
-from input_pipeline.errors import DatasetError, one_of
+from input_pipeline.datasets.registry import find_dataset
+from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
-
-_DEEPFASHION: dict[str, tuple[type[PhotoBuilder], type[DeepFashionConfig]]] = {
-    "deepfashion_c2s": (ConsumerToShop, ConsumerToShopConfig),
-    "deepfashion_inshop": (InShop, InShopConfig),
-    "deepfashion_attributes": (Attributes, AttributesConfig),
-}
 
 
 class Split:
@@ -125,50 +115,45 @@ def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
       ManifestError: rows of the manifest are wrong.
       AnnotationError: rows of a benchmark's annotation files are wrong.
     """
-    builder, config = _find_builder(data)
+    builder, config = find_dataset(data.name).describe(data)
     root = epath.Path(data.dir).expanduser()
     folder = root / builder.name / config.name / str(builder.VERSION)
     ensure_prepared(folder, lambda: builder(config=config, data_dir=root))
     dataset = open_dataset(data.name, folder)
     skipped = dataset.summary.get("skipped_rows", 0)
-    lists = "manifest" if data.name == "manifest" else "annotation files"
-    note = f" ({skipped} bad rows of the {lists} were skipped)" if skipped else ""
+    note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
     return dataset
 
 
-def check_source(data: ml_collections.ConfigDict) -> tuple[Checked, dict[str, Any]]:
-    """Reads and checks what a data set would be prepared from, every photo too; writes nothing.
+class Report(NamedTuple):
+    """What checking found.
 
-    Returns:
-      What was found, and the summary that preparing would store, without the sizes in bytes.
+    Attributes:
+      checked: every row and problem.
+      refused: the problems that would stop a preparation.
+      summary: what preparing would store, without the sizes in bytes.
+    """
+
+    checked: Checked
+    refused: list[Problem]
+    summary: dict[str, Any]
+
+
+def check_source(data: ml_collections.ConfigDict) -> Report:
+    """Reads and checks what a data set would be prepared from, every photo too; writes nothing.
 
     Raises:
       DatasetError: a field is wrong, or the data set is not made from lists of photos.
       ManifestError: the manifest cannot be read as a whole.
       AnnotationError: an annotation file cannot be read as a whole.
     """
-    _, config = _find_builder(data)
+    _, config = find_dataset(data.name).describe(data)
     if not isinstance(config, ListedConfig):
         raise DatasetError(f"{data.name}: is not made from files, there is nothing to check")
     checked = config.check()
-    return checked, {"splits": checked.split_counts(), **config.describe(checked)}
-
-
-def _find_builder(
-    data: ml_collections.ConfigDict,
-) -> tuple[type[PhotoBuilder], tfds.core.BuilderConfig]:
-    if data.name == "synthetic":
-        from input_pipeline.datasets.synthetic import Synthetic, synthetic_config  # cv2
-
-        return Synthetic, synthetic_config(data.size, data.train_items, data.seed)
-    if data.name == "manifest":
-        return Manifest, manifest_config(data.manifest, data.on_bad_row, data.max_pixels)
-    if data.name in _DEEPFASHION:
-        builder, kind = _DEEPFASHION[data.name]
-        return builder, deepfashion_config(kind, data.source, data.on_bad_row, data.max_pixels)
-    known = ("synthetic", "manifest", *_DEEPFASHION)
-    raise DatasetError(f"config.data.name={data.name!r}: expected {one_of(known)}")
+    summary = {"splits": checked.split_counts(), **config.describe(checked)}
+    return Report(checked, config.refused(checked), summary)
 
 
 def open_dataset(name: str, folder: epath.Path) -> Dataset:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -21,6 +21,7 @@ _COLUMNS = {  # dtype and shape of one row
     "box": (np.float32, (4,)),
     "size": (np.int32, (2,)),
     "content": (np.int32, ()),
+    "attribute_ends": (np.int64, ()),
 }
 _DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 _ROWS_PER_PART = 65_536
@@ -40,9 +41,13 @@ class PhotoIndex:
       cropped: int8 [N], 0 or 1.
       box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright photo.
       size: int32 [N, 2], (height, width) of the upright photo in pixels.
-      content: int32 [N], equal exactly where the stored image bytes are equal.
+      content: int32 [N], equal exactly where the stored image bytes are equal, in all splits.
+      attribute_ends: int64 [N], where each photo's part of `attribute_marks` ends.
+      attribute_marks: int32, a + 1 for each attribute a, an index into `attributes`, that a photo
+        has, -(a + 1) for each that is not known of it.
       items: str [number of items in this split].
       categories: str [number of categories in the data set], the same in each split.
+      attributes: str [number of attributes in the data set], the same in each split.
     """
 
     photo_id: np.ndarray
@@ -55,8 +60,11 @@ class PhotoIndex:
     box: np.ndarray
     size: np.ndarray
     content: np.ndarray
+    attribute_ends: np.ndarray
+    attribute_marks: np.ndarray
     items: np.ndarray
     categories: np.ndarray
+    attributes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.item)
@@ -87,6 +95,18 @@ class PhotoIndex:
         both = (self.customers.counts > 0) & (self.shops.counts > 0)
         return np.flatnonzero(both).astype(np.int32)
 
+    def attribute_values(self, rows: np.ndarray) -> np.ndarray:
+        """int8 [n, attributes] of these photos: 1 has it, 0 has it not, -1 not known."""
+        ends = self.attribute_ends[rows]
+        starts = np.where(rows > 0, self.attribute_ends[rows - 1], 0)
+        counts = ends - starts
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        places = np.repeat(starts, counts) + np.arange(counts.sum()) - first
+        marks = self.attribute_marks[places]
+        values = np.zeros((len(rows), len(self.attributes)), np.int8)
+        values[np.repeat(np.arange(len(rows)), counts), np.abs(marks) - 1] = np.sign(marks)
+        return values
+
     def counts(self) -> dict[str, int]:
         """The numbers that a summary prints."""
         return {
@@ -108,6 +128,31 @@ class PhotoIndex:
         unfinished = path.parent / f"{path.name}.tmp"
         unfinished.write_bytes(buffer.getvalue())
         unfinished.replace(path)
+
+    @classmethod
+    def join(cls, indices: Sequence["PhotoIndex"]) -> "PhotoIndex":
+        """The rows of several splits of one data set, one after the other; items by their names."""
+        items, numbers = np.unique(
+            np.concatenate([index.items for index in indices]), return_inverse=True
+        )
+        firsts = np.cumsum([0, *(len(index.items) for index in indices)])
+        marks = np.cumsum([0, *(len(index.attribute_marks) for index in indices)])
+        columns = {
+            name: np.concatenate([getattr(index, name) for index in indices])
+            for name in ("photo_id", "attribute_marks", *_COLUMNS)
+        }
+        columns["item"] = np.concatenate(
+            [numbers[first + index.item] for first, index in zip(firsts, indices, strict=False)]
+        ).astype(np.int32)
+        columns["attribute_ends"] = np.concatenate(
+            [first + index.attribute_ends for first, index in zip(marks, indices, strict=False)]
+        )
+        return cls(
+            **columns,
+            items=items,
+            categories=indices[0].categories,
+            attributes=indices[0].attributes,
+        )
 
     @classmethod
     def load(cls, path: epath.PathLike) -> "PhotoIndex":
@@ -155,53 +200,54 @@ class RowsByItem:
 
 
 class IndexBuilder:
-    """Collects an index, one record after another."""
+    """Collects the rows of a split's index, one record after another."""
 
     def __init__(self) -> None:
-        names = ("photo_id", "content_digest", *_COLUMNS)
-        self._waiting: dict[str, list] = {name: [] for name in names if name != "content"}
+        computed = ("content", "attribute_ends")
+        names = ("photo_id", "content_digest", "mark_count", "marks", *_COLUMNS)
+        self._waiting: dict[str, list] = {name: [] for name in names if name not in computed}
         self._parts: list[dict[str, np.ndarray]] = []
-        self._items: dict[str, int] = {}
-        self._categories: dict[str, int] = {}
+        self.items: dict[str, int] = {}
+        self.categories: dict[str, int] = {}
+        self.attributes: dict[str, int] = {}
 
-    def add(self, *, item_id: str, category: str, **columns: object) -> None:
+    def add(
+        self,
+        *,
+        item_id: str,
+        category: str,
+        attributes: Sequence[str],
+        unknown_attributes: Sequence[str],
+        **columns: object,
+    ) -> None:
         """Adds a row.
 
         Args:
           item_id: name of the item.
           category: name of the category, "" where unknown.
+          attributes: names of those the photo has.
+          unknown_attributes: names of those not known of it.
           **columns: photo_id, domain, view, occluded, cropped, box, size, and
             content_digest: 16 bytes, equal where the stored image bytes are equal.
         """
-        columns["item"] = self._items.setdefault(item_id, len(self._items))
-        columns["category"] = (
-            self._categories.setdefault(category, len(self._categories)) if category else -1
-        )
-        for name, values in self._waiting.items():
-            values.append(columns[name])
+        columns["item"] = _number(self.items, item_id)
+        columns["category"] = _number(self.categories, category) if category else -1
+        columns["mark_count"] = len(attributes) + len(unknown_attributes)
+        for name, value in columns.items():
+            self._waiting[name].append(value)
+        for sign, names in ((1, attributes), (-1, unknown_attributes)):
+            self._waiting["marks"] += [
+                sign * (_number(self.attributes, name) + 1) for name in names
+            ]
         if len(self._waiting["item"]) >= _ROWS_PER_PART:
             self._pack()
 
-    def categories(self) -> set[str]:
-        """The names met so far."""
-        return set(self._categories)
-
-    def build(self, categories: Sequence[str]) -> PhotoIndex:
-        """The index, its categories numbered by their place in `categories`."""
+    def columns(self) -> dict[str, np.ndarray]:
+        """All rows, by column; content_digest in content's place, mark_count in attribute_ends'."""
         self._pack()
-        columns = {
+        return {
             name: np.concatenate([part[name] for part in self._parts]) for name in self._waiting
         }
-        places = {name: place for place, name in enumerate(categories)}
-        renumber = np.array([places[name] for name in self._categories] + [-1], np.int32)
-        columns["category"] = renumber[columns["category"]]  # -1 takes the last, -1
-        digests = columns.pop("content_digest")
-        return PhotoIndex(
-            content=np.unique(digests, return_inverse=True)[1].astype(np.int32),
-            items=_strings(self._items),
-            categories=_strings(categories),
-            **columns,
-        )
 
     def _pack(self) -> None:
         """Turns the waiting rows into arrays: as Python objects, millions take gigabytes."""
@@ -211,11 +257,50 @@ class IndexBuilder:
                 part[name] = _strings(values)
             elif name == "content_digest":
                 part[name] = np.frombuffer(b"".join(values), _DIGEST)
+            elif name in ("mark_count", "marks"):
+                part[name] = np.array(values, np.int32)
             else:
                 dtype, shape = _COLUMNS[name]
                 part[name] = np.array(values, dtype).reshape(-1, *shape)
             values.clear()
         self._parts.append(part)
+
+
+def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]:
+    """The index of each split; categories, attributes and contents are numbered alike in all."""
+    categories = sorted({name for builder in builders.values() for name in builder.categories})
+    attributes = sorted({name for builder in builders.values() for name in builder.attributes})
+    columns = {split: builder.columns() for split, builder in builders.items()}
+    digests = [rows.pop("content_digest") for rows in columns.values()]
+    content = np.unique(np.concatenate(digests), return_inverse=True)[1].astype(np.int32)
+    contents = np.split(content, np.cumsum([len(part) for part in digests])[:-1])
+    indices = {}
+    for (split, builder), own in zip(builders.items(), contents, strict=True):
+        rows = columns[split]
+        marks = rows.pop("marks")
+        rows["category"] = _renumbered(builder.categories, categories)[rows["category"]]
+        rows["attribute_ends"] = np.cumsum(rows.pop("mark_count"), dtype=np.int64)
+        numbers = _renumbered(builder.attributes, attributes)[np.abs(marks) - 1]
+        indices[split] = PhotoIndex(
+            content=own,
+            attribute_marks=np.sign(marks) * (numbers + 1),
+            items=_strings(builder.items),
+            categories=_strings(categories),
+            attributes=_strings(attributes),
+            **rows,
+        )
+    return indices
+
+
+def _number(numbers: dict[str, int], name: str) -> int:
+    """The number of a name, which is new where it has none."""
+    return numbers.setdefault(name, len(numbers))
+
+
+def _renumbered(names: Iterable[str], ordered: Sequence[str]) -> np.ndarray:
+    """For each name its place in `ordered`; the last element, which -1 takes, is -1."""
+    places = {name: place for place, name in enumerate(ordered)}
+    return np.array([*(places[name] for name in names), -1], np.int32)
 
 
 def _strings(values: Iterable[str]) -> np.ndarray:

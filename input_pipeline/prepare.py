@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from grnet_jax.errors import InputError
 from grnet_jax.photos import MAX_PIXELS
+from input_pipeline.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-_DEEPFASHION = ("deepfashion_c2s", "deepfashion_inshop", "deepfashion_attributes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{format_summary(dataset.summary)}\n\nWrote {dataset.directory}")
-    if options.dataset != "deepfashion_attributes":  # no pairs: no config trains on it
+    if REGISTRY[options.dataset].kind == "pairs":  # what the configs train on
         print(f"Next: {_next_command(options)}")
     return 0
 
@@ -65,9 +64,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
             [
                 line["what"],
                 f"{line['found']:,}",
-                f"{line['release']:,}",
-                "" if line["paper"] is None else f"{line['paper']:,}",
-                "" if line["found"] == line["release"] else "differs",
+                _optional(line["release"]),
+                _optional(line["paper"]),
+                "" if line["found"] in (line["release"], line["paper"]) else "differs",
             ]
             for line in release
         ]
@@ -80,10 +79,14 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def _optional(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
 def _check(data: "ConfigDict") -> int:
     from input_pipeline.dataset import check_source
 
-    checked, summary = check_source(data)
+    checked, refused, summary = check_source(data)
     for problem in checked.problems:
         print(problem)
     print(f"\n{format_summary(summary)}\n")
@@ -91,8 +94,12 @@ def _check(data: "ConfigDict") -> int:
     if not checked.rows:
         print(f"{bad}, and no photo is left: this cannot be prepared.")
         return 2
-    if checked.problems and data.on_bad_row == "error":
-        print(f"{bad}: preparing refuses them; --on_bad_row=skip leaves them out.")
+    if refused:
+        kinds = ",".join(sorted({problem.kind for problem in refused}))
+        print(
+            f"{bad}, {len(refused):,} problems that preparing refuses; --on_bad_row=skip leaves "
+            f"all bad rows out, --on_bad_row={shlex.quote(kinds)} those of these kinds."
+        )
         return 2
     print(f"{bad} will be left out." if checked.problems else "No problems.")
     return 0
@@ -110,29 +117,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--dataset", choices=("synthetic", "manifest", *_DEEPFASHION), default="synthetic")
+    add("--dataset", choices=tuple(REGISTRY), default="synthetic")
     add("--check", action="store_true", help="check lists and photos only; write nothing")
     add("--dir", default="data", help="folder of prepared data sets (%(default)s)")
     add("--size", default="small", help="synthetic: small or tiny (%(default)s)")
     add("--train_items", type=int, default=0, help="synthetic: 0 for the size's own")
     add("--seed", type=int, default=0, help="synthetic: draws another set (%(default)s)")
-    add("--manifest", default="", help="manifest: path of the CSV")
-    add("--source", default="", help="deepfashion_*: the folder you downloaded")
-    add("--on_bad_row", default="error", help="lists: error, or skip bad rows (%(default)s)")
+    add("--manifest", default="", help="manifest, findfashion: path of the CSV")
+    add("--source", default="", help="all others: the folder you downloaded")
+    add(
+        "--on_bad_row",
+        default="",
+        help="error, skip, or kinds of problems to skip, joined by commas; by default those that "
+        "the data set is known to have (docs/datasets.md)",
+    )
     add("--max_pixels", type=int, default=MAX_PIXELS, help="largest photo (%(default)s pixels)")
+    add("--long_side", type=int, default=0, help="store larger photos at this size; 0: as found")
     return parser
 
 
 def _next_command(options: argparse.Namespace) -> str:
-    used = {
-        "synthetic": ("dir", "size", "train_items", "seed"),
-        "manifest": ("dir", "manifest", "on_bad_row", "max_pixels"),
-        **dict.fromkeys(_DEEPFASHION, ("dir", "source", "on_bad_row", "max_pixels")),
-    }
     defaults = _parser().parse_args([])
     given = [
         f"--config.data.{name}={getattr(options, name)}"
-        for name in used[options.dataset]
+        for name in ("dir", *REGISTRY[options.dataset].fields)
         if name == "dir" or getattr(options, name) != getattr(defaults, name)
     ]
     return shlex.join(

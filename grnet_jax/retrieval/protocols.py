@@ -27,6 +27,24 @@ class Protocol:
     queries: np.ndarray
 
 
+def query_choices(
+    view: np.ndarray, occluded: np.ndarray, cropped: np.ndarray
+) -> dict[str, np.ndarray]:
+    """bool [q] for each of FindFashion's protocols: its queries.
+
+    Args:
+      view: int [q]: 0 front, 1 side, 2 back, -1 unknown.
+      occluded: int [q]: 1 if more than 30% is covered, 0 if not, -1 unknown.
+      cropped: int [q]: 1 if more than 30% is out of the picture, 0 if not, -1 unknown.
+    """
+    return {
+        "easy": (view == 0) & (occluded == 0) & (cropped == 0),
+        "hard_view": (view == 1) | (view == 2),
+        "hard_occlusion": occluded == 1,
+        "hard_cropping": cropped == 1,
+    }
+
+
 def make_protocols(
     view: np.ndarray, occluded: np.ndarray, cropped: np.ndarray, dataset: str
 ) -> list[Protocol]:

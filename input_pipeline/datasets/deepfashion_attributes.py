@@ -1,15 +1,12 @@
 """DeepFashion: Category and Attribute Prediction."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from input_pipeline.datasets.base import SPLITS
-from input_pipeline.datasets.deepfashion import (
-    PARTITION,
-    DeepFashionConfig,
-    compare,
-    count_images,
-)
-from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
+from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig
+from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
+from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing
 from input_pipeline.datasets.records import UNKNOWN
@@ -24,7 +21,7 @@ _LANDMARKS = "Anno/list_landmarks.txt"
 
 @dataclass(kw_only=True)
 class AttributesConfig(DeepFashionConfig):
-    """Which download: see `deepfashion_config`."""
+    """Which download: see `download_config`."""
 
     benchmark = "DeepFashion's Category and Attribute Prediction"
     required = (PARTITION, _CATEGORIES, _PHOTO_CATEGORIES, _BOXES)
@@ -61,7 +58,7 @@ class AttributesConfig(DeepFashionConfig):
                         row,
                         category=category,
                         clothes_type=clothes_type,
-                        attributes=attributes.get(image, ()),
+                        **attributes.get(image, AttributeRow())._asdict(),
                     )
                 )
         return annotations.listing(rows)
@@ -98,8 +95,13 @@ class Attributes(ListedPhotos):
     The release has no items and no roles: its folders are search words, and a folder's photos
     are spread over the splits. Each photo is an item of its own here, its path the item_id, and
     every one is called a shop photo. Where a photo has landmarks its clothes type is theirs,
-    otherwise its category's. A value of 0, not known, is stored like -1: as not having it.
+    otherwise its category's.
     """
 
     name = "deepfashion_attributes"
     builder_config: AttributesConfig
+
+
+def from_data(data: Any) -> tuple[type[Attributes], AttributesConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return Attributes, download_config(AttributesConfig, data)

@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from input_pipeline.datasets.base import SPLITS
-from input_pipeline.datasets.deepfashion import (
-    PARTITION,
-    DeepFashionConfig,
-    compare,
-    count_images,
-    folder_category,
-)
-from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
+from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, folder_category
+from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
+from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place
 
@@ -27,7 +23,7 @@ _DOMAINS = {"image_pair_name_1": "customer", "image_pair_name_2": "shop"}
 
 @dataclass(kw_only=True)
 class ConsumerToShopConfig(DeepFashionConfig):
-    """Which download: see `deepfashion_config`."""
+    """Which download: see `download_config`."""
 
     benchmark = "DeepFashion's Consumer-to-shop Clothes Retrieval"
     required = (PARTITION, _BOXES)
@@ -72,7 +68,7 @@ class _Pairs:
         self,
         annotations: Annotations,
         items: set[str] | None,
-        attributes: Mapping[str, tuple[str, ...]],
+        attributes: Mapping[str, AttributeRow],
     ):
         self.photos: dict[tuple[str, str], PhotoRow | None] = {}
         self.seen: set[tuple[str, str, str]] = set()
@@ -117,8 +113,8 @@ class _Pairs:
             self._annotations.add(place, "domain", f"field {field!r}: {text}")
             row = None
         if row:
-            attributes = self._attributes.get(item_id, ())
-            row = replace(row, category=folder_category(image), attributes=attributes)
+            attributes = self._attributes.get(item_id, AttributeRow())
+            row = replace(row, category=folder_category(image), **attributes._asdict())
         self.photos[key] = row
 
 
@@ -132,3 +128,8 @@ class ConsumerToShop(ListedPhotos):
 
     name = "deepfashion_c2s"
     builder_config: ConsumerToShopConfig
+
+
+def from_data(data: Any) -> tuple[type[ConsumerToShop], ConsumerToShopConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return ConsumerToShop, download_config(ConsumerToShopConfig, data)

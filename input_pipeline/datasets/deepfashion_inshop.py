@@ -2,15 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
-from input_pipeline.datasets.deepfashion import (
-    PARTITION,
-    DeepFashionConfig,
-    compare,
-    count_images,
-    folder_category,
-)
+from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, folder_category
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
+from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing
 from input_pipeline.datasets.records import DOMAINS, UNKNOWN, VIEWS
@@ -26,7 +22,7 @@ _VIEWS = {1: VIEWS.index("front"), 2: VIEWS.index("side"), 3: VIEWS.index("back"
 
 @dataclass(kw_only=True)
 class InShopConfig(DeepFashionConfig):
-    """Which download: see `deepfashion_config`."""
+    """Which download: see `download_config`."""
 
     benchmark = "DeepFashion's In-shop Clothes Retrieval"
     required = (PARTITION, _BOXES)
@@ -86,3 +82,8 @@ class InShop(ListedPhotos):
 
     name = "deepfashion_inshop"
     builder_config: InShopConfig
+
+
+def from_data(data: Any) -> tuple[type[InShop], InShopConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return InShop, download_config(InShopConfig, data)

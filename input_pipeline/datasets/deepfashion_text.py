@@ -1,6 +1,5 @@
 """DeepFashion's annotation files: a count, a line of column names, then fields between blanks."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,6 @@ CLOTHES_TYPES = ("1", "2", "3")
 LANDMARK_SLOTS = {UPPER: (0, 1, 2, 3, 6, 7), LOWER: (4, 5, 6, 7), FULL: tuple(range(8))}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")  # nine digits fit the int32 of a record
 _BOM = b"\xef\xbb\xbf"
-_CHUNK = 2**20
 
 
 class BoxRow(NamedTuple):
@@ -48,6 +46,13 @@ class LandmarkRow(NamedTuple):
     points: np.ndarray
 
 
+class AttributeRow(NamedTuple):
+    """Names of the attributes that a photo or item has, and of those not known of it."""
+
+    attributes: tuple[str, ...] = ()
+    unknown_attributes: tuple[str, ...] = ()
+
+
 class Annotations:
     """Reads the files of one benchmark and collects what is wrong with their rows.
 
@@ -64,6 +69,7 @@ class Annotations:
         self._landmarks: dict[str, LandmarkRow | None] = {}
         self._boxes_file: epath.Path | None = None
         self._listed: set[str] = set()
+        self._attribute_types: dict[str, int] = {}
 
     def add(self, place: Place, kind: str, text: str) -> None:
         """Notes a problem."""
@@ -198,18 +204,20 @@ class Annotations:
 
     def read_attributes(
         self, names_path: epath.Path | None, table_path: epath.Path | None, first: str
-    ) -> dict[str, tuple[str, ...]]:
-        """Of each photo or item the attributes it has; none where a file is not there.
+    ) -> dict[str, "AttributeRow"]:
+        """Of each photo or item what is said of its attributes; none where a file is not there.
 
         Args:
           names_path: the list of the attributes.
           table_path: each of its rows has 1, -1 or 0 for each attribute.
           first: name of the table's first column.
         """
-        table: dict[str, tuple[str, ...]] = {}
+        table: dict[str, AttributeRow] = {}
         if names_path is None or table_path is None:
             return table
-        names = [name for name, _ in self.read_names(names_path, "attribute")]
+        types = self.read_names(names_path, "attribute")
+        self._attribute_types = dict(types)
+        names = [name for name, _ in types]
         for place, fields in self.rows(table_path, (first,), open_ended=True):
             key, values = fields[0], fields[1:]
             strange = sorted(set(values) - {"1", "-1", "0"})
@@ -221,8 +229,8 @@ class Annotations:
             elif key in table:
                 self.add(place, "duplicate row", f"field {first!r}: {key!r} is there already")
             else:
-                table[key] = tuple(
-                    name for name, value in zip(names, values, strict=True) if value == "1"
+                table[key] = AttributeRow(
+                    _with_value("1", names, values), _with_value("0", names, values)
                 )
         return table
 
@@ -302,6 +310,7 @@ class Annotations:
             problems=self.problems,
             tolerated=self.tolerated,
             facts=facts,
+            attribute_types=self._attribute_types,
             split_field="evaluation_status",
         )
 
@@ -364,22 +373,6 @@ class Annotations:
         return LandmarkRow(place, int(clothes_type), points)
 
 
-def fingerprint(paths: Sequence[epath.Path]) -> str:
-    """A digest that changes when one of these files changes, comes or goes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        digest.update(f"{path.name}\0{path.exists()}\0".encode())
-        if not path.exists():
-            continue
-        try:
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-        except OSError as error:
-            raise AnnotationError([f"{path}: cannot be read: {error}"]) from error
-    return digest.hexdigest()
-
-
 def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
     """Yields the number and text of each line that is not blank."""
     line = 0
@@ -412,6 +405,10 @@ def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str
         raise AnnotationError(
             [f"{path}:{line}: expected the names of the columns, from {first!r} on; {what}"]
         )
+
+
+def _with_value(value: str, names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name, given in zip(names, values, strict=True) if given == value)
 
 
 def _short(text: str) -> str:

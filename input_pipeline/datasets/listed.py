@@ -1,11 +1,13 @@
-"""What the builders share that read lists of photos: policy, records and summary."""
+"""What the builders share that read lists of photos: options, records and summary."""
 
 import abc
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -13,12 +15,59 @@ from tqdm import tqdm
 
 from grnet_jax.photos import encode_png, open_photo
 from input_pipeline.datasets.base import SPLITS, PhotoBuilder, ShardSource
-from input_pipeline.datasets.listing import THREADS, Checked, CheckedRow, Listing, check_listing
+from input_pipeline.datasets.listing import (
+    THREADS,
+    Checked,
+    CheckedRow,
+    Listing,
+    PhotoRow,
+    Problem,
+    check_listing,
+)
+from input_pipeline.datasets.policy import Policy, make_policy
 from input_pipeline.datasets.records import NO_LANDMARKS, PhotoRecord
+from input_pipeline.datasets.shrinking import Shrinking
 from input_pipeline.errors import DatasetError, ListError
 from input_pipeline.parallel import ordered_map
 
-BAD_ROW_POLICIES = ("error", "skip")
+_TOLD = 20  # skipped rows that are printed, of each kind
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """How to take lists of photos.
+
+    Attributes:
+      policy: which problems stop the preparation.
+      max_pixels: larger photos are unreadable.
+      long_side: larger photos are stored with this longer side, in pixels; 0: as they are.
+    """
+
+    policy: Policy
+    max_pixels: int
+    long_side: int
+
+
+def list_options(data: Any, default: Iterable[str] = ()) -> ListOptions:
+    """The options that config.data describes.
+
+    Args:
+      data: config.data, of which on_bad_row, max_pixels and long_side are read.
+      default: kinds of problems that are skipped where on_bad_row is "".
+
+    Raises:
+      DatasetError: a field is wrong.
+    """
+    for field, least in (("max_pixels", 1), ("long_side", 0)):
+        if data[field] < least:
+            raise DatasetError(f"config.data.{field}={data[field]}: expected at least {least}")
+    return ListOptions(make_policy(data.on_bad_row, default), data.max_pixels, data.long_side)
+
+
+def config_name(stem: str, fingerprint: str, options: ListOptions) -> str:
+    """The prepared folder's name: other lists, or other options, have another."""
+    key = f"{fingerprint} {options.policy} {options.max_pixels} {options.long_side}"
+    return f"{stem}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
 
 
 @dataclass(kw_only=True)
@@ -27,16 +76,16 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
 
     Attributes:
       stem: what the names of all preparations of these lists begin with.
-      on_bad_row: "error" refuses lists with bad rows, "skip" leaves these out and counts them.
-      max_pixels: larger photos are bad rows.
+      options: how to take them.
     """
 
     error: ClassVar[type[ListError]] = ListError
+    skips: ClassVar[frozenset[str]] = frozenset()  # kinds of problems the release has
     overhang: ClassVar[int] = 0  # see `check_listing`
+    many_boxes: ClassVar[bool] = False  # see `check_listing`
 
     stem: str
-    on_bad_row: str
-    max_pixels: int
+    options: ListOptions
 
     @abc.abstractmethod
     def read(self) -> Listing:
@@ -50,6 +99,11 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
     def origin(self) -> dict[str, object]:
         """What the summary tells of where the photos came from."""
 
+    def mask(self, row: PhotoRow, height: int, width: int) -> bytes:
+        """PNG of the garment's pixels in the upright photo of that size; b"" where unknown."""
+        del row, height, width
+        return b""
+
     def compare(self, checked: Checked) -> list[dict[str, object]]:
         """Counts beside those of the published data set: what, found, release, paper."""
         del checked
@@ -57,34 +111,40 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
 
     def check(self) -> Checked:
         """Reads and checks everything, and writes nothing."""
-        return check_listing(self.read(), self.photo_path, self.max_pixels, self.overhang)
+        return check_listing(
+            self.read(),
+            self.photo_path,
+            self.options.max_pixels,
+            overhang=self.overhang,
+            many_boxes=self.many_boxes,
+        )
+
+    def refused(self, checked: Checked) -> list[Problem]:
+        """The problems that stop a preparation."""
+        return [
+            problem for problem in checked.problems if self.options.policy.refuses(problem.kind)
+        ]
 
     def describe(self, checked: Checked) -> dict[str, object]:
         """The part of the summary that does not depend on what is written."""
         return {
             **self.origin(),
+            "on_bad_row": str(self.options.policy),
+            "long_side": self.options.long_side,
             "skipped_rows": checked.bad_rows(),
             "problems": checked.problem_counts(),
             "tolerated": dict(sorted(checked.tolerated.items())),
             "facts": dict(checked.facts),
+            "attribute_types": dict(checked.attribute_types),
             "release": self.compare(checked),
         }
 
 
-def check_policy(on_bad_row: str) -> None:
-    """Raises DatasetError where config.data.on_bad_row is none of the policies."""
-    if on_bad_row not in BAD_ROW_POLICIES:
-        raise DatasetError(f"config.data.on_bad_row={on_bad_row!r}: expected error or skip")
-
-
-def config_name(stem: str, fingerprint: str, on_bad_row: str, max_pixels: int) -> str:
-    """The prepared folder's name: other lists, or another choice of rows, have another."""
-    skips = f"-skip{max_pixels}" if on_bad_row == "skip" else ""  # the limit makes rows bad
-    return f"{stem}-{fingerprint[:12]}{skips}"
-
-
 class ListedPhotos(PhotoBuilder):
     """Keeps JPEGs of grey or RGB pixels byte for byte; all else becomes upright RGB PNG.
+
+    Where config.data.long_side is given, larger photos become upright RGB JPEGs of that size, and
+    boxes, landmarks and masks shrink with them.
 
     Subclasses set `name`, and may set `photos_per_shard`.
     """
@@ -100,15 +160,13 @@ class ListedPhotos(PhotoBuilder):
         """The good rows in the order of the lists."""
         config = self.builder_config
         checked = config.check()
-        if (checked.problems and config.on_bad_row == "error") or not checked.rows:
+        refused = config.refused(checked)
+        if refused or not checked.rows:
             raise config.error(
-                [str(problem) for problem in checked.problems],
+                [str(problem) for problem in refused or checked.problems],
                 rows_can_be_skipped=bool(checked.rows),
             )
-        for problem in checked.problems:
-            print(f"Skipped {problem}")
-        for kind, count in sorted(checked.tolerated.items()):
-            print(f"Tolerated: {kind}: {count}")
+        tell_skipped(checked)
         self._notes = config.describe(checked)
         self._tell_of_older_preparations()
         return {
@@ -150,27 +208,51 @@ class ListedPhotos(PhotoBuilder):
 
     def _record(self, checked: CheckedRow) -> PhotoRecord:
         row, header = checked
-        path = self.builder_config.photo_path(row.image)
-        orientation = header.orientation
-        if header.plain_jpeg:
-            image = path.read_bytes()
+        config = self.builder_config
+        path, options = config.photo_path(row.image), config.options
+        height, width, orientation = header.height, header.width, 1
+        box = row.box or (0.0, 0.0, float(width), float(height))
+        landmarks = NO_LANDMARKS if row.landmarks is None else row.landmarks
+        mask = config.mask(row, height, width)
+        if 0 < options.long_side < max(height, width):
+            small = Shrinking.to_long_side(height, width, options.long_side)
+            image = small.jpeg(open_photo(path, options.max_pixels))
+            height, width = small.height, small.width
+            box, landmarks, mask = small.box(box), small.landmarks(landmarks), small.mask(mask)
+        elif header.plain_jpeg:
+            image, orientation = path.read_bytes(), header.orientation
         else:
-            image = encode_png(open_photo(path, self.builder_config.max_pixels))
-            orientation = 1
+            image = encode_png(open_photo(path, options.max_pixels))
         return PhotoRecord(
             image=image,
             photo_id=row.image,
             item_id=row.item_id,
             domain=row.domain,
-            height=header.height,
-            width=header.width,
-            box=row.box or (0.0, 0.0, float(header.width), float(header.height)),
+            height=height,
+            width=width,
+            box=box,
             orientation=orientation,
             category=row.category,
             clothes_type=row.clothes_type,
             attributes=row.attributes,
-            landmarks=NO_LANDMARKS.copy() if row.landmarks is None else row.landmarks,
+            unknown_attributes=row.unknown_attributes,
+            landmarks=landmarks,
+            mask=mask,
             view=row.view,
             occluded=row.occluded,
             cropped=row.cropped,
         )
+
+
+def tell_skipped(checked: Checked) -> None:
+    """Prints what is left out or put right, some lines of each kind."""
+    told: Counter[str] = Counter()
+    for problem in checked.problems:
+        told[problem.kind] += 1
+        if told[problem.kind] <= _TOLD:
+            print(f"Skipped {problem}")
+    for kind, count in sorted(told.items()):
+        if count > _TOLD:
+            print(f"Skipped: {kind}: {count:,} in all; --check lists them")
+    for kind, count in sorted(checked.tolerated.items()):
+        print(f"Tolerated: {kind}: {count:,}")

@@ -52,7 +52,7 @@ class PhotoRow:
       image: path of the photo, below the folder that the list speaks of.
       split: "train", "val" or "test".
       box: None where the garment's box is unknown.
-      landmarks: int32 [8, 3], or None where unknown.
+      landmarks: int32 [n, 3], or None where unknown.
       image_field: what the list calls the column of `image`.
       box_place: where the box is listed; None: at `place`.
       landmarks_place: as box_place.
@@ -66,6 +66,7 @@ class PhotoRow:
     category: str = ""
     clothes_type: int = UNKNOWN
     attributes: tuple[str, ...] = ()
+    unknown_attributes: tuple[str, ...] = ()
     box: Box | None = None
     landmarks: np.ndarray | None = None
     view: int = UNKNOWN
@@ -85,6 +86,7 @@ class Listing:
       problems: of the other rows.
       tolerated: how often each harmless oddity was met, by kind.
       facts: numbers that only the files tell.
+      attribute_types: the type's number of each attribute that the files list, in their order.
       split_field: what the list calls the column of the split.
     """
 
@@ -92,6 +94,7 @@ class Listing:
     problems: list[Problem]
     tolerated: Counter[str] = dataclasses.field(default_factory=Counter)
     facts: dict[str, int] = dataclasses.field(default_factory=dict)
+    attribute_types: dict[str, int] = dataclasses.field(default_factory=dict)
     split_field: str = "split"
 
 
@@ -110,6 +113,7 @@ class Checked:
     problems: list[Problem]
     tolerated: Counter[str]
     facts: Mapping[str, int]
+    attribute_types: Mapping[str, int]
 
     def bad_rows(self) -> int:
         """How many lines have a problem."""
@@ -132,7 +136,9 @@ def check_listing(
     listing: Listing,
     locate: Callable[[str], epath.Path],
     max_pixels: int,
+    *,
     overhang: int = 0,
+    many_boxes: bool = False,
 ) -> Checked:
     """Decodes every photo, and checks each row against its photo and the rows before it.
 
@@ -142,13 +148,14 @@ def check_listing(
       max_pixels: larger photos are problems.
       overhang: by how many pixels a box or landmark may be outside its photo to be moved to the
         edge, and counted, instead of being a problem.
+      many_boxes: whether a photo may be listed several times for one item, with different boxes.
     """
     tolerated = Counter(listing.tolerated)
     rows, photo_problems = _check_photos(listing.rows, locate, max_pixels, overhang, tolerated)
-    rows, relation_problems = _check_relations(rows, listing.split_field)
+    rows, relation_problems = _check_relations(rows, listing.split_field, many_boxes)
     problems = [*listing.problems, *photo_problems, *relation_problems]
     problems.sort(key=lambda problem: (str(problem.place.path), problem.place.line))
-    return Checked(rows, problems, tolerated, listing.facts)
+    return Checked(rows, problems, tolerated, listing.facts, listing.attribute_types)
 
 
 def box_size_problems(box: Mapping[str, str]) -> Iterator[str]:
@@ -269,15 +276,15 @@ def _picture(header: PhotoHeader) -> str:
 
 
 def _check_relations(
-    rows: Iterable[CheckedRow], split_field: str
+    rows: Iterable[CheckedRow], split_field: str, many_boxes: bool
 ) -> tuple[list[CheckedRow], list[Problem]]:
     """Checks rows against the rows before them."""
     good, problems = [], []
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, Box | None], int] = {}
     homes: dict[str, PhotoRow] = {}
     for checked in rows:
         row = checked.row
-        photo = (posixpath.normpath(row.image), row.item_id)
+        photo = (posixpath.normpath(row.image), row.item_id, row.box if many_boxes else None)
         home = homes.setdefault(row.item_id, row)
         if photo in seen:
             text = f"{row.image!r} of item {row.item_id!r} is on line {seen[photo]} already"

@@ -2,23 +2,31 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 from etils import epath
 
 from input_pipeline.datasets import manifest_rows
-from input_pipeline.datasets.listed import ListedConfig, ListedPhotos, check_policy, config_name
+from input_pipeline.datasets.listed import ListedConfig, ListedPhotos, config_name, list_options
 from input_pipeline.datasets.listing import Listing
 from input_pipeline.datasets.manifest_rows import Table
 from input_pipeline.errors import DatasetError, ManifestError
 
 _ROWS_PER_SHARD = 512  # of photos of a megabyte or so
 
+Config = TypeVar("Config", bound="ManifestConfig")
+
 
 @dataclass(kw_only=True)
 class ManifestConfig(ListedConfig):
-    """Which manifest, and how to take it: see `manifest_config`."""
+    """Which manifest, and how to take it: see `manifest_config`.
+
+    Attributes:
+      needed: columns that have to be there beside those that every manifest has.
+    """
 
     error = ManifestError
+    needed: ClassVar[tuple[str, ...]] = ()
 
     table: Table
 
@@ -35,30 +43,24 @@ class ManifestConfig(ListedConfig):
         return {"manifest": str(self.table.path)}
 
 
-def manifest_config(manifest: str, on_bad_row: str, max_pixels: int) -> ManifestConfig:
+def manifest_config(kind: type[Config], data: Any) -> Config:
     """Describes a set by config.data's fields; reads the CSV, and looks for each photo.
 
     Args:
-      manifest: path of the CSV.
-      on_bad_row: "error" refuses a manifest with bad rows, "skip" leaves them out.
-      max_pixels: larger photos are bad rows.
+      kind: of the config.
+      data: config.data, of which manifest, on_bad_row, max_pixels and long_side are read.
 
     Raises:
       DatasetError: a field is wrong.
       ManifestError: the CSV cannot be read as a whole.
     """
-    if not manifest:
+    if not data.manifest:
         raise DatasetError("config.data.manifest is empty: give the path of the CSV")
-    check_policy(on_bad_row)
-    table = manifest_rows.read_table(epath.Path(manifest).expanduser())
+    options = list_options(data, kind.skips)
+    table = manifest_rows.read_table(epath.Path(data.manifest).expanduser(), kind.needed)
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", table.path.stem)
-    return ManifestConfig(
-        name=config_name(stem, manifest_rows.fingerprint(table), on_bad_row, max_pixels),
-        table=table,
-        stem=stem,
-        on_bad_row=on_bad_row,
-        max_pixels=max_pixels,
-    )
+    name = config_name(stem, manifest_rows.fingerprint(table), options)
+    return kind(name=name, table=table, stem=stem, options=options)
 
 
 class Manifest(ListedPhotos):
@@ -70,3 +72,8 @@ class Manifest(ListedPhotos):
     def photos_per_shard(self) -> int:
         """Fewer than of a benchmark's small photos."""
         return _ROWS_PER_SHARD
+
+
+def from_data(data: Any) -> tuple[type[Manifest], ManifestConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return Manifest, manifest_config(ManifestConfig, data)

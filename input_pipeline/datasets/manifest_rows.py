@@ -25,7 +25,9 @@ from input_pipeline.datasets.records import DOMAINS, UNKNOWN, VIEWS
 from input_pipeline.errors import ManifestError, one_of
 from input_pipeline.parallel import ordered_map
 
-_REQUIRED = ("image", "item_id", "domain", "split")
+_REQUIRED = ("image", "split")
+# Retrieval needs the first two, classification the last alone.
+_RETRIEVAL = ("item_id", "domain")
 _OPTIONAL = ("category", *BOX_FIELDS, "view", "occluded", "cropped")
 _FLAGS = ("0", "1")
 
@@ -50,8 +52,15 @@ class Table(NamedTuple):
         return self.path.parent / image
 
 
-def read_table(path: epath.PathLike) -> Table:
+def read_table(path: epath.PathLike, needed: Sequence[str] = ()) -> Table:
     """Reads a CSV in UTF-8 with a header line. Blanks around a cell are no part of it.
+
+    Its columns are image and split, and item_id and domain or, for classification alone,
+    category.
+
+    Args:
+      path: of the CSV.
+      needed: other columns that have to be there.
 
     Raises:
       ManifestError: it cannot be read as a whole: missing, empty, not UTF-8, a column missing.
@@ -65,7 +74,7 @@ def read_table(path: epath.PathLike) -> Table:
         raise ManifestError([f"{path}:{line}: not UTF-8: byte {data[error.start]:#04x}"]) from None
     lines = _csv_lines(path, text)
     line, header = next(lines, (1, []))
-    _check_header(path, line, header)
+    _check_header(path, line, header, needed)
     rows, problems = [], []
     for line, cells in lines:
         if len(cells) == len(header):
@@ -129,8 +138,12 @@ def _csv_lines(path: epath.Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield line, [cell.strip() for cell in cells]
 
 
-def _check_header(path: epath.Path, line: int, header: Sequence[str]) -> None:
-    problems = [f"column {name!r} is missing" for name in _REQUIRED if name not in header]
+def _check_header(
+    path: epath.Path, line: int, header: Sequence[str], needed: Sequence[str]
+) -> None:
+    labels = () if "category" in header and not set(_RETRIEVAL) & set(header) else _RETRIEVAL
+    required = dict.fromkeys((*_REQUIRED, *labels, *needed))
+    problems = [f"column {name!r} is missing" for name in required if name not in header]
     repeated = sorted({name for name in header if header.count(name) > 1})
     problems += [f"column {name!r} is there twice" for name in repeated]
     box = [name for name in BOX_FIELDS if name in header]
@@ -139,7 +152,7 @@ def _check_header(path: epath.Path, line: int, header: Sequence[str]) -> None:
     if problems:
         columns = f"the columns are {', '.join(header)}"
         raise ManifestError([f"{path}:{line}: {problem}; {columns}" for problem in problems])
-    ignored = [name for name in header if name not in _REQUIRED + _OPTIONAL]
+    ignored = [name for name in header if name not in _REQUIRED + _RETRIEVAL + _OPTIONAL]
     if ignored:
         print(f"{path}: columns that are not used: {', '.join(map(repr, ignored))}")
 
@@ -154,13 +167,15 @@ def _state(path: epath.Path) -> str:
 
 def _cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yields a kind and a text for each."""
-    for name in ("image", "item_id"):
+    for name in ("image", "item_id" if "item_id" in cells else "category"):
         if not cells[name]:
             yield "empty cell", f"field {name!r}: is empty"
     if posixpath.isabs(cells["image"]) or "://" in cells["image"]:
         text = f"field 'image': expected a path relative to the CSV, got {cells['image']!r}"
         yield "path", text
-    choices = {"domain": DOMAINS, "split": SPLITS}
+    choices: dict[str, tuple[str, ...]] = {"split": SPLITS}
+    if "domain" in cells:
+        choices["domain"] = DOMAINS
     optional_choices = {"view": VIEWS, "occluded": _FLAGS, "cropped": _FLAGS}
     choices |= {name: values for name, values in optional_choices.items() if cells.get(name)}
     for name, allowed in choices.items():
@@ -201,8 +216,9 @@ def _to_row(place: Place, cells: dict[str, str]) -> PhotoRow:
     return PhotoRow(
         place=place,
         image=cells["image"],
-        item_id=cells["item_id"],
-        domain=cells["domain"],
+        # A photo without item is one of its own, and nobody's question.
+        item_id=cells.get("item_id", cells["image"]),
+        domain=cells.get("domain", "shop"),
         split=cells["split"],
         category=cells.get("category", ""),
         box=box,

@@ -1,6 +1,7 @@
 """The record of one photo: its schema, and reading it without TensorFlow."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,7 +31,9 @@ class PhotoRecord:
       category: "" where unknown.
       clothes_type: 1 upper body, 2 lower body, 3 full body; -1 unknown.
       attributes: names of the attributes the item has.
-      landmarks: int32 [8, 3] (visibility, x, y); -1 in an absent slot.
+      unknown_attributes: names of those of which it is not known.
+      landmarks: int32 [n, 3] (visibility, x, y); -1 in an absent slot. n is 8 (collars, sleeves,
+        waistlines, hems, left before right), or the data set's own.
       mask: PNG of the garment's pixels (0 or 255) in the upright photo; b"" where unknown.
       view: 0 front, 1 side, 2 back, -1 unknown.
       occluded: 1 more than 30% hidden, 0 not, -1 unknown.
@@ -48,6 +51,7 @@ class PhotoRecord:
     category: str = ""
     clothes_type: int = UNKNOWN
     attributes: tuple[str, ...] = ()
+    unknown_attributes: tuple[str, ...] = ()
     landmarks: np.ndarray = field(default_factory=NO_LANDMARKS.copy)
     mask: bytes = b""
     view: int = UNKNOWN
@@ -73,7 +77,8 @@ def photo_features() -> tfds.features.FeaturesDict:
             "category": text,
             "clothes_type": integer,
             "attributes": tfds.features.Sequence(tfds.features.Text()),
-            "landmarks": tfds.features.Tensor(shape=(8, 3), dtype=np.int32),
+            "unknown_attributes": tfds.features.Sequence(tfds.features.Text()),
+            "landmarks": tfds.features.Tensor(shape=(None, 3), dtype=np.int32),
             "mask": text,
             "view": integer,
             "occluded": integer,
@@ -87,6 +92,7 @@ def to_example(record: PhotoRecord) -> dict[str, object]:
     example = dict(vars(record))
     example["box"] = np.asarray(record.box, np.float32)
     example["attributes"] = list(record.attributes)
+    example["unknown_attributes"] = list(record.unknown_attributes)
     return example
 
 
@@ -100,8 +106,13 @@ def parse_record(serialized: bytes) -> PhotoRecord:
         image=stored["image"].bytes_list.value[0],
         mask=stored["mask"].bytes_list.value[0],
         box=(x_1, y_1, x_2, y_2),
-        attributes=tuple(value.decode() for value in stored["attributes"].bytes_list.value),
-        landmarks=np.array(stored["landmarks"].int64_list.value, np.int32).reshape(8, 3),
+        attributes=_texts(stored["attributes"]),
+        unknown_attributes=_texts(stored["unknown_attributes"]),
+        landmarks=np.array(stored["landmarks"].int64_list.value, np.int32).reshape(-1, 3),
         **{name: stored[name].int64_list.value[0] for name in integers},
         **{name: stored[name].bytes_list.value[0].decode() for name in texts},
     )
+
+
+def _texts(feature: Any) -> tuple[str, ...]:
+    return tuple(value.decode() for value in feature.bytes_list.value)

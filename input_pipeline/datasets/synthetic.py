@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -102,6 +103,11 @@ class Synthetic(PhotoBuilder):
                     bar.close()  # nothing is taken after the last photo, so this is the last call
                 for number, photo in enumerate(photos):
                     yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
+
+
+def from_data(data: Any) -> tuple[type[Synthetic], SyntheticConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return Synthetic, synthetic_config(data.size, data.train_items, data.seed)
 
 
 def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:

@@ -21,7 +21,7 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "seed": 0,
         "manifest": "",
         "source": "",
-        "on_bad_row": "error",
+        "on_bad_row": "",
         "image_size": 16,
         "crop": "box",
         "interpolation": "bilinear",
@@ -30,6 +30,7 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "box_jitter": 0.0,
         "epoch": "pairs",
         "max_pixels": 1_000_000,
+        "long_side": 0,
     }
     return ml_collections.ConfigDict({**fields, **changes})
 

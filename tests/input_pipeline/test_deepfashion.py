@@ -225,7 +225,7 @@ def test_c2s_skipping(c2s, capsys):
     printed = capsys.readouterr().out
     assert f"Skipped {c2s}/{trees.PARTITION}:3: field 'image_pair_name_1'" in printed
     assert printed.count("Skipped ") == 3
-    assert "3 bad rows of the annotation files were skipped" in printed
+    assert "(3 bad rows were left out)" in printed
     summary = dataset.summary
     assert summary["problems"] == {"box": 1, "missing photo": 1, "unknown status": 1}
     assert summary["skipped_rows"] == 3
@@ -370,7 +370,7 @@ def test_check_command_lists_every_problem(c2s, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(f"{c2s}/") for line in lines) == 2
     assert {"  box: 1", "  missing photo: 1"} <= set(lines)
-    assert lines[-1].startswith("2 bad rows: preparing refuses them")
+    assert lines[-1].startswith("2 bad rows, 2 problems that preparing refuses; --on_bad_row=skip")
     assert prepare.main([*command, "--on_bad_row=skip"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
     assert prepare.main(["--check"]) == 2

@@ -10,6 +10,7 @@ from grnet_jax.errors import InputError
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.listing import TRUNCATED
+from input_pipeline.datasets.policy import KINDS
 from input_pipeline.datasets.records import DOMAINS
 from tests.input_pipeline import deepfashion_trees as trees
 from tests.input_pipeline.conftest import make_data
@@ -123,7 +124,7 @@ def test_mutated_annotation_files(tree, data):
         for path, content in originals.items():
             mutate = data.draw(st.sampled_from(MUTATIONS))
             path.write_bytes(mutate(content, data.draw))
-        checked, _ = check_source(fields)
+        checked = check_source(fields).checked
     except InputError as error:
         message = str(error)
     finally:
@@ -134,11 +135,13 @@ def test_mutated_annotation_files(tree, data):
     else:
         assert_right(checked)
         assert all(problem.place.line >= 1 for problem in checked.problems)
+        assert {problem.kind for problem in checked.problems} <= KINDS.keys()
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_mended_trees_are_whole(name, tmp_path):
     """What the test above starts from has no problem at all."""
     root = WRITERS[name](tmp_path / "tree")
-    checked, summary = check_source(make_data(name=name, source=str(root)))
+    checked, refused, summary = check_source(make_data(name=name, source=str(root)))
+    assert refused == []
     assert (checked.problems, summary["tolerated"]) == ([], {})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import DatasetError, PhotoIndex, steps_per_epoch
-from input_pipeline.index import IndexBuilder
+from input_pipeline.index import IndexBuilder, build_indices
 from input_pipeline.sampling import Sampler
 
 
@@ -23,8 +23,10 @@ def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
             box=(0, 0, 1, 1),
             size=(1, 1),
             content_digest=bytes([number]) * 16,
+            attributes=(),
+            unknown_attributes=(),
         )
-    return builder.build([])
+    return build_indices({"train": builder})["train"]
 
 
 # 7 pairs: a has 2 x 2, b has none, c has 1 x 1, d has 2 x 1

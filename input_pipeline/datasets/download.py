@@ -1,0 +1,117 @@
+"""What the builders share that read a folder which a user downloaded."""
+
+import abc
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from etils import epath
+
+from input_pipeline.datasets.listed import ListedConfig, config_name, list_options
+from input_pipeline.datasets.listing import Checked
+from input_pipeline.errors import AnnotationError, DatasetError
+
+_CHUNK = 2**20
+
+Config = TypeVar("Config", bound="DownloadConfig")
+
+
+@dataclass(kw_only=True)
+class DownloadConfig(ListedConfig):
+    """Which download, and how to take it: see `download_config`.
+
+    Attributes:
+      benchmark: its name in messages.
+      root: the download.
+    """
+
+    error = AnnotationError
+
+    benchmark: ClassVar[str]
+
+    root: epath.Path
+
+    @classmethod
+    @abc.abstractmethod
+    def fingerprint(cls, root: epath.Path) -> str:
+        """A digest that changes when an annotation file changes.
+
+        Raises:
+          DatasetError: a file or folder of the benchmark is missing.
+        """
+
+    def origin(self) -> dict[str, object]:
+        """The download."""
+        return {"source": str(self.root)}
+
+
+def download_config(kind: type[Config], data: Any) -> Config:
+    """Describes a set by config.data's fields; reads the annotation files for their digest.
+
+    Photos are not part of the digest: where photos were changed, added or deleted, delete the
+    prepared folder.
+
+    Args:
+      kind: the benchmark's config.
+      data: config.data, of which source, on_bad_row, max_pixels and long_side are read.
+
+    Raises:
+      DatasetError: a field is wrong, or a file or folder is missing.
+    """
+    if not data.source:
+        raise DatasetError(
+            f"config.data.source is empty: give the folder of {kind.benchmark} that you "
+            "downloaded (docs/datasets.md says where from)"
+        )
+    options = list_options(data, kind.skips)
+    root = epath.Path(data.source).expanduser()
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder (config.data.source)")
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.name) or "release"
+    name = config_name(stem, kind.fingerprint(root), options)
+    return kind(name=name, stem=stem, options=options, root=root)
+
+
+def check_there(benchmark: str, root: epath.Path, names: Sequence[str]) -> None:
+    """Raises DatasetError where one of these files or folders of a download is missing."""
+    missing = [name for name in names if not (root / name).exists()]
+    if missing:
+        raise DatasetError(
+            f"{root} (config.data.source): {', '.join(missing)} missing, which {benchmark} has"
+        )
+
+
+def digest_files(paths: Sequence[epath.Path]) -> str:
+    """A digest that changes when one of these files changes, comes or goes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        digest.update(f"{path.name}\0{path.exists()}\0".encode())
+        if not path.exists():
+            continue
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as error:
+            raise AnnotationError([f"{path}: cannot be read: {error}"]) from error
+    return digest.hexdigest()
+
+
+def compare(
+    what: str, found: int, release: int | None, paper: int | None = None
+) -> dict[str, object]:
+    """A count beside the release's and, where it differs, the paper's; None where not known."""
+    return {"what": what, "found": found, "release": release, "paper": paper}
+
+
+def count_images(checked: Checked, split: str = "", domain: str = "") -> int:
+    """Different photos, all or those of a split and domain."""
+    return len(
+        {
+            row.image
+            for row, _ in checked.rows
+            if split in ("", row.split) and domain in ("", row.domain)
+        }
+    )
