@@ -45,10 +45,19 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.max_pixels = 50_000_000
     # Larger photos are stored with this longer side, in pixels; 0: as they are.
     data.long_side = 0
+    # Apache Beam's runner, as "DirectRunner", and its flags, joined by commas, to write the records
+    # with; "": without Beam.
+    data.beam_runner = ""
+    data.beam_options = ""
     # Side of the square photos that the model sees, in pixels.
     data.image_size = 64
-    # "box": cut to the garment's box; "none": the whole photo; "center": its central square.
+    # "box": cut to the garment's box; "detected": to the box that data.detections has for the
+    # photo; "none": the whole photo; "center": its central square. shop_crop is the shop photos'
+    # where it is not "".
     data.crop = "box"
+    data.shop_crop = ""
+    # A detector's boxes: CSV with image, x_1, y_1, x_2, y_2 and, where there are several, score.
+    data.detections = ""
     # "bilinear" or "bicubic"; and the central square's side, as a share of the photo's shorter
     # side. "" and 0: as model.backbone.preprocessing says.
     data.interpolation = ""
@@ -57,15 +66,21 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.flip = True
     # In training every edge of a photo's cut moves by up to this share of its side; the paper: 0.
     data.box_jitter = 0.0
-    # What an epoch goes once over: "pairs" (customer, shop photo) or "items".
+    # What a batch holds: "pairs" (a customer and a shop photo of an item), "items" (K photos of
+    # each) or "photos".
+    data.sampler = "pairs"
+    # "pairs": what an epoch goes once over, "pairs" or "items".
     data.epoch = "pairs"
+    # "items": K, and whether half of them are customer photos ("both" domains) or "any" are taken.
+    data.photos_per_item = 2
+    data.domains = "both"
     return data
 
 
 def get_train() -> ml_collections.ConfigDict:
     """Fields of `config.train`."""
     train = ml_collections.ConfigDict()
-    # Items a batch, each with one customer and one shop photo; all devices together.
+    # Pairs, items or photos a batch, as data.sampler says; all devices together.
     train.batch_items = 32
     # Length: steps, or epochs; the other is 0.
     train.steps = 0
@@ -79,17 +94,30 @@ def get_train() -> ml_collections.ConfigDict:
     return train
 
 
-def get_eval() -> ml_collections.ConfigDict:
-    """Fields of `config.eval`."""
+def get_eval(dataset: str) -> ml_collections.ConfigDict:
+    """Fields of `config.eval`: the protocol is that of the data set's benchmark."""
     evaluation = ml_collections.ConfigDict()
-    # Split that eval.py measures.
+    # Split whose customer photos are eval.py's queries.
     evaluation.split = "test"
+    # Splits whose shop photos are its gallery, joined by "+", or "all"; "": the split's own.
+    evaluation.gallery = ""
+    # So many queries, drawn among those with a match by this seed; 0: all.
+    evaluation.queries = 0
+    evaluation.query_seed = 0
+    # Rank each query among the shop photos of its own category alone.
+    evaluation.same_category = False
+    # Report a second time with gallery photos that are byte for byte a match's as matches:
+    # catalogues list one photo under several items.
+    evaluation.count_identical = False
     # Photos embedded at once; queries and gallery photos scored at once. All devices together.
     evaluation.batch = 64
     evaluation.query_block = 32
     evaluation.gallery_block = 64
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
+    if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos
+        evaluation.gallery = "all"
+        evaluation.same_category = True
     return evaluation
 
 

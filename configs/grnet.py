@@ -25,7 +25,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.model = get_model()
     config.loss = get_loss()
     config.train = common.get_train()
-    config.eval = common.get_eval()
+    config.eval = common.get_eval(dataset)
     if dataset in ("deepfashion_c2s", "deepfashion_inshop"):
         config.data.image_size = 224
         config.optimizer = common.get_sgd()

@@ -20,6 +20,7 @@ from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.report import format_table, write_results
+from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import build_run, restore_run
 
@@ -86,24 +87,30 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         if run.has_parameters:
             run, state = restore_run(directory, run.mesh)
             # The model has to see photos as it did in training.
-            for field in ("image_size", "crop", "interpolation", "center_share"):
+            for field in ("image_size", "crop", "shop_crop", "interpolation", "center_share"):
                 config.data[field] = run.config.data[field]
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
-        split = dataset.split(config.eval.split)
-        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
-            state.variables, split, dataset.name
+        choices = config.eval
+        task = make_task(
+            dataset,
+            choices.split,
+            gallery=choices.gallery,
+            queries=choices.queries,
+            query_seed=choices.query_seed,
+            same_category=choices.same_category,
         )
+        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, task)
         if jax.process_index() > 0:
             return
         step = int(state.step)
-        print(f"\n{config.name}, checkpoint of step {step}, {split.name} split\n")
+        print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
         print(format_table(evaluation))
         to = epath.Path(output).expanduser() if output else directory
         written = [
             write_results(to, evaluation, config.name, step),
-            write_result_page(to, evaluation, split, config.name, step),
+            write_result_page(to, evaluation, config.name, step),
         ]
         print("\n".join(f"Wrote {path}" for path in written))
         print(f"Next: open {written[-1]} in a browser")

@@ -51,8 +51,8 @@ class Framing:
 
     Attributes:
       size: side of the square, in pixels.
-      crop: "box" cuts the garment's box out, "none" takes the whole photo, "center" the central
-        square.
+      crop: "box" cuts the garment's box out, "detected" the one that a detector found, "none"
+        takes the whole photo, "center" the central square.
       interpolation: of the resizing, "bilinear" or "bicubic", antialiased.
       center_share: side of the central square as a share of the photo's shorter side.
     """
@@ -64,7 +64,7 @@ class Framing:
 
     def box(self, box: Box | None, height: int, width: int) -> Box:
         """What is cut out of a photo of that size, in pixels; without a box all of it."""
-        if self.crop == "box" and box is not None:
+        if self.crop in ("box", "detected") and box is not None:
             return box
         if self.crop != "center":
             return 0.0, 0.0, float(width), float(height)
@@ -73,26 +73,32 @@ class Framing:
         return left, top, left + side, top + side
 
 
-CROPS = ("box", "none", "center")
+CROPS = ("box", "detected", "none", "center")
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-def make_framing(data: Any) -> Framing:
+def make_framing(data: Any, shop: bool = False) -> Framing:
     """The framing that `config.data` describes.
+
+    Args:
+      data: config.data.
+      shop: of shop photos, where `data.shop_crop` says otherwise than `data.crop`.
 
     Raises:
       InputError: naming the field that cannot be.
     """
     if data.image_size < 1:
         raise InputError(f"config.data.image_size={data.image_size}: expected at least 1 pixel")
-    for field, known in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
+    fields = ("crop", CROPS), ("shop_crop", ("", *CROPS)), ("interpolation", INTERPOLATIONS)
+    for field, known in fields:
         if data[field] not in known:
             raise InputError(f"config.data.{field}={data[field]!r}: expected one of {known}")
     if not 0 < data.center_share <= 1:
         raise InputError(
             f"config.data.center_share={data.center_share}: expected more than 0, at most 1"
         )
-    return Framing(data.image_size, data.crop, data.interpolation, data.center_share)
+    crop = (shop and data.shop_crop) or data.crop
+    return Framing(data.image_size, crop, data.interpolation, data.center_share)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from input_pipeline.dataset import Dataset, Split, load_dataset
     from input_pipeline.errors import DatasetError, ManifestError
     from input_pipeline.index import PhotoIndex
+    from input_pipeline.object_index import ObjectSplit
     from input_pipeline.sampling import steps_per_epoch
 
 __all__ = [
     "Dataset",
     "DatasetError",
     "ManifestError",
+    "ObjectSplit",
     "PhotoIndex",
     "Split",
     "load_dataset",
@@ -30,6 +32,7 @@ _HOMES = {
     "Dataset": "dataset",
     "DatasetError": "errors",
     "ManifestError": "errors",
+    "ObjectSplit": "object_index",
     "PhotoIndex": "index",
     "Split": "dataset",
     "load_dataset": "dataset",

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import Framing, make_framing
+from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
 from input_pipeline.errors import DatasetError
 from input_pipeline.sampling import StepPlan, make_sampler
@@ -17,6 +18,8 @@ tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 Batch = dict[str, np.ndarray | int]
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
+# Pixels around a cut that are decoded with it: a JPEG's colours are interpolated across its edge.
+_MARGIN = 2
 
 
 class Photos(NamedTuple):
@@ -24,14 +27,13 @@ class Photos(NamedTuple):
 
     Attributes:
       rows: int [n], of the split's index.
+      cut: int32 [n, 4] (left, top, right, bottom), what to cut out of each, in pixels.
       flip: bool [n], whether to mirror each.
-      shift: float32 [n, 4], how far to move each cut's edges (left, top, right, bottom), as
-        shares of the cut's width and height.
     """
 
     rows: np.ndarray
+    cut: np.ndarray
     flip: np.ndarray
-    shift: np.ndarray
 
 
 def train_batches(
@@ -47,73 +49,89 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yields one host's share of the training batches of `steps` steps from `start_step` on.
 
-    Which pairs a step holds depends on nothing but the seed and the step: see `Sampler`.
+    Which photos a step holds depends on nothing but the seed and the step: see `Sampler`. What it
+    holds n = batch_items / hosts of, config.data.sampler says: pairs, items or photos.
 
     Args:
       split: to train on.
       data_config: config.data.
-      batch_items: pairs in the global batch.
+      batch_items: in the global batch.
       start_step: first step, counted from 0 over the whole training.
       steps: number of steps.
-      seed: of the order and of the flips.
+      seed: of the order, the flips and the jitter.
       host: this process' number.
       hosts: number of processes.
 
     Yields:
-      customer and shop, uint8 [batch_items / hosts, S, S, 3]; item, int32
-      [batch_items / hosts], an index into split.index.items; content, int32
-      [batch_items / hosts], of the shop photos, equal exactly where the files are; step, int.
+      step, int, and for "pairs": customer and shop, uint8 [n, S, S, 3]; item, int32 [n], an
+      index into split.index.items; content, int32 [n], of the shop photos, equal exactly where
+      the files are.
+      For "items" (m = n K photos, an item's side by side) and "photos" (m = n): photo, uint8
+      [m, S, S, 3]; item, category, clothes_type and domain, int32 [m], as in the index;
+      attributes, int8 [m, attributes] (`PhotoIndex.attribute_values`); landmarks, float32
+      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.cut_landmarks`).
 
     Raises:
-      DatasetError: the split has no pairs, or the batch cannot be divided among the hosts.
+      DatasetError: nothing to train on, or the batch cannot be divided among the hosts.
     """
-    sampler = make_sampler(split, data_config.epoch, seed)
-    framing = make_framing(data_config)
-    if not 0 <= data_config.box_jitter < 0.5:
-        raise DatasetError(
-            f"config.data.box_jitter={data_config.box_jitter}: expected 0 to less than 0.5"
-        )
+    sampler = make_sampler(split, data_config, seed)
+    framing, cuts = make_framing(data_config), Cuts(split, data_config)
     if batch_items < 1 or batch_items % hosts:
         raise DatasetError(
-            f"a batch of {batch_items} pairs cannot be divided among {hosts} hosts: "
-            "choose a multiple"
+            f"a batch of {batch_items} {data_config.sampler} cannot be divided among {hosts} "
+            "hosts: choose a multiple"
         )
     if not 0 <= host < hosts:
         raise DatasetError(f"host {host} of {hosts}: expected 0 to {hosts - 1}")
+    paired = data_config.sampler == "pairs"
 
-    def plan(step: int) -> StepPlan:
-        return sampler.plan(step, batch_items=batch_items, host=host, hosts=hosts)
+    def photos_of(step: int) -> Photos:
+        plan = sampler.plan(step, batch_items=batch_items, host=host, hosts=hosts)
+        flip = plan.flip if data_config.flip else np.zeros_like(plan.flip)
+        if paired:  # customers, then shops
+            plan = StepPlan(plan.rows.T, plan.flip.T, plan.shift.swapaxes(0, 1))
+            flip = flip.T
+        rows = plan.rows.reshape(-1)
+        return Photos(rows, cuts.pixels(rows, plan.shift.reshape(-1, 4)), flip.reshape(-1))
 
-    return _train_batches(split, data_config, framing, plan, range(start_step, start_step + steps))
+    return _train_batches(split, framing, photos_of, range(start_step, start_step + steps), paired)
 
 
 def _train_batches(
     split: Split,
-    data_config: ml_collections.ConfigDict,
     framing: Framing,
-    plan: Callable[[int], StepPlan],
+    photos_of: Callable[[int], Photos],
     steps: range,
+    paired: bool,
 ) -> Iterator[Batch]:
-    def photos_of(step: int) -> Photos:
-        chosen = plan(step)
-        flip = chosen.flip if data_config.flip else np.zeros_like(chosen.flip)
-        shift = np.float32(data_config.box_jitter) * chosen.shift
-        # Customers, then shops.
-        return Photos(
-            chosen.rows.T.reshape(-1),
-            flip.T.reshape(-1),
-            shift.swapaxes(0, 1).reshape(-1, 4),
-        )
+    for step, pixels in zip(steps, _pixels(split, steps, photos_of, framing), strict=True):
+        photos = photos_of(step)
+        if paired:
+            customers, shops = np.split(photos.rows, 2)
+            yield {
+                "customer": pixels[: len(customers)],
+                "shop": pixels[len(customers) :],
+                "item": split.index.item[customers],
+                "content": split.index.content[shops],
+                "step": step,
+            }
+        else:
+            yield {"photo": pixels, **photo_labels(split, photos), "step": step}
 
-    for step, photos in zip(steps, _pixels(split, steps, photos_of, framing), strict=True):
-        rows = plan(step).rows
-        yield {
-            "customer": photos[: len(rows)],
-            "shop": photos[len(rows) :],
-            "item": split.index.item[rows[:, 0]],
-            "content": split.index.content[rows[:, 1]],
-            "step": step,
-        }
+
+def photo_labels(split: Split, photos: Photos) -> dict[str, np.ndarray]:
+    """What is known of photos and of their landmarks in the cuts; see `train_batches`."""
+    index, rows = split.index, photos.rows
+    points, visibility = cut_landmarks(index.landmarks[rows], photos.cut, photos.flip)
+    return {
+        **{
+            name: getattr(index, name)[rows].astype(np.int32)
+            for name in ("item", "category", "clothes_type", "domain")
+        },
+        "attributes": index.attribute_values(rows),
+        "landmarks": points,
+        "visibility": visibility,
+    }
 
 
 def photo_batches(
@@ -129,18 +147,22 @@ def photo_batches(
       photo, uint8 [batch, S, S, 3]; row, int32 [batch]; mask, bool [batch]. The last batch is
       filled up with black photos of row 0, whose mask is False.
     """
-    framing = make_framing(data_config)
+    framing, cuts = make_framing(data_config), Cuts(split, data_config)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
-    return _photo_batches(split, np.asarray(rows, np.int32), framing, batch)
+    rows = np.asarray(rows, np.int32)
+    _check_rows(split, rows)
+    return _photo_batches(split, rows, framing, cuts, batch)
 
 
-def _photo_batches(split: Split, rows: np.ndarray, framing: Framing, batch: int) -> Iterator[Batch]:
+def _photo_batches(
+    split: Split, rows: np.ndarray, framing: Framing, cuts: Cuts, batch: int
+) -> Iterator[Batch]:
     starts = range(0, len(rows), batch)
 
     def photos_of(start: int) -> Photos:
         chosen = rows[start : start + batch]
-        return Photos(chosen, np.zeros(len(chosen), bool), np.zeros((len(chosen), 4), np.float32))
+        return Photos(chosen, cuts.pixels(chosen), np.zeros(len(chosen), bool))
 
     for start, photos in zip(starts, _pixels(split, starts, photos_of, framing), strict=True):
         count = len(photos)
@@ -150,6 +172,11 @@ def _photo_batches(split: Split, rows: np.ndarray, framing: Framing, batch: int)
             "row": np.pad(rows[start : start + count], missing),
             "mask": np.arange(batch) < count,
         }
+
+
+def _check_rows(split: Split, rows: np.ndarray) -> None:
+    if rows.size and (rows.min() < 0 or rows.max() >= len(split)):
+        raise DatasetError(f"rows {rows.min()}..{rows.max()} of a split of {len(split)}")
 
 
 def _pixels(
@@ -171,19 +198,19 @@ def _pixels(
     failures: list[DatasetError] = []
 
     def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, flip, shift = photos_of(int(number))
+        rows, cut, flip = photos_of(int(number))
         try:
-            return np.array(split.read(rows), dtype=object), flip, shift
+            return np.array(split.read(rows), dtype=object), cut, flip
         except DatasetError as error:  # TensorFlow would keep only its text
             failures.append(error)
             raise
 
     def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        records, flip, shift = tf.numpy_function(read, [number], (tf.string, tf.bool, tf.float32))
+        records, cut, flip = tf.numpy_function(read, [number], (tf.string, tf.int32, tf.bool))
         return (
             tf.ensure_shape(records, [None]),
+            tf.ensure_shape(cut, [None, 4]),
             tf.ensure_shape(flip, [None]),
-            tf.ensure_shape(shift, [None, 4]),
         )
 
     photos = (
@@ -191,7 +218,7 @@ def _pixels(
         .map(read_batch, num_parallel_calls=_READS_AT_ONCE)
         .unbatch()
         .map(
-            lambda record, flip, shift: _photo(record, flip, shift, framing),
+            lambda record, cut, flip: _photo(record, cut, flip, framing),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(len(photos_of(batches.start).rows))
@@ -222,31 +249,38 @@ def _undecodable(split: Split, rows: np.ndarray) -> str:
     return ", ".join(names)
 
 
-def _photo(record: tf.Tensor, flip: tf.Tensor, shift: tf.Tensor, framing: Framing) -> tf.Tensor:
+def _photo(record: tf.Tensor, cut: tf.Tensor, flip: tf.Tensor, framing: Framing) -> tf.Tensor:
     """uint8 [size, size, 3] of a stored record."""
     stored = tf.io.parse_single_example(
         record,
         {
             "image": tf.io.FixedLenFeature([], tf.string),
             "orientation": tf.io.FixedLenFeature([], tf.int64),
-            "box": tf.io.FixedLenFeature([4], tf.float32),
         },
     )
-    image = _turn_upright(_decode(stored["image"]), stored["orientation"])
-    box = stored["box"] if framing.crop == "box" else _frame(image, framing)
-    sides = tf.stack([box[2] - box[0], box[3] - box[1]])
-    image = _cut(image, box + shift * tf.tile(sides, [2]))
+    data, orientation = stored["image"], stored["orientation"]
+    image = tf.cond(
+        tf.io.is_jpeg(data) & (orientation == 1),
+        lambda: _decode_cut(data, cut),
+        lambda: _slice(_turn_upright(_decode(data), orientation), cut),
+    )
     image = tf.image.resize(image, [framing.size] * 2, framing.interpolation, antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
     return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
 
 
-def _frame(image: tf.Tensor, framing: Framing) -> tf.Tensor:
-    """`Framing.box` of a photo without a box, rounded as there: float64 until the end."""
-    size = tf.cast(tf.shape(image)[1::-1], tf.float64)
-    cut = framing.center_share * tf.reduce_min(size) if framing.crop == "center" else size
-    corner = (size - cut) / 2
-    return tf.cast(tf.concat([corner, corner + cut], axis=0), tf.float32)
+def _decode_cut(data: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
+    """The cut of an upright JPEG: the pixels that `_decode` gives there, without the others."""
+    shape = tf.io.extract_jpeg_shape(data)
+    low = tf.maximum(cut[:2] - _MARGIN, 0)
+    high = tf.minimum(cut[2:] + _MARGIN, shape[1::-1])
+    window = tf.stack([low[1], low[0], high[1] - low[1], high[0] - low[0]])
+    image = tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method="INTEGER_ACCURATE")
+    return _slice(image, cut - tf.tile(low, [2]))
+
+
+def _slice(image: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
+    return image[cut[1] : cut[3], cut[0] : cut[2]]
 
 
 def _decode(data: tf.Tensor) -> tf.Tensor:
@@ -265,14 +299,3 @@ def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
     image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
     return tf.cond(upside_down, lambda: image[::-1], lambda: image)
-
-
-def _cut(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The box of a photo in whole pixels, as `grnet_jax.photos.pixel_box` rounds it."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    edges = tf.cast(tf.round(box), tf.int32)
-    left = tf.clip_by_value(edges[0], 0, width - 1)
-    top = tf.clip_by_value(edges[1], 0, height - 1)
-    right = tf.clip_by_value(edges[2], left + 1, width)
-    bottom = tf.clip_by_value(edges[3], top + 1, height)
-    return image[top:bottom, left:right]

@@ -1,5 +1,6 @@
 """A prepared data set, its splits and photos; needs no TensorFlow."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import Framing, crop_and_resize, open_photo
+from grnet_jax.photos import crop_and_resize, make_framing, open_photo
+from input_pipeline.cuts import Cuts, read_detections
 from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
 from input_pipeline.datasets.listing import Checked, Problem
@@ -17,6 +19,7 @@ from input_pipeline.datasets.records import PhotoRecord, parse_record
 from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
+from input_pipeline.object_index import ObjectIndex, ObjectSplit
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
 
@@ -33,6 +36,14 @@ class Split:
         self.name = name
         self.index = index
         self._records = records
+        self._detected: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def join(cls, parts: Sequence["Split"]) -> "Split":
+        """The photos of several splits of one data set, one after the other."""
+        index = PhotoIndex.join([part.index for part in parts])
+        records = RecordFiles.join([part._records for part in parts])
+        return cls("+".join(part.name for part in parts), index, records)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -40,6 +51,12 @@ class Split:
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
         """The stored records of these rows, to be parsed by `records.parse_record`."""
         return self._records.read(rows)
+
+    def detected(self, path: str) -> np.ndarray:
+        """float32 [n, 4]: see `cuts.read_detections`; a file is read once."""
+        if path not in self._detected:
+            self._detected[path] = read_detections(path, self.index)
+        return self._detected[path]
 
     def record(self, row: int) -> PhotoRecord:
         """One photo with all its labels."""
@@ -50,9 +67,11 @@ class Split:
         record = self.record(row)
         return open_photo(record.image, record.height * record.width, record.photo_id)
 
-    def framed(self, row: int, framing: Framing) -> np.ndarray:
-        """uint8 [size, size, 3]: what `photo_batches` yields for this photo."""
-        return crop_and_resize(self.picture(row), self.index.box[row], framing)
+    def framed(self, row: int, data: Any) -> np.ndarray:
+        """uint8 [size, size, 3]: what `photo_batches` yields for this photo and config.data."""
+        cut = Cuts(self, data).pixels(np.array([row]))[0]
+        framing = dataclasses.replace(make_framing(data), crop="box")
+        return crop_and_resize(self.picture(row), tuple(cut.tolist()), framing)
 
     def pairs(self) -> np.ndarray:
         """int32 [n, 2]: the rows of every customer and shop photo of one item."""
@@ -78,12 +97,22 @@ class Dataset:
     """
 
     def __init__(
-        self, name: str, directory: epath.Path, summary: dict[str, Any], splits: Sequence[Split]
+        self,
+        name: str,
+        directory: epath.Path,
+        summary: dict[str, Any],
+        splits: Sequence[Split | ObjectSplit],
     ):
         self.name = name
         self.directory = directory
         self.summary = summary
-        self._splits = {split.name: split for split in splits}
+        # Which of the two kinds of splits it has is the data set's: no type can tell.
+        self._splits: dict[str, Any] = {split.name: split for split in splits}
+
+    @property
+    def title(self) -> str:
+        """What headings of figures call it."""
+        return find_dataset(self.name).title or self.name
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -95,7 +124,7 @@ class Dataset:
         return name in self._splits
 
     def split(self, name: str) -> Split:
-        """The split of this name.
+        """The split of this name; an `ObjectSplit` where the data set is one of objects.
 
         Raises:
           DatasetError: there is none.
@@ -105,6 +134,22 @@ class Dataset:
                 f"{self.name} has no split {name!r}; it has {', '.join(self._splits)}"
             )
         return self._splits[name]
+
+    def object_split(self, name: str) -> ObjectSplit:
+        """The split of this name of a data set of objects.
+
+        Raises:
+          DatasetError: there is none, or the data set is none of objects.
+        """
+        split: Any = self.split(name)
+        if not isinstance(split, ObjectSplit):
+            raise DatasetError(f"{self.name} is no data set of objects, such as coco is")
+        return split
+
+    def joined(self, names: Sequence[str]) -> Split:
+        """The photos of several splits, one split after the other, as one."""
+        parts = [self.split(name) for name in names]
+        return parts[0] if len(parts) == 1 else Split.join(parts)
 
 
 def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
@@ -118,7 +163,13 @@ def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
     builder, config = find_dataset(data.name).describe(data)
     root = epath.Path(data.dir).expanduser()
     folder = root / builder.name / config.name / str(builder.VERSION)
-    ensure_prepared(folder, lambda: builder(config=config, data_dir=root))
+    ensure_prepared(
+        folder,
+        lambda: builder(config=config, data_dir=root),
+        # Configs stored before there were these fields lack them.
+        beam_runner=data.get("beam_runner", ""),
+        beam_options=data.get("beam_options", ""),
+    )
     dataset = open_dataset(data.name, folder)
     skipped = dataset.summary.get("skipped_rows", 0)
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
@@ -164,8 +215,9 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
     """
     try:
         summary = _read_summary(folder / SUMMARY_FILE)
+        open_split = _open_objects if summary.get("kind") == "objects" else _open_split
         splits = [
-            _open_split(folder, split, info.filepaths, info.shard_lengths)
+            open_split(folder, split, info.filepaths, info.shard_lengths)
             for split, info in _split_infos(folder).items()
         ]
     except DatasetError as error:
@@ -173,6 +225,16 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
             f"{error}. The prepared data is not whole: delete {folder} and run again."
         ) from error
     return Dataset(name, folder, summary, splits)
+
+
+def _open_objects(
+    folder: epath.Path, split: str, paths: Sequence[epath.Path], lengths: Sequence[int]
+) -> ObjectSplit:
+    records = RecordFiles(paths, lengths)
+    path = folder / index_file(split)
+    index = ObjectIndex.load(path)
+    _check_length(path, len(index), len(records))
+    return ObjectSplit(split, index, records)
 
 
 def _read_summary(path: epath.Path) -> dict[str, Any]:
@@ -196,6 +258,10 @@ def _open_split(
     records = RecordFiles(paths, lengths)
     path = folder / index_file(split)
     index = PhotoIndex.load(path)
-    if len(index) != len(records):
-        raise DatasetError(f"{path}: has {len(index)} rows for {len(records)} records")
+    _check_length(path, len(index), len(records))
     return Split(split, index, records)
+
+
+def _check_length(path: epath.Path, rows: int, records: int) -> None:
+    if rows != records:
+        raise DatasetError(f"{path}: has {rows} rows for {records} records")

@@ -11,6 +11,7 @@ from etils import epath
 from input_pipeline.errors import DatasetError
 
 CUSTOMER, SHOP = 0, 1
+SLOTS = 8  # of landmarks: left and right collar, sleeve, waistline, hem
 _COLUMNS = {  # dtype and shape of one row
     "item": (np.int32, ()),
     "domain": (np.int8, ()),
@@ -21,6 +22,8 @@ _COLUMNS = {  # dtype and shape of one row
     "box": (np.float32, (4,)),
     "size": (np.int32, (2,)),
     "content": (np.int32, ()),
+    "clothes_type": (np.int8, ()),
+    "landmarks": (np.int32, (SLOTS, 3)),
     "attribute_ends": (np.int64, ()),
 }
 _DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -42,6 +45,9 @@ class PhotoIndex:
       box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright photo.
       size: int32 [N, 2], (height, width) of the upright photo in pixels.
       content: int32 [N], equal exactly where the stored image bytes are equal, in all splits.
+      clothes_type: int8 [N], 1 upper body, 2 lower body, 3 full body.
+      landmarks: int32 [N, 8, 3] (visibility, x, y), as in a record; -1 where a data set has other
+        landmarks than these eight.
       attribute_ends: int64 [N], where each photo's part of `attribute_marks` ends.
       attribute_marks: int32, a + 1 for each attribute a, an index into `attributes`, that a photo
         has, -(a + 1) for each that is not known of it.
@@ -60,6 +66,8 @@ class PhotoIndex:
     box: np.ndarray
     size: np.ndarray
     content: np.ndarray
+    clothes_type: np.ndarray
+    landmarks: np.ndarray
     attribute_ends: np.ndarray
     attribute_marks: np.ndarray
     items: np.ndarray
@@ -78,6 +86,11 @@ class PhotoIndex:
     def shops(self) -> "RowsByItem":
         """The shop photos, by item."""
         return RowsByItem.of(self, SHOP)
+
+    @functools.cached_property
+    def photos(self) -> "RowsByItem":
+        """All photos, by item."""
+        return RowsByItem.of(self)
 
     @functools.cached_property
     def pairs(self) -> np.ndarray:
@@ -178,7 +191,7 @@ class PhotoIndex:
 
 @dataclasses.dataclass(frozen=True)
 class RowsByItem:
-    """Rows of one domain, sorted by item and then by row.
+    """Rows, sorted by item and then by row.
 
     Attributes:
       rows: int32 [n].
@@ -191,9 +204,10 @@ class RowsByItem:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, index: PhotoIndex, domain: int) -> "RowsByItem":
-        """Groups the photos of one domain."""
-        rows = np.flatnonzero(index.domain == domain).astype(np.int32)
+    def of(cls, index: PhotoIndex, domain: int | None = None) -> "RowsByItem":
+        """Groups the photos, all or those of one domain."""
+        chosen = np.ones(len(index), bool) if domain is None else index.domain == domain
+        rows = np.flatnonzero(chosen).astype(np.int32)
         rows = rows[np.argsort(index.item[rows], kind="stable")]
         counts = np.bincount(index.item[rows], minlength=len(index.items))
         return cls(rows, np.cumsum(counts) - counts, counts)
@@ -227,8 +241,8 @@ class IndexBuilder:
           category: name of the category, "" where unknown.
           attributes: names of those the photo has.
           unknown_attributes: names of those not known of it.
-          **columns: photo_id, domain, view, occluded, cropped, box, size, and
-            content_digest: 16 bytes, equal where the stored image bytes are equal.
+          **columns: photo_id, domain, view, occluded, cropped, box, size, clothes_type,
+            landmarks, and content_digest: 16 bytes, equal where the stored image bytes are equal.
         """
         columns["item"] = _number(self.items, item_id)
         columns["category"] = _number(self.categories, category) if category else -1

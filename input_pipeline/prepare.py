@@ -59,6 +59,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         blocks.append(
             _format_table([["split", *(column.replace("_", " ") for column in columns)], *rows])
         )
+    if objects := summary.get("objects_per_category"):
+        rows = [[name, *(f"{count:,}" for count in own.values())] for name, own in objects.items()]
+        blocks.append(_format_table([["objects", *next(iter(objects.values()))], *rows]))
     if release := summary.get("release"):
         rows = [
             [
@@ -133,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max_pixels", type=int, default=MAX_PIXELS, help="largest photo (%(default)s pixels)")
     add("--long_side", type=int, default=0, help="store larger photos at this size; 0: as found")
+    add("--beam_runner", default="", help="write the records with Apache Beam, as DirectRunner")
+    add("--beam_options", default="", help="Beam's flags, joined by commas")
     return parser
 
 

@@ -8,11 +8,15 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
+from input_pipeline.beam import beam_config
 from input_pipeline.locks import preparation_lock
 
 
 def ensure_prepared(
-    folder: epath.Path, make_builder: Callable[[], tfds.core.DatasetBuilder]
+    folder: epath.Path,
+    make_builder: Callable[[], tfds.core.DatasetBuilder],
+    beam_runner: str = "",
+    beam_options: str = "",
 ) -> None:
     """Prepares a data set unless its folder exists.
 
@@ -22,9 +26,15 @@ def ensure_prepared(
     Args:
       folder: DIR/NAME/CONFIG/VERSION, where the builder writes.
       make_builder: makes the builder; called only where something is to be prepared.
+      beam_runner: see `beam_config`.
+      beam_options: see `beam_config`.
+
+    Raises:
+      DatasetError: Beam is asked for and is not installed, or knows no such runner or option.
     """
     if folder.exists():
         return
+    config = beam_config(beam_runner, beam_options)
     with preparation_lock(folder.parent.parent / f".{folder.parent.name}.lock"):
         if folder.exists():  # another process has done it meanwhile
             return
@@ -32,7 +42,9 @@ def ensure_prepared(
         print(f"Preparing {folder}", flush=True)
         # TFDS makes a folder for downloads, of which there are none.
         with tempfile.TemporaryDirectory() as downloads, quiet_tfds():
-            make_builder().download_and_prepare(download_dir=downloads, file_format="array_record")
+            make_builder().download_and_prepare(
+                download_dir=downloads, download_config=config, file_format="array_record"
+            )
     print(f"Prepared {folder}", flush=True)
 
 

@@ -23,6 +23,16 @@ class RecordFiles:
             _open(path, length) for path, length in zip(self._paths, lengths, strict=True)
         ]
 
+    @classmethod
+    def join(cls, parts: Sequence["RecordFiles"]) -> "RecordFiles":
+        """The files of several splits, one after the other; they are not opened again."""
+        joined = cls([], [])
+        joined._paths = [path for part in parts for path in part._paths]
+        joined._files = [file for part in parts for file in part._files]
+        lengths = [np.diff(part._ends, prepend=0) for part in parts]
+        joined._ends = np.cumsum(np.concatenate(lengths))
+        return joined
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

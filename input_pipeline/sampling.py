@@ -5,30 +5,33 @@ every host works out its own share. (The orders come from NumPy's generators: an
 version of NumPy may order an epoch differently.)
 """
 
+import abc
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from input_pipeline.errors import DatasetError
+from input_pipeline.errors import DatasetError, one_of
 from input_pipeline.index import PhotoIndex
 
 if TYPE_CHECKING:
     from input_pipeline.dataset import Split
 
 EPOCHS = ("pairs", "items")
-_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT = range(5)  # independent streams of random numbers
+SAMPLERS = ("pairs", "items", "photos")
+DOMAINS = ("both", "any")
+_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW = range(6)  # independent streams of random numbers
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One host's share of a step.
+    """One host's share of a step: n groups of k photos.
 
     Attributes:
-      rows: int32 [P, 2], (customer, shop) rows of the index.
-      flip: bool [P, 2], whether to mirror each photo.
-      shift: float32 [P, 2, 4] in -1..1, how far each edge (left, top, right, bottom) of each
+      rows: int32 [n, k], rows of the index; see the sampler.
+      flip: bool [n, k], whether to mirror each photo.
+      shift: float32 [n, k, 4] in -1..1, how far each edge (left, top, right, bottom) of each
         photo's cut moves, in units that the caller sets.
     """
 
@@ -37,41 +40,69 @@ class StepPlan:
     shift: np.ndarray
 
 
-class Sampler:
-    """Deals the pairs of a split out to steps and hosts.
+class Sampler(abc.ABC):
+    """Deals groups of k photos out to steps and hosts.
 
-    Epoch e is one random order of all pairs ("pairs"), or of all items that have both kinds of
-    photos, with one photo of each kind drawn ("items"). The epochs are laid end to end and step
-    s takes positions s*P to (s+1)*P - 1: no pair is dropped at an epoch's end, a batch may
-    straddle epochs, and a split with fewer pairs than P repeats pairs within a batch.
+    Epoch e is one random order of all groups. The epochs are laid end to end and step s takes
+    positions s*n to (s+1)*n - 1: no group is dropped at an epoch's end, a batch may straddle
+    epochs, and a split with fewer groups than a batch repeats groups within it.
+
+    Attributes:
+      epoch_length: groups in an epoch.
+      group_size: k.
     """
 
-    def __init__(self, index: PhotoIndex, epoch: str, seed: int):
-        if epoch not in EPOCHS:
-            raise DatasetError(f"config.data.epoch={epoch!r}: expected one of {EPOCHS}")
-        self._index = index
-        self._by_items = epoch == "items"
+    def __init__(self, epoch_length: int, group_size: int, seed: int):
+        self.epoch_length = epoch_length
+        self.group_size = group_size
         self._seed = seed % 2**64
-        self.epoch_length = len(index.paired_items) if self._by_items else len(index.pairs)
         # A batch may straddle epochs, and steps are planned in order: two orders suffice.
-        self._pairs_of_epoch = functools.lru_cache(maxsize=2)(self._order_epoch)
+        self._order = functools.lru_cache(maxsize=2)(self._order_epoch)
+
+    @abc.abstractmethod
+    def _order_epoch(self, epoch: int) -> np.ndarray:
+        """The groups of an epoch in its order, whatever `_rows` takes them as."""
+
+    @abc.abstractmethod
+    def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
+        """int32 [n, k]: the photos of these groups of an epoch."""
 
     def plan(self, step: int, *, batch_items: int, host: int, hosts: int) -> StepPlan:
-        """The pairs of one step that belong to one host."""
+        """The groups of one step that belong to one host."""
         share = batch_items // hosts
         positions = step * batch_items + host * share + np.arange(share, dtype=np.int64)
         epochs, places = np.divmod(positions, self.epoch_length)
-        rows = np.empty((share, 2), np.int32)
+        rows = np.empty((share, self.group_size), np.int32)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            rows[chosen] = self._pairs_of_epoch(int(epoch))[places[chosen]]
-        photos = 2 * positions[:, None] + np.arange(2)
+            groups = self._order(int(epoch))[places[chosen]]
+            rows[chosen] = self._rows(int(epoch), groups)
+        photos = self.group_size * positions[:, None] + np.arange(self.group_size)
         edges = 4 * photos[..., None] + np.arange(4)
         return StepPlan(
             rows,
             flip=_uniform(self._seed, _FLIP, photos) < 0.5,
             shift=(2 * _uniform(self._seed, _SHIFT, edges) - 1).astype(np.float32),
         )
+
+    def _generator(self, epoch: int, stream: int) -> np.random.Generator:
+        key = np.array([self._seed, epoch * 8 + stream], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
+
+
+class PairSampler(Sampler):
+    """Groups are (customer, shop photo) of one item.
+
+    An epoch is all pairs ("pairs"), or all items that have both kinds of photos, with one photo
+    of each kind drawn ("items").
+    """
+
+    def __init__(self, index: PhotoIndex, epoch: str, seed: int):
+        if epoch not in EPOCHS:
+            raise DatasetError(f"config.data.epoch={epoch!r}: expected {one_of(EPOCHS)}")
+        self._index = index
+        self._by_items = epoch == "items"
+        super().__init__(len(index.paired_items) if self._by_items else len(index.pairs), 2, seed)
 
     def _order_epoch(self, epoch: int) -> np.ndarray:
         order = self._generator(epoch, _ORDER).permutation(self.epoch_length)
@@ -87,34 +118,104 @@ class Sampler:
             columns.append(photos.rows[photos.starts[items] + drawn])
         return np.stack(columns, axis=1)
 
-    def _generator(self, epoch: int, stream: int) -> np.random.Generator:
-        key = np.array([self._seed, epoch * 8 + stream], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key))
+    def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
+        return groups
 
 
-def steps_per_epoch(split: "Split", batch_items: int, epoch: str = "pairs") -> int:
-    """Steps of `batch_items` pairs that reach every pair or item at least once; at least 1.
+class ItemSampler(Sampler):
+    """Groups are K photos of one item (P x K batches).
+
+    An epoch is all items that have enough photos. An item's photos are drawn anew in every
+    epoch, each once before any is repeated.
+
+    Args:
+      index: of the split.
+      photos_per_item: K, at least 2.
+      domains: "both": the first K // 2 are customer photos and the others shop photos, of items
+        that have both; "any": all of an item's photos alike, of items that have two.
+      seed: of the orders.
+    """
+
+    def __init__(self, index: PhotoIndex, photos_per_item: int, domains: str, seed: int):
+        if domains not in DOMAINS:
+            raise DatasetError(f"config.data.domains={domains!r}: expected {one_of(DOMAINS)}")
+        if photos_per_item < 2:
+            raise DatasetError(
+                f"config.data.photos_per_item={photos_per_item}: expected at least 2"
+            )
+        if domains == "both":
+            half = photos_per_item // 2
+            self._parts = [(index.customers, half), (index.shops, photos_per_item - half)]
+            self._items = index.paired_items
+        else:
+            photos = index.photos
+            self._parts = [(photos, photos_per_item)]
+            self._items = np.flatnonzero(photos.counts >= 2).astype(np.int32)
+        self._photos = len(index)
+        super().__init__(len(self._items), photos_per_item, seed)
+
+    def _order_epoch(self, epoch: int) -> np.ndarray:
+        return self._items[self._generator(epoch, _ORDER).permutation(self.epoch_length)]
+
+    def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
+        return np.array([self._draw(epoch, item) for item in groups], np.int32)
+
+    def _draw(self, epoch: int, item: int) -> np.ndarray:
+        """int32 [K]: every photo has a random key; the photos with the smallest are drawn."""
+        drawn = []
+        for photos, count in self._parts:
+            rows = photos.rows[photos.starts[item] :][: photos.counts[item]]
+            keys = _uniform(self._seed, _DRAW, epoch * self._photos + rows.astype(np.int64))
+            drawn.append(np.resize(rows[np.argsort(keys, kind="stable")], count))
+        return np.concatenate(drawn)
+
+
+class PhotoSampler(Sampler):
+    """Groups are single photos of a split, of which there are `photos`."""
+
+    def __init__(self, photos: int, seed: int):
+        super().__init__(photos, 1, seed)
+
+    def _order_epoch(self, epoch: int) -> np.ndarray:
+        return self._generator(epoch, _ORDER).permutation(self.epoch_length)
+
+    def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
+        return groups[:, None]
+
+
+def steps_per_epoch(split: "Split", data: Any, batch_items: int) -> int:
+    """Steps of `batch_items` groups that reach every group of an epoch at least once; at least 1.
 
     Args:
       split: to train on.
-      batch_items: pairs in the global batch.
-      epoch: "pairs" counts all pairs, "items" the items that have both kinds of photos.
+      data: config.data.
+      batch_items: groups in the global batch; see `make_sampler`.
     """
-    return -(-make_sampler(split, epoch, seed=0).epoch_length // batch_items)
+    return -(-make_sampler(split, data, seed=0).epoch_length // batch_items)
 
 
-def make_sampler(split: "Split", epoch: str, seed: int) -> Sampler:
-    """The sampler of a split.
+def make_sampler(split: "Split", data: Any, seed: int) -> Sampler:
+    """The sampler that config.data.sampler names: pairs, items (of K photos each) or photos.
 
     Raises:
-      DatasetError: the split has no pairs to train on.
+      DatasetError: a field is wrong, or the split has nothing to train on.
     """
-    sampler = Sampler(split.index, epoch, seed)
+    if data.sampler not in SAMPLERS:
+        raise DatasetError(f"config.data.sampler={data.sampler!r}: expected {one_of(SAMPLERS)}")
+    if data.sampler == "photos":
+        return PhotoSampler(len(split.index), seed)
+    lack = "both a customer and a shop photo"
+    sampler: Sampler
+    if data.sampler == "pairs":
+        sampler = PairSampler(split.index, data.epoch, seed)
+    else:
+        sampler = ItemSampler(split.index, data.photos_per_item, data.domains, seed)
+        lack = "two photos" if data.domains == "any" else lack
     if not sampler.epoch_length:
         counts = split.index.counts()
         raise DatasetError(
-            f"split {split.name!r} has no pairs to train on: no item has both a customer and a "
-            f"shop photo ({counts['customer_photos']} customer and {counts['shop_photos']} shop "
+            f"split {split.name!r} has no {data.sampler} to train on: no item has {lack} "
+            f"({counts['customer_photos']} customer and {counts['shop_photos']} shop "
             f"photos of {counts['items']} items)"
         )
     return sampler

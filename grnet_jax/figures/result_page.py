@@ -19,15 +19,12 @@ _MATCHES = 8  # gallery photos beside a query
 _THUMBNAIL = 128  # pixels, the longer side
 
 
-def write_result_page(
-    directory: epath.Path, evaluation: Evaluation, split: Any, model: str, step: int
-) -> str:
+def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str, step: int) -> str:
     """Writes `results.html`, one file with its pictures inside, and returns its path.
 
     Args:
       directory: where to.
-      evaluation: of the split.
-      split: an `input_pipeline.Split`, for its pictures.
+      evaluation: whose task has the pictures.
       model: its name.
       step: of the checkpoint.
     """
@@ -38,12 +35,13 @@ def write_result_page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    examples = _Examples(evaluation, split)
+    examples = _Examples(evaluation)
     page = environment.get_template("results.html").render(
         model=model,
         step=step,
-        dataset=evaluation.dataset,
-        split=evaluation.split,
+        dataset=evaluation.task.dataset,
+        split=evaluation.task.split,
+        protocol=evaluation.task.describe(),
         columns=TABLE_COLUMNS,
         figures=evaluation.figures,
         format_figure=format_figure,
@@ -58,9 +56,10 @@ def write_result_page(
 class _Examples:
     """Chooses queries and turns them into what the template shows."""
 
-    def __init__(self, evaluation: Evaluation, split: Any):
+    def __init__(self, evaluation: Evaluation):
         self._evaluation = evaluation
-        self._split = split
+        self._task = evaluation.task
+        self._split = evaluation.task.photos
         self._pictures: dict[int, str] = {}
         # The best positive's rank decides; equal ranks by the lead over the next photo.
         ranks = evaluation.ranking.ranks
@@ -94,16 +93,19 @@ class _Examples:
 
     def _query(self, number: int) -> dict[str, Any]:
         evaluation, index = self._evaluation, self._split.index
-        row = int(evaluation.query_rows[number])
-        item = index.item[row]
+        row = int(self._task.query_rows[number])
+        right = self._task.positives[number]
+        missed = int(self._task.gallery_rows[right[0]])
         matches = []
-        for place in range(min(_MATCHES, evaluation.ranking.top_rows.shape[1])):
-            match = int(evaluation.gallery_rows[evaluation.ranking.top_rows[number, place]])
+        for column, place in enumerate(evaluation.ranking.top_rows[number, :_MATCHES]):
+            if place < 0:  # its gallery has no more photos
+                break
+            match = int(self._task.gallery_rows[place])
             matches.append(
                 {
                     "picture": self._picture(match),
-                    "right": bool(index.item[match] == item),
-                    "score": f"{evaluation.ranking.top_scores[number, place]:.2f}",
+                    "right": bool(place in right),
+                    "score": f"{evaluation.ranking.top_scores[number, column]:.2f}",
                     "name": str(index.photo_id[match]),
                 }
             )
@@ -114,14 +116,8 @@ class _Examples:
             "flags": self._flags(row),
             "rank": rank,
             "matches": matches,
-            "missed": None if rank <= len(matches) else self._right_one(item),
+            "missed": None if rank <= len(matches) else self._picture(missed),
         }
-
-    def _right_one(self, item: int) -> str | None:
-        """The picture that should have been found, where it is not among the matches."""
-        rows = self._evaluation.gallery_rows
-        right = rows[self._split.index.item[rows] == item]
-        return self._picture(int(right[0])) if len(right) else None
 
     def _flags(self, row: int) -> str:
         index = self._split.index

@@ -1,7 +1,8 @@
-"""Evaluation of a matcher on a split: embed, rank, measure per protocol."""
+"""Evaluation of a matcher: embed, rank, measure per protocol."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,16 +13,12 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import metrics
-from grnet_jax.errors import InputError
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
-from grnet_jax.retrieval.protocols import Protocol, make_protocols
-from grnet_jax.retrieval.ranking import Ranking, make_score, positive_rows, rank_all
+from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
+from grnet_jax.retrieval.ranking import Ranking, make_score, merge_rankings, rank_all
+from grnet_jax.retrieval.tasks import Task, identical_rows
 
 TOP_K = (1, 5, 10, 20, 30, 40, 50)
-
-
-class EvaluationError(InputError):
-    """A split that cannot be evaluated; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Figures:
       intervals: their 95% intervals.
       queries: queries measured, those with a match in the gallery.
       without_match: queries of the protocol whose item has no gallery photo; not measured.
-      gallery: gallery photos.
+      gallery: gallery photos that a query is ranked against.
     """
 
     title: str
@@ -47,24 +44,18 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A split's figures, and the ranking behind them for pages and plots.
+    """The figures of a task, and the ranking behind them for pages and plots.
 
     Attributes:
-      dataset: its name.
-      split: the split evaluated.
+      task: queries and gallery.
       figures: by protocol name.
       protocols: which queries each covers.
-      query_rows: int [q], rows of the split's index.
-      gallery_rows: int [g].
-      ranking: over those; `top_rows` counts within `gallery_rows`.
+      ranking: of the task's queries; `top_rows` are places in its gallery_rows.
     """
 
-    dataset: str
-    split: str
+    task: Task
     figures: dict[str, Figures]
     protocols: list[Protocol]
-    query_rows: np.ndarray
-    gallery_rows: np.ndarray
     ranking: Ranking
 
 
@@ -83,43 +74,47 @@ class Evaluator:
         self._embed = make_embed(matcher, mesh)
         self._score = make_score(matcher, mesh)
 
-    def evaluate(self, variables: Any, split: Any, dataset: str) -> Evaluation:
-        """Embeds a split's queries and gallery, ranks all pairs and measures.
+    def evaluate(self, variables: Any, task: Task) -> Evaluation:
+        """Embeds a task's queries and gallery, ranks all pairs and measures.
 
         Args:
           variables: the matcher's.
-          split: an `input_pipeline.Split`.
-          dataset: name for headings.
-
-        Raises:
-          EvaluationError: if the split has no query, no gallery photo, or no query with a match.
+          task: of `make_task`.
         """
-        query_rows, gallery_rows = split.query_rows(), split.gallery_rows()
-        check_split(split)
-        index = split.index
-        query = self._features(variables, split, query_rows, "queries")
-        gallery = self._features(variables, split, gallery_rows, "gallery")
-        positives = positive_rows(index.item[query_rows], index.item[gallery_rows])
-        ranking = self._rank(variables, query, gallery, positives)
+        index, rows = task.photos.index, task.query_rows
+        query = self._features(variables, task.photos, rows, "queries")
+        gallery = self._features(variables, task.photos, task.gallery_rows, "gallery")
+        ranking = self._rank(variables, query, gallery, task)
+        categories = [
+            (group.category, np.isin(np.arange(len(rows)), group.queries), len(group.gallery))
+            for group in task.groups
+            if group.category
+        ]
         protocols = make_protocols(
-            index.view[query_rows], index.occluded[query_rows], index.cropped[query_rows], dataset
+            task.dataset,
+            len(task.gallery_rows),
+            query_choices(index.view[rows], index.occluded[rows], index.cropped[rows]),
+            categories,
         )
         figures = {
-            protocol.name: measure(
-                protocol, ranking.ranks, index.item[query_rows], len(gallery_rows)
-            )
+            protocol.name: measure(protocol, ranking.ranks, index.item[rows])
             for protocol in protocols
         }
+        if categories:
+            parts = [figures[f"category:{name}"] for name, _, _ in categories]
+            figures["category_mean"] = mean_of_categories(parts, task.dataset)
+        if ranking.other_ranks is not None:
+            title = f"All queries, identical files count ({task.dataset})"
+            protocol = dataclasses.replace(protocols[0], title=title)
+            figures["all_identical"] = measure(protocol, ranking.other_ranks, index.item[rows])
         unmatched = figures["all"].without_match
         if unmatched:
             logging.warning(
                 "%d of %d queries show an item without a gallery photo: they are not measured.",
                 unmatched,
-                len(query_rows),
+                len(rows),
             )
-        return Evaluation(
-            dataset, split.name, figures, protocols, query_rows, gallery_rows, ranking
-        )
+        return Evaluation(task, figures, protocols, ranking)
 
     def _features(self, variables: Any, split: Any, rows: np.ndarray, what: str) -> Any:
         from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
@@ -135,23 +130,39 @@ class Evaluator:
                 progress=lambda done: bar.update(min(done, bar.total - bar.n)),
             )
 
-    def _rank(self, variables: Any, query: Any, gallery: Any, positives: np.ndarray) -> Ranking:
-        with _bar(len(positives), "rank", "query") as bar:
-            return rank_all(
-                self._score,
-                variables,
-                query,
-                gallery,
-                positives,
-                query_block=self._config.eval.query_block,
-                gallery_block=self._config.eval.gallery_block,
-                top=self._config.eval.keep_top,
-                mesh=self._mesh,
-                progress=bar.update,
-            )
+    def _rank(self, variables: Any, query: Any, gallery: Any, task: Task) -> Ranking:
+        """Each group of queries against its part of the gallery."""
+        config = self._config.eval
+        others = None
+        if config.count_identical:
+            content = task.photos.index.content[task.gallery_rows]
+            others = identical_rows(task.positives, content)
+        parts = []
+        with _bar(len(task.query_rows), "rank", "query") as bar:
+            for group in task.groups:
+                if not len(group.gallery):  # none of its queries has a match
+                    bar.update(len(group.queries))
+                    continue
+                ranking = rank_all(
+                    self._score,
+                    variables,
+                    _take(query, group.queries),
+                    _take(gallery, group.gallery),
+                    _within(task.positives[group.queries], group.gallery),
+                    query_block=config.query_block,
+                    gallery_block=config.gallery_block,
+                    top=config.keep_top,
+                    mesh=self._mesh,
+                    other_positives=None
+                    if others is None
+                    else _within(others[group.queries], group.gallery),
+                    progress=bar.update,
+                )
+                parts.append((ranking, group.queries, group.gallery))
+        return merge_rankings(parts, len(task.query_rows))
 
 
-def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray, gallery: int) -> Figures:
+def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray) -> Figures:
     """One protocol's figures from the ranks [q, p] and item numbers [q] of all queries."""
     matched = (ranks > 0).any(axis=1)
     chosen = protocol.queries & matched
@@ -171,27 +182,45 @@ def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray, gallery: i
         intervals=intervals,
         queries=int(chosen.sum()),
         without_match=int((protocol.queries & ~matched).sum()),
-        gallery=gallery,
+        gallery=protocol.gallery,
     )
 
 
-def check_split(split: Any) -> None:
-    """Raises EvaluationError where a split has no query, no gallery photo, or no match."""
-    query_rows, gallery_rows = split.query_rows(), split.gallery_rows()
-    for rows, what, domain in (
-        (query_rows, "query", "customer"),
-        (gallery_rows, "gallery", "shop"),
-    ):
-        if not len(rows):
-            raise EvaluationError(
-                f"split {split.name!r} has an empty {what} set: it holds no photo of domain "
-                f"{domain!r}"
-            )
-    if not np.isin(split.index.item[query_rows], split.index.item[gallery_rows]).any():
-        raise EvaluationError(
-            f"split {split.name!r}: none of its {len(query_rows)} queries shows an item that the "
-            f"gallery of {len(gallery_rows)} photos has; nothing can be measured"
-        )
+def mean_of_categories(parts: Sequence[Figures], dataset: str) -> Figures:
+    """The unweighted mean over categories, as Street2Shop's tables have it.
+
+    Its interval is that of a mean of independent figures, each with a normal error as wide as its
+    own interval. Categories without a measured query are left out, and the title says how many
+    there are.
+    """
+    there = [part for part in parts if part.queries]
+    values, intervals = {}, {}
+    for name in parts[0].values:
+        mean = float(np.mean([part.values[name] for part in there])) if there else math.nan
+        halves = [(part.intervals[name][1] - part.intervals[name][0]) / 2 for part in there]
+        half = math.sqrt(sum(half**2 for half in halves)) / len(there) if there else math.nan
+        values[name] = mean
+        intervals[name] = max(mean - half, 0.0), min(mean + half, 1.0)
+    return Figures(
+        title=f"Mean over {len(there)} categories ({dataset})",
+        values=values,
+        intervals=intervals,
+        queries=sum(part.queries for part in parts),
+        without_match=sum(part.without_match for part in parts),
+        gallery=sum(part.gallery for part in parts),
+    )
+
+
+def _take(features: Any, rows: np.ndarray) -> Any:
+    """These rows, which are in order; all of them are not copied."""
+    return jax.tree.map(lambda leaf: leaf if len(rows) == len(leaf) else leaf[rows], features)
+
+
+def _within(positives: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Places of positives in a part of the gallery, int [g'] rows in order; -1 if not there."""
+    places = np.searchsorted(gallery, positives)
+    inside = gallery[np.minimum(places, len(gallery) - 1)] == positives
+    return np.where(inside & (positives >= 0), places, -1).astype(np.int32)
 
 
 def _bar(total: int, description: str, unit: str) -> tqdm:

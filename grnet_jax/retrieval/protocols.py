@@ -1,15 +1,22 @@
 """Which queries a figure is over: the evaluation protocols.
 
 FindFashion's (GRNet, Section 4.1) choose among the queries by their view, occlusion and
-cropping and leave the gallery as it is. The hard sets overlap.
+cropping and leave the gallery as it is. The hard sets overlap. Street2Shop's (Kiapour et al.)
+are its categories, each with a gallery of its own.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 VIEWS = {0: "front", 1: "side", 2: "back"}
+_TITLES = {
+    "easy": "Easy",
+    "hard_view": "Hard-View",
+    "hard_occlusion": "Hard-Occlusion",
+    "hard_cropping": "Hard-Cropping",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +27,21 @@ class Protocol:
       name: key in result files.
       title: as headings show it, with the data set's name where that is no benchmark's own.
       queries: bool [q], which queries belong to it.
+      gallery: photos that these queries are ranked against.
     """
 
     name: str
     title: str
     queries: np.ndarray
+    gallery: int
 
 
 def query_choices(
     view: np.ndarray, occluded: np.ndarray, cropped: np.ndarray
 ) -> dict[str, np.ndarray]:
     """bool [q] for each of FindFashion's protocols: its queries.
+
+    A query with an unknown flag is in no protocol that asks for that flag.
 
     Args:
       view: int [q]: 0 front, 1 side, 2 back, -1 unknown.
@@ -46,30 +57,32 @@ def query_choices(
 
 
 def make_protocols(
-    view: np.ndarray, occluded: np.ndarray, cropped: np.ndarray, dataset: str
+    dataset: str,
+    gallery: int,
+    choices: dict[str, np.ndarray],
+    categories: Sequence[tuple[str, np.ndarray, int]] = (),
 ) -> list[Protocol]:
-    """All queries, and FindFashion's four choices where the queries are annotated.
+    """All queries, FindFashion's four choices of them, and the categories.
 
     Args:
-      view: int [q]: 0 front, 1 side, 2 back, -1 unknown.
-      occluded: int [q]: 1 if more than 30% is covered, 0 if not, -1 unknown.
-      cropped: int [q]: 1 if more than 30% is out of the picture, 0 if not, -1 unknown.
       dataset: named in every title, so that no figure passes for another set's.
+      gallery: photos in it.
+      choices: of `query_choices`.
+      categories: for each the name, its queries, bool [q], and the photos in its gallery.
 
     Returns:
-      The protocols that hold any query. A query with an unknown flag is in no protocol that
-      asks for that flag.
+      The protocols that hold any query.
     """
-    easy = (view == 0) & (occluded == 0) & (cropped == 0)
-    choices: list[tuple[str, str, Any]] = [
-        ("all", "All queries", np.ones(len(view), bool)),
-        ("easy", "Easy", easy),
-        ("hard_view", "Hard-View", (view == 1) | (view == 2)),
-        ("hard_occlusion", "Hard-Occlusion", occluded == 1),
-        ("hard_cropping", "Hard-Cropping", cropped == 1),
+    everything = np.ones_like(choices["easy"])
+    protocols = [
+        Protocol("all", f"All queries ({dataset})", everything, gallery),
+        *(
+            Protocol(name, f"{title} ({dataset})", choices[name], gallery)
+            for name, title in _TITLES.items()
+        ),
+        *(
+            Protocol(f"category:{name}", f"{name} ({dataset})", queries, photos)
+            for name, queries, photos in categories
+        ),
     ]
-    return [
-        Protocol(name, f"{title} ({dataset})", queries)
-        for name, title, queries in choices
-        if queries.any()
-    ]
+    return [protocol for protocol in protocols if protocol.queries.any()]

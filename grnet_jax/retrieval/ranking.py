@@ -1,7 +1,7 @@
 """Every query against the whole gallery, in blocks over the mesh."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,11 +26,13 @@ class Ranking:
       ranks: int32 [q, p], ranks of each query's positives from 1, padded with 0.
       top_rows: int32 [q, k], the gallery rows that score highest, best first.
       top_scores: float32 [q, k], their scores.
+      other_ranks: as `ranks`, of the other positives that were asked for; None for none.
     """
 
     ranks: np.ndarray
     top_rows: np.ndarray
     top_scores: np.ndarray
+    other_ranks: np.ndarray | None = None
 
 
 def make_score(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, Features, Features], jax.Array]:
@@ -44,19 +46,6 @@ def make_score(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, Features, Featu
         in_shardings=(replicated(mesh), sharded(mesh), replicated(mesh)),
         out_shardings=replicated(mesh),
     )
-
-
-def positive_rows(query_items: np.ndarray, gallery_items: np.ndarray) -> np.ndarray:
-    """For each query the gallery rows with its item, int32 [q, p], padded with -1; p >= 1."""
-    order = np.argsort(gallery_items, kind="stable")
-    ordered = gallery_items[order]
-    first = np.searchsorted(ordered, query_items, side="left")
-    last = np.searchsorted(ordered, query_items, side="right")
-    width = max(int((last - first).max(initial=1)), 1)
-    columns = first[:, None] + np.arange(width)[None, :]
-    inside = columns < last[:, None]
-    rows = order[np.minimum(columns, len(order) - 1)]
-    return np.where(inside, rows, -1).astype(np.int32)
 
 
 def score_blocks(
@@ -110,6 +99,7 @@ def rank_all(
     gallery_block: int,
     top: int,
     mesh: Mesh,
+    other_positives: np.ndarray | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Ranking:
     """Ranks every query's positives among the whole gallery.
@@ -119,14 +109,15 @@ def rank_all(
       variables: the matcher's.
       query: features of q queries (numpy leaves).
       gallery: features of g gallery photos.
-      positives: of `positive_rows`.
+      positives: int [q, p], the gallery rows of each query's positives, padded with -1.
       query_block: queries scored at once, a multiple of the number of devices.
       gallery_block: gallery photos scored at once.
       top: how many of the best gallery rows to keep.
       mesh: the devices.
+      other_positives: as positives, to be ranked beside them.
       progress: told the number of queries after every block.
     """
-    ranks, top_rows, top_scores = [], [], []
+    ranks, other_ranks, top_rows, top_scores = [], [], [], []
     blocks = score_blocks(
         score,
         variables,
@@ -139,13 +130,48 @@ def rank_all(
     for start, scores in blocks:
         count, found = scores.shape
         full = _pad(scores, query_block, 0)
-        wanted = _pad(positives[start : start + query_block], query_block, -1)
-        ranks.append(np.asarray(_positive_ranks(full, wanted))[:count])
+        for wanted, found_ranks in ((positives, ranks), (other_positives, other_ranks)):
+            if wanted is not None:
+                block = _pad(wanted[start : start + query_block], query_block, -1)
+                found_ranks.append(np.asarray(_positive_ranks(full, block))[:count])
         best_scores, best_rows = jax.lax.top_k(jnp.asarray(full), min(top, found))
         top_rows.append(np.asarray(best_rows)[:count])
         top_scores.append(np.asarray(best_scores)[:count])
         progress(count)
-    return Ranking(np.concatenate(ranks), np.concatenate(top_rows), np.concatenate(top_scores))
+    return Ranking(
+        np.concatenate(ranks),
+        np.concatenate(top_rows),
+        np.concatenate(top_scores),
+        np.concatenate(other_ranks) if other_ranks else None,
+    )
+
+
+def merge_rankings(parts: Sequence[tuple[Ranking, np.ndarray, np.ndarray]], q: int) -> Ranking:
+    """One ranking of q queries from those of groups of queries, each against a part of a gallery.
+
+    Args:
+      parts: a ranking, int [q'] the places of its queries, int [g'] its gallery's rows.
+      q: number of queries in all; each is in one part, or in none and has no positives.
+
+    Returns:
+      Ranks count within each query's part of the gallery. `top_rows` are rows of the whole
+      gallery, -1 (score -inf) where a part has fewer photos than are kept.
+    """
+
+    def merge(arrays: Sequence[np.ndarray], fill: float) -> np.ndarray:
+        width = max(array.shape[1] for array in arrays)
+        merged = np.full((q, width), fill, arrays[0].dtype)
+        for array, (_, queries, _) in zip(arrays, parts, strict=True):
+            merged[queries, : array.shape[1]] = array
+        return merged
+
+    others = [part.other_ranks for part, _, _ in parts if part.other_ranks is not None]
+    return Ranking(
+        merge([part.ranks for part, _, _ in parts], 0),
+        merge([gallery[part.top_rows] for part, _, gallery in parts], -1),
+        merge([part.top_scores for part, _, _ in parts], -np.inf),
+        merge(others, 0) if others else None,
+    )
 
 
 def _place_rows(features: Features, mesh: Mesh) -> Features:

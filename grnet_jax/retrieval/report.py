@@ -27,9 +27,13 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
                 key: [_number(low), _number(high)] for key, (low, high) in figures.intervals.items()
             },
         }
+    task = evaluation.task
     return {
-        "dataset": evaluation.dataset,
-        "split": evaluation.split,
+        "dataset": task.dataset,
+        "split": task.split,
+        "gallery_splits": list(task.gallery_splits),
+        "same_category": bool(task.groups[0].category),
+        "sampled": task.sampled,
         "model": model,
         "step": step,
         "protocols": protocols,
@@ -68,7 +72,7 @@ def format_table(evaluation: Evaluation) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     notes.append("In percent, with 95% intervals (clustered by item).")
-    return "\n".join([*lines, *notes])
+    return "\n".join([evaluation.task.describe(), "", *lines, *notes])
 
 
 def format_figure(value: float, interval: tuple[float, float]) -> str:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
 from grnet_jax.photos import make_framing
-from grnet_jax.retrieval.evaluation import Evaluator, check_split
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import checkpoints
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import Run, build_run, check_pretrained, start_state
@@ -109,7 +110,7 @@ def _load_dataset(config: ml_collections.ConfigDict) -> Any:
 def _steps_per_epoch(config: ml_collections.ConfigDict, dataset: Any) -> int:
     from input_pipeline import steps_per_epoch
 
-    return steps_per_epoch(dataset.split("train"), config.train.batch_items, config.data.epoch)
+    return steps_per_epoch(dataset.split("train"), config.data, config.train.batch_items)
 
 
 class _Loop:
@@ -128,8 +129,8 @@ class _Loop:
         self._can_evaluate = run.config.train.eval_every > 0 and dataset.has_split("val")
         if run.config.train.eval_every > 0 and not self._can_evaluate:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
-        if self._can_evaluate:
-            check_split(dataset.split("val"))
+        if self._can_evaluate:  # all of val's queries, in val's own gallery
+            self._task = make_task(dataset, "val", same_category=run.config.eval.same_category)
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def run(self, state: TrainState) -> TrainState:
@@ -184,7 +185,7 @@ class _Loop:
         )
         ahead = None
         for batch in batches:
-            arrays = {name: batch[name] for name in ("customer", "shop", "item", "content")}
+            arrays = {name: value for name, value in batch.items() if name != "step"}
             placed = mesh.place_batch(arrays, self._run.mesh)
             if ahead is not None:
                 yield ahead
@@ -225,9 +226,7 @@ class _Loop:
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Figures over all queries of the val split."""
-        found = self._evaluator.evaluate(
-            state.variables, self._dataset.split("val"), self._dataset.name
-        )
+        found = self._evaluator.evaluate(state.variables, self._task)
         figures = found.figures["all"]
         self._writer.write_scalars(step, {f"val/{k}": v for k, v in figures.values.items()})
         return dict(figures.values)

@@ -1,10 +1,11 @@
 """What all builders share: the order of the records, their schema, and the index beside them."""
 
 import abc
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -12,14 +13,16 @@ from etils import epath
 from tensorflow_datasets.core import dataset_builder
 from tqdm import tqdm
 
+from input_pipeline.beam import Write, write_with_beam
 from input_pipeline.datasets.records import (
     DOMAINS,
+    NO_LANDMARKS,
     PhotoRecord,
     parse_record,
     photo_features,
     to_example,
 )
-from input_pipeline.index import IndexBuilder, build_indices
+from input_pipeline.index import SLOTS, IndexBuilder, build_indices
 
 SPLITS = ("train", "val", "test")
 SUMMARY_FILE = "summary.json"
@@ -35,15 +38,21 @@ def index_file(split: str) -> str:
     return f"index.{split}.npz"
 
 
-class RecordBuilder(dataset_builder.ShardBasedBuilder, Generic[Record]):  # tfds.core: from 4.9.10
+class RecordBuilder(dataset_builder.FileReaderBuilder, Generic[Record]):
     """Writes records in a fixed order, and their index beside them.
 
     The shards are cut before anything is written, so that records stream straight to their
     file: TFDS' generator-based builder would write all records twice and, where their order
-    is to be kept, sort them in memory.
+    is to be kept, sort them in memory. Its shard-based builder keeps a file's records in memory
+    until the file is written; with Beam it mixes up the lengths of more than ten files.
 
     Subclasses define what is abstract here, and may extend `notes`.
+
+    Attributes:
+      apart: whether Beam writes the shards, each in another process; their sources are pickled.
     """
+
+    apart = False
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -70,13 +79,6 @@ class RecordBuilder(dataset_builder.ShardBasedBuilder, Generic[Record]):  # tfds
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=self.features(), disable_shuffling=True)
 
-    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager):
-        del dl_manager  # nothing is downloaded
-        return {
-            split: [_Numbered(source, self.example) for source in sources]
-            for split, sources in self.shards().items()
-        }
-
     def _log_download_bytes(self) -> None:
         """Keeps TFDS from announcing a download, of which there is none."""
 
@@ -84,14 +86,57 @@ class RecordBuilder(dataset_builder.ShardBasedBuilder, Generic[Record]):  # tfds
         """As above."""
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        super()._download_and_prepare(dl_manager, download_config)
-        # Still inside the unfinished folder: its renaming is what makes all of it valid.
+        del dl_manager  # nothing is downloaded
+        # The unfinished folder: its renaming is what makes all of it valid.
         folder = epath.Path(self.data_dir)
-        paths = {name: split.filepaths for name, split in self.info.splits.items()}
+        self.apart = bool(download_config and download_config.beam_runner)
+        paths, files = self._files()
+        if self.apart:
+            write_with_beam(files, folder, download_config)
+        else:
+            for path, write in files.items():
+                write(path)
+        self.info.set_splits(
+            tfds.core.SplitDict([self._split_info(name, paths[name]) for name in paths])
+        )
         counts = self.write_indices(folder, paths)
         for split, count in counts.items():
             count["bytes"] = sum(path.stat().length for path in paths[split])
         (folder / SUMMARY_FILE).write_text(json.dumps({"splits": counts, **self.notes()}, indent=2))
+
+    def _files(self) -> tuple[ShardPaths, dict[epath.Path, Write]]:
+        """The paths of each split's shards, and what writes each."""
+        paths: dict[str, list[epath.Path]] = {}
+        files: dict[epath.Path, Write] = {}
+        for split, sources in self.shards().items():
+            template = self._get_filename_template(split)
+            paths[split] = [
+                template.sharded_filepath(shard_index=number, num_shards=len(sources))
+                for number in range(len(sources))
+            ]
+            for path, source in zip(paths[split], sources, strict=True):
+                files[path] = functools.partial(self._write_shard, source)
+        return paths, files
+
+    def _write_shard(self, source: ShardSource, path: epath.Path) -> None:
+        features = self.features()
+        serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+
+        def serialize(record: Record) -> bytes:
+            example = serializer.get_tf_example(features.encode_example(self.example(record)))
+            # serialize_example would put the fields in another order in every process.
+            return example.SerializeToString(deterministic=True)
+
+        writer = tfds.core.ExampleWriter(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+        writer.write(path, enumerate(map(serialize, source())))
+
+    def _split_info(self, split: str, paths: Sequence[epath.Path]) -> tfds.core.SplitInfo:
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[len(ArrayRecordDataSource([str(path)])) for path in paths],
+            num_bytes=sum(path.stat().length for path in paths),
+            filename_template=self._get_filename_template(split),
+        )
 
 
 class PhotoBuilder(RecordBuilder[PhotoRecord]):
@@ -125,18 +170,6 @@ def scan_records(split: str, paths: Sequence[epath.Path]) -> Iterator[bytes]:
             bar.update(len(rows))
 
 
-class _Numbered:
-    """A source of numbered examples; a class, for Beam sends it to other processes."""
-
-    def __init__(self, source: ShardSource, example: Callable[[Any], dict[str, object]]):
-        self._source = source
-        self._example = example
-
-    def __call__(self) -> Iterator[tuple[int, dict[str, object]]]:
-        for number, record in enumerate(self._source()):
-            yield number, self._example(record)
-
-
 def _scan(split: str, paths: Sequence[epath.Path]) -> IndexBuilder:
     builder = IndexBuilder()
     for serialized in scan_records(split, paths):
@@ -152,6 +185,8 @@ def _scan(split: str, paths: Sequence[epath.Path]) -> IndexBuilder:
             box=record.box,
             size=(record.height, record.width),
             content_digest=hashlib.blake2b(record.image, digest_size=16).digest(),
+            clothes_type=record.clothes_type,
+            landmarks=record.landmarks if len(record.landmarks) == SLOTS else NO_LANDMARKS,
             attributes=record.attributes,
             unknown_attributes=record.unknown_attributes,
         )

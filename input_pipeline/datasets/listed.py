@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -109,6 +109,10 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
         del checked
         return []
 
+    def without_lists(self) -> Self:
+        """What other processes need of it to write records."""
+        return self
+
     def check(self) -> Checked:
         """Reads and checks everything, and writes nothing."""
         return check_listing(
@@ -178,6 +182,11 @@ class ListedPhotos(PhotoBuilder):
     def notes(self) -> dict[str, object]:
         """Where it came from, and how many rows were bad or odd, by kind."""
         return self._notes
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        config = self.builder_config.without_lists()
+        return {"_original_state": {**state["_original_state"], "config": config}}
 
     def _tell_of_older_preparations(self) -> None:
         name = self.builder_config.name

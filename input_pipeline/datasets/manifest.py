@@ -1,8 +1,8 @@
 """A user's own photos, listed in a CSV (columns: see `manifest_rows`)."""
 
 import re
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 from etils import epath
 
@@ -33,6 +33,10 @@ class ManifestConfig(ListedConfig):
     def read(self) -> Listing:
         """The rows whose cells are right."""
         return manifest_rows.read_listing(self.table)
+
+    def without_lists(self) -> Self:
+        """The table without its rows."""
+        return replace(self, table=self.table._replace(data=b"", rows=[], problems=[]))
 
     def photo_path(self, image: str) -> epath.Path:
         """The path is relative to the CSV."""

@@ -21,6 +21,7 @@ KINDS: Mapping[str, str] = {
     "number of cells": "a row with more or fewer cells than the header",
     "outline": "a garment's outline or mask that is none",
     "path": "a path that leads out of the folder of the photos",
+    "photo size": "another size than the file says",
     "photo without a box": "listed, but not in the file of boxes",
     "photo without a category": "listed, but not in the file of categories",
     "pose type": "a value that there is not",

@@ -21,11 +21,13 @@ class Registered:
       fields: those of config.data that say which data it is, beside `dir`.
       kind: "pairs" for items with customer and shop photos, which matchers train on; "photos" for
         photos with a category; "objects" for photos with the boxes of many objects.
+      title: what headings of figures call it, where that is not its name.
     """
 
     module: str
     fields: tuple[str, ...]
     kind: str = "pairs"
+    title: str = ""
 
     def describe(self, data: Any) -> tuple[Any, Any]:
         """The builder's class and config for these fields of config.data."""
@@ -40,7 +42,7 @@ REGISTRY: Mapping[str, Registered] = {
     "deepfashion_c2s": Registered("deepfashion_c2s", _DOWNLOAD),
     "deepfashion_inshop": Registered("deepfashion_inshop", _DOWNLOAD),
     "deepfashion_attributes": Registered("deepfashion_attributes", _DOWNLOAD, "photos"),
-    "deepfashion2": Registered("deepfashion2", _DOWNLOAD),
+    "deepfashion2": Registered("deepfashion2", _DOWNLOAD, title="DeepFashion2-derived"),
     "street2shop": Registered("street2shop", _DOWNLOAD),
     "coco": Registered("coco", _DOWNLOAD, "objects"),
     "modanet": Registered("modanet", _DOWNLOAD, "objects"),

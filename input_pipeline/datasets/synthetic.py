@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from input_pipeline.datasets.base import PhotoBuilder, ShardSource
 from input_pipeline.datasets.records import VIEWS, PhotoRecord
-from input_pipeline.datasets.rendering import ItemJob, RenderedPhoto, render
+from input_pipeline.datasets.rendering import ItemJob, RenderedPhoto, render, render_item
 from input_pipeline.errors import DatasetError
 
 PICTURE_SIZE = 160  # pixels, of the long side
@@ -83,23 +83,30 @@ class Synthetic(PhotoBuilder):
 
     def _shards_of(self, split: str, size: SplitSize) -> list[ShardSource]:
         step = max(1, _PHOTOS_PER_SHARD // (size.customers + 1))
-        photos = self._render(split, size)  # one pool for all shards, which are written in turn
-        counts = [min(step, size.items - start) for start in range(0, size.items, step)]
+        items = range(size.items)
+        parts = [items[start : start + step] for start in range(0, size.items, step)]
+        if self.apart:
+            return [
+                functools.partial(self._render, split, size.customers, part, pool=False)
+                for part in parts
+            ]
+        # One pool for all shards, which are written in turn.
+        photos = self._render(split, size.customers, items)
         return [
-            functools.partial(itertools.islice, photos, items * (size.customers + 1))
-            for items in counts
+            functools.partial(itertools.islice, photos, len(part) * (size.customers + 1))
+            for part in parts
         ]
 
-    def _render(self, split: str, size: SplitSize) -> Iterator[PhotoRecord]:
+    def _render(
+        self, split: str, customers: int, numbers: range, pool: bool = True
+    ) -> Iterator[PhotoRecord]:
         seed = self.builder_config.seed
-        jobs = (
-            ItemJob(seed, split, index, size.customers, PICTURE_SIZE) for index in range(size.items)
-        )
-        items = render(jobs, size.items)
-        with tqdm(total=size.items, desc=f"Rendering {split}", unit=" items") as bar:
+        jobs = (ItemJob(seed, split, number, customers, PICTURE_SIZE) for number in numbers)
+        items = render(jobs, len(numbers)) if pool else map(render_item, jobs)
+        with tqdm(total=len(numbers), desc=f"Rendering {split}", unit=" items") as bar:
             for photos in items:
                 bar.update()
-                if bar.n == size.items:
+                if bar.n == len(numbers):
                     bar.close()  # nothing is taken after the last photo, so this is the last call
                 for number, photo in enumerate(photos):
                     yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")

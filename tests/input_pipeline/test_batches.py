@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from grnet_jax.errors import InputError
 from grnet_jax.photos import crop_and_resize, make_framing
-from input_pipeline import DatasetError, photo_batches, train_batches
+from input_pipeline import DatasetError, batches, photo_batches, train_batches
 from input_pipeline.sampling import make_sampler
+from tests.input_pipeline.conftest import photo_bytes
 
 
 def take(split, data, start_step=0, steps=3, batch_items=8, seed=0, **hosts):
@@ -49,9 +51,7 @@ def test_pixels_and_labels_are_those_of_the_pairs(dataset, data):
             assert len(shops)
             for name, rows in (("shop", shops), ("customer", customers)):
                 distances = [
-                    np.abs(
-                        batch[name][place].astype(int) - split.framed(row, make_framing(data))
-                    ).max()
+                    np.abs(batch[name][place].astype(int) - split.framed(row, data)).max()
                     for row in rows
                 ]
                 assert min(distances) <= 1
@@ -74,7 +74,7 @@ def test_flips_mirror(dataset, data):
 def test_jitter_moves_the_edges_of_the_box(dataset, data):
     split = dataset.split("train")
     moved = take(split, changed(data, flip=False, box_jitter=0.2))
-    sampler = make_sampler(split, data.epoch, seed=0)
+    sampler = make_sampler(split, data, seed=0)
     framing = make_framing(data)
     for step, batch in enumerate(moved):
         plan = sampler.plan(step, batch_items=8, host=0, hosts=1)
@@ -156,10 +156,9 @@ def test_photo_batches_pad_the_last(dataset, data):
 def test_photo_batches_equal_the_twin(dataset, data, crop, interpolation):
     split = dataset.split("test")
     data = changed(data, crop=crop, interpolation=interpolation, center_share=0.7)
-    framing = make_framing(data)
     for batch in photo_batches(split, range(len(split)), data, batch=36):
         for photo, row in zip(batch["photo"], batch["row"], strict=True):
-            assert np.abs(photo.astype(int) - split.framed(row, framing)).max() <= 1
+            assert np.abs(photo.astype(int) - split.framed(row, data)).max() <= 1
 
 
 def test_no_photos(dataset, data):
@@ -190,3 +189,45 @@ def test_rows_outside_the_split(dataset, data):
         list(photo_batches(split, [36], data, batch=1))
     with pytest.raises(DatasetError, match="of a split of 36"):
         split.read([-1])
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_cut_is_decoded_to_the_pixels_of_the_whole(subsampling):
+    rng = np.random.default_rng(subsampling)
+    data = photo_bytes(3, size=(61, 83), quality=70, subsampling=subsampling)
+    whole = batches._decode(tf.constant(data)).numpy()
+    for _ in range(60):
+        left, top = rng.integers(0, 82), rng.integers(0, 60)
+        right, bottom = rng.integers(left + 1, 84), rng.integers(top + 1, 62)
+        cut = batches._decode_cut(tf.constant(data), tf.constant([left, top, right, bottom]))
+        np.testing.assert_array_equal(cut.numpy(), whole[top:bottom, left:right])
+
+
+def test_item_batches_hold_photos_and_labels(dataset, data):
+    data = changed(data, sampler="items", photos_per_item=3, flip=False)
+    split = dataset.split("train")
+    index = split.index
+    (batch,) = take(split, data, steps=1, batch_items=4)
+    assert batch["photo"].shape == (12, 16, 16, 3)
+    assert (batch["item"].reshape(4, 3) == batch["item"].reshape(4, 3)[:, :1]).all()
+    assert batch["domain"].reshape(4, 3).tolist() == [[0, 1, 1]] * 4
+    plan = make_sampler(split, data, seed=0).plan(0, batch_items=4, host=0, hosts=1)
+    for place, row in enumerate(plan.rows.reshape(-1)):
+        assert np.abs(batch["photo"][place].astype(int) - split.framed(row, data)).max() <= 1
+        record = split.record(row)
+        assert index.categories[batch["category"][place]] == record.category
+        assert batch["clothes_type"][place] == record.clothes_type
+        named = set(index.attributes[batch["attributes"][place] == 1])
+        assert named == set(record.attributes)
+        np.testing.assert_array_equal(
+            batch["visibility"][place] == -1, record.landmarks[:, 0] == -1
+        )
+
+
+def test_photo_batches_for_training_hold_every_photo(dataset, data):
+    split = dataset.split("train")
+    data = changed(data, sampler="photos")
+    found = take(split, data, steps=9, batch_items=8)  # 72 photos
+    items = np.concatenate([batch["item"] for batch in found])
+    np.testing.assert_array_equal(np.bincount(items), np.bincount(split.index.item))
+    assert all(batch["photo"].shape == (8, 16, 16, 3) for batch in found)

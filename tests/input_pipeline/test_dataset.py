@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grnet_jax.photos import make_framing
 from input_pipeline import DatasetError, load_dataset
 from input_pipeline.dataset import open_dataset
 from input_pipeline.datasets.records import VIEWS
@@ -275,12 +274,11 @@ sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 import json
 import ml_collections
 import input_pipeline
-from grnet_jax.photos import make_framing
 data = ml_collections.ConfigDict(json.loads(sys.argv[1]))
 split = input_pipeline.load_dataset(data).split("test")
-framed = split.framed(4, make_framing(data))
+framed = split.framed(4, data)
 print(framed.astype(int).sum(), split.picture(4).shape, len(split.pairs()))
-print(input_pipeline.steps_per_epoch(split, 4))
+print(input_pipeline.steps_per_epoch(split, data, 4))
 assert "tensorflow" not in sys.modules
 """
 
@@ -302,9 +300,7 @@ def test_reading_and_preparing_need_no_tensorflow(data, dataset, tmp_path, prepa
     fields = {**data.to_dict(), **({} if prepared else {"dir": str(tmp_path)})}
     lines = run_python(WITHOUT_TENSORFLOW, json.dumps(fields)).splitlines()
     split = dataset.split("test")
-    expected = (
-        f"{split.framed(4, make_framing(data)).astype(int).sum()} {split.picture(4).shape} 24"
-    )
+    expected = f"{split.framed(4, data).astype(int).sum()} {split.picture(4).shape} 24"
     assert lines[-2:] == [expected, "6"]
 
 

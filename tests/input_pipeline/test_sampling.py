@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from input_pipeline import DatasetError, PhotoIndex, steps_per_epoch
+from input_pipeline.datasets.records import NO_LANDMARKS
 from input_pipeline.index import IndexBuilder, build_indices
-from input_pipeline.sampling import Sampler
+from input_pipeline.sampling import ItemSampler, PairSampler, PhotoSampler, Sampler
+from tests.input_pipeline.conftest import make_data
 
 
 def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
@@ -23,6 +25,8 @@ def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
             box=(0, 0, 1, 1),
             size=(1, 1),
             content_digest=bytes([number]) * 16,
+            clothes_type=-1,
+            landmarks=NO_LANDMARKS,
             attributes=(),
             unknown_attributes=(),
         )
@@ -64,7 +68,7 @@ def test_pairs_are_all_combinations():
 
 def test_every_epoch_holds_every_pair_once():
     index = make_index(PHOTOS)
-    dealt = rows_of(Sampler(index, "pairs", seed=3), range(7), batch=2)  # two epochs of 7
+    dealt = rows_of(PairSampler(index, "pairs", seed=3), range(7), batch=2)  # two epochs of 7
     for epoch in (dealt[:7], dealt[7:]):
         assert sorted(map(tuple, epoch)) == sorted(map(tuple, index.pairs))
     assert (dealt[:7] != dealt[7:]).any()
@@ -72,7 +76,7 @@ def test_every_epoch_holds_every_pair_once():
 
 def test_items_epoch_draws_one_pair_of_every_item():
     index = make_index(PHOTOS)
-    sampler = Sampler(index, "items", seed=0)
+    sampler = PairSampler(index, "items", seed=0)
     dealt = rows_of(sampler, range(100), batch=3)
     for epoch in dealt.reshape(100, 3, 2):
         assert sorted(index.item[epoch[:, 0]]) == sorted(index.paired_items)
@@ -82,21 +86,21 @@ def test_items_epoch_draws_one_pair_of_every_item():
 
 
 def test_batches_larger_than_an_epoch_are_full():
-    sampler = Sampler(make_index(PHOTOS), "pairs", seed=0)
+    sampler = PairSampler(make_index(PHOTOS), "pairs", seed=0)
     assert len(rows_of(sampler, range(1), batch=20)) == 20
 
 
 @pytest.mark.parametrize("epoch", ["pairs", "items"])
 def test_a_step_is_a_function_of_seed_and_step(epoch):
     index = make_index(PHOTOS)
-    straight = rows_of(Sampler(index, epoch, seed=5), range(9), batch=4)
-    late = rows_of(Sampler(index, epoch, seed=5), range(6, 9), batch=4)
+    straight = rows_of(PairSampler(index, epoch, seed=5), range(9), batch=4)
+    late = rows_of(PairSampler(index, epoch, seed=5), range(6, 9), batch=4)
     np.testing.assert_array_equal(straight[-12:], late)
-    assert (straight != rows_of(Sampler(index, epoch, seed=6), range(9), batch=4)).any()
+    assert (straight != rows_of(PairSampler(index, epoch, seed=6), range(9), batch=4)).any()
 
 
 def test_hosts_share_a_batch():
-    sampler = Sampler(make_index(PHOTOS), "pairs", seed=5)
+    sampler = PairSampler(make_index(PHOTOS), "pairs", seed=5)
     whole = sampler.plan(3, batch_items=6, host=0, hosts=1)
     parts = [sampler.plan(3, batch_items=6, host=host, hosts=3) for host in range(3)]
     np.testing.assert_array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
@@ -104,7 +108,7 @@ def test_hosts_share_a_batch():
 
 
 def test_coins_are_fair_and_independent():
-    sampler = Sampler(make_index(PHOTOS), "pairs", seed=1)
+    sampler = PairSampler(make_index(PHOTOS), "pairs", seed=1)
     flips = sampler.plan(0, batch_items=20_000, host=0, hosts=1).flip
     both = flips.mean(axis=0)
     assert np.abs(both - 0.5).max() < 0.02
@@ -114,17 +118,17 @@ def test_coins_are_fair_and_independent():
 
 def test_epoch_length_in_steps():
     split = FakeSplit(make_index(PHOTOS))
-    assert steps_per_epoch(split, 2) == 4
-    assert steps_per_epoch(split, 100) == 1
-    assert steps_per_epoch(split, 3, epoch="items") == 1
+    assert steps_per_epoch(split, make_data(), 2) == 4
+    assert steps_per_epoch(split, make_data(), 100) == 1
+    assert steps_per_epoch(split, make_data(epoch="items"), 3) == 1
 
 
 def test_no_pairs():
     split = FakeSplit(make_index([("a", 0), ("b", 1)]))
     with pytest.raises(DatasetError, match=r"no pairs to train on.*1 customer and 1 shop"):
-        steps_per_epoch(split, 2)
+        steps_per_epoch(split, make_data(), 2)
     with pytest.raises(DatasetError, match=r"config\.data\.epoch"):
-        Sampler(split.index, "photos", seed=0)
+        PairSampler(split.index, "photos", seed=0)
 
 
 def test_large_index_is_packed_in_parts(monkeypatch):
@@ -133,3 +137,63 @@ def test_large_index_is_packed_in_parts(monkeypatch):
     parts = make_index(PHOTOS)
     for name in ("photo_id", "item", "domain", "box", "size", "content", "items"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+
+
+def test_items_of_both_domains():
+    index = make_index(PHOTOS)
+    sampler = ItemSampler(index, photos_per_item=3, domains="both", seed=4)
+    assert sampler.epoch_length == 3  # a, c and d have both
+    dealt = rows_of(sampler, range(60), batch=3)
+    for epoch in dealt.reshape(60, 3, 3):
+        assert sorted(index.items[index.item[epoch[:, 0]]]) == ["a", "c", "d"]
+        assert (index.item[epoch] == index.item[epoch[:, :1]]).all()
+        np.testing.assert_array_equal(index.domain[epoch], np.tile([0, 1, 1], (3, 1)))
+        shops = {index.items[index.item[group[0]]]: set(group[1:].tolist()) for group in epoch}
+        # No photo is repeated where there are enough: a has two shop photos, c and d one.
+        assert shops == {"a": {0, 7}, "c": {6}, "d": {5}}
+    customers = dealt[index.item[dealt[:, 0]] == 0][:, 0]
+    assert 15 < (customers == 2).sum() < 45  # either customer photo of a, in 60 epochs
+
+
+def test_items_of_any_domain():
+    index = make_index(PHOTOS)
+    sampler = ItemSampler(index, photos_per_item=4, domains="any", seed=0)
+    assert sampler.epoch_length == 3  # b and e have one photo
+    for group in rows_of(sampler, range(20), batch=3):
+        item = index.item[group[0]]
+        own = set(np.flatnonzero(index.item == item).tolist())
+        assert set(group.tolist()) <= own
+        assert len(set(group.tolist())) == min(4, len(own))
+
+
+def test_photos_come_once_an_epoch():
+    dealt = rows_of(PhotoSampler(11, seed=2), range(11), batch=2)
+    for epoch in (dealt[:11, 0], dealt[11:, 0]):
+        assert sorted(epoch) == list(range(11))
+    assert (dealt[:11] != dealt[11:]).any()
+
+
+@pytest.mark.parametrize("domains", ["both", "any"])
+def test_item_batches_are_a_function_of_seed_and_step(domains):
+    index = make_index(PHOTOS)
+    one, other = (ItemSampler(index, 2, domains, seed=9) for _ in range(2))
+    straight = rows_of(one, range(8), batch=4)
+    np.testing.assert_array_equal(straight[-8:], rows_of(other, range(6, 8), batch=4))
+    np.testing.assert_array_equal(straight, rows_of(other, range(8), batch=4, hosts=2))
+    assert (straight != rows_of(ItemSampler(index, 2, domains, seed=8), range(8), batch=4)).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "garments"}, r"config\.data\.sampler='garments': expected pairs, items or"),
+        ({"sampler": "items", "domains": "shop"}, r"config\.data\.domains='shop'"),
+        ({"sampler": "items", "photos_per_item": 1}, r"config\.data\.photos_per_item=1"),
+        ({"sampler": "items"}, "no items to train on: no item has both"),
+        ({"sampler": "items", "domains": "any"}, "no items to train on: no item has two photos"),
+    ],
+)
+def test_samplers_that_cannot_be(changes, message):
+    split = FakeSplit(make_index([("a", 0), ("b", 1)]))
+    with pytest.raises(DatasetError, match=message):
+        steps_per_epoch(split, make_data(**changes), 2)

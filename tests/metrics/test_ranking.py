@@ -5,7 +5,7 @@ from sklearn.metrics import average_precision_score
 
 from grnet_jax.metrics import average_precision, positive_ranks, top_k_hits
 from grnet_jax.metrics.intervals import clustered_interval
-from grnet_jax.retrieval.ranking import positive_rows
+from grnet_jax.retrieval.tasks import positive_rows
 
 
 def _naive_ranks(scores, query_items, gallery_items):

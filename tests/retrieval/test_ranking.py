@@ -11,7 +11,8 @@ from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
-from grnet_jax.retrieval.ranking import make_score, positive_rows, rank_all
+from grnet_jax.retrieval.ranking import make_score, rank_all
+from grnet_jax.retrieval.tasks import positive_rows
 from grnet_jax.training.state import init_variables
 
 
@@ -59,11 +60,6 @@ def test_blocks_and_devices_change_nothing(devices, query_block, gallery_block):
         np.take_along_axis(scores, found.top_rows, axis=1), found.top_scores
     )
     assert sum(seen) == len(scores)
-
-
-def test_positive_rows_lists_each_items_gallery_rows():
-    found = positive_rows(np.array([7, 3, 9]), np.array([3, 7, 7, 5]))
-    assert [set(row[row >= 0]) for row in found] == [{1, 2}, {0}, set()]
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])

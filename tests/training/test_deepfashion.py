@@ -5,6 +5,7 @@ import pytest
 from configs import common, grnet
 from grnet_jax.mesh import make_mesh
 from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import loop
 from grnet_jax.training.setup import build_run
 from input_pipeline import load_dataset
@@ -39,7 +40,7 @@ def test_one_step_and_one_evaluation(name, tmp_path):
     run = build_run(config, make_mesh())
     dataset = load_dataset(run.config.data)
     evaluation = Evaluator(run.matcher, run.config, run.mesh).evaluate(
-        trained.state.variables, dataset.split("test"), dataset.name
+        trained.state.variables, make_task(dataset, "test")
     )
     figures = evaluation.figures["all"]
     assert (figures.queries, figures.gallery, figures.without_match) == (queries, gallery, 0)

@@ -1,0 +1,119 @@
+"""Writes files of records with Apache Beam: by several processes, or on many machines."""
+
+import importlib
+import pickle
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from grnet_jax.errors import InputError
+from input_pipeline.errors import DatasetError
+
+_JOBS = "jobs"  # folder in the unfinished one
+
+Write = Callable[[epath.Path], None]
+
+
+def beam_config(runner: str, options: str) -> tfds.download.DownloadConfig:
+    """What tells a builder to write with Beam; without a runner, that it does not.
+
+    Args:
+      runner: a name that Beam knows, as DirectRunner, or "".
+      options: Beam's flags, joined by commas, with or without their dashes.
+
+    Raises:
+      DatasetError: Beam is not installed, or knows no such runner or flag.
+    """
+    if not runner:
+        if options:
+            raise DatasetError(
+                f"config.data.beam_options={options!r}: needs a runner: "
+                "config.data.beam_runner=DirectRunner, for one"
+            )
+        return tfds.download.DownloadConfig()
+    try:
+        importlib.import_module("apache_beam")
+    except ImportError as error:
+        raise DatasetError(
+            f"config.data.beam_runner={runner!r}: needs apache-beam: "
+            f"pip install 'grnet_jax[beam]' ({error})"
+        ) from error
+    return tfds.download.DownloadConfig(
+        beam_runner=runner, beam_options=_parse_options(runner, options)
+    )
+
+
+def write_with_beam(
+    files: Mapping[epath.Path, Write], folder: epath.Path, config: tfds.download.DownloadConfig
+) -> None:
+    """Writes each file by calling what is given for it, which is pickled, in some worker.
+
+    What a worker needs for a file lies in a file of its own: the pipeline names it only, and so
+    stays small enough for services that limit its size. A file appears by being renamed, for a
+    service may run a job twice.
+
+    Args:
+      files: what writes each file.
+      folder: for files that exist while Beam runs; the workers have to see it.
+      config: see `beam_config`.
+
+    Raises:
+      DatasetError: what a worker found wrong with its input.
+    """
+    import apache_beam as beam
+
+    jobs = folder / _JOBS
+    jobs.mkdir()
+    names = []
+    for number, (path, write) in enumerate(files.items()):
+        job = jobs / f"{number}.pickle"
+        job.write_bytes(pickle.dumps((path, write)))
+        names.append(str(job))
+    print(f"Writing {len(names):,} files of records with Beam ({config.beam_runner})", flush=True)
+    with beam.Pipeline(config.beam_runner, config.beam_options) as pipeline:
+        # Reshuffled, for what follows a Create directly is run by one worker.
+        shuffled = pipeline | "Files" >> beam.Create(names) | beam.Reshuffle()
+        _ = shuffled | "Write" >> beam.Map(_run_job)
+    if errors := [path.read_text() for path in sorted(jobs.glob("*.error"))]:
+        raise DatasetError("\n".join(errors))
+    jobs.rmtree()
+
+
+def _run_job(name: str) -> None:
+    job = epath.Path(name)
+    path, write = pickle.loads(job.read_bytes())
+    unfinished = job.parent / f"{path.name}.{uuid.uuid4().hex}"
+    try:
+        write(unfinished)
+    except InputError as error:  # Beam would bury the message in its own
+        (job.parent / f"{job.name}.error").write_text(str(error))
+        return
+    unfinished.replace(path)
+
+
+def _parse_options(runner: str, options: str) -> Any:
+    """Beam's PipelineOptions."""
+    from apache_beam import runners
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+
+    try:
+        known_runner = runners.create_runner(runner)
+    except (ImportError, ValueError) as error:
+        raise DatasetError(f"config.data.beam_runner={runner!r}: {error}") from error
+    flags = [f"--{flag.strip().lstrip('-')}" for flag in options.split(",") if flag.strip()]
+    parsed = PipelineOptions(flags)
+    try:
+        known = parsed.get_all_options()
+        given = parsed.get_all_options(retain_unknown_options=True)
+    except SystemExit as error:  # argparse has printed why
+        raise DatasetError(f"config.data.beam_options={options!r}: Beam refuses it") from error
+    unknown = sorted(given.keys() - known.keys())
+    if unknown and not isinstance(known_runner, PortableRunner):  # whose servers may know more
+        raise DatasetError(
+            f"config.data.beam_options={options!r}: Beam knows no flag --{unknown[0]}"
+        )
+    return parsed

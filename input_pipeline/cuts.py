@@ -1,0 +1,192 @@
+"""Which part of each photo a model sees, and where the landmarks are in it; in NumPy."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from grnet_jax.photos import Framing, make_framing
+from input_pipeline.errors import DatasetError
+from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
+
+TRUNCATED = 2  # visibility of a landmark outside the cut
+_ABSENT = -1
+_MIRRORED = [1, 0, 3, 2, 5, 4, 7, 6]  # the slot of the other side
+_COLUMNS = ("image", "x_1", "y_1", "x_2", "y_2")
+
+
+class Cuts:
+    """What is cut out of every photo of a split, by config.data's fields.
+
+    Args:
+      split: an `input_pipeline.Split`.
+      data: config.data, of which crop, shop_crop, center_share, detections and box_jitter are read.
+
+    Raises:
+      InputError: a field is wrong.
+    """
+
+    def __init__(self, split: Any, data: Any):
+        self._index: PhotoIndex = split.index
+        self._jitter = np.float32(data.box_jitter)
+        if not 0 <= data.box_jitter < 0.5:
+            raise DatasetError(
+                f"config.data.box_jitter={data.box_jitter}: expected 0 to less than 0.5"
+            )
+        self._boxes = np.empty((len(split.index), 4), np.float32)
+        for domain in (CUSTOMER, SHOP):
+            framing = make_framing(data, shop=domain == SHOP)
+            rows = np.flatnonzero(split.index.domain == domain)
+            self._boxes[rows] = _boxes(split, rows, framing, data.detections)
+
+    def pixels(self, rows: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+        """int32 [n, 4] (left, top, right, bottom) in pixels of each upright photo.
+
+        Args:
+          rows: int [n].
+          shift: float32 [n, 4] in -1..1; each edge moves by this times config.data.box_jitter
+            of the cut's width or height.
+        """
+        boxes = self._boxes[rows]
+        if shift is not None:
+            sides = boxes[:, 2:] - boxes[:, :2]
+            boxes = boxes + self._jitter * shift * np.tile(sides, 2)
+        return whole_pixels(boxes, self._index.size[rows])
+
+
+def whole_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Rounds boxes float32 [n, 4] in photos of sizes [n, 2] (height, width), as `pixel_box` does.
+
+    Returns:
+      int32 [n, 4] (left, top, right, bottom), of at least one pixel, within the photos.
+    """
+    edges = np.rint(boxes).astype(np.int32)
+    limits = sizes[:, ::-1].astype(np.int32)
+    low = np.clip(edges[:, :2], 0, limits - 1)
+    return np.concatenate([low, np.clip(edges[:, 2:], low + 1, limits)], axis=1)
+
+
+def cut_landmarks(
+    landmarks: np.ndarray, cut: np.ndarray, flip: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks where they are in the cut.
+
+    Args:
+      landmarks: int32 [n, 8, 3] (visibility, x, y) of whole photos, as in an index.
+      cut: int32 [n, 4] of `Cuts.pixels`.
+      flip: bool [n], whether the cut is mirrored: left and right change places.
+
+    Returns:
+      float32 [n, 8, 2], (x, y) of the pixels' centres as shares of the cut's width and height;
+      0 where a landmark is absent. int32 [n, 8], visibility: 0 visible, 1 occluded, 2 truncated,
+      as every landmark outside the cut is, -1 absent.
+    """
+    visibility = landmarks[..., 0].copy()
+    sides = (cut[:, 2:] - cut[:, :2])[:, None]  # [n, 1, 2]
+    points = ((landmarks[..., 1:] + 0.5 - cut[:, None, :2]) / sides).astype(np.float32)
+    outside = ((points < 0) | (points >= 1)).any(axis=-1)
+    visibility[outside & (visibility != _ABSENT)] = TRUNCATED
+    points[flip, :, 0] = 1 - points[flip, :, 0]
+    points[flip], visibility[flip] = points[flip][:, _MIRRORED], visibility[flip][:, _MIRRORED]
+    points[visibility == _ABSENT] = 0
+    return points, visibility
+
+
+def _boxes(split: Any, rows: np.ndarray, framing: Framing, detections: str) -> np.ndarray:
+    """float32 [n, 4]: what the framing cuts out of these photos, before rounding."""
+    if framing.crop == "box":
+        return split.index.box[rows]
+    if framing.crop == "detected":
+        return split.detected(detections)[rows]
+    size = split.index.size[rows, ::-1].astype(np.float64)  # width, height
+    cut = size
+    if framing.crop == "center":
+        cut = framing.center_share * size.min(axis=1, keepdims=True).repeat(2, axis=1)
+    corner = (size - cut) / 2
+    return np.concatenate([corner, corner + cut], axis=1).astype(np.float32)
+
+
+def read_detections(path: str, index: PhotoIndex) -> np.ndarray:
+    """float32 [N, 4]: each photo's detected box with the highest score; without one all of it.
+
+    The file is a CSV with the columns image (a photo_id of the data set), x_1, y_1, x_2, y_2
+    (pixels of the upright photo) and, where photos have several boxes, score. Lines of photos
+    that are not in this index are passed over; a box that overhangs its photo is cut at the edge,
+    and both are counted in what is printed.
+
+    Raises:
+      DatasetError: no file, a column missing, or wrong cells, each with file and line.
+    """
+    if not path:
+        raise DatasetError("config.data.detections is empty, but config.data.crop is 'detected'")
+    best = _best_boxes(epath.Path(path).expanduser())
+    whole = np.zeros((len(index), 4), np.float32)
+    whole[:, 2:] = index.size[:, ::-1]
+    names = index.photo_id.tolist()
+    rows = [row for row, name in enumerate(names) if name in best]
+    boxes = whole.copy()
+    if rows:
+        found = np.array([best[names[row]][1] for row in rows], np.float32)
+        low, high = np.maximum(found[:, :2], 0), np.minimum(found[:, 2:], whole[rows, 2:])
+        gone = (low >= high).any(axis=1)
+        if gone.any():
+            name = names[rows[int(np.flatnonzero(gone)[0])]]
+            raise DatasetError(
+                f"{path}:{best[name][2]}: nothing of the box lies in {name!r} "
+                f"({gone.sum()} such boxes)"
+            )
+        boxes[rows] = np.concatenate([low, high], axis=1)
+        overhanging = int((boxes[rows] != found).any(axis=1).sum())
+        note = f", {overhanging:,} cut at the photo's edge" if overhanging else ""
+    else:
+        note = ""
+    print(
+        f"{path}: boxes for {len(rows):,} of {len(index):,} photos{note}; without a box "
+        f"{len(index) - len(rows):,}, which are taken whole; "
+        f"{len(best.keys() - set(names)):,} boxes of other photos"
+    )
+    return boxes
+
+
+def _best_boxes(path: epath.Path) -> dict[str, tuple[float, list[float], int]]:
+    """For each photo its highest score, that box, and its line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read (config.data.detections): {error}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8: byte {error.object[error.start]:#04x}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
+    if missing:
+        raise DatasetError(f"{path}:1: column {missing[0]!r} is missing")
+    best: dict[str, tuple[float, list[float], int]] = {}
+    for cells in _rows(path, reader):
+        box = [_number(path, reader.line_num, cells, name) for name in _COLUMNS[1:]]
+        score = _number(path, reader.line_num, cells, "score") if "score" in cells else 0.0
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise DatasetError(f"{path}:{reader.line_num}: the box has no size: {box}")
+        name = (cells["image"] or "").strip()
+        if name not in best or score > best[name][0]:
+            best[name] = score, box, reader.line_num
+    return best
+
+
+def _rows(path: epath.Path, reader: csv.DictReader) -> Iterator[dict[str, Any]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DatasetError(f"{path}:{reader.line_num}: not a CSV row: {error}") from error
+
+
+def _number(path: epath.Path, line: int, cells: dict[str, Any], name: str) -> float:
+    try:
+        value = float(cells[name])
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise DatasetError(f"{path}:{line}: field {name!r}: expected a number, got {cells[name]!r}")
+    return value

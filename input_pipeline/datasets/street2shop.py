@@ -1,0 +1,305 @@
+"""Exact Street2Shop (Kiapour et al., Where to Buy It, ICCV 2015)."""
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from grnet_jax.photos import Box
+from input_pipeline.datasets.download import (
+    DownloadConfig,
+    compare,
+    count_images,
+    digest_files,
+    download_config,
+)
+from input_pipeline.datasets.listed import ListedPhotos
+from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Problem
+from input_pipeline.datasets.street2shop_files import (
+    PHOTO_LIST,
+    Element,
+    ListedPhoto,
+    PhotoFolder,
+    find_photos,
+    read_box,
+    read_photo_list,
+    read_photos,
+)
+from input_pipeline.errors import DatasetError
+
+# Queries of the release, (test, train): each photo, product and box counts once.
+QUERIES = {
+    "bags": (174, 579),
+    "belts": (89, 235),
+    "dresses": (3_292, 12_875),
+    "eyewear": (138, 358),
+    "footwear": (2_178, 6_486),
+    "hats": (86, 400),
+    "leggings": (517, 1_641),
+    "outerwear": (666, 1_945),
+    "pants": (130, 600),
+    "skirts": (604, 3_337),
+    "tops": (763, 2_173),
+}
+CATEGORIES = tuple(QUERIES)
+_PAIR_SPLITS = ("train", "test")  # in this order: products of train are known before test's
+
+Found = tuple[str, str]  # kind and text of a problem
+
+
+@dataclass(kw_only=True)
+class Street2ShopConfig(DownloadConfig):
+    """Which download: see `download_config`."""
+
+    benchmark = "Exact Street2Shop"
+    # Many photos' pages are gone, and one of the boxes has no size.
+    skips = frozenset({"missing photo", "unreadable photo", "box", "duplicate row"})
+    overhang = 1  # as DeepFashion's: a box may count its last pixel in, or from 1
+    many_boxes = True
+
+    @classmethod
+    def fingerprint(cls, root: epath.Path) -> str:
+        """Of the lists, and of the photos' names, but not of what is in the photos.
+
+        The photos are downloaded one by one, each from its own URL: where more of them arrived,
+        the data is prepared anew.
+        """
+        lists = [path for name in find_categories(root) for path in _lists(root, name).values()]
+        folder = find_photos(root)
+        names = "\0".join([folder.path.name, *folder.names.values()])
+        key = f"{digest_files([*lists, root / PHOTO_LIST])} {names}"
+        return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+    @functools.cached_property
+    def folder(self) -> PhotoFolder:
+        """The photos there are."""
+        return find_photos(self.root)
+
+    def photo_path(self, image: str) -> epath.Path:
+        """The path is a file's name."""
+        return self.folder.path / image
+
+    def read(self) -> Listing:
+        """For each category its training pairs, its test pairs, and its shop photos."""
+        reader = _Reader(self.root, self.folder)
+        categories = find_categories(self.root)
+        for category in categories:
+            reader.read_category(category)
+        if missing := [name for name in CATEGORIES if name not in categories]:
+            reader.tolerated[f"category without files ({', '.join(missing)})"] += len(missing)
+        return reader.listing()
+
+    def compare(self, checked: Checked) -> list[dict[str, object]]:
+        """Queries and photos that can be used, beside those of the release.
+
+        What the lists have, whether or not it can be used, is in the summary's facts.
+        """
+        counts = Counter(
+            (row.category, row.split) for row, _ in checked.rows if row.domain == "customer"
+        )
+        lines = [
+            compare(f"{category}: {split} queries", counts[category, split], release)
+            for category in CATEGORIES
+            if f"listed_gallery_{category}" in checked.facts
+            for split, release in zip(("test", "train"), QUERIES[category], strict=True)
+        ]
+        totals = [
+            compare(
+                f"{split} queries",
+                sum(counts[category, split] for category in CATEGORIES),
+                sum(release[place] for release in QUERIES.values()),
+            )
+            for place, split in enumerate(("test", "train"))
+        ]
+        return [
+            *lines,
+            *totals,
+            compare("queries", counts.total(), sum(map(sum, QUERIES.values())), 39_479),
+            compare("street photos", count_images(checked, domain="customer"), 20_357),
+            compare("shop photos", count_images(checked, domain="shop"), None, 404_683),
+        ]
+
+
+def find_categories(root: epath.Path) -> list[str]:
+    """The categories whose lists are there.
+
+    Raises:
+      DatasetError: there is none, or a category has some of its lists and not all.
+    """
+    found = []
+    for category in CATEGORIES:
+        paths = list(_lists(root, category).values())
+        missing = [str(path.relative_to(root)) for path in paths if not path.exists()]
+        if missing and len(missing) < len(paths):
+            raise DatasetError(
+                f"{root} (config.data.source): {', '.join(missing)} missing, which the category "
+                f"{category} needs beside its other lists"
+            )
+        if not missing:
+            found.append(category)
+    if not found:
+        raise DatasetError(
+            f"{root} (config.data.source): has the lists of no category, as "
+            "meta/json/train_pairs_bags.json, test_pairs_bags.json and retrieval_bags.json"
+        )
+    return found
+
+
+class Street2Shop(ListedPhotos):
+    """Train and test, of up to 11 categories; the release has no val.
+
+    Customer photos are the street photos, one row for each product and box in them. Products
+    are numbered within their category: an item is category/product. A shop photo is stored once
+    for each product: in train if any training pair names the product, else in test, also where
+    no pair names it. The gallery that a category's queries are evaluated against is all of its
+    shop photos, those of both splits.
+
+    Some street photos are in train with a garment of one category and in test with one of another.
+    """
+
+    name = "street2shop"
+    builder_config: Street2ShopConfig
+
+
+def from_data(data: Any) -> tuple[type[Street2Shop], Street2ShopConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return Street2Shop, download_config(Street2ShopConfig, data)
+
+
+def _lists(root: epath.Path, category: str) -> dict[str, epath.Path]:
+    """Where the lists of a category lie: of its training pairs, test pairs and shop photos."""
+    folder = root / "meta" / "json"
+    pairs = {split: folder / f"{split}_pairs_{category}.json" for split in _PAIR_SPLITS}
+    return {**pairs, "shop": folder / f"retrieval_{category}.json"}
+
+
+class _Reader:
+    """Gathers the rows of all categories, and what is wrong or odd in the lists."""
+
+    def __init__(self, root: epath.Path, folder: PhotoFolder):
+        self.rows: list[PhotoRow] = []
+        self.problems: list[Problem] = []
+        self.tolerated: Counter[str] = Counter()
+        self._root = root
+        self._folder = folder
+        self._facts: dict[str, int] = {}
+        self._dead: dict[str, set[int]] = {"customer": set(), "shop": set()}
+        self._unlisted: set[int] = set()
+        self._items: dict[tuple[str, int], str] = {}  # one string for all photos of an item
+        self._listed = read_photo_list(root / PHOTO_LIST, self.problems, self.tolerated)
+        if folder.others:
+            self.tolerated["second file of a photo"] += folder.others
+
+    def read_category(self, category: str) -> None:
+        """Takes the three lists of a category."""
+        lists = _lists(self._root, category)
+        trained: dict[int, Element] = {}  # the first training pair of each product
+        customers: dict[tuple[int, int], Element] = {}  # the first pair of each photo and product
+        for split in _PAIR_SPLITS:
+            listed = 0
+            for photo, box, found in self._pairs(lists[split]):
+                listed += 1
+                customers.setdefault((photo.photo, photo.product), photo.place)
+                if split == "train":
+                    trained.setdefault(photo.product, photo.place)
+                elif first := trained.get(photo.product):
+                    text = f"{photo.product} has a training pair at {first}"
+                    found.append(("item in two splits", f"field 'product': {text}"))
+                self._add(photo, found, "customer", split, category, box)
+            self._facts[f"listed_{split}_queries_{category}"] = listed
+        listed = 0
+        for photo in self._shop_photos(lists["shop"]):
+            listed += 1
+            found = []
+            if pair := customers.get((photo.photo, photo.product)):
+                text = f"{photo.photo} is the customer's photo of product {photo.product} at {pair}"
+                found.append(("domain", f"field 'photo': {text}"))
+            split = "train" if photo.product in trained else "test"
+            self._add(photo, found, "shop", split, category, None)
+        self._facts[f"listed_gallery_{category}"] = listed
+
+    def listing(self) -> Listing:
+        """All rows, and what was noted."""
+        if self._unlisted:
+            self.tolerated["photo that photos.txt does not list"] += len(self._unlisted)
+        dead = {f"dead_{domain}_photos": len(photos) for domain, photos in self._dead.items()}
+        return Listing(
+            rows=self.rows,
+            problems=self.problems,
+            tolerated=self.tolerated,
+            facts={**dead, **self._facts},
+        )
+
+    def _pairs(self, path: epath.Path) -> Iterator[tuple[ListedPhoto, Box | None, list[Found]]]:
+        """Yields the pairs that are new, their boxes, and what is wrong with these."""
+        seen: dict[tuple[int, int, Box], Element] = {}
+        keys = ("photo", "product", "bbox")
+        for photo in read_photos(path, keys, self.problems, self.tolerated):
+            box, texts = read_box(photo.bbox)
+            first = seen.setdefault((photo.photo, photo.product, box), photo.place) if box else None
+            if first in (None, photo.place):
+                yield photo, box, [("box", text) for text in texts]
+            else:
+                self._add_repeated(photo, "photo, product and box", first)
+
+    def _shop_photos(self, path: epath.Path) -> Iterator[ListedPhoto]:
+        """Yields the photos that are new."""
+        seen: dict[tuple[int, int], Element] = {}
+        for photo in read_photos(path, ("photo", "product"), self.problems, self.tolerated):
+            first = seen.setdefault((photo.photo, photo.product), photo.place)
+            if first == photo.place:
+                yield photo
+            else:
+                self._add_repeated(photo, "photo and product", first)
+
+    def _add_repeated(self, photo: ListedPhoto, what: str, first: Element) -> None:
+        text = f"field 'photo': {photo.photo}: this {what} is at {first} already"
+        self.problems.append(Problem(photo.place, "duplicate row", text))
+
+    def _add(
+        self,
+        photo: ListedPhoto,
+        found: list[Found],
+        domain: str,
+        split: str,
+        category: str,
+        box: Box | None,
+    ) -> None:
+        """Takes an element as a row, unless something was found or its photo is not there."""
+        found = [*found, *self._photo_problems(photo.photo, domain)]
+        self.problems += [Problem(photo.place, kind, text) for kind, text in found]
+        if found:
+            return
+        self.rows.append(
+            PhotoRow(
+                place=photo.place,
+                image=self._folder.names[photo.photo],
+                item_id=self._items.setdefault(
+                    (category, photo.product), f"{category}/{photo.product}"
+                ),
+                domain=domain,
+                split=split,
+                category=category,
+                box=box,
+                image_field="photo",
+            )
+        )
+
+    def _photo_problems(self, photo: int, domain: str) -> Iterator[Found]:
+        listed = self._listed is None or photo in self._listed
+        if photo in self._folder.names:
+            if not listed:
+                self._unlisted.add(photo)
+        elif listed:
+            self._dead[domain].add(photo)
+            text = f"{self._folder.path.name}/ has no photo {photo:09d}"
+            yield "missing photo", f"field 'photo': {text}"
+        else:
+            text = (
+                f"{photo} is not in {PHOTO_LIST}, and {self._folder.path.name}/ has no such photo"
+            )
+            yield "unknown photo", f"field 'photo': {text}"

@@ -1,0 +1,309 @@
+"""From photos with objects to batches of padded pictures, boxes and masks, with tf.data."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from grnet_jax.photos import make_framing
+from input_pipeline.batches import _decode, _turn_upright
+from input_pipeline.errors import DatasetError
+from input_pipeline.object_index import ObjectSplit
+from input_pipeline.sampling import PhotoSampler
+
+_READS_AT_ONCE = 2
+_BATCHES_AHEAD = 2
+_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
+
+
+class Shape(NamedTuple):
+    """What every photo of a batch is brought to.
+
+    Attributes:
+      size: side of the square, in pixels.
+      kernel: of the resizing.
+      most_objects: places for objects.
+      mask_size: side of an object's mask, in pixels; 0: no masks.
+    """
+
+    size: int
+    kernel: str
+    most_objects: int
+    mask_size: int
+
+
+def object_train_batches(
+    split: ObjectSplit,
+    data_config: ml_collections.ConfigDict,
+    *,
+    batch_photos: int,
+    start_step: int,
+    steps: int,
+    seed: int,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[dict[str, np.ndarray | int]]:
+    """Yields one host's share of the training batches of `steps` steps from `start_step` on.
+
+    Which photos a step holds, and which of them are mirrored, depends on nothing but the seed and
+    the step: see `PhotoSampler`.
+
+    Args:
+      split: to train on.
+      data_config: config.data, of which image_size, interpolation, flip, max_objects and mask_size
+        are read.
+      batch_photos: photos in the global batch.
+      start_step: first step, counted from 0 over the whole training.
+      steps: number of steps.
+      seed: of the order and the flips.
+      host: this process' number.
+      hosts: number of processes.
+
+    Yields:
+      step, int, and what `object_batches` yields, of batch_photos / hosts photos.
+
+    Raises:
+      DatasetError: a field is wrong, a photo has too many objects, or the batch cannot be divided
+        among the hosts.
+    """
+    shape = make_shape(split, data_config)
+    if batch_photos < 1 or batch_photos % hosts:
+        raise DatasetError(
+            f"a batch of {batch_photos} photos cannot be divided among {hosts} hosts: "
+            "choose a multiple"
+        )
+    if not 0 <= host < hosts:
+        raise DatasetError(f"host {host} of {hosts}: expected 0 to {hosts - 1}")
+    sampler = PhotoSampler(len(split), seed)
+
+    def photos_of(step: int) -> tuple[np.ndarray, np.ndarray]:
+        plan = sampler.plan(step, batch_items=batch_photos, host=host, hosts=hosts)
+        return plan.rows[:, 0], plan.flip[:, 0] & data_config.flip
+
+    def batches() -> Iterator[dict[str, np.ndarray | int]]:
+        numbers = range(start_step, start_step + steps)
+        for step, batch in zip(numbers, _batches(split, numbers, photos_of, shape), strict=True):
+            yield {**batch, "step": step}
+
+    return batches()
+
+
+def object_batches(
+    split: ObjectSplit,
+    rows: Sequence[int] | np.ndarray,
+    data_config: ml_collections.ConfigDict,
+    *,
+    batch: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields photos in the order of `rows`, never mirrored.
+
+    A photo keeps its aspect: its longer side becomes S = image_size, and black fills the square at
+    the right or below. M is max_objects, or with 0 the most objects a photo of the split has.
+
+    Yields:
+      photo, uint8 [batch, S, S, 3]; size, int32 [batch, 2], (height, width) of what is no filling;
+      scale, float32 [batch], pixels of the square for each pixel of the upright photo; row, int32
+      [batch]; and of the objects, in the order of the record: valid, bool [batch, M], whether
+      there is one; box, float32 [batch, M, 4], (x_1, y_1, x_2, y_2) in pixels of the square;
+      category, int32 [batch, M], -1 where there is none; crowd, bool [batch, M]; and, where
+      mask_size m is not 0, has_mask, bool [batch, M], and mask, uint8 [batch, M, m, m], the
+      object's mask cut to its box and scaled, 0 to 255.
+      The last batch is filled up with black photos of row -1, without objects.
+
+    Raises:
+      DatasetError: a field is wrong, or a photo has too many objects.
+    """
+    shape = make_shape(split, data_config)
+    if batch < 1:
+        raise DatasetError(f"a batch of {batch} photos: expected at least 1")
+    chosen = np.asarray(rows, np.int32).reshape(-1)
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= len(split)):
+        raise DatasetError(f"rows {chosen.min()}..{chosen.max()} of a split of {len(split)}")
+
+    def photos_of(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = chosen[start : start + batch]
+        return part, np.zeros(len(part), bool)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for found in _batches(split, range(0, len(chosen), batch), photos_of, shape):
+            yield {name: _filled(name, values, batch) for name, values in found.items()}
+
+    return batches()
+
+
+def make_shape(split: ObjectSplit, data_config: ml_collections.ConfigDict) -> Shape:
+    """The shape that config.data describes, for the photos of a split.
+
+    Raises:
+      DatasetError: a field is wrong, or a photo has more objects than there are places.
+    """
+    framing = make_framing(data_config)
+    for field in ("max_objects", "mask_size"):
+        if data_config[field] < 0:
+            raise DatasetError(f"config.data.{field}={data_config[field]}: expected at least 0")
+    needed, places = int(split.index.objects.max(initial=0)), data_config.max_objects
+    if 0 < places < needed:
+        photo = split.index.photo_id[split.index.objects.argmax()]
+        raise DatasetError(
+            f"config.data.max_objects={places}: {photo} of split {split.name!r} has {needed} "
+            f"objects; set it to {needed} or more, or to 0"
+        )
+    return Shape(
+        framing.size,
+        _KERNELS[framing.interpolation],
+        places or max(needed, 1),
+        data_config.mask_size,
+    )
+
+
+def _filled(name: str, values: np.ndarray, batch: int) -> np.ndarray:
+    missing = [(0, batch - len(values)), *((0, 0),) * (values.ndim - 1)]
+    nothing = -1 if name in ("row", "category") else False if values.dtype == bool else 0
+    return np.pad(values, missing, constant_values=nothing)
+
+
+def _batches(
+    split: ObjectSplit,
+    numbers: range,
+    photos_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    shape: Shape,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batch of each number; `photos_of` tells its rows, and which are mirrored."""
+    if not numbers:
+        return
+    failures: list[DatasetError] = []
+
+    def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, flip = photos_of(int(number))
+        try:
+            return np.array(split.read(rows), dtype=object), rows, flip
+        except DatasetError as error:  # TensorFlow would keep only its text
+            failures.append(error)
+            raise
+
+    def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        found = tf.numpy_function(read, [number], (tf.string, tf.int32, tf.bool))
+        return tuple(tf.ensure_shape(part, [None]) for part in found)
+
+    photos = (
+        tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
+        .map(read_batch, num_parallel_calls=_READS_AT_ONCE)
+        .unbatch()
+        .map(
+            lambda record, row, flip: {**_photo(record, flip, shape), "row": row},
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .batch(len(photos_of(numbers.start)[0]))
+        .prefetch(_BATCHES_AHEAD)
+    )
+    done = 0
+    try:
+        for batch in photos.as_numpy_iterator():
+            yield batch
+            done += 1
+    except tf.errors.OpError as error:
+        if failures:
+            raise failures[0] from error
+        names = ", ".join(split.index.photo_id[photos_of(numbers[done])[0]])
+        raise DatasetError(
+            f"split {split.name!r}: TensorFlow cannot decode a photo or mask among {names}: "
+            f"{error.message}"
+        ) from error
+
+
+def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
+    """What `object_batches` yields, of one stored record."""
+    stored = tf.io.parse_single_example(
+        record,
+        {
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "orientation": tf.io.FixedLenFeature([], tf.int64),
+            "boxes": _sequence(tf.float32),
+            "categories": _sequence(tf.int64),
+            "crowd": _sequence(tf.int64),
+            "masks": _sequence(tf.string),
+        },
+    )
+    image = _turn_upright(_decode(stored["image"]), stored["orientation"])
+    image = _mirrored(image, flip)
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = shape.size / tf.reduce_max(sides)
+    # Not tf.image.resize, which rounds the size first and so scales the shorter side otherwise.
+    square = _scaled(image, [shape.size] * 2, [scale] * 2, [0.0, 0.0], shape.kernel)
+    boxes = tf.reshape(stored["boxes"], [-1, 4])
+    found = {
+        "photo": square,
+        # As many pixels as have their centre within the photo.
+        "size": tf.cast(tf.maximum(tf.math.ceil(sides * scale - 0.5), 1), tf.int32),
+        "scale": scale,
+        "valid": _padded(tf.ones_like(stored["categories"], tf.bool), shape, False),
+        "box": _padded(_mirrored_boxes(boxes, sides[1], flip) * scale, shape, 0.0),
+        "category": _padded(tf.cast(stored["categories"], tf.int32), shape, -1),
+        "crowd": _padded(stored["crowd"] > 0, shape, False),
+    }
+    if shape.mask_size:
+        there = tf.strings.length(stored["masks"]) > 0
+        masks = tf.map_fn(
+            lambda given: _mask(*given, flip, shape.mask_size),
+            (stored["masks"], there, boxes),
+            fn_output_signature=tf.TensorSpec([shape.mask_size] * 2, tf.uint8),
+        )
+        found |= {"has_mask": _padded(there, shape, False), "mask": _padded(masks, shape, 0)}
+    return found
+
+
+def _mask(
+    png: tf.Tensor, there: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, side: int
+) -> tf.Tensor:
+    """uint8 [side, side]: an object's mask within its box; black where it has none."""
+
+    def cut() -> tf.Tensor:
+        mask = tf.io.decode_png(png, channels=1)
+        scale = side / (box[2:] - box[:2])
+        cut = _scaled(mask, [side] * 2, scale[::-1], (-box[:2] * scale)[::-1], "triangle")
+        return _mirrored(cut, flip)[..., 0]
+
+    return tf.cond(there, cut, lambda: tf.zeros([side, side], tf.uint8))
+
+
+def _scaled(
+    image: tf.Tensor,
+    size: Sequence[int],
+    scale: Sequence[float] | tf.Tensor,
+    shift: Sequence[float] | tf.Tensor,
+    kernel: str,
+) -> tf.Tensor:
+    """uint8 of (height, width) `size`: the image scaled, moved and, around it, black."""
+    result = tf.raw_ops.ScaleAndTranslate(
+        images=tf.cast(image, tf.float32)[None],
+        size=size,
+        scale=tf.cast(scale, tf.float32),
+        translation=tf.cast(shift, tf.float32),
+        kernel_type=kernel,
+        antialias=True,
+    )[0]
+    result = tf.ensure_shape(result, [*size, image.shape[2]])
+    return tf.cast(tf.clip_by_value(tf.round(result), 0.0, 255.0), tf.uint8)
+
+
+def _mirrored(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+    return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
+
+
+def _mirrored_boxes(boxes: tf.Tensor, width: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+    left, top, right, bottom = tf.unstack(boxes, num=4, axis=1)
+    mirrored = tf.stack([width - right, top, width - left, bottom], axis=1)
+    return tf.where(flip, mirrored, boxes)
+
+
+def _padded(values: tf.Tensor, shape: Shape, nothing: float) -> tf.Tensor:
+    missing = shape.most_objects - tf.shape(values)[0]
+    around = [[0, missing], *([0, 0] for _ in values.shape[1:])]
+    padded = tf.pad(values, around, constant_values=tf.cast(nothing, values.dtype))
+    return tf.ensure_shape(padded, [shape.most_objects, *values.shape[1:]])
+
+
+def _sequence(kind: tf.DType) -> tf.io.FixedLenSequenceFeature:
+    return tf.io.FixedLenSequenceFeature([], kind, allow_missing=True)

@@ -1,0 +1,151 @@
+"""Splits of photos with many objects, and what is known of each photo without reading it."""
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from grnet_jax.photos import open_photo
+from input_pipeline.datasets.object_records import ObjectRecord, parse_object_record
+from input_pipeline.errors import DatasetError
+from input_pipeline.record_files import RecordFiles
+
+_COLUMNS = {  # dtype and shape of one row
+    "size": (np.int32, (2,)),
+    "objects": (np.int32, ()),
+    "crowd": (np.int32, ()),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectIndex:
+    """Columns over the N photos of a split; row i is record i.
+
+    Attributes:
+      photo_id: str [N].
+      size: int32 [N, 2], (height, width) of the upright photo in pixels.
+      objects: int32 [N], how many the photo has.
+      crowd: int32 [N], how many of them are crowds.
+      content: int32 [N], equal exactly where the stored image bytes are equal, in all splits.
+      categories: str [number of categories in the data set], the same in each split.
+    """
+
+    photo_id: np.ndarray
+    size: np.ndarray
+    objects: np.ndarray
+    crowd: np.ndarray
+    content: np.ndarray
+    categories: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.photo_id)
+
+    def counts(self) -> dict[str, int]:
+        """The numbers that a summary prints."""
+        return object_counts(self.objects, self.crowd)
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the index, atomically on a local disk."""
+        path = epath.Path(path)
+        buffer = io.BytesIO()
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        np.savez_compressed(buffer, **columns)
+        unfinished = path.parent / f"{path.name}.tmp"
+        unfinished.write_bytes(buffer.getvalue())
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: epath.PathLike) -> "ObjectIndex":
+        """Reads an index that `save` wrote.
+
+        Raises:
+          DatasetError: the file is missing, damaged or not an index.
+        """
+        try:
+            content = io.BytesIO(epath.Path(path).read_bytes())
+            with np.load(content, allow_pickle=False) as stored:
+                columns = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
+        except FileNotFoundError:
+            raise DatasetError(f"{path}: missing") from None
+        except Exception as error:  # a damaged zip raises nearly anything
+            raise DatasetError(f"{path}: damaged ({error})") from error
+        index = cls(**columns)
+        if len({len(getattr(index, name)) for name in ("photo_id", "content", *_COLUMNS)}) != 1:
+            raise DatasetError(f"{path}: damaged (columns of different lengths)")
+        return index
+
+
+class ObjectSplit:
+    """The photos of one split, each with its objects.
+
+    Attributes:
+      name: "train", "val" or "test".
+      index: a row of columns for each photo.
+    """
+
+    def __init__(self, name: str, index: ObjectIndex, records: RecordFiles):
+        self.name = name
+        self.index = index
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The stored records of these rows, to be parsed by `parse_object_record`."""
+        return self._records.read(rows)
+
+    def record(self, row: int) -> ObjectRecord:
+        """One photo with all its objects."""
+        return parse_object_record(self.read([row])[0])
+
+    def picture(self, row: int) -> np.ndarray:
+        """uint8 [H, W, 3]: a whole photo, upright."""
+        record = self.record(row)
+        return open_photo(record.image, record.height * record.width, record.photo_id)
+
+
+def object_counts(objects: np.ndarray, crowd: np.ndarray) -> dict[str, int]:
+    """The numbers that a summary prints, from each photo's number of objects and of crowds."""
+    return {
+        "photos": len(objects),
+        "objects": int(objects.sum()),
+        "crowd": int(crowd.sum()),
+        "photos_without_objects": int((objects == 0).sum()),
+        "most_objects": int(objects.max(initial=0)),
+    }
+
+
+def build_object_indices(
+    records: Mapping[str, Iterable[ObjectRecord]], categories: Sequence[str]
+) -> dict[str, ObjectIndex]:
+    """The index of each split; contents are numbered alike in all. Reads each record once."""
+    columns = {split: _columns(found) for split, found in records.items()}
+    digests = [rows.pop("digest") for rows in columns.values()]
+    content = np.unique(np.concatenate(digests), return_inverse=True)[1].astype(np.int32)
+    contents = np.split(content, np.cumsum([len(part) for part in digests])[:-1])
+    names = np.array(categories, np.str_)
+    return {
+        split: ObjectIndex(content=own, categories=names, **rows)
+        for (split, rows), own in zip(columns.items(), contents, strict=True)
+    }
+
+
+def _columns(records: Iterable[ObjectRecord]) -> dict[str, np.ndarray]:
+    names, digests, rows = [], [], []
+    for record in records:
+        names.append(record.photo_id)
+        digests.append(hashlib.blake2b(record.image, digest_size=16).digest())
+        counts = len(record.categories), int(record.crowd.sum())
+        rows.append(((record.height, record.width), *counts))
+    parts = zip(*rows, strict=True)
+    columns = {
+        name: np.array(part, dtype).reshape(-1, *shape)
+        for (name, (dtype, shape)), part in zip(_COLUMNS.items(), parts, strict=True)
+    }
+    # Not of bytes: NumPy takes off their zeros at the end.
+    digest = np.frombuffer(b"".join(digests), np.dtype([("high", "<u8"), ("low", "<u8")]))
+    return {"photo_id": np.array(names, np.str_), "digest": digest, **columns}

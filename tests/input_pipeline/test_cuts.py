@@ -1,0 +1,143 @@
+"""What is cut out of photos, a detector's boxes, and landmarks in the cuts."""
+
+import types
+
+import numpy as np
+import pytest
+
+from grnet_jax.photos import pixel_box
+from input_pipeline import DatasetError
+from input_pipeline.cuts import Cuts, cut_landmarks, read_detections, whole_pixels
+from tests.input_pipeline.conftest import make_data
+
+
+class FakeIndex(types.SimpleNamespace):
+    def __len__(self):
+        return len(self.domain)
+
+
+def make_split(domain=(0, 1, 1)):
+    """Three photos, 40 pixels wide and 20 high, with one box."""
+    count = len(domain)
+    index = FakeIndex(
+        domain=np.array(domain),
+        box=np.tile(np.array([4, 2, 30, 18], np.float32), (count, 1)),
+        size=np.tile(np.array([20, 40], np.int32), (count, 1)),
+        photo_id=np.array([f"{n}.jpg" for n in range(count)]),
+    )
+    return types.SimpleNamespace(index=index, detected=lambda path: read_detections(path, index))
+
+
+def test_rounding_is_that_of_a_single_box():
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(-30, 90, (500, 4)).astype(np.float32)
+    boxes[:50] = np.round(boxes[:50]) + 0.5
+    sizes = rng.integers(1, 60, (500, 2))
+    for box, (height, width), found in zip(boxes, sizes, whole_pixels(boxes, sizes), strict=True):
+        assert tuple(found) == pixel_box(tuple(box), height, width)
+
+
+def test_shop_photos_may_be_cut_otherwise():
+    rows = np.arange(3)
+    assert Cuts(make_split(), make_data()).pixels(rows).tolist() == [[4, 2, 30, 18]] * 3
+    found = Cuts(make_split(), make_data(shop_crop="none")).pixels(rows).tolist()
+    assert found == [[4, 2, 30, 18], [0, 0, 40, 20], [0, 0, 40, 20]]
+    data = make_data(crop="center", center_share=0.5, shop_crop="box")
+    found = Cuts(make_split(), data).pixels(rows).tolist()
+    assert found == [[15, 5, 25, 15], [4, 2, 30, 18], [4, 2, 30, 18]]
+
+
+def write_boxes(path, *rows, header="image,x_1,y_1,x_2,y_2,score"):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_detected_boxes(tmp_path, capsys):
+    path = write_boxes(
+        tmp_path / "boxes.csv",
+        "1.jpg,1,2,10,12,0.4",
+        "1.jpg,3,3,50,12,0.9",
+        "other.jpg,0,0,5,5,1",
+        "0.jpg,5,5,9,9,0.1",
+    )
+    data = make_data(shop_crop="detected", detections=path)
+    found = Cuts(make_split(), data).pixels(np.arange(3)).tolist()
+    assert found == [[4, 2, 30, 18], [3, 3, 40, 12], [0, 0, 40, 20]]
+    printed = capsys.readouterr().out
+    assert "boxes for 2 of 3 photos, 1 cut at the photo's edge; without a box 1" in printed
+    assert "1 boxes of other photos" in printed
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["1.jpg,1,2,10,x,1"], r"boxes\.csv:2: field 'y_2': expected a number, got 'x'"),
+        (["0.jpg,0,0,5,5,1", "1.jpg,1,2,10,nan,1"], r"boxes\.csv:3: field 'y_2'"),
+        (["1.jpg,1,2"], r"boxes\.csv:2: field 'x_2': expected a number, got None"),
+        (["1.jpg,9,2,9,12,1"], r"boxes\.csv:2: the box has no size"),
+        (["1.jpg,60,2,90,12,1"], r"boxes\.csv:2: nothing of the box lies in '1\.jpg'"),
+    ],
+)
+def test_wrong_detections_are_named(tmp_path, rows, message):
+    path = write_boxes(tmp_path / "boxes.csv", *rows)
+    with pytest.raises(DatasetError, match=message):
+        Cuts(make_split(), make_data(crop="detected", detections=path))
+
+
+def test_detections_that_are_not_there(tmp_path):
+    with pytest.raises(DatasetError, match=r"config\.data\.detections is empty"):
+        Cuts(make_split(), make_data(crop="detected"))
+    with pytest.raises(DatasetError, match=r"gone\.csv: cannot be read"):
+        Cuts(make_split(), make_data(crop="detected", detections=str(tmp_path / "gone.csv")))
+    path = write_boxes(tmp_path / "boxes.csv", header="image,x_1,y_1,x_2")
+    with pytest.raises(DatasetError, match=r"boxes\.csv:1: column 'y_2' is missing"):
+        Cuts(make_split(), make_data(crop="detected", detections=path))
+
+
+def test_landmarks_follow_their_pixels():
+    """A picture with one bright pixel a landmark, cut and mirrored as pixels."""
+    rng = np.random.default_rng(1)
+    for case in range(40):
+        landmarks = np.full((8, 3), -1, np.int32)
+        there = rng.permutation(8)[:5]
+        landmarks[there, 0] = rng.integers(0, 2, 5)
+        spots = rng.permutation(20 * 30)[:5]
+        landmarks[there, 1], landmarks[there, 2] = spots % 30, spots // 30
+        picture = np.zeros((20, 30), int)
+        picture[landmarks[there, 2], landmarks[there, 1]] = there + 1
+        left, top = rng.integers(0, 15), rng.integers(0, 10)
+        right, bottom = rng.integers(left + 1, 31), rng.integers(top + 1, 21)
+        flip = bool(case % 2)
+        cut = picture[top:bottom, left:right]
+        cut = cut[:, ::-1] if flip else cut
+        ((points,), (visibility,)) = cut_landmarks(
+            landmarks[None], np.array([[left, top, right, bottom]]), np.array([flip])
+        )
+        names = np.array(["left", "right"] * 4)
+        for slot in range(8):
+            source = slot ^ 1 if flip else slot  # mirrored, the left collar is the right one
+            assert not flip or names[source] != names[slot]
+            places = np.argwhere(cut == source + 1)
+            if source not in there:
+                assert visibility[slot] == -1
+                assert (points[slot] == 0).all()
+            elif not len(places):
+                assert visibility[slot] == 2
+            else:
+                assert visibility[slot] == landmarks[source, 0]
+                wanted = (places[0][::-1] + 0.5) / [right - left, bottom - top]
+                np.testing.assert_allclose(points[slot], wanted, atol=1e-6)
+
+
+def test_mirroring_twice_changes_nothing():
+    rng = np.random.default_rng(2)
+    landmarks = rng.integers(0, 20, (6, 8, 3)).astype(np.int32)
+    landmarks[..., 0] %= 3
+    cut = np.tile([0, 0, 20, 20], (6, 1))
+    points, visibility = cut_landmarks(landmarks, cut, np.ones(6, bool))
+    pixels = np.floor(points * 20).astype(np.int32)
+    again = np.concatenate([visibility[..., None], pixels], axis=-1)
+    twice, seen = cut_landmarks(again, cut, np.ones(6, bool))
+    once, wanted = cut_landmarks(landmarks, cut, np.zeros(6, bool))
+    np.testing.assert_allclose(twice, once, atol=1e-6)
+    np.testing.assert_array_equal(seen, wanted)

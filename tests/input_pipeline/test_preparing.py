@@ -1,0 +1,377 @@
+"""Preparing with Apache Beam, in several processes at once, and killed at any moment."""
+
+import functools
+import importlib.util
+import os
+import pathlib
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import time
+import weakref
+
+import psutil
+import pytest
+import tensorflow_datasets as tfds
+from etils import epath
+
+from input_pipeline import DatasetError, beam, load_dataset
+from input_pipeline.datasets import base, deepfashion_c2s, manifest, synthetic
+from input_pipeline.datasets.records import to_example
+from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
+from tests.input_pipeline.deepfashion_trees import (
+    BOX_COLUMNS,
+    C2S_BOXES,
+    PARTITION,
+    c2s_photos,
+    write_c2s,
+    write_list,
+)
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_SETS = ("manifest", "deepfashion_c2s", "synthetic")
+_BEAM = (
+    "--beam_runner=DirectRunner",
+    "--beam_options=--direct_num_workers=2,--direct_running_mode=multi_processing",
+)
+
+
+def _content(folder):
+    """Every file but locks, byte for byte."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def _small(name, folder):
+    """Fields of config.data for a small set, and the files that list it."""
+    if name == "manifest":
+        rows = [f"{n}.jpg,item{n // 4},{'shop' if n % 4 else 'customer'},train" for n in range(34)]
+        path = write_manifest(folder / "photos", rows)
+        return make_data(name=name, manifest=str(path)), [path]
+    if name == "deepfashion_c2s":
+        root = write_c2s(folder / "c2s")
+        lists = [path for part in ("Anno", "Eval") for path in (root / part).iterdir()]
+        return make_data(name=name, source=str(root)), lists
+    return make_data(name=name), []
+
+
+@pytest.fixture
+def small_shards(monkeypatch, three_garments):
+    """A few photos to a file: more than ten files of the manifest."""
+    monkeypatch.setattr(manifest, "_ROWS_PER_SHARD", 3)
+    monkeypatch.setattr(synthetic, "_PHOTOS_PER_SHARD", 4)
+    monkeypatch.setattr(deepfashion_c2s.ConsumerToShop, "photos_per_shard", 3)
+
+
+@pytest.mark.parametrize("name", _SETS)
+def test_shards_are_written_from_what_is_sent_alone(name, tmp_path, monkeypatch, small_shards):
+    data, lists = _small(name, tmp_path)
+    data.dir = str(tmp_path / "plain")
+    load_dataset(data)
+    sent = []
+
+    def send(files, folder, config):
+        assert config.beam_runner == "some"
+        sent.extend(pickle.dumps(file) for file in files.items())
+        contents = [path.read_bytes() for path in lists]
+        for path in lists:
+            path.unlink()
+        for job in reversed(sent):  # in no order that could be relied on
+            path, write = pickle.loads(job)
+            write(path)
+        for path, content in zip(lists, contents, strict=True):
+            path.write_bytes(content)
+
+    config = tfds.download.DownloadConfig(beam_runner="some")
+    monkeypatch.setattr("input_pipeline.preparing.beam_config", lambda *_: config)
+    monkeypatch.setattr(base, "write_with_beam", send)
+    data.dir = str(tmp_path / "sent")
+    dataset = load_dataset(data)
+    assert _content(tmp_path / "sent") == _content(tmp_path / "plain")
+    photos = [photo for split in dataset.splits for photo in dataset.split(split).index.photo_id]
+    if name == "synthetic":  # whose photos are not sent at all
+        return
+    assert len(sent) > 9
+    for photo in photos:  # each travels with its own shard, and with no other
+        assert sum(_names(job, photo) for job in sent) == 1, photo
+
+
+def _names(job, text):
+    """Whether a pickle holds this string, before which its length stands."""
+    return len(text.encode()).to_bytes(1, "little") + text.encode() in job
+
+
+def test_records_are_not_kept_until_their_file_is_written(tmp_path, monkeypatch):
+    boxes = []
+    most_alive = []
+
+    def example(self, record):
+        made = to_example(record)
+        boxes.append(weakref.ref(made["box"]))
+        most_alive.append(sum(box() is not None for box in boxes))
+        return made
+
+    monkeypatch.setattr(manifest.Manifest, "example", example)
+    path = write_manifest(tmp_path, [f"{n}.jpg,item,shop,train" for n in range(200)])
+    load_dataset(make_data(name="manifest", manifest=str(path), dir=str(tmp_path / "data")))
+    assert len(most_alive) == 200
+    assert max(most_alive) <= 2
+
+
+def test_beam_that_is_not_installed(tmp_path, monkeypatch, three_garments):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    data = make_data(dir=str(tmp_path), beam_runner="DirectRunner")
+    with pytest.raises(DatasetError, match=r"needs apache-beam: pip install 'grnet_jax\[beam\]'"):
+        load_dataset(data)
+    assert not list(tmp_path.iterdir())
+    load_dataset(make_data(dir=str(tmp_path)))
+    assert load_dataset(data).splits == ("train", "test")  # prepared: nothing to write
+
+
+def test_options_need_a_runner():
+    with pytest.raises(DatasetError, match=r"beam_options='a=1': needs a runner"):
+        beam.beam_config("", "a=1")
+    assert beam.beam_config("", "").beam_runner is None
+
+
+def test_a_worker_tells_what_is_wrong_with_its_input(tmp_path):
+    job = tmp_path / "0.pickle"
+    job.write_bytes(pickle.dumps((epath.Path(tmp_path / "shard"), _refuse)))
+    beam._run_job(str(job))
+    assert (tmp_path / "0.pickle.error").read_text() == "photo 7: broken"
+    assert not (tmp_path / "shard").exists()
+
+
+def _refuse(path):
+    path.write_bytes(b"half")
+    raise DatasetError("photo 7: broken")
+
+
+# In processes of their own.
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the command; its output goes to DIR.NUMBER.log."""
+    started = []
+
+    def run(flags, folder):
+        log = tmp_path / f"{folder.name}.{len(started)}.log"
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "input_pipeline.prepare", f"--dir={folder}", *flags],
+                cwd=_ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        process.log = log
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _finish(process):
+    assert process.wait(timeout=300) == 0, process.log.read_text()[-3000:]
+
+
+def _large(name, folder):
+    """Flags for a set that takes seconds."""
+    if name == "synthetic":
+        return ["--dataset=synthetic", "--size=tiny", "--train_items=120"]
+    originals = [folder / f"original{seed}.jpg" for seed in range(20)]
+    for seed, path in enumerate(originals):
+        path.write_bytes(photo_bytes(seed, size=(480, 360)))
+    items = range(1, 301)
+    photos = {item: c2s_photos(item) for item in items}
+    for item, domains in photos.items():
+        for number, image in enumerate([*domains["customer"], *domains["shop"]]):
+            path = folder / name / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(originals[(item + number) % len(originals)], path)
+    splits = {item: "test" if item % 4 == 0 else "train" for item in items}
+    if name == "manifest":
+        rows = [
+            f"{image},item{item},{domain},{splits[item]}"
+            for item in items
+            for domain, images in photos[item].items()
+            for image in images
+        ]
+        path = folder / name / "photos.csv"
+        path.write_text("\n".join(["image,item_id,domain,split", *rows]) + "\n")
+        return ["--dataset=manifest", f"--manifest={path}", "--long_side=200"]
+    root = folder / name
+    pairs = [
+        f"{customer} {shop} id_{item:08d} {splits[item]}"
+        for item in items
+        for customer in photos[item]["customer"]
+        for shop in photos[item]["shop"]
+    ]
+    boxes = [
+        f"{image} 1 {source} 002 003 250 400"
+        for item in items
+        for source, domain in ((1, "shop"), (2, "customer"))
+        for image in photos[item][domain]
+    ]
+    header = "image_pair_name_1 image_pair_name_2 item_id evaluation_status"
+    write_list(root, PARTITION, header, pairs)
+    write_list(root, C2S_BOXES, f"image_name clothes_type source_type {BOX_COLUMNS}", boxes)
+    return ["--dataset=deepfashion_c2s", f"--source={root}", "--long_side=200"]
+
+
+def _unfinished(folder, pattern):
+    return list(folder.glob(f"*/*/incomplete.*/{pattern}"))
+
+
+def _has_begun(folder, process):
+    log = process.log.read_text()
+    return "Checking photos" in log or "Rendering train" in log
+
+
+def _is_writing(folder, process):
+    return any(path.stat().st_size for path in _unfinished(folder, "*array_record-*"))
+
+
+def _is_indexing(folder, process):
+    """All files of records are there, and the last is whole."""
+    return _unfinished(folder, "*-test.array_record-*") and process.log.read_text().count(
+        "100%"
+    ) == len(_unfinished(folder, "*array_record-*")) + ("Checking" in process.log.read_text())
+
+
+def _has_indexed(folder, process):
+    return _unfinished(folder, "index.train.npz")
+
+
+_MOMENTS = (_has_begun, _is_writing, _is_indexing, _has_indexed)
+
+
+def _kill_at(moment, process, folder):
+    """Kills the process at this moment, and all it started ends; False: it was too late."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not moment(folder, process):
+        assert time.monotonic() < deadline, process.log.read_text()[-3000:]
+        time.sleep(0.001)
+    if process.poll() is not None:
+        _finish(process)
+        return False
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    return not list(folder.glob("*/*/1.0.0"))
+
+
+def _is_past(seconds, folder, process):
+    return time.monotonic() > seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _SETS)
+def test_killed_at_any_moment(name, tmp_path, start):
+    flags = _large(name, tmp_path)
+    begin = time.monotonic()
+    _finish(start(flags, tmp_path / "whole"))
+    seconds = time.monotonic() - begin
+    folder = tmp_path / "killed"
+    draw = random.Random(0)
+    killed = []
+    for moment in (*_MOMENTS, *[None] * 4):
+        for _ in range(5):  # too late: once more
+            process = start(flags, folder)
+            at = moment or functools.partial(
+                _is_past, time.monotonic() + draw.uniform(0.1, 0.9) * seconds
+            )
+            if _kill_at(at, process, folder):
+                killed.append(moment)
+                break
+            shutil.rmtree(next(folder.glob("*/*/1.0.0")))
+    assert len(killed) == 8
+    assert list(folder.glob("*/*/incomplete.*"))
+    last = start(flags, folder)
+    _finish(last)
+    assert "Removing what a killed run left" in last.log.read_text()
+    assert _content(folder) == _content(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _SETS)
+def test_two_at_once(name, tmp_path, start):
+    flags = _large(name, tmp_path)
+    _finish(start(flags, tmp_path / "one"))
+    both = [start(flags, tmp_path / "two") for _ in range(2)]
+    for process in both:
+        _finish(process)
+    logs = [process.log.read_text() for process in both]
+    first = next(number for number, log in enumerate(logs) if "Preparing" in log)
+    assert "Waiting for" not in logs[first]
+    assert "Preparing" not in logs[1 - first]
+    assert f"Waiting for process {both[first].pid} on " in logs[1 - first]
+    assert "Wrote" in logs[1 - first]
+    assert _content(tmp_path / "two") == _content(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _SETS)
+def test_three_at_once_of_which_the_first_is_killed(name, tmp_path, start):
+    flags = _large(name, tmp_path)
+    _finish(start(flags, tmp_path / "one"))
+    folder = tmp_path / "three"
+    first = start(flags, folder)
+    others = []
+
+    def all_wait(folder, process):
+        if not others and "Preparing" in process.log.read_text():
+            others.extend(start(flags, folder) for _ in range(2))
+        wait = f"Waiting for process {first.pid} on "
+        return others and all(wait in other.log.read_text() for other in others)
+
+    assert _kill_at(all_wait, first, folder)
+    assert list(folder.glob("*/*/incomplete.*"))
+    for process in others:
+        _finish(process)
+    logs = [process.log.read_text() for process in others]
+    assert sorted(log.count("Preparing") for log in logs) == [0, 1]
+    assert sum("Removing what a killed run left" in log for log in logs) == 1
+    assert _content(folder) == _content(tmp_path / "one")
+
+
+needs_beam = pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None,
+    reason="apache-beam is not installed: pip install 'grnet_jax[beam]', in an environment of "
+    "its own, for it takes older versions of protobuf, pyarrow and Pillow",
+)
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _SETS)
+def test_beam_writes_the_same(name, tmp_path, start):
+    flags = _large(name, tmp_path)
+    _finish(start(flags, tmp_path / "plain"))
+    with_beam = start([*flags, *_BEAM], tmp_path / "beam")
+    _finish(with_beam)
+    assert "files of records with Beam (DirectRunner)" in with_beam.log.read_text()
+    assert _content(tmp_path / "beam") == _content(tmp_path / "plain")
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--beam_runner=Other"], "config.data.beam_runner='Other': Unexpected pipeline runner"),
+        ([_BEAM[0], "--beam_options=direct_workers=2"], "Beam knows no flag --direct_workers"),
+        ([_BEAM[0], "--beam_options=direct_num_workers=x"], "Beam refuses it"),
+    ],
+)
+def test_what_beam_does_not_know(flags, message, tmp_path, start):
+    process = start(["--size=tiny", *flags], tmp_path / "data")
+    assert process.wait(timeout=300) == 2
+    assert message in process.log.read_text()
+    assert not (tmp_path / "data").exists()
