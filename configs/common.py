@@ -71,6 +71,10 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.sampler = "pairs"
     # "pairs": what an epoch goes once over, "pairs" or "items".
     data.epoch = "pairs"
+    # Detection: objects a photo that a batch has room for, 0 for the most that a photo of the split
+    # has; side of an object's mask in pixels, 0 for boxes alone.
+    data.max_objects = 0
+    data.mask_size = 28
     # "items": K, and whether half of them are customer photos ("both" domains) or "any" are taken.
     data.photos_per_item = 2
     data.domains = "both"

@@ -243,7 +243,7 @@ def _undecodable(split: Split, rows: np.ndarray) -> str:
     names = []
     for row in rows:
         try:
-            _decode(tf.constant(split.record(row).image))
+            decode(tf.constant(split.record(row).image))
         except tf.errors.OpError:
             names.append(str(split.index.photo_id[row]))
     return ", ".join(names)
@@ -262,7 +262,7 @@ def _photo(record: tf.Tensor, cut: tf.Tensor, flip: tf.Tensor, framing: Framing)
     image = tf.cond(
         tf.io.is_jpeg(data) & (orientation == 1),
         lambda: _decode_cut(data, cut),
-        lambda: _slice(_turn_upright(_decode(data), orientation), cut),
+        lambda: _slice(turn_upright(decode(data), orientation), cut),
     )
     image = tf.image.resize(image, [framing.size] * 2, framing.interpolation, antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
@@ -270,7 +270,7 @@ def _photo(record: tf.Tensor, cut: tf.Tensor, flip: tf.Tensor, framing: Framing)
 
 
 def _decode_cut(data: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
-    """The cut of an upright JPEG: the pixels that `_decode` gives there, without the others."""
+    """The cut of an upright JPEG: the pixels that `decode` gives there, without the others."""
     shape = tf.io.extract_jpeg_shape(data)
     low = tf.maximum(cut[:2] - _MARGIN, 0)
     high = tf.minimum(cut[2:] + _MARGIN, shape[1::-1])
@@ -283,7 +283,7 @@ def _slice(image: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
     return image[cut[1] : cut[3], cut[0] : cut[2]]
 
 
-def _decode(data: tf.Tensor) -> tf.Tensor:
+def decode(data: tf.Tensor) -> tf.Tensor:
     """uint8 [H, W, 3] of a JPEG or PNG, as Pillow decodes it."""
     return tf.cond(
         tf.io.is_jpeg(data),
@@ -292,7 +292,7 @@ def _decode(data: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Undoes an EXIF orientation: a transposition (5 to 8), then flips."""
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])

@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from etils import epath
 
-from input_pipeline.errors import DatasetError
+from input_pipeline.stored_index import DIGEST, StoredIndex, number_contents
 
 CUSTOMER, SHOP = 0, 1
 SLOTS = 8  # of landmarks: left and right collar, sleeve, waistline, hem
@@ -26,12 +24,11 @@ _COLUMNS = {  # dtype and shape of one row
     "landmarks": (np.int32, (SLOTS, 3)),
     "attribute_ends": (np.int64, ()),
 }
-_DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 _ROWS_PER_PART = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
-class PhotoIndex:
+class PhotoIndex(StoredIndex):
     """Columns over the N photos of a split; row i is record i. -1 stands for unknown.
 
     Attributes:
@@ -56,6 +53,8 @@ class PhotoIndex:
       attributes: str [number of attributes in the data set], the same in each split.
     """
 
+    rows = ("photo_id", *_COLUMNS)
+
     photo_id: np.ndarray
     item: np.ndarray
     domain: np.ndarray
@@ -73,9 +72,6 @@ class PhotoIndex:
     items: np.ndarray
     categories: np.ndarray
     attributes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.item)
 
     @functools.cached_property
     def customers(self) -> "RowsByItem":
@@ -132,16 +128,6 @@ class PhotoIndex:
             "queries_without_match": int(self.customers.counts[self.shops.counts == 0].sum()),
         }
 
-    def save(self, path: epath.PathLike) -> None:
-        """Writes the index, atomically on a local disk."""
-        path = epath.Path(path)
-        buffer = io.BytesIO()
-        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        np.savez_compressed(buffer, **columns)
-        unfinished = path.parent / f"{path.name}.tmp"
-        unfinished.write_bytes(buffer.getvalue())
-        unfinished.replace(path)
-
     @classmethod
     def join(cls, indices: Sequence["PhotoIndex"]) -> "PhotoIndex":
         """The rows of several splits of one data set, one after the other; items by their names."""
@@ -152,7 +138,7 @@ class PhotoIndex:
         marks = np.cumsum([0, *(len(index.attribute_marks) for index in indices)])
         columns = {
             name: np.concatenate([getattr(index, name) for index in indices])
-            for name in ("photo_id", "attribute_marks", *_COLUMNS)
+            for name in ("attribute_marks", *cls.rows)
         }
         columns["item"] = np.concatenate(
             [numbers[first + index.item] for first, index in zip(firsts, indices, strict=False)]
@@ -166,27 +152,6 @@ class PhotoIndex:
             categories=indices[0].categories,
             attributes=indices[0].attributes,
         )
-
-    @classmethod
-    def load(cls, path: epath.PathLike) -> "PhotoIndex":
-        """Reads an index that `save` wrote.
-
-        Raises:
-          DatasetError: the file is missing, damaged or not an index.
-        """
-        try:
-            content = io.BytesIO(epath.Path(path).read_bytes())
-            with np.load(content, allow_pickle=False) as stored:
-                columns = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
-        except FileNotFoundError:
-            raise DatasetError(f"{path}: missing") from None
-        except Exception as error:  # a damaged zip raises nearly anything
-            raise DatasetError(f"{path}: damaged ({error})") from error
-        index = cls(**columns)
-        lengths = {len(getattr(index, name)) for name in ("photo_id", *_COLUMNS)}
-        if len(lengths) != 1:
-            raise DatasetError(f"{path}: damaged (columns of different lengths)")
-        return index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +235,7 @@ class IndexBuilder:
             if name == "photo_id":
                 part[name] = _strings(values)
             elif name == "content_digest":
-                part[name] = np.frombuffer(b"".join(values), _DIGEST)
+                part[name] = np.frombuffer(b"".join(values), DIGEST)
             elif name in ("mark_count", "marks"):
                 part[name] = np.array(values, np.int32)
             else:
@@ -286,8 +251,7 @@ def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]
     attributes = sorted({name for builder in builders.values() for name in builder.attributes})
     columns = {split: builder.columns() for split, builder in builders.items()}
     digests = [rows.pop("content_digest") for rows in columns.values()]
-    content = np.unique(np.concatenate(digests), return_inverse=True)[1].astype(np.int32)
-    contents = np.split(content, np.cumsum([len(part) for part in digests])[:-1])
+    contents = number_contents(digests)
     indices = {}
     for (split, builder), own in zip(builders.items(), contents, strict=True):
         rows = columns[split]

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import make_framing
-from input_pipeline.batches import _decode, _turn_upright
+from input_pipeline.batches import decode, turn_upright
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
 from input_pipeline.sampling import PhotoSampler
@@ -226,7 +226,7 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Ten
             "masks": _sequence(tf.string),
         },
     )
-    image = _turn_upright(_decode(stored["image"]), stored["orientation"])
+    image = turn_upright(decode(stored["image"]), stored["orientation"])
     image = _mirrored(image, flip)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = shape.size / tf.reduce_max(sides)
@@ -246,7 +246,7 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Ten
     if shape.mask_size:
         there = tf.strings.length(stored["masks"]) > 0
         masks = tf.map_fn(
-            lambda given: _mask(*given, flip, shape.mask_size),
+            lambda given: _mask(given[0], given[1], given[2], flip, shape.mask_size),
             (stored["masks"], there, boxes),
             fn_output_signature=tf.TensorSpec([shape.mask_size] * 2, tf.uint8),
         )

@@ -2,16 +2,14 @@
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from etils import epath
 
 from grnet_jax.photos import open_photo
 from input_pipeline.datasets.object_records import ObjectRecord, parse_object_record
-from input_pipeline.errors import DatasetError
 from input_pipeline.record_files import RecordFiles
+from input_pipeline.stored_index import DIGEST, StoredIndex, number_contents
 
 _COLUMNS = {  # dtype and shape of one row
     "size": (np.int32, (2,)),
@@ -21,7 +19,7 @@ _COLUMNS = {  # dtype and shape of one row
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectIndex:
+class ObjectIndex(StoredIndex):
     """Columns over the N photos of a split; row i is record i.
 
     Attributes:
@@ -33,6 +31,8 @@ class ObjectIndex:
       categories: str [number of categories in the data set], the same in each split.
     """
 
+    rows = ("photo_id", "content", *_COLUMNS)
+
     photo_id: np.ndarray
     size: np.ndarray
     objects: np.ndarray
@@ -40,42 +40,9 @@ class ObjectIndex:
     content: np.ndarray
     categories: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.photo_id)
-
     def counts(self) -> dict[str, int]:
         """The numbers that a summary prints."""
         return object_counts(self.objects, self.crowd)
-
-    def save(self, path: epath.PathLike) -> None:
-        """Writes the index, atomically on a local disk."""
-        path = epath.Path(path)
-        buffer = io.BytesIO()
-        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        np.savez_compressed(buffer, **columns)
-        unfinished = path.parent / f"{path.name}.tmp"
-        unfinished.write_bytes(buffer.getvalue())
-        unfinished.replace(path)
-
-    @classmethod
-    def load(cls, path: epath.PathLike) -> "ObjectIndex":
-        """Reads an index that `save` wrote.
-
-        Raises:
-          DatasetError: the file is missing, damaged or not an index.
-        """
-        try:
-            content = io.BytesIO(epath.Path(path).read_bytes())
-            with np.load(content, allow_pickle=False) as stored:
-                columns = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
-        except FileNotFoundError:
-            raise DatasetError(f"{path}: missing") from None
-        except Exception as error:  # a damaged zip raises nearly anything
-            raise DatasetError(f"{path}: damaged ({error})") from error
-        index = cls(**columns)
-        if len({len(getattr(index, name)) for name in ("photo_id", "content", *_COLUMNS)}) != 1:
-            raise DatasetError(f"{path}: damaged (columns of different lengths)")
-        return index
 
 
 class ObjectSplit:
@@ -125,8 +92,7 @@ def build_object_indices(
     """The index of each split; contents are numbered alike in all. Reads each record once."""
     columns = {split: _columns(found) for split, found in records.items()}
     digests = [rows.pop("digest") for rows in columns.values()]
-    content = np.unique(np.concatenate(digests), return_inverse=True)[1].astype(np.int32)
-    contents = np.split(content, np.cumsum([len(part) for part in digests])[:-1])
+    contents = number_contents(digests)
     names = np.array(categories, np.str_)
     return {
         split: ObjectIndex(content=own, categories=names, **rows)
@@ -146,6 +112,5 @@ def _columns(records: Iterable[ObjectRecord]) -> dict[str, np.ndarray]:
         name: np.array(part, dtype).reshape(-1, *shape)
         for (name, (dtype, shape)), part in zip(_COLUMNS.items(), parts, strict=True)
     }
-    # Not of bytes: NumPy takes off their zeros at the end.
-    digest = np.frombuffer(b"".join(digests), np.dtype([("high", "<u8"), ("low", "<u8")]))
+    digest = np.frombuffer(b"".join(digests), DIGEST)
     return {"photo_id": np.array(names, np.str_), "digest": digest, **columns}

@@ -117,7 +117,9 @@ def rank_all(
       other_positives: as positives, to be ranked beside them.
       progress: told the number of queries after every block.
     """
-    ranks, other_ranks, top_rows, top_scores = [], [], [], []
+    ranks: list[np.ndarray] = []
+    other_ranks: list[np.ndarray] = []
+    top_rows, top_scores = [], []
     blocks = score_blocks(
         score,
         variables,

@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import encode_png, open_photo
+from grnet_jax.photos import encode_png
 from input_pipeline.datasets.base import SPLITS, ShardPaths, index_file, scan_records
 from input_pipeline.datasets.coco_file import Categories, CocoFile
 from input_pipeline.datasets.download import DownloadConfig, digest_files, download_config
-from input_pipeline.datasets.listed import ListedPhotos
+from input_pipeline.datasets.listed import ListedRecords, store_photo
 from input_pipeline.datasets.object_listing import (
     CheckedObject,
     CheckedObjects,
@@ -38,7 +38,6 @@ from input_pipeline.datasets.object_records import (
     parse_object_record,
     to_example,
 )
-from input_pipeline.datasets.shrinking import Shrinking
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import build_object_indices
 
@@ -140,7 +139,7 @@ class CocoConfig(DownloadConfig):
         }
 
 
-class Coco(ListedPhotos):
+class Coco(ListedRecords[ObjectRecord]):
     """Photos with their objects; subclasses set `name`."""
 
     name = "coco"
@@ -155,7 +154,7 @@ class Coco(ListedPhotos):
         """See `object_records`."""
         return object_features()
 
-    def example(self, record: ObjectRecord) -> dict[str, object]:  # type: ignore[override]
+    def example(self, record: ObjectRecord) -> dict[str, object]:
         """See `object_records`."""
         return to_example(record)
 
@@ -172,28 +171,20 @@ class Coco(ListedPhotos):
             counts[split] = index.counts()
         return counts
 
-    def _record(self, checked: CheckedPhoto) -> ObjectRecord:  # type: ignore[override]
+    def _record(self, checked: CheckedPhoto) -> ObjectRecord:
         row, header, objects, turn = checked
-        options = self.builder_config.options
-        path = self.builder_config.photo_path(row.image)
-        height, width, orientation = header.height, header.width, 1
+        config = self.builder_config
+        photo = store_photo(config.photo_path(row.image), header, config.options)
         boxes = [found.box for found in objects]
         masks = [_mask(found, turn) for found in objects]
-        if 0 < options.long_side < max(height, width):
-            small = Shrinking.to_long_side(height, width, options.long_side)
-            image = small.jpeg(open_photo(path, options.max_pixels))
-            height, width = small.height, small.width
+        if small := photo.small:
             boxes, masks = list(map(small.box, boxes)), list(map(small.mask, masks))
-        elif header.plain_jpeg:
-            image, orientation = path.read_bytes(), header.orientation
-        else:
-            image = encode_png(open_photo(path, options.max_pixels))
         return ObjectRecord(
-            image=image,
+            image=photo.image,
             photo_id=row.image,
-            height=height,
-            width=width,
-            orientation=orientation,
+            height=photo.height,
+            width=photo.width,
+            orientation=photo.orientation,
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             categories=np.array([found.category for found in objects], np.int32),
             crowd=np.array([found.crowd for found in objects], np.bool_),

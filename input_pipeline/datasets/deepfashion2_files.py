@@ -127,11 +127,8 @@ def read_garments(path: epath.Path) -> Found:
         for key in sorted(content.keys() - {"source", "pair_id", *garments})
     ]
     for key in garments:
-        place = _place(path, text, key)
-        found = [
-            Problem(place, kind, f"{key}: {message}")
-            for kind, message in _garment_problems(content[key])
-        ]
+        place = _place(path, text, key)._replace(part=sys.intern(key))
+        found = [Problem(place, kind, message) for kind, message in _garment_problems(content[key])]
         problems += found
         if usable and not found:
             rows.append(_to_row(place, key, content, tolerated))
@@ -145,10 +142,10 @@ def read_polygons(row: PhotoRow) -> Polygons:
       AnnotationError: the file cannot be read, or has changed.
     """
     _, content, problem = _read_object(row.place.path)
-    garment = content.get(row.image_field)
+    garment = content.get(row.place.part)
     value = garment.get("segmentation") if isinstance(garment, dict) else None
     if problem is not None or any(_outline_problems(value, list(row.box or ()))):
-        raise AnnotationError([f"{row.place}: {row.image_field}: has changed since it was checked"])
+        raise AnnotationError([f"{row.place}: has changed since it was checked"])
     return parse_outline(value)  # type: ignore[return-value]
 
 
@@ -360,7 +357,6 @@ def _to_row(place: Place, key: str, content: Mapping[str, Any], tolerated: Count
         view=_VIEWS[garment["viewpoint"]],
         occluded=int(garment["occlusion"] >= 2),
         cropped=int(garment["zoom_in"] >= 2),
-        image_field=sys.intern(key),
     )
 
 

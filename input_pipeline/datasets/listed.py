@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from grnet_jax.photos import encode_png, open_photo
-from input_pipeline.datasets.base import SPLITS, PhotoBuilder, ShardSource
+from grnet_jax.photos import PhotoHeader, encode_png, open_photo
+from input_pipeline.datasets.base import SPLITS, PhotoBuilder, Record, RecordBuilder, ShardSource
 from input_pipeline.datasets.listing import (
     THREADS,
     Checked,
@@ -144,13 +144,42 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
         }
 
 
-class ListedPhotos(PhotoBuilder):
-    """Keeps JPEGs of grey or RGB pixels byte for byte; all else becomes upright RGB PNG.
+class StoredPhoto(NamedTuple):
+    """A photo as a record holds it.
 
-    Where config.data.long_side is given, larger photos become upright RGB JPEGs of that size, and
-    boxes, landmarks and masks shrink with them.
+    Attributes:
+      image: a JPEG of grey or RGB pixels as it was found; all else becomes upright RGB PNG, and
+        photos larger than config.data.long_side upright RGB JPEGs of that size.
+      height: of the upright photo, in pixels.
+      width: of the upright photo, in pixels.
+      orientation: EXIF orientation of the stored pixels.
+      small: how it was shrunk, and its labels have to be; None where it was not.
+    """
 
-    Subclasses set `name`, and may set `photos_per_shard`.
+    image: bytes
+    height: int
+    width: int
+    orientation: int
+    small: Shrinking | None
+
+
+def store_photo(path: epath.Path, header: PhotoHeader, options: ListOptions) -> StoredPhoto:
+    """Reads a photo that was checked."""
+    height, width = header.height, header.width
+    if 0 < options.long_side < max(height, width):
+        small = Shrinking.to_long_side(height, width, options.long_side)
+        image = small.jpeg(open_photo(path, options.max_pixels))
+        return StoredPhoto(image, small.height, small.width, 1, small)
+    if header.plain_jpeg:
+        return StoredPhoto(path.read_bytes(), height, width, header.orientation, None)
+    image = encode_png(open_photo(path, options.max_pixels))
+    return StoredPhoto(image, height, width, 1, None)
+
+
+class ListedRecords(RecordBuilder[Record]):
+    """Writes the good rows of lists, a record for each.
+
+    Subclasses set `name`, define `_record`, and may set `photos_per_shard`.
     """
 
     builder_config: ListedConfig
@@ -202,7 +231,11 @@ class ListedPhotos(PhotoBuilder):
             )
             print("\n".join(f"  {folder}" for folder in sorted(older)))
 
-    def _shards_of(self, split: str, rows: Sequence[CheckedRow]) -> list[ShardSource]:
+    @abc.abstractmethod
+    def _record(self, checked: Any) -> Record:
+        """The record of an element of what the config's `check` returns as rows."""
+
+    def _shards_of(self, split: str, rows: Sequence[Any]) -> list[ShardSource]:
         step = self.photos_per_shard
         parts = [rows[start : start + step] for start in range(0, len(rows), step)]
         return [
@@ -210,37 +243,33 @@ class ListedPhotos(PhotoBuilder):
             for number, part in enumerate(parts)
         ]
 
-    def _records(self, rows: Sequence[CheckedRow], title: str) -> Iterator[PhotoRecord]:
+    def _records(self, rows: Sequence[Any], title: str) -> Iterator[Record]:
         with ThreadPoolExecutor(THREADS) as pool:
             records = ordered_map(pool, self._record, rows, 2 * THREADS)
             yield from tqdm(records, title, len(rows), unit=" photos")
 
+
+class ListedPhotos(ListedRecords[PhotoRecord], PhotoBuilder):
+    """A photo with one garment for each row; photos as in `StoredPhoto`."""
+
     def _record(self, checked: CheckedRow) -> PhotoRecord:
         row, header = checked
         config = self.builder_config
-        path, options = config.photo_path(row.image), config.options
-        height, width, orientation = header.height, header.width, 1
-        box = row.box or (0.0, 0.0, float(width), float(height))
+        photo = store_photo(config.photo_path(row.image), header, config.options)
+        box = row.box or (0.0, 0.0, float(header.width), float(header.height))
         landmarks = NO_LANDMARKS if row.landmarks is None else row.landmarks
-        mask = config.mask(row, height, width)
-        if 0 < options.long_side < max(height, width):
-            small = Shrinking.to_long_side(height, width, options.long_side)
-            image = small.jpeg(open_photo(path, options.max_pixels))
-            height, width = small.height, small.width
+        mask = config.mask(row, header.height, header.width)
+        if small := photo.small:
             box, landmarks, mask = small.box(box), small.landmarks(landmarks), small.mask(mask)
-        elif header.plain_jpeg:
-            image, orientation = path.read_bytes(), header.orientation
-        else:
-            image = encode_png(open_photo(path, options.max_pixels))
         return PhotoRecord(
-            image=image,
+            image=photo.image,
             photo_id=row.image,
             item_id=row.item_id,
             domain=row.domain,
-            height=height,
-            width=width,
+            height=photo.height,
+            width=photo.width,
             box=box,
-            orientation=orientation,
+            orientation=photo.orientation,
             category=row.category,
             clothes_type=row.clothes_type,
             attributes=row.attributes,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +21,23 @@ BOX_FIELDS = ("x_1", "y_1", "x_2", "y_2")
 TRUNCATED = 2  # visibility of a landmark outside the photo
 THREADS = 8  # each may hold a photo of max_pixels
 AHEAD = 4 * THREADS  # photos in the queue before them
+_LAST_NUMBER = re.compile(r"[0-9]+$")
 
 
 class Place(NamedTuple):
-    """A line of a file, counted from 1."""
+    """A line of a file, counted from 1; part names what of it, where a line holds much."""
 
     path: epath.Path
     line: int
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}"
+        return f"{self.path}:{self.line}" + (f": {self.part}" if self.part else "")
+
+    def order(self) -> tuple[str, int, int]:
+        """A key to sort by; parts by the number at their end."""
+        digits = _LAST_NUMBER.search(self.part)
+        return str(self.path), self.line, int(digits[0]) if digits else 0
 
 
 class Problem(NamedTuple):
@@ -116,7 +124,7 @@ class Checked:
     attribute_types: Mapping[str, int]
 
     def bad_rows(self) -> int:
-        """How many lines have a problem."""
+        """How many lines, or parts of lines, have a problem."""
         return len({problem.place for problem in self.problems})
 
     def problem_counts(self) -> dict[str, int]:
@@ -154,7 +162,7 @@ def check_listing(
     rows, photo_problems = _check_photos(listing.rows, locate, max_pixels, overhang, tolerated)
     rows, relation_problems = _check_relations(rows, listing.split_field, many_boxes)
     problems = [*listing.problems, *photo_problems, *relation_problems]
-    problems.sort(key=lambda problem: (str(problem.place.path), problem.place.line))
+    problems.sort(key=lambda problem: problem.place.order())
     return Checked(rows, problems, tolerated, listing.facts, listing.attribute_types)
 
 
@@ -191,7 +199,7 @@ def _check_photos(
     tolerated: Counter[str],
 ) -> tuple[list[CheckedRow], list[Problem]]:
     images = list(dict.fromkeys(row.image for row in rows))
-    headers = dict(zip(images, _inspect(images, locate, max_pixels), strict=True))
+    headers = dict(zip(images, inspect_photos(images, locate, max_pixels), strict=True))
     good, problems = [], []
     for row in rows:
         header = headers[row.image]
@@ -207,9 +215,11 @@ def _check_photos(
     return good, problems
 
 
-def _inspect(
+def inspect_photos(
     images: Sequence[str], locate: Callable[[str], epath.Path], max_pixels: int
 ) -> Iterator[PhotoHeader | PhotoError]:
+    """Decodes photos, several at a time; yields each header, or why there is none, in order."""
+
     def inspect(image: str) -> PhotoHeader | PhotoError:
         try:
             return inspect_photo(locate(image), max_pixels, image)
@@ -280,21 +290,32 @@ def _check_relations(
 ) -> tuple[list[CheckedRow], list[Problem]]:
     """Checks rows against the rows before them."""
     good, problems = [], []
-    seen: dict[tuple[str, str, Box | None], int] = {}
+    seen: dict[tuple[str, str, Box | None], Place] = {}
     homes: dict[str, PhotoRow] = {}
     for checked in rows:
         row = checked.row
         photo = (posixpath.normpath(row.image), row.item_id, row.box if many_boxes else None)
         home = homes.setdefault(row.item_id, row)
         if photo in seen:
-            text = f"{row.image!r} of item {row.item_id!r} is on line {seen[photo]} already"
+            text = (
+                f"{row.image!r} of item {row.item_id!r} is {_where(seen[photo], row.place)} already"
+            )
             text = f"field {row.image_field!r}: {text}"
             problems.append(Problem(row.place, "duplicate row", text))
         elif home.split != row.split:
-            text = f"item {row.item_id!r} is in split {home.split!r} on line {home.place.line}"
+            text = (
+                f"item {row.item_id!r} is in split {home.split!r} {_where(home.place, row.place)}"
+            )
             text = f"field {split_field!r}: {text}, here in {row.split!r}"
             problems.append(Problem(row.place, "item in two splits", text))
         else:
-            seen[photo] = row.place.line
+            seen[photo] = row.place
             good.append(checked)
     return good, problems
+
+
+def _where(place: Place, seen_from: Place) -> str:
+    """A place, shortly in messages about the same file."""
+    if place.part or place.path != seen_from.path:
+        return f"at {place}"
+    return f"on line {place.line}"

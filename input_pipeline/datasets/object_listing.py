@@ -11,7 +11,7 @@ from etils import epath
 
 from grnet_jax.photos import Box, MissingPhotoError, PhotoError, PhotoHeader
 from input_pipeline.datasets.base import SPLITS
-from input_pipeline.datasets.listing import Checked, Listing, Place, Problem, _inspect
+from input_pipeline.datasets.listing import Checked, Listing, Place, Problem, inspect_photos
 from input_pipeline.datasets.outlines import Outline, Runs, rasterise
 from input_pipeline.object_index import object_counts
 
@@ -61,7 +61,7 @@ class ObjectRow:
 
 
 class Faults:
-    """Collects problems; an entry with several counts once.
+    """Collects problems.
 
     Attributes:
       problems: in the order they were found.
@@ -71,21 +71,14 @@ class Faults:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.lost = 0
-        self._entries: set[tuple[str, str]] = set()
 
     def add(self, place: Place, label: str, kind: str, text: str) -> None:
         """Notes what is wrong with an entry."""
-        self.problems.append(Problem(place, kind, f"{label}: {text}"))
-        self._entries.add((str(place.path), label))
+        self.problems.append(Problem(place._replace(part=label), kind, text))
 
     def lose(self, objects: Sequence[ListedObject]) -> None:
         """Counts the objects of a photo that is left out."""
         self.lost += len(objects)
-
-    @property
-    def entries(self) -> int:
-        """How many entries have a problem."""
-        return len(self._entries)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -139,16 +132,10 @@ class CheckedObjects(Checked):
 
     Attributes:
       categories: names of the objects' categories.
-      bad: how many entries have a problem.
     """
 
     rows: list[CheckedPhoto]  # type: ignore[assignment]
     categories: tuple[str, ...]
-    bad: int
-
-    def bad_rows(self) -> int:
-        """How many photos, objects and categories have a problem; many may stand on one line."""
-        return self.bad
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """For each split what `ObjectIndex.counts` will count."""
@@ -198,7 +185,7 @@ def check_objects(
     rows = _without_repeats(listing.rows, faults)
     good = []
     images = [row.image for row in rows]
-    for row, header in zip(rows, _inspect(images, locate, max_pixels), strict=True):
+    for row, header in zip(rows, inspect_photos(images, locate, max_pixels), strict=True):
         if isinstance(header, PhotoError):
             kind = "missing photo" if isinstance(header, MissingPhotoError) else "unreadable photo"
             faults.add(row.place, row.label, kind, f"field 'file_name': {header}")
@@ -210,11 +197,9 @@ def check_objects(
             continue
         objects = _fit_objects(row, header, turn, overhang, faults, tolerated)
         good.append(CheckedPhoto(row, header, objects, turn))
-    problems = sorted(faults.problems, key=lambda found: (str(found.place.path), found.place.line))
+    problems = sorted(faults.problems, key=lambda found: found.place.order())
     facts: Mapping[str, int] = {**listing.facts, "objects_of_left_out_photos": faults.lost}
-    return CheckedObjects(
-        good, problems, tolerated, facts, {}, listing.categories, bad=faults.entries
-    )
+    return CheckedObjects(good, problems, tolerated, facts, {}, listing.categories)
 
 
 def turn_box(box: Box, turn: int, height: int, width: int) -> Box:

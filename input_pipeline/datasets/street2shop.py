@@ -18,10 +18,9 @@ from input_pipeline.datasets.download import (
     download_config,
 )
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Problem
+from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place, Problem
 from input_pipeline.datasets.street2shop_files import (
     PHOTO_LIST,
-    Element,
     ListedPhoto,
     PhotoFolder,
     find_photos,
@@ -197,8 +196,8 @@ class _Reader:
     def read_category(self, category: str) -> None:
         """Takes the three lists of a category."""
         lists = _lists(self._root, category)
-        trained: dict[int, Element] = {}  # the first training pair of each product
-        customers: dict[tuple[int, int], Element] = {}  # the first pair of each photo and product
+        trained: dict[int, Place] = {}  # the first training pair of each product
+        customers: dict[tuple[int, int], Place] = {}  # the first pair of each photo and product
         for split in _PAIR_SPLITS:
             listed = 0
             for photo, box, found in self._pairs(lists[split]):
@@ -236,7 +235,7 @@ class _Reader:
 
     def _pairs(self, path: epath.Path) -> Iterator[tuple[ListedPhoto, Box | None, list[Found]]]:
         """Yields the pairs that are new, their boxes, and what is wrong with these."""
-        seen: dict[tuple[int, int, Box], Element] = {}
+        seen: dict[tuple[int, int, Box], Place] = {}
         keys = ("photo", "product", "bbox")
         for photo in read_photos(path, keys, self.problems, self.tolerated):
             box, texts = read_box(photo.bbox)
@@ -248,7 +247,7 @@ class _Reader:
 
     def _shop_photos(self, path: epath.Path) -> Iterator[ListedPhoto]:
         """Yields the photos that are new."""
-        seen: dict[tuple[int, int], Element] = {}
+        seen: dict[tuple[int, int], Place] = {}
         for photo in read_photos(path, ("photo", "product"), self.problems, self.tolerated):
             first = seen.setdefault((photo.photo, photo.product), photo.place)
             if first == photo.place:
@@ -256,7 +255,7 @@ class _Reader:
             else:
                 self._add_repeated(photo, "photo and product", first)
 
-    def _add_repeated(self, photo: ListedPhoto, what: str, first: Element) -> None:
+    def _add_repeated(self, photo: ListedPhoto, what: str, first: Place) -> None:
         text = f"field 'photo': {photo.photo}: this {what} is at {first} already"
         self.problems.append(Problem(photo.place, "duplicate row", text))
 

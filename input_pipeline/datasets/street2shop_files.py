@@ -24,23 +24,10 @@ _DIGITS = 20  # of an integer: Python refuses to read thousands
 _SIDES = ("left", "top", "width", "height")
 
 
-class Element(Place):
-    """An element of a JSON list, counted from 1: the release has each list on one line."""
-
-    __slots__ = ()
-
-    def __new__(cls, path: epath.Path, line: int, number: int) -> "Element":
-        """A third number, so that two elements on one line are two places."""
-        return tuple.__new__(cls, (path, line, number))
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: element {tuple(self)[2]}"
-
-
 class ListedPhoto(NamedTuple):
     """An element whose numbers are right; bbox as it stands there, None where it is not there."""
 
-    place: Element
+    place: Place
     photo: int
     product: int
     bbox: object
@@ -173,7 +160,7 @@ def _photo_names(folder: epath.Path) -> list[str]:
         raise AnnotationError([f"{folder}: cannot be listed: {error}"]) from error
 
 
-def _read_list(path: epath.Path) -> Iterator[tuple[Element, Any]]:
+def _read_list(path: epath.Path) -> Iterator[tuple[Place, Any]]:
     """Yields the place and value of each element."""
     text = _read_text(path)
     line, counted, number = 1, 0, 0
@@ -192,7 +179,7 @@ def _read_list(path: epath.Path) -> Iterator[tuple[Element, Any]]:
         except RecursionError:
             raise _not_json(path, text, at, "lists in lists, too many to read") from None
         number += 1
-        yield Element(path, line, number), value
+        yield Place(path, line, f"element {number}"), value
         at = _skip_blanks(text, at)
         if text[at : at + 1] not in (",", "]") or at == len(text):
             raise _not_json(path, text, at, f"expected , or ] after element {number}")

@@ -34,6 +34,8 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "epoch": "pairs",
         "photos_per_item": 2,
         "domains": "both",
+        "max_objects": 0,
+        "mask_size": 28,
         "max_pixels": 1_000_000,
         "long_side": 0,
     }

@@ -195,7 +195,7 @@ def test_rows_outside_the_split(dataset, data):
 def test_a_cut_is_decoded_to_the_pixels_of_the_whole(subsampling):
     rng = np.random.default_rng(subsampling)
     data = photo_bytes(3, size=(61, 83), quality=70, subsampling=subsampling)
-    whole = batches._decode(tf.constant(data)).numpy()
+    whole = batches.decode(tf.constant(data)).numpy()
     for _ in range(60):
         left, top = rng.integers(0, 82), rng.integers(0, 60)
         right, bottom = rng.integers(left + 1, 84), rng.integers(top + 1, 62)

@@ -19,9 +19,6 @@ from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import deepfashion2_trees as trees
 from tests.input_pipeline.conftest import make_data, photo_bytes
 
-# Of pycocotools 2.0.11 with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
-
 
 def fields(root, **changes):
     folder = str(root.parent / "data")
@@ -471,8 +468,8 @@ def test_box_and_landmark_outside_the_photo(root):
 
     trees.edit(root, "train", 1, move)
     assert problems_of(root) == [
-        ("box", f"train/annos/000001.json:1: field 'y_2': 38 {OUTSIDE}"),
-        ("landmarks", f"train/annos/000001.json:1: landmark (26, 3) {OUTSIDE}"),
+        ("box", f"train/annos/000001.json:1: item1: field 'y_2': 38 {OUTSIDE}"),
+        ("landmarks", f"train/annos/000001.json:1: item2: landmark (26, 3) {OUTSIDE}"),
     ]
 
 
@@ -529,7 +526,7 @@ def test_photo_without_annotation_and_annotation_without_photo(root):
             "train/image/000002.jpg",
         ),
         *(
-            ("missing photo", f"validation/annos/000002.json:1: field '{item}': {missing}")
+            ("missing photo", f"validation/annos/000002.json:1: {item}: field 'image': {missing}")
             for item in ("item1", "item2")
         ),
     ]
@@ -540,8 +537,8 @@ def test_the_same_garment_twice(root):
     ((kind, text),) = problems_of(root)
     assert kind == "duplicate row"
     assert text == (
-        "train/annos/000001.json:1: field 'item3': 'train/image/000001.jpg' of item 'train/1/1' "
-        "is on line 1 already"
+        "train/annos/000001.json:1: item3: field 'image': 'train/image/000001.jpg' of item "
+        f"'train/1/1' is at {root}/train/annos/000001.json:1: item1 already"
     )
 
 

@@ -16,9 +16,6 @@ from input_pipeline.datasets.policy import KINDS
 from tests.input_pipeline import deepfashion2_trees as trees
 from tests.input_pipeline.conftest import make_data
 
-# Of pycocotools 2.0.11 with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
-
 ROOT_FIELDS = {"item1", "item2", "item3", "source", "pair_id"}
 FIELDS = sorted(trees.garment(1, 1))
 VALUES = [
@@ -102,12 +99,12 @@ def assert_is_what_the_file_says(root, row, header):
     content = json.loads(row.place.path.read_bytes())
     folder, _, number = row.image.removesuffix(".jpg").split("/")
     assert row.place.path == root / folder / f"annos/{number}.json"
-    garment = content[row.image_field]
+    garment = content[row.place.part]
     assert row.split == {"train": "train", "validation": "test"}[folder]
     assert row.domain == {"user": "customer", "shop": "shop"}[content["source"]]
     parts = [folder, content["pair_id"], garment["style"]]
     if garment["style"] == 0:
-        parts += [number, row.image_field]
+        parts += [number, row.place.part]
     assert row.item_id == "/".join(map(str, parts))
     category_id = garment["category_id"]
     assert row.category == garment["category_name"] == trees.NAMES[category_id - 1]

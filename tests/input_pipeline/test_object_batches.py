@@ -12,9 +12,6 @@ from input_pipeline.object_batches import object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import make_data
 
-# Of pycocotools 2.0.11 with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
-
 SIZES = [(24, 36), (36, 24), (20, 20), (24, 36), (7, 40), (24, 36), (30, 29)]  # height, width
 
 

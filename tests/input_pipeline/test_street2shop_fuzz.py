@@ -103,11 +103,12 @@ def assert_right(checked, lists: dict[str, bytes]) -> None:
     for problem in checked.problems:
         assert problem.kind in KINDS
         if not str(problem.place.path).endswith("photos.txt"):
-            path, line, number = problem.place
+            path, line, part = problem.place
             assert line <= 1 + lists[str(path)].count(b"\n")
-            rest.discard((str(path), number))
+            rest.discard((str(path), int(part.removeprefix("element "))))
     for row, header in checked.rows:
-        path, _, number = row.place
+        path, _, part = row.place
+        number = int(part.removeprefix("element "))
         rest.remove((str(path), number))
         element = elements[str(path)][number - 1]
         stem = Path(path).stem
