@@ -4,7 +4,8 @@ python train.py --config=configs/grnet.py                  the embedded syntheti
 python train.py --config=configs/grnet.py:manifest --config.data.manifest=photos.csv
 python train.py --config=configs/grnet.py:deepfashion_c2s --config.data.source=DOWNLOADED
 
-The last, and :deepfashion_inshop, take the paper's recipe.
+The last, and :deepfashion_inshop, :deepfashion2, :street2shop and :findfashion, take the paper's
+recipe.
 """
 
 import ml_collections
@@ -26,7 +27,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.loss = get_loss()
     config.train = common.get_train()
     config.eval = common.get_eval(dataset)
-    if dataset in ("deepfashion_c2s", "deepfashion_inshop"):
+    if dataset not in ("synthetic", "manifest"):
         config.data.image_size = 224
         config.optimizer = common.get_sgd()
         config.train.eval_every = config.train.checkpoint_every = 5000
