@@ -4,8 +4,8 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from etils import epath
 
@@ -77,6 +77,12 @@ class Street2ShopConfig(DownloadConfig):
     def folder(self) -> PhotoFolder:
         """The photos there are."""
         return find_photos(self.root)
+
+    def without_lists(self) -> Self:
+        """The folder of the photos without their names."""
+        other = replace(self)
+        other.__dict__["folder"] = self.folder._replace(names={})
+        return other
 
     def photo_path(self, image: str) -> epath.Path:
         """The path is a file's name."""
