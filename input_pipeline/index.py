@@ -119,6 +119,8 @@ class PhotoIndex(StoredIndex):
     def counts(self) -> dict[str, int]:
         """The numbers that a summary prints."""
         return {
+            "photos": len(self),
+            "categories": len(np.unique(self.category[self.category >= 0])),
             "items": len(self.items),
             "customer_photos": len(self.customers.rows),
             "shop_photos": len(self.shops.rows),

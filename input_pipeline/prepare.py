@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{format_summary(dataset.summary)}\n\nWrote {dataset.directory}")
-    if REGISTRY[options.dataset].kind == "pairs":  # what the configs train on
+    if any(count.get("pairs") for count in dataset.summary["splits"].values()):
         print(f"Next: {_next_command(options)}")
     return 0
 
@@ -52,7 +52,11 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     """Tables of the counts, a row for each split, and of those the release has."""
     blocks = []
     if counts := summary["splits"]:
-        columns = list(next(iter(counts.values())))
+        columns = [  # a set without pairs, or without categories, has nothing to tell of them
+            column
+            for column in next(iter(counts.values()))
+            if column in ("photos", "bytes") or any(count[column] for count in counts.values())
+        ]
         rows = [
             [name, *(f"{count[column]:,}" for column in columns)] for name, count in counts.items()
         ]

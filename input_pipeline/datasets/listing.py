@@ -181,6 +181,8 @@ def _counts(rows: Sequence[PhotoRow]) -> dict[str, int]:
         Counter(row.item_id for row in rows if row.domain == domain) for domain in DOMAINS
     )
     return {
+        "photos": len(rows),
+        "categories": len({row.category for row in rows} - {""}),
         "items": len({*customers, *shops}),
         "customer_photos": customers.total(),
         "shop_photos": shops.total(),

@@ -352,8 +352,9 @@ def test_prepare_command(downloads, tmp_path, capsys):
     prepared = capsys.readouterr().out.splitlines()
     for lines in (checked, prepared):
         rows = [line.split() for line in lines]
-        assert ["train", "4", "8", "8", "16", "8", "8", "0"] in [row[:8] for row in rows]
-        assert ["test", "2", "4", "4", "8", "4", "4", "0"] in [row[:8] for row in rows]
+        # Photos, categories, items, customer and shop photos, pairs, queries and gallery.
+        assert ["train", "16", "3", "4", "8", "8", "16", "8", "8"] in [row[:9] for row in rows]
+        assert ["test", "8", "2", "2", "4", "4", "8", "4", "4"] in [row[:9] for row in rows]
         assert ["photos", "28", "239,557", "differs"] in rows
         assert ["pairs", "listed", "28", "195,540", "251,361", "differs"] in rows
     assert prepared[-1] == (
@@ -593,3 +594,68 @@ def test_a_wrong_name_is_never_skipped(attributes, file, old, new, message):
     trees.edit(attributes / "Anno" / file, 4, old, new)
     (problem,) = problems_of("deepfashion_attributes", attributes, on_bad_row="skip")
     assert problem.startswith(f"Anno/{file}:4: {message}")
+
+
+def test_attributes_are_apart_from_those_not_known(downloads):
+    dataset = load("deepfashion_attributes", downloads["deepfashion_attributes"])
+    names = ["a-line", "abstract print", "acid wash jean"]  # in the index sorted
+    assert dataset.summary["attribute_types"] == {
+        "a-line": 3,
+        "acid wash jean": 1,
+        "abstract print": 1,
+    }
+    split = dataset.split("train")
+    # Of the blouses all is -1 or unknown, and no photo of any split is an a-line: it has no column.
+    assert split.index.attributes.tolist() == names[1:]
+    values = split.index.attribute_values(np.arange(len(split)))
+    for row in range(len(split)):
+        record = split.record(row)
+        assert record.unknown_attributes == ("abstract print",)
+        jeans = record.category == "Jeans"
+        assert record.attributes == (("acid wash jean",) if jeans else ())
+        assert values[row].tolist() == [-1, int(jeans)]
+    reversed_rows = np.arange(len(split))[::-1]
+    np.testing.assert_array_equal(split.index.attribute_values(reversed_rows), values[::-1])
+
+
+def test_joined_splits_hold_the_photos_of_both(downloads):
+    dataset = load("deepfashion_c2s", downloads["deepfashion_c2s"])
+    val, test = dataset.split("val"), dataset.split("test")
+    joined = dataset.joined(("test", "val"))
+    assert joined.name == "test+val"
+    assert len(joined) == len(test) + len(val)
+    for row in range(len(joined)):
+        split, own = (test, row) if row < len(test) else (val, row - len(test))
+        ours, theirs = joined.record(row), split.record(own)
+        assert (ours.photo_id, ours.image) == (theirs.photo_id, theirs.image)
+        assert joined.index.items[joined.index.item[row]] == ours.item_id
+        assert joined.index.photo_id[row] == ours.photo_id
+        assert joined.index.box[row].tolist() == list(ours.box)
+    rows = np.arange(len(joined))
+    np.testing.assert_array_equal(
+        joined.index.attribute_values(rows),
+        np.concatenate([part.index.attribute_values(np.arange(len(part))) for part in (test, val)]),
+    )
+    assert joined.index.attribute_values(rows).any()
+    pairs = {tuple(joined.index.photo_id[pair]) for pair in joined.pairs()}
+    apart = {tuple(part.index.photo_id[pair]) for part in (test, val) for pair in part.pairs()}
+    assert pairs == apart
+    assert dataset.joined(("val",)) is val
+
+
+def test_contents_are_numbered_alike_in_all_splits(c2s):
+    """One shop photo stands under an item of train and, byte for byte, under one of test."""
+    twin = c2s / trees.c2s_photos(6)["shop"][0]
+    twin.write_bytes((c2s / trees.c2s_photos(1)["shop"][1]).read_bytes())
+    dataset = load("deepfashion_c2s", c2s)
+    contents = {
+        str(name): int(content)
+        for name in dataset.splits
+        for name, content in zip(
+            dataset.split(name).index.photo_id, dataset.split(name).index.content, strict=True
+        )
+    }
+    ours = contents[trees.c2s_photos(6)["shop"][0]]
+    assert ours == contents[trees.c2s_photos(1)["shop"][1]]
+    assert list(contents.values()).count(ours) == 2
+    assert len(set(contents.values())) == len(contents) - 1

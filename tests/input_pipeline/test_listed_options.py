@@ -1,0 +1,176 @@
+"""Options of all listed sets: which problems stop, and photos stored at a given size."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grnet_jax.photos import encode_png
+from input_pipeline import DatasetError, ManifestError, load_dataset, prepare
+from input_pipeline.dataset import check_source
+from input_pipeline.datasets.policy import KINDS, make_policy
+from input_pipeline.datasets.shrinking import Shrinking
+from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
+
+HEADER = "image,item_id,domain,split,x_1,y_1,x_2,y_2"
+ROWS = [
+    "c.jpg,a,customer,train,2,3,20,22",
+    "s.jpg,a,shop,train,,,,",
+    "gone.png,a,shop,train,,,,",  # no such file
+    "b.jpg,b,shop,train,9,3,5,20",  # a box without size
+]
+
+
+def load(folder, rows=ROWS, header=HEADER, **changes):
+    path = write_manifest(folder / "photos", rows, header)
+    data = make_data(name="manifest", manifest=str(path), dir=str(folder / "data"), **changes)
+    return load_dataset(data)
+
+
+def test_kinds_that_are_skipped(tmp_path, capsys):
+    with pytest.raises(ManifestError) as caught:
+        load(tmp_path, on_bad_row="missing photo")
+    assert len(caught.value.problems) == 1  # of the other kind
+    assert "has no size" in caught.value.problems[0]
+    dataset = load(tmp_path, on_bad_row="missing photo, box")
+    assert len(dataset.split("train")) == 2
+    assert dataset.summary["problems"] == {"box": 1, "missing photo": 1}
+    assert dataset.summary["on_bad_row"] == "box,missing photo"
+    assert "(2 bad rows were left out)" in capsys.readouterr().out
+
+
+def test_the_check_says_which_kinds_to_skip(tmp_path, capsys):
+    path = write_manifest(tmp_path, ROWS, HEADER)
+    command = ["--dataset=manifest", f"--manifest={path}", "--check"]
+    assert prepare.main([*command, "--on_bad_row=box"]) == 2
+    said = "2 bad rows, 1 problems that preparing refuses; --on_bad_row=skip leaves all bad rows "
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{said}out, --on_bad_row='missing photo' those of these kinds."
+    )
+    assert prepare.main([*command, "--on_bad_row=box,missing photo"]) == 0
+
+
+def test_default_policies():
+    assert make_policy("", ["box"]).refuses("domain")
+    assert not make_policy("", ["box"]).refuses("box")
+    assert make_policy("error", ["box"]).refuses("box")
+    assert not any(make_policy("skip", []).refuses(kind) for kind in KINDS)
+    assert make_policy("box,domain", ["path"]).refuses("path")
+    with pytest.raises(DatasetError, match=r"config\.data\.on_bad_row='box,hat': 'hat' is neither"):
+        make_policy("box,hat", [])
+
+
+def test_many_skipped_rows_are_summed_up(tmp_path, capsys):
+    rows = [*ROWS[:2], *(f"gone{n}.png,a,shop,train,,,," for n in range(30))]
+    load(tmp_path, rows, on_bad_row="skip")
+    printed = capsys.readouterr().out
+    assert printed.count("Skipped ") == 20
+    assert "Skipped: missing photo: 30 in all; --check lists them" in printed
+
+
+@pytest.mark.parametrize(("field", "value"), [("max_pixels", 0), ("long_side", -1)])
+def test_sizes_that_cannot_be(tmp_path, field, value):
+    with pytest.raises(DatasetError, match=rf"config\.data\.{field}={value}"):
+        load(tmp_path, **{field: value})
+
+
+def test_stored_size(tmp_path):
+    """A photo of 80 x 120 pixels (width x height), stored with a longer side of 60."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "c.jpg").write_bytes(photo_bytes(1, size=(120, 80)))
+    (folder / "turned.jpg").write_bytes(photo_bytes(2, size=(80, 120), exif=exif_of(6)))
+    (folder / "s.jpg").write_bytes(photo_bytes(3, size=(60, 40)))
+    rows = [
+        "c.jpg,a,customer,train,10,20,70,110",
+        "turned.jpg,b,shop,train,0,0,80,120",
+        "s.jpg,a,shop,train,,,,",
+    ]
+    split = load(tmp_path, rows, long_side=60).split("train")
+    large, turned, small = (split.record(row) for row in range(3))
+    for record in (large, turned):
+        assert (record.height, record.width, record.orientation) == (60, 40, 1)
+        assert Image.open(io.BytesIO(record.image)).format == "JPEG"
+        assert Image.open(io.BytesIO(record.image)).size == (40, 60)
+    np.testing.assert_allclose(large.box, (5, 10, 35, 55))
+    np.testing.assert_allclose(turned.box, (0, 0, 40, 60))
+    assert small.image == (folder / "s.jpg").read_bytes()  # as it was
+    # The same picture: near Pillow's own reduction of the file.
+    reduced = Image.open(folder / "c.jpg").reduce(2)
+    assert np.abs(split.picture(0).astype(int) - np.asarray(reduced)).mean() < 4
+    assert load(tmp_path, rows).directory != load(tmp_path, rows, long_side=60).directory
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+def test_landmarks_and_masks_shrink_with_their_photo():
+    small = Shrinking.to_long_side(100, 50, 40)
+    assert (small.height, small.width) == (40, 20)
+    landmarks = np.array([[0, 49, 99], [1, 0, 0], [-1, 0, 0], [2, 60, -3]], np.int32)
+    assert small.landmarks(landmarks).tolist() == [[0, 19, 39], [1, 0, 0], [-1, 0, 0], [2, 24, -2]]
+    mask = np.zeros((100, 50), np.uint8)
+    mask[10:60, 5:25] = 255
+    found = np.asarray(Image.open(io.BytesIO(small.mask(encode_png(mask)))))
+    wanted = np.zeros((40, 20), np.uint8)
+    wanted[4:24, 2:10] = 255
+    np.testing.assert_array_equal(found, wanted)
+    assert small.mask(b"") == b""
+
+
+def test_photos_with_a_category_and_no_item(tmp_path):
+    rows = ["a.jpg,train,hat", "b.jpg,train,shirt", "c.jpg,test,hat"]
+    dataset = load(tmp_path, rows, header="image,split,category")
+    split = dataset.split("train")
+    records = [split.record(row) for row in range(2)]
+    assert [(r.photo_id, r.item_id, r.domain, r.category) for r in records] == [
+        ("a.jpg", "a.jpg", "shop", "hat"),
+        ("b.jpg", "b.jpg", "shop", "shirt"),
+    ]
+    assert split.index.categories[split.index.category].tolist() == ["hat", "shirt"]
+    with pytest.raises(ManifestError, match=r"photos\.csv:3: field 'category': is empty"):
+        load(tmp_path, ["a.jpg,train,hat", "b.jpg,train,"], header="image,split,category")
+    with pytest.raises(ManifestError, match="column 'domain' is missing"):
+        load(tmp_path, ["a.jpg,i,train,hat"], header="image,item_id,split,category")
+
+
+FIND_HEADER = "image,item_id,domain,split,view,occluded,cropped"
+
+
+def test_findfashion_beside_the_paper(tmp_path, capsys):
+    rows = [
+        "c1.jpg,a,customer,test,front,0,0",
+        "c2.jpg,a,customer,test,back,1,0",
+        "s.jpg,a,shop,test,front,0,0",
+        "t.jpg,b,customer,train,side,0,1",
+    ]
+    path = write_manifest(tmp_path, rows, FIND_HEADER)
+    report = check_source(make_data(name="findfashion", manifest=str(path)))
+    lines = {line["what"]: (line["found"], line["paper"]) for line in report.summary["release"]}
+    assert lines == {
+        "photos": (4, 565_041),
+        "pairs": (2, 382_230),
+        "easy test queries": (1, 30_746),
+        "hard_view test queries": (1, 11_383),
+        "hard_occlusion test queries": (1, 1_250),
+        "hard_cropping test queries": (0, 3_883),
+    }
+    assert prepare.main(["--dataset=findfashion", f"--manifest={path}", "--check"]) == 0
+    assert "photos  " in capsys.readouterr().out
+
+
+def test_findfashion_needs_its_flags(tmp_path):
+    path = write_manifest(tmp_path, ["c.jpg,a,customer,test"])
+    with pytest.raises(ManifestError, match="column 'occluded' is missing"):
+        check_source(make_data(name="findfashion", manifest=str(path)))
+
+
+def test_the_summary_is_stored(tmp_path):
+    dataset = load(tmp_path, on_bad_row="skip", long_side=500)
+    stored = json.loads((dataset.directory / "summary.json").read_text())
+    assert (stored["on_bad_row"], stored["long_side"], stored["skipped_rows"]) == ("skip", 500, 2)
