@@ -50,7 +50,7 @@ def build_step(config: Any) -> tuple[Run, Any]:
     """The run of a config on one device, and its jitted training step."""
     devices = make_mesh(jax.devices()[:1])
     run = build_run(config, devices, steps_per_epoch=1000)
-    objective = make_objective(run.matcher, config.loss)
+    objective = make_objective(run.matcher, config)
     return run, make_train_step(objective, run.tx, run.schedule, devices)
 
 

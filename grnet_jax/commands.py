@@ -88,7 +88,10 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
             run, state = restore_run(directory, run.mesh)
             # The model has to see photos as it did in training.
             for field in ("image_size", "crop", "shop_crop", "interpolation", "center_share"):
-                config.data[field] = run.config.data[field]
+                trained = run.config.data[field]
+                if config.data[field] != trained:
+                    logging.info("data.%s=%s, as the model was trained", field, trained)
+                config.data[field] = trained
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)

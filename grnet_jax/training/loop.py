@@ -82,7 +82,7 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     """The config with no field left open; raises InputError for fields that would fail later."""
     run = build_run(config, devices)
     config = run.config
-    make_objective(run.matcher, config.loss)
+    make_objective(run.matcher, config)
     make_framing(config.data)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
@@ -123,7 +123,7 @@ class _Loop:
         self._dataset = dataset
         self._saved = saved
         self._writer = writer
-        objective = make_objective(run.matcher, run.config.loss)
+        objective = make_objective(run.matcher, run.config)
         self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
         self._evaluator = Evaluator(run.matcher, run.config, run.mesh)
         self._can_evaluate = run.config.train.eval_every > 0 and dataset.has_split("val")

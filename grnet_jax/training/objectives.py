@@ -77,14 +77,22 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
 
 
 OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {"pairs": pairs_objective}
+# What each trains on: data.sampler.
+_SAMPLERS = {"pairs": "pairs"}
 
 
-def make_objective(matcher: nn.Module, loss: Any) -> Objective:
-    """The objective that `config.loss` names.
+def make_objective(matcher: nn.Module, config: Any) -> Objective:
+    """The objective that `config.loss` names, on the batches that `config.data.sampler` makes.
 
     Raises:
-      InputError: naming the objectives there are.
+      InputError: naming the objectives there are, or the sampler that this one needs.
     """
+    loss, sampler = config.loss, config.data.sampler
     if loss.name not in OBJECTIVES:
         raise InputError(f"loss.name: {loss.name!r} is none of {sorted(OBJECTIVES)}")
+    if sampler != _SAMPLERS[loss.name]:
+        raise InputError(
+            f"data.sampler: {sampler!r}, but loss.name={loss.name} trains on "
+            f"{_SAMPLERS[loss.name]!r}"
+        )
     return OBJECTIVES[loss.name](matcher, loss)

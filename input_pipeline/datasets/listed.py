@@ -223,7 +223,7 @@ class ListedRecords(RecordBuilder[Record]):
         older = [
             str(folder)
             for folder in epath.Path(self.data_dir).parent.parent.glob(f"{stem}-*")
-            if folder.name != name
+            if folder.name != name and (folder / str(self.version)).exists()
         ]
         if older:
             print(

@@ -20,7 +20,7 @@ def test_a_step_of_the_papers_recipe_lowers_the_loss(dtype):
     config.train.batch_items = 8
     devices = mesh.make_mesh(jax.devices()[:1])
     run = build_run(config, devices, steps_per_epoch=100)
-    step = make_train_step(make_objective(run.matcher, config.loss), run.tx, run.schedule, devices)
+    step = make_train_step(make_objective(run.matcher, config), run.tx, run.schedule, devices)
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (2, 8, 224, 224, 3), dtype=np.uint8)
     item = np.arange(8, dtype=np.int32)

@@ -38,7 +38,7 @@ def random_batch(items=16, size=32, seed=0):
 def _loss_and_gradients(config, devices, dtype):
     """Of the first batch, everything in that dtype."""
     run = build_run(config, meshes.make_mesh(jax.devices()[:devices]))
-    objective = make_objective(run.matcher, config.loss)
+    objective = make_objective(run.matcher, config)
     state = run.create_state()
     params, batch_stats = jax.tree.map(
         lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats)
@@ -77,7 +77,7 @@ def test_steps_on_eight_devices_follow_those_on_one():
     losses = []
     for devices in (1, 8):
         run = build_run(config, meshes.make_mesh(jax.devices()[:devices]))
-        objective = make_objective(run.matcher, config.loss)
+        objective = make_objective(run.matcher, config)
         step = make_train_step(objective, run.tx, run.schedule, run.mesh)
         state = run.create_state()
         for number in range(3):
@@ -91,7 +91,7 @@ def test_steps_on_eight_devices_follow_those_on_one():
 def test_jit_equals_eager():
     config = small_config()
     run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
-    objective = make_objective(run.matcher, config.loss)
+    objective = make_objective(run.matcher, config)
     state = run.create_state()
 
     def loss(batch):
@@ -111,7 +111,7 @@ def test_loss_is_the_mean_over_all_pairs(leave_out):
     run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
     state = run.create_state()
     batch = random_batch()
-    objective = make_objective(run.matcher, config.loss)
+    objective = make_objective(run.matcher, config)
     found, (_, metrics) = jax.jit(
         lambda b: objective(state.params, state.batch_stats, b, lambda tree: tree)
     )(batch)
@@ -215,7 +215,7 @@ def test_bad_fields_are_named(field, value, message):
     config = small_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
-        make_objective(build_run(config, meshes.make_mesh()).matcher, config.loss)
+        make_objective(build_run(config, meshes.make_mesh()).matcher, config)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_named():
@@ -225,3 +225,10 @@ def test_a_batch_that_the_devices_cannot_share_is_named():
 
 def test_the_matcher_is_the_configs():
     assert build_matcher(small_config(global_baseline).model).graph.layers == 0
+
+
+def test_objectives_name_the_sampler_they_need(tiny_config):
+    config = tiny_config()
+    config.data.sampler = "photos"
+    with pytest.raises(InputError, match=r"data\.sampler: 'photos', but loss\.name=pairs trains"):
+        make_objective(build_run(config, meshes.make_mesh()).matcher, config)
