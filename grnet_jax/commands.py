@@ -99,6 +99,7 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         task = make_task(
             dataset,
             choices.split,
+            config.data,
             gallery=choices.gallery,
             queries=choices.queries,
             query_seed=choices.query_seed,

@@ -8,7 +8,7 @@ import numpy as np
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
-from grnet_jax.photos import Box, PhotoSource, crop_and_resize, make_framing, open_photo
+from grnet_jax.photos import Box, Framing, PhotoSource, crop_and_resize, make_framing, open_photo
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score, score_blocks
 from grnet_jax.training.setup import Run, restore_run
@@ -28,14 +28,19 @@ class LoadedMatcher:
     def __init__(self, run: Run, state: TrainState):
         self.config = run.config
         self.step = int(state.step)
-        self._framing = make_framing(run.config.data)
+        # Of customer and of shop photos.
+        self._framings = [make_framing(run.config.data, shop=shop) for shop in (False, True)]
         self._mesh = run.mesh
         self._variables = state.variables
         self._embed = make_embed(run.matcher, run.mesh)
         self._score = make_score(run.matcher, run.mesh)
 
     def embed(
-        self, photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | None = None
+        self,
+        photos: Sequence[PhotoSource],
+        boxes: Sequence[Box | None] | None = None,
+        *,
+        shop: bool = False,
     ) -> Features:
         """Features of photos, numpy arrays that lead with the photo axis.
 
@@ -44,6 +49,7 @@ class LoadedMatcher:
           boxes: the garment in each, (x_1, y_1, x_2, y_2) in pixels of the upright photo;
             None, for all or for one, takes the whole photo (its middle where `data.crop` is
             "center").
+          shop: whether they are shop photos, which `data.shop_crop` may cut otherwise.
 
         Raises:
           InputError: for no photos, another number of boxes than of photos, boxes for a matcher
@@ -51,16 +57,20 @@ class LoadedMatcher:
           PhotoError: naming the photo that cannot be read.
         """
         _check_photos(photos, boxes)
-        if boxes is not None and self.config.data.crop != "box":
+        framing = self._framings[shop]
+        if boxes is not None and framing.crop not in ("box", "detected"):
+            field = "data.shop_crop" if shop and self.config.data.shop_crop else "data.crop"
             raise InputError(
-                "embed: boxes were given, but this matcher was trained without (data.crop)"
+                f"embed: boxes were given, but this matcher was trained without ({field})"
             )
 
         def batches(rows: np.ndarray, batch: int) -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, len(rows), batch):
                 chosen = rows[start : start + batch]
                 # Padding repeats rows; each photo is read once.
-                read = {row: self._read(photos, boxes, row) for row in dict.fromkeys(chosen)}
+                read = {
+                    row: self._read(photos, boxes, row, framing) for row in dict.fromkeys(chosen)
+                }
                 yield {"photo": np.stack([read[row] for row in chosen])}
 
         # Few photos make a smaller batch; powers of two keep the number of compilations small.
@@ -91,13 +101,12 @@ class LoadedMatcher:
         return np.concatenate([scores for _, scores in blocks])
 
     def _read(
-        self, photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | None, row: int
+        self, source: PhotoSource, box: Box | None, number: int, framing: Framing
     ) -> np.ndarray:
-        photo = open_photo(photos[row], self.config.data.max_pixels)
-        box = None if boxes is None else boxes[row]
+        photo = open_photo(source, self.config.data.max_pixels)
         if box is not None:
-            _check_box(box, photo, row)
-        return crop_and_resize(photo, box, self._framing)
+            _check_box(box, photo, number)
+        return crop_and_resize(photo, box, framing)
 
     def _shared(self, wanted: int) -> int:
         """The next multiple of the number of devices."""

@@ -2,18 +2,19 @@
 
 import csv
 import io
+import posixpath
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from grnet_jax.photos import Framing, make_framing
+from input_pipeline.datasets.listing import TRUNCATED
+from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 
-TRUNCATED = 2  # visibility of a landmark outside the cut
-_ABSENT = -1
 _MIRRORED = [1, 0, 3, 2, 5, 4, 7, 6]  # the slot of the other side
 _COLUMNS = ("image", "x_1", "y_1", "x_2", "y_2")
 
@@ -88,10 +89,10 @@ def cut_landmarks(
     sides = (cut[:, 2:] - cut[:, :2])[:, None]  # [n, 1, 2]
     points = ((landmarks[..., 1:] + 0.5 - cut[:, None, :2]) / sides).astype(np.float32)
     outside = ((points < 0) | (points >= 1)).any(axis=-1)
-    visibility[outside & (visibility != _ABSENT)] = TRUNCATED
+    visibility[outside & (visibility != UNKNOWN)] = TRUNCATED
     points[flip, :, 0] = 1 - points[flip, :, 0]
     points[flip], visibility[flip] = points[flip][:, _MIRRORED], visibility[flip][:, _MIRRORED]
-    points[visibility == _ABSENT] = 0
+    points[visibility == UNKNOWN] = 0
     return points, visibility
 
 
@@ -113,46 +114,73 @@ def read_detections(path: str, index: PhotoIndex) -> np.ndarray:
     """float32 [N, 4]: each photo's detected box with the highest score; without one all of it.
 
     The file is a CSV with the columns image (a photo_id of the data set), x_1, y_1, x_2, y_2
-    (pixels of the upright photo) and, where photos have several boxes, score. Lines of photos
-    that are not in this index are passed over; a box that overhangs its photo is cut at the edge,
-    and both are counted in what is printed.
+    (pixels of the upright photo as it was found) and, where wanted, score, category and item_id: a
+    box with these is for the photo's rows of that category or item alone, and goes before one
+    without. Lines of photos that are not in this index are passed over; a box that overhangs its
+    photo is cut at the edge; both are counted in what is printed.
 
     Raises:
-      DatasetError: no file, a column missing, or wrong cells, each with file and line.
+      DatasetError: no file, a column missing, no box for any photo, or wrong cells, each with file
+        and line.
     """
     if not path:
-        raise DatasetError("config.data.detections is empty, but config.data.crop is 'detected'")
+        raise DatasetError(
+            "config.data.detections is empty, but config.data.crop or config.data.shop_crop is "
+            "'detected'"
+        )
     best = _best_boxes(epath.Path(path).expanduser())
     whole = np.zeros((len(index), 4), np.float32)
     whole[:, 2:] = index.size[:, ::-1]
-    names = index.photo_id.tolist()
-    rows = [row for row, name in enumerate(names) if name in best]
+    chosen = {row: box for row in range(len(index)) if (box := _choose(best, index, row))}
+    if not chosen:
+        raise DatasetError(
+            f"{path}: has no box for any of these photos, whose names are as "
+            f"{str(index.photo_id[0])!r}; the first there is {next(iter(best), ('',))[0]!r}"
+        )
+    rows = np.array(list(chosen))
+    found = np.array([detection.box for detection in chosen.values()], np.float32)
+    found *= index.shrunk[rows, None]
+    low, high = np.maximum(found[:, :2], 0), np.minimum(found[:, 2:], whole[rows, 2:])
+    if (gone := (low >= high).any(axis=1)).any():
+        row = int(rows[np.flatnonzero(gone)[0]])
+        raise DatasetError(
+            f"{path}:{chosen[row].line}: nothing of the box lies in {str(index.photo_id[row])!r} "
+            f"({gone.sum()} such boxes)"
+        )
     boxes = whole.copy()
-    if rows:
-        found = np.array([best[names[row]][1] for row in rows], np.float32)
-        low, high = np.maximum(found[:, :2], 0), np.minimum(found[:, 2:], whole[rows, 2:])
-        gone = (low >= high).any(axis=1)
-        if gone.any():
-            name = names[rows[int(np.flatnonzero(gone)[0])]]
-            raise DatasetError(
-                f"{path}:{best[name][2]}: nothing of the box lies in {name!r} "
-                f"({gone.sum()} such boxes)"
-            )
-        boxes[rows] = np.concatenate([low, high], axis=1)
-        overhanging = int((boxes[rows] != found).any(axis=1).sum())
-        note = f", {overhanging:,} cut at the photo's edge" if overhanging else ""
-    else:
-        note = ""
+    boxes[rows] = np.concatenate([low, high], axis=1)
+    overhanging = int((boxes[rows] != found).any(axis=1).sum())
+    others = len({image for image, _, _ in best} - set(index.photo_id.tolist()))
     print(
-        f"{path}: boxes for {len(rows):,} of {len(index):,} photos{note}; without a box "
-        f"{len(index) - len(rows):,}, which are taken whole; "
-        f"{len(best.keys() - set(names)):,} boxes of other photos"
+        f"{path}: boxes for {len(rows):,} of {len(index):,} photos, {overhanging:,} cut at the "
+        f"photo's edge; without a box {len(index) - len(rows):,}, which are taken whole; boxes of "
+        f"{others:,} other photos"
     )
     return boxes
 
 
-def _best_boxes(path: epath.Path) -> dict[str, tuple[float, list[float], int]]:
-    """For each photo its highest score, that box, and its line."""
+class _Detection(NamedTuple):
+    score: float
+    box: tuple[float, float, float, float]
+    line: int
+
+
+# By image, category and item_id; "" where a line does not say.
+_Detections = dict[tuple[str, str, str], _Detection]
+
+
+def _choose(best: _Detections, index: PhotoIndex, row: int) -> _Detection | None:
+    """The detection for a row: one for its item, else for its category, else for the photo."""
+    image, item = str(index.photo_id[row]), str(index.items[index.item[row]])
+    number = index.category[row]
+    category = str(index.categories[number]) if number >= 0 else ""
+    for key in ((category, item), ("", item), (category, ""), ("", "")):
+        if found := best.get((image, *key)):
+            return found
+    return None
+
+
+def _best_boxes(path: epath.Path) -> _Detections:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -163,19 +191,27 @@ def _best_boxes(path: epath.Path) -> dict[str, tuple[float, list[float], int]]:
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
     if missing:
         raise DatasetError(f"{path}:1: column {missing[0]!r} is missing")
-    best: dict[str, tuple[float, list[float], int]] = {}
+    best: _Detections = {}
     for cells in _rows(path, reader):
-        box = [_number(path, reader.line_num, cells, name) for name in _COLUMNS[1:]]
-        score = _number(path, reader.line_num, cells, "score") if "score" in cells else 0.0
-        if not (box[0] < box[2] and box[1] < box[3]):
-            raise DatasetError(f"{path}:{reader.line_num}: the box has no size: {box}")
-        name = (cells["image"] or "").strip()
-        if name not in best or score > best[name][0]:
-            best[name] = score, box, reader.line_num
+        line = reader.line_num
+        if None in cells:
+            raise DatasetError(f"{path}:{line}: has more cells than there are columns")
+        x_1, y_1, x_2, y_2 = (_number(path, line, cells, name) for name in _COLUMNS[1:])
+        score = _number(path, line, cells, "score") if "score" in cells else 0.0
+        if not (x_1 < x_2 and y_1 < y_2):
+            raise DatasetError(f"{path}:{line}: the box has no size: {(x_1, y_1, x_2, y_2)}")
+        image, category, item = (
+            (cells.get(name) or "").strip() for name in ("image", "category", "item_id")
+        )
+        if not image:
+            raise DatasetError(f"{path}:{line}: field 'image': is empty")
+        key = posixpath.normpath(image), category, item
+        if key not in best or score > best[key].score:
+            best[key] = _Detection(score, (x_1, y_1, x_2, y_2), line)
     return best
 
 
-def _rows(path: epath.Path, reader: csv.DictReader) -> Iterator[dict[str, Any]]:
+def _rows(path: epath.Path, reader: csv.DictReader) -> Iterator[dict[Any, Any]]:
     try:
         yield from reader
     except csv.Error as error:

@@ -58,6 +58,10 @@ class Split:
             self._detected[path] = read_detections(path, self.index)
         return self._detected[path]
 
+    def cuts(self, data: Any) -> np.ndarray:
+        """int32 [n, 4]: what the fields of config.data cut out of each photo; see `Cuts`."""
+        return Cuts(self, data).pixels(np.arange(len(self)))
+
     def record(self, row: int) -> PhotoRecord:
         """One photo with all its labels."""
         return parse_record(self.read([row])[0])
@@ -171,10 +175,22 @@ def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
         beam_options=data.get("beam_options", ""),
     )
     dataset = open_dataset(data.name, folder)
+    _tell_of_arrived(dataset, config)
     skipped = dataset.summary.get("skipped_rows", 0)
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
     return dataset
+
+
+def _tell_of_arrived(dataset: Dataset, config: tfds.core.BuilderConfig) -> None:
+    """Says where photos are there now that were missing when the data was prepared."""
+    missing = dataset.summary.get("missing_photos", [])
+    arrived = [image for image in missing if config.photo_path(image).exists()]
+    if arrived:
+        print(
+            f"{len(arrived):,} photos that were missing when {dataset.directory} was prepared are "
+            f"there now, such as {arrived[0]}: delete that folder to prepare them too"
+        )
 
 
 class Report(NamedTuple):

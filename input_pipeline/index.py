@@ -19,6 +19,7 @@ _COLUMNS = {  # dtype and shape of one row
     "cropped": (np.int8, ()),
     "box": (np.float32, (4,)),
     "size": (np.int32, (2,)),
+    "shrunk": (np.float32, ()),
     "content": (np.int32, ()),
     "clothes_type": (np.int8, ()),
     "landmarks": (np.int32, (SLOTS, 3)),
@@ -41,7 +42,9 @@ class PhotoIndex(StoredIndex):
       cropped: int8 [N], 0 or 1.
       box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright photo.
       size: int32 [N, 2], (height, width) of the upright photo in pixels.
-      content: int32 [N], equal exactly where the stored image bytes are equal, in all splits.
+      shrunk: float32 [N], longer side of the stored photo by that of the photo as it was found.
+      content: int32 [N], equal exactly where the stored image bytes are equal, in all splits; of a
+        photo with several boxes each has its own, the n-th the same in equal photos.
       clothes_type: int8 [N], 1 upper body, 2 lower body, 3 full body.
       landmarks: int32 [N, 8, 3] (visibility, x, y), as in a record; -1 where a data set has other
         landmarks than these eight.
@@ -64,6 +67,7 @@ class PhotoIndex(StoredIndex):
     cropped: np.ndarray
     box: np.ndarray
     size: np.ndarray
+    shrunk: np.ndarray
     content: np.ndarray
     clothes_type: np.ndarray
     landmarks: np.ndarray
@@ -208,7 +212,7 @@ class IndexBuilder:
           category: name of the category, "" where unknown.
           attributes: names of those the photo has.
           unknown_attributes: names of those not known of it.
-          **columns: photo_id, domain, view, occluded, cropped, box, size, clothes_type,
+          **columns: photo_id, domain, view, occluded, cropped, box, size, shrunk, clothes_type,
             landmarks, and content_digest: 16 bytes, equal where the stored image bytes are equal.
         """
         columns["item"] = _number(self.items, item_id)
@@ -220,7 +224,7 @@ class IndexBuilder:
             self._waiting["marks"] += [
                 sign * (_number(self.attributes, name) + 1) for name in names
             ]
-        if len(self._waiting["item"]) >= _ROWS_PER_PART:
+        if max(len(self._waiting["item"]), len(self._waiting["marks"]) // 8) >= _ROWS_PER_PART:
             self._pack()
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -252,7 +256,10 @@ def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]
     categories = sorted({name for builder in builders.values() for name in builder.categories})
     attributes = sorted({name for builder in builders.values() for name in builder.attributes})
     columns = {split: builder.columns() for split, builder in builders.items()}
-    digests = [rows.pop("content_digest") for rows in columns.values()]
+    digests = [
+        number_boxes(rows.pop("content_digest"), rows["photo_id"], rows["box"])
+        for rows in columns.values()
+    ]
     contents = number_contents(digests)
     indices = {}
     for (split, builder), own in zip(builders.items(), contents, strict=True):
@@ -270,6 +277,18 @@ def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]
             **rows,
         )
     return indices
+
+
+def number_boxes(digests: np.ndarray, photo_id: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Digests with the place of each row's box among the different boxes of its photo."""
+    photo = np.unique(photo_id, return_inverse=True)[1]
+    keys = np.column_stack([photo, boxes.astype(np.float64)])
+    distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
+    first = np.searchsorted(distinct[:, 0], distinct[:, 0])
+    numbered = np.zeros(len(digests), [*DIGEST.descr, ("box", "<i4")])
+    numbered["high"], numbered["low"] = digests["high"], digests["low"]
+    numbered["box"] = (np.arange(len(distinct)) - first)[inverse.reshape(-1)]
+    return numbered
 
 
 def _number(numbers: dict[str, int], name: str) -> int:

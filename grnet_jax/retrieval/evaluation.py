@@ -31,7 +31,7 @@ class Figures:
       intervals: their 95% intervals.
       queries: queries measured, those with a match in the gallery.
       without_match: queries of the protocol whose item has no gallery photo; not measured.
-      gallery: gallery photos that a query is ranked against.
+      gallery: gallery photos that a query is ranked against; None where each category has its own.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Figures:
     intervals: dict[str, tuple[float, float]]
     queries: int
     without_match: int
-    gallery: int
+    gallery: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Evaluator:
         ]
         protocols = make_protocols(
             task.dataset,
-            len(task.gallery_rows),
+            None if categories else len(task.gallery_rows),
             query_choices(index.view[rows], index.occluded[rows], index.cropped[rows]),
             categories,
         )
@@ -207,7 +207,7 @@ def mean_of_categories(parts: Sequence[Figures], dataset: str) -> Figures:
         intervals=intervals,
         queries=sum(part.queries for part in parts),
         without_match=sum(part.without_match for part in parts),
-        gallery=sum(part.gallery for part in parts),
+        gallery=None,
     )
 
 

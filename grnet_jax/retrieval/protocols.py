@@ -27,13 +27,13 @@ class Protocol:
       name: key in result files.
       title: as headings show it, with the data set's name where that is no benchmark's own.
       queries: bool [q], which queries belong to it.
-      gallery: photos that these queries are ranked against.
+      gallery: photos that a query is ranked against; None where that differs between them.
     """
 
     name: str
     title: str
     queries: np.ndarray
-    gallery: int
+    gallery: int | None
 
 
 def query_choices(
@@ -58,7 +58,7 @@ def query_choices(
 
 def make_protocols(
     dataset: str,
-    gallery: int,
+    gallery: int | None,
     choices: dict[str, np.ndarray],
     categories: Sequence[tuple[str, np.ndarray, int]] = (),
 ) -> list[Protocol]:
@@ -66,7 +66,7 @@ def make_protocols(
 
     Args:
       dataset: named in every title, so that no figure passes for another set's.
-      gallery: photos in it.
+      gallery: photos in it; None where each category has its own.
       choices: of `query_choices`.
       categories: for each the name, its queries, bool [q], and the photos in its gallery.
 

@@ -54,7 +54,8 @@ def format_table(evaluation: Evaluation) -> str:
     rows = [head]
     notes = []
     for figures in evaluation.figures.values():
-        cells = [figures.title, f"{figures.queries:,}", f"{figures.gallery:,}"]
+        gallery = "by category" if figures.gallery is None else f"{figures.gallery:,}"
+        cells = [figures.title, f"{figures.queries:,}", gallery]
         cells += [format_figure(figures.values[c], figures.intervals[c]) for c in TABLE_COLUMNS]
         rows.append(cells)
         if figures.without_match:

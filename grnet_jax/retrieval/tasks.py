@@ -68,6 +68,7 @@ class Task:
 def make_task(
     dataset: Any,
     split: str,
+    data: Any,
     *,
     gallery: str = "",
     queries: int = 0,
@@ -79,6 +80,7 @@ def make_task(
     Args:
       dataset: an `input_pipeline.Dataset`.
       split: whose customer photos are the queries.
+      data: config.data, by which photos are cut.
       gallery: splits whose shop photos are the gallery, joined by "+", or "all" of them; "" for
         the split itself.
       queries: as many queries are drawn, among those with a match; 0 takes all.
@@ -100,10 +102,16 @@ def make_task(
                 f"split {photos.name!r} has an empty {what} set: it holds no photo of domain "
                 f"{domain!r}"
             )
-    first, place = _distinct(index, shop_rows, same_category)
+    category = np.zeros(len(index.item), np.int32)
+    if same_category:
+        category = index.category
+        _check_categories(index, query_rows)
+    cuts = photos.cuts(data)[shop_rows]
+    first, place = _distinct(index.photo_id[shop_rows], category[shop_rows], cuts)
     gallery_rows = shop_rows[first]
     listed = positive_rows(index.item[query_rows], index.item[shop_rows])
-    positives = np.where(listed < 0, -1, place[listed])
+    listed[category[shop_rows[listed]] != category[query_rows, None]] = -1
+    positives = _each_once(np.where(listed < 0, -1, place[listed]))
     if (positives < 0).all():
         raise EvaluationError(
             f"split {split!r}: none of its {len(query_rows)} queries shows an item that the "
@@ -151,11 +159,15 @@ def identical_rows(positives: np.ndarray, content: np.ndarray) -> np.ndarray:
     Returns:
       int32 [q, p'], as positives.
     """
+    order = np.argsort(content, kind="stable")
+    ordered = content[order]
     found = []
     for rows in positives:
-        rows = rows[rows >= 0]
-        twins = positive_rows(content[rows], content) if len(rows) else rows
-        found.append(np.unique(twins[twins >= 0]))
+        wanted = np.unique(content[rows[rows >= 0]])
+        first = np.searchsorted(ordered, wanted, side="left")
+        last = np.searchsorted(ordered, wanted, side="right")
+        spans = [order[start:stop] for start, stop in zip(first, last, strict=True)]
+        found.append(np.sort(np.concatenate(spans)) if spans else rows[:0])
     width = max([1, *map(len, found)])
     padded = [np.pad(rows, (0, width - len(rows)), constant_values=-1) for rows in found]
     return np.array(padded, np.int32).reshape(-1, width)
@@ -175,19 +187,36 @@ def _gallery_splits(dataset: Any, split: str, gallery: str) -> tuple[str, ...]:
     return split, *(name for name in names if name != split)
 
 
-def _distinct(index: Any, rows: np.ndarray, same_category: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the first row of each photo and box, and for each row its photo's place there.
+def _distinct(
+    photo_id: np.ndarray, category: np.ndarray, cuts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that show something of their own: their places, and for each row its place among these.
 
-    A photo that stands in two categories is two where these are galleries of their own.
+    A photo that is listed several times is one, unless other parts of it are cut out, or it stands
+    in two categories that are galleries of their own.
     """
-    photo = np.unique(index.photo_id[rows], return_inverse=True)[1]
-    category = index.category[rows] if same_category else np.zeros(len(rows), np.int32)
-    keys = np.column_stack([photo, category, index.box[rows].astype(np.float64)])
+    photo = np.unique(photo_id, return_inverse=True)[1]
+    keys = np.column_stack([photo, category, cuts])
     _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)  # in the order of the rows again
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
     return first[order], places[place.reshape(-1)]
+
+
+def _each_once(positives: np.ndarray) -> np.ndarray:
+    """Each row's places once, in order, with -1 behind them."""
+    ordered = np.sort(positives, axis=1)
+    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1
+    behind = np.argsort(ordered < 0, axis=1, kind="stable")
+    return np.take_along_axis(ordered, behind, axis=1)
+
+
+def _check_categories(index: Any, query_rows: np.ndarray) -> None:
+    without = query_rows[index.category[query_rows] < 0]
+    if len(without):
+        name = str(index.photo_id[without[0]])
+        raise EvaluationError(f"eval.same_category: query {name!r} has no category")
 
 
 def _sample(positives: np.ndarray, queries: int, seed: int) -> np.ndarray:
@@ -205,9 +234,6 @@ def _groups(
     if not same_category:
         return (Group("", np.arange(len(query_rows)), np.arange(len(gallery_rows))),)
     wanted, held = index.category[query_rows], index.category[gallery_rows]
-    if (wanted < 0).any():
-        name = str(index.photo_id[query_rows[int(np.flatnonzero(wanted < 0)[0])]])
-        raise EvaluationError(f"eval.same_category: query {name!r} has no category")
     return tuple(
         Group(
             str(index.categories[number]), *map(np.flatnonzero, (wanted == number, held == number))

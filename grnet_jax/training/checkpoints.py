@@ -21,6 +21,9 @@ _FREE_FIELDS = (
     "name",
     "eval",
     "data.dir",
+    # How records are written, and fields of other batches.
+    "data.beam_runner",
+    "data.beam_options",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

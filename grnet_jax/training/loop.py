@@ -1,5 +1,6 @@
 """The training loop of every system here."""
 
+import hashlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,6 @@ from tqdm import tqdm
 
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
-from grnet_jax.photos import make_framing
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import checkpoints
@@ -62,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     dataset = _load_dataset(config)
     run = build_run(config, devices, _steps_per_epoch(config, dataset))
     described = config.to_dict()
-    described["data"]["prepared"] = f"{dataset.directory.parent.name}/{dataset.directory.name}"
+    described["data"]["prepared"] = _describe_data(config, dataset)
     checkpoints.check_same_config(directory, described)
     if jax.process_index() == 0:
         checkpoints.write_config(directory, described)
@@ -83,7 +83,6 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     run = build_run(config, devices)
     config = run.config
     make_objective(run.matcher, config)
-    make_framing(config.data)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")
@@ -105,6 +104,15 @@ def _load_dataset(config: ml_collections.ConfigDict) -> Any:
     if jax.process_index() > 0:
         dataset = load_dataset(config.data)
     return dataset
+
+
+def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
+    """What the records and the cuts are made from; a run continues on the same alone."""
+    prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
+    if not config.data.detections:
+        return prepared
+    boxes = epath.Path(config.data.detections).expanduser().read_bytes()
+    return f"{prepared}, boxes {hashlib.blake2b(boxes, digest_size=6).hexdigest()}"
 
 
 def _steps_per_epoch(config: ml_collections.ConfigDict, dataset: Any) -> int:
@@ -130,7 +138,9 @@ class _Loop:
         if run.config.train.eval_every > 0 and not self._can_evaluate:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
         if self._can_evaluate:  # all of val's queries, in val's own gallery
-            self._task = make_task(dataset, "val", same_category=run.config.eval.same_category)
+            self._task = make_task(
+                dataset, "val", run.config.data, same_category=run.config.eval.same_category
+            )
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def run(self, state: TrainState) -> TrainState:

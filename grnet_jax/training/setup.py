@@ -16,6 +16,7 @@ from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher
+from grnet_jax.photos import make_framing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
@@ -77,6 +78,7 @@ def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
     """
     config = resolve_preprocessing(config)
     check_fields(config)
+    make_framing(config.data)
     steps = count_steps(config.train, steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
     return Run(

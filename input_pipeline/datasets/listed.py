@@ -3,6 +3,7 @@
 import abc
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from input_pipeline.errors import DatasetError, ListError
 from input_pipeline.parallel import ordered_map
 
 _TOLD = 20  # skipped rows that are printed, of each kind
+_REMEMBERED = 1000  # missing photos that the summary names
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
             "tolerated": dict(sorted(checked.tolerated.items())),
             "facts": dict(checked.facts),
             "attribute_types": dict(checked.attribute_types),
+            "missing_photos": checked.missing[:_REMEMBERED],
             "release": self.compare(checked),
         }
 
@@ -223,7 +226,9 @@ class ListedRecords(RecordBuilder[Record]):
         older = [
             str(folder)
             for folder in epath.Path(self.data_dir).parent.parent.glob(f"{stem}-*")
-            if folder.name != name and (folder / str(self.version)).exists()
+            if re.fullmatch(rf"{stem}-[0-9a-f]{{12}}", folder.name)
+            and folder.name != name
+            and (folder / str(self.version)).exists()
         ]
         if older:
             print(
@@ -270,6 +275,7 @@ class ListedPhotos(ListedRecords[PhotoRecord], PhotoBuilder):
             width=photo.width,
             box=box,
             orientation=photo.orientation,
+            shrunk=small.factor if small else 1.0,
             category=row.category,
             clothes_type=row.clothes_type,
             attributes=row.attributes,

@@ -115,13 +115,18 @@ class CheckedRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A listing after all checks; the fields are those of `Listing`."""
+    """A listing after all checks; fields as in `Listing`.
+
+    Attributes:
+      missing: the photos that are not there.
+    """
 
     rows: list[CheckedRow]
     problems: list[Problem]
     tolerated: Counter[str]
     facts: Mapping[str, int]
     attribute_types: Mapping[str, int]
+    missing: list[str] = dataclasses.field(default_factory=list)
 
     def bad_rows(self) -> int:
         """How many lines, or parts of lines, have a problem."""
@@ -159,11 +164,14 @@ def check_listing(
       many_boxes: whether a photo may be listed several times for one item, with different boxes.
     """
     tolerated = Counter(listing.tolerated)
-    rows, photo_problems = _check_photos(listing.rows, locate, max_pixels, overhang, tolerated)
+    missing: list[str] = []
+    rows, photo_problems = _check_photos(
+        listing.rows, locate, max_pixels, overhang, tolerated, missing
+    )
     rows, relation_problems = _check_relations(rows, listing.split_field, many_boxes)
     problems = [*listing.problems, *photo_problems, *relation_problems]
     problems.sort(key=lambda problem: problem.place.order())
-    return Checked(rows, problems, tolerated, listing.facts, listing.attribute_types)
+    return Checked(rows, problems, tolerated, listing.facts, listing.attribute_types, missing)
 
 
 def box_size_problems(box: Mapping[str, str]) -> Iterator[str]:
@@ -199,15 +207,17 @@ def _check_photos(
     max_pixels: int,
     overhang: int,
     tolerated: Counter[str],
+    missing: list[str],
 ) -> tuple[list[CheckedRow], list[Problem]]:
     images = list(dict.fromkeys(row.image for row in rows))
     headers = dict(zip(images, inspect_photos(images, locate, max_pixels), strict=True))
+    missing += [image for image in images if isinstance(headers[image], MissingPhotoError)]
     good, problems = [], []
     for row in rows:
         header = headers[row.image]
         if isinstance(header, PhotoError):
-            missing = isinstance(header, MissingPhotoError)
-            kind = "missing photo" if missing else "unreadable photo"
+            gone = isinstance(header, MissingPhotoError)
+            kind = "missing photo" if gone else "unreadable photo"
             problems.append(Problem(row.place, kind, f"field {row.image_field!r}: {header}"))
             continue
         fitted, found = _fit(row, header, overhang, tolerated)

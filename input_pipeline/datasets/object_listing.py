@@ -135,7 +135,7 @@ class CheckedObjects(Checked):
     """
 
     rows: list[CheckedPhoto]  # type: ignore[assignment]
-    categories: tuple[str, ...]
+    categories: tuple[str, ...] = ()
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """For each split what `ObjectIndex.counts` will count."""
@@ -183,11 +183,13 @@ def check_objects(
     """
     faults, tolerated = listing.faults, Counter(listing.tolerated)
     rows = _without_repeats(listing.rows, faults)
-    good = []
+    good, missing = [], []
     images = [row.image for row in rows]
     for row, header in zip(rows, inspect_photos(images, locate, max_pixels), strict=True):
         if isinstance(header, PhotoError):
-            kind = "missing photo" if isinstance(header, MissingPhotoError) else "unreadable photo"
+            gone = isinstance(header, MissingPhotoError)
+            missing += [row.image] * gone
+            kind = "missing photo" if gone else "unreadable photo"
             faults.add(row.place, row.label, kind, f"field 'file_name': {header}")
             faults.lose(row.objects)
             continue
@@ -199,7 +201,7 @@ def check_objects(
         good.append(CheckedPhoto(row, header, objects, turn))
     problems = sorted(faults.problems, key=lambda found: found.place.order())
     facts: Mapping[str, int] = {**listing.facts, "objects_of_left_out_photos": faults.lost}
-    return CheckedObjects(good, problems, tolerated, facts, {}, listing.categories)
+    return CheckedObjects(good, problems, tolerated, facts, {}, missing, listing.categories)
 
 
 def turn_box(box: Box, turn: int, height: int, width: int) -> Box:

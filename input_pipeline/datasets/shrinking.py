@@ -26,6 +26,11 @@ class Shrinking:
     height: int
     width: int
 
+    @property
+    def factor(self) -> float:
+        """The longer side after it by that before it."""
+        return self.factors[0] if self.width > self.height else self.factors[1]
+
     @classmethod
     def to_long_side(cls, height: int, width: int, long_side: int) -> "Shrinking":
         """The one that gives a photo this longer side, in pixels."""

@@ -24,6 +24,11 @@ def make_split(domain=(0, 1, 1)):
         box=np.tile(np.array([4, 2, 30, 18], np.float32), (count, 1)),
         size=np.tile(np.array([20, 40], np.int32), (count, 1)),
         photo_id=np.array([f"{n}.jpg" for n in range(count)]),
+        shrunk=np.ones(count, np.float32),
+        item=np.arange(count),
+        items=np.array([f"item{n}" for n in range(count)]),
+        category=np.array([0, 1, -1]),
+        categories=np.array(["bags", "hats"]),
     )
     return types.SimpleNamespace(index=index, detected=lambda path: read_detections(path, index))
 
@@ -65,7 +70,31 @@ def test_detected_boxes(tmp_path, capsys):
     assert found == [[4, 2, 30, 18], [3, 3, 40, 12], [0, 0, 40, 20]]
     printed = capsys.readouterr().out
     assert "boxes for 2 of 3 photos, 1 cut at the photo's edge; without a box 1" in printed
-    assert "1 boxes of other photos" in printed
+    assert "boxes of 1 other photos" in printed
+
+
+def test_detected_boxes_of_a_category_or_an_item(tmp_path):
+    path = write_boxes(
+        tmp_path / "boxes.csv",
+        "0.jpg,1,1,9,9,0.9,hats,",  # row 0 is a bag
+        "0.jpg,2,2,9,9,0.1,bags,",
+        "0.jpg,3,3,9,9,0.8,,",
+        "1.jpg,4,4,9,9,0.9,hats,",
+        "./1.jpg,5,5,9,9,0.1,,item1",
+        "2.jpg,6,6,9,9,0.9,hats,",
+        header="image,x_1,y_1,x_2,y_2,score,category,item_id",
+    )
+    data = make_data(crop="detected", detections=path)
+    found = Cuts(make_split(), data).pixels(np.arange(3))
+    assert found[:, :2].tolist() == [[2, 2], [5, 5], [0, 0]]
+
+
+def test_detections_shrink_with_their_photo(tmp_path):
+    path = write_boxes(tmp_path / "boxes.csv", "0.jpg,8,4,60,36,1")
+    split = make_split()
+    split.index.shrunk[:] = 0.5
+    found = Cuts(split, make_data(crop="detected", detections=path)).pixels(np.arange(1))
+    assert found.tolist() == [[4, 2, 30, 18]]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +103,9 @@ def test_detected_boxes(tmp_path, capsys):
         (["1.jpg,1,2,10,x,1"], r"boxes\.csv:2: field 'y_2': expected a number, got 'x'"),
         (["0.jpg,0,0,5,5,1", "1.jpg,1,2,10,nan,1"], r"boxes\.csv:3: field 'y_2'"),
         (["1.jpg,1,2"], r"boxes\.csv:2: field 'x_2': expected a number, got None"),
+        (["1.jpg,1,2,10,12,1,7"], r"boxes\.csv:2: has more cells"),
+        ([",1,2,10,12,1"], r"boxes\.csv:2: field 'image': is empty"),
+        (["photos/1.jpg,1,2,10,12,1"], r"no box for any.*as '0\.jpg'.*there is 'photos/1\.jpg'"),
         (["1.jpg,9,2,9,12,1"], r"boxes\.csv:2: the box has no size"),
         (["1.jpg,60,2,90,12,1"], r"boxes\.csv:2: nothing of the box lies in '1\.jpg'"),
     ],

@@ -15,7 +15,7 @@ def test_synthetic(tmp_path, three_garments, capsys):
         ["train", "8", "3", "4", "4", "4", "4", "4", "4"],
         ["test", "6", "2", "3", "3", "3", "3", "3", "3"],
     ]
-    assert lines[-2] == f"Wrote {tmp_path}/synthetic/tiny-4-seed0/1.0.0"
+    assert lines[-2] == f"Wrote {tmp_path}/synthetic/tiny-4-seed0/1.1.0"
     assert lines[-1] == (
         "Next: python train.py --config=configs/grnet.py:synthetic "
         f"--config.data.dir={tmp_path} --config.data.size=tiny --config.data.train_items=4"

@@ -24,6 +24,7 @@ def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
             cropped=-1,
             box=(0, 0, 1, 1),
             size=(1, 1),
+            shrunk=1.0,
             content_digest=bytes([number]) * 16,
             clothes_type=-1,
             landmarks=NO_LANDMARKS,

@@ -47,6 +47,10 @@ class FakeSplit:
     def __len__(self):
         return len(self.index.item)
 
+    def cuts(self, data):
+        """The boxes, or the same whole photo of all."""
+        return self.index.box if data is None else np.zeros((len(self), 4))
+
 
 DATASET = FakeDataset(
     train=[("t1", 9, 1, 0), ("t2", 9, 0, 0)],
@@ -74,11 +78,34 @@ def found(task, query):
 
 
 def test_a_photo_of_two_items_is_in_the_gallery_once():
-    task = make_task(DATASET, "test")
+    task = make_task(DATASET, "test", None)
     assert names(task, task.query_rows) == ["q1", "q2", "q3"]
     assert names(task, task.gallery_rows) == ["s1", "s2", "s3", "s3"]
     assert [sorted(found(task, q)) for q in range(3)] == [["s1", "s3", "s3"], ["s1", "s2"], []]
     assert "3 customer photos of test. Gallery: 4 shop photos of test; 1 queries" in task.describe()
+
+
+def test_boxes_that_are_not_cut_out_do_not_tell_photos_apart():
+    task = make_task(DATASET, "test", "whole photos")
+    assert names(task, task.gallery_rows) == ["s1", "s2", "s3"]
+    assert [sorted(found(task, q)) for q in range(3)] == [["s1", "s3"], ["s1", "s2"], []]
+
+
+def test_matches_of_another_category_are_none_in_galleries_of_categories():
+    photos = [
+        ("q0", 0, 0, 0), ("s0", 0, 1, 1),  # the item's shop photo is called a hat
+        ("q1", 1, 0, 0), ("s1", 1, 1, 0),
+    ]  # fmt: skip
+    mixed = FakeDataset(test=photos)
+    task = make_task(mixed, "test", None, same_category=True)
+    assert [found(task, q) for q in range(2)] == [[], ["s1"]]
+    assert "1 queries have no match" in task.describe()
+    for seed in range(5):  # only the query with a match can be drawn
+        drawn = make_task(mixed, "test", None, same_category=True, queries=1, query_seed=seed)
+        assert names(drawn, drawn.query_rows) == ["q1"]
+    assert make_task(mixed, "test", None).positives.min() >= 0
+    with pytest.raises(EvaluationError, match="none of its 1 queries"):
+        make_task(FakeDataset(test=photos[:2]), "test", None, same_category=True)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +116,7 @@ def test_a_photo_of_two_items_is_in_the_gallery_once():
     ],
 )
 def test_galleries_of_several_splits(gallery, splits, photos):
-    task = make_task(DATASET, "test", gallery=gallery)
+    task = make_task(DATASET, "test", None, gallery=gallery)
     assert task.gallery_splits == splits
     assert names(task, task.query_rows) == ["q1", "q2", "q3"]  # of test alone
     assert names(task, task.gallery_rows) == photos
@@ -98,7 +125,7 @@ def test_galleries_of_several_splits(gallery, splits, photos):
 
 
 def test_galleries_of_each_category():
-    task = make_task(DATASET, "test", same_category=True)
+    task = make_task(DATASET, "test", None, same_category=True)
     # s1 stands in both categories' galleries.
     assert names(task, task.gallery_rows) == ["s1", "s2", "s1", "s3", "s3"]
     groups = {
@@ -117,16 +144,16 @@ def test_drawn_queries():
     many = FakeDataset(
         test=[(f"s{n}", n, 1, 0) for n in range(40)] + [(f"q{n}", n, 0, 0) for n in range(50)]
     )
-    task = make_task(many, "test", queries=12, query_seed=3)
+    task = make_task(many, "test", None, queries=12, query_seed=3)
     assert len(task.query_rows) == 12
     assert (task.positives[:, 0] >= 0).all()  # the ten without a match are not drawn
     assert "(12 of 50, drawn with seed 3)" in task.describe()
-    again = make_task(many, "test", queries=12, query_seed=3)
+    again = make_task(many, "test", None, queries=12, query_seed=3)
     np.testing.assert_array_equal(task.query_rows, again.query_rows)
-    other = make_task(many, "test", queries=12, query_seed=4)
+    other = make_task(many, "test", None, queries=12, query_seed=4)
     assert (task.query_rows != other.query_rows).any()
     with pytest.raises(EvaluationError, match=r"eval\.queries=41: only 40 queries"):
-        make_task(many, "test", queries=41)
+        make_task(many, "test", None, queries=41)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +166,7 @@ def test_drawn_queries():
 )
 def test_a_split_that_cannot_be_measured_is_named(photos, message):
     with pytest.raises(EvaluationError, match=message):
-        make_task(FakeDataset(test=photos), "test")
+        make_task(FakeDataset(test=photos), "test", None)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +179,13 @@ def test_a_split_that_cannot_be_measured_is_named(photos, message):
 )
 def test_choices_that_cannot_be(choices, message):
     with pytest.raises(InputError, match=message):
-        make_task(DATASET, "test", **choices)
+        make_task(DATASET, "test", None, **choices)
 
 
 def test_categories_have_to_be_known():
     photos = [("a", 0, 1, 0), ("b", 0, 0, -1)]
     with pytest.raises(EvaluationError, match="query 'b' has no category"):
-        make_task(FakeDataset(test=photos), "test", same_category=True)
+        make_task(FakeDataset(test=photos), "test", None, same_category=True)
 
 
 def test_identical_files_count_as_matches():
