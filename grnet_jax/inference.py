@@ -64,12 +64,15 @@ class LoadedMatcher:
                 f"embed: boxes were given, but this matcher was trained without ({field})"
             )
 
+        boxes = boxes if boxes is not None else [None] * len(photos)
+
         def batches(rows: np.ndarray, batch: int) -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, len(rows), batch):
                 chosen = rows[start : start + batch]
                 # Padding repeats rows; each photo is read once.
                 read = {
-                    row: self._read(photos, boxes, row, framing) for row in dict.fromkeys(chosen)
+                    row: self._read(photos[row], boxes[row], row, framing)
+                    for row in dict.fromkeys(chosen)
                 }
                 yield {"photo": np.stack([read[row] for row in chosen])}
 

@@ -1,4 +1,4 @@
-"""From rows of a split to batches of pixels, with tf.data. The only module with TensorFlow."""
+"""From rows of a split to batches of pixels, with tf.data; needs TensorFlow."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

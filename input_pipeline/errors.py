@@ -34,7 +34,10 @@ class ListError(InputError):
         count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
         cure = "Correct them"
         if rows_can_be_skipped:
-            cure += ", or set config.data.on_bad_row=skip to leave bad rows out"
+            cure += (
+                ", or leave bad rows out: config.data.on_bad_row=skip (of input_pipeline.prepare "
+                "--on_bad_row=skip), or kinds of problems in its place"
+            )
         super().__init__(f"{self.subject} {count}:\n{shown}\n{cure}.")
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EPOCHS = ("pairs", "items")
 SAMPLERS = ("pairs", "items", "photos")
-DOMAINS = ("both", "any")
+ITEM_DOMAINS = ("both", "any")
 _ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW = range(6)  # independent streams of random numbers
 
 
@@ -137,8 +137,8 @@ class ItemSampler(Sampler):
     """
 
     def __init__(self, index: PhotoIndex, photos_per_item: int, domains: str, seed: int):
-        if domains not in DOMAINS:
-            raise DatasetError(f"config.data.domains={domains!r}: expected {one_of(DOMAINS)}")
+        if domains not in ITEM_DOMAINS:
+            raise DatasetError(f"config.data.domains={domains!r}: expected {one_of(ITEM_DOMAINS)}")
         if photos_per_item < 2:
             raise DatasetError(
                 f"config.data.photos_per_item={photos_per_item}: expected at least 2"

@@ -15,8 +15,11 @@ import grnet_jax
 import input_pipeline
 from configs import grnet
 from grnet_jax.errors import InputError
+from grnet_jax.inference import LoadedMatcher
+from grnet_jax.mesh import make_mesh
 from grnet_jax.photos import PhotoError
 from grnet_jax.training.checkpoints import CheckpointError
+from grnet_jax.training.setup import restore_run
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _FIELDS = (
@@ -113,6 +116,20 @@ def test_load_scores_as_evaluation_does(trained, data_dir):
     results = json.loads((workdir / "results.json").read_text())["protocols"]["all"]
     # One grey level of difference in a resized photo may swap two near-equal scores.
     np.testing.assert_allclose(found, [results[f"top{k}"] for k in (1, 5, 10)], atol=1.5 / 24)
+
+
+def test_shop_photos_are_cut_as_in_their_gallery(trained):
+    workdir, _, _ = trained
+    run, state = restore_run(str(workdir), make_mesh())
+    run.config.data.shop_crop = "none"
+    matcher = LoadedMatcher(run, state)
+    photo = np.random.default_rng(1).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    whole = matcher.embed([photo], shop=True)
+    np.testing.assert_array_equal(whole.regions, matcher.embed([photo]).regions)
+    box = matcher.embed([photo], [(0, 0, 20, 30)])
+    assert np.abs(box.regions - whole.regions).max() > 0
+    with pytest.raises(InputError, match=r"trained without \(data\.shop_crop\)"):
+        matcher.embed([photo], [(0, 0, 20, 30)], shop=True)
 
 
 def test_load_takes_files_and_arrays(trained, tmp_path):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from etils import epath
 
-from input_pipeline.datasets.download import DownloadConfig, digest_files
+from input_pipeline.datasets.download import DownloadConfig, check_there, digest_files
 from input_pipeline.errors import DatasetError
 
 PARTITION = "Eval/list_eval_partition.txt"
@@ -32,12 +32,8 @@ class DeepFashionConfig(DownloadConfig):
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
         """Of the annotation files."""
-        missing = [name for name in cls.required if not find_file(root, name).exists()]
-        if missing:
-            raise DatasetError(
-                f"{root} (config.data.source): {', '.join(missing)} missing, which "
-                f"{cls.benchmark} has"
-            )
+        lacking = [name for name in cls.required if not find_file(root, name).exists()]
+        check_there(cls.benchmark, root, lacking)
         _photo_folder(root)
         return digest_files([find_file(root, name) for name in (*cls.required, *cls.optional)])
 

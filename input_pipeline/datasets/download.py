@@ -50,8 +50,8 @@ class DownloadConfig(ListedConfig):
 def download_config(kind: type[Config], data: Any) -> Config:
     """Describes a set by config.data's fields; reads the annotation files for their digest.
 
-    Photos are not part of the digest: where photos were changed, added or deleted, delete the
-    prepared folder.
+    Photos are not part of the digest, unless the benchmark's `fingerprint` says so: where photos
+    were changed or deleted, delete the prepared folder.
 
     Args:
       kind: the benchmark's config.

@@ -12,7 +12,7 @@ class ObjectRecord:
     """One photo with its n objects, n from 0 on, as stored.
 
     Attributes:
-      image: a JPEG as it was found, or a PNG of upright RGB pixels.
+      image: a JPEG as it was found, a PNG of upright RGB pixels, or an upright JPEG made smaller.
       photo_id: unique within the data set.
       height: of the upright photo, in pixels.
       width: of the upright photo, in pixels.
