@@ -18,6 +18,7 @@ tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 Batch = dict[str, np.ndarray | int]
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
+KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
 # Pixels around a cut that are decoded with it: a JPEG's colours are interpolated across its edge.
 _MARGIN = 2
 
@@ -264,9 +265,36 @@ def _photo(record: tf.Tensor, cut: tf.Tensor, flip: tf.Tensor, framing: Framing)
         lambda: _decode_cut(data, cut),
         lambda: _slice(turn_upright(decode(data), orientation), cut),
     )
-    image = tf.image.resize(image, [framing.size] * 2, framing.interpolation, antialias=True)
-    image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
-    return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
+    image = resize(image, framing)
+    # Not image[:, ::-1], which takes twenty times as long.
+    return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def resize(image: tf.Tensor, framing: Framing) -> tf.Tensor:
+    """uint8 [size, size, 3]: what `tf.image.resize` gives, antialiased, in half the time.
+
+    Its operation filters down the columns many values at a time, but along the rows one pixel at a
+    time; so the picture is turned between the two.
+    """
+    turned = tf.transpose(_resize_columns(image, framing), [1, 0, 2])
+    resized = _resize_columns(turned, framing)
+    return tf.transpose(
+        tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8), [1, 0, 2]
+    )
+
+
+def _resize_columns(image: tf.Tensor, framing: Framing) -> tf.Tensor:
+    """float32 [size, n, 3] of an image [m, n, 3]."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    columns = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, height, 1, 3 * width]),  # one pixel wide, of many channels
+        size=[framing.size, 1],
+        scale=tf.stack([framing.size / tf.cast(height, tf.float32), 1.0]),
+        translation=[0.0, 0.0],
+        kernel_type=KERNELS[framing.interpolation],
+        antialias=True,
+    )
+    return tf.reshape(columns, [framing.size, width, 3])
 
 
 def _decode_cut(data: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
@@ -297,5 +325,5 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
     upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
-    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-    return tf.cond(upside_down, lambda: image[::-1], lambda: image)
+    image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(upside_down, lambda: tf.reverse(image, [0]), lambda: image)

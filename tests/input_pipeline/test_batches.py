@@ -9,7 +9,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.photos import crop_and_resize, make_framing
 from input_pipeline import DatasetError, batches, photo_batches, train_batches
 from input_pipeline.sampling import make_sampler
-from tests.input_pipeline.conftest import photo_bytes
+from tests.input_pipeline.conftest import make_data, photo_bytes
 
 
 def take(split, data, start_step=0, steps=3, batch_items=8, seed=0, **hosts):
@@ -201,6 +201,18 @@ def test_a_cut_is_decoded_to_the_pixels_of_the_whole(subsampling):
         right, bottom = rng.integers(left + 1, 84), rng.integers(top + 1, 62)
         cut = batches._decode_cut(tf.constant(data), tf.constant([left, top, right, bottom]))
         np.testing.assert_array_equal(cut.numpy(), whole[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [16, 224])
+def test_resizing_gives_the_pixels_of_tensorflow(size, interpolation):
+    framing = make_framing(make_data(image_size=size, interpolation=interpolation))
+    rng = np.random.default_rng(size)
+    for shape in [(245, 185), (90, 400), (16, 224), (1, 1), (1, 300), (7, 3)]:
+        image = tf.constant(rng.integers(0, 256, (*shape, 3), np.uint8))
+        wanted = tf.image.resize(image, [size, size], interpolation, antialias=True)
+        wanted = np.clip(np.rint(wanted.numpy()), 0, 255)
+        np.testing.assert_array_equal(batches.resize(image, framing).numpy(), wanted)
 
 
 def test_item_batches_hold_photos_and_labels(dataset, data):

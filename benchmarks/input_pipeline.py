@@ -1,0 +1,267 @@
+"""The training input pipeline beside TensorFlow's bare operations on the same photos in memory.
+
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --manifest=photos/manifest.csv --photos="what they are"
+
+The first measures the embedded set at 64 pixels, the second a manifest's training photos at 224.
+
+pipeline: `train_batches` as training reads it: the order, records from disk, decoding, cut,
+  antialiased resizing, rounding, flips, batches of 64 photos as uint8 NumPy arrays.
+bare: tf.data over the encoded photos of the pipeline's first batches and the same cuts, all held
+  in memory: tf.image.decode_and_crop_jpeg and tf.image.resize, with the pipeline's arithmetic
+  (accurate inverse DCT, antialiased), AUTOTUNE, batches of 64 as float32 NumPy arrays. No order,
+  no records, no margin around a cut, no rounding, no flips.
+bare, uint8: as bare, each photo then cast to uint8, which makes batches a quarter as large.
+default: as bare, with the defaults of both functions: other pixels, without antialiasing.
+The ratio of a round is that to the faster of the two bare ways in this round.
+
+All run in one process by turns, round after round; other work on the machine hits them alike. A
+turn passes over the batches made before it began. Rates are by the wall clock, milliseconds are
+the process' CPU time a photo on all cores. Resident memory is sampled at every batch over an epoch
+of the pipeline or more, after its warm-up, before anything else has run.
+Writes benchmarks/results/input_pipeline_cpu.json.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.results_file import ROOT, ResultsFile
+from configs import grnet
+from grnet_jax.training.setup import resolve_preprocessing
+from input_pipeline import Split, load_dataset, train_batches
+from input_pipeline.cuts import Cuts
+from input_pipeline.datasets.records import parse_record
+from input_pipeline.sampling import make_sampler
+
+_WAYS = ("pipeline", "bare", "bare_uint8", "default")
+_BARE = ("bare", "bare_uint8")
+_PHOTOS = 64  # a batch
+_BARE_BATCHES = 16  # held in memory
+_MADE_BEFORE = 4  # batches that a paused pipeline may hold
+_WARM_UP = 200  # batches
+_LEAST_BATCHES = 1000  # over which memory is sampled
+_PEAK_FLOPS = 989e12  # of an H200, dense bfloat16, as its data sheet says
+_SHARES = (0.1, 0.2, 0.4)
+
+
+class _Turn(NamedTuple):
+    rate: float  # photos/s
+    cpu_ms: float  # a photo
+
+
+def main() -> None:
+    """Measures one set of photos, writes its row and prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--manifest", default="", help="CSV with pairs to train on")
+    parser.add_argument("--photos", default="", help="what the photos are, for the table")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--rounds", type=int, default=9, help="(9)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (3)")
+    options = parser.parse_args()
+    command = "python -m benchmarks.input_pipeline [--manifest=photos/manifest.csv]"
+    results = ResultsFile("input_pipeline_cpu", command, ("photos",))
+    data = _data(options.manifest, options.data_dir)
+    split = load_dataset(data).split("train")
+    photos = options.photos or ("manifest" if options.manifest else "synthetic set")
+    row = {"photos": photos, **_measure(split, data, options.rounds, options.seconds)}
+    results.add(row)
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """Three Markdown tables: rates, memory, and what an H200 would need by arithmetic."""
+    rates = [
+        "| photos | size | pipeline, photos/s (CPU ms) | bare | bare, uint8 | default | "
+        "pipeline / bare (range) | by CPU time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    memory = [
+        "| photos | batches | epochs | first tenth, MB | last tenth, MB | MB / 1000 batches |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ways = [f"{row[f'{w}_rate']:,.0f} ({row[f'{w}_cpu_ms']:.2f})" for w in _WAYS]
+        low, high = min(row["ratios"]), max(row["ratios"])
+        ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        cells = [row["photos"], str(row["image_size"]), *ways, ratio, f"{row['cpu_ratio']:.2f}"]
+        rates.append("| " + " | ".join(cells) + " |")
+        found = row["memory"]
+        cells = [row["photos"], f"{found['batches']}", f"{found['epochs']:.1f}"]
+        cells += [f"{found['first_tenth_mb']:.0f}", f"{found['last_tenth_mb']:.0f}"]
+        memory.append("| " + " | ".join([*cells, f"{found['mb_a_1000_batches']:+.1f}"]) + " |")
+    tables = [rates, memory]
+    if full := [row for row in rows if row["image_size"] == 224]:
+        tables.append(_needed(full))
+    return "\n\n".join("\n".join(table) for table in tables) + "\n"
+
+
+def _needed(rows: list[dict[str, Any]]) -> list[str]:
+    """Arithmetic, no measurement: what keeps an H200 busy with the paper's GRNet."""
+    heading = " | ".join(f"cores, {row['photos']}" for row in rows)
+    lines = [f"| share of peak | photos/s | {heading} |", "|---|---|" + "---|" * len(rows)]
+    step = 2 * _step_macs(_PHOTOS)  # floating point operations
+    for share in _SHARES:
+        rate = _PHOTOS * share * _PEAK_FLOPS / step
+        cores = [f"{rate * row['pipeline_cpu_ms'] / 1000:.0f}" for row in rows]
+        lines.append("| " + " | ".join([f"{share:.0%}", f"{rate:,.0f}", *cores]) + " |")
+    return lines
+
+
+def _step_macs(photos: int) -> float:
+    """Multiply-adds of a training step of the paper's GRNet on photos / 2 items.
+
+    Those of a photo and of a pair, forward and backward, as the equations are written, are what
+    benchmarks/training_speed.py counted.
+    """
+    content = (ROOT / "benchmarks/results/training_speed_cpu.json").read_text()
+    parts = {row["part"]: row for row in json.loads(content)["rows"] if row["size"] == "paper"}
+    pair = sum(parts[part]["gmac"] / parts[part]["items"] ** 2 for part in ("nodes", "reasoning"))
+    photo = parts["backbone"]["gmac"] / parts["backbone"]["photos"]
+    return 1e9 * (photos * photo + (photos // 2) ** 2 * pair)
+
+
+def _data(manifest: str, folder: str) -> ml_collections.ConfigDict:
+    config = grnet.get_config("manifest" if manifest else "synthetic")
+    if manifest:
+        config.model.backbone.name, config.data.image_size = "googlenet", 224
+    config.data.manifest, config.data.dir, config.data.box_jitter = manifest, folder, 0.0
+    return resolve_preprocessing(config).data
+
+
+def _measure(
+    split: Split, data: ml_collections.ConfigDict, rounds: int, seconds: float
+) -> dict[str, Any]:
+    def pipeline() -> Iterator[Any]:
+        return train_batches(
+            split, data, batch_items=_PHOTOS // 2, start_step=0, steps=10**9, seed=0
+        )
+
+    memory = _memory(pipeline(), make_sampler(split, data, 0).epoch_length / (_PHOTOS // 2))
+    images, cuts = _held(split, data)
+    ways = {
+        "pipeline": pipeline(),
+        "bare": _bare(images, cuts, data),
+        "bare_uint8": _bare(images, cuts, data, dtype=tf.uint8),
+        "default": _bare(images, cuts, data, dct="", antialias=False),
+    }
+    for batches in ways.values():
+        _turn(batches, seconds)  # AUTOTUNE finds its settings
+    turns = [{name: _turn(ways[name], seconds) for name in ways} for _ in range(rounds)]
+    row: dict[str, Any] = {
+        "image_size": data.image_size,
+        "interpolation": data.interpolation,
+        "mean_cut": np.mean(cuts[:, 2:] - cuts[:, :2], axis=0).round().tolist(),
+        "mean_bytes": round(float(np.mean([len(image) for image in images]))),
+        "memory": memory,
+        "ratios": [
+            round(turn["pipeline"].rate / max(turn[bare].rate for bare in _BARE), 3)
+            for turn in turns
+        ],
+        "cpu_ratios": [
+            round(min(turn[bare].cpu_ms for bare in _BARE) / turn["pipeline"].cpu_ms, 3)
+            for turn in turns
+        ],
+    }
+    for name in ways:
+        row[f"{name}_rates"] = [round(turn[name].rate, 1) for turn in turns]
+        row[f"{name}_rate"] = round(float(np.median(row[f"{name}_rates"])), 1)
+        row[f"{name}_cpu_ms"] = round(float(np.median([turn[name].cpu_ms for turn in turns])), 3)
+    row["ratio"] = round(float(np.median(row["ratios"])), 3)
+    row["cpu_ratio"] = round(float(np.median(row["cpu_ratios"])), 3)
+    return row | {"rounds": rounds, "load_average": round(os.getloadavg()[0], 1)}
+
+
+def _turn(batches: Iterator[Any], seconds: float) -> _Turn:
+    for _ in range(_MADE_BEFORE):
+        next(batches)
+    started, cpu, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() < started + seconds:
+        next(batches)
+        count += 1
+    photos = count * _PHOTOS
+    return _Turn(
+        photos / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / photos
+    )
+
+
+def _held(split: Split, data: ml_collections.ConfigDict) -> tuple[list[bytes], np.ndarray]:
+    """The upright JPEGs of the pipeline's first batches, and what is cut out of each."""
+    sampler = make_sampler(split, data, 0)
+    items = _PHOTOS // 2
+    plans = [sampler.plan(s, batch_items=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
+    rows = np.concatenate([plan.rows.reshape(-1) for plan in plans])
+    records = [parse_record(record) for record in split.read(rows)]
+    kept = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
+    if not any(kept):
+        raise SystemExit("No photo is an upright JPEG: there is nothing to compare with")
+    images = [record.image for record, keep in zip(records, kept, strict=True) if keep]
+    return images, Cuts(split, data).pixels(rows[kept])
+
+
+def _bare(
+    images: list[bytes],
+    cuts: np.ndarray,
+    data: ml_collections.ConfigDict,
+    *,
+    dct: str = "INTEGER_ACCURATE",
+    antialias: bool = True,
+    dtype: tf.DType = tf.float32,
+) -> Iterator[np.ndarray]:
+    left, top, right, bottom = cuts.T
+    size, method = [data.image_size] * 2, data.interpolation
+    windows = np.stack([top, left, bottom - top, right - left], axis=1).astype(np.int32)
+
+    def photo(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=dct)
+        return tf.cast(tf.image.resize(image, size, method, antialias=antialias), dtype)
+
+    return (
+        tf.data.Dataset.from_tensor_slices((images, windows))
+        .repeat()
+        .map(photo, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(_PHOTOS)
+        .prefetch(2)
+        .as_numpy_iterator()
+    )
+
+
+def _memory(batches: Iterator[Any], epoch: float) -> Mapping[str, float]:
+    """Resident memory over whole epochs; the slope is that of the least squares."""
+    for _ in range(_WARM_UP):
+        next(batches)
+    count = int(np.ceil(epoch * np.ceil(_LEAST_BATCHES / epoch)))
+    samples = np.empty(count)
+    for number in range(count):
+        next(batches)
+        samples[number] = _resident_mb()
+    tenth = count // 10
+    return {
+        "batches": count,
+        "epochs": round(count / epoch, 2),
+        "first_tenth_mb": round(float(samples[:tenth].mean()), 1),
+        "last_tenth_mb": round(float(samples[-tenth:].mean()), 1),
+        "least_mb": round(float(samples.min()), 1),
+        "most_mb": round(float(samples.max()), 1),
+        "mb_a_1000_batches": round(1000 * float(np.polyfit(np.arange(count), samples, 1)[0]), 2),
+    }
+
+
+def _resident_mb() -> float:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main()
