@@ -8,14 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import make_framing
-from input_pipeline.batches import decode, turn_upright
+from input_pipeline.batches import KERNELS, decode, turn_upright
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
 from input_pipeline.sampling import PhotoSampler
 
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
-_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
 
 
 class Shape(NamedTuple):
@@ -152,7 +151,7 @@ def make_shape(split: ObjectSplit, data_config: ml_collections.ConfigDict) -> Sh
         )
     return Shape(
         framing.size,
-        _KERNELS[framing.interpolation],
+        KERNELS[framing.interpolation],
         places or max(needed, 1),
         data_config.mask_size,
     )
@@ -289,7 +288,7 @@ def _scaled(
 
 
 def _mirrored(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-    return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
+    return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def _mirrored_boxes(boxes: tf.Tensor, width: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
