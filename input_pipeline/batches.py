@@ -1,7 +1,7 @@
 """From rows of a split to batches of pixels, with tf.data; needs TensorFlow."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -12,6 +12,7 @@ from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
 from input_pipeline.errors import DatasetError
 from input_pipeline.sampling import StepPlan, make_sampler
+from input_pipeline.stored_split import StoredSplit
 
 tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 
@@ -77,13 +78,7 @@ def train_batches(
     """
     sampler = make_sampler(split, data_config, seed)
     framing, cuts = make_framing(data_config), Cuts(split, data_config)
-    if batch_items < 1 or batch_items % hosts:
-        raise DatasetError(
-            f"a batch of {batch_items} {data_config.sampler} cannot be divided among {hosts} "
-            "hosts: choose a multiple"
-        )
-    if not 0 <= host < hosts:
-        raise DatasetError(f"host {host} of {hosts}: expected 0 to {hosts - 1}")
+    check_share(batch_items, data_config.sampler, host, hosts)
     paired = data_config.sampler == "pairs"
 
     def photos_of(step: int) -> Photos:
@@ -152,7 +147,7 @@ def photo_batches(
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     rows = np.asarray(rows, np.int32)
-    _check_rows(split, rows)
+    check_rows(split, rows)
     return _photo_batches(split, rows, framing, cuts, batch)
 
 
@@ -175,7 +170,18 @@ def _photo_batches(
         }
 
 
-def _check_rows(split: Split, rows: np.ndarray) -> None:
+def check_share(batch: int, what: str, host: int, hosts: int) -> None:
+    """Raises DatasetError where a batch of so many cannot be shared, or there is no such host."""
+    if batch < 1 or batch % hosts:
+        raise DatasetError(
+            f"a batch of {batch} {what} cannot be divided among {hosts} hosts: choose a multiple"
+        )
+    if not 0 <= host < hosts:
+        raise DatasetError(f"host {host} of {hosts}: expected 0 to {hosts - 1}")
+
+
+def check_rows(split: StoredSplit, rows: np.ndarray) -> None:
+    """Raises DatasetError where a row is outside the split."""
     if rows.size and (rows.min() < 0 or rows.max() >= len(split)):
         raise DatasetError(f"rows {rows.min()}..{rows.max()} of a split of {len(split)}")
 
@@ -194,48 +200,72 @@ def _pixels(
       photos_of: the photos of the batch of a number.
       framing: of the photos.
     """
-    if not batches:
+    return record_batches(
+        split,
+        batches,
+        photos_of,
+        lambda record, _, cut, flip: _photo(record, cut, flip, framing),
+        lambda rows: _undecodable(split, rows) or "a photo",
+    )
+
+
+def record_batches(
+    split: StoredSplit,
+    numbers: range,
+    inputs_of: Callable[[int], Sequence[np.ndarray]],
+    make: Callable[..., Any],
+    suspects: Callable[[np.ndarray], str],
+) -> Iterator[Any]:
+    """Yields a batch for each number: records are read, made something of in parallel, and stacked.
+
+    Args:
+      split: whose records to read.
+      numbers: of the batches. All but the last have equally many records.
+      inputs_of: of a number the rows to read, int32 [n], and what else `make` takes, [n, ...].
+      make: from a record, its row and the rest to a tensor or a dict of tensors.
+      suspects: names what may be undecodable among the rows of a batch that failed.
+
+    Raises:
+      DatasetError: what reading raises, or a record that `make` fails on.
+    """
+    if not numbers:
         return
     failures: list[DatasetError] = []
+    first = inputs_of(numbers.start)
+    kinds = [tf.string, *(tf.as_dtype(part.dtype) for part in first)]
+    shapes = [[None], *([None, *part.shape[1:]] for part in first)]
 
-    def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, cut, flip = photos_of(int(number))
+    def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        inputs = inputs_of(int(number))
         try:
-            return np.array(split.read(rows), dtype=object), cut, flip
+            return np.array(split.read(inputs[0]), dtype=object), *inputs
         except DatasetError as error:  # TensorFlow would keep only its text
             failures.append(error)
             raise
 
-    def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        records, cut, flip = tf.numpy_function(read, [number], (tf.string, tf.int32, tf.bool))
-        return (
-            tf.ensure_shape(records, [None]),
-            tf.ensure_shape(cut, [None, 4]),
-            tf.ensure_shape(flip, [None]),
-        )
+    def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(read, [number], kinds)
+        return tuple(map(tf.ensure_shape, found, shapes))
 
-    photos = (
-        tf.data.Dataset.range(batches.start, batches.stop, batches.step)
+    made = (
+        tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
         .map(read_batch, num_parallel_calls=_READS_AT_ONCE)
         .unbatch()
-        .map(
-            lambda record, cut, flip: _photo(record, cut, flip, framing),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .batch(len(photos_of(batches.start).rows))
+        .map(make, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(len(first[0]))
         .prefetch(_BATCHES_AHEAD)
     )
     done = 0
     try:
-        for batch in photos.as_numpy_iterator():
+        for batch in made.as_numpy_iterator():
             yield batch
             done += 1
     except tf.errors.OpError as error:
         if failures:
             raise failures[0] from error
-        names = _undecodable(split, photos_of(batches[done]).rows)
+        names = suspects(inputs_of(numbers[done])[0])
         raise DatasetError(
-            f"split {split.name!r}: TensorFlow cannot decode {names or 'a photo'}: {error.message}"
+            f"split {split.name!r}: TensorFlow cannot decode {names}: {error.message}"
         ) from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import crop_and_resize, make_framing, open_photo
+from grnet_jax.photos import crop_and_resize, make_framing
 from input_pipeline.cuts import Cuts, read_detections
 from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
@@ -19,23 +19,20 @@ from input_pipeline.datasets.records import PhotoRecord, parse_record
 from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
-from input_pipeline.object_index import ObjectIndex, ObjectSplit
+from input_pipeline.object_index import ObjectSplit
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
+from input_pipeline.stored_split import StoredSplit
 
 
-class Split:
-    """The photos of one split.
+class Split(StoredSplit[PhotoIndex, PhotoRecord]):
+    """The photos of one split, each with one garment."""
 
-    Attributes:
-      name: "train", "val" or "test".
-      index: a row of columns for each photo.
-    """
+    index_type = PhotoIndex
+    parse = staticmethod(parse_record)
 
     def __init__(self, name: str, index: PhotoIndex, records: RecordFiles):
-        self.name = name
-        self.index = index
-        self._records = records
+        super().__init__(name, index, records)
         self._detected: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -44,13 +41,6 @@ class Split:
         index = PhotoIndex.join([part.index for part in parts])
         records = RecordFiles.join([part._records for part in parts])
         return cls("+".join(part.name for part in parts), index, records)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored records of these rows, to be parsed by `records.parse_record`."""
-        return self._records.read(rows)
 
     def detected(self, path: str) -> np.ndarray:
         """float32 [n, 4]: see `cuts.read_detections`; a file is read once."""
@@ -61,15 +51,6 @@ class Split:
     def cuts(self, data: Any) -> np.ndarray:
         """int32 [n, 4]: what the fields of config.data cut out of each photo; see `Cuts`."""
         return Cuts(self, data).pixels(np.arange(len(self)))
-
-    def record(self, row: int) -> PhotoRecord:
-        """One photo with all its labels."""
-        return parse_record(self.read([row])[0])
-
-    def picture(self, row: int) -> np.ndarray:
-        """uint8 [H, W, 3]: a whole photo, upright."""
-        record = self.record(row)
-        return open_photo(record.image, record.height * record.width, record.photo_id)
 
     def framed(self, row: int, data: Any) -> np.ndarray:
         """uint8 [size, size, 3]: what `photo_batches` yields for this photo and config.data."""
@@ -231,9 +212,11 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
     """
     try:
         summary = _read_summary(folder / SUMMARY_FILE)
-        open_split = _open_objects if summary.get("kind") == "objects" else _open_split
+        kind = ObjectSplit if summary.get("kind") == "objects" else Split
         splits = [
-            open_split(folder, split, info.filepaths, info.shard_lengths)
+            kind.open(
+                split, folder / index_file(split), RecordFiles(info.filepaths, info.shard_lengths)
+            )
             for split, info in _split_infos(folder).items()
         ]
     except DatasetError as error:
@@ -241,16 +224,6 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
             f"{error}. The prepared data is not whole: delete {folder} and run again."
         ) from error
     return Dataset(name, folder, summary, splits)
-
-
-def _open_objects(
-    folder: epath.Path, split: str, paths: Sequence[epath.Path], lengths: Sequence[int]
-) -> ObjectSplit:
-    records = RecordFiles(paths, lengths)
-    path = folder / index_file(split)
-    index = ObjectIndex.load(path)
-    _check_length(path, len(index), len(records))
-    return ObjectSplit(split, index, records)
 
 
 def _read_summary(path: epath.Path) -> dict[str, Any]:
@@ -266,18 +239,3 @@ def _split_infos(folder: epath.Path) -> Mapping[str, tfds.core.SplitInfo]:
             return tfds.builder_from_directory(folder).info.splits
     except Exception as error:  # TFDS lets through whatever its parsers raise
         raise DatasetError(f"{folder / 'dataset_info.json'}: cannot be read ({error})") from error
-
-
-def _open_split(
-    folder: epath.Path, split: str, paths: Sequence[epath.Path], lengths: Sequence[int]
-) -> Split:
-    records = RecordFiles(paths, lengths)
-    path = folder / index_file(split)
-    index = PhotoIndex.load(path)
-    _check_length(path, len(index), len(records))
-    return Split(split, index, records)
-
-
-def _check_length(path: epath.Path, rows: int, records: int) -> None:
-    if rows != records:
-        raise DatasetError(f"{path}: has {rows} rows for {records} records")

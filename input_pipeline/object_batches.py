@@ -8,13 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import make_framing
-from input_pipeline.batches import KERNELS, decode, turn_upright
+from input_pipeline.batches import (
+    KERNELS,
+    check_rows,
+    check_share,
+    decode,
+    record_batches,
+    turn_upright,
+)
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
 from input_pipeline.sampling import PhotoSampler
-
-_READS_AT_ONCE = 2
-_BATCHES_AHEAD = 2
 
 
 class Shape(NamedTuple):
@@ -68,13 +72,7 @@ def object_train_batches(
         among the hosts.
     """
     shape = make_shape(split, data_config)
-    if batch_photos < 1 or batch_photos % hosts:
-        raise DatasetError(
-            f"a batch of {batch_photos} photos cannot be divided among {hosts} hosts: "
-            "choose a multiple"
-        )
-    if not 0 <= host < hosts:
-        raise DatasetError(f"host {host} of {hosts}: expected 0 to {hosts - 1}")
+    check_share(batch_photos, "photos", host, hosts)
     sampler = PhotoSampler(len(split), seed)
 
     def photos_of(step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,8 +116,7 @@ def object_batches(
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     chosen = np.asarray(rows, np.int32).reshape(-1)
-    if chosen.size and (chosen.min() < 0 or chosen.max() >= len(split)):
-        raise DatasetError(f"rows {chosen.min()}..{chosen.max()} of a split of {len(split)}")
+    check_rows(split, chosen)
 
     def photos_of(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = chosen[start : start + batch]
@@ -170,46 +167,13 @@ def _batches(
     shape: Shape,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batch of each number; `photos_of` tells its rows, and which are mirrored."""
-    if not numbers:
-        return
-    failures: list[DatasetError] = []
-
-    def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, flip = photos_of(int(number))
-        try:
-            return np.array(split.read(rows), dtype=object), rows, flip
-        except DatasetError as error:  # TensorFlow would keep only its text
-            failures.append(error)
-            raise
-
-    def read_batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        found = tf.numpy_function(read, [number], (tf.string, tf.int32, tf.bool))
-        return tuple(tf.ensure_shape(part, [None]) for part in found)
-
-    photos = (
-        tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
-        .map(read_batch, num_parallel_calls=_READS_AT_ONCE)
-        .unbatch()
-        .map(
-            lambda record, row, flip: {**_photo(record, flip, shape), "row": row},
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .batch(len(photos_of(numbers.start)[0]))
-        .prefetch(_BATCHES_AHEAD)
+    return record_batches(
+        split,
+        numbers,
+        photos_of,
+        lambda record, row, flip: {**_photo(record, flip, shape), "row": row},
+        lambda rows: f"a photo or mask among {', '.join(split.index.photo_id[rows])}",
     )
-    done = 0
-    try:
-        for batch in photos.as_numpy_iterator():
-            yield batch
-            done += 1
-    except tf.errors.OpError as error:
-        if failures:
-            raise failures[0] from error
-        names = ", ".join(split.index.photo_id[photos_of(numbers[done])[0]])
-        raise DatasetError(
-            f"split {split.name!r}: TensorFlow cannot decode a photo or mask among {names}: "
-            f"{error.message}"
-        ) from error
 
 
 def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from grnet_jax.photos import open_photo
 from input_pipeline.datasets.object_records import ObjectRecord, parse_object_record
-from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_index import DIGEST, StoredIndex, number_contents
+from input_pipeline.stored_split import StoredSplit
 
 _COLUMNS = {  # dtype and shape of one row
     "size": (np.int32, (2,)),
@@ -45,34 +44,11 @@ class ObjectIndex(StoredIndex):
         return object_counts(self.objects, self.crowd)
 
 
-class ObjectSplit:
-    """The photos of one split, each with its objects.
+class ObjectSplit(StoredSplit[ObjectIndex, ObjectRecord]):
+    """The photos of one split, each with its objects."""
 
-    Attributes:
-      name: "train", "val" or "test".
-      index: a row of columns for each photo.
-    """
-
-    def __init__(self, name: str, index: ObjectIndex, records: RecordFiles):
-        self.name = name
-        self.index = index
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored records of these rows, to be parsed by `parse_object_record`."""
-        return self._records.read(rows)
-
-    def record(self, row: int) -> ObjectRecord:
-        """One photo with all its objects."""
-        return parse_object_record(self.read([row])[0])
-
-    def picture(self, row: int) -> np.ndarray:
-        """uint8 [H, W, 3]: a whole photo, upright."""
-        record = self.record(row)
-        return open_photo(record.image, record.height * record.width, record.photo_id)
+    index_type = ObjectIndex
+    parse = staticmethod(parse_object_record)
 
 
 def object_counts(objects: np.ndarray, crowd: np.ndarray) -> dict[str, int]:

@@ -91,21 +91,14 @@ def make_task(
       EvaluationError: a choice that cannot be, or no query, no gallery photo, or no match.
     """
     check_at_least("eval.queries", queries, 0)
-    names = _gallery_splits(dataset, split, gallery)
+    names = _gallery_splits(dataset, split, gallery)  # so rows of the split are its own here
     photos = dataset.joined(names)
     index = photos.index
-    query_rows = np.flatnonzero(index.domain[: len(dataset.split(split))] == 0)
-    shop_rows = np.flatnonzero(index.domain == 1)
-    for rows, what, domain in ((query_rows, "query", "customer"), (shop_rows, "gallery", "shop")):
-        if not len(rows):
-            raise EvaluationError(
-                f"split {photos.name!r} has an empty {what} set: it holds no photo of domain "
-                f"{domain!r}"
-            )
-    category = np.zeros(len(index.item), np.int32)
+    query_rows, shop_rows = dataset.split(split).query_rows(), photos.gallery_rows()
+    _check_some(photos.name, query_rows, shop_rows)
     if same_category:
-        category = index.category
         _check_categories(index, query_rows)
+    category = index.category if same_category else np.zeros(len(photos), np.int32)
     cuts = photos.cuts(data)[shop_rows]
     first, place = _distinct(index.photo_id[shop_rows], category[shop_rows], cuts)
     gallery_rows = shop_rows[first]
@@ -185,6 +178,14 @@ def _gallery_splits(dataset: Any, split: str, gallery: str) -> tuple[str, ...]:
             "so that no query would have a match"
         )
     return split, *(name for name in names if name != split)
+
+
+def _check_some(name: str, query_rows: np.ndarray, shop_rows: np.ndarray) -> None:
+    for rows, what, domain in ((query_rows, "query", "customer"), (shop_rows, "gallery", "shop")):
+        if not len(rows):
+            raise EvaluationError(
+                f"split {name!r} has an empty {what} set: it holds no photo of domain {domain!r}"
+            )
 
 
 def _distinct(

@@ -21,7 +21,7 @@ _FREE_FIELDS = (
     "name",
     "eval",
     "data.dir",
-    # How records are written, and fields of other batches.
+    # How records are written.
     "data.beam_runner",
     "data.beam_options",
     "train.log_every",

@@ -32,8 +32,7 @@ class DeepFashionConfig(DownloadConfig):
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
         """Of the annotation files."""
-        lacking = [name for name in cls.required if not find_file(root, name).exists()]
-        check_there(cls.benchmark, root, lacking)
+        check_there(cls.benchmark, root, cls.required, find_file)
         _photo_folder(root)
         return digest_files([find_file(root, name) for name in (*cls.required, *cls.optional)])
 

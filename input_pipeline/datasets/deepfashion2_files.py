@@ -20,7 +20,7 @@ from input_pipeline.datasets.listing import (
     box_size_problems,
 )
 from input_pipeline.datasets.outlines import OutlineError, Polygons, parse_outline
-from input_pipeline.datasets.records import UNKNOWN, VIEWS
+from input_pipeline.datasets.records import FULL, LOWER, UNKNOWN, UPPER, VIEWS
 from input_pipeline.errors import AnnotationError, one_of
 
 
@@ -32,7 +32,6 @@ class Category(NamedTuple):
     landmarks: int
 
 
-UPPER, LOWER, FULL = 1, 2, 3
 CATEGORIES = (  # in the order of category_id, from 1
     Category("short sleeve top", UPPER, 25),
     Category("long sleeve top", UPPER, 33),

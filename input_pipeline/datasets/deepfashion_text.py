@@ -18,10 +18,9 @@ from input_pipeline.datasets.listing import (
     Problem,
     box_size_problems,
 )
-from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.datasets.records import FULL, LOWER, UNKNOWN, UPPER
 from input_pipeline.errors import AnnotationError, one_of
 
-UPPER, LOWER, FULL = 1, 2, 3
 CLOTHES_TYPES = ("1", "2", "3")
 # For each clothes type the slots of its landmarks, in the order of the files, among a record's
 # eight: collars, sleeves, waistlines, hems, left before right.

@@ -2,8 +2,9 @@
 
 import abc
 import hashlib
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -74,9 +75,14 @@ def download_config(kind: type[Config], data: Any) -> Config:
     return kind(name=name, stem=stem, options=options, root=root)
 
 
-def check_there(benchmark: str, root: epath.Path, names: Sequence[str]) -> None:
-    """Raises DatasetError where one of these files or folders of a download is missing."""
-    missing = [name for name in names if not (root / name).exists()]
+def check_there(
+    benchmark: str,
+    root: epath.Path,
+    names: Sequence[str],
+    find: Callable[[epath.Path, str], epath.Path] = operator.truediv,
+) -> None:
+    """Raises DatasetError where a file or folder of a download is not where `find` says it lies."""
+    missing = [name for name in names if not find(root, name).exists()]
     if missing:
         raise DatasetError(
             f"{root} (config.data.source): {', '.join(missing)} missing, which {benchmark} has"

@@ -85,6 +85,7 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
     skips: ClassVar[frozenset[str]] = frozenset()  # kinds of problems the release has
     overhang: ClassVar[int] = 0  # see `check_listing`
     many_boxes: ClassVar[bool] = False  # see `check_listing`
+    watches_photos: ClassVar[bool] = False  # whether photos that arrive are prepared anew unasked
 
     stem: str
     options: ListOptions
@@ -142,7 +143,7 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
             "tolerated": dict(sorted(checked.tolerated.items())),
             "facts": dict(checked.facts),
             "attribute_types": dict(checked.attribute_types),
-            "missing_photos": checked.missing[:_REMEMBERED],
+            "missing_photos": [] if self.watches_photos else checked.missing[:_REMEMBERED],
             "release": self.compare(checked),
         }
 

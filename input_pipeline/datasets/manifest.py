@@ -26,6 +26,7 @@ class ManifestConfig(ListedConfig):
     """
 
     error = ManifestError
+    watches_photos = True
     needed: ClassVar[tuple[str, ...]] = ()
 
     table: Table

@@ -11,6 +11,7 @@ from grnet_jax.photos import Box
 
 DOMAINS = ("customer", "shop")
 VIEWS = ("front", "side", "back")
+UPPER, LOWER, FULL = 1, 2, 3  # clothes types, by the part of the body
 UNKNOWN = -1
 NO_LANDMARKS = np.full((8, 3), UNKNOWN, np.int32)
 

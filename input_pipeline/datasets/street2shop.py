@@ -59,6 +59,7 @@ class Street2ShopConfig(DownloadConfig):
     skips = frozenset({"missing photo", "unreadable photo", "box", "duplicate row"})
     overhang = 1  # as DeepFashion's: a box may count its last pixel in, or from 1
     many_boxes = True
+    watches_photos = True
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:

@@ -659,3 +659,16 @@ def test_contents_are_numbered_alike_in_all_splits(c2s):
     assert ours == contents[trees.c2s_photos(1)["shop"][1]]
     assert list(contents.values()).count(ours) == 2
     assert len(set(contents.values())) == len(contents) - 1
+
+
+def test_photos_that_arrive_later_are_told_of(c2s, capsys):
+    content = (c2s / C2S_FIRST).read_bytes()
+    (c2s / C2S_FIRST).unlink()
+    dataset = load("deepfashion_c2s", c2s, on_bad_row="missing photo")
+    assert dataset.summary["missing_photos"] == [C2S_FIRST]
+    load("deepfashion_c2s", c2s, on_bad_row="missing photo")
+    assert "are there now" not in capsys.readouterr().out
+    (c2s / C2S_FIRST).write_bytes(content)
+    load("deepfashion_c2s", c2s, on_bad_row="missing photo")
+    said = f"1 photos that were missing when {dataset.directory} was prepared are there now"
+    assert said in capsys.readouterr().out

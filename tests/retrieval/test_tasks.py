@@ -47,6 +47,12 @@ class FakeSplit:
     def __len__(self):
         return len(self.index.item)
 
+    def query_rows(self):
+        return np.flatnonzero(self.index.domain == 0)
+
+    def gallery_rows(self):
+        return np.flatnonzero(self.index.domain == 1)
+
     def cuts(self, data):
         """The boxes, or the same whole photo of all."""
         return self.index.box if data is None else np.zeros((len(self), 4))
