@@ -8,7 +8,14 @@ import numpy as np
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
-from grnet_jax.photos import Box, PhotoSource, crop_and_resize, make_framing, open_photo
+from grnet_jax.photos import (
+    Box,
+    PhotoSource,
+    check_box,
+    crop_and_resize,
+    make_framing,
+    open_photo,
+)
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score, score_blocks
 from grnet_jax.training.setup import Run, restore_run
@@ -96,7 +103,7 @@ class LoadedMatcher:
         photo = open_photo(photos[row], self.config.data.max_pixels)
         box = None if boxes is None else boxes[row]
         if box is not None:
-            _check_box(box, photo, row)
+            check_box(box, photo, f"embed: box {row}")
         return crop_and_resize(photo, box, self._framing)
 
     def _shared(self, wanted: int) -> int:
@@ -121,13 +128,3 @@ def _check_photos(photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | N
         raise InputError("embed: no photos were given")
     if boxes is not None and len(boxes) != len(photos):
         raise InputError(f"embed: {len(photos)} photos, but {len(boxes)} boxes")
-
-
-def _check_box(box: Box, photo: np.ndarray, number: int) -> None:
-    height, width, _ = photo.shape
-    x_1, y_1, x_2, y_2 = box
-    if not (0 <= x_1 < x_2 <= width and 0 <= y_1 < y_2 <= height):
-        raise InputError(
-            f"embed: box {number} is {tuple(box)}: expected (x_1, y_1, x_2, y_2) with x_1 < x_2 "
-            f"and y_1 < y_2 within the photo of {width}x{height} pixels"
-        )

@@ -7,7 +7,8 @@ A matcher is a Linen module with two halves:
 
 Training, evaluation, search and benchmarks know only this pair. A matcher whose scores can be
 explained has `embed` in two parts besides: `feature_map(photos, train=False) -> [n, h, w, c]` and
-`pool(feature_map) -> Features`.
+`pool(feature_map) -> Features`; where it reasons over a `graph`, also
+`global_edges(query, gallery) -> [q, g, nodes] twice`.
 """
 
 from typing import Any, Protocol
@@ -72,3 +73,10 @@ def score_maps(
         matcher.apply(variables, one, method="pool") for one in (query_map, gallery_map)
     ]
     return score(matcher, variables, *features)
+
+
+def global_edges(
+    matcher: nn.Module, variables: Any, query: Features, gallery: Features
+) -> tuple[jax.Array, jax.Array]:
+    """The matcher's `global_edges`, of those with a graph: before and after reasoning."""
+    return matcher.apply(variables, query, gallery, method="global_edges")  # type: ignore
