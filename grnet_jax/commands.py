@@ -156,6 +156,7 @@ def _worth_reading(record: python_logging.LogRecord) -> bool:
 @contextlib.contextmanager
 def session(argv: Sequence[str] = ()) -> Iterator[None]:
     """Logging and devices for a command; a user's mistake ends it with its message alone."""
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_worth_reading)
     logging.get_absl_handler().setFormatter(
