@@ -12,7 +12,7 @@ from grnet_jax.figures.strongest_nodes import StrongNode, Window
 # Okabe and Ito's colours, which most colour-blind people tell apart.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 _FINE = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
-_HEIGHT = 300  # of a photo, in pixels
+_HEIGHT = 360  # of a photo, in pixels
 _GAP = 44
 _LINE = 22  # of text
 _INK, _PAPER = (38, 42, 48), (255, 255, 255)
@@ -107,8 +107,8 @@ class _Sheet:
         self, start: tuple[float, float], end: tuple[float, float], colour: tuple[int, int, int]
     ) -> None:
         """A thin line between two points."""
-        self._draw.line([start, end], fill=_INK, width=2 * _FINE)
-        self._draw.line([start, end], fill=colour, width=_FINE)
+        self._draw.line([start, end], fill=_INK, width=3 * _FINE)
+        self._draw.line([start, end], fill=colour, width=2 * _FINE)
 
     def disc(self, centre: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
         """A number on a disc."""
@@ -151,7 +151,8 @@ def _heated(photo: SeenPhoto, heat: np.ndarray) -> Image.Image:
     spread = Image.fromarray(heat.astype(np.float32)).resize(cut.size, Image.Resampling.BILINEAR)
     share = np.clip(np.asarray(spread) / max(float(heat.max()), 1e-30), 0, 1)
     colours = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    blended = Image.blend(cut, Image.fromarray(colours[..., ::-1]), 0.6)
+    cover = Image.fromarray((255 * (0.35 + 0.4 * share)).astype(np.uint8))
+    blended = Image.composite(Image.fromarray(colours[..., ::-1]), cut, cover)
     if not photo.is_cut:
         return _scaled(blended)
     pale.paste(blended, photo.cut[:2])
@@ -198,9 +199,15 @@ def _inset(edges: _Edges, by: float) -> _Edges:
 
 
 def _free_corner(edges: _Edges, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where a disc stands: in the upper left corner, moved on while another disc is there."""
+    """Where a disc stands: the first place, row by row, of a rectangle where no other disc is."""
     step = 20 * _FINE
-    x, y = edges[0] + step / 2, edges[1] + step / 2
-    while any(abs(x - a) < step and abs(y - b) < step for a, b in taken):
-        x += step / 2
-    return x, y
+    left, top, right, bottom = edges
+    places = [
+        (float(x), float(y))
+        for y in np.arange(top + step / 2, max(bottom, top + step), step / 2)
+        for x in np.arange(left + step / 2, max(right, left + step), step / 2)
+    ]
+    for x, y in places:
+        if all(abs(x - a) >= step or abs(y - b) >= step for a, b in taken):
+            return x, y
+    return places[0]

@@ -9,7 +9,7 @@ from grnet_jax.figures.explanations import SeenPhoto, frame_photo
 from grnet_jax.figures.strongest_nodes import StrongNode
 from grnet_jax.photos import Framing
 
-_HEIGHT, _GAP = 300, 44
+_HEIGHT, _GAP = 360, 44
 
 
 def _photo(height, width, cut=None):
@@ -32,10 +32,10 @@ def test_a_photo_is_framed_as_the_matcher_sees_it():
 
 def test_what_is_not_seen_is_pale():
     drawn = np.asarray(draw_photos(_photo(100, 100, (50, 0, 100, 100)), _photo(200, 100)))
-    assert drawn.shape == (_HEIGHT, 300 + _GAP + 150, 3)
-    np.testing.assert_allclose(drawn[150, 75], [161, 177, 217], atol=2)
-    np.testing.assert_allclose(drawn[150, 225], [20, 60, 160], atol=2)
-    np.testing.assert_allclose(drawn[150, 300 + _GAP // 2], 255)
+    assert drawn.shape == (_HEIGHT, 360 + _GAP + 180, 3)
+    np.testing.assert_allclose(drawn[180, 90], [161, 177, 217], atol=2)
+    np.testing.assert_allclose(drawn[180, 270], [20, 60, 160], atol=2)
+    np.testing.assert_allclose(drawn[180, 360 + _GAP // 2], 255)
 
 
 @pytest.mark.parametrize("row", [0, 3])
@@ -67,10 +67,10 @@ def test_regions_of_a_pair_have_one_colour_and_are_joined():
     drawn = np.asarray(draw_nodes(_photo(100, 100), _photo(100, 100), [node], 0.008), np.int32)
     orange = np.abs(drawn - (230, 159, 0)).max(axis=-1) < 25
     # The inner edges of both rectangles, in the middle of the photos' heights.
-    assert orange[200, 144:152].any()
-    assert orange[200, 344 + 148 : 344 + 156].any()
-    assert not orange[200, 180:330].any()
-    assert orange[:40, 302:342].any(axis=0).all()  # the line between the photos
+    assert orange[200, 173:181].any()
+    assert orange[200, 404 + 178 : 404 + 187].any()
+    assert not orange[200, 190:350].any()
+    assert orange[:40, 362:402].any(axis=0).all()  # the line between the photos
     assert drawn.shape[0] == _HEIGHT + 2 * 22 + 8
 
 
@@ -78,7 +78,7 @@ def test_regions_that_coincide_are_all_seen():
     windows = (0.0, 0.0, 1.0, 1.0)
     nodes = [StrongNode(0.01, (1, 2), windows, windows) for _ in range(5)]
     drawn = draw_nodes(_photo(100, 100), _photo(100, 100), nodes, 0.008)
-    picture = np.asarray(drawn.crop((150, 200, 300, 220)), np.int32)
+    picture = np.asarray(drawn.crop((200, 250, 360, 270)), np.int32)
     for colour in ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167)):
         assert (np.abs(picture - colour).max(axis=-1) < 40).any(), colour
     assert isinstance(drawn, Image.Image)

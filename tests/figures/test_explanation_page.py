@@ -95,7 +95,8 @@ def test_the_page_shows_every_picture_it_wrote(tmp_path):
     shown = re.findall(r'src="([^"]+)" width="(\d+)" height="(\d+)"', text)
     assert len(shown) == 4 + 4 + 2
     for path, width, height in shown:
-        assert Image.open(tmp_path / path).size == (int(width), int(height))
+        with Image.open(tmp_path / path) as picture:
+            assert picture.size == (int(width), int(height))
     written = {f"explanations/{path.name}" for path in epath.Path(folder).iterdir()}
     assert {path for path, _, _ in shown} == written
     assert "score -1.23" in text

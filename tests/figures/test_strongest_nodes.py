@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 
@@ -40,8 +42,6 @@ def test_there_may_be_fewer_than_asked_for():
 
 
 def _explain(name, **fields):
-    import importlib
-
     config = importlib.import_module(f"configs.{name}").get_config()
     config.model.update(fields)
     matcher = models.build_matcher(config.model)
