@@ -4,11 +4,12 @@ import base64
 import io
 from typing import Any
 
-import jinja2
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
 
+from grnet_jax.figures.explanation_page import PAGE
+from grnet_jax.figures.templating import render
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.report import TABLE_COLUMNS, column_title, format_figure
@@ -19,7 +20,9 @@ _MATCHES = 8  # gallery photos beside a query
 _THUMBNAIL = 128  # pixels, the longer side
 
 
-def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str, step: int) -> str:
+def write_result_page(
+    directory: epath.Path, evaluation: Evaluation, model: str, step: int, explain: str = ""
+) -> str:
     """Writes `results.html`, one file with its pictures inside, and returns its path.
 
     Args:
@@ -27,16 +30,11 @@ def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str,
       evaluation: whose task has the pictures.
       model: its name.
       step: of the checkpoint.
+      explain: the command that writes the page of explanations beside this one; "" for none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grnet_jax.figures"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     examples = _Examples(evaluation)
-    page = environment.get_template("results.html").render(
+    page = render(
+        "results.html",
         model=model,
         step=step,
         dataset=evaluation.task.dataset,
@@ -47,6 +45,8 @@ def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str,
         format_figure=format_figure,
         column_title=column_title,
         sections=examples.sections(),
+        explain=explain,
+        explanations=PAGE,
     )
     path = directory / "results.html"
     path.write_text(page)

@@ -1,15 +1,29 @@
 """The module that owns the graph's parameters."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from grnet_jax.errors import InputError
 from grnet_jax.graph import reasoning
 from grnet_jax.graph.pyramid import PAPER_SCALES
 
 _he = nn.initializers.he_normal()
+
+
+class _Parameters(NamedTuple):
+    """P transposed; T_out and T_in of each edge computation; W transposed of each layer; score."""
+
+    projection: jax.Array
+    transforms_out: list[jax.Array]
+    transforms_in: list[jax.Array]
+    layers: list[jax.Array]
+    score_weight: jax.Array
+    score_bias: jax.Array
 
 
 class SimilarityGraph(nn.Module):
@@ -43,33 +57,68 @@ class SimilarityGraph(nn.Module):
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
 
-    @nn.compact
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
-        channels = query.shape[-1]
-        projection = self.param("projection", _he, (channels, self.node_dim))
-        transforms_out, transforms_in, layers = self._reasoning_parameters()
-        last_dim = self.reasoning_dim if self.layers else self._node_width
-        weight = self.param("score_weight", _score_init, (last_dim,))
-        bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
-
-        scales = self.scales if self.layers else self.scales[:1]
-        mask = reasoning.edge_mask(
-            scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
-        )
+        own = self._parameters(query.shape[-1])
 
         def score(gallery: jax.Array) -> jax.Array:
-            differences = reasoning.region_differences(query, gallery, scales)
-            nodes = reasoning.similarity_nodes(
-                differences, projection, norm_feature=self.norm_feature
+            nodes = self._nodes(query, gallery, own.projection)
+            global_node = reasoning.reason(
+                nodes, own.transforms_out, own.transforms_in, own.layers, self._mask
             )
-            global_node = reasoning.reason(nodes, transforms_out, transforms_in, layers, mask)
-            logits = reasoning.match_logit(global_node, weight, bias)
+            logits = reasoning.match_logit(global_node, own.score_weight, own.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
         if 0 < self.gallery_chunk < gallery.shape[0]:
             return _in_chunks(score, gallery, self.gallery_chunk)
         return score(gallery)
+
+    def global_edges(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Weights of the edges into the global node: see `reasoning.global_edges`.
+
+        Returns:
+          Before and after reasoning, float32 [q, g, n] each.
+
+        Raises:
+          InputError: without layers there are no edges.
+        """
+        if not self.layers:
+            raise InputError("model.layers=0: a graph without reasoning has no edges")
+        own = self._parameters(query.shape[-1])
+        found = reasoning.global_edges(
+            self._nodes(query, gallery, own.projection),
+            own.transforms_out,
+            own.transforms_in,
+            own.layers,
+            self._mask,
+        )
+        before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in found)
+        return before, after
+
+    @property
+    def _used_scales(self) -> tuple[tuple[int, int], ...]:
+        return self.scales if self.layers else self.scales[:1]
+
+    @property
+    def _mask(self) -> np.ndarray | None:
+        return reasoning.edge_mask(
+            self._used_scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
+        )
+
+    def _nodes(self, query: jax.Array, gallery: jax.Array, projection: jax.Array) -> jax.Array:
+        """All nodes of all pairs, [q * g, n, d]."""
+        differences = reasoning.region_differences(query, gallery, self._used_scales)
+        return reasoning.similarity_nodes(differences, projection, norm_feature=self.norm_feature)
+
+    @nn.compact
+    def _parameters(self, channels: int) -> "_Parameters":
+        """All parameters, made for regions of so many channels."""
+        projection = self.param("projection", _he, (channels, self.node_dim))
+        transforms_out, transforms_in, layers = self._reasoning_parameters()
+        last_dim = self.reasoning_dim if self.layers else self._node_width
+        weight = self.param("score_weight", _score_init, (last_dim,))
+        bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
+        return _Parameters(projection, transforms_out, transforms_in, layers, weight, bias)
 
     @property
     def _node_width(self) -> int:

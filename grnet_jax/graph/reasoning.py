@@ -183,6 +183,44 @@ def reason(
     return hidden[:, 0]
 
 
+def global_edges(
+    nodes: jax.Array,
+    transforms_out: Sequence[jax.Array],
+    transforms_in: Sequence[jax.Array],
+    layers: Sequence[jax.Array],
+    mask: np.ndarray | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """How much of each node flows into the global node, before and after reasoning (Fig. 5).
+
+    Before reasoning: the global node's row of w_p, the edges of the initial similarities. After
+    it: where every layer computes its edges anew, the global node's row in the last layer; where
+    they stay, its row of w_p^T for T layers, which is the flow over all paths of T edges if W and
+    ReLU are left out.
+
+    Args:
+      nodes: similarities s, [b, n, d].
+      transforms_out: T_out, as in `reason`.
+      transforms_in: T_in, likewise.
+      layers: W transposed of each of the T > 0 layers.
+      mask: edges that exist, bool [n, n]; None for all.
+
+    Returns:
+      Two of float32 [b, n], each row summing to one.
+    """
+    weights = edge_weights(nodes, nodes, transforms_out[0], transforms_in[0], mask)
+    before = after = weights[:, 0]
+    if len(transforms_out) == 1:
+        for _ in layers[1:]:
+            after = _product("bm,bmn->bn", after, weights)
+        return before, after
+    hidden = nodes
+    for number, transform in enumerate(layers[:-1]):
+        hidden = propagate(weights, hidden, transform)
+        own = transforms_out[number + 1], transforms_in[number + 1]
+        weights = edge_weights(hidden, hidden, *own, mask)
+    return before, weights[:, 0]
+
+
 def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """The score before its sigmoid (Eq. 8): how alike the photos of each pair are.
 

@@ -37,10 +37,18 @@ class GRNet(nn.Module):
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
+        return self.pool(self.feature_map(photos, train))
+
+    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
         maps = self.backbone(
             normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
         )
-        regions = pool_regions(maps[max(maps)], self.graph.scales)
+        return maps[max(maps)]
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Features of feature maps [n, h', w', c]."""
+        regions = pool_regions(feature_map, self.graph.scales)
         whole = regions[:, 0].astype(jnp.float32)
         length = jnp.sum(jnp.square(whole), axis=-1, keepdims=True)
         return Features(descriptor=whole * jax.lax.rsqrt(length + 1e-12), regions=regions)
@@ -48,6 +56,10 @@ class GRNet(nn.Module):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
         return self.graph(_regions(query), _regions(gallery))
+
+    def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
+        """Weights of the edges into the global node, before and after reasoning, [q, g, n]."""
+        return self.graph.global_edges(_regions(query), _regions(gallery))
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""

@@ -5,7 +5,10 @@ A matcher is a Linen module with two halves:
 - `embed(photos, train=False) -> Features`: computed once a photo, and what a gallery stores.
 - `score(query, gallery) -> [q, g]`: how alike each query is to each gallery photo.
 
-Training, evaluation, search and benchmarks know only this pair.
+Training, evaluation, search and benchmarks know only this pair. A matcher whose scores can be
+explained has `embed` in two parts besides: `feature_map(photos, train=False) -> [n, h, w, c]` and
+`pool(feature_map) -> Features`; where it reasons over a `graph`, also
+`global_edges(query, gallery) -> [q, g, nodes] twice`.
 """
 
 from typing import Any, Protocol
@@ -50,3 +53,30 @@ def score(matcher: nn.Module, variables: Any, query: Features, gallery: Features
     """The matcher's `score`."""
     scores: Any = matcher.apply(variables, query, gallery, method="score")
     return scores
+
+
+def has_feature_map(matcher: nn.Module) -> bool:
+    """Whether the matcher has `feature_map` and `pool`."""
+    return hasattr(matcher, "feature_map") and hasattr(matcher, "pool")
+
+
+def feature_map(matcher: nn.Module, variables: Any, photos: jax.Array) -> jax.Array:
+    """The matcher's `feature_map`, of those that have one: [n, h, w, c]."""
+    return matcher.apply(variables, photos, train=False, method="feature_map")  # type: ignore
+
+
+def score_maps(
+    matcher: nn.Module, variables: Any, query_map: jax.Array, gallery_map: jax.Array
+) -> jax.Array:
+    """Scores float32 [q, g] of the photos with those feature maps."""
+    features: list[Any] = [
+        matcher.apply(variables, one, method="pool") for one in (query_map, gallery_map)
+    ]
+    return score(matcher, variables, *features)
+
+
+def global_edges(
+    matcher: nn.Module, variables: Any, query: Features, gallery: Features
+) -> tuple[jax.Array, jax.Array]:
+    """The matcher's `global_edges`, of those with a graph: before and after reasoning."""
+    return matcher.apply(variables, query, gallery, method="global_edges")  # type: ignore
