@@ -9,7 +9,7 @@ bins of equal width put them into one bin, bins of equal mass (`equal_mass_edges
 `equal_mass_owners` where the pairs do not fit into memory) look at them more closely.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -160,8 +160,8 @@ def expected_calibration_error(sums: CalibrationSums) -> _Array:
 
     Grows with the number of bins and shrinks with the number of pairs: name both beside it.
     """
-    gaps: _Array = sums.confidence - sums.hits
-    return abs(gaps).sum() / sums.counts.sum()
+    gaps: Any = abs(sums.confidence - sums.hits)
+    return gaps.sum() / sums.counts.sum()
 
 
 def brier_score(sums: CalibrationSums) -> _Array:
