@@ -9,9 +9,16 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
 
+from grnet_jax.figures.plots import score_plots
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.protocols import VIEWS
-from grnet_jax.retrieval.report import TABLE_COLUMNS, column_title, format_figure
+from grnet_jax.retrieval.report import (
+    OTHER_COLUMNS,
+    TABLE_COLUMNS,
+    column_title,
+    describe_scores,
+    format_figure,
+)
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
@@ -43,6 +50,9 @@ def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str,
         split=evaluation.task.split,
         protocol=evaluation.task.describe(),
         columns=TABLE_COLUMNS,
+        other_columns=OTHER_COLUMNS,
+        scores=describe_scores(evaluation),
+        plots=score_plots(evaluation),
         figures=evaluation.figures,
         format_figure=format_figure,
         column_title=column_title,
