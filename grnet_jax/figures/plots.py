@@ -8,6 +8,7 @@ from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.report import reliability
 
 _POINTS = 200  # of a curve; more cannot be told apart
+_ENOUGH = 10  # queries a bin; shares of fewer are noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,9 @@ def score_plots(evaluation: Evaluation) -> list[Plot]:
     """Over all queries: how far best matches' probabilities hold, and the open-set curve."""
     figures = evaluation.figures["all"]
     plots = []
-    if figures.best_match:
-        bins = np.array(reliability(figures.best_match.equal_mass))[:, 1:]
+    best = figures.best_match
+    if best and best.pairs >= _ENOUGH * len(best.equal_mass.counts):
+        bins = np.array(reliability(best.equal_mass))[:, 1:]
         title = "Best matches: probability and how often it is right"
         plots.append(Plot(title, "mean probability", "share that is right", bins, dotted=True))
     if figures.open_set:

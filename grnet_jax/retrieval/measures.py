@@ -1,8 +1,9 @@
 """Figures of each protocol from what ranking found, all protocols at once."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,14 @@ from grnet_jax.metrics import CalibrationSums
 from grnet_jax.retrieval.protocols import Protocol
 
 TOP_K = (1, 5, 10, 20, 30, 40, 50)
+_FIGURES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    **{f"top{k}": functools.partial(metrics.top_k_hits, k=k) for k in TOP_K},
+    **{f"recall{k}": functools.partial(metrics.recall_at_k, k=k) for k in TOP_K},
+    "mrr": metrics.reciprocal_rank,
+    "map": metrics.average_precision,
+    "map_revisitop": metrics.average_precision_revisitop,
+    "map_at_r": metrics.average_precision_at_r,
+}
 BINS = 15  # of probabilities, as Guo et al. (2017) measure calibration
 
 
@@ -109,8 +118,7 @@ def measure(
     matched = np.any(ranks > 0, axis=1)
     asked = np.stack([protocol.queries for protocol in protocols])
     members = asked & matched
-    columns = {name: np.asarray(column) for name, column in _query_figures(ranks).items()}
-    table = np.stack(list(columns.values()), axis=1)  # [q, m]
+    table = np.asarray(_query_figures(ranks))
     means = np.asarray(metrics.group_means(table, members))
     intervals = metrics.clustered_intervals(table, items, members)
     nothing = [None] * len(protocols)
@@ -124,10 +132,10 @@ def measure(
     return {
         protocol.name: Figures(
             title=protocol.title,
-            values={name: float(mean) for name, mean in zip(columns, means[g], strict=True)},
+            values={name: float(mean) for name, mean in zip(_FIGURES, means[g], strict=True)},
             intervals={
                 name: (float(low), float(high))
-                for name, (low, high) in zip(columns, intervals[g], strict=True)
+                for name, (low, high) in zip(_FIGURES, intervals[g], strict=True)
             },
             queries=int(members[g].sum()),
             without_match=int((asked[g] & ~matched).sum()),
@@ -176,16 +184,10 @@ def pair_calibration(sums: CalibrationSums) -> Calibration:
 
 
 @jax.jit
-def _query_figures(ranks: jax.Array) -> dict[str, jax.Array]:
-    """Every figure of every query, [q] each."""
-    return {
-        **{f"top{k}": metrics.top_k_hits(ranks, k) for k in TOP_K},
-        **{f"recall{k}": metrics.recall_at_k(ranks, k) for k in TOP_K},
-        "mrr": metrics.reciprocal_rank(ranks),
-        "map": metrics.average_precision(ranks),
-        "map_revisitop": metrics.average_precision_revisitop(ranks),
-        "map_at_r": metrics.average_precision_at_r(ranks),
-    }
+def _query_figures(ranks: jax.Array) -> jax.Array:
+    """Each of `_FIGURES` of every query, float32 [q, m]."""
+    columns = [figure(ranks) for figure in _FIGURES.values()]
+    return jnp.stack(columns, axis=1).astype(jnp.float32)
 
 
 def _open_sets(
