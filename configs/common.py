@@ -117,6 +117,9 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     evaluation.batch = 64
     evaluation.query_block = 32
     evaluation.gallery_block = 64
+    # Scores are logits of "same item": measure how well their sigmoid is calibrated, on all pairs
+    # and on each query's best match.
+    evaluation.calibration = False
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
     if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos

@@ -15,7 +15,7 @@ _MAY_IMPORT = {
     "mesh": {"errors"},
     "photos": {"errors"},
     "losses": set(),
-    "metrics": set(),
+    "metrics": {"errors"},
     "graph": {"errors"},
     "backbones": {"errors"},
     "models": {"errors", "graph", "backbones"},

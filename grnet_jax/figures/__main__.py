@@ -72,10 +72,10 @@ def _of_files(
 ) -> tuple[list[Section], str]:
     """One section of the pair of photo files, and where they come from."""
     data = run.config.data
-    if boxes and data.crop != "box":
-        raise InputError("--boxes: this matcher was trained without (data.crop)")
     photos = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
+        if box is not None and make_framing(data, shop).crop not in ("box", "detected"):
+            raise InputError("--boxes: this matcher was trained without (data.crop, shop_crop)")
         whole = open_photo(path, data.max_pixels)
         if box is not None:
             check_box(box, whole, f"--boxes: that of {path}")
@@ -106,6 +106,7 @@ def _of_dataset(
         return make_task(
             dataset,
             split,
+            config.data,
             gallery=choices.gallery,
             queries=queries,
             query_seed=options.seed,

@@ -9,10 +9,17 @@ from etils import epath
 from PIL import Image, ImageDraw
 
 from grnet_jax.figures.explanation_page import PAGE
+from grnet_jax.figures.plots import score_plots
 from grnet_jax.figures.templating import render
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.protocols import VIEWS
-from grnet_jax.retrieval.report import TABLE_COLUMNS, column_title, format_figure
+from grnet_jax.retrieval.report import (
+    OTHER_COLUMNS,
+    TABLE_COLUMNS,
+    column_title,
+    describe_scores,
+    format_figure,
+)
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
@@ -41,6 +48,9 @@ def write_result_page(
         split=evaluation.task.split,
         protocol=evaluation.task.describe(),
         columns=TABLE_COLUMNS,
+        other_columns=OTHER_COLUMNS,
+        scores=describe_scores(evaluation),
+        plots=score_plots(evaluation),
         figures=evaluation.figures,
         format_figure=format_figure,
         column_title=column_title,

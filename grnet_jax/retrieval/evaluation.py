@@ -1,8 +1,6 @@
 """Evaluation of a matcher: embed, rank, measure per protocol."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,32 +12,17 @@ from tqdm import tqdm
 
 from grnet_jax import metrics
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
+from grnet_jax.retrieval.measures import (
+    BINS,
+    Calibration,
+    Figures,
+    mean_of_categories,
+    measure,
+    pair_calibration,
+)
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
 from grnet_jax.retrieval.ranking import Ranking, make_score, merge_rankings, rank_all
 from grnet_jax.retrieval.tasks import Task, identical_rows
-
-TOP_K = (1, 5, 10, 20, 30, 40, 50)
-
-
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """One protocol's figures.
-
-    Attributes:
-      title: heading, with the data set's name.
-      values: "top1" ... "top50" and "map", each in 0..1; nan without queries.
-      intervals: their 95% intervals.
-      queries: queries measured, those with a match in the gallery.
-      without_match: queries of the protocol whose item has no gallery photo; not measured.
-      gallery: gallery photos that a query is ranked against; None where each category has its own.
-    """
-
-    title: str
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    queries: int
-    without_match: int
-    gallery: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +34,14 @@ class Evaluation:
       figures: by protocol name.
       protocols: which queries each covers.
       ranking: of the task's queries; `top_rows` are places in its gallery_rows.
+      calibration: of all pairs of queries and gallery photos; None where it is not asked for.
     """
 
     task: Task
     figures: dict[str, Figures]
     protocols: list[Protocol]
     ranking: Ranking
+    calibration: Calibration | None = None
 
 
 class Evaluator:
@@ -96,17 +81,21 @@ class Evaluator:
             query_choices(index.view[rows], index.occluded[rows], index.cropped[rows]),
             categories,
         )
-        figures = {
-            protocol.name: measure(protocol, ranking.ranks, index.item[rows])
-            for protocol in protocols
-        }
+        items = index.item[rows]
+        figures = measure(
+            protocols,
+            ranking.ranks,
+            items,
+            ranking.top_scores[:, 0],
+            logits=self._config.eval.calibration,
+        )
         if categories:
             parts = [figures[f"category:{name}"] for name, _, _ in categories]
             figures["category_mean"] = mean_of_categories(parts, task.dataset)
         if ranking.other_ranks is not None:
             title = f"All queries, identical files count ({task.dataset})"
-            protocol = dataclasses.replace(protocols[0], title=title)
-            figures["all_identical"] = measure(protocol, ranking.other_ranks, index.item[rows])
+            identical = dataclasses.replace(protocols[0], name="all_identical", title=title)
+            figures |= measure([identical], ranking.other_ranks, items)
         unmatched = figures["all"].without_match
         if unmatched:
             logging.warning(
@@ -114,7 +103,9 @@ class Evaluator:
                 unmatched,
                 len(rows),
             )
-        return Evaluation(task, figures, protocols, ranking)
+        sums = ranking.calibration
+        calibration = None if sums is None else pair_calibration(sums)
+        return Evaluation(task, figures, protocols, ranking, calibration)
 
     def _features(self, variables: Any, split: Any, rows: np.ndarray, what: str) -> Any:
         from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
@@ -133,6 +124,7 @@ class Evaluator:
     def _rank(self, variables: Any, query: Any, gallery: Any, task: Task) -> Ranking:
         """Each group of queries against its part of the gallery."""
         config = self._config.eval
+        edges = metrics.fine_edges(BINS) if config.calibration else None
         others = None
         if config.count_identical:
             content = task.photos.index.content[task.gallery_rows]
@@ -156,59 +148,11 @@ class Evaluator:
                     other_positives=None
                     if others is None
                     else _within(others[group.queries], group.gallery),
+                    calibration_edges=edges,
                     progress=bar.update,
                 )
                 parts.append((ranking, group.queries, group.gallery))
         return merge_rankings(parts, len(task.query_rows))
-
-
-def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray) -> Figures:
-    """One protocol's figures from the ranks [q, p] and item numbers [q] of all queries."""
-    matched = (ranks > 0).any(axis=1)
-    chosen = protocol.queries & matched
-    ranks, items = ranks[chosen], items[chosen]
-    values: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for k in TOP_K:
-        hits = np.asarray(metrics.top_k_hits(ranks, k))
-        values[f"top{k}"] = float(hits.mean()) if len(hits) else math.nan
-        intervals[f"top{k}"] = metrics.clustered_interval(hits, items)
-    precision = np.asarray(metrics.average_precision(ranks))
-    values["map"] = float(precision.mean()) if len(precision) else math.nan
-    intervals["map"] = metrics.clustered_interval(precision, items)
-    return Figures(
-        title=protocol.title,
-        values=values,
-        intervals=intervals,
-        queries=int(chosen.sum()),
-        without_match=int((protocol.queries & ~matched).sum()),
-        gallery=protocol.gallery,
-    )
-
-
-def mean_of_categories(parts: Sequence[Figures], dataset: str) -> Figures:
-    """The unweighted mean over categories, as Street2Shop's tables have it.
-
-    Its interval is that of a mean of independent figures, each with a normal error as wide as its
-    own interval. Categories without a measured query are left out, and the title says how many
-    there are.
-    """
-    there = [part for part in parts if part.queries]
-    values, intervals = {}, {}
-    for name in parts[0].values:
-        mean = float(np.mean([part.values[name] for part in there])) if there else math.nan
-        halves = [(part.intervals[name][1] - part.intervals[name][0]) / 2 for part in there]
-        half = math.sqrt(sum(half**2 for half in halves)) / len(there) if there else math.nan
-        values[name] = mean
-        intervals[name] = max(mean - half, 0.0), min(mean + half, 1.0)
-    return Figures(
-        title=f"Mean over {len(there)} categories ({dataset})",
-        values=values,
-        intervals=intervals,
-        queries=sum(part.queries for part in parts),
-        without_match=sum(part.without_match for part in parts),
-        gallery=None,
-    )
 
 
 def _take(features: Any, rows: np.ndarray) -> Any:

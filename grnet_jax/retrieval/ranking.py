@@ -1,6 +1,7 @@
 """Every query against the whole gallery, in blocks over the mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,13 @@ from jax.sharding import Mesh
 
 from grnet_jax import models
 from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded
-from grnet_jax.metrics import positive_ranks
+from grnet_jax.metrics import (
+    CalibrationSums,
+    add_sums,
+    calibration_sums,
+    positive_mask,
+    positive_ranks,
+)
 from grnet_jax.models import Features
 
 _positive_ranks = jax.jit(positive_ranks)
@@ -27,12 +34,14 @@ class Ranking:
       top_rows: int32 [q, k], the gallery rows that score highest, best first.
       top_scores: float32 [q, k], their scores.
       other_ranks: as `ranks`, of the other positives that were asked for; None for none.
+      calibration: sums over all pairs of queries and gallery photos; None unless asked for.
     """
 
     ranks: np.ndarray
     top_rows: np.ndarray
     top_scores: np.ndarray
     other_ranks: np.ndarray | None = None
+    calibration: CalibrationSums | None = None
 
 
 def make_score(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, Features, Features], jax.Array]:
@@ -100,6 +109,7 @@ def rank_all(
     top: int,
     mesh: Mesh,
     other_positives: np.ndarray | None = None,
+    calibration_edges: np.ndarray | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Ranking:
     """Ranks every query's positives among the whole gallery.
@@ -115,11 +125,14 @@ def rank_all(
       top: how many of the best gallery rows to keep.
       mesh: the devices.
       other_positives: as positives, to be ranked beside them.
+      calibration_edges: scores between bins, [b - 1], for the sums of `metrics.calibration_sums`
+        with `positives` as the pairs that show the same item; None for none.
       progress: told the number of queries after every block.
     """
     ranks: list[np.ndarray] = []
     other_ranks: list[np.ndarray] = []
     top_rows, top_scores = [], []
+    calibration: CalibrationSums | None = None
     blocks = score_blocks(
         score,
         variables,
@@ -136,6 +149,10 @@ def rank_all(
             if wanted is not None:
                 block = _pad(wanted[start : start + query_block], query_block, -1)
                 found_ranks.append(np.asarray(_positive_ranks(full, block))[:count])
+        if calibration_edges is not None:
+            block = _pad(positives[start : start + query_block], query_block, -1)
+            sums = _block_calibration(full, block, calibration_edges, count)
+            calibration = sums if calibration is None else add_sums(calibration, sums)
         best_scores, best_rows = jax.lax.top_k(jnp.asarray(full), min(top, found))
         top_rows.append(np.asarray(best_rows)[:count])
         top_scores.append(np.asarray(best_scores)[:count])
@@ -145,6 +162,7 @@ def rank_all(
         np.concatenate(top_rows),
         np.concatenate(top_scores),
         np.concatenate(other_ranks) if other_ranks else None,
+        calibration,
     )
 
 
@@ -167,13 +185,24 @@ def merge_rankings(parts: Sequence[tuple[Ranking, np.ndarray, np.ndarray]], q: i
             merged[queries, : array.shape[1]] = array
         return merged
 
+    sums = [part.calibration for part, _, _ in parts if part.calibration is not None]
     others = [part.other_ranks for part, _, _ in parts if part.other_ranks is not None]
     return Ranking(
         merge([part.ranks for part, _, _ in parts], 0),
         merge([gallery[part.top_rows] for part, _, gallery in parts], -1),
         merge([part.top_scores for part, _, _ in parts], -np.inf),
         merge(others, 0) if others else None,
+        functools.reduce(add_sums, sums) if sums else None,
     )
+
+
+@jax.jit
+def _block_calibration(
+    scores: jax.Array, positives: jax.Array, edges: jax.Array, count: int
+) -> CalibrationSums:
+    """Sums over the first `count` queries of a block; the rest is padding."""
+    there = jnp.broadcast_to(jnp.arange(len(scores))[:, None] < count, scores.shape)
+    return calibration_sums(scores, positive_mask(positives, scores.shape[1]), edges, there)
 
 
 def _place_rows(features: Features, mesh: Mesh) -> Features:

@@ -8,7 +8,7 @@ import pytest
 from configs import grnet
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
-from grnet_jax.metrics import positive_ranks
+from grnet_jax.metrics import calibration_sums, fine_edges, positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
 from grnet_jax.retrieval.ranking import make_score, rank_all
@@ -51,6 +51,7 @@ def test_blocks_and_devices_change_nothing(devices, query_block, gallery_block):
         gallery_block=gallery_block,
         top=5,
         mesh=mesh,
+        calibration_edges=fine_edges(15),
         progress=seen.append,
     )
     scores = query.descriptor @ gallery.descriptor.T
@@ -60,6 +61,11 @@ def test_blocks_and_devices_change_nothing(devices, query_block, gallery_block):
         np.take_along_axis(scores, found.top_rows, axis=1), found.top_scores
     )
     assert sum(seen) == len(scores)
+    wanted = calibration_sums(scores, query_items[:, None] == gallery_items, fine_edges(15))
+    np.testing.assert_array_equal(found.calibration.counts, wanted.counts)
+    np.testing.assert_array_equal(found.calibration.hits, wanted.hits)
+    for one, other in zip(found.calibration, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
