@@ -331,7 +331,7 @@ def _bar(total: int, description: str, unit: str) -> tqdm:
 
 def _advance(bar: tqdm, count: int, before: bool) -> None:
     """Moves a bar on; what was done before this process began tells nothing about its speed."""
-    if before:
+    if before and not bar.disable:
         bar.initial += count
         bar.last_print_n += count
         bar.n += count
