@@ -156,8 +156,8 @@ def _store(size: str, gallery: int, folder: str) -> FeatureStore:
 
 
 def _features(count: int, channels: int, seed: int) -> Features:
-    regions = np.random.default_rng(seed).random((count, _REGIONS, channels), np.float32)
-    return Features(np.ascontiguousarray(regions[:, 0]), regions)
+    regions: Any = np.random.default_rng(seed).random((count, _REGIONS, channels), np.float32)
+    return Features(regions[:, 0].copy(), regions)
 
 
 def _in_a_process(what: str, key: Mapping[str, Any]) -> str:
