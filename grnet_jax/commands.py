@@ -106,10 +106,12 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
             query_seed=choices.query_seed,
             same_category=choices.same_category,
         )
-        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, task)
+        step = int(state.step)
+        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
+            state.variables, task, store=choices.store, step=step
+        )
         if jax.process_index() > 0:
             return
-        step = int(state.step)
         print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
         print(format_table(evaluation))
         to = epath.Path(output).expanduser() if output else directory

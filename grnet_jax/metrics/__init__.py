@@ -27,10 +27,13 @@ from grnet_jax.metrics.ranking import (
     average_precision,
     average_precision_at_r,
     average_precision_revisitop,
+    count_ahead,
     positive_mask,
     positive_ranks,
+    ranks_from_ahead,
     recall_at_k,
     reciprocal_rank,
+    sort_own,
     top_k_hits,
 )
 
@@ -47,6 +50,7 @@ __all__ = [
     "calibration_sums",
     "clustered_interval",
     "clustered_intervals",
+    "count_ahead",
     "equal_mass_edges",
     "equal_mass_owners",
     "equal_width_edges",
@@ -62,8 +66,10 @@ __all__ = [
     "placements",
     "positive_mask",
     "positive_ranks",
+    "ranks_from_ahead",
     "recall_at_k",
     "reciprocal_rank",
     "roc_curve",
+    "sort_own",
     "top_k_hits",
 ]

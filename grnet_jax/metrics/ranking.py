@@ -28,21 +28,48 @@ def positive_ranks(
     """
     scores = jnp.asarray(scores, jnp.float32)
     positives = jnp.asarray(positives)
-    there = positives >= 0
-    rows = jnp.where(there, positives, 0)
-    own = jnp.take_along_axis(scores, rows, axis=1)  # [q, p]
-    own = jnp.where(jnp.isnan(own), -jnp.inf, own)
-    own = -jnp.sort(-jnp.where(there, own, -jnp.inf), axis=1)
+    own = jnp.take_along_axis(scores, jnp.maximum(positives, 0), axis=1)
+    own = sort_own(own, positives)
+    return ranks_from_ahead(count_ahead(scores, own, positives, valid), positives)
+
+
+def sort_own(own: ArrayLike, positives: ArrayLike) -> jax.Array:
+    """Scores of each query's positives, [q, p], best first; -inf for no number and as padding."""
+    own = jnp.asarray(own)
+    known = (jnp.asarray(positives) >= 0) & ~jnp.isnan(own)
+    return -jnp.sort(-jnp.where(known, own, -jnp.inf), axis=1)
+
+
+def count_ahead(
+    scores: ArrayLike, own: ArrayLike, positives: ArrayLike, valid: ArrayLike | None = None
+) -> jax.Array:
+    """Negatives that score as high as each positive or higher, int32 [q, p].
+
+    The counts over the parts of a gallery add up to those over the whole.
+
+    Args:
+      scores: [q, g], of a gallery or a part of it.
+      own: [q, p], of `sort_own`.
+      positives: int [q, p], columns of `scores`, in any order; others are of no consequence.
+      valid: bool [g] or [q, g], as for `positive_ranks`. None for all.
+    """
+    scores = jnp.asarray(scores)
     negative = ~positive_mask(positives, scores.shape[1])
     if valid is not None:
         negative &= jnp.asarray(valid)
     # One positive at a time, so that nothing of size [q, p, g] is ever held.
-    ahead = jax.lax.map(
-        lambda score: jnp.sum(negative & ~(scores < score[:, None]), axis=1), own.T
-    ).T  # [q, p]
-    counts = there.sum(axis=1, keepdims=True)
+    return jax.lax.map(
+        lambda score: jnp.sum(negative & ~(scores < score[:, None]), axis=1, dtype=jnp.int32),
+        jnp.asarray(own).T,
+    ).T
+
+
+def ranks_from_ahead(ahead: ArrayLike, positives: ArrayLike) -> jax.Array:
+    """The ranks of `positive_ranks` from the counts of `count_ahead` over the whole gallery."""
+    positives = jnp.asarray(positives)
+    counts = (positives >= 0).sum(axis=1, keepdims=True)
     order = jnp.arange(1, positives.shape[1] + 1)[None, :]
-    return jnp.where(order <= counts, order + ahead, 0).astype(jnp.int32)
+    return jnp.where(order <= counts, order + jnp.asarray(ahead), 0).astype(jnp.int32)
 
 
 def positive_mask(positives: ArrayLike, gallery: int) -> jax.Array:

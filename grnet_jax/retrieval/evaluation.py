@@ -7,11 +7,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import metrics
+from grnet_jax.errors import check_at_least
+from grnet_jax.retrieval.digests import digest, model_digest
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
+from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.measures import (
     BINS,
     Calibration,
@@ -22,6 +26,7 @@ from grnet_jax.retrieval.measures import (
 )
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
 from grnet_jax.retrieval.ranking import Ranking, make_score, merge_rankings, rank_all
+from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
 from grnet_jax.retrieval.tasks import Task, identical_rows
 
 
@@ -59,17 +64,32 @@ class Evaluator:
         self._embed = make_embed(matcher, mesh)
         self._score = make_score(matcher, mesh)
 
-    def evaluate(self, variables: Any, task: Task) -> Evaluation:
+    def evaluate(self, variables: Any, task: Task, *, store: str = "", step: int = 0) -> Evaluation:
         """Embeds a task's queries and gallery, ranks all pairs and measures.
 
         Args:
           variables: the matcher's.
           task: of `make_task`.
+          store: folder or URL for the features and for what was counted, so that the same call
+            goes on after a kill and memory does not grow with the gallery; "" keeps all in memory.
+          step: the checkpoint's, which the store names.
+
+        Raises:
+          StoreError: the store is another model's, of other photos, or damaged.
         """
         index, rows = task.photos.index, task.query_rows
-        query = self._features(variables, task.photos, rows, "queries")
-        gallery = self._features(variables, task.photos, task.gallery_rows, "gallery")
-        ranking = self._rank(variables, query, gallery, task)
+        check_at_least("eval.held_queries", self._config.eval.held_queries, 1)
+        model = model_digest(self._config, variables) if store else ""
+        query, gallery = (
+            self._features(variables, task, rows, what, store, model, step)
+            for what, rows in (("queries", rows), ("gallery", task.gallery_rows))
+        )
+        journal = Journal()
+        if store:
+            key = self._ranking_digest(task, query, gallery, model)
+            journal = Journal(epath.Path(store).expanduser() / "ranking.npz", key)
+        ranking = self._rank(variables, query, gallery, task, journal)
+        journal.remove()
         categories = [
             (group.category, np.isin(np.arange(len(rows)), group.queries), len(group.gallery))
             for group in task.groups
@@ -107,39 +127,90 @@ class Evaluator:
         calibration = None if sums is None else pair_calibration(sums)
         return Evaluation(task, figures, protocols, ranking, calibration)
 
-    def _features(self, variables: Any, split: Any, rows: np.ndarray, what: str) -> Any:
+    def _features(
+        self,
+        variables: Any,
+        task: Task,
+        rows: np.ndarray,
+        what: str,
+        store: str,
+        model: str,
+        step: int,
+    ) -> FeatureSource:
+        """The features of these photos: in memory, or stored and completed where some are missing.
+
+        Args:
+          variables: the matcher's.
+          task: whose photos they are.
+          rows: int [n], of the photos' index.
+          what: "queries" or "gallery".
+          store: folder of the tables, or "".
+          model: of `model_digest`.
+          step: the checkpoint's.
+        """
         from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
 
+        config = self._config
         with _bar(len(rows), f"embed {what}", "photo") as bar:
-            return embed_rows(
-                self._embed,
-                variables,
-                lambda mine, batch: photo_batches(split, mine, self._config.data, batch=batch),
-                rows,
-                batch=self._config.eval.batch,
-                mesh=self._mesh,
-                progress=lambda done: bar.update(min(done, bar.total - bar.n)),
-            )
+            how: Any = {
+                "embed": self._embed,
+                "variables": variables,
+                "batches": lambda mine, batch: photo_batches(
+                    task.photos, mine, config.data, batch=batch
+                ),
+                "rows": rows,
+                "batch": config.eval.batch,
+                "mesh": self._mesh,
+                "progress": bar.update,
+            }
+            if not store:
+                return HeldFeatures(embed_rows(**how))
+            # Lance is loaded only where it is used.
+            from grnet_jax.retrieval.store import FeatureStore, Origin, store_rows
 
-    def _rank(self, variables: Any, query: Any, gallery: Any, task: Task) -> Ranking:
+            stored = FeatureStore(
+                f"{store}/{what}.lance",
+                Origin(model, step, _photos_digest(task, rows, config.data)),
+                task.photos.index.photo_id[rows],
+                self._feature_shapes(variables),
+                config.eval.store_dtype,
+            )
+            store_rows(stored, resumed=lambda count: _advance(bar, count, True), **how)
+        return stored.reader()
+
+    def _feature_shapes(self, variables: Any) -> Any:
+        side, batch = self._config.data.image_size, self._config.eval.batch
+        photos = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
+        return jax.eval_shape(self._embed, variables, photos)
+
+    @property
+    def _calibration_edges(self) -> np.ndarray | None:
+        return metrics.fine_edges(BINS) if self._config.eval.calibration else None
+
+    def _rank(
+        self,
+        variables: Any,
+        query: FeatureSource,
+        gallery: FeatureSource,
+        task: Task,
+        journal: Journal,
+    ) -> Ranking:
         """Each group of queries against its part of the gallery."""
         config = self._config.eval
-        edges = metrics.fine_edges(BINS) if config.calibration else None
         others = None
         if config.count_identical:
             content = task.photos.index.content[task.gallery_rows]
             others = identical_rows(task.positives, content)
+        groups = [group for group in task.groups if len(group.gallery)]  # the others have no match
         parts = []
-        with _bar(len(task.query_rows), "rank", "query") as bar:
-            for group in task.groups:
-                if not len(group.gallery):  # none of its queries has a match
-                    bar.update(len(group.queries))
-                    continue
+        pairs = sum(len(group.queries) * len(group.gallery) for group in groups)
+        with _bar(pairs, "rank", "pair") as bar:
+            for number, group in enumerate(groups):
                 ranking = rank_all(
                     self._score,
                     variables,
-                    _take(query, group.queries),
-                    _take(gallery, group.gallery),
+                    Part(query, group.queries),
+                    Part(gallery, group.gallery),
                     _within(task.positives[group.queries], group.gallery),
                     query_block=config.query_block,
                     gallery_block=config.gallery_block,
@@ -148,16 +219,43 @@ class Evaluator:
                     other_positives=None
                     if others is None
                     else _within(others[group.queries], group.gallery),
-                    calibration_edges=edges,
-                    progress=bar.update,
+                    calibration_edges=self._calibration_edges,
+                    held_queries=config.held_queries,
+                    journal=journal,
+                    name=f"group-{number}",
+                    progress=lambda pairs, before: _advance(bar, pairs, before),
                 )
                 parts.append((ranking, group.queries, group.gallery))
         return merge_rankings(parts, len(task.query_rows))
 
+    def _ranking_digest(
+        self, task: Task, query: FeatureSource, gallery: FeatureSource, model: str
+    ) -> str:
+        """Of all that the counts, and the order in which they are made, depend on."""
+        config, edges = self._config, self._calibration_edges
+        fields = ("query_block", "gallery_block", "held_queries", "keep_top", "count_identical")
+        return digest(
+            [
+                model,
+                {name: config.eval[name] for name in (*fields, "store_dtype")},
+                [jax.__version__, jax.default_backend(), self._mesh.size, len(query), len(gallery)],
+                _photos_digest(task, task.query_rows, config.data),
+                _photos_digest(task, task.gallery_rows, config.data),
+                task.photos.index.content[task.gallery_rows],
+                task.positives,
+                *([] if edges is None else [edges]),
+                *(part for group in task.groups for part in (group.queries, group.gallery)),
+            ]
+        )
 
-def _take(features: Any, rows: np.ndarray) -> Any:
-    """These rows, which are in order; all of them are not copied."""
-    return jax.tree.map(lambda leaf: leaf if len(rows) == len(leaf) else leaf[rows], features)
+
+def _photos_digest(task: Task, rows: np.ndarray, data: Any) -> str:
+    """Of which photos these are, and of what is cut out of each."""
+    from input_pipeline.cuts import Cuts
+
+    index = task.photos.index
+    names = index.photo_id[rows].tolist()
+    return digest([task.dataset, names, index.size[rows], Cuts(task.photos, data).pixels(rows)])
 
 
 def _within(positives: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -173,6 +271,18 @@ def _bar(total: int, description: str, unit: str) -> tqdm:
         desc=description,
         unit=unit,
         leave=False,
+        unit_scale=unit == "pair",
         disable=jax.process_index() > 0,
         dynamic_ncols=True,
     )
+
+
+def _advance(bar: tqdm, count: int, before: bool) -> None:
+    """Moves a bar on; what was done before this process began tells nothing about its speed."""
+    if before and not bar.disable:
+        bar.initial += count
+        bar.last_print_n += count
+        bar.n += count
+        bar.refresh()
+    else:
+        bar.update(count)

@@ -91,7 +91,13 @@ def test_one_step_and_one_evaluation(name, tmp_path):
     run = build_run(config, make_mesh())
     dataset = load_dataset(run.config.data)
     choices = run.config.eval
-    task = make_task(dataset, "test", gallery=choices.gallery, same_category=choices.same_category)
+    task = make_task(
+        dataset,
+        "test",
+        run.config.data,
+        gallery=choices.gallery,
+        same_category=choices.same_category,
+    )
     evaluation = Evaluator(run.matcher, run.config, run.mesh).evaluate(
         trained.state.variables, task
     )
