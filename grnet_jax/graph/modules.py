@@ -1,13 +1,15 @@
 """The module that owns the graph's parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from grnet_jax.graph import reasoning
-from grnet_jax.graph.pyramid import PAPER_SCALES
+from grnet_jax.graph import reasoning, scoring
+from grnet_jax.graph.pyramid import PAPER_SCALES, Scales
 
 _he = nn.initializers.he_normal()
 
@@ -54,9 +56,7 @@ class SimilarityGraph(nn.Module):
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
 
         scales = self.scales if self.layers else self.scales[:1]
-        mask = reasoning.edge_mask(
-            scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
-        )
+        mask = self._mask(scales)
 
         def score(gallery: jax.Array) -> jax.Array:
             differences = reasoning.region_differences(query, gallery, scales)
@@ -70,6 +70,57 @@ class SimilarityGraph(nn.Module):
         if 0 < self.gallery_chunk < gallery.shape[0]:
             return _in_chunks(score, gallery, self.gallery_chunk)
         return score(gallery)
+
+    def prepare(self, params: Mapping[str, Any], dtype: str | np.dtype) -> Any:
+        """What `score_prepared` takes, from this module's parameters; once a model, on the host.
+
+        Folded (`scoring.fold`) where there are two layers or more, on nodes without the length and
+        with edges that stay; else the parameters as they are.
+
+        Args:
+          params: of this module.
+          dtype: that products are made in.
+        """
+        if self.layers < 2 or self.recompute_edges or self.norm_feature:
+            return {"params": dict(params), "dtype": np.zeros((), dtype)}
+        return scoring.fold(
+            params["projection"],
+            np.asarray(params["edge_out1"]) * np.asarray(params.get("edge_scale1", 1.0)),
+            params["edge_in1"],
+            [params[f"layer{number + 1}"] for number in range(self.layers)],
+            params["score_weight"],
+            params["score_bias"],
+            mask=self._mask(self.scales),
+            scales=self.scales,
+            dtype=dtype,
+        )
+
+    def score_prepared(
+        self, prepared: Any, query: jax.Array, gallery: jax.Array, tile: int = 0
+    ) -> jax.Array:
+        """As calling the module, without gradients, on a few pairs at a time.
+
+        Args:
+          prepared: of `prepare`.
+          query: regions [q, r, c].
+          gallery: regions [g, r, c], of any floating dtype, not always the queries'.
+          tile: gallery photos that a query is compared with at once; 0 as many as suit the device.
+        """
+
+        def score(query: jax.Array, gallery: jax.Array) -> jax.Array:
+            if isinstance(prepared, scoring.Folded):
+                return scoring.score_pairs(prepared, query, gallery)
+            query, gallery = (x.astype(prepared["dtype"].dtype) for x in (query, gallery))
+            logits: Any = self.apply({"params": prepared["params"]}, query, gallery)
+            return logits
+
+        tile = tile or scoring.choose_tile(self.scales, query.shape[-1])
+        return scoring.in_tiles(score, query, gallery, tile)
+
+    def _mask(self, scales: Scales) -> np.ndarray | None:
+        return reasoning.edge_mask(
+            scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
+        )
 
     @property
     def _node_width(self) -> int:
