@@ -13,9 +13,16 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import metrics
+from grnet_jax.models import keep, make_scoring
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
-from grnet_jax.retrieval.ranking import Ranking, make_score, merge_rankings, rank_all
+from grnet_jax.retrieval.ranking import (
+    Ranking,
+    make_score,
+    merge_rankings,
+    prepare_score,
+    rank_all,
+)
 from grnet_jax.retrieval.tasks import Task, identical_rows
 
 TOP_K = (1, 5, 10, 20, 30, 40, 50)
@@ -72,7 +79,9 @@ class Evaluator:
         self._config = config
         self._mesh = mesh
         self._embed = make_embed(matcher, mesh)
-        self._score = make_score(matcher, mesh)
+        self._matcher = matcher
+        self._scoring = make_scoring(config.eval)
+        self._score = make_score(matcher, mesh, self._scoring)
 
     def evaluate(self, variables: Any, task: Task) -> Evaluation:
         """Embeds a task's queries and gallery, ranks all pairs and measures.
@@ -84,7 +93,8 @@ class Evaluator:
         index, rows = task.photos.index, task.query_rows
         query = self._features(variables, task.photos, rows, "queries")
         gallery = self._features(variables, task.photos, task.gallery_rows, "gallery")
-        ranking = self._rank(variables, query, gallery, task)
+        prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
+        ranking = self._rank(prepared, query, keep(gallery, self._scoring), task)
         categories = [
             (group.category, np.isin(np.arange(len(rows)), group.queries), len(group.gallery))
             for group in task.groups
@@ -130,7 +140,7 @@ class Evaluator:
                 progress=lambda done: bar.update(min(done, bar.total - bar.n)),
             )
 
-    def _rank(self, variables: Any, query: Any, gallery: Any, task: Task) -> Ranking:
+    def _rank(self, prepared: Any, query: Any, gallery: Any, task: Task) -> Ranking:
         """Each group of queries against its part of the gallery."""
         config = self._config.eval
         others = None
@@ -145,7 +155,7 @@ class Evaluator:
                     continue
                 ranking = rank_all(
                     self._score,
-                    variables,
+                    prepared,
                     _take(query, group.queries),
                     _take(gallery, group.gallery),
                     _within(task.positives[group.queries], group.gallery),

@@ -11,10 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded
+from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded, split_rows
 from grnet_jax.metrics import positive_ranks
-from grnet_jax.models import Features
+from grnet_jax.models import Features, Scoring
 
+_PLAIN = Scoring()
 _positive_ranks = jax.jit(positive_ranks)
 
 
@@ -35,22 +36,32 @@ class Ranking:
     other_ranks: np.ndarray | None = None
 
 
-def make_score(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, Features, Features], jax.Array]:
-    """The matcher's `score`, jitted: queries shared by the devices, gallery and result whole."""
+def make_score(
+    matcher: nn.Module, mesh: Mesh, scoring: Scoring = _PLAIN
+) -> Callable[[Any, Features, Features], jax.Array]:
+    """(prepared, query, gallery) -> scores, jitted: each device scores its share of the queries.
 
-    def score(variables: Any, query: Features, gallery: Features) -> jax.Array:
-        return models.score(matcher, variables, query, gallery)
+    The gallery and the result are whole on every device.
+    """
+
+    def score(prepared: Any, query: Features, gallery: Features) -> jax.Array:
+        return models.score_prepared(matcher, prepared, query, gallery, scoring)
 
     return jax.jit(
-        score,
+        split_rows(score, mesh, rows=1),
         in_shardings=(replicated(mesh), sharded(mesh), replicated(mesh)),
         out_shardings=replicated(mesh),
     )
 
 
+def prepare_score(matcher: nn.Module, variables: Any, mesh: Mesh, scoring: Scoring = _PLAIN) -> Any:
+    """What the function of `make_score` takes first, on every device; once a model."""
+    return place_replicated(models.prepare(matcher, variables, scoring), mesh)
+
+
 def score_blocks(
     score: Callable[[Any, Features, Features], jax.Array],
-    variables: Any,
+    prepared: Any,
     query: Features,
     gallery: Features,
     *,
@@ -65,7 +76,7 @@ def score_blocks(
 
     Args:
       score: of `make_score`.
-      variables: the matcher's.
+      prepared: of `prepare_score`.
       query: features of q queries (numpy leaves).
       gallery: features of g gallery photos.
       query_block: queries scored at once, a multiple of the number of devices.
@@ -84,13 +95,13 @@ def score_blocks(
     ]
     for start in range(0, q, query_block):
         rows = _place_rows(_block(query, start, query_block), mesh)
-        parts = [np.asarray(score(variables, rows, block)) for block in blocks]
+        parts = [np.asarray(score(prepared, rows, block)) for block in blocks]
         yield start, np.concatenate(parts, axis=1)[: q - start, :g]
 
 
 def rank_all(
     score: Callable[[Any, Features, Features], jax.Array],
-    variables: Any,
+    prepared: Any,
     query: Features,
     gallery: Features,
     positives: np.ndarray,
@@ -106,7 +117,7 @@ def rank_all(
 
     Args:
       score: of `make_score`.
-      variables: the matcher's.
+      prepared: of `prepare_score`.
       query: features of q queries (numpy leaves).
       gallery: features of g gallery photos.
       positives: int [q, p], the gallery rows of each query's positives, padded with -1.
@@ -122,7 +133,7 @@ def rank_all(
     top_rows, top_scores = [], []
     blocks = score_blocks(
         score,
-        variables,
+        prepared,
         query,
         gallery,
         query_block=query_block,

@@ -11,7 +11,7 @@ from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
-from grnet_jax.retrieval.ranking import make_score, rank_all
+from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all
 from grnet_jax.retrieval.tasks import positive_rows
 from grnet_jax.training.state import init_variables
 
@@ -125,7 +125,7 @@ def test_grnet_ranks_alike_on_one_device_and_eight():
         found.append(
             rank_all(
                 make_score(matcher, mesh),
-                variables,
+                prepare_score(matcher, variables, mesh),
                 query,
                 gallery,
                 positive_rows(np.arange(20), np.arange(20)),
