@@ -1,6 +1,6 @@
 """Scoring at the paper's sizes beside PyTorch: pairs a second, in rounds of all systems.
 
-    python -m benchmarks.scoring [--rounds=12]
+    python -m benchmarks.scoring [--rounds=12] [--one-core]
 
 C = 1024, D = 512, C' = 128, 24 regions, 124 nodes, three layers; 2 queries, 64 gallery photos,
 random ones. Every round runs each system once, in another order; ratios are of one round, so that
@@ -8,12 +8,15 @@ other work on the machine weighs on both sides. Each PyTorch system runs at the 
 was fastest in a trial before the first round. The multiply-adds are those really executed, and the
 rate of products that they are compared with, [4096x1024] [1024x512] in float32, is measured in the
 same round.
+With --one-core everything runs in one thread and CPU seconds count instead of wall seconds: what else
+the machine does then weighs little, while over all cores it slows threads that wait for each other.
 Writes benchmarks/results/scoring_DEVICE.json after every round and goes on where it was stopped.
 Needs PyTorch (`make parity`), and a C++ compiler for torch.compile.
 """
 
 import argparse
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -53,6 +56,7 @@ _TITLES = {
 }
 
 System = Callable[[], Any]
+Clock = Callable[[], float]
 
 
 def main() -> None:
@@ -61,10 +65,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=12)
-    wanted = parser.parse_args().rounds
+    parser.add_argument("--one-core", action="store_true")
+    options = parser.parse_args()
+    cores = 1 if options.one_core else os.cpu_count()
+    clock = time.process_time if options.one_core else time.perf_counter
+    if options.one_core:  # Linux; before either library starts its threads
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        torch.set_num_threads(1)
     name = f"scoring_{jax.default_backend()}"
-    results = ResultsFile(name, "python -m benchmarks.scoring", ("size",))
-    row = results.find(size="paper") or {}
+    results = ResultsFile(name, "python -m benchmarks.scoring", ("size", "cores"))
+    row = results.find(size="paper", cores=cores) or {}
     rounds = row.get("rounds", []) if row.get("machine") == machine() else []
     if rounds and row["commit"] != commit():
         print("The file's rounds are another commit's: they are measured anew.")
@@ -73,20 +83,22 @@ def main() -> None:
     query, gallery = _regions()
     fixed = {
         "size": "paper",
+        "cores": cores,
+        "clock": "CPU seconds" if options.one_core else "wall seconds",
         "device": str(jax.devices()[0].device_kind),
         "torch": torch.__version__,
         "pairs": _PAIRS,
         "multiply_adds_per_pair": count_multiply_adds(folded),
         "largest_error": _largest_errors(module, params, query),
     }
-    systems, batches = _systems(module, params, query, gallery)
+    systems, batches = _systems(module, params, query, gallery, clock)
     print(f"PyTorch's pairs at once: {batches}", flush=True)
-    for number in range(len(rounds), wanted):
+    for number in range(len(rounds), options.rounds):
         order = list(systems) if number % 2 else list(reversed(systems))
-        seconds = {system: _seconds(systems[system]) for system in order}
+        seconds = {system: _seconds(systems[system], clock) for system in order}
         rounds.append({system: round(seconds[system], 6) for system in systems})
         results.add(fixed | {"torch_pairs_at_once": batches} | summarise(rounds, folded))
-        print(f"round {number + 1} of {wanted}", flush=True)
+        print(f"round {number + 1} of {options.rounds}", flush=True)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
@@ -125,13 +137,14 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: pairs a second, and how many times faster ours is, median and range."""
-    lines = ["| system | pairs/s | ours is so many times faster |", "|---|---|---|"]
+    lines = ["| cores | system | pairs/s | ours is so many times faster |", "|---|---|---|---|"]
     for row in rows:
         for system, title in _TITLES.items():
             if f"{system}_pairs_per_s" not in row:
                 continue
             ratio = row["times_ours_is_faster"].get(system)
-            cells = [title, f"{row[f'{system}_pairs_per_s']:,.0f}", _cell(ratio) if ratio else "-"]
+            cells = [str(row["cores"]), title]
+            cells += [f"{row[f'{system}_pairs_per_s']:,.0f}", _cell(ratio) if ratio else "-"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -213,7 +226,11 @@ def _largest_errors(
 
 
 def _systems(
-    module: SimilarityGraph, params: dict[str, Any], query: np.ndarray, gallery: np.ndarray
+    module: SimilarityGraph,
+    params: dict[str, Any],
+    query: np.ndarray,
+    gallery: np.ndarray,
+    clock: Clock,
 ) -> tuple[dict[str, System], dict[str, int]]:
     """Everything that a round runs, compiled, and PyTorch's numbers of pairs at once."""
     x, y = jnp.asarray(query), jnp.asarray(gallery)
@@ -237,7 +254,7 @@ def _systems(
         "ours_blocks_8": ours(_fold(params, 8)),
         **{f"ours_tile_{tile}": ours(prepared, tile) for tile in (1, 8, 16)},
     }
-    theirs, batches = _torch_systems(prepared, query, gallery)
+    theirs, batches = _torch_systems(prepared, query, gallery, clock)
     systems |= theirs
     rng = np.random.default_rng(0)
     m, k, n = _MATRIX
@@ -268,7 +285,7 @@ def _fold(params: Mapping[str, Any], edge_blocks: int) -> scoring.Folded:
 
 
 def _torch_systems(
-    prepared: scoring.Folded, query: np.ndarray, gallery: np.ndarray
+    prepared: scoring.Folded, query: np.ndarray, gallery: np.ndarray, clock: Clock
 ) -> tuple[dict[str, System], dict[str, int]]:
     """Each at its fastest number of pairs at once: one query against that many photos."""
     device = torch_device()
@@ -310,7 +327,7 @@ def _torch_systems(
         for tile in [batches["torch_eager"]] if name == "torch_compile" else _TILES:
             trial = functools.partial(run, tile, x[:1], y[:32])
             trial()
-            times[tile] = min(_seconds(trial) for _ in range(2))
+            times[tile] = min(_seconds(trial, clock) for _ in range(2))
         batches[name] = min(times, key=times.__getitem__)
         systems[name] = functools.partial(run, batches[name])
     return systems, batches
@@ -321,10 +338,10 @@ def _wait(tensor: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def _seconds(run: System) -> float:
-    started = time.perf_counter()
+def _seconds(run: System, clock: Clock) -> float:
+    started = clock()
     run()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 if __name__ == "__main__":
