@@ -28,7 +28,7 @@ from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, build_matcher
-from grnet_jax.retrieval.ranking import make_score, rank_all
+from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
 from grnet_jax.retrieval.store import FeatureStore, Origin
 from grnet_jax.training.state import init_variables
@@ -117,12 +117,13 @@ def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
     positives.sort(axis=1)
     stored = _store(size, gallery, folder).reader()
     score = make_score(matcher, mesh)
+    prepared = prepare_score(matcher, variables, mesh)
 
     def rank(source: FeatureSource, wanted: np.ndarray) -> dict[str, float]:
         clock, processor = time.perf_counter(), time.process_time()
         rank_all(
             score,
-            variables,
+            prepared,
             query,
             source,
             wanted,

@@ -128,6 +128,12 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     evaluation.store = ""
     # "float32", or half the size: "float16" or "bfloat16"; scores are computed as ever.
     evaluation.store_dtype = "float32"
+    # What scoring's products are made in, "float32" or "bfloat16" ("": model.dtype); gallery photos
+    # that a query is compared with at a time (0: as many as suit the device); what the gallery's
+    # regions are kept in, once they are read ("": as they are computed).
+    evaluation.score_dtype = ""
+    evaluation.score_tile = 0
+    evaluation.gallery_dtype = ""
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
     if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos

@@ -7,7 +7,7 @@ import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features
+from grnet_jax.models import Features, keep, make_scoring
 from grnet_jax.photos import (
     Box,
     Framing,
@@ -18,7 +18,7 @@ from grnet_jax.photos import (
     open_photo,
 )
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
-from grnet_jax.retrieval.ranking import make_score, score_blocks
+from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 
@@ -41,7 +41,9 @@ class LoadedMatcher:
         self._mesh = run.mesh
         self._variables = state.variables
         self._embed = make_embed(run.matcher, run.mesh)
-        self._score = make_score(run.matcher, run.mesh)
+        self._scoring = make_scoring(run.config.eval)
+        self._score = make_score(run.matcher, run.mesh, self._scoring)
+        self._prepared = prepare_score(run.matcher, self._variables, run.mesh, self._scoring)
 
     def embed(
         self,
@@ -102,9 +104,9 @@ class LoadedMatcher:
         """
         blocks = score_blocks(
             self._score,
-            self._variables,
+            self._prepared,
             query,
-            gallery,
+            keep(gallery, self._scoring),
             query_block=self._shared(min(self.config.eval.query_block, len(query.descriptor))),
             gallery_block=self.config.eval.gallery_block,
             mesh=self._mesh,

@@ -60,7 +60,7 @@ class ExportedMatcher:
     ) -> jax.Array:
         """float32 [q, g]: how alike each query is to each gallery photo; higher is more alike.
 
-        All pairs are held at once: score a large gallery in parts.
+        A query's pairs with all of the gallery are held at once: score a large gallery in parts.
 
         Args:
           query: features of q photos, of `embed`.

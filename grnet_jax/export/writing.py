@@ -25,7 +25,8 @@ def export_matcher(
 ) -> list[str]:
     """Writes `embed` and `score`, each for any number of photos, and what describes them.
 
-    Float32 products run in the default precision of the platform that they are run on.
+    Float32 products run in the default precision of the platform that they are run on; those of
+    scoring are in `eval.score_dtype`, as where evaluation scores.
 
     Args:
       config: the run's, with no field left open.
@@ -48,14 +49,16 @@ def export_matcher(
     matcher = models.build_matcher(model)
     # As numbers: laid out over no devices of this machine.
     variables = jax.device_get(variables)
+    scoring = models.make_scoring(config.eval)
+    prepared = jax.device_get(models.prepare(matcher, variables, scoring))
     size = config.data.image_size
 
     def embed(photos: jax.Array) -> dict[str, jax.Array]:
         return _named(models.embed(matcher, variables, photos))
 
     def score(query: Mapping[str, jax.Array], gallery: Mapping[str, jax.Array]) -> jax.Array:
-        return models.score(
-            matcher, variables, models.Features(**query), models.Features(**gallery)
+        return models.score_prepared(
+            matcher, prepared, models.Features(**query), models.Features(**gallery), scoring
         )
 
     one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)

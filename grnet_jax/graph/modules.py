@@ -1,7 +1,7 @@
 """The module that owns the graph's parameters."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.errors import InputError
-from grnet_jax.graph import reasoning
+from grnet_jax.graph import reasoning, scoring
 from grnet_jax.graph.pyramid import PAPER_SCALES
 
 _he = nn.initializers.he_normal()
@@ -94,6 +94,52 @@ class SimilarityGraph(nn.Module):
         )
         before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in found)
         return before, after
+
+    def prepare(self, params: Mapping[str, Any], dtype: str | np.dtype) -> Any:
+        """What `score_prepared` takes, from this module's parameters; once a model, on the host.
+
+        Folded (`scoring.fold`) where there are two layers or more, on nodes without the length and
+        with edges that stay; else the parameters as they are.
+
+        Args:
+          params: of this module.
+          dtype: that products are made in.
+        """
+        if self.layers < 2 or self.recompute_edges or self.norm_feature:
+            return {"params": dict(params), "dtype": np.zeros((), dtype)}
+        return scoring.fold(
+            params["projection"],
+            np.asarray(params["edge_out1"]) * np.asarray(params.get("edge_scale1", 1.0)),
+            params["edge_in1"],
+            [params[f"layer{number + 1}"] for number in range(self.layers)],
+            params["score_weight"],
+            params["score_bias"],
+            mask=self._mask,
+            scales=self.scales,
+            dtype=dtype,
+        )
+
+    def score_prepared(
+        self, prepared: Any, query: jax.Array, gallery: jax.Array, tile: int = 0
+    ) -> jax.Array:
+        """As calling the module, without gradients, on a few pairs at a time.
+
+        Args:
+          prepared: of `prepare`.
+          query: regions [q, r, c].
+          gallery: regions [g, r, c], of any floating dtype, not always the queries'.
+          tile: gallery photos that a query is compared with at once; 0 as many as suit the device.
+        """
+
+        def score(query: jax.Array, gallery: jax.Array) -> jax.Array:
+            if isinstance(prepared, scoring.Folded):
+                return scoring.score_pairs(prepared, query, gallery)
+            query, gallery = (x.astype(prepared["dtype"].dtype) for x in (query, gallery))
+            logits: Any = self.apply({"params": prepared["params"]}, query, gallery)
+            return logits
+
+        tile = tile or scoring.choose_tile(self._used_scales, query.shape[-1])
+        return scoring.in_tiles(score, query, gallery, tile)
 
     @property
     def _used_scales(self) -> tuple[tuple[int, int], ...]:

@@ -10,25 +10,35 @@ from grnet_jax.models import colour_histogram, grnet
 from grnet_jax.models.matcher import (
     Features,
     Matcher,
+    Scoring,
     embed,
     feature_map,
     global_edges,
     has_feature_map,
+    keep,
+    make_scoring,
+    prepare,
     score,
     score_maps,
+    score_prepared,
 )
 
 __all__ = [
     "MATCHERS",
     "Features",
     "Matcher",
+    "Scoring",
     "build_matcher",
     "embed",
     "feature_map",
     "global_edges",
     "has_feature_map",
+    "keep",
+    "make_scoring",
+    "prepare",
     "score",
     "score_maps",
+    "score_prepared",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {

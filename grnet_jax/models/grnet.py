@@ -14,7 +14,7 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.matcher import Features
+from grnet_jax.models.matcher import Features, Scoring
 
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -56,6 +56,18 @@ class GRNet(nn.Module):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
         return self.graph(_regions(query), _regions(gallery))
+
+    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+        """The graph's parameters as `score_prepared` takes them."""
+        # Squares of small differences leave float16's range: it scores in float32.
+        dtype = scoring.dtype or jnp.promote_types(self.backbone.dtype, jnp.bfloat16)
+        return self.graph.prepare(variables["params"]["graph"], dtype)
+
+    def score_prepared(
+        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
+    ) -> jax.Array:
+        """Same-item logits float32 [q, g]."""
+        return self.graph.score_prepared(prepared, _regions(query), _regions(gallery), scoring.tile)
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Weights of the edges into the global node, before and after reasoning, [q, g, n]."""

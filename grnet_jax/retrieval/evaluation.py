@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import metrics
-from grnet_jax.errors import check_at_least
+from grnet_jax.models import Scoring, keep, make_scoring
 from grnet_jax.retrieval.digests import digest, model_digest
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.journal import Journal
@@ -25,8 +25,14 @@ from grnet_jax.retrieval.measures import (
     pair_calibration,
 )
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
-from grnet_jax.retrieval.ranking import Ranking, make_score, merge_rankings, rank_all
-from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
+from grnet_jax.retrieval.ranking import (
+    Ranking,
+    make_score,
+    merge_rankings,
+    prepare_score,
+    rank_all,
+)
+from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Kept, Part
 from grnet_jax.retrieval.tasks import Task, identical_rows
 
 
@@ -62,7 +68,9 @@ class Evaluator:
         self._config = config
         self._mesh = mesh
         self._embed = make_embed(matcher, mesh)
-        self._score = make_score(matcher, mesh)
+        self._matcher = matcher
+        self._scoring = make_scoring(config.eval)
+        self._score = make_score(matcher, mesh, self._scoring)
 
     def evaluate(self, variables: Any, task: Task, *, store: str = "", step: int = 0) -> Evaluation:
         """Embeds a task's queries and gallery, ranks all pairs and measures.
@@ -78,7 +86,6 @@ class Evaluator:
           StoreError: the store is another model's, of other photos, or damaged.
         """
         index, rows = task.photos.index, task.query_rows
-        check_at_least("eval.held_queries", self._config.eval.held_queries, 1)
         model = model_digest(self._config, variables) if store else ""
         query, gallery = (
             self._features(variables, task, rows, what, store, model, step)
@@ -88,7 +95,8 @@ class Evaluator:
         if store:
             key = self._ranking_digest(task, query, gallery, model)
             journal = Journal(epath.Path(store).expanduser() / "ranking.npz", key)
-        ranking = self._rank(variables, query, gallery, task, journal)
+        prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
+        ranking = self._rank(prepared, query, gallery, task, journal)
         journal.remove()
         categories = [
             (group.category, np.isin(np.arange(len(rows)), group.queries), len(group.gallery))
@@ -151,6 +159,7 @@ class Evaluator:
         from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
 
         config = self._config
+        scoring = self._scoring if what == "gallery" else Scoring()
         with _bar(len(rows), f"embed {what}", "photo") as bar:
             how: Any = {
                 "embed": self._embed,
@@ -164,7 +173,7 @@ class Evaluator:
                 "progress": bar.update,
             }
             if not store:
-                return HeldFeatures(embed_rows(**how))
+                return HeldFeatures(keep(embed_rows(**how), scoring))
             # Lance is loaded only where it is used.
             from grnet_jax.retrieval.store import FeatureStore, Origin, store_rows
 
@@ -176,7 +185,7 @@ class Evaluator:
                 config.eval.store_dtype,
             )
             store_rows(stored, resumed=lambda count: _advance(bar, count, True), **how)
-        return stored.reader()
+        return Kept(stored.reader(), scoring)
 
     def _feature_shapes(self, variables: Any) -> Any:
         side, batch = self._config.data.image_size, self._config.eval.batch
@@ -189,7 +198,7 @@ class Evaluator:
 
     def _rank(
         self,
-        variables: Any,
+        prepared: Any,
         query: FeatureSource,
         gallery: FeatureSource,
         task: Task,
@@ -208,7 +217,7 @@ class Evaluator:
             for number, group in enumerate(groups):
                 ranking = rank_all(
                     self._score,
-                    variables,
+                    prepared,
                     Part(query, group.queries),
                     Part(gallery, group.gallery),
                     _within(task.positives[group.queries], group.gallery),
@@ -234,10 +243,11 @@ class Evaluator:
         """Of all that the counts, and the order in which they are made, depend on."""
         config, edges = self._config, self._calibration_edges
         fields = ("query_block", "gallery_block", "held_queries", "keep_top", "count_identical")
+        form = ("store_dtype", "gallery_dtype", "score_dtype", "score_tile")
         return digest(
             [
                 model,
-                {name: config.eval[name] for name in (*fields, "store_dtype")},
+                {name: config.eval[name] for name in (*fields, *form)},
                 [jax.__version__, jax.default_backend(), self._mesh.size, len(query), len(gallery)],
                 _photos_digest(task, task.query_rows, config.data),
                 _photos_digest(task, task.gallery_rows, config.data),

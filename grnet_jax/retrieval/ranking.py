@@ -23,7 +23,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded
+from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded, split_rows
 from grnet_jax.metrics import (
     CalibrationSums,
     add_sums,
@@ -33,11 +33,12 @@ from grnet_jax.metrics import (
     ranks_from_ahead,
     sort_own,
 )
-from grnet_jax.models import Features
+from grnet_jax.models import Features, Scoring
 from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, pad_rows, read_blocks
 
 Score = Callable[[Any, Features, Features], jax.Array]
+_PLAIN = Scoring()
 _NO_ROW = np.iinfo(np.int32).max
 
 
@@ -60,22 +61,30 @@ class Ranking:
     calibration: CalibrationSums | None = None
 
 
-def make_score(matcher: nn.Module, mesh: Mesh) -> Score:
-    """The matcher's `score`, jitted: queries shared by the devices, gallery and result whole."""
+def make_score(matcher: nn.Module, mesh: Mesh, scoring: Scoring = _PLAIN) -> Score:
+    """(prepared, query, gallery) -> scores, jitted: each device scores its share of the queries.
 
-    def score(variables: Any, query: Features, gallery: Features) -> jax.Array:
-        return models.score(matcher, variables, query, gallery)
+    The gallery and the result are whole on every device.
+    """
+
+    def score(prepared: Any, query: Features, gallery: Features) -> jax.Array:
+        return models.score_prepared(matcher, prepared, query, gallery, scoring)
 
     return jax.jit(
-        score,
+        split_rows(score, mesh, rows=1),
         in_shardings=(replicated(mesh), sharded(mesh), replicated(mesh)),
         out_shardings=replicated(mesh),
     )
 
 
+def prepare_score(matcher: nn.Module, variables: Any, mesh: Mesh, scoring: Scoring = _PLAIN) -> Any:
+    """What the function of `make_score` takes first, on every device; once a model."""
+    return place_replicated(models.prepare(matcher, variables, scoring), mesh)
+
+
 def score_blocks(
     score: Score,
-    variables: Any,
+    prepared: Any,
     query: Features,
     gallery: Features,
     *,
@@ -90,7 +99,7 @@ def score_blocks(
 
     Args:
       score: of `make_score`.
-      variables: the matcher's.
+      prepared: of `prepare_score`.
       query: features of q queries (numpy leaves).
       gallery: features of g gallery photos.
       query_block: queries scored at once, a multiple of the number of devices.
@@ -108,13 +117,13 @@ def score_blocks(
     ]
     for start, count, block in read_blocks(HeldFeatures(query), query_block):
         rows = _place_rows(block, mesh)
-        parts = [np.asarray(score(variables, rows, block))[:, :there] for block, there in blocks]
+        parts = [np.asarray(score(prepared, rows, block))[:, :there] for block, there in blocks]
         yield start, np.concatenate(parts, axis=1)[:count]
 
 
 def rank_all(
     score: Score,
-    variables: Any,
+    prepared: Any,
     query: FeatureSource,
     gallery: FeatureSource,
     positives: np.ndarray,
@@ -134,7 +143,7 @@ def rank_all(
 
     Args:
       score: of `make_score`.
-      variables: the matcher's.
+      prepared: of `prepare_score`.
       query: features of q queries.
       gallery: features of g > 0 gallery photos.
       positives: int [q, p], the gallery rows of each query's positives, padded with -1.
@@ -156,7 +165,7 @@ def rank_all(
     gallery_block = min(gallery_block, len(gallery))
     held = max(held_queries // query_block, 1) * query_block
     stream = _Stream(
-        score, variables, gallery, query_block, gallery_block, min(top, len(gallery)), mesh,
+        score, prepared, gallery, query_block, gallery_block, min(top, len(gallery)), mesh,
         calibration_edges, journal or Journal(), progress,
     )  # fmt: skip
     parts = []
@@ -206,7 +215,7 @@ class _Stream:
     def __init__(
         self,
         score: Score,
-        variables: Any,
+        prepared: Any,
         gallery: FeatureSource,
         query_block: int,
         gallery_block: int,
@@ -217,7 +226,7 @@ class _Stream:
         progress: Callable[[int, bool], object],
     ):
         self._score = score
-        self._variables = variables
+        self._prepared = prepared
         self._gallery = gallery
         self._query_block = query_block
         self._gallery_block = gallery_block
@@ -263,7 +272,7 @@ class _Stream:
             found = []
             of_block = np.int32(start), np.int32(there)
             for n, rows, own_rows, count in zip(sizes, blocks, wanted, before, strict=True):
-                scores = self._score(self._variables, rows, block)
+                scores = self._score(self._prepared, rows, block)
                 counts.append(_add(count, scores, own_rows, *of_block))
                 if self._edges is not None:
                     found.append(
@@ -293,7 +302,7 @@ class _Stream:
             chosen = unique[start : start + self._gallery_block]
             photos = pad_rows(self._gallery.take(chosen), self._gallery_block)
             # The program that scores the gallery, at its shape: the same numbers to the last bit.
-            found = self._score(self._variables, rows, place_replicated(photos, self._mesh))
+            found = self._score(self._prepared, rows, place_replicated(photos, self._mesh))
             scores[:, start : start + len(chosen)] = np.asarray(found)[:, : len(chosen)]
         places = np.minimum(np.searchsorted(unique, positives), max(len(unique) - 1, 0))
         placed = np.take_along_axis(np.broadcast_to(scores, (sets, *scores.shape)), places, axis=2)

@@ -8,7 +8,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from grnet_jax.models import Features
+from grnet_jax.models import Features, Scoring, keep
 
 
 class FeatureSource(Protocol):
@@ -50,6 +50,21 @@ class Part:
     def take(self, rows: np.ndarray) -> Features:
         """These rows of the part."""
         return self.source.take(self.rows[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A gallery's source, with features in the form that they are kept in (`models.keep`)."""
+
+    source: FeatureSource
+    scoring: Scoring
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: np.ndarray) -> Features:
+        """These rows, in that form."""
+        return keep(self.source.take(rows), self.scoring)
 
 
 def read_blocks(

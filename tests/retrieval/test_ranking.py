@@ -15,7 +15,7 @@ from grnet_jax.metrics import calibration_sums, fine_edges, positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
 from grnet_jax.retrieval.journal import Journal
-from grnet_jax.retrieval.ranking import make_score, rank_all, score_blocks
+from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all, score_blocks
 from grnet_jax.retrieval.sources import HeldFeatures, Part
 from grnet_jax.retrieval.tasks import identical_rows, positive_rows
 from grnet_jax.training.state import init_variables
@@ -282,7 +282,7 @@ def test_grnet_ranks_alike_on_one_device_and_eight():
         found.append(
             rank_all(
                 make_score(matcher, mesh),
-                variables,
+                prepare_score(matcher, variables, mesh),
                 HeldFeatures(query),
                 HeldFeatures(gallery),
                 positive_rows(np.arange(20), np.arange(20)),
