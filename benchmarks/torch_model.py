@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,6 +13,7 @@ from torch.nn import functional
 from benchmarks.training_step import best_time
 from grnet_jax.backbones.googlenet import BLOCKS
 from grnet_jax.graph import PAPER_SCALES
+from grnet_jax.graph.scoring import Folded
 
 
 def torch_device() -> str:
@@ -61,13 +63,7 @@ class TorchGraph(nn.Module):
 
     def nodes(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """Similarity nodes [q * g, n, d] of regions [q, r, c] and [g, r, c]."""
-        blocks, start = [], 0
-        for rows, columns in PAPER_SCALES:
-            stop = start + rows * columns
-            x, y = query[:, None, start:stop, None], gallery[None, :, None, start:stop]
-            blocks.append((x - y).square().flatten(2, 3).flatten(0, 1))
-            start = stop
-        return functional.normalize(self.projection(torch.cat(blocks, dim=1)), dim=-1)
+        return functional.normalize(self.projection(torch_differences(query, gallery)), dim=-1)
 
     def reason(self, nodes: torch.Tensor) -> torch.Tensor:
         """Logits [b] of nodes [b, n, d]."""
@@ -76,6 +72,46 @@ class TorchGraph(nn.Module):
         for layer in self.layers:
             hidden = layer(weights @ hidden).relu()
         return self.score(hidden[:, 0])[:, 0]
+
+
+def torch_differences(query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+    """|x - y|^2 of all region pairs, [q * g, n, c]."""
+    blocks, start = [], 0
+    for rows, columns in PAPER_SCALES:
+        stop = start + rows * columns
+        x, y = query[:, None, start:stop, None], gallery[None, :, None, start:stop]
+        blocks.append((x - y).square().flatten(2, 3).flatten(0, 1))
+        start = stop
+    return torch.cat(blocks, dim=1)
+
+
+class TorchFolded:
+    """`grnet_jax.graph.scoring.score_pairs` line by line in PyTorch, for graphs with all edges."""
+
+    def __init__(self, folded: Folded):
+        def tensor(array: jax.Array) -> torch.Tensor:
+            return torch.from_numpy(np.array(array)).to(torch_device())
+
+        self.projection = tensor(folded.projection)
+        self.edges = [tensor(block) for block in folded.edges]
+        self.layers = [tensor(layer) for layer in folded.layers]
+        self.weight, self.bias = tensor(folded.weight), tensor(folded.bias)
+
+    def score(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Logits [q * g] of regions [q, r, c] and [g, r, c]."""
+        projected = torch_differences(query, gallery) @ self.projection
+        inverse = (projected.square().sum(-1) + 1e-36).rsqrt()
+        parts = [projected[..., : len(u)] @ u for u in self.edges]
+        width = len(self.layers[0])
+        hidden = parts[-1][..., -width:] * inverse[..., None]
+        turned = torch.cat([*parts[:-1], parts[-1][..., :-width]], dim=-1)
+        affinity = turned @ projected.transpose(1, 2)
+        weights = (affinity * inverse[:, :, None] * inverse[:, None, :]).softmax(dim=-1)
+        hidden = (weights @ hidden).relu()
+        for layer in self.layers[:-1]:
+            hidden = (weights @ (hidden @ layer)).relu()
+        gathered = (weights[:, :1] @ hidden)[:, 0]
+        return (gathered @ self.layers[-1]).relu() @ self.weight + self.bias
 
 
 class TorchGRNet(nn.Module):

@@ -14,6 +14,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.name = f"colour_histogram_{config.data.name}"
     config.model = ml_collections.ConfigDict()
     config.model.name = "colour_histogram"
+    config.eval.calibration = False
     # Levels a channel; the histogram has their cube.
     config.model.bins = 8
     # Share of each side that is looked at, around the centre.

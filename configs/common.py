@@ -117,6 +117,23 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     evaluation.batch = 64
     evaluation.query_block = 32
     evaluation.gallery_block = 64
+    # Scores are logits of "same item": measure how well their sigmoid is calibrated, on all pairs
+    # and on each query's best match.
+    evaluation.calibration = False
+    # Queries on the devices while the gallery passes by, which is read once for each so many.
+    evaluation.held_queries = 1024
+    # Folder or bucket where eval.py stores features and what it has counted, so that the same
+    # command goes on after a kill and memory does not grow with the gallery; one for each model and
+    # gallery. "": all in memory, for galleries that fit.
+    evaluation.store = ""
+    # "float32", or half the size: "float16" or "bfloat16"; scores are computed as ever.
+    evaluation.store_dtype = "float32"
+    # What scoring's products are made in, "float32" or "bfloat16" ("": model.dtype); gallery photos
+    # that a query is compared with at a time (0: as many as suit the device); what the gallery's
+    # regions are kept in, once they are read ("": as they are computed).
+    evaluation.score_dtype = ""
+    evaluation.score_tile = 0
+    evaluation.gallery_dtype = ""
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
     if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos

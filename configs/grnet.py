@@ -27,6 +27,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.loss = get_loss()
     config.train = common.get_train()
     config.eval = common.get_eval(dataset)
+    config.eval.calibration = True
     if dataset not in ("synthetic", "manifest"):
         config.data.image_size = 224
         config.optimizer = common.get_sgd()

@@ -11,7 +11,7 @@ Importing this, and all of the above, needs no TensorFlow.
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "load_exported"]
 
 
 def load(workdir: str) -> Any:
@@ -19,3 +19,10 @@ def load(workdir: str) -> Any:
     from grnet_jax.inference import load as load_matcher  # keeps `import grnet_jax` light
 
     return load_matcher(workdir)
+
+
+def load_exported(path: str) -> Any:
+    """What `python -m grnet_jax.export` wrote: see `grnet_jax.export.reading.ExportedMatcher`."""
+    from grnet_jax.export.reading import load_exported as read  # keeps `import grnet_jax` light
+
+    return read(path)

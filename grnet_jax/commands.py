@@ -18,11 +18,12 @@ from ml_collections import config_flags
 from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
+from grnet_jax.models import has_feature_map
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.report import format_table, write_results
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import checkpoints, loop
-from grnet_jax.training.setup import build_run, restore_run
+from grnet_jax.training.setup import Run, build_run, restore_run
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -63,7 +64,7 @@ def _last_reason(error: Exception) -> str:
 
 def train(argv: Sequence[str], config: Any, workdir: str) -> None:
     """Trains, and says what was written and what to do next."""
-    with _session(argv):
+    with session(argv):
         directory = workdir or f"runs/{config.name}"
         done = loop.train(config, directory).finished
         if jax.process_index() == 0:
@@ -77,7 +78,7 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
 
     The run may have been trained on another data set: only its model has to be the config's.
     """
-    with _session(argv):
+    with session(argv):
         from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
         directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
@@ -105,19 +106,36 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
             query_seed=choices.query_seed,
             same_category=choices.same_category,
         )
-        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, task)
+        step = int(state.step)
+        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
+            state.variables, task, store=choices.store, step=step
+        )
         if jax.process_index() > 0:
             return
-        step = int(state.step)
         print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
         print(format_table(evaluation))
         to = epath.Path(output).expanduser() if output else directory
         written = [
             write_results(to, evaluation, config.name, step),
-            write_result_page(to, evaluation, config.name, step),
+            write_result_page(
+                to, evaluation, config.name, step, _explain_command(run, config, directory, to)
+            ),
         ]
         print("\n".join(f"Wrote {path}" for path in written))
         print(f"Next: open {written[-1]} in a browser")
+
+
+def _explain_command(run: Run, config: Any, directory: epath.Path, output: epath.Path) -> str:
+    """What explains this run's scores; "" where it cannot, or on another data set than its own."""
+    fields = ("name", "size", "manifest", "source")
+    if not has_feature_map(run.matcher) or any(
+        run.config.data[field] != config.data[field] for field in fields
+    ):
+        return ""
+    command = ["python", "-m", "grnet_jax.figures", f"--workdir={directory}"]
+    if output != directory:
+        command.append(f"--output={output}")
+    return shlex.join(command)
 
 
 def _config_flags(directory: Any) -> str:
@@ -142,8 +160,9 @@ def _worth_reading(record: python_logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _session(argv: Sequence[str]) -> Iterator[None]:
+def session(argv: Sequence[str] = ()) -> Iterator[None]:
     """Logging and devices for a command; a user's mistake ends it with its message alone."""
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_worth_reading)
     logging.get_absl_handler().setFormatter(

@@ -7,10 +7,18 @@ import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features
-from grnet_jax.photos import Box, Framing, PhotoSource, crop_and_resize, make_framing, open_photo
+from grnet_jax.models import Features, keep, make_scoring
+from grnet_jax.photos import (
+    Box,
+    Framing,
+    PhotoSource,
+    check_box,
+    crop_and_resize,
+    make_framing,
+    open_photo,
+)
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
-from grnet_jax.retrieval.ranking import make_score, score_blocks
+from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 
@@ -33,7 +41,9 @@ class LoadedMatcher:
         self._mesh = run.mesh
         self._variables = state.variables
         self._embed = make_embed(run.matcher, run.mesh)
-        self._score = make_score(run.matcher, run.mesh)
+        self._scoring = make_scoring(run.config.eval)
+        self._score = make_score(run.matcher, run.mesh, self._scoring)
+        self._prepared = prepare_score(run.matcher, self._variables, run.mesh, self._scoring)
 
     def embed(
         self,
@@ -94,9 +104,9 @@ class LoadedMatcher:
         """
         blocks = score_blocks(
             self._score,
-            self._variables,
+            self._prepared,
             query,
-            gallery,
+            keep(gallery, self._scoring),
             query_block=self._shared(min(self.config.eval.query_block, len(query.descriptor))),
             gallery_block=self.config.eval.gallery_block,
             mesh=self._mesh,
@@ -108,7 +118,7 @@ class LoadedMatcher:
     ) -> np.ndarray:
         photo = open_photo(source, self.config.data.max_pixels)
         if box is not None:
-            _check_box(box, photo, number)
+            check_box(box, photo, f"embed: box {number}")
         return crop_and_resize(photo, box, framing)
 
     def _shared(self, wanted: int) -> int:
@@ -133,13 +143,3 @@ def _check_photos(photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | N
         raise InputError("embed: no photos were given")
     if boxes is not None and len(boxes) != len(photos):
         raise InputError(f"embed: {len(photos)} photos, but {len(boxes)} boxes")
-
-
-def _check_box(box: Box, photo: np.ndarray, number: int) -> None:
-    height, width, _ = photo.shape
-    x_1, y_1, x_2, y_2 = box
-    if not (0 <= x_1 < x_2 <= width and 0 <= y_1 < y_2 <= height):
-        raise InputError(
-            f"embed: box {number} is {tuple(box)}: expected (x_1, y_1, x_2, y_2) with x_1 < x_2 "
-            f"and y_1 < y_2 within the photo of {width}x{height} pixels"
-        )

@@ -4,7 +4,7 @@ import glob
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,6 +102,22 @@ def sharded(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, P())
+
+
+def split_rows(function: Callable[..., Any], mesh: Mesh, rows: int) -> Callable[..., Any]:
+    """A function that each device runs by itself on its share of one argument's leading axis.
+
+    Args:
+      function: of several arguments; row i of its result depends on row i of that one alone.
+      mesh: the devices.
+      rows: the argument's place; the others are whole on every device.
+    """
+
+    def run(*arguments: Any) -> Any:
+        specs = tuple(P(AXIS) if place == rows else P() for place in range(len(arguments)))
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(AXIS))(*arguments)
+
+    return run
 
 
 def check_divisible(count: int, mesh: Mesh, what: str) -> None:

@@ -199,6 +199,17 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     return left, top, min(max(x_2, left + 1), width), min(max(y_2, top + 1), height)
 
 
+def check_box(box: Box, photo: np.ndarray, what: str) -> None:
+    """Raises InputError, saying what it is, unless a box is within a photo uint8 [H, W, 3]."""
+    height, width, _ = photo.shape
+    x_1, y_1, x_2, y_2 = box
+    if not (0 <= x_1 < x_2 <= width and 0 <= y_1 < y_2 <= height):
+        raise InputError(
+            f"{what} is {tuple(box)}: expected (x_1, y_1, x_2, y_2) with x_1 < x_2 and "
+            f"y_1 < y_2 within the photo of {width}x{height} pixels"
+        )
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """Lossless PNG bytes of uint8 [H, W, 3] (RGB) or [H, W] (grey), or of a bool mask [H, W]."""
     buffer = io.BytesIO()

@@ -91,6 +91,84 @@ def test_eval_writes_results_and_page(trained):
         assert title in page
 
 
+def _pictures(page):
+    return re.findall(r'src="(explanations/[^"]+)"', page.read_text())
+
+
+def test_figures_explains_right_and_wrong_answers(trained, tmp_path):
+    workdir, _, _ = trained
+    command = f"python -m grnet_jax.figures --workdir={os.path.relpath(workdir, _ROOT)}"
+    assert f"<code>{command}</code>" in (workdir / "results.html").read_text()
+    done = run(
+        *("-m", "grnet_jax.figures", f"--workdir={workdir}", f"--output={tmp_path}"),
+        *("--queries=2", "--seed=1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Next: open {tmp_path}/explanations.html" in done.stdout
+    assert "orbax" not in done.stderr
+    page = (tmp_path / "explanations.html").read_text()
+    assert page.count("<h2>") == 2
+    assert page.count("answered") == 2
+    pictures = _pictures(tmp_path / "explanations.html")
+    assert len(pictures) == 4 * page.count("<h3>")
+    assert all((tmp_path / picture).exists() for picture in pictures)
+
+
+def test_figures_explains_photo_files_without_tensorflow(trained, tmp_path):
+    """The score on the page is that of `load`; boxes count."""
+    workdir, _, _ = trained
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / name) for name in ("street.png", "shop.png")]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(path)
+    code = """
+import sys
+
+sys.modules["tensorflow"] = sys.modules["input_pipeline"] = None  # as if not installed
+from grnet_jax.figures.__main__ import main
+sys.exit(main())
+"""
+    flags = [f"--workdir={workdir}", f"--output={tmp_path}", "--photos", *paths]
+    done = run("-c", code, *flags, "--boxes", "5,6,40,50", "whole")
+    assert done.returncode == 0, done.stderr
+    matcher = grnet_jax.load(str(workdir))
+    features = [
+        matcher.embed([path], [box])
+        for path, box in zip(paths, [(5, 6, 40, 50), None], strict=True)
+    ]
+    page = tmp_path / "explanations.html"
+    (shown,) = re.findall(r"score (-?\d+\.\d+)</h3>", page.read_text())
+    assert float(shown) == pytest.approx(float(matcher.score(*features)[0, 0]), abs=0.011)
+    assert len(_pictures(page)) == 4
+    done = run("-m", "grnet_jax.figures", *flags, "--boxes", "5,6,70,50", "whole")
+    assert done.returncode == 2
+    assert "street.png is (5.0, 6.0, 70.0, 50.0): expected" in done.stderr
+
+
+def test_figures_names_a_photo_that_is_not_there(trained):
+    workdir, _, _ = trained
+    flags = [f"--workdir={workdir}", "--query=nobody", "--gallery=nothing"]
+    done = run("-m", "grnet_jax.figures", *flags)
+    assert done.returncode == 2
+    assert "--query=nobody: the split has no customer photo of this name" in done.stderr
+    done = run("-m", "grnet_jax.figures", *flags[:2])
+    assert "--query and --gallery: one was given, both are needed" in done.stderr
+
+
+def test_export_gives_the_scores_of_load(trained, tmp_path):
+    workdir, _, _ = trained
+    done = run("-m", "grnet_jax.export", f"--workdir={workdir}", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert f'Next: grnet_jax.load_exported("{tmp_path}") in Python' in done.stdout
+    exported, live = grnet_jax.load_exported(tmp_path), grnet_jax.load(str(workdir))
+    photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    features, wanted = exported.embed(photos), live.embed(list(photos))
+    np.testing.assert_allclose(features["regions"], wanted.regions, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        exported.score(features, features), live.score(wanted, wanted), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_load_scores_as_evaluation_does(trained, data_dir):
     """The same photos through `load` give evaluation's own figures."""
     workdir, _, _ = trained

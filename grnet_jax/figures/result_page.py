@@ -4,14 +4,22 @@ import base64
 import io
 from typing import Any
 
-import jinja2
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
 
+from grnet_jax.figures.explanation_page import PAGE
+from grnet_jax.figures.plots import score_plots
+from grnet_jax.figures.templating import render
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.protocols import VIEWS
-from grnet_jax.retrieval.report import TABLE_COLUMNS, column_title, format_figure
+from grnet_jax.retrieval.report import (
+    OTHER_COLUMNS,
+    TABLE_COLUMNS,
+    column_title,
+    describe_scores,
+    format_figure,
+)
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
@@ -19,7 +27,9 @@ _MATCHES = 8  # gallery photos beside a query
 _THUMBNAIL = 128  # pixels, the longer side
 
 
-def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str, step: int) -> str:
+def write_result_page(
+    directory: epath.Path, evaluation: Evaluation, model: str, step: int, explain: str = ""
+) -> str:
     """Writes `results.html`, one file with its pictures inside, and returns its path.
 
     Args:
@@ -27,26 +37,26 @@ def write_result_page(directory: epath.Path, evaluation: Evaluation, model: str,
       evaluation: whose task has the pictures.
       model: its name.
       step: of the checkpoint.
+      explain: the command that writes the page of explanations beside this one; "" for none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grnet_jax.figures"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     examples = _Examples(evaluation)
-    page = environment.get_template("results.html").render(
+    page = render(
+        "results.html",
         model=model,
         step=step,
         dataset=evaluation.task.dataset,
         split=evaluation.task.split,
         protocol=evaluation.task.describe(),
         columns=TABLE_COLUMNS,
+        other_columns=OTHER_COLUMNS,
+        scores=describe_scores(evaluation),
+        plots=score_plots(evaluation),
         figures=evaluation.figures,
         format_figure=format_figure,
         column_title=column_title,
         sections=examples.sections(),
+        explain=explain,
+        explanations=PAGE,
     )
     path = directory / "results.html"
     path.write_text(page)

@@ -1,7 +1,15 @@
 """GRNet's contribution: pyramid windows, similarity nodes, edges and reasoning."""
 
 from grnet_jax.graph.modules import SimilarityGraph
-from grnet_jax.graph.pyramid import PAPER_SCALES, Scales, check_scales, node_count, pool_regions
+from grnet_jax.graph.pyramid import (
+    PAPER_SCALES,
+    Scales,
+    check_scales,
+    node_count,
+    node_regions,
+    pool_regions,
+    region_windows,
+)
 
 __all__ = [
     "PAPER_SCALES",
@@ -9,5 +17,7 @@ __all__ = [
     "SimilarityGraph",
     "check_scales",
     "node_count",
+    "node_regions",
     "pool_regions",
+    "region_windows",
 ]

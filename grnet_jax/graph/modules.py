@@ -1,15 +1,29 @@
 """The module that owns the graph's parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from grnet_jax.graph import reasoning
+from grnet_jax.errors import InputError
+from grnet_jax.graph import reasoning, scoring
 from grnet_jax.graph.pyramid import PAPER_SCALES
 
 _he = nn.initializers.he_normal()
+
+
+class _Parameters(NamedTuple):
+    """P transposed; T_out and T_in of each edge computation; W transposed of each layer; score."""
+
+    projection: jax.Array
+    transforms_out: list[jax.Array]
+    transforms_in: list[jax.Array]
+    layers: list[jax.Array]
+    score_weight: jax.Array
+    score_bias: jax.Array
 
 
 class SimilarityGraph(nn.Module):
@@ -43,33 +57,114 @@ class SimilarityGraph(nn.Module):
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
 
-    @nn.compact
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
-        channels = query.shape[-1]
-        projection = self.param("projection", _he, (channels, self.node_dim))
-        transforms_out, transforms_in, layers = self._reasoning_parameters()
-        last_dim = self.reasoning_dim if self.layers else self._node_width
-        weight = self.param("score_weight", _score_init, (last_dim,))
-        bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
-
-        scales = self.scales if self.layers else self.scales[:1]
-        mask = reasoning.edge_mask(
-            scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
-        )
+        own = self._parameters(query.shape[-1])
 
         def score(gallery: jax.Array) -> jax.Array:
-            differences = reasoning.region_differences(query, gallery, scales)
-            nodes = reasoning.similarity_nodes(
-                differences, projection, norm_feature=self.norm_feature
+            nodes = self._nodes(query, gallery, own.projection)
+            global_node = reasoning.reason(
+                nodes, own.transforms_out, own.transforms_in, own.layers, self._mask
             )
-            global_node = reasoning.reason(nodes, transforms_out, transforms_in, layers, mask)
-            logits = reasoning.match_logit(global_node, weight, bias)
+            logits = reasoning.match_logit(global_node, own.score_weight, own.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
         if 0 < self.gallery_chunk < gallery.shape[0]:
             return _in_chunks(score, gallery, self.gallery_chunk)
         return score(gallery)
+
+    def global_edges(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Weights of the edges into the global node: see `reasoning.global_edges`.
+
+        Returns:
+          Before and after reasoning, float32 [q, g, n] each.
+
+        Raises:
+          InputError: without layers there are no edges.
+        """
+        if not self.layers:
+            raise InputError("model.layers=0: a graph without reasoning has no edges")
+        own = self._parameters(query.shape[-1])
+        found = reasoning.global_edges(
+            self._nodes(query, gallery, own.projection),
+            own.transforms_out,
+            own.transforms_in,
+            own.layers,
+            self._mask,
+        )
+        before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in found)
+        return before, after
+
+    def prepare(self, params: Mapping[str, Any], dtype: str | np.dtype) -> Any:
+        """What `score_prepared` takes, from this module's parameters; once a model, on the host.
+
+        Folded (`scoring.fold`) where there are two layers or more, on nodes without the length and
+        with edges that stay; else the parameters as they are.
+
+        Args:
+          params: of this module.
+          dtype: that products are made in.
+        """
+        if self.layers < 2 or self.recompute_edges or self.norm_feature:
+            return {"params": dict(params), "dtype": np.zeros((), dtype)}
+        return scoring.fold(
+            params["projection"],
+            np.asarray(params["edge_out1"]) * np.asarray(params.get("edge_scale1", 1.0)),
+            params["edge_in1"],
+            [params[f"layer{number + 1}"] for number in range(self.layers)],
+            params["score_weight"],
+            params["score_bias"],
+            mask=self._mask,
+            scales=self.scales,
+            dtype=dtype,
+        )
+
+    def score_prepared(
+        self, prepared: Any, query: jax.Array, gallery: jax.Array, tile: int = 0
+    ) -> jax.Array:
+        """As calling the module, without gradients, on a few pairs at a time.
+
+        Args:
+          prepared: of `prepare`.
+          query: regions [q, r, c].
+          gallery: regions [g, r, c], of any floating dtype, not always the queries'.
+          tile: gallery photos that a query is compared with at once; 0 as many as suit the device.
+        """
+
+        def score(query: jax.Array, gallery: jax.Array) -> jax.Array:
+            if isinstance(prepared, scoring.Folded):
+                return scoring.score_pairs(prepared, query, gallery)
+            query, gallery = (x.astype(prepared["dtype"].dtype) for x in (query, gallery))
+            logits: Any = self.apply({"params": prepared["params"]}, query, gallery)
+            return logits
+
+        tile = tile or scoring.choose_tile(self._used_scales, query.shape[-1])
+        return scoring.in_tiles(score, query, gallery, tile)
+
+    @property
+    def _used_scales(self) -> tuple[tuple[int, int], ...]:
+        return self.scales if self.layers else self.scales[:1]
+
+    @property
+    def _mask(self) -> np.ndarray | None:
+        return reasoning.edge_mask(
+            self._used_scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
+        )
+
+    def _nodes(self, query: jax.Array, gallery: jax.Array, projection: jax.Array) -> jax.Array:
+        """All nodes of all pairs, [q * g, n, d]."""
+        differences = reasoning.region_differences(query, gallery, self._used_scales)
+        return reasoning.similarity_nodes(differences, projection, norm_feature=self.norm_feature)
+
+    @nn.compact
+    def _parameters(self, channels: int) -> "_Parameters":
+        """All parameters, made for regions of so many channels."""
+        projection = self.param("projection", _he, (channels, self.node_dim))
+        transforms_out, transforms_in, layers = self._reasoning_parameters()
+        last_dim = self.reasoning_dim if self.layers else self._node_width
+        weight = self.param("score_weight", _score_init, (last_dim,))
+        bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
+        return _Parameters(projection, transforms_out, transforms_in, layers, weight, bias)
 
     @property
     def _node_width(self) -> int:

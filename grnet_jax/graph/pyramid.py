@@ -72,6 +72,31 @@ def node_scales(scales: Scales) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), [count * count for count in counts])
 
 
+def node_regions(scales: Scales) -> np.ndarray:
+    """For each node the query's and the gallery photo's region that it compares, int [nodes, 2].
+
+    Regions are counted over all scales, as `pool_regions` gives them.
+    """
+    pairs, start = [], 0
+    for count in region_counts(scales):
+        query, gallery = np.divmod(np.arange(count * count), count)
+        pairs.append(start + np.stack([query, gallery], axis=1))
+        start += count
+    return np.concatenate(pairs)
+
+
+def region_windows(scales: Scales, height: int, width: int) -> np.ndarray:
+    """What each region spans of a feature map, int [regions, 4] (left, top, right, bottom)."""
+    return np.array(
+        [
+            (left, top, right, bottom)
+            for rows, columns in scales
+            for top, bottom in window_bounds(height, rows)
+            for left, right in window_bounds(width, columns)
+        ]
+    )
+
+
 def window_bounds(size: int, parts: int) -> tuple[tuple[int, int], ...]:
     """Start and stop of each of `parts` windows over `size` cells.
 
@@ -100,10 +125,8 @@ def pool_regions(feature_map: jax.Array, scales: Scales) -> jax.Array:
       [n, regions, c], scale by scale, windows row by row.
     """
     _, height, width, _ = feature_map.shape
-    regions = []
-    for rows, columns in scales:
-        for top, bottom in window_bounds(height, rows):
-            for left, right in window_bounds(width, columns):
-                window = feature_map[:, top:bottom, left:right, :]
-                regions.append(window.max(axis=(1, 2)))
+    regions = [
+        feature_map[:, top:bottom, left:right, :].max(axis=(1, 2))
+        for left, top, right, bottom in region_windows(scales, height, width)
+    ]
     return jnp.stack(regions, axis=1)

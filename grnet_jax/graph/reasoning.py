@@ -17,7 +17,8 @@ import numpy as np
 from grnet_jax.graph.pyramid import Scales, node_count, node_scales, region_counts
 
 # Squared length below which a node counts as "no difference": far under what two photos that
-# differ at all produce, and large enough that its inverse root is finite in float32.
+# differ by a thousandth produce, and large enough that the gradient of its inverse root is finite
+# in float32.
 _SQUARED_LENGTH_FLOOR = 1e-24
 
 
@@ -62,13 +63,18 @@ def similarity_nodes(
       Unit vectors [b, n, d], or [b, n, d + 1] with the feature; zero where the two regions are
       identical.
     """
-    projected = _product("bnc,cd->bnd", differences, projection)
-    squared_length = jnp.sum(jnp.square(projected), axis=-1, keepdims=True)
-    nodes = projected * jax.lax.rsqrt(squared_length + _SQUARED_LENGTH_FLOOR)
+    projected = product("bnc,cd->bnd", differences, projection)
+    floored = squared_length(projected)[..., None] + _SQUARED_LENGTH_FLOOR
+    nodes = projected * jax.lax.rsqrt(floored)
     if norm_feature:
-        length = jnp.sqrt(squared_length + _SQUARED_LENGTH_FLOOR)
+        length = jnp.sqrt(floored)
         nodes = jnp.concatenate([nodes, jnp.log1p(length)], axis=-1)
     return nodes.astype(differences.dtype)
+
+
+def squared_length(projected: jax.Array) -> jax.Array:
+    """||z||_2^2 along the last axis."""
+    return jnp.sum(jnp.square(projected), axis=-1)
 
 
 def edge_mask(scales: Scales, *, intra_scale: bool, inter_scale: bool) -> np.ndarray | None:
@@ -114,8 +120,8 @@ def edge_weights(
       float32 [b, m, n], each row summing to one; zero where the mask is False.
     """
     folded = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
-    turned = _product("bmd,df->bmf", sources, folded).astype(nodes.dtype)
-    affinity = _product("bmf,bnf->bmn", turned, nodes)
+    turned = product("bmd,df->bmf", sources, folded).astype(nodes.dtype)
+    affinity = product("bmf,bnf->bmn", turned, nodes)
     if mask is not None:
         affinity = jnp.where(mask, affinity, -jnp.inf)
     return jax.nn.softmax(affinity, axis=-1)
@@ -134,11 +140,11 @@ def propagate(weights: jax.Array, nodes: jax.Array, transform: jax.Array) -> jax
     """
     weights = weights.astype(nodes.dtype)
     if weights.shape[-2] < nodes.shape[-2]:
-        gathered = _product("bmn,bnd->bmd", weights, nodes).astype(nodes.dtype)
-        hidden = _product("bmd,dk->bmk", gathered, transform)
+        gathered = product("bmn,bnd->bmd", weights, nodes).astype(nodes.dtype)
+        hidden = product("bmd,dk->bmk", gathered, transform)
     else:
-        turned = _product("bnd,dk->bnk", nodes, transform).astype(nodes.dtype)
-        hidden = _product("bmn,bnk->bmk", weights, turned)
+        turned = product("bnd,dk->bnk", nodes, transform).astype(nodes.dtype)
+        hidden = product("bmn,bnk->bmk", weights, turned)
     return jax.nn.relu(hidden).astype(nodes.dtype)
 
 
@@ -183,6 +189,44 @@ def reason(
     return hidden[:, 0]
 
 
+def global_edges(
+    nodes: jax.Array,
+    transforms_out: Sequence[jax.Array],
+    transforms_in: Sequence[jax.Array],
+    layers: Sequence[jax.Array],
+    mask: np.ndarray | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """How much of each node flows into the global node, before and after reasoning (Fig. 5).
+
+    Before reasoning: the global node's row of w_p, the edges of the initial similarities. After
+    it: where every layer computes its edges anew, the global node's row in the last layer; where
+    they stay, its row of w_p^T for T layers, which is the flow over all paths of T edges if W and
+    ReLU are left out.
+
+    Args:
+      nodes: similarities s, [b, n, d].
+      transforms_out: T_out, as in `reason`.
+      transforms_in: T_in, likewise.
+      layers: W transposed of each of the T > 0 layers.
+      mask: edges that exist, bool [n, n]; None for all.
+
+    Returns:
+      Two of float32 [b, n], each row summing to one.
+    """
+    weights = edge_weights(nodes, nodes, transforms_out[0], transforms_in[0], mask)
+    before = after = weights[:, 0]
+    if len(transforms_out) == 1:
+        for _ in layers[1:]:
+            after = product("bm,bmn->bn", after, weights)
+        return before, after
+    hidden = nodes
+    for number, transform in enumerate(layers[:-1]):
+        hidden = propagate(weights, hidden, transform)
+        own = transforms_out[number + 1], transforms_in[number + 1]
+        weights = edge_weights(hidden, hidden, *own, mask)
+    return before, weights[:, 0]
+
+
 def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """The score before its sigmoid (Eq. 8): how alike the photos of each pair are.
 
@@ -194,15 +238,16 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
     Returns:
       float32 [b]; its sigmoid is the probability of "same item".
     """
-    return jnp.einsum("bk,k->b", global_node.astype(_at_least_float32(global_node)), weight) + bias
+    return jnp.einsum("bk,k->b", global_node.astype(at_least_float32(global_node)), weight) + bias
 
 
-def _product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
     """An einsum in the left operand's dtype that sums, and returns, in float32 at least."""
     return jnp.einsum(
-        subscripts, left, right.astype(left.dtype), preferred_element_type=_at_least_float32(left)
+        subscripts, left, right.astype(left.dtype), preferred_element_type=at_least_float32(left)
     )
 
 
-def _at_least_float32(x: jax.Array) -> jnp.dtype:
+def at_least_float32(x: jax.Array) -> jnp.dtype:
+    """The dtype that reductions of x are made in."""
     return jnp.promote_types(x.dtype, jnp.float32)

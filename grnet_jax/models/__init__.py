@@ -7,9 +7,39 @@ import flax.linen as nn
 
 from grnet_jax.errors import InputError
 from grnet_jax.models import colour_histogram, grnet
-from grnet_jax.models.matcher import Features, Matcher, embed, score
+from grnet_jax.models.matcher import (
+    Features,
+    Matcher,
+    Scoring,
+    embed,
+    feature_map,
+    global_edges,
+    has_feature_map,
+    keep,
+    make_scoring,
+    prepare,
+    score,
+    score_maps,
+    score_prepared,
+)
 
-__all__ = ["MATCHERS", "Features", "Matcher", "build_matcher", "embed", "score"]
+__all__ = [
+    "MATCHERS",
+    "Features",
+    "Matcher",
+    "Scoring",
+    "build_matcher",
+    "embed",
+    "feature_map",
+    "global_edges",
+    "has_feature_map",
+    "keep",
+    "make_scoring",
+    "prepare",
+    "score",
+    "score_maps",
+    "score_prepared",
+]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "colour_histogram": colour_histogram.build,

@@ -14,7 +14,7 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.matcher import Features
+from grnet_jax.models.matcher import Features, Scoring
 
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -37,10 +37,18 @@ class GRNet(nn.Module):
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
+        return self.pool(self.feature_map(photos, train))
+
+    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
         maps = self.backbone(
             normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
         )
-        regions = pool_regions(maps[max(maps)], self.graph.scales)
+        return maps[max(maps)]
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Features of feature maps [n, h', w', c]."""
+        regions = pool_regions(feature_map, self.graph.scales)
         whole = regions[:, 0].astype(jnp.float32)
         length = jnp.sum(jnp.square(whole), axis=-1, keepdims=True)
         return Features(descriptor=whole * jax.lax.rsqrt(length + 1e-12), regions=regions)
@@ -48,6 +56,22 @@ class GRNet(nn.Module):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
         return self.graph(_regions(query), _regions(gallery))
+
+    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+        """The graph's parameters as `score_prepared` takes them."""
+        # Squares of small differences leave float16's range: it scores in float32.
+        dtype = scoring.dtype or jnp.promote_types(self.backbone.dtype, jnp.bfloat16)
+        return self.graph.prepare(variables["params"]["graph"], dtype)
+
+    def score_prepared(
+        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
+    ) -> jax.Array:
+        """Same-item logits float32 [q, g]."""
+        return self.graph.score_prepared(prepared, _regions(query), _regions(gallery), scoring.tile)
+
+    def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
+        """Weights of the edges into the global node, before and after reasoning, [q, g, n]."""
+        return self.graph.global_edges(_regions(query), _regions(gallery))
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""

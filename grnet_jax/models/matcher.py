@@ -5,14 +5,51 @@ A matcher is a Linen module with two halves:
 - `embed(photos, train=False) -> Features`: computed once a photo, and what a gallery stores.
 - `score(query, gallery) -> [q, g]`: how alike each query is to each gallery photo.
 
-Training, evaluation, search and benchmarks know only this pair.
+Training, evaluation, search and benchmarks know only this pair. A matcher may have a faster way to
+score once its parameters stay: `prepare(variables, scoring)` and `score_prepared(prepared, query,
+gallery, scoring)`, of which the first runs once a model and the second gives the same scores. A
+matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
+train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
+also `global_edges(query, gallery) -> [q, g, nodes] twice`.
 """
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, NamedTuple, Protocol
 
 import flax
 import flax.linen as nn
 import jax
+
+from grnet_jax.errors import InputError, check_at_least
+
+_DTYPES = ("", "float32", "bfloat16", "float64")
+
+
+class Scoring(NamedTuple):
+    """How evaluation and users score; fields of `config.eval`.
+
+    Attributes:
+      dtype: that products are made in; "" the matcher's own.
+      tile: gallery photos that a query is compared with at once; 0 as many as suit the device.
+      gallery_dtype: that the gallery's regions are kept in; "" as they are computed.
+    """
+
+    dtype: str = ""
+    tile: int = 0
+    gallery_dtype: str = ""
+
+
+def make_scoring(evaluation: Any) -> Scoring:
+    """The scoring that `config.eval` describes.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    check_at_least("eval.score_tile", evaluation.score_tile, 0)
+    for field in ("score_dtype", "gallery_dtype"):
+        if evaluation[field] not in _DTYPES:
+            raise InputError(f"eval.{field}: {evaluation[field]!r} is none of {list(_DTYPES)}")
+    return Scoring(evaluation.score_dtype, evaluation.score_tile, evaluation.gallery_dtype)
 
 
 @flax.struct.dataclass
@@ -50,3 +87,55 @@ def score(matcher: nn.Module, variables: Any, query: Features, gallery: Features
     """The matcher's `score`."""
     scores: Any = matcher.apply(variables, query, gallery, method="score")
     return scores
+
+
+def prepare(matcher: nn.Module, variables: Any, scoring: Scoring) -> Any:
+    """What `score_prepared` takes; computed once a model, outside jit."""
+    found: Any = variables
+    if hasattr(matcher, "prepare"):
+        found = matcher.prepare(variables, scoring)
+    return found
+
+
+def score_prepared(
+    matcher: nn.Module, prepared: Any, query: Features, gallery: Features, scoring: Scoring
+) -> jax.Array:
+    """The matcher's `score`, as evaluation and users run it."""
+    if not hasattr(matcher, "prepare"):
+        return score(matcher, prepared, query, gallery)
+    scores: Any = matcher.score_prepared(prepared, query, gallery, scoring)
+    return scores
+
+
+def keep(features: Features, scoring: Scoring) -> Features:
+    """A gallery's features (numpy leaves), regions in the dtype that they are kept in."""
+    if features.regions is None or not scoring.gallery_dtype:
+        return features
+    return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
+
+
+def has_feature_map(matcher: nn.Module) -> bool:
+    """Whether the matcher has `feature_map` and `pool`."""
+    return hasattr(matcher, "feature_map") and hasattr(matcher, "pool")
+
+
+def feature_map(matcher: nn.Module, variables: Any, photos: jax.Array) -> jax.Array:
+    """The matcher's `feature_map`, of those that have one: [n, h, w, c]."""
+    return matcher.apply(variables, photos, train=False, method="feature_map")  # type: ignore
+
+
+def score_maps(
+    matcher: nn.Module, variables: Any, query_map: jax.Array, gallery_map: jax.Array
+) -> jax.Array:
+    """Scores float32 [q, g] of the photos with those feature maps."""
+    features: list[Any] = [
+        matcher.apply(variables, one, method="pool") for one in (query_map, gallery_map)
+    ]
+    return score(matcher, variables, *features)
+
+
+def global_edges(
+    matcher: nn.Module, variables: Any, query: Features, gallery: Features
+) -> tuple[jax.Array, jax.Array]:
+    """The matcher's `global_edges`, of those with a graph: before and after reasoning."""
+    return matcher.apply(variables, query, gallery, method="global_edges")  # type: ignore

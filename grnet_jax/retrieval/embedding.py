@@ -1,6 +1,6 @@
 """Features of many photos, batch by batch over the mesh."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -42,6 +42,44 @@ def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray
     return padded.reshape(-1, hosts, batch // hosts)[:, host].reshape(-1)
 
 
+def embed_batches(
+    embed: Callable[[Any, jax.Array], Features],
+    variables: Any,
+    batches: Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]],
+    rows: np.ndarray,
+    *,
+    batch: int,
+    mesh: Mesh,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Iterator[tuple[int, Features]]:
+    """Features of the photos in `rows`, in that order, one global batch after the other.
+
+    Args:
+      embed: of `make_embed`.
+      variables: the matcher's.
+      batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3].
+      rows: int [n].
+      batch: photos a global batch, a multiple of the number of devices.
+      mesh: the devices.
+      progress: told the number of photos after every batch.
+
+    Yields:
+      The place in `rows` of the batch's first photo, and the features of its photos as numpy
+      arrays on every host; the last batch may be smaller.
+    """
+    check_divisible(batch, mesh, "eval.batch")
+    if not len(rows):
+        return
+    hosts = jax.process_count()
+    mine = host_rows(rows, batch, jax.process_index(), hosts)
+    for number, read in enumerate(batches(mine, batch // hosts)):
+        start = number * batch
+        there = min(batch, len(rows) - start)
+        features = embed(variables, place_batch(read["photo"], mesh))
+        yield start, jax.tree.map(lambda leaf, n=there: np.asarray(leaf)[:n], features)
+        progress(there)
+
+
 def embed_rows(
     embed: Callable[[Any, jax.Array], Features],
     variables: Any,
@@ -52,23 +90,8 @@ def embed_rows(
     mesh: Mesh,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Features:
-    """Features of the photos in `rows`, in that order, as numpy arrays on every host.
-
-    Args:
-      embed: of `make_embed`.
-      variables: the matcher's.
-      batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3].
-      rows: int [n].
-      batch: photos a global batch, a multiple of the number of devices.
-      mesh: the devices.
-      progress: told the number of photos after every batch.
-    """
-    check_divisible(batch, mesh, "eval.batch")
-    hosts = jax.process_count()
-    mine = host_rows(rows, batch, jax.process_index(), hosts)
-    parts = []
-    for read in batches(mine, batch // hosts):
-        features = embed(variables, place_batch(read["photo"], mesh))
-        parts.append(jax.tree.map(np.asarray, features))
-        progress(batch)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
+    """The features of `embed_batches` side by side, for n > 0 photos."""
+    parts = embed_batches(
+        embed, variables, batches, rows, batch=batch, mesh=mesh, progress=progress
+    )
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part for _, part in parts))

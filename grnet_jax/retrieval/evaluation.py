@@ -1,45 +1,39 @@
 """Evaluation of a matcher: embed, rank, measure per protocol."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import metrics
+from grnet_jax.models import Scoring, keep, make_scoring
+from grnet_jax.retrieval.digests import digest, model_digest
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
+from grnet_jax.retrieval.journal import Journal
+from grnet_jax.retrieval.measures import (
+    BINS,
+    Calibration,
+    Figures,
+    mean_of_categories,
+    measure,
+    pair_calibration,
+)
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
-from grnet_jax.retrieval.ranking import Ranking, make_score, merge_rankings, rank_all
+from grnet_jax.retrieval.ranking import (
+    Ranking,
+    make_score,
+    merge_rankings,
+    prepare_score,
+    rank_all,
+)
+from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Kept, Part
 from grnet_jax.retrieval.tasks import Task, identical_rows
-
-TOP_K = (1, 5, 10, 20, 30, 40, 50)
-
-
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """One protocol's figures.
-
-    Attributes:
-      title: heading, with the data set's name.
-      values: "top1" ... "top50" and "map", each in 0..1; nan without queries.
-      intervals: their 95% intervals.
-      queries: queries measured, those with a match in the gallery.
-      without_match: queries of the protocol whose item has no gallery photo; not measured.
-      gallery: gallery photos that a query is ranked against; None where each category has its own.
-    """
-
-    title: str
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    queries: int
-    without_match: int
-    gallery: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +45,14 @@ class Evaluation:
       figures: by protocol name.
       protocols: which queries each covers.
       ranking: of the task's queries; `top_rows` are places in its gallery_rows.
+      calibration: of all pairs of queries and gallery photos; None where it is not asked for.
     """
 
     task: Task
     figures: dict[str, Figures]
     protocols: list[Protocol]
     ranking: Ranking
+    calibration: Calibration | None = None
 
 
 class Evaluator:
@@ -72,19 +68,36 @@ class Evaluator:
         self._config = config
         self._mesh = mesh
         self._embed = make_embed(matcher, mesh)
-        self._score = make_score(matcher, mesh)
+        self._matcher = matcher
+        self._scoring = make_scoring(config.eval)
+        self._score = make_score(matcher, mesh, self._scoring)
 
-    def evaluate(self, variables: Any, task: Task) -> Evaluation:
+    def evaluate(self, variables: Any, task: Task, *, store: str = "", step: int = 0) -> Evaluation:
         """Embeds a task's queries and gallery, ranks all pairs and measures.
 
         Args:
           variables: the matcher's.
           task: of `make_task`.
+          store: folder or URL for the features and for what was counted, so that the same call
+            goes on after a kill and memory does not grow with the gallery; "" keeps all in memory.
+          step: the checkpoint's, which the store names.
+
+        Raises:
+          StoreError: the store is another model's, of other photos, or damaged.
         """
         index, rows = task.photos.index, task.query_rows
-        query = self._features(variables, task.photos, rows, "queries")
-        gallery = self._features(variables, task.photos, task.gallery_rows, "gallery")
-        ranking = self._rank(variables, query, gallery, task)
+        model = model_digest(self._config, variables) if store else ""
+        query, gallery = (
+            self._features(variables, task, rows, what, store, model, step)
+            for what, rows in (("queries", rows), ("gallery", task.gallery_rows))
+        )
+        journal = Journal()
+        if store:
+            key = self._ranking_digest(task, query, gallery, model)
+            journal = Journal(epath.Path(store).expanduser() / "ranking.npz", key)
+        prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
+        ranking = self._rank(prepared, query, gallery, task, journal)
+        journal.remove()
         categories = [
             (group.category, np.isin(np.arange(len(rows)), group.queries), len(group.gallery))
             for group in task.groups
@@ -96,17 +109,21 @@ class Evaluator:
             query_choices(index.view[rows], index.occluded[rows], index.cropped[rows]),
             categories,
         )
-        figures = {
-            protocol.name: measure(protocol, ranking.ranks, index.item[rows])
-            for protocol in protocols
-        }
+        items = index.item[rows]
+        figures = measure(
+            protocols,
+            ranking.ranks,
+            items,
+            ranking.top_scores[:, 0],
+            logits=self._config.eval.calibration,
+        )
         if categories:
             parts = [figures[f"category:{name}"] for name, _, _ in categories]
             figures["category_mean"] = mean_of_categories(parts, task.dataset)
         if ranking.other_ranks is not None:
             title = f"All queries, identical files count ({task.dataset})"
-            protocol = dataclasses.replace(protocols[0], title=title)
-            figures["all_identical"] = measure(protocol, ranking.other_ranks, index.item[rows])
+            identical = dataclasses.replace(protocols[0], name="all_identical", title=title)
+            figures |= measure([identical], ranking.other_ranks, items)
         unmatched = figures["all"].without_match
         if unmatched:
             logging.warning(
@@ -114,40 +131,95 @@ class Evaluator:
                 unmatched,
                 len(rows),
             )
-        return Evaluation(task, figures, protocols, ranking)
+        sums = ranking.calibration
+        calibration = None if sums is None else pair_calibration(sums)
+        return Evaluation(task, figures, protocols, ranking, calibration)
 
-    def _features(self, variables: Any, split: Any, rows: np.ndarray, what: str) -> Any:
+    def _features(
+        self,
+        variables: Any,
+        task: Task,
+        rows: np.ndarray,
+        what: str,
+        store: str,
+        model: str,
+        step: int,
+    ) -> FeatureSource:
+        """The features of these photos: in memory, or stored and completed where some are missing.
+
+        Args:
+          variables: the matcher's.
+          task: whose photos they are.
+          rows: int [n], of the photos' index.
+          what: "queries" or "gallery".
+          store: folder of the tables, or "".
+          model: of `model_digest`.
+          step: the checkpoint's.
+        """
         from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
 
+        config = self._config
+        scoring = self._scoring if what == "gallery" else Scoring()
         with _bar(len(rows), f"embed {what}", "photo") as bar:
-            return embed_rows(
-                self._embed,
-                variables,
-                lambda mine, batch: photo_batches(split, mine, self._config.data, batch=batch),
-                rows,
-                batch=self._config.eval.batch,
-                mesh=self._mesh,
-                progress=lambda done: bar.update(min(done, bar.total - bar.n)),
-            )
+            how: Any = {
+                "embed": self._embed,
+                "variables": variables,
+                "batches": lambda mine, batch: photo_batches(
+                    task.photos, mine, config.data, batch=batch
+                ),
+                "rows": rows,
+                "batch": config.eval.batch,
+                "mesh": self._mesh,
+                "progress": bar.update,
+            }
+            if not store:
+                return HeldFeatures(keep(embed_rows(**how), scoring))
+            # Lance is loaded only where it is used.
+            from grnet_jax.retrieval.store import FeatureStore, Origin, store_rows
 
-    def _rank(self, variables: Any, query: Any, gallery: Any, task: Task) -> Ranking:
+            stored = FeatureStore(
+                f"{store}/{what}.lance",
+                Origin(model, step, _photos_digest(task, rows, config.data)),
+                task.photos.index.photo_id[rows],
+                self._feature_shapes(variables),
+                config.eval.store_dtype,
+            )
+            store_rows(stored, resumed=lambda count: _advance(bar, count, True), **how)
+        return Kept(stored.reader(), scoring)
+
+    def _feature_shapes(self, variables: Any) -> Any:
+        side, batch = self._config.data.image_size, self._config.eval.batch
+        photos = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
+        return jax.eval_shape(self._embed, variables, photos)
+
+    @property
+    def _calibration_edges(self) -> np.ndarray | None:
+        return metrics.fine_edges(BINS) if self._config.eval.calibration else None
+
+    def _rank(
+        self,
+        prepared: Any,
+        query: FeatureSource,
+        gallery: FeatureSource,
+        task: Task,
+        journal: Journal,
+    ) -> Ranking:
         """Each group of queries against its part of the gallery."""
         config = self._config.eval
         others = None
         if config.count_identical:
             content = task.photos.index.content[task.gallery_rows]
             others = identical_rows(task.positives, content)
+        groups = [group for group in task.groups if len(group.gallery)]  # the others have no match
         parts = []
-        with _bar(len(task.query_rows), "rank", "query") as bar:
-            for group in task.groups:
-                if not len(group.gallery):  # none of its queries has a match
-                    bar.update(len(group.queries))
-                    continue
+        pairs = sum(len(group.queries) * len(group.gallery) for group in groups)
+        with _bar(pairs, "rank", "pair") as bar:
+            for number, group in enumerate(groups):
                 ranking = rank_all(
                     self._score,
-                    variables,
-                    _take(query, group.queries),
-                    _take(gallery, group.gallery),
+                    prepared,
+                    Part(query, group.queries),
+                    Part(gallery, group.gallery),
                     _within(task.positives[group.queries], group.gallery),
                     query_block=config.query_block,
                     gallery_block=config.gallery_block,
@@ -156,64 +228,44 @@ class Evaluator:
                     other_positives=None
                     if others is None
                     else _within(others[group.queries], group.gallery),
-                    progress=bar.update,
+                    calibration_edges=self._calibration_edges,
+                    held_queries=config.held_queries,
+                    journal=journal,
+                    name=f"group-{number}",
+                    progress=lambda pairs, before: _advance(bar, pairs, before),
                 )
                 parts.append((ranking, group.queries, group.gallery))
         return merge_rankings(parts, len(task.query_rows))
 
-
-def measure(protocol: Protocol, ranks: np.ndarray, items: np.ndarray) -> Figures:
-    """One protocol's figures from the ranks [q, p] and item numbers [q] of all queries."""
-    matched = (ranks > 0).any(axis=1)
-    chosen = protocol.queries & matched
-    ranks, items = ranks[chosen], items[chosen]
-    values: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for k in TOP_K:
-        hits = np.asarray(metrics.top_k_hits(ranks, k))
-        values[f"top{k}"] = float(hits.mean()) if len(hits) else math.nan
-        intervals[f"top{k}"] = metrics.clustered_interval(hits, items)
-    precision = np.asarray(metrics.average_precision(ranks))
-    values["map"] = float(precision.mean()) if len(precision) else math.nan
-    intervals["map"] = metrics.clustered_interval(precision, items)
-    return Figures(
-        title=protocol.title,
-        values=values,
-        intervals=intervals,
-        queries=int(chosen.sum()),
-        without_match=int((protocol.queries & ~matched).sum()),
-        gallery=protocol.gallery,
-    )
+    def _ranking_digest(
+        self, task: Task, query: FeatureSource, gallery: FeatureSource, model: str
+    ) -> str:
+        """Of all that the counts, and the order in which they are made, depend on."""
+        config, edges = self._config, self._calibration_edges
+        fields = ("query_block", "gallery_block", "held_queries", "keep_top", "count_identical")
+        form = ("store_dtype", "gallery_dtype", "score_dtype", "score_tile")
+        return digest(
+            [
+                model,
+                {name: config.eval[name] for name in (*fields, *form)},
+                [jax.__version__, jax.default_backend(), self._mesh.size, len(query), len(gallery)],
+                _photos_digest(task, task.query_rows, config.data),
+                _photos_digest(task, task.gallery_rows, config.data),
+                task.photos.index.content[task.gallery_rows],
+                task.positives,
+                *([] if edges is None else [edges]),
+                *(part for group in task.groups for part in (group.queries, group.gallery)),
+            ]
+        )
 
 
-def mean_of_categories(parts: Sequence[Figures], dataset: str) -> Figures:
-    """The unweighted mean over categories, as Street2Shop's tables have it.
+def _photos_digest(task: Task, rows: np.ndarray, data: Any) -> str:
+    """Of which photos these are, and of what is cut out of each."""
+    from input_pipeline.cuts import Cuts
 
-    Its interval is that of a mean of independent figures, each with a normal error as wide as its
-    own interval. Categories without a measured query are left out, and the title says how many
-    there are.
-    """
-    there = [part for part in parts if part.queries]
-    values, intervals = {}, {}
-    for name in parts[0].values:
-        mean = float(np.mean([part.values[name] for part in there])) if there else math.nan
-        halves = [(part.intervals[name][1] - part.intervals[name][0]) / 2 for part in there]
-        half = math.sqrt(sum(half**2 for half in halves)) / len(there) if there else math.nan
-        values[name] = mean
-        intervals[name] = max(mean - half, 0.0), min(mean + half, 1.0)
-    return Figures(
-        title=f"Mean over {len(there)} categories ({dataset})",
-        values=values,
-        intervals=intervals,
-        queries=sum(part.queries for part in parts),
-        without_match=sum(part.without_match for part in parts),
-        gallery=None,
-    )
-
-
-def _take(features: Any, rows: np.ndarray) -> Any:
-    """These rows, which are in order; all of them are not copied."""
-    return jax.tree.map(lambda leaf: leaf if len(rows) == len(leaf) else leaf[rows], features)
+    index = task.photos.index
+    names = index.photo_id[rows].tolist()
+    return digest([task.dataset, names, index.size[rows], Cuts(task.photos, data).pixels(rows)])
 
 
 def _within(positives: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -229,6 +281,18 @@ def _bar(total: int, description: str, unit: str) -> tqdm:
         desc=description,
         unit=unit,
         leave=False,
+        unit_scale=unit == "pair",
         disable=jax.process_index() > 0,
         dynamic_ncols=True,
     )
+
+
+def _advance(bar: tqdm, count: int, before: bool) -> None:
+    """Moves a bar on; what was done before this process began tells nothing about its speed."""
+    if before and not bar.disable:
+        bar.initial += count
+        bar.last_print_n += count
+        bar.n += count
+        bar.refresh()
+    else:
+        bar.update(count)

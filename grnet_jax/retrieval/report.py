@@ -6,15 +6,20 @@ from typing import Any
 
 from etils import epath
 
+from grnet_jax.metrics import CalibrationSums
 from grnet_jax.retrieval.evaluation import Evaluation
+from grnet_jax.retrieval.measures import Calibration, OpenSet
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
+OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
+_TITLES = {"map": "mAP", "map_revisitop": "mAP (revisitop)", "map_at_r": "MAP@R", "mrr": "MRR"}
 
 
 def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any]:
     """The figures as `results.json` holds them; every share and interval in 0..1.
 
-    A figure over no queries is null.
+    A figure over no queries is null. "calibration" has a list of [pairs, mean probability, share
+    that shows the same item] of the bins that hold any; it is empty where scores are no logits.
     """
     protocols = {}
     for name, figures in evaluation.figures.items():
@@ -27,7 +32,13 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
                 key: [_number(low), _number(high)] for key, (low, high) in figures.intervals.items()
             },
         }
+        if figures.open_set:
+            protocols[name]["open_set"] = _open_set(figures.open_set)
+        if figures.best_match:
+            protocols[name]["best_match"] = _calibration(figures.best_match)
     task = evaluation.task
+    best_match = evaluation.figures["all"].best_match
+    reliability = {"all_pairs": evaluation.calibration, "best_match": best_match}
     return {
         "dataset": task.dataset,
         "split": task.split,
@@ -37,6 +48,9 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
         "model": model,
         "step": step,
         "protocols": protocols,
+        "calibration": {
+            name: _calibration(found) | _bins(found) for name, found in reliability.items() if found
+        },
     }
 
 
@@ -72,8 +86,42 @@ def format_table(evaluation: Evaluation) -> str:
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
+    notes += describe_scores(evaluation)
     notes.append("In percent, with 95% intervals (clustered by item).")
     return "\n".join([evaluation.task.describe(), "", *lines, *notes])
+
+
+def describe_scores(evaluation: Evaluation) -> list[str]:
+    """In words, how well the scores over all queries tell who has a match, and are calibrated."""
+    figures = evaluation.figures["all"]
+    lines = []
+    if figures.open_set:
+        found = figures.open_set
+        area = format_figure(found.auroc, found.interval)
+        lines.append(
+            f"The best score tells {figures.queries:,} queries with a match from "
+            f"{figures.without_match:,} without: area under the ROC curve {area}; where 95% with "
+            f"a match pass, {100 * found.fpr_at_95_tpr:.1f}% without pass too."
+        )
+    if figures.best_match:
+        best = figures.best_match
+        said = best.equal_width.confidence.sum() / best.pairs
+        right = best.equal_width.hits.sum() / best.pairs
+        lines.append(
+            f"Best matches are given a mean probability of {100 * said:.1f} and are right in "
+            f"{100 * right:.1f}; expected calibration error {100 * best.values['ece']:.1f} "
+            f"({len(best.equal_width.counts)} bins)."
+        )
+    return lines
+
+
+def reliability(sums: CalibrationSums) -> list[tuple[float, float, float]]:
+    """Pairs, mean probability and share that shows the same item, of each bin with any pair."""
+    return [
+        (float(n), float(said / n), float(hits / n))
+        for n, hits, said in zip(sums.counts, sums.hits, sums.confidence, strict=True)
+        if n
+    ]
 
 
 def format_figure(value: float, interval: tuple[float, float]) -> str:
@@ -86,8 +134,35 @@ def format_figure(value: float, interval: tuple[float, float]) -> str:
 
 def column_title(name: str) -> str:
     """A figure's name as headings show it."""
-    return "mAP" if name == "map" else name.replace("top", "top-")
+    return _TITLES.get(name) or name.replace("top", "top-").replace("recall", "recall@")
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
+
+
+def _open_set(found: OpenSet) -> dict[str, Any]:
+    return {
+        "auroc": _number(found.auroc),
+        "fpr_at_95_tpr": _number(found.fpr_at_95_tpr),
+        "intervals_95": {"auroc": [_number(bound) for bound in found.interval]},
+    }
+
+
+def _calibration(found: Calibration) -> dict[str, Any]:
+    numbers: dict[str, Any] = {key: _digits(value) for key, value in found.values.items()}
+    if found.brier_interval:
+        numbers["intervals_95"] = {"brier": [_digits(bound) for bound in found.brier_interval]}
+    return {"pairs": found.pairs} | numbers
+
+
+def _bins(found: Calibration) -> dict[str, Any]:
+    return {
+        name: [[int(n), _digits(said), _digits(right)] for n, said, right in reliability(sums)]
+        for name, sums in (("equal_width", found.equal_width), ("equal_mass", found.equal_mass))
+    }
+
+
+def _digits(value: float) -> float | None:
+    """Six digits: errors over all pairs are small."""
+    return None if math.isnan(value) else float(f"{value:.6g}")

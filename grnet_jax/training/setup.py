@@ -15,7 +15,7 @@ from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preproc
 from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
-from grnet_jax.models import build_matcher
+from grnet_jax.models import build_matcher, make_scoring
 from grnet_jax.photos import make_framing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
@@ -239,13 +239,15 @@ _LEAST = {
     "eval.batch": 1,
     "eval.query_block": 1,
     "eval.gallery_block": 1,
+    "eval.held_queries": 1,
     "eval.keep_top": 1,
     "optimizer.warmup_steps": 0,
 }
 
 
 def check_fields(config: Any) -> None:
-    """Raises InputError, naming the field, where a number is too small."""
+    """Raises InputError, naming the field, where a number is too small or a name unknown."""
     for field, least in _LEAST.items():
         section, name = field.split(".")
         check_at_least(field, config[section][name], least)
+    make_scoring(config.eval)

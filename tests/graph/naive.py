@@ -86,3 +86,21 @@ def logit(
             )
         h = np.maximum((w_p @ h) @ params[f"layer{number}"], 0)
     return h[0] @ params["score_weight"] + params["score_bias"]
+
+
+def global_edges(
+    query, gallery, params, scales, *, layers, intra_scale, inter_scale, recompute, norm_feature
+):
+    """Weights into the global node of one pair, before the first layer and after all of them."""
+    params = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    nodes = node_list(scales)
+    h = similarities(query, gallery, params["projection"], scales, norm_feature)
+    every = []
+    for number in range(1, layers + 1):
+        if number == 1 or recompute:
+            out = params.get(f"edge_scale{number}", 1.0) * params[f"edge_out{number}"]
+            own = edges(h, out, params[f"edge_in{number}"], nodes, intra_scale, inter_scale)
+        every.append(own)
+        h = np.maximum((own @ h) @ params[f"layer{number}"], 0)
+    after = every[-1] if recompute else np.linalg.matrix_power(every[0], layers)
+    return every[0][0], after[0]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from grnet_jax.errors import InputError
-from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, check_scales, node_count, pool_regions
+from grnet_jax.graph import (
+    PAPER_SCALES,
+    SimilarityGraph,
+    check_scales,
+    node_count,
+    node_regions,
+    pool_regions,
+)
 from grnet_jax.graph.pyramid import region_counts, window_bounds
 from grnet_jax.graph.reasoning import edge_mask, edge_weights, similarity_nodes
 from tests.graph import naive
@@ -76,6 +83,40 @@ def test_score_equals_the_equations(ablation, kind):
     graph = SimilarityGraph(**fields)
     query, gallery = _photos(kind, sum(region_counts(graph.scales)), 48)
     _check_against_naive(graph, query, gallery)
+
+
+@pytest.mark.parametrize("ablation", [k for k, v in _ABLATIONS.items() if v.get("layers") != 0])
+def test_global_edges_equal_the_equations(ablation):
+    graph = SimilarityGraph(**{"node_dim": 32, "reasoning_dim": 16} | _ABLATIONS[ablation])
+    query, gallery = _photos("different", sum(region_counts(graph.scales)), 48)
+    variables = graph.init(jax.random.key(1), query, gallery)
+    edges = jax.jit(lambda *a: graph.apply(variables, *a, method="global_edges"))
+    found = np.stack(edges(query, gallery))  # [2, q, g, n]
+    fields = ("layers", "intra_scale", "inter_scale", "norm_feature")
+    for i, j in np.ndindex(found.shape[1:3]):
+        wanted = naive.global_edges(
+            query[i].astype(np.float64),
+            gallery[j].astype(np.float64),
+            variables["params"],
+            graph.scales,
+            recompute=graph.recompute_edges,
+            **{field: getattr(graph, field) for field in fields},
+        )
+        np.testing.assert_allclose(found[:, i, j], wanted, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_a_graph_without_layers_has_no_edges():
+    graph = SimilarityGraph(node_dim=8, layers=0)
+    query, gallery = _photos("different", 24, 16)
+    variables = graph.init(jax.random.key(1), query, gallery)
+    with pytest.raises(InputError, match=r"model\.layers=0"):
+        graph.apply(variables, query, gallery, method="global_edges")
+
+
+def test_node_regions_are_the_naive_list():
+    wanted = [(i, j) for _, i, j in naive.node_list(PAPER_SCALES)]
+    np.testing.assert_array_equal(node_regions(PAPER_SCALES), wanted)
 
 
 @pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from grnet_jax.retrieval.evaluation import Evaluation, mean_of_categories, measure
+from grnet_jax import metrics
+from grnet_jax.retrieval.evaluation import Evaluation
+from grnet_jax.retrieval.measures import BINS, mean_of_categories, measure, pair_calibration
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.report import format_table, results_dict, write_results
@@ -15,13 +17,17 @@ from grnet_jax.retrieval.tasks import Group, Task
 
 _RANKS = np.array([[1, 4], [2, 0], [0, 0], [60, 0]], np.int32)
 _ITEMS = np.array([0, 1, 2, 3])
+_BEST = np.array([3.0, 1.0, 2.0, -1.0], np.float32)
+_SCORES = np.random.default_rng(0).normal(-2, 3, (4, 70)).astype(np.float32)
+_SAME = np.random.default_rng(1).random((4, 70)) < 0.3
 _FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 
 
 def _evaluation():
     protocols = make_protocols("synthetic", 70, query_choices(*_FLAGS))
-    figures = {p.name: measure(p, _RANKS, _ITEMS) for p in protocols}
-    ranking = Ranking(_RANKS, np.zeros((4, 1), int), np.zeros((4, 1)))
+    figures = measure(protocols, _RANKS, _ITEMS, _BEST, logits=True)
+    ranking = Ranking(_RANKS, np.zeros((4, 1), int), _BEST[:, None])
+    sums = metrics.calibration_sums(_SCORES, _SAME, metrics.fine_edges(BINS))
     task = Task(
         dataset="synthetic",
         split="test",
@@ -33,7 +39,7 @@ def _evaluation():
         groups=(Group("", np.arange(4), np.arange(70)),),
         sampled="4 of 9, drawn with seed 1",
     )
-    return Evaluation(task, figures, protocols, ranking)
+    return Evaluation(task, figures, protocols, ranking, pair_calibration(sums))
 
 
 def test_figures_are_over_the_queries_with_a_match():
@@ -67,15 +73,16 @@ def test_categories_are_protocols_with_galleries_of_their_own():
     bags = np.array([True, False, False, True])
     protocols = make_protocols("made up", 70, query_choices(*_FLAGS), [("bags", bags, 12)])
     assert [p.name for p in protocols][-1] == "category:bags"
-    figures = measure(protocols[-1], _RANKS, _ITEMS)
+    figures = measure(protocols, _RANKS, _ITEMS)["category:bags"]
     assert (figures.title, figures.gallery, figures.queries) == ("bags (made up)", 12, 2)
 
 
 def test_the_mean_over_categories_is_unweighted():
-    parts = [
-        measure(Protocol(name, name, np.array(queries, bool), 10), _RANKS, _ITEMS)
+    protocols = [
+        Protocol(name, name, np.array(queries, bool), 10)
         for name, queries in (("a", [1, 1, 0, 0]), ("b", [0, 0, 0, 1]), ("c", [0, 0, 1, 0]))
     ]
+    parts = list(measure(protocols, _RANKS, _ITEMS).values())
     mean = mean_of_categories(parts, "made up")
     assert mean.title == "Mean over 2 categories (made up)"  # c has no measured query
     assert mean.values["top1"] == pytest.approx((1 / 2 + 0) / 2)
@@ -93,7 +100,8 @@ def test_result_file_has_every_figure(tmp_path):
     found = json.loads(epath.Path(path).read_text())
     assert found == results_dict(evaluation, "grnet", 800)
     assert (found["dataset"], found["model"], found["step"]) == ("synthetic", "grnet", 800)
-    wanted = {"top1", "top5", "top10", "top20", "top30", "top40", "top50", "map"}
+    wanted = {f"{name}{k}" for name in ("top", "recall") for k in (1, 5, 10, 20, 30, 40, 50)}
+    wanted |= {"mrr", "map", "map_revisitop", "map_at_r"}
     for protocol in found["protocols"].values():
         assert wanted | {"queries", "gallery", "queries_without_match"} <= protocol.keys()
         assert protocol["intervals_95"].keys() == wanted
@@ -124,4 +132,90 @@ def test_table_names_queries_without_a_match():
 
 def test_measuring_no_query_gives_no_number():
     nothing = Protocol("easy", "Easy", np.zeros(4, bool), 70)
-    assert np.isnan(measure(nothing, _RANKS, _ITEMS).values["top1"])
+    figures = measure([nothing], _RANKS, _ITEMS, _BEST, logits=True)["easy"]
+    assert all(np.isnan(value) for value in figures.values.values())
+    assert np.isnan(list(figures.intervals.values())).all()
+    assert (figures.open_set, figures.best_match) == (None, None)
+
+
+def test_protocols_measured_together_are_those_measured_alone():
+    rng = np.random.default_rng(0)
+    ranks = np.sort(rng.integers(1, 80, (60, 3)), axis=1).astype(np.int32)
+    ranks[rng.random(60) < 0.3] = 0
+    ranks[:, 2] = np.where(rng.random(60) < 0.5, 0, ranks[:, 2])
+    items, best = rng.integers(0, 20, 60), rng.normal(size=60).astype(np.float32)
+    protocols = [Protocol(str(g), str(g), rng.random(60) < 0.5, 70) for g in range(3)]
+    together = measure(protocols, ranks, items, best, logits=True)
+    for protocol in protocols:
+        q = protocol.queries
+        whole = Protocol("only", "only", np.ones(q.sum(), bool), 70)
+        alone = measure([whole], ranks[q], items[q], best[q], logits=True)["only"]
+        found = together[protocol.name]
+        for one, other in (
+            (found.values, alone.values),
+            (found.intervals, alone.intervals),
+            (found.best_match.values, alone.best_match.values),
+        ):
+            assert one.keys() == other.keys()
+            np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5)
+        np.testing.assert_allclose(found.open_set.auroc, alone.open_set.auroc, rtol=1e-5)
+        np.testing.assert_allclose(found.open_set.interval, alone.open_set.interval, rtol=1e-5)
+        np.testing.assert_allclose(found.open_set.curve, alone.open_set.curve, rtol=1e-6)
+
+
+def test_open_set_figures_need_queries_with_and_without_a_match():
+    figures = _evaluation().figures
+    # Of 3, 1 and -1 two are below 2, which no item in the gallery earned.
+    assert figures["all"].open_set.auroc == pytest.approx(1 / 3)
+    assert figures["all"].open_set.fpr_at_95_tpr == 1
+    assert figures["all"].open_set.curve.tolist()[0] == [0, 0]
+    assert figures["all"].open_set.curve.tolist()[-1] == [1, 1]
+    assert figures["easy"].open_set is None  # its query has a match
+    assert figures["hard_cropping"].open_set is None  # its query has none
+
+
+def test_calibration_of_best_matches_counts_queries_without_a_match_as_misses():
+    p = 1 / (1 + np.exp(-_BEST.astype(np.float64)))
+    right = np.array([1, 0, 0, 0])
+    found = _evaluation().figures["all"].best_match
+    assert found.pairs == 4
+    assert found.values["brier"] == pytest.approx(np.mean((p - right) ** 2))
+    # Every one is in a bin of its own.
+    assert found.values["ece"] == pytest.approx(np.mean(np.abs(p - right)))
+    low, high = found.brier_interval
+    assert 0 <= low < found.values["brier"] < high <= 1
+    assert measure(_evaluation().protocols, _RANKS, _ITEMS, _BEST)["all"].best_match is None
+
+
+def test_a_query_without_a_gallery_has_no_best_match():
+    best = np.array([3.0, 1.0, -np.inf, -1.0], np.float32)
+    figures = measure(_evaluation().protocols, _RANKS, _ITEMS, best, logits=True)
+    assert figures["all"].best_match.pairs == 3
+    assert figures["all"].open_set.auroc == 1
+    assert figures["hard_cropping"].best_match is None
+
+
+def test_result_file_has_calibration_and_open_set():
+    found = results_dict(_evaluation(), "grnet", 1)
+    json.dumps(found, allow_nan=False)
+    assert found["calibration"]["all_pairs"]["pairs"] == 280
+    for name, pairs in (("all_pairs", 280), ("best_match", 4)):
+        for bins in ("equal_width", "equal_mass"):
+            rows = found["calibration"][name][bins]
+            assert sum(row[0] for row in rows) == pairs
+            ece = sum(n * abs(said - right) for n, said, right in rows) / pairs
+            key = "ece" if bins == "equal_width" else "ece_equal_mass"
+            assert found["calibration"][name][key] == pytest.approx(ece, rel=1e-4)
+    everything = found["protocols"]["all"]
+    assert everything["open_set"]["auroc"] == pytest.approx(1 / 3, abs=1e-6)
+    low, high = everything["open_set"]["intervals_95"]["auroc"]
+    assert low < 1 / 3 < high
+    assert everything["best_match"]["brier"] == found["calibration"]["best_match"]["brier"]
+    assert "open_set" not in found["protocols"]["easy"]
+
+
+def test_the_table_says_how_far_scores_can_be_trusted():
+    table = format_table(_evaluation())
+    assert "tells 3 queries with a match from 1 without: area under the ROC curve 33.3 [" in table
+    said = 100 * np.mean(1 / (1 + np.exp(-_BEST)))
+    assert f"a mean probability of {said:.1f} and are right in 25.0;" in table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grnet_jax.errors import InputError
-from grnet_jax.metrics import positive_ranks
+from grnet_jax.metrics import calibration_sums, positive_ranks
 from grnet_jax.retrieval.evaluation import _within
 from grnet_jax.retrieval.ranking import Ranking, merge_rankings
 from grnet_jax.retrieval.tasks import EvaluationError, identical_rows, make_task, positive_rows
@@ -217,9 +217,14 @@ def test_rankings_of_parts_are_those_of_masked_scores():
         own = scores[np.ix_(q, g)]
         best = np.argsort(-own, axis=1)[:, :9]
         ranks = np.asarray(positive_ranks(own, _within(positives[q], g)))
-        parts.append((Ranking(ranks, best, np.take_along_axis(own, best, 1)), q, g))
+        sums = calibration_sums(own, same[np.ix_(q, g)], np.array([0.0]))
+        found = Ranking(ranks, best, np.take_along_axis(own, best, 1), calibration=sums)
+        parts.append((found, q, g))
     merged = merge_rankings(parts, 20)
     np.testing.assert_array_equal(merged.ranks, positive_ranks(masked, positives))
+    together = calibration_sums(scores, same, np.array([0.0]), masked > -np.inf)
+    for one, other in zip(merged.calibration, together, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
     for query in range(20):
         order = np.argsort(-masked[query])[:9]
         np.testing.assert_array_equal(merged.top_rows[query, :9], order)

@@ -1,0 +1,1 @@
+"""A trained matcher as files that need JAX alone: written here, read by `load_exported`."""

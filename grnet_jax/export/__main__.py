@@ -1,0 +1,49 @@
+"""Exports a trained run as files that need JAX alone, for any number of photos.
+
+    python -m grnet_jax.export --workdir=runs/demo --output=exported/demo
+    python -m grnet_jax.export --workdir=runs/demo --output=exported/demo --platforms=cpu,cuda,tpu
+
+`grnet_jax.load_exported` reads them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+
+from grnet_jax.commands import session
+from grnet_jax.export.writing import PLATFORMS, export_matcher
+from grnet_jax.mesh import make_mesh
+from grnet_jax.training.setup import restore_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    with session():
+        run, state = restore_run(options.workdir, make_mesh())
+        if jax.process_index() == 0:
+            output = epath.Path(options.output).expanduser()
+            platforms = options.platforms.split(",")
+            written = export_matcher(
+                run.config, state.variables, int(state.step), output, platforms
+            )
+            print("\n".join(f"Wrote {path}" for path in written))
+            print(f'Next: grnet_jax.load_exported("{output}") in Python')
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.export", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder or bucket of the trained run")
+    add("--output", required=True, help="folder or bucket to write to")
+    add("--platforms", default="cpu,cuda,tpu", help=f"some of {','.join(PLATFORMS)} (cpu,cuda,tpu)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

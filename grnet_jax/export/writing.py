@@ -1,0 +1,122 @@
+"""Writes a trained matcher's two halves as `jax.export` artefacts, parameters inside."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from etils import epath
+
+import grnet_jax
+from grnet_jax import models
+from grnet_jax.errors import InputError
+from grnet_jax.export.reading import DESCRIPTION, FORMAT
+from grnet_jax.photos import make_framing
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export_matcher(
+    config: Any, variables: Any, step: int, directory: epath.Path, platforms: Sequence[str]
+) -> list[str]:
+    """Writes `embed` and `score`, each for any number of photos, and what describes them.
+
+    Float32 products run in the default precision of the platform that they are run on; those of
+    scoring are in `eval.score_dtype`, as where evaluation scores.
+
+    Args:
+      config: the run's, with no field left open.
+      variables: the matcher's.
+      step: of the checkpoint.
+      directory: where to.
+      platforms: some of `PLATFORMS`; none of them has to be there.
+
+    Returns:
+      The paths of the files.
+
+    Raises:
+      InputError: naming the platforms there are.
+    """
+    if not platforms or not set(platforms) <= set(PLATFORMS):
+        raise InputError(f"--platforms: {','.join(platforms)!r}: expected some of {PLATFORMS}")
+    model = config.copy_and_resolve_references().model
+    if "gallery_chunk" in model:
+        model.gallery_chunk = 0  # a number of chunks cannot be left open
+    matcher = models.build_matcher(model)
+    # As numbers: laid out over no devices of this machine.
+    variables = jax.device_get(variables)
+    scoring = models.make_scoring(config.eval)
+    prepared = jax.device_get(models.prepare(matcher, variables, scoring))
+    size = config.data.image_size
+
+    def embed(photos: jax.Array) -> dict[str, jax.Array]:
+        return _named(models.embed(matcher, variables, photos))
+
+    def score(query: Mapping[str, jax.Array], gallery: Mapping[str, jax.Array]) -> jax.Array:
+        return models.score_prepared(
+            matcher, prepared, models.Features(**query), models.Features(**gallery), scoring
+        )
+
+    one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    features = jax.eval_shape(embed, one)
+    (n,) = jax.export.symbolic_shape("n")
+    q, g = jax.export.symbolic_shape("q, g")
+    exported = {
+        "embed": jax.export.export(jax.jit(embed), platforms=platforms)(_many(one, n)),
+        "score": jax.export.export(jax.jit(score), platforms=platforms)(
+            _many(features, q), _many(features, g)
+        ),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {name: _write(directory, name, half) for name, half in exported.items()}
+    description = {
+        "format": FORMAT,
+        "name": config.name,
+        "step": step,
+        "config_sha256": hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest(),
+        "grnet_jax": grnet_jax.__version__,
+        "jax": jax.__version__,
+        "platforms": list(platforms),
+        "photos": {"shape": ["n", size, size, 3], "dtype": "uint8"},
+        "framing": _framing(config.data, shop=False),
+        "shop_framing": _framing(config.data, shop=True),
+        "features": {
+            name: {"shape": ["n", *leaf.shape[1:]], "dtype": str(leaf.dtype)}
+            for name, leaf in features.items()
+        },
+        "scores": {"shape": ["q", "g"], "dtype": "float32"},
+        "files": files,
+    }
+    # Last, so that a folder with a description is whole.
+    path = directory / DESCRIPTION
+    path.write_text(json.dumps(description, indent=2) + "\n")
+    return [str(path), *(str(directory / file["name"]) for file in files.values())]
+
+
+def _named(features: models.Features) -> dict[str, jax.Array]:
+    """Features as a dict, which JAX knows without our class."""
+    leaves = {field.name: getattr(features, field.name) for field in dataclasses.fields(features)}
+    return {name: leaf for name, leaf in leaves.items() if leaf is not None}
+
+
+def _many(arrays: Any, count: Any) -> Any:
+    """The shapes of arrays with another number of photos, which may be open."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), arrays
+    )
+
+
+def _write(directory: epath.Path, name: str, half: jax.export.Exported) -> dict[str, str]:
+    data = bytes(half.serialize())
+    file = f"{name}.jax_export"
+    (directory / file).write_bytes(data)
+    return {"name": file, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _framing(data: Any, shop: bool) -> dict[str, Any]:
+    """How a photo becomes the square that `embed` takes: `grnet_jax.photos.Framing`."""
+    return dataclasses.asdict(make_framing(data, shop))

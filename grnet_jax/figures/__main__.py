@@ -1,0 +1,189 @@
+"""Explains the scores of a trained run: Grad-CAM and the strongest region pairs.
+
+    python -m grnet_jax.figures --workdir=runs/demo
+    python -m grnet_jax.figures --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
+    python -m grnet_jax.figures --workdir=runs/demo --photos street.jpg shop.jpg \\
+        --boxes 210,95,640,1180 whole
+
+Writes explanations.html and a folder of PNG files. The first two take photos of the run's own
+data set; the last needs none, and no TensorFlow.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from grnet_jax.commands import session
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.figures.chosen_pairs import (
+    ChosenPair,
+    choose_queries,
+    named_pair,
+    pairs_of_query,
+    split_photos,
+)
+from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
+from grnet_jax.mesh import make_mesh
+from grnet_jax.photos import Box, check_box, make_framing, open_photo
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.protocols import VIEWS
+from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import Run, restore_run
+from grnet_jax.training.state import TrainState
+
+# So many times more queries are ranked than shown, to have right and wrong answers among them.
+_RANKED = 8
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    with session():
+        if options.photos and (options.query or options.gallery):
+            raise InputError("--photos and --query/--gallery: only one can be given")
+        if bool(options.query) != bool(options.gallery):
+            raise InputError("--query and --gallery: one was given, both are needed")
+        run, state = restore_run(options.workdir, make_mesh())
+        explainer = Explainer(run.matcher, state.variables, options.top)
+        if options.photos:
+            sections, source = _of_files(run, explainer, options.photos, options.boxes)
+        else:
+            sections, source = _of_dataset(run, state, explainer, options)
+        if jax.process_index() == 0:
+            written = write_explanations(
+                epath.Path(options.output or options.workdir).expanduser(),
+                sections,
+                model=run.config.name,
+                step=int(state.step),
+                source=source,
+            )
+            print("\n".join(f"Wrote {path}" for path in written))
+            print(f"Next: open {written[0]} in a browser")
+    return 0
+
+
+def _of_files(
+    run: Run, explainer: Explainer, paths: Sequence[str], boxes: Sequence[Box | None] | None
+) -> tuple[list[Section], str]:
+    """One section of the pair of photo files, and where they come from."""
+    data = run.config.data
+    photos = []
+    for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
+        if box is not None and make_framing(data, shop).crop not in ("box", "detected"):
+            raise InputError("--boxes: this matcher was trained without (data.crop, shop_crop)")
+        whole = open_photo(path, data.max_pixels)
+        if box is not None:
+            check_box(box, whole, f"--boxes: that of {path}")
+        photos.append(frame_photo(path, whole, box, make_framing(data, shop)))
+    query, gallery = photos
+    pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
+    return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."
+
+
+def _of_dataset(
+    run: Run, state: TrainState, explainer: Explainer, options: argparse.Namespace
+) -> tuple[list[Section], str]:
+    """A section a query of the run's own data set, and how they were chosen."""
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    config = run.config
+    if options.data_dir:
+        config.data.dir = options.data_dir
+    dataset, choices = load_dataset(config.data), config.eval
+    split = options.split or choices.split
+    if options.query:
+        photos = dataset.split(split)
+        pair = named_pair(photos.index, options.query, options.gallery)
+        section = _section(explainer, photos, config.data, [pair], "")
+        return [section], f"A pair of {dataset.title}, {split} split."
+
+    def task(queries: int) -> Any:
+        return make_task(
+            dataset,
+            split,
+            config.data,
+            gallery=choices.gallery,
+            queries=queries,
+            query_seed=options.seed,
+            same_category=choices.same_category,
+        )
+
+    check_at_least("--queries", options.queries, 1)
+    matched = int((task(0).positives >= 0).any(axis=1).sum())
+    ranked = task(min(matched, _RANKED * options.queries))
+    evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, ranked)
+    sections = []
+    for number in choose_queries(evaluation.ranking.ranks, options.queries, options.seed):
+        pairs = pairs_of_query(evaluation, int(number))
+        answered = "rightly answered" if len(pairs) == 1 else "wrongly answered"
+        sections.append(_section(explainer, ranked.photos, config.data, pairs, answered))
+    return sections, (
+        f"Queries of {dataset.title}, {split} split, drawn with seed {options.seed}: half of them "
+        "with the item found first, half with another where there are as many. "
+        f"{ranked.describe()}"
+    )
+
+
+def _section(
+    explainer: Explainer, split: Any, data: Any, pairs: Sequence[ChosenPair], note: str
+) -> Section:
+    """Reads and explains a query's pairs; its title tells what is known of the query."""
+    query = split_photos(split, data, [pairs[0].query])[0]
+    explained = [
+        _explain(explainer, query, photo, pair)
+        for pair in pairs
+        for photo in split_photos(split, data, [pair.gallery])
+    ]
+    index, row = split.index, pairs[0].query
+    known = [note, VIEWS.get(int(index.view[row]), "")]
+    known += [name for name in ("occluded", "cropped") if getattr(index, name)[row] == 1]
+    if index.category[row] >= 0:
+        known.insert(1, str(index.categories[index.category[row]]))
+    return Section(f"{query.name}: {', '.join(word for word in known if word)}", explained)
+
+
+def _explain(
+    explainer: Explainer, query: SeenPhoto, gallery: SeenPhoto, pair: ChosenPair
+) -> ExplainedPair:
+    caption = f"{pair.caption} ({gallery.name})"
+    return ExplainedPair(caption, pair.right, query, gallery, explainer.explain(query, gallery))
+
+
+def _box(text: str) -> Box | None:
+    """A box as the command line gives it."""
+    if text == "whole":
+        return None
+    try:
+        x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected x_1,y_1,x_2,y_2 in pixels, or whole"
+        ) from None
+    return x_1, y_1, x_2, y_2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.figures", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder or bucket of the trained run")
+    add("--output", default="", help="where to write (the workdir)")
+    add("--split", default="", help="whose queries are shown (the run's eval.split)")
+    add("--queries", type=int, default=8, help="how many (8)")
+    add("--seed", type=int, default=0, help="of their drawing (0)")
+    add("--query", default="", help="name of a customer photo of the split, with --gallery")
+    add("--gallery", default="", help="name of a shop photo of the split")
+    add("--photos", nargs=2, metavar=("QUERY", "GALLERY"), help="two photo files")
+    add("--boxes", nargs=2, type=_box, metavar="X_1,Y_1,X_2,Y_2", help='of --photos, or "whole"')
+    add("--top", type=int, default=5, help="strongest region pairs to show (5)")
+    add("--data_dir", default="", help="where prepared data sets lie (as in training)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""Drawings of a pair of photos: as they are seen, under heat, and with regions joined."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from grnet_jax.figures.explanations import SeenPhoto
+from grnet_jax.figures.strongest_nodes import StrongNode, Window
+
+# Okabe and Ito's colours, which most colour-blind people tell apart.
+_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
+_FINE = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
+_HEIGHT = 360  # of a photo, in pixels
+_GAP = 44
+_LINE = 22  # of text
+_INK, _PAPER = (38, 42, 48), (255, 255, 255)
+
+_Edges = tuple[float, float, float, float]
+
+
+def draw_photos(query: SeenPhoto, gallery: SeenPhoto) -> Image.Image:
+    """The two photos side by side; what the matcher does not see is pale."""
+    return _reduced(_Sheet(_shown(query), _shown(gallery)).image)
+
+
+def draw_heat(
+    query: SeenPhoto, gallery: SeenPhoto, query_heat: np.ndarray, gallery_heat: np.ndarray
+) -> Image.Image:
+    """Grad-CAM [h, w] over each of two photos in grey, where it is: black nothing, yellow most.
+
+    Each heat is drawn on its own scale, up to its own greatest value.
+    """
+    heats = query_heat, gallery_heat
+    left, right = _heated(query, query_heat), _heated(gallery, gallery_heat)
+    cold = [
+        f"{name}: nothing raises the score"
+        for name, heat in zip(("query", "gallery"), heats, strict=True)
+        if not heat.max() > 0
+    ]
+    sheet = _Sheet(left, right, lines=len(cold))
+    for number, text in enumerate(cold):
+        sheet.write(text, number)
+    return _reduced(sheet.image)
+
+
+def draw_nodes(
+    query: SeenPhoto, gallery: SeenPhoto, nodes: Sequence[StrongNode], equal_weight: float
+) -> Image.Image:
+    """Region pairs as rectangles of one colour, joined, the strongest numbered 1.
+
+    Below stand each pair's scale, rows x columns, and its edge's weight beside `equal_weight`, in
+    percent of all that flows into the global node.
+    """
+    sheet = _Sheet(_shown(query), _shown(gallery), lines=len(nodes) + 1)
+    ends: list[list[tuple[float, float]]] = [[], []]
+    for number, node in enumerate(nodes):
+        for side, (photo, window) in enumerate(((query, node.query), (gallery, node.gallery))):
+            edges = _inset(sheet.place(side, _in_photo(photo, window)), 1 + 2 * number)
+            sheet.rectangle(edges, _COLOURS[number % len(_COLOURS)])
+            ends[side].append(_free_corner(edges, ends[side]))
+    for number in range(len(nodes)):
+        sheet.join(ends[0][number], ends[1][number], _COLOURS[number % len(_COLOURS)])
+    for number, node in enumerate(nodes):
+        colour = _COLOURS[number % len(_COLOURS)]
+        for side in (0, 1):
+            sheet.disc(ends[side][number], str(number + 1), colour)
+        rows, columns = node.scale
+        text = f"{rows} x {columns} regions, weight {100 * node.weight:.2f}%"
+        sheet.write(text, number, (str(number + 1), colour))
+    sheet.write(f"(equal weights: {100 * equal_weight:.2f}%)", len(nodes))
+    return _reduced(sheet.image)
+
+
+class _Sheet:
+    """Two photos side by side, and lines of text below; in fine pixels."""
+
+    def __init__(self, left: Image.Image, right: Image.Image, lines: int = 0):
+        width = left.width + right.width + _GAP * _FINE
+        below = (lines * _LINE + 8) * _FINE if lines else 0
+        self.image = Image.new("RGB", (width, _HEIGHT * _FINE + below), _PAPER)
+        self._photos = (left, right)
+        self._starts = (0, left.width + _GAP * _FINE)
+        for start, photo in zip(self._starts, self._photos, strict=True):
+            self.image.paste(photo, (start, 0))
+        self._draw = ImageDraw.Draw(self.image)
+        self._font = ImageFont.load_default(14 * _FINE)
+
+    def place(self, side: int, window: Window) -> _Edges:
+        """Shares of a photo as pixels of the sheet."""
+        photo, start = self._photos[side], self._starts[side]
+        left, top, right, bottom = window
+        return (
+            start + left * photo.width,
+            top * photo.height,
+            start + right * photo.width,
+            bottom * photo.height,
+        )
+
+    def rectangle(self, edges: _Edges, colour: tuple[int, int, int]) -> None:
+        """An outline with a dark rim, to be seen on any photo."""
+        self._draw.rectangle(_inset(edges, -0.5), outline=_INK, width=3 * _FINE)
+        self._draw.rectangle(edges, outline=colour, width=2 * _FINE)
+
+    def join(
+        self, start: tuple[float, float], end: tuple[float, float], colour: tuple[int, int, int]
+    ) -> None:
+        """A thin line between two points."""
+        self._draw.line([start, end], fill=_INK, width=3 * _FINE)
+        self._draw.line([start, end], fill=colour, width=2 * _FINE)
+
+    def disc(self, centre: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
+        """A number on a disc."""
+        radius = 9 * _FINE
+        x, y = centre
+        self._draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius),
+            fill=colour,
+            outline=_INK,
+            width=_FINE,
+        )
+        self._draw.text(centre, text, fill=(0, 0, 0), font=self._font, anchor="mm")
+
+    def write(
+        self, text: str, line: int, mark: tuple[str, tuple[int, int, int]] | None = None
+    ) -> None:
+        """A line of text below the photos, after a numbered disc."""
+        y = (_HEIGHT + 8 + (line + 0.5) * _LINE) * _FINE
+        if mark:
+            self.disc((10 * _FINE, y), *mark)
+        self._draw.text((26 * _FINE, y), text, fill=_INK, font=self._font, anchor="lm")
+
+
+def _shown(photo: SeenPhoto) -> Image.Image:
+    """The photo at the drawing's height, pale outside the cut."""
+    picture = Image.fromarray(photo.whole)
+    if not photo.is_cut:
+        return _scaled(picture)
+    pale = Image.blend(picture, Image.new("RGB", picture.size, _PAPER), 0.6)
+    pale.paste(picture.crop(photo.cut), photo.cut[:2])
+    return _outlined(_scaled(pale), photo)
+
+
+def _heated(photo: SeenPhoto, heat: np.ndarray) -> Image.Image:
+    """The photo in grey and pale, the heat over its cut."""
+    grey = Image.fromarray(photo.whole).convert("L").convert("RGB")
+    pale = Image.blend(grey, Image.new("RGB", grey.size, _PAPER), 0.6)
+    cut = grey.crop(photo.cut)
+    # The matcher's square is the cut, squeezed: the map's cells spread over the cut evenly.
+    spread = Image.fromarray(heat.astype(np.float32)).resize(cut.size, Image.Resampling.BILINEAR)
+    share = np.clip(np.asarray(spread) / max(float(heat.max()), 1e-30), 0, 1)
+    colours = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    cover = Image.fromarray((255 * (0.35 + 0.4 * share)).astype(np.uint8))
+    blended = Image.composite(Image.fromarray(colours[..., ::-1]), cut, cover)
+    if not photo.is_cut:
+        return _scaled(blended)
+    pale.paste(blended, photo.cut[:2])
+    return _outlined(_scaled(pale), photo)
+
+
+def _outlined(picture: Image.Image, photo: SeenPhoto) -> Image.Image:
+    left, top, right, bottom = _in_photo(photo, (0, 0, 1, 1))
+    width, height = picture.size
+    edges = (left * width, top * height, right * width - 1, bottom * height - 1)
+    ImageDraw.Draw(picture).rectangle(edges, outline=_INK, width=_FINE)
+    return picture
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    height = _HEIGHT * _FINE
+    width = max(round(picture.width * height / picture.height), 1)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    return picture.reduce(_FINE)
+
+
+def _in_photo(photo: SeenPhoto, window: Window) -> Window:
+    """Shares of the cut as shares of the whole photo."""
+    height, width, _ = photo.whole.shape
+    left, top, right, bottom = photo.cut
+    across, down = right - left, bottom - top
+    return (
+        (left + window[0] * across) / width,
+        (top + window[1] * down) / height,
+        (left + window[2] * across) / width,
+        (top + window[3] * down) / height,
+    )
+
+
+def _inset(edges: _Edges, by: float) -> _Edges:
+    """The rectangle smaller by so many pixels on each side, but never turned inside out."""
+    left, top, right, bottom = edges
+    across = min(by * _FINE, (right - left) / 2)
+    down = min(by * _FINE, (bottom - top) / 2)
+    return left + across, top + down, right - across, bottom - down
+
+
+def _free_corner(edges: _Edges, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Where a disc stands: the first place, row by row, of a rectangle where no other disc is."""
+    step = 20 * _FINE
+    left, top, right, bottom = edges
+    places = [
+        (float(x), float(y))
+        for y in np.arange(top + step / 2, max(bottom, top + step), step / 2)
+        for x in np.arange(left + step / 2, max(right, left + step), step / 2)
+    ]
+    for x, y in places:
+        if all(abs(x - a) >= step or abs(y - b) >= step for a, b in taken):
+            return x, y
+    return places[0]

@@ -1,0 +1,17 @@
+"""Pages from the templates beside this module."""
+
+from typing import Any
+
+import jinja2
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template of `templates/` makes of these values; a missing one is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("grnet_jax.figures"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(**values)

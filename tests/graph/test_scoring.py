@@ -1,0 +1,245 @@
+"""Scoring with prepared parameters gives the equations' numbers, whatever is tiled or folded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grnet_jax.graph import SimilarityGraph, node_count, scoring
+from grnet_jax.graph.pyramid import region_counts
+from grnet_jax.graph.reasoning import edge_mask
+from tests.graph import naive
+
+# Whether `prepare` folds each, or scores by the general path.
+_FOLDED = {
+    "paper": ({}, True),
+    "table5-row2": ({"scales": ((1, 1), (1, 2), (2, 1), (2, 2))}, True),
+    "table5-row4": ({"intra_scale": False, "inter_scale": False}, True),
+    "table5-row5": ({"intra_scale": False}, True),
+    "table5-row6": ({"inter_scale": False}, True),
+    "two-layers": ({"layers": 2}, True),
+    "four-layers": ({"layers": 4}, True),
+    "edge-scale": ({"edge_scale_init": 5.0}, True),
+    "global-baseline": ({"layers": 0, "scales": ((1, 1),)}, False),
+    "no-layers": ({"layers": 0}, False),
+    "one-layer": ({"layers": 1}, False),
+    "recomputed": ({"recompute_edges": True}, False),
+    "norm-feature": ({"norm_feature": True}, False),
+}
+_KINDS = ("different", "1e-3", "1e-6", "one-region", "identical")
+
+
+def _photos(kind, graph, channels, queries=2, gallery=3):
+    """Regions of queries and gallery photos that differ by that share, or where it says."""
+    rng = np.random.default_rng(0)
+    regions = sum(region_counts(graph.scales))
+    query = rng.gamma(1.0, 1.0, (queries, regions, channels))
+    shop = rng.gamma(1.0, 1.0, (gallery, regions, channels))
+    twins = query[np.arange(gallery) % queries]
+    if kind in ("1e-3", "1e-6"):
+        shop = twins * (1 + float(kind) * rng.standard_normal(twins.shape))
+    elif kind == "one-region":
+        shop = twins.copy()
+        shop[:, -1] *= 1.001
+    elif kind == "identical":
+        shop = twins
+    # Both sides must start from the same float32 numbers.
+    return query.astype(np.float32), shop.astype(np.float32)
+
+
+def _logits(graph, params, query, gallery):
+    """By the naive float64 equations."""
+    return np.array(
+        [
+            [
+                naive.logit(
+                    x.astype(np.float64),
+                    y.astype(np.float64),
+                    params,
+                    graph.scales if graph.layers else graph.scales[:1],
+                    layers=graph.layers,
+                    intra_scale=graph.intra_scale,
+                    inter_scale=graph.inter_scale,
+                    recompute=graph.recompute_edges,
+                    norm_feature=graph.norm_feature,
+                )
+                for y in gallery
+            ]
+            for x in query
+        ]
+    )
+
+
+def _score(graph, params, query, gallery, tile=0, dtype="float32"):
+    return np.asarray(
+        jax.jit(graph.score_prepared, static_argnums=3)(
+            graph.prepare(params, dtype), query, gallery, tile
+        )
+    )
+
+
+def _params(graph, query):
+    return graph.init(jax.random.key(1), query[:1], query[:1])["params"]
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("name", [name for name, (_, folded) in _FOLDED.items() if folded])
+def test_folded_scores_equal_the_equations(name, kind):
+    graph = SimilarityGraph(**({"node_dim": 32, "reasoning_dim": 16} | _FOLDED[name][0]))
+    query, gallery = _photos(kind, graph, 48)
+    params = _params(graph, query)
+    wanted = _logits(graph, params, query, gallery)
+    found = _score(graph, params, query, gallery, tile=2)
+    np.testing.assert_allclose(
+        found, wanted, rtol=1e-5, atol=1e-5 * max(np.abs(wanted).max(), 1e-3)
+    )
+
+
+@pytest.mark.parametrize("name", _FOLDED)
+def test_what_is_folded_and_what_takes_the_general_path(name):
+    fields, folded = _FOLDED[name]
+    graph = SimilarityGraph(**({"node_dim": 16, "reasoning_dim": 8} | fields))
+    query, gallery = _photos("different", graph, 12)
+    params = _params(graph, query)
+    assert isinstance(graph.prepare(params, "float32"), scoring.Folded) == folded
+    wanted = graph.apply({"params": params}, query, gallery)
+    found = _score(graph, params, query, gallery, tile=2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", _KINDS)
+def test_folded_scores_equal_the_equations_at_the_papers_sizes(kind):
+    graph = SimilarityGraph()
+    query, gallery = _photos(kind, graph, 1024, queries=1, gallery=2)
+    params = _params(graph, query)
+    wanted = _logits(graph, params, query, gallery)
+    found = _score(graph, params, query, gallery)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_tiles_and_their_padding_change_nothing():
+    graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
+    query, gallery = _photos("different", graph, 12, gallery=7)
+    params = _params(graph, query)
+    whole = _score(graph, params, query, gallery, tile=7)
+    assert whole.shape == (2, 7)
+    for tile in (1, 2, 3, 5, 100):
+        np.testing.assert_allclose(
+            _score(graph, params, query, gallery, tile), whole, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_tile_holds_so_many_bytes_on_a_cpu():
+    assert scoring.choose_tile(SimilarityGraph.scales, 1024) == 4
+    assert scoring.choose_tile(SimilarityGraph.scales, 10**6) == 1
+
+
+def _folded(edge_blocks, dtype="float64", mask=None):
+    graph = SimilarityGraph(node_dim=24, reasoning_dim=8)
+    query, gallery = _photos("different", graph, 12)
+    params = _params(graph, query)
+    folded = scoring.fold(
+        params["projection"],
+        params["edge_out1"],
+        params["edge_in1"],
+        [params[f"layer{number}"] for number in (1, 2, 3)],
+        params["score_weight"],
+        params["score_bias"],
+        mask=mask,
+        scales=graph.scales,
+        dtype=dtype,
+        edge_blocks=edge_blocks,
+    )
+    return folded, query, gallery
+
+
+@pytest.mark.parametrize("edge_blocks", [1, 2, 3, 4, 24, 100])
+def test_the_schur_form_equals_the_plain_product(edge_blocks):
+    with jax.enable_x64(True):
+        plain, query, gallery = _folded(0)
+        turned, _, _ = _folded(edge_blocks)
+        assert len(plain.edges) == 1
+        np.testing.assert_allclose(
+            scoring.score_pairs(turned, query, gallery),
+            scoring.score_pairs(plain, query, gallery),
+            rtol=1e-12,
+        )
+
+
+@pytest.mark.parametrize("edge_blocks", [1, 2, 3, 4, 24, 100])
+def test_the_blocks_leave_out_nothing_but_zeros(edge_blocks):
+    with jax.enable_x64(True):
+        folded, _, _ = _folded(edge_blocks)
+        _, _, k = 0, 0, folded.layers[0].shape[0]
+        blocks = [*folded.edges[:-1], folded.edges[-1][:, :-k]]
+        whole = np.concatenate([np.pad(b, ((0, 24 - len(b)), (0, 0))) for b in blocks], axis=1)
+        assert whole.shape == (24, 24)
+        # With Q from P: T_out^T T_in = Q U Q^T.
+        graph = SimilarityGraph(node_dim=24, reasoning_dim=8)
+        params = _params(graph, _photos("different", graph, 12)[0])
+        wanted = np.asarray(params["edge_out1"], np.float64).T @ np.asarray(
+            params["edge_in1"], np.float64
+        )
+        projected = np.asarray(folded.projection)  # [12, 24]: P Q
+        plain = np.asarray(params["projection"], np.float64)
+        np.testing.assert_allclose(
+            projected @ whole @ projected.T, plain @ wanted @ plain.T, rtol=1e-9, atol=1e-9
+        )
+
+
+def test_permuting_the_gallery_permutes_the_scores():
+    graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
+    query, gallery = _photos("different", graph, 12, gallery=5)
+    params = _params(graph, query)
+    order = np.array([4, 2, 0, 3, 1])
+    np.testing.assert_allclose(
+        _score(graph, params, query, gallery[order], 2),
+        _score(graph, params, query, gallery, 2)[:, order],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_jitted_scores_equal_eager_ones():
+    folded, query, gallery = _folded(4, "float32")
+    np.testing.assert_allclose(
+        jax.jit(scoring.score_pairs)(folded, query, gallery),
+        scoring.score_pairs(folded, query, gallery),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_mask_that_keeps_all_edges_changes_nothing():
+    plain, query, gallery = _folded(4, "float32")
+    mask = edge_mask(plain.scales, intra_scale=False, inter_scale=False)
+    masked, _, _ = _folded(4, "float32", mask)
+    whole, _, _ = _folded(4, "float32", np.ones((node_count(plain.scales),) * 2, bool))
+    wanted = scoring.score_pairs(plain, query, gallery)
+    np.testing.assert_array_equal(scoring.score_pairs(whole, query, gallery), wanted)
+    assert np.abs(scoring.score_pairs(masked, query, gallery) - wanted).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_bfloat16_products_stay_in_their_band(kind):
+    graph = SimilarityGraph(node_dim=64, reasoning_dim=32)
+    query, gallery = _photos(kind, graph, 128)
+    params = _params(graph, query)
+    exact = _score(graph, params, query, gallery)
+    coarse = _score(graph, params, query, gallery, dtype="bfloat16")
+    assert coarse.dtype == np.float32
+    assert not np.array_equal(coarse, exact) or kind == "identical"
+    np.testing.assert_allclose(coarse, exact, atol=2e-2)
+
+
+def test_gallery_regions_kept_in_bfloat16_are_compared_in_float32():
+    graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
+    query, gallery = _photos("different", graph, 12)
+    params = _params(graph, query)
+    kept = jnp.bfloat16(gallery)
+    np.testing.assert_allclose(
+        _score(graph, params, query, kept),
+        _score(graph, params, query, kept.astype(np.float32)),
+        rtol=1e-6,
+    )

@@ -1,0 +1,180 @@
+"""Exported matchers give the live model's numbers, and need nothing but JAX."""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from grnet_jax import models
+from grnet_jax.errors import InputError
+from grnet_jax.export import reading
+from grnet_jax.export.reading import ExportError, load_exported
+from grnet_jax.export.writing import export_matcher
+from grnet_jax.photos import Framing, make_framing
+from grnet_jax.training.setup import resolve_preprocessing
+from grnet_jax.training.state import init_variables
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_VARIANTS = {
+    "grnet": ("grnet", {"gallery_chunk": 2}),
+    "recomputed": ("grnet", {"recompute_edges": True, "inter_scale": False, "norm_feature": True}),
+    "bfloat16": ("grnet", {"dtype": "bfloat16"}),
+    "global_baseline": ("global_baseline", {}),
+    "colour_histogram": ("colour_histogram", {}),
+}
+
+
+def _photos(n, size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def _export(variant, folder, platforms=("cpu",)):
+    name, fields = _VARIANTS[variant]
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.data.image_size = 32
+    if name != "colour_histogram":
+        config.model.node_dim, config.model.reasoning_dim = 16, 8
+    config.model.update(fields)
+    config = resolve_preprocessing(config)
+    matcher = models.build_matcher(config.model)
+    variables = init_variables(matcher, 32, seed=0)
+    export_matcher(config, variables, 7, epath.Path(folder), platforms)
+    return config, matcher, variables
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    return folder, *_export("grnet", folder, ("cpu", "cuda", "tpu"))
+
+
+@pytest.mark.parametrize("variant", _VARIANTS)
+def test_exported_halves_give_the_live_models_numbers(variant, tmp_path):
+    _, matcher, variables = _export(variant, tmp_path)
+    loaded = load_exported(tmp_path)
+    tolerance = 2e-2 if variant == "bfloat16" else 1e-5
+    embed = jax.jit(lambda photos: models.embed(matcher, variables, photos))
+    score = jax.jit(lambda *features: models.score(matcher, variables, *features))
+    for n, g in ((1, 5), (3, 2)):
+        photos = _photos(n), _photos(g, seed=1)
+        found = [loaded.embed(p) for p in photos]
+        live = [embed(p) for p in photos]
+        for name, leaf in found[0].items():
+            _check_close(leaf, getattr(live[0], name), tolerance)
+        scores = loaded.score(*found)
+        assert scores.shape == (n, g)
+        _check_close(scores, score(*live), tolerance)
+        assert np.ptp(scores) > 2 * tolerance * np.abs(scores).max()  # other pairs would be seen
+
+
+def _check_close(found, wanted, tolerance):
+    assert found.dtype == wanted.dtype
+    found, wanted = np.asarray(found, np.float32), np.asarray(wanted, np.float32)
+    np.testing.assert_allclose(found, wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_the_description_tells_what_is_needed(exported):
+    folder, config, _, _ = exported
+    described = load_exported(folder).description
+    assert described["photos"] == {"shape": ["n", 32, 32, 3], "dtype": "uint8"}
+    assert described["features"] == {
+        "descriptor": {"shape": ["n", 128], "dtype": "float32"},
+        "regions": {"shape": ["n", 24, 128], "dtype": "float32"},
+    }
+    assert (described["step"], described["platforms"]) == (7, ["cpu", "cuda", "tpu"])
+    assert Framing(**described["framing"]) == make_framing(config.data)
+    assert Framing(**described["shop_framing"]) == make_framing(config.data, shop=True)
+
+
+def test_the_config_hash_is_the_configs(exported, tmp_path):
+    described = load_exported(exported[0]).description
+    _export("grnet", tmp_path)
+    assert load_exported(tmp_path).description["config_sha256"] == described["config_sha256"]
+    _export("recomputed", tmp_path)
+    assert load_exported(tmp_path).description["config_sha256"] != described["config_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "got"),
+    [
+        (_photos(2, size=64), r"uint8 \[2, 64, 64, 3\]"),
+        (_photos(2).astype(np.float32), r"float32 \[2, 32, 32, 3\]"),
+        (_photos(2)[0], r"uint8 \[32, 32, 3\]"),
+        (_photos(0), r"uint8 \[0, 32, 32, 3\]"),
+    ],
+)
+def test_photos_of_another_form_are_named(exported, photos, got):
+    message = rf"embed: photos: expected uint8 \[n, 32, 32, 3\] with n > 0, got {got}"
+    with pytest.raises(InputError, match=message):
+        load_exported(exported[0]).embed(photos)
+
+
+def test_features_of_another_matcher_are_named(exported):
+    loaded = load_exported(exported[0])
+    features = loaded.embed(_photos(2))
+    with pytest.raises(InputError, match=r"query: expected features \['descriptor', 'regions'\]"):
+        loaded.score({"descriptor": features["descriptor"]}, features)
+    with pytest.raises(InputError, match=r"gallery regions: expected float32 \[n, 24, 128\]"):
+        loaded.score(features, features | {"regions": features["regions"][:, :5]})
+
+
+def test_files_that_cannot_be_used_are_named(exported, tmp_path, monkeypatch):
+    with pytest.raises(ExportError, match="holds no exported matcher"):
+        load_exported(tmp_path)
+    for file in exported[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(reading.jax, "default_backend", lambda: "METAL")
+        with pytest.raises(ExportError, match="exported for cpu, cuda, tpu, and JAX runs on METAL"):
+            load_exported(tmp_path)
+    data = (tmp_path / "score.jax_export").read_bytes()
+    (tmp_path / "score.jax_export").write_bytes(data[:-1])
+    with pytest.raises(ExportError, match=r"score\.jax_export: is damaged"):
+        load_exported(tmp_path)
+    description = json.loads((tmp_path / "matcher.json").read_text())
+    (tmp_path / "matcher.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(ExportError, match="format 99"):
+        load_exported(tmp_path)
+    (tmp_path / "matcher.json").write_text("{")
+    with pytest.raises(ExportError, match=r"matcher\.json: cannot be read"):
+        load_exported(tmp_path)
+
+
+def test_unknown_platforms_are_named(tmp_path):
+    with pytest.raises(InputError, match="--platforms: 'cpu,abacus'"):
+        _export("colour_histogram", tmp_path, ("cpu", "abacus"))
+
+
+def test_reading_needs_jax_alone(exported, tmp_path):
+    folder, _, matcher, variables = exported
+    np.save(tmp_path / "photos.npy", _photos(3))
+    code = f"""
+import sys
+
+for name in ("flax", "etils", "ml_collections", "tensorflow", "orbax", "PIL", "grnet_jax.models"):
+    sys.modules[name] = None  # as if not installed
+import numpy as np
+import grnet_jax
+matcher = grnet_jax.load_exported({str(folder)!r})
+features = matcher.embed(np.load("photos.npy"))
+np.save("scores.npy", matcher.score(features, features))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(_ROOT), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    features = models.embed(matcher, variables, _photos(3))
+    wanted = models.score(matcher, variables, features, features)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), wanted, rtol=1e-4, atol=1e-5)
