@@ -158,9 +158,9 @@ def _rates(row: Mapping[str, Any]) -> str:
     return (
         f"Matrix products on {row['cores']} {'core' if row['cores'] == 1 else 'cores'}: "
         f"JAX {row['matrix_gmac_per_s']:.0f} and PyTorch {row['torch_matrix_gmac_per_s']:.0f} G "
-        f"multiply-adds/s. Ours executes {row['multiply_adds_per_pair'] / 1e6:.1f} M a pair (as "
-        f"written {as_written_multiply_adds() / 1e6:.1f} M), at {ours} of JAX's rate; PyTorch eager "
-        f"runs at {theirs} of its own."
+        f"multiply-adds/s. Ours executes {row['multiply_adds_per_pair'] / 1e6:.1f} M a pair "
+        f"(as written {as_written_multiply_adds() / 1e6:.1f} M), at {ours} of JAX's rate; "
+        f"PyTorch eager runs at {theirs} of its own."
     )
 
 
