@@ -9,8 +9,7 @@ was fastest in a trial before the first round. The multiply-adds are those reall
 rate of products that they are compared with, [4096x1024] [1024x512] in float32, is measured in the
 same round.
 With --one-core everything runs in one thread and CPU seconds count instead of wall seconds: what
-else the machine does then weighs little, while over all cores it slows threads that wait for each
-other.
+else the machine does then weighs little; over all cores it slows threads that wait for each other.
 Writes benchmarks/results/scoring_DEVICE.json after every round and goes on where it was stopped.
 Needs PyTorch (`make parity`), and a C++ compiler for torch.compile.
 """
@@ -147,7 +146,22 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
             cells = [str(row["cores"]), title]
             cells += [f"{row[f'{system}_pairs_per_s']:,.0f}", _cell(ratio) if ratio else "-"]
             lines.append("| " + " | ".join(cells) + " |")
+    for row in rows:
+        lines += ["", _rates(row)]
     return "\n".join(lines) + "\n"
+
+
+def _rates(row: Mapping[str, Any]) -> str:
+    """What the machine's matrix products allow, in a sentence."""
+    shares = [row[f"{of}_matmul_rate"] for of in ("share_of", "torch_eager_share_of_its")]
+    ours, theirs = (f"{100 * share['median']:.0f}%" for share in shares)
+    return (
+        f"Matrix products on {row['cores']} {'core' if row['cores'] == 1 else 'cores'}: "
+        f"JAX {row['matrix_gmac_per_s']:.0f} and PyTorch {row['torch_matrix_gmac_per_s']:.0f} G "
+        f"multiply-adds/s. Ours executes {row['multiply_adds_per_pair'] / 1e6:.1f} M a pair "
+        f"(as written {as_written_multiply_adds() / 1e6:.1f} M), at {ours} of JAX's rate; "
+        f"PyTorch eager runs at {theirs} of its own."
+    )
 
 
 def _cell(spread: Mapping[str, float]) -> str:

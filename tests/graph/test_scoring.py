@@ -171,7 +171,7 @@ def test_the_schur_form_equals_the_plain_product(edge_blocks):
 def test_the_blocks_leave_out_nothing_but_zeros(edge_blocks):
     with jax.enable_x64(True):
         folded, _, _ = _folded(edge_blocks)
-        _, _, k = 0, 0, folded.layers[0].shape[0]
+        k = folded.layers[0].shape[0]
         blocks = [*folded.edges[:-1], folded.edges[-1][:, :-k]]
         whole = np.concatenate([np.pad(b, ((0, 24 - len(b)), (0, 0))) for b in blocks], axis=1)
         assert whole.shape == (24, 24)
@@ -230,7 +230,7 @@ def test_bfloat16_products_stay_in_their_band(kind):
     coarse = _score(graph, params, query, gallery, dtype="bfloat16")
     assert coarse.dtype == np.float32
     assert not np.array_equal(coarse, exact) or kind == "identical"
-    np.testing.assert_allclose(coarse, exact, atol=2e-2)
+    np.testing.assert_allclose(coarse, exact, atol=2e-2 * np.abs(exact).max())
 
 
 def test_gallery_regions_kept_in_bfloat16_are_compared_in_float32():
