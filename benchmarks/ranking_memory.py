@@ -111,7 +111,7 @@ def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
     chosen, mesh = SIZES[size], make_mesh(jax.devices()[:1])
     config = grnet.get_config(chosen.dataset)
     matcher = build_matcher(config.model)
-    variables = init_variables(matcher, 64, seed=0)
+    variables = init_variables(matcher, config.data.image_size, seed=0)
     query = HeldFeatures(_features(chosen.queries, chosen.channels, seed=2**32))
     positives = np.random.default_rng(0).integers(0, gallery, (chosen.queries, 5))
     positives.sort(axis=1)
