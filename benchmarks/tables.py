@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from benchmarks.results_file import ROOT
+from grnet_jax.results_file import ROOT
 
 PAGES = ("README.md", "docs/performance.md")
 _MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
