@@ -41,9 +41,10 @@ def _adapt(fields: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 
 def _compared(built: Mapping[str, Mapping[str, float]], *quoted: str) -> tuple[Row, ...]:
     """Systems that are not built here, then the global baseline and GRNet with its figures."""
-    ours = [("global baseline", _BASELINE, {}), ("GRNet", _GRNET, built)]
-    rows = [(label, None, {}) for label in quoted] + ours
-    return tuple(Row(number, *row) for number, row in enumerate(rows, start=1))
+    rows = [Row(number, label, None) for number, label in enumerate(quoted, start=1)]
+    rows.append(Row(len(rows) + 1, "global baseline", _BASELINE))
+    rows.append(Row(len(rows) + 1, "GRNet", _GRNET, built))
+    return tuple(rows)
 
 
 _TABLE_3 = Table(

@@ -112,10 +112,10 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
     """
     own = importlib.import_module(f"configs.{config}").get_config(dataset)
     values, argv = flags.FlagValues(), ["", *given]
-    config_flags.DEFINE_config_dict(
-        "config", own, flag_values=values, lock_config=True, sys_argv=argv
-    )
     try:
+        config_flags.DEFINE_config_dict(
+            "config", own, flag_values=values, lock_config=True, sys_argv=argv
+        )
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
