@@ -38,13 +38,20 @@ def fill(text: str) -> str:
 
 
 def _table(name: str, part: str | None) -> str:
-    rows = json.loads(_file(name).read_text())["rows"]
     if part:
-        _, paper, dataset = name.split("_", 2)
-        source = find_paper(paper)
-        table = source.table(part)
-        return format_table(table, dataset, find_results(source, table, dataset, rows)) + "\n"
+        return _papers_table(name, part) + "\n"
+    rows = json.loads(_file(name).read_text())["rows"]
     return importlib.import_module(f"benchmarks.{name}").format_rows(rows).rstrip() + "\n"
+
+
+def _papers_table(name: str, part: str) -> str:
+    """A paper's table; without a result file the paper's figures alone."""
+    _, paper, dataset = name.split("_", 2)
+    path = _FOLDER / f"{name}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    source = find_paper(paper)
+    table = source.table(part)
+    return format_table(table, dataset, find_results(source, table, dataset, rows))
 
 
 def _file(name: str) -> pathlib.Path:

@@ -66,7 +66,8 @@ def _notes(
         notes.append("Drawn clothes and small networks: ours say nothing about the paper's set.")
     for protocol in _protocols(table, found):
         said = separate_rows(table, protocol, found)
-        notes.append(f"{_title(protocol, found)}, top-1: {said}.")
+        if said:
+            notes.append(f"{_title(protocol, found)}, top-1: {said}.")
     return [f"- {note}" for note in notes]
 
 
@@ -106,7 +107,7 @@ def _ks(figures: Iterable[str]) -> np.ndarray:
 def separate_rows(
     table: Table, protocol: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> str:
-    """Which rows' intervals of top-1 do not overlap, in words."""
+    """Which rows' intervals of top-1 do not overlap, in words; "" with fewer than two rows."""
     bounds = {}
     for number, results in found.items():
         seeds = _of_protocol(results, protocol)
@@ -119,7 +120,7 @@ def separate_rows(
         if lows
     ]
     if len(bounds) < 2:
-        return "fewer than two rows to compare"
+        return ""
     return "intervals separate " + "; ".join(said) if said else "no two intervals separate"
 
 

@@ -8,7 +8,6 @@ import pytest
 from grnet_jax.errors import InputError
 from grnet_jax.reproduce import runner
 from grnet_jax.reproduce.__main__ import main
-from grnet_jax.results_file import ROOT
 from tests.reproduce.test_printing import make_result
 
 _TINY = (
@@ -23,6 +22,15 @@ _TINY = (
 )
 
 
+def _flag(command, name):
+    """The value of a flag of a command, None where it is not given."""
+    return dict(word.removeprefix("--").split("=", 1) for word in command[1:]).get(name)
+
+
+def _evaluated(called):
+    return [command for command in called if command[0] == "eval.py"]
+
+
 @pytest.fixture
 def called(monkeypatch):
     """What would have been run; eval.py's part writes a result."""
@@ -30,9 +38,8 @@ def called(monkeypatch):
 
     def run(*command):
         commands.append(command)
-        flags = dict(word.removeprefix("--").split("=", 1) for word in command[1:])
         if command[0] == "eval.py":
-            folder = pathlib.Path(flags.get("output") or flags["workdir"])
+            folder = pathlib.Path(_flag(command, "output") or _flag(command, "workdir"))
             folder.mkdir(parents=True, exist_ok=True)
             result = make_result(("all", "category_mean"), 0.25) | {"step": 300}
             (folder / "results.json").write_text(json.dumps(result))
@@ -48,22 +55,25 @@ def _main(tmp_path, *words):
 
 def test_a_row_is_run_once_whichever_tables_it_stands_in(called, tmp_path, capsys):
     assert _main(tmp_path, "grnet", "table5", "--rows=7,1") == 0
-    assert [command[0] for command in called] == ["train.py", "eval.py"] * 2
-    assert "--config.model.layers=0" not in called[0]
-    assert "--config.model.layers=0" in called[2]
-    assert "--config.model.scales=((1, 1),)" in called[2]
+    full, baseline = _evaluated(called)
+    for evaluated in (full, baseline):  # trained with the same fields, in the same folder
+        assert ("train.py", *evaluated[1:]) in called
+    assert _flag(full, "config.model.layers") is None
+    assert _flag(baseline, "config.model.layers") == "0"
+    assert _flag(baseline, "config.model.scales") == "((1, 1),)"
     assert "25.0 [23.0, 27.0]" in capsys.readouterr().out
     # The same again, and the same rows of other tables: nothing is run.
+    before = len(called)
     assert _main(tmp_path, "grnet", "table5", "--rows=1,7") == 0
     assert _main(tmp_path, "grnet", "table3") == 0
     assert _main(tmp_path, "grnet", "layers", "--rows=3") == 0
-    assert len(called) == 4
+    assert len(called) == before
     assert "| 3 | T = 3 | 1 | 25.0" in capsys.readouterr().out
     # By category: evaluated anew, in the same workdir.
     assert _main(tmp_path, "grnet", "table4", "--rows=2") == 0
-    assert len(called) == 6
-    assert called[-1][-2] == called[1][-1]
-    assert called[-1][-1].startswith(f"--output={tmp_path}/runs/")
+    by_category = _evaluated(called)[-1]
+    assert _flag(by_category, "workdir") == _flag(full, "workdir")
+    assert _flag(by_category, "output").startswith(_flag(full, "workdir"))
 
 
 def test_every_seed_is_a_row_that_says_what_made_it(called, tmp_path):
@@ -82,12 +92,12 @@ def test_every_seed_is_a_row_that_says_what_made_it(called, tmp_path):
 
 
 def test_fields_given_are_every_rows_and_tell_rows_apart(called, tmp_path):
-    assert _main(tmp_path, "grnet", "table5", "--rows=1", "--config.train.steps=7") == 0
+    assert _main(tmp_path, "grnet", "table5", "--rows=1", "--config.train.batch_items=7") == 0
     assert _main(tmp_path, "grnet", "table5", "--rows=1") == 0
-    assert len(called) == 4
-    assert "--config.train.steps=7" in called[0]
-    assert "--config.train.steps=300" in called[2]
-    assert called[0][-1] != called[2][-1]  # the workdirs
+    given, plain = _evaluated(called)
+    assert _flag(given, "config.train.batch_items") == "7"
+    assert _flag(plain, "config.train.batch_items") is None
+    assert _flag(given, "workdir") != _flag(plain, "workdir")
 
 
 def test_figure_2_is_drawn(called, tmp_path, capsys):
@@ -166,8 +176,3 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, mon
     (again,) = json.loads(file.read_text())["rows"]
     assert again["protocols"] == row["protocols"]
     assert again["train_seconds"] is None
-
-
-def test_the_runs_are_those_of_a_checkout():
-    assert (ROOT / "train.py").exists()
-    assert (ROOT / "eval.py").exists()
