@@ -2,10 +2,10 @@
 
     python -m benchmarks.full_test [--queries=22000] [--gallery=45392] [--price=0]
 
-GRNet at the paper's sizes on 1, 8 and 256 devices, exhaustive and as a cascade. Rows of the CPU take
-the rates of scoring_cpu.json and backbone_speed_cpu.json; rows of accelerators, of which none was at
-hand, take the multiply-adds that scoring executes and a share of the device's published peak: they
-are marked as arithmetic. Nothing is run here.
+GRNet at the paper's sizes on 1, 8 and 256 devices, exhaustive and as a cascade. Rows of the CPU
+take the rates of scoring_cpu.json and backbone_speed_cpu.json; rows of accelerators, of which none
+was at hand, take the multiply-adds that scoring executes and a share of the device's published
+peak: they are marked as arithmetic. Nothing is run here.
 Writes benchmarks/results/full_test.json.
 """
 
@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.results_file import ROOT, ResultsFile
 
 DEVICES = (1, 8, 256)
 # So much of the peak is assumed of accelerators: the target of benchmarks/scoring on a GPU.
