@@ -1,0 +1,137 @@
+"""What post-processing does to figures on the synthetic set's test split.
+
+    python -m benchmarks.postprocessing [--run=runs/grnet_vs_baseline/grnet_1]
+
+The run is one of `python -m benchmarks.grnet_vs_baseline`. Systems: the colour histogram, the
+trained run's descriptors compared by their inner product, and the run itself, which scores regions
+and takes flips alone. Nothing was tuned. Writes benchmarks/results/postprocessing.json, a row as it
+finishes; run again, the command goes on with the rows that are missing.
+"""
+
+import argparse
+import copy
+import tempfile
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+import input_pipeline
+from benchmarks.results_file import ROOT, ResultsFile
+from configs import colour_histogram
+from grnet_jax.mesh import make_mesh
+from grnet_jax.models import Features, InnerProduct
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import build_run, restore_run
+
+_FLIP: dict[str, Any] = {"flip_average": True}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "flip": _FLIP,
+    "five crops, 0.875": {"five_crop_share": 0.875},
+    "whitening by the gallery, 64": {"whitening": "gallery", "whitening_dim": 64},
+    "whitening by train, 64": {"whitening": "train", "whitening_dim": 64},
+    "whitening by train, 64, flip": {"whitening": "train", "whitening_dim": 64} | _FLIP,
+    "augmentation, 3, alpha 3": {"database_augmentation": 3, "database_augmentation_alpha": 3.0},
+    "expansion, 3": {"query_expansion": 3},
+    "expansion, 3, alpha 3": {"query_expansion": 3, "query_expansion_alpha": 3.0},
+}
+_COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
+
+
+class DescriptorMatcher(nn.Module):
+    """Another matcher's descriptors, scored by their inner product."""
+
+    matcher: nn.Module
+
+    def embed(self, photos: jax.Array, train: bool = False) -> Features:
+        """The other's features [n, d] without regions."""
+        features: Any = self.matcher.embed(photos, train)  # type: ignore[operator]
+        return Features(features.descriptor)
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """float32 [q, g]."""
+        scores: jax.Array = InnerProduct().score(query, gallery)
+        return scores
+
+
+def main() -> None:
+    """Measures what is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", default="runs/grnet_vs_baseline/grnet_1", help="workdir of GRNet")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    options = parser.parse_args()
+    results = ResultsFile(
+        "postprocessing", "python -m benchmarks.postprocessing", ("system", "setting")
+    )
+    with tempfile.TemporaryDirectory() as stores:
+        for system, (matcher, variables, config, settings) in _systems(options.run).items():
+            config.data.dir = options.data_dir
+            for name in settings:
+                if results.find(system=system, setting=name) is None:
+                    print(f"{system}: {name}", flush=True)
+                    found = measure(
+                        matcher, variables, config, _SETTINGS[name], f"{stores}/{system}"
+                    )
+                    results.add({"system": system, "setting": name, **found})
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
+    """By name: matcher, variables, config and the settings that touch it."""
+    every = list(_SETTINGS)
+    floor = build_run(colour_histogram.get_config(), make_mesh())
+    run, state = restore_run(workdir, make_mesh())
+    inside = {name: {"matcher": part} for name, part in state.variables.items()}
+    return {
+        "colour histogram": (floor.matcher, {}, floor.config, every),
+        "GRNet's descriptor": (DescriptorMatcher(run.matcher), inside, run.config, every),
+        "GRNet": (run.matcher, state.variables, run.config, ["none", "flip"]),
+    }
+
+
+def measure(
+    matcher: nn.Module, variables: Any, config: Any, fields: dict[str, Any], store: str
+) -> dict[str, Any]:
+    """The figures over all queries with these fields of `config.eval`."""
+    config = copy.deepcopy(config)
+    config.eval.update(fields)
+    config.eval.calibration = False  # inner products are no logits
+    dataset = input_pipeline.load_dataset(config.data)
+    task = make_task(dataset, "test", config.data, whitening=config.eval.whitening)
+    views = "-".join(
+        f"{name}={fields[name]}" for name in fields if name.startswith(("flip", "fiv"))
+    )
+    evaluation = Evaluator(matcher, config, make_mesh()).evaluate(
+        variables, task, store=f"{store}/{views}"
+    )
+    figures = evaluation.figures["all"]
+    return {
+        "fields": fields,
+        "queries": figures.queries,
+        "gallery": figures.gallery,
+        "figures": {name: round(figures.values[name], 6) for name in _COLUMNS},
+        "intervals_95": {name: [*map(float, figures.intervals[name])] for name in _COLUMNS},
+    }
+
+
+def format_rows(rows: list[dict]) -> str:
+    """A Markdown table in percent, with top-1's interval."""
+    lines = [
+        "| system | post-processing | " + " | ".join(_COLUMNS.values()) + " |",
+        "|---|---|" + "---|" * len(_COLUMNS),
+    ]
+    for row in rows:
+        low, high = (f"{100 * bound:.1f}" for bound in row["intervals_95"]["top1"])
+        cells = [f"{100 * row['figures'][name]:.1f}" for name in _COLUMNS]
+        cells[0] += f" [{low}, {high}]"
+        lines.append(f"| {row['system']} | {row['setting']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
