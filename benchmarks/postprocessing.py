@@ -20,7 +20,7 @@ import input_pipeline
 from benchmarks.results_file import ROOT, ResultsFile
 from configs import colour_histogram
 from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, InnerProduct
+from grnet_jax.models import Features, InnerProduct, Views
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training.setup import build_run, restore_run
@@ -73,9 +73,8 @@ def main() -> None:
             for name in settings:
                 if results.find(system=system, setting=name) is None:
                     print(f"{system}: {name}", flush=True)
-                    found = measure(
-                        matcher, variables, config, _SETTINGS[name], f"{stores}/{system}"
-                    )
+                    store = f"{stores}/{system}"
+                    found = measure(matcher, variables, config, _SETTINGS[name], store)
                     results.add({"system": system, "setting": name, **found})
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
@@ -103,11 +102,9 @@ def measure(
     config.eval.calibration = False  # inner products are no logits
     dataset = input_pipeline.load_dataset(config.data)
     task = make_task(dataset, "test", config.data, whitening=config.eval.whitening)
-    views = "-".join(
-        f"{name}={fields[name]}" for name in fields if name.startswith(("flip", "fiv"))
-    )
+    views = [f"{name}={fields[name]}" for name in Views._fields if name in fields]
     evaluation = Evaluator(matcher, config, make_mesh()).evaluate(
-        variables, task, store=f"{store}/{views}"
+        variables, task, store="-".join([store, *views])
     )
     figures = evaluation.figures["all"]
     return {
