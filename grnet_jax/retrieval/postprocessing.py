@@ -204,17 +204,17 @@ def learn_whitening(descriptors: np.ndarray, dim: int) -> Whitening:
     from sklearn.decomposition import PCA  # loaded only where it is used
 
     count, size = descriptors.shape
+    if (descriptors == descriptors[0]).all():
+        raise InputError(f"eval.whitening: it is learned on {count:,} descriptors, all alike")
     # Both are exact; the covariance takes less time where photos are many.
     solver = "covariance_eigh" if count >= size else "full"
     pca = PCA(svd_solver=solver).fit(descriptors.astype(np.float64))
-    deviation = np.sqrt(pca.explained_variance_) if count > 1 else np.zeros(1)
+    deviation = np.sqrt(pca.explained_variance_)
     varying = int((deviation > _LEAST_DEVIATION * deviation[0]).sum())
-    if not varying or dim > varying:
+    if dim > varying:
         raise InputError(
             f"eval.whitening_dim={dim}: the {count:,} descriptors of {size} numbers that whitening "
             f"is learned on vary in {varying} directions; expected 0 to {varying}"
-            if varying
-            else f"eval.whitening: the {count:,} descriptors that it is learned on are all alike"
         )
     kept = slice(0, dim or varying)
     projection = pca.components_[kept].T / deviation[kept]  # [d, k]
