@@ -40,7 +40,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
 
-class DescriptorMatcher(nn.Module):
+class DescriptorMatcher(InnerProduct):
     """Another matcher's descriptors, scored by their inner product."""
 
     matcher: nn.Module
@@ -49,11 +49,6 @@ class DescriptorMatcher(nn.Module):
         """The other's features [n, d] without regions."""
         features: Any = self.matcher.embed(photos, train)  # type: ignore[operator]
         return Features(features.descriptor)
-
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """float32 [q, g]."""
-        scores: jax.Array = InnerProduct().score(query, gallery)
-        return scores
 
 
 def main() -> None:
