@@ -13,7 +13,7 @@ import re
 
 from benchmarks.results_file import ROOT
 
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/performance.md", "docs/evaluation.md")
 _MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 _FOLDER = ROOT / "benchmarks" / "results"
 
