@@ -1,6 +1,6 @@
 """What post-processing does to figures on the synthetic set's test split.
 
-    python -m benchmarks.postprocessing [--run=runs/grnet_vs_baseline/grnet_1]
+    python -m benchmarks.postprocessing [--run=runs/grnet_vs_baseline/grnet_1] [--queries=500]
 
 The run is one of `python -m benchmarks.grnet_vs_baseline`. Systems: the colour histogram, the
 trained run's descriptors compared by their inner product, and the run itself, which scores regions
@@ -25,17 +25,15 @@ from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training.setup import build_run, restore_run
 
-_FLIP: dict[str, Any] = {"flip_average": True}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
-    "flip": _FLIP,
-    "five crops, 0.875": {"five_crop_share": 0.875},
     "whitening by the gallery, 64": {"whitening": "gallery", "whitening_dim": 64},
-    "whitening by train, 64": {"whitening": "train", "whitening_dim": 64},
-    "whitening by train, 64, flip": {"whitening": "train", "whitening_dim": 64} | _FLIP,
     "augmentation, 3, alpha 3": {"database_augmentation": 3, "database_augmentation_alpha": 3.0},
     "expansion, 3": {"query_expansion": 3},
     "expansion, 3, alpha 3": {"query_expansion": 3, "query_expansion_alpha": 3.0},
+    "flip": {"flip_average": True},
+    "whitening by train, 64": {"whitening": "train", "whitening_dim": 64},
+    "five crops, 0.875": {"five_crop_share": 0.875},
 }
 _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
@@ -47,7 +45,7 @@ class DescriptorMatcher(InnerProduct):
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """The other's features [n, d] without regions."""
-        features: Any = self.matcher.embed(photos, train)  # type: ignore[operator]
+        features: Any = self.matcher.embed(photos, train)
         return Features(features.descriptor)
 
 
@@ -58,19 +56,21 @@ def main() -> None:
     )
     parser.add_argument("--run", default="runs/grnet_vs_baseline/grnet_1", help="workdir of GRNet")
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--queries", type=int, default=500, help="drawn; 0 for all (500)")
     options = parser.parse_args()
-    results = ResultsFile(
-        "postprocessing", "python -m benchmarks.postprocessing", ("system", "setting")
-    )
+    command = f"python -m benchmarks.postprocessing --queries={options.queries}"
+    results = ResultsFile("postprocessing", command, ("system", "setting"))
+    systems = _systems(options.run)
+    wanted = [(name, system) for name in _SETTINGS for system in systems]
     with tempfile.TemporaryDirectory() as stores:
-        for system, (matcher, variables, config, settings) in _systems(options.run).items():
-            config.data.dir = options.data_dir
-            for name in settings:
-                if results.find(system=system, setting=name) is None:
-                    print(f"{system}: {name}", flush=True)
-                    store = f"{stores}/{system}"
-                    found = measure(matcher, variables, config, _SETTINGS[name], store)
-                    results.add({"system": system, "setting": name, **found})
+        for name, system in wanted:
+            matcher, variables, config, settings = systems[system]
+            if name in settings and results.find(system=system, setting=name) is None:
+                print(f"{system}: {name}", flush=True)
+                config.data.dir, config.eval.queries = options.data_dir, options.queries
+                store = f"{stores}/{system}"
+                found = measure(matcher, variables, config, _SETTINGS[name], store)
+                results.add({"system": system, "setting": name, **found})
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
@@ -96,7 +96,14 @@ def measure(
     config.eval.update(fields)
     config.eval.calibration = False  # inner products are no logits
     dataset = input_pipeline.load_dataset(config.data)
-    task = make_task(dataset, "test", config.data, whitening=config.eval.whitening)
+    task = make_task(
+        dataset,
+        "test",
+        config.data,
+        queries=config.eval.queries,
+        query_seed=config.eval.query_seed,
+        whitening=config.eval.whitening,
+    )
     views = [f"{name}={fields[name]}" for name in Views._fields if name in fields]
     evaluation = Evaluator(matcher, config, make_mesh()).evaluate(
         variables, task, store="-".join([store, *views])
@@ -117,7 +124,9 @@ def format_rows(rows: list[dict]) -> str:
         "| system | post-processing | " + " | ".join(_COLUMNS.values()) + " |",
         "|---|---|" + "---|" * len(_COLUMNS),
     ]
-    for row in rows:
+    order = {name: number for number, name in enumerate(_SETTINGS)}
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    for row in sorted(rows, key=lambda row: (systems.index(row["system"]), order[row["setting"]])):
         low, high = (f"{100 * bound:.1f}" for bound in row["intervals_95"]["top1"])
         cells = [f"{100 * row['figures'][name]:.1f}" for name in _COLUMNS]
         cells[0] += f" [{low}, {high}]"
