@@ -17,7 +17,13 @@ from grnet_jax.reproduce.printing import format_table
 from grnet_jax.reproduce.runner import find_results
 from grnet_jax.results_file import ROOT
 
-PAGES = ("README.md", "docs/performance.md", "docs/cost.md", "docs/reproduce.md")
+PAGES = (
+    "README.md",
+    "docs/evaluation.md",
+    "docs/performance.md",
+    "docs/cost.md",
+    "docs/reproduce.md",
+)
 _MARKED = re.compile(
     r"(<!-- results: (\w+)(?: (\w+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
 )

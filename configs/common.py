@@ -137,6 +137,21 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     evaluation.score_dtype = ""
     evaluation.score_tile = 0
     evaluation.gallery_dtype = ""
+    # Features averaged over each photo and its mirror image; descriptors over five crops (corners
+    # and centre), squares of this share of the side, 0: of the whole photo.
+    evaluation.flip_average = False
+    evaluation.five_crop_share = 0.0
+    # What is done to descriptors, in this order, for matchers that score them (docs/evaluation.md).
+    # PCA whitening, learned on the "gallery" or on the photos of a split, as "train" ("": none);
+    # dimensions kept (0: all in which they vary).
+    evaluation.whitening = ""
+    evaluation.whitening_dim = 0
+    # Gallery photos that each gallery photo takes in, and alpha: they weigh similarity ** alpha.
+    evaluation.database_augmentation = 0
+    evaluation.database_augmentation_alpha = 0.0
+    # Gallery photos that each query takes in (0: none), and alpha.
+    evaluation.query_expansion = 0
+    evaluation.query_expansion_alpha = 0.0
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
     if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos

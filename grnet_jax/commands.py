@@ -105,6 +105,7 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
             queries=choices.queries,
             query_seed=choices.query_seed,
             same_category=choices.same_category,
+            whitening=choices.whitening,
         )
         step = int(state.step)
         evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(

@@ -111,6 +111,7 @@ def _of_dataset(
             queries=queries,
             query_seed=options.seed,
             same_category=choices.same_category,
+            whitening=choices.whitening,
         )
 
     check_at_least("--queries", options.queries, 1)

@@ -17,6 +17,7 @@ from grnet_jax.retrieval.report import (
     OTHER_COLUMNS,
     TABLE_COLUMNS,
     column_title,
+    describe_protocol,
     describe_scores,
     format_figure,
 )
@@ -46,7 +47,7 @@ def write_result_page(
         step=step,
         dataset=evaluation.task.dataset,
         split=evaluation.task.split,
-        protocol=evaluation.task.describe(),
+        protocol=describe_protocol(evaluation),
         columns=TABLE_COLUMNS,
         other_columns=OTHER_COLUMNS,
         scores=describe_scores(evaluation),

@@ -9,6 +9,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.models import colour_histogram, grnet
 from grnet_jax.models.matcher import (
     Features,
+    InnerProduct,
     Matcher,
     Scoring,
     embed,
@@ -21,24 +22,31 @@ from grnet_jax.models.matcher import (
     score,
     score_maps,
     score_prepared,
+    scores_descriptors,
 )
+from grnet_jax.models.views import Views, embed_views, make_views
 
 __all__ = [
     "MATCHERS",
     "Features",
+    "InnerProduct",
     "Matcher",
     "Scoring",
+    "Views",
     "build_matcher",
     "embed",
+    "embed_views",
     "feature_map",
     "global_edges",
     "has_feature_map",
     "keep",
     "make_scoring",
+    "make_views",
     "prepare",
     "score",
     "score_maps",
     "score_prepared",
+    "scores_descriptors",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {

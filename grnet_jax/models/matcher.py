@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from grnet_jax.errors import InputError, check_at_least
 
@@ -75,6 +76,26 @@ class Matcher(Protocol):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """float32 [q, g]; higher is more alike."""
         ...
+
+
+class InnerProduct(nn.Module):
+    """The `score` of matchers whose descriptors say all; without parameters."""
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Inner products of the descriptors, float32 [q, g]."""
+        precision = jax.lax.Precision.HIGHEST
+        return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
+
+
+def scores_descriptors(matcher: nn.Module, image_size: int) -> bool:
+    """Whether the matcher's features are a descriptor alone, for photos of so many pixels."""
+    photos = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    features, _ = jax.eval_shape(
+        lambda key, seen: matcher.init_with_output(key, seen, method="embed"),
+        jax.random.key(0),
+        photos,
+    )
+    return features.regions is None
 
 
 def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:

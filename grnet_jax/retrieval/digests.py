@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from grnet_jax.models import Views, make_views
+
 # Fields of config.data that decide what the model sees of a photo, beside its cut.
 _SEEN = ("image_size", "interpolation", "center_share")
 # Fields of config.model that features do not depend on.
@@ -29,7 +31,11 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def model_digest(config: Any, variables: Any) -> str:
-    """Of a matcher's fields, of how photos come before it, and of every parameter."""
+    """Of a matcher's fields, of how photos come before it, and of every parameter.
+
+    Also of the views that features are averaged over, where there are any besides the photo.
+    """
+    views = make_views(config.eval)
     fields = _flatten(json.loads(json.dumps(config.model.to_dict())))
     described = {name: value for name, value in fields.items() if name not in _FREE}
     leaves = jax.tree_util.tree_leaves_with_path(variables)
@@ -39,6 +45,7 @@ def model_digest(config: Any, variables: Any) -> str:
             {name: config.data[name] for name in _SEEN},
             [jax.tree_util.keystr(path) for path, _ in leaves],
             *(np.asarray(leaf) for _, leaf in leaves),
+            *([views._asdict()] if views != Views() else []),
         ]
     )
 

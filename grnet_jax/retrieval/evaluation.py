@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import metrics
-from grnet_jax.models import Scoring, keep, make_scoring
+from grnet_jax.errors import InputError
+from grnet_jax.models import Scoring, keep, make_scoring, make_views, scores_descriptors
 from grnet_jax.retrieval.digests import digest, model_digest
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.journal import Journal
@@ -24,6 +25,13 @@ from grnet_jax.retrieval.measures import (
     measure,
     pair_calibration,
 )
+from grnet_jax.retrieval.postprocessing import (
+    Neighbours,
+    Postprocessing,
+    check_descriptors_used,
+    make_postprocessing,
+    postprocess,
+)
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
 from grnet_jax.retrieval.ranking import (
     Ranking,
@@ -33,7 +41,7 @@ from grnet_jax.retrieval.ranking import (
     rank_all,
 )
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Kept, Part
-from grnet_jax.retrieval.tasks import Task, identical_rows
+from grnet_jax.retrieval.tasks import WHITENED_BY_GALLERY, Task, identical_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Evaluation:
       protocols: which queries each covers.
       ranking: of the task's queries; `top_rows` are places in its gallery_rows.
       calibration: of all pairs of queries and gallery photos; None where it is not asked for.
+      processing: the fields of config.eval that change features after the model, where set.
     """
 
     task: Task
@@ -53,6 +62,7 @@ class Evaluation:
     protocols: list[Protocol]
     ranking: Ranking
     calibration: Calibration | None = None
+    processing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Evaluator:
@@ -62,12 +72,20 @@ class Evaluator:
       matcher: the Linen module.
       config: the whole config; `eval` and `data` are read.
       mesh: the devices.
+
+    Raises:
+      InputError: naming a field that cannot be, or that would change nothing.
     """
 
     def __init__(self, matcher: nn.Module, config: Any, mesh: Mesh):
         self._config = config
         self._mesh = mesh
-        self._embed = make_embed(matcher, mesh)
+        self._views = make_views(config.eval)
+        self._postprocessing = make_postprocessing(config.eval)
+        if self._postprocessing.chosen() or self._views.five_crop_share:
+            used = scores_descriptors(matcher, config.data.image_size)
+            check_descriptors_used(self._postprocessing, self._views.five_crop_share, used)
+        self._embed = make_embed(matcher, mesh, self._views)
         self._matcher = matcher
         self._scoring = make_scoring(config.eval)
         self._score = make_score(matcher, mesh, self._scoring)
@@ -95,6 +113,12 @@ class Evaluator:
         if store:
             key = self._ranking_digest(task, query, gallery, model)
             journal = Journal(epath.Path(store).expanduser() / "ranking.npz", key)
+        learned_on = None
+        if self._postprocessing.whitening not in ("", WHITENED_BY_GALLERY):
+            learned_on = self._features(
+                variables, *_learning(task), "whitening", store, model, step
+            )
+        query, gallery = self._postprocess(query, gallery, task, learned_on)
         prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
         ranking = self._rank(prepared, query, gallery, task, journal)
         journal.remove()
@@ -133,7 +157,12 @@ class Evaluator:
             )
         sums = ranking.calibration
         calibration = None if sums is None else pair_calibration(sums)
-        return Evaluation(task, figures, protocols, ranking, calibration)
+        processing = {
+            name: value
+            for name, value in (self._views._asdict() | self._postprocessing._asdict()).items()
+            if value
+        }
+        return Evaluation(task, figures, protocols, ranking, calibration, processing)
 
     def _features(
         self,
@@ -151,7 +180,7 @@ class Evaluator:
           variables: the matcher's.
           task: whose photos they are.
           rows: int [n], of the photos' index.
-          what: "queries" or "gallery".
+          what: "queries", "gallery" or "whitening".
           store: folder of the tables, or "".
           model: of `model_digest`.
           step: the checkpoint's.
@@ -191,6 +220,16 @@ class Evaluator:
         side, batch = self._config.data.image_size, self._config.eval.batch
         photos = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
         return jax.eval_shape(self._embed, variables, photos)
+
+    def _postprocess(
+        self, query: FeatureSource, gallery: FeatureSource, task: Task, learned_on: Any
+    ) -> tuple[FeatureSource, FeatureSource]:
+        config = self._config.eval
+        search = Neighbours(
+            self._mesh, config.query_block, config.gallery_block, config.held_queries
+        )
+        options = self._postprocessing
+        return postprocess(query, gallery, options, task.groups, search, learned_on)
 
     @property
     def _calibration_edges(self) -> np.ndarray | None:
@@ -247,16 +286,26 @@ class Evaluator:
         return digest(
             [
                 model,
-                {name: config.eval[name] for name in (*fields, *form)},
+                {name: config.eval[name] for name in (*fields, *form, *Postprocessing._fields)},
                 [jax.__version__, jax.default_backend(), self._mesh.size, len(query), len(gallery)],
                 _photos_digest(task, task.query_rows, config.data),
                 _photos_digest(task, task.gallery_rows, config.data),
                 task.photos.index.content[task.gallery_rows],
                 task.positives,
+                *([] if task.learning is None else [_photos_digest(*_learning(task), config.data)]),
                 *([] if edges is None else [edges]),
                 *(part for group in task.groups for part in (group.queries, group.gallery)),
             ]
         )
+
+
+def _learning(task: Task) -> tuple[Task, np.ndarray]:
+    """A task with the photos that whitening is learned on, and the rows of all of them."""
+    if task.learning is None:
+        raise InputError(
+            "eval.whitening names a split, and the task was made without: give it to make_task"
+        )
+    return dataclasses.replace(task, photos=task.learning), np.arange(len(task.learning))
 
 
 def _photos_digest(task: Task, rows: np.ndarray, data: Any) -> str:

@@ -45,6 +45,7 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
         "gallery_splits": list(task.gallery_splits),
         "same_category": bool(task.groups[0].category),
         "sampled": task.sampled,
+        "processing": evaluation.processing,
         "model": model,
         "step": step,
         "protocols": protocols,
@@ -88,7 +89,16 @@ def format_table(evaluation: Evaluation) -> str:
     lines.insert(1, "-" * len(lines[0]))
     notes += describe_scores(evaluation)
     notes.append("In percent, with 95% intervals (clustered by item).")
-    return "\n".join([evaluation.task.describe(), "", *lines, *notes])
+    return "\n".join([describe_protocol(evaluation), "", *lines, *notes])
+
+
+def describe_protocol(evaluation: Evaluation) -> str:
+    """The queries, the gallery, and what was done to features, in words."""
+    said = evaluation.task.describe()
+    if evaluation.processing:
+        fields = ", ".join(f"eval.{name}={value}" for name, value in evaluation.processing.items())
+        said += f" With {fields}."
+    return said
 
 
 def describe_scores(evaluation: Evaluation) -> list[str]:

@@ -15,8 +15,9 @@ from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preproc
 from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
-from grnet_jax.models import build_matcher, make_scoring
+from grnet_jax.models import build_matcher, make_scoring, make_views
 from grnet_jax.photos import make_framing
+from grnet_jax.retrieval.postprocessing import make_postprocessing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
@@ -260,6 +261,8 @@ def check_fields(config: Any) -> None:
         section, name = field.split(".")
         check_at_least(field, config[section][name], least)
     make_scoring(config.eval)
+    make_views(config.eval)
+    make_postprocessing(config.eval)
     if config.train.init_parts not in ("all", "backbone"):
         raise InputError(
             f"train.init_parts: {config.train.init_parts!r}; expected 'all' or 'backbone'"
