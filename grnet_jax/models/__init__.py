@@ -21,6 +21,7 @@ from grnet_jax.models.matcher import (
     score,
     score_maps,
     score_prepared,
+    scores_by_descriptor,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "score",
     "score_maps",
     "score_prepared",
+    "scores_by_descriptor",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {

@@ -1,6 +1,6 @@
 """The floor: nearest neighbour by a colour histogram, nothing learned."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ class ColourHistogram(nn.Module):
 
     bins: int = 8
     middle: float = 0.6
+    inner_product: ClassVar[bool] = True
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """Features of photos uint8 [n, h, w, 3]: descriptor [n, bins ** 3]."""

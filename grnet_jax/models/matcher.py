@@ -10,7 +10,8 @@ score once its parameters stay: `prepare(variables, scoring)` and `score_prepare
 gallery, scoring)`, of which the first runs once a model and the second gives the same scores. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
-also `global_edges(query, gallery) -> [q, g, nodes] twice`.
+also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
+inner product of descriptors says so by a class attribute `inner_product = True`.
 """
 
 import dataclasses
@@ -112,6 +113,11 @@ def keep(features: Features, scoring: Scoring) -> Features:
     if features.regions is None or not scoring.gallery_dtype:
         return features
     return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
+
+
+def scores_by_descriptor(matcher: nn.Module) -> bool:
+    """Whether the matcher's score is the inner product of descriptors."""
+    return getattr(matcher, "inner_product", False)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:
