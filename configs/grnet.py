@@ -64,8 +64,9 @@ def get_model() -> ml_collections.ConfigDict:
     model.backbone.frozen_batch_norm = False
     # The pyramid, (rows, columns); (1, 1) first.
     model.scales = _PAPER_SCALES
-    # Dimensions of the descriptor, a learned projection of the pooled features of all regions; 0:
-    # the pooled features of the whole photo themselves, and nothing learned.
+    # Dimensions of the descriptor, a projection of all regions side by side that
+    # loss.descriptor_weight trains, and which leaves the regions as they are; 0: the whole photo's
+    # region itself.
     model.descriptor_dim = 0
     # D, dimensions of a similarity node.
     model.node_dim = 512

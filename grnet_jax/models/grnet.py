@@ -26,8 +26,9 @@ class GRNet(nn.Module):
     Attributes:
       backbone: photos to feature maps; the map of the largest stride is used.
       graph: regions to scores.
-      projection: regions side by side, [n, r * c], to what the descriptor is the direction of;
-        None for the whole photo's region itself.
+      projection: regions side by side, [n, r * c], to what the descriptor is the direction of. It
+        learns from the regions as they are: its gradient ends there. None for the whole photo's
+        region itself, through which a loss of descriptors reaches the backbone.
       preprocessing: name of the photo normalisation.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
@@ -54,7 +55,9 @@ class GRNet(nn.Module):
         regions = pool_regions(feature_map, self.graph.scales)
         described = regions[:, 0].astype(jnp.float32)
         if self.projection is not None:
-            described = self.projection(regions.reshape(len(regions), -1).astype(jnp.float32))
+            # Let through, it would cost the graph's score accuracy (docs/performance.md).
+            fixed = jax.lax.stop_gradient(regions)
+            described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
         length = jnp.sum(jnp.square(described), axis=-1, keepdims=True)
         return Features(descriptor=described * jax.lax.rsqrt(length + 1e-12), regions=regions)
 
