@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.results_file import ROOT, ResultsFile, run_command
 
 _TRAINED = ("grnet", "global_baseline")
 _PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
