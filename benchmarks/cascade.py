@@ -7,7 +7,7 @@ Then test queries of another draw of the set, whose garments the run never saw, 
 among the shop photos of all its splits: all pairs first, then shortlists. Features are in memory,
 and times are of ranking alone, after a first pass that compiles it. Recall is the share of the
 first 20 of all pairs that the shortlist holds.
-Rows are written as they finish to benchmarks/results/cascade.json; at the end docs/cascade.svg is
+Rows are written as they finish to benchmarks/results/cascade.json; at the end docs/cascade.png is
 drawn from them.
 """
 
@@ -17,12 +17,13 @@ import time
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from benchmarks.results_file import ROOT, ResultsFile, run_command
-from grnet_jax.figures.plots import Line, Panel, draw_panels
+from grnet_jax.figures.curves import Curve, draw_curves
 from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
+from grnet_jax.results_file import RESULTS, ROOT, ResultsFile, run_command
 from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
@@ -42,7 +43,7 @@ _TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
 _LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
 # Another draw: 3,600 + 150 + 500 shop photos, none of a garment that the run has seen.
 _ANOTHER = {"seed": 1, "train_items": 3600}
-_PLOT = "docs/cascade.svg"
+_PLOT = "docs/cascade.png"
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def main() -> None:
                 key = {"what": "search", "seed": seed, "shortlist": size}
                 if results.find(**key) is None:
                     results.add(key | search.measure(size))
-    (ROOT / _PLOT).write_text(draw(results.rows))
+    draw(results.rows).save(ROOT / _PLOT)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
 
@@ -185,29 +186,24 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: list[dict[str, Any]]) -> str:
+def draw(rows: list[dict[str, Any]]) -> Image.Image:
     """The plot, of the first seed's searches."""
     whole = _all_pairs(rows, 0)
     found = [row for row in rows if row["what"] == "search" and row["seed"] == 0]
     found = sorted((row for row in found if row["shortlist"]), key=lambda row: row["shortlist"])
-    sizes = [row["shortlist"] for row in found]
-
-    def line(label: str, values: list[float], dashed: bool = False) -> Line:
-        return Line(label, np.column_stack([sizes, values]), dashed)
-
-    accuracy = []
-    for name, title in _TITLES.items():
-        accuracy.append(line(title, [100 * row[name] for row in found]))
-        accuracy.append(line("", [100 * whole[name]] * len(found), dashed=True))
-    recall = line("", [100 * row[f"recall{_LISTED}"] for row in found])
-    faster = line("", [whole["cpu_seconds"] / row["cpu_seconds"] for row in found])
-    axis = f"shortlist, of {whole['gallery']:,} photos"
-    panels = [
-        Panel("Accuracy, % (dashed: all pairs)", axis, accuracy),
-        Panel(f"First {_LISTED} of all pairs found, %", axis, [recall]),
-        Panel("Times faster than all pairs", axis, [faster]),
-    ]
-    return draw_panels("What a shortlist costs and saves", panels)
+    sizes = np.array([row["shortlist"] for row in found])
+    recall = f"recall{_LISTED}"
+    shares = {
+        f"{title} (all pairs: {100 * whole[name]:.1f}%)": [row[name] for row in found]
+        for name, title in _TITLES.items()
+    }
+    shares[f"first {_LISTED} of all pairs found"] = [row[recall] for row in found]
+    shares["time, of all pairs'"] = [row["cpu_seconds"] / whole["cpu_seconds"] for row in found]
+    return draw_curves(
+        [Curve(label, sizes, np.array(values)) for label, values in shares.items()],
+        f"{whole['queries']:,} queries of the synthetic set among {whole['gallery']:,} shop photos",
+        "photos in a shortlist",
+    )
 
 
 def _all_pairs(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -219,7 +215,7 @@ def _all_pairs(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
 def _runs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs with the loss, and those of the same recipe and seeds without it."""
     ours = [row | {"loss": "on"} for row in rows if row["what"] == "run"]
-    path = ROOT / "benchmarks" / "results" / "grnet_vs_baseline.json"
+    path = RESULTS / "grnet_vs_baseline.json"
     plain = json.loads(path.read_text())["rows"]
     seeds = {row["seed"] for row in ours}
     others = [

@@ -1,11 +1,10 @@
 """What the result page plots, from scores that are known."""
 
 import types
-from xml.etree import ElementTree
 
 import numpy as np
 
-from grnet_jax.figures.plots import Line, Panel, Plot, draw_panels, score_plots
+from grnet_jax.figures.plots import Plot, score_plots
 from grnet_jax.retrieval.measures import BINS, measure
 from grnet_jax.retrieval.protocols import Protocol
 
@@ -39,34 +38,3 @@ def test_reliability_is_plotted_where_bins_are_full_enough():
     assert [len(plot.dots) for plot in many] == [BINS, 0]
     for plot in many:
         assert ((plot.line >= 0) & (plot.line <= 1)).all()
-
-
-def test_panels_are_drawn_to_scale():
-    sizes = np.array([10, 100, 1000])
-    up = np.column_stack([sizes, [30.0, 40.0, 45.0]])
-    level = np.column_stack([sizes, [50.0, 50.0, 50.0]])
-    other = np.column_stack([sizes, [1.0, 10.0, 100.0]])
-    panels = [
-        Panel("A < B & C", "size", [Line("top", up), Line("", level, dashed=True)]),
-        Panel("Times", "size", [Line("", other)]),
-    ]
-    drawn = ElementTree.fromstring(draw_panels("Both", panels))
-    name = "{http://www.w3.org/2000/svg}"
-    groups = drawn.findall(f"{name}g")
-    assert len(groups) == 2
-    assert groups[0].find(f"{name}text").text == "A < B & C"
-    first, dashed = groups[0].findall(f"{name}polyline")
-    # From 30 to 50 in 120 pixels, downward; equal factors are equal ways across.
-    assert first.get("points") == "0.0,120.0 80.0,60.0 160.0,30.0"
-    assert dashed.get("points") == "0.0,0.0 80.0,0.0 160.0,0.0"
-    assert first.get("stroke") == dashed.get("stroke")
-    assert len(groups[0].findall(f"{name}circle")) == 3
-    texts = [text.text for text in groups[0].findall(f"{name}text")]
-    assert {"10", "100", "1000", "30", "50", "top"} <= set(texts)
-
-
-def test_a_panel_of_equal_values_is_drawn():
-    flat = np.array([[5.0, 2.0], [5.0, 2.0]])
-    drawn = draw_panels("Flat", [Panel("Flat", "size", [Line("", flat)])])
-    assert "nan" not in drawn
-    assert "inf" not in drawn
