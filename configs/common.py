@@ -152,6 +152,12 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     # Gallery photos that each query takes in (0: none), and alpha.
     evaluation.query_expansion = 0
     evaluation.query_expansion_alpha = 0.0
+    # Score each query against so many gallery photos alone, those whose descriptors' inner products
+    # with its own are highest; the others stand behind them in that order. 0: score all pairs.
+    evaluation.shortlist = 0
+    # Share of those photos that choosing them aims at: 1.0 finds them all, less may be faster on
+    # accelerators.
+    evaluation.shortlist_recall = 1.0
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
     if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos

@@ -1,4 +1,4 @@
-"""Top-k accuracy of several systems as curves, an image."""
+"""Shares against a number, such as top-k accuracy of several systems, as curves: an image."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _RADIUS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A system's accuracy by k.
+    """A share by k, as a system's accuracy.
 
     Attributes:
-      label: the system.
+      label: what it is of.
       ks: int [n], rising.
       values: [n], shares in 0..1.
       intervals: [n, 2], their lower and upper bounds, drawn as bars; None without.
@@ -32,22 +32,22 @@ class Curve:
     intervals: np.ndarray | None = None
 
 
-def draw_curves(curves: Sequence[Curve], title: str) -> Image.Image:
-    """Top-k accuracy in percent against k; the curves' labels stand in the plot's lower part.
+def draw_curves(curves: Sequence[Curve], title: str, axis: str = "k") -> Image.Image:
+    """Shares in percent against what `axis` names; labels stand in the plot's lower part.
 
     Raises:
       InputError: there is no curve, or one has no points.
     """
     if not curves or not all(len(curve.ks) for curve in curves):
         raise InputError(f"{title}: expected curves of one point or more, got {len(curves)} curves")
-    return _Plot(max(int(max(curve.ks)) for curve in curves)).draw(curves, title)
+    return _Plot(max(int(max(curve.ks)) for curve in curves), axis).draw(curves, title)
 
 
 class _Plot:
     """Axes from (0, 0) to (last k, 100%); in fine pixels."""
 
-    def __init__(self, last: int):
-        self._last = last
+    def __init__(self, last: int, axis: str):
+        self._last, self._axis = last, axis
         size = (_LEFT + _WIDTH + _RIGHT) * FINE, (_TOP + _HEIGHT + _BELOW) * FINE
         self._image = Image.new("RGB", size, PAPER)
         self._draw = ImageDraw.Draw(self._image)
@@ -78,7 +78,7 @@ class _Plot:
         corner, origin, end = (self._place(*at) for at in ((0, 1.0), (0, 0.0), (self._last, 0.0)))
         self._draw.line([corner, origin, end], fill=INK, width=FINE)
         middle = self._place(self._last / 2, 0)
-        self._write((middle[0], middle[1] + 40 * FINE), "k", "mm")
+        self._write((middle[0], middle[1] + 40 * FINE), self._axis, "mm")
         self._write((_LEFT * FINE, _TOP * FINE / 2), title, "lm")
 
     def _curve(self, curve: Curve, colour: tuple[int, int, int]) -> None:

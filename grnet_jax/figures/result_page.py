@@ -17,7 +17,6 @@ from grnet_jax.retrieval.report import (
     OTHER_COLUMNS,
     TABLE_COLUMNS,
     column_title,
-    describe_protocol,
     describe_scores,
     format_figure,
 )
@@ -47,7 +46,7 @@ def write_result_page(
         step=step,
         dataset=evaluation.task.dataset,
         split=evaluation.task.split,
-        protocol=describe_protocol(evaluation),
+        protocol=evaluation.describe(),
         columns=TABLE_COLUMNS,
         other_columns=OTHER_COLUMNS,
         scores=describe_scores(evaluation),

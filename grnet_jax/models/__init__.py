@@ -16,13 +16,14 @@ from grnet_jax.models.matcher import (
     feature_map,
     global_edges,
     has_feature_map,
+    inner_products,
     keep,
     make_scoring,
     prepare,
     score,
     score_maps,
     score_prepared,
-    scores_descriptors,
+    scores_by_descriptor,
 )
 from grnet_jax.models.views import Views, embed_views, make_views
 
@@ -39,6 +40,7 @@ __all__ = [
     "feature_map",
     "global_edges",
     "has_feature_map",
+    "inner_products",
     "keep",
     "make_scoring",
     "make_views",
@@ -46,7 +48,7 @@ __all__ = [
     "score",
     "score_maps",
     "score_prepared",
-    "scores_descriptors",
+    "scores_by_descriptor",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {

@@ -10,7 +10,8 @@ score once its parameters stay: `prepare(variables, scoring)` and `score_prepare
 gallery, scoring)`, of which the first runs once a model and the second gives the same scores. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
-also `global_edges(query, gallery) -> [q, g, nodes] twice`.
+also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
+inner product of descriptors is an `InnerProduct`.
 """
 
 import dataclasses
@@ -83,19 +84,13 @@ class InnerProduct(nn.Module):
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Inner products of the descriptors, float32 [q, g]."""
-        precision = jax.lax.Precision.HIGHEST
-        return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
+        return inner_products(query, gallery)
 
 
-def scores_descriptors(matcher: nn.Module, image_size: int) -> bool:
-    """Whether the matcher's features are a descriptor alone, for photos of so many pixels."""
-    photos = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    features, _ = jax.eval_shape(
-        lambda key, seen: matcher.init_with_output(key, seen, method="embed"),
-        jax.random.key(0),
-        photos,
-    )
-    return features.regions is None
+def inner_products(query: Features, gallery: Features) -> jax.Array:
+    """Of all descriptors of queries [q, d] and gallery photos [g, d]: float32 [q, g], exact."""
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
 
 
 def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:
@@ -133,6 +128,11 @@ def keep(features: Features, scoring: Scoring) -> Features:
     if features.regions is None or not scoring.gallery_dtype:
         return features
     return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
+
+
+def scores_by_descriptor(matcher: nn.Module) -> bool:
+    """Whether the matcher's score is the inner product of descriptors."""
+    return isinstance(matcher, InnerProduct)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

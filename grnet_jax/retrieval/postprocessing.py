@@ -151,7 +151,7 @@ class _Redescribed:
     """A source with other descriptors, float32 [n, d]."""
 
     source: FeatureSource
-    descriptors: np.ndarray
+    changed: np.ndarray
 
     def __len__(self) -> int:
         return len(self.source)
@@ -159,7 +159,11 @@ class _Redescribed:
     def take(self, rows: np.ndarray) -> Features:
         """These rows, with the new descriptors."""
         found = self.source.take(rows)
-        return dataclasses.replace(found, descriptor=self.descriptors[rows])
+        return dataclasses.replace(found, descriptor=self.changed[rows])
+
+    def descriptors(self) -> HeldFeatures:
+        """The new descriptors alone."""
+        return HeldFeatures(_described(self.changed))
 
 
 def read_descriptors(source: FeatureSource) -> np.ndarray:
@@ -167,7 +171,7 @@ def read_descriptors(source: FeatureSource) -> np.ndarray:
     size = min(_READ_ROWS, len(source))
     parts = [
         np.asarray(features.descriptor[:there], np.float32)
-        for _, there, features in read_blocks(source, size)
+        for _, there, features in read_blocks(source.descriptors(), size)
     ]
     return np.concatenate(parts)
 

@@ -46,6 +46,8 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
         "same_category": bool(task.groups[0].category),
         "sampled": task.sampled,
         "processing": evaluation.processing,
+        "shortlist": evaluation.shortlist,
+        "share_scored": _number(evaluation.share_scored),
         "model": model,
         "step": step,
         "protocols": protocols,
@@ -89,16 +91,7 @@ def format_table(evaluation: Evaluation) -> str:
     lines.insert(1, "-" * len(lines[0]))
     notes += describe_scores(evaluation)
     notes.append("In percent, with 95% intervals (clustered by item).")
-    return "\n".join([describe_protocol(evaluation), "", *lines, *notes])
-
-
-def describe_protocol(evaluation: Evaluation) -> str:
-    """The queries, the gallery, and what was done to features, in words."""
-    said = evaluation.task.describe()
-    if evaluation.processing:
-        fields = ", ".join(f"eval.{name}={value}" for name, value in evaluation.processing.items())
-        said += f" With {fields}."
-    return said
+    return "\n".join([evaluation.describe(), "", *lines, *notes])
 
 
 def describe_scores(evaluation: Evaluation) -> list[str]:

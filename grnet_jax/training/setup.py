@@ -17,6 +17,7 @@ from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher, make_scoring, make_views
 from grnet_jax.photos import make_framing
+from grnet_jax.retrieval.cascade import make_shortlist
 from grnet_jax.retrieval.postprocessing import make_postprocessing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
@@ -82,10 +83,12 @@ def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
     make_framing(config.data)
     steps = count_steps(config.train, steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
+    matcher = build_matcher(config.model)
+    make_shortlist(config.eval, matcher)
     return Run(
         config=config,
         mesh=mesh,
-        matcher=build_matcher(config.model),
+        matcher=matcher,
         steps=steps,
         schedule=schedule,
         tx=make_optimizer(config.optimizer, schedule),

@@ -139,5 +139,5 @@ class _Regions(nn.Module):
 def test_regions_without_a_feature_map_cannot_be_mirrored():
     with pytest.raises(InputError, match=r"eval\.flip_average: .* no feature map"):
         models.embed_views(_Regions(), {}, _photos().astype(np.float32), Views(flip_average=True))
-    assert not models.scores_descriptors(_Regions(), 8)
-    assert models.scores_descriptors(_matcher("colour_histogram")[0], 8)
+    assert not models.scores_by_descriptor(_Regions())
+    assert models.scores_by_descriptor(_matcher("colour_histogram")[0])
