@@ -22,7 +22,7 @@ from grnet_jax.retrieval.postprocessing import (
     postprocess,
     take_in,
 )
-from grnet_jax.retrieval.report import describe_protocol, results_dict
+from grnet_jax.retrieval.report import results_dict
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Group, make_task
 from grnet_jax.training.setup import build_run
@@ -286,7 +286,7 @@ def test_evaluation_ranks_by_what_the_steps_give(case, tmp_path):
     assert (tmp_path / "store" / "whitening.lance").exists()
     assert plain.processing == {}
     assert held.processing == _FIELDS
-    assert "With eval.whitening=train, " in describe_protocol(held)
+    assert "With eval.whitening=train, " in held.describe()
     assert results_dict(held, "x", 1)["processing"] == _FIELDS
     assert results_dict(plain, "x", 1)["processing"] == {}
 
