@@ -16,6 +16,7 @@ from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, Scoring
 from grnet_jax.retrieval.cascade import (
     Shortlist,
+    _SecondStage,
     make_cascade_scores,
     make_shortlist,
     rank_cascade,
@@ -305,6 +306,27 @@ def test_a_store_ranks_as_memory_does(tmp_path):
     reader = store.reader()
     _same(_rank(query, gallery, positives, 9), _rank(query, reader, positives, 9))
     assert reader.descriptors().take(np.array([4])).regions is None
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_read_their_own_queries_lists(monkeypatch, processes):
+    lists = np.arange(1, 21 * 10 + 1).reshape(21, 10)
+    stage = _SecondStage(None, None, HeldFeatures(_case()[1]), 8, 4, None, Journal(), None)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    orders = []
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        width, order = stage._reading_order(lists, 8)
+        assert width == 4  # of 10 in three parts
+        orders.append(order.reshape(2, 3, 8 // processes, 4))
+    whole = np.concatenate(orders, axis=2)
+    for block in range(2):
+        for part in range(3):
+            for query in range(8):
+                for column in range(4):
+                    q, n = 8 + 8 * block + query, 4 * part + column
+                    wanted = lists[q, n] if q < 21 and n < 10 else 0
+                    assert whole[block, part, query, column] == wanted
 
 
 @pytest.fixture(scope="module")
