@@ -33,22 +33,24 @@ class Curve:
 
 
 def draw_curves(curves: Sequence[Curve], title: str, axis: str = "k") -> Image.Image:
-    """Shares in percent against what `axis` names; labels stand in the plot's lower part.
+    """Shares in percent against what `axis` names; labels stand below the plot.
 
     Raises:
       InputError: there is no curve, or one has no points.
     """
     if not curves or not all(len(curve.ks) for curve in curves):
         raise InputError(f"{title}: expected curves of one point or more, got {len(curves)} curves")
-    return _Plot(max(int(max(curve.ks)) for curve in curves), axis).draw(curves, title)
+    last = max(int(max(curve.ks)) for curve in curves)
+    return _Plot(last, axis, len(curves)).draw(curves, title)
 
 
 class _Plot:
-    """Axes from (0, 0) to (last k, 100%); in fine pixels."""
+    """Axes from (0, 0) to (last k, 100%) and room for labels; in fine pixels."""
 
-    def __init__(self, last: int, axis: str):
+    def __init__(self, last: int, axis: str, labels: int):
         self._last, self._axis = last, axis
-        size = (_LEFT + _WIDTH + _RIGHT) * FINE, (_TOP + _HEIGHT + _BELOW) * FINE
+        height = _TOP + _HEIGHT + _BELOW + labels * _LINE
+        size = (_LEFT + _WIDTH + _RIGHT) * FINE, height * FINE
         self._image = Image.new("RGB", size, PAPER)
         self._draw = ImageDraw.Draw(self._image)
         self._font = ImageFont.load_default(13 * FINE)
@@ -58,7 +60,7 @@ class _Plot:
         self._axes(sorted({int(k) for curve in curves for k in curve.ks}), title)
         for number, curve in enumerate(curves):
             self._curve(curve, COLOURS[number % len(COLOURS)])
-            self._legend(curve.label, COLOURS[number % len(COLOURS)], len(curves) - number)
+            self._legend(curve.label, COLOURS[number % len(COLOURS)], number)
         return self._image.reduce(FINE)
 
     def _place(self, k: float, value: float) -> tuple[float, float]:
@@ -93,9 +95,9 @@ class _Plot:
                     [self._place(k, low), self._place(k, high)], fill=colour, width=2 * FINE
                 )
 
-    def _legend(self, label: str, colour: tuple[int, int, int], from_below: int) -> None:
-        x = (_LEFT + 0.6 * _WIDTH) * FINE
-        y = (_TOP + _HEIGHT - from_below * _LINE) * FINE
+    def _legend(self, label: str, colour: tuple[int, int, int], number: int) -> None:
+        x = _LEFT * FINE
+        y = (_TOP + _HEIGHT + _BELOW + (number + 0.25) * _LINE) * FINE
         self._draw.line([(x, y), (x + 24 * FINE, y)], fill=colour, width=2 * FINE)
         self._write((x + 32 * FINE, y), label, "lm")
 
