@@ -91,6 +91,9 @@ def get_train() -> ml_collections.ConfigDict:
     train.epochs = 60.0
     # Start from the parameters of this run's best checkpoint (a workdir); "" starts afresh.
     train.init_from = ""
+    # What is taken from there: "all", of a run of the same model, or the "backbone" of any run with
+    # the same one.
+    train.init_parts = "all"
     # Every so many steps: write metrics; evaluate on val (0: never); save a checkpoint.
     train.log_every = 20
     train.eval_every = 500

@@ -44,9 +44,9 @@ class ResultsFile:
     def add(self, row: dict[str, Any]) -> None:
         """Writes the file with this row, in the place of an older one with the same keys.
 
-        Each row keeps the commit and machine that made it; those of the file are the last's.
+        Each row keeps the command, commit and machine that made it; the file's are the last's.
         """
-        row = row | {"commit": commit(), "machine": machine()}
+        row = row | {"command": self._command, "commit": commit(), "machine": machine()}
         same = tuple(row[name] for name in self._keys)
         self.rows = [r for r in self.rows if tuple(r[name] for name in self._keys) != same]
         self.rows.append(row)

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.figures.curves import draw_curves
 from grnet_jax.reproduce.papers import PAPERS, find_paper
-from grnet_jax.reproduce.printing import format_table
+from grnet_jax.reproduce.printing import format_table, heading, top_k_curves
 from grnet_jax.reproduce.runner import (
     Experiment,
     commands,
@@ -29,7 +30,7 @@ from grnet_jax.reproduce.runner import (
     run_experiment,
     shown,
 )
-from grnet_jax.reproduce.tables import Paper, Row, Table
+from grnet_jax.reproduce.tables import Row
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
 
 
@@ -63,7 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _list(wanted, results, runs)
             return 0
         _run(wanted, results, runs)
-        _show(paper, table, options.dataset, given, results)
+        found = find_results(paper, table, options.dataset, results.rows, given)
+        print(f"\n{format_table(table, options.dataset, found)}")
+        print(f"\nIn {_shown_path(results.path)}")
+        if table.curves:
+            path = runs / f"{paper.name}_{table.name}_{options.dataset}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            title = heading(table, options.dataset)
+            draw_curves(top_k_curves(table, options.dataset, found), title).save(path)
+            print(f"Wrote {path}")
     return 0
 
 
@@ -92,15 +101,8 @@ def _list(
             print(f"  {shown(command)}")
 
 
-def _show(
-    paper: Paper, table: Table, dataset: str, given: Sequence[str], results: ResultsFile
-) -> None:
-    """Prints the whole table with every seed that was measured, and where it was written."""
-    print()
-    print(format_table(table, dataset, find_results(paper, table, dataset, results.rows, given)))
-    if results.path.exists():
-        path = results.path
-        print(f"\nIn {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+def _shown_path(path: pathlib.Path) -> pathlib.Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def _source(options: argparse.Namespace) -> list[str]:

@@ -1,10 +1,11 @@
 """A table in Markdown: ours beside the paper's, and which of ours differ for sure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from grnet_jax.figures.curves import Curve
 from grnet_jax.reproduce.tables import CATEGORIES, Row, Table
 from grnet_jax.retrieval.report import column_title
 
@@ -42,24 +43,64 @@ def format_table(
             cells += [_quoted(row, protocol, figure) for figure in table.figures]
             lines.append(_line(([title] if several else []) + cells))
             title = ""
-    return "\n".join([_heading(table, dataset), "", *lines, "", *_notes(table, dataset, found)])
+    return "\n".join(
+        [f"**{heading(table, dataset)}**", "", *lines, "", *_notes(table, dataset, found)]
+    )
 
 
-def _heading(table: Table, dataset: str) -> str:
+def heading(table: Table, dataset: str) -> str:
+    """The table's title and both data sets."""
     measured = "the synthetic set" if dataset == "synthetic" else dataset
-    return f"**{table.title}. Ours on {measured}, the paper's on {table.datasets[0]}.**"
+    return f"{table.title}. Ours on {measured}, the paper's on {table.datasets[0]}."
 
 
 def _notes(
     table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> list[str]:
-    notes = [f"In percent. {_NOTHING}: not at hand, or not run yet.", *table.notes]
+    notes = [
+        "In percent, with 95% intervals clustered by item, and ± half of the seeds' range.",
+        f"{_NOTHING}: of ours not run yet, of the paper's not at hand.",
+        *table.notes,
+    ]
     if dataset == "synthetic":
         notes.append("Drawn clothes and small networks: ours say nothing about the paper's set.")
     for protocol in _protocols(table, found):
         said = separate_rows(table, protocol, found)
         notes.append(f"{_title(protocol, found)}, top-1: {said}.")
     return [f"- {note}" for note in notes]
+
+
+def top_k_curves(
+    table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> list[Curve]:
+    """A curve a row over the table's first protocol, means over the seeds as `format_table` has.
+
+    The paper's own stand beside them on its own data set alone: elsewhere they mean nothing.
+    """
+    protocol, curves = table.protocols[0], []
+    for row in table.rows:
+        seeds = _of_protocol(found.get(row.number, ()), protocol)
+        if seeds:
+            curves.append(
+                Curve(
+                    row.label,
+                    _ks(table.figures),
+                    np.mean([[seed[name] for name in table.figures] for seed in seeds], axis=0),
+                    np.mean(
+                        [[seed["intervals_95"][name] for name in table.figures] for seed in seeds],
+                        axis=0,
+                    ),
+                )
+            )
+        quoted = row.quoted.get(protocol, {})
+        if quoted and dataset == table.datasets[0]:
+            values = np.array(list(quoted.values())) / 100
+            curves.append(Curve(f"{row.label}, paper", _ks(quoted), values))
+    return curves
+
+
+def _ks(figures: Iterable[str]) -> np.ndarray:
+    return np.array([int(name.removeprefix("top")) for name in figures])
 
 
 def separate_rows(
@@ -124,7 +165,7 @@ def _ours(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:
 
 def _quoted(row: Row, protocol: str, figure: str) -> str:
     value = row.quoted.get(protocol, {}).get(figure)
-    return _NOTHING if value is None else f"{value:g}"
+    return _NOTHING if value is None else str(value)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ class Experiment:
       fields: those that differ from the file's own values, as JSON has them.
       seed: of the parameters, the order of the pairs and the flips.
       places: fields of `_FREE`, which change no figure.
+      start: whose backbone this one starts from; its workdir stands in `fields`.
     """
 
     config: str
@@ -44,6 +45,7 @@ class Experiment:
     fields: Mapping[str, Any]
     seed: int
     places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start: "Experiment | None" = None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -52,8 +54,9 @@ class Experiment:
 
     @property
     def flags(self) -> list[str]:
-        """For train.py and eval.py, without the workdir."""
+        """For train.py and eval.py, without folders of runs."""
         fields = {**self.fields, "seed": self.seed, **self.places}
+        fields.pop("train.init_from", None)
         return [
             f"--config=configs/{self.config}.py:{self.dataset}",
             *(f"--config.{name}={_text(value)}" for name, value in fields.items()),
@@ -88,7 +91,17 @@ def make_experiment(
     Raises:
       InputError: a field that the config does not have, or a value that it cannot have.
     """
-    fields = paper.fields(table, row, dataset)
+    experiment = _make(paper, paper.fields(table, row, dataset), dataset, seed, given)
+    if dataset not in paper.start:
+        return experiment
+    start = _make(paper, paper.start[dataset], dataset, 0, given)
+    begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
+    return dataclasses.replace(experiment, fields=_sorted(experiment.fields | begins), start=start)
+
+
+def _make(
+    paper: Paper, fields: Mapping[str, Any], dataset: str, seed: int, given: Sequence[str]
+) -> Experiment:
     flags = [*(f"--config.{name}={_text(value)}" for name, value in fields.items()), *given]
     config = read_config(paper.config, dataset, flags)
     own = read_config(paper.config, dataset)
@@ -98,7 +111,7 @@ def make_experiment(
     return Experiment(
         paper.config,
         dataset,
-        {name: plain[name] for name in sorted(plain) if name not in _FREE},
+        _sorted({name: plain[name] for name in plain if name not in _FREE}),
         seed,
         {name: plain[name] for name in plain if name in _FREE},
     )
@@ -112,10 +125,10 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
     """
     own = importlib.import_module(f"configs.{config}").get_config(dataset)
     values, argv = flags.FlagValues(), ["", *given]
-    config_flags.DEFINE_config_dict(
-        "config", own, flag_values=values, lock_config=True, sys_argv=argv
-    )
     try:
+        config_flags.DEFINE_config_dict(
+            "config", own, flag_values=values, lock_config=True, sys_argv=argv
+        )
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -168,6 +181,9 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
       InputError: training was stopped before its last step.
       subprocess.CalledProcessError: train.py or eval.py failed.
     """
+    if experiment.start and not is_trained(experiment.start, runs):
+        run_command(*commands(experiment.start, runs)[0])
+        _check_finished(experiment.start, runs)
     train, evaluate = commands(experiment, runs)
     begun = (ROOT / runs / experiment.workdir).exists()
     started = time.monotonic()
@@ -189,6 +205,8 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
 def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], list[str]]:
     """train.py and eval.py with their flags."""
     given = [*experiment.flags, f"--workdir={runs / experiment.workdir}"]
+    if experiment.start:
+        given.append(f"--config.train.init_from={runs / experiment.start.workdir}")
     output = []
     if experiment.output != experiment.workdir:
         output.append(f"--output={runs / experiment.output}")
@@ -197,6 +215,24 @@ def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], lis
 
 def _check_finished(experiment: Experiment, runs: pathlib.Path) -> None:
     """train.py ends well also where it was asked to stop: its figures would not be the row's."""
+    last, steps = _progress(experiment, runs)
+    if last < steps:
+        raise InputError(
+            f"{runs / experiment.workdir}: training stopped at step {last} of {steps}; the same "
+            "command goes on"
+        )
+
+
+def is_trained(experiment: Experiment, runs: pathlib.Path) -> bool:
+    """Whether the experiment's workdir has its last step."""
+    if not (ROOT / runs / experiment.workdir).exists():
+        return False
+    last, steps = _progress(experiment, runs)
+    return last >= steps
+
+
+def _progress(experiment: Experiment, runs: pathlib.Path) -> tuple[int, int]:
+    """The step of the last checkpoint, and how many the run has."""
     from input_pipeline import load_dataset, steps_per_epoch  # loaded only where it is used
 
     config = read_config(experiment.config, experiment.dataset, experiment.flags[1:])
@@ -208,11 +244,7 @@ def _check_finished(experiment: Experiment, runs: pathlib.Path) -> None:
     workdir = epath.Path(ROOT / runs / experiment.workdir)
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     with Checkpoints(workdir) as saved:
-        last = saved.last_step or 0
-    if last < steps:
-        raise InputError(
-            f"{workdir}: training stopped at step {last} of {steps}; the same command goes on"
-        )
+        return saved.last_step or 0, steps
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +252,10 @@ def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:
     names = ("title", "queries", "queries_without_match", "gallery", *_FIGURES)
     intervals = {name: figures["intervals_95"][name] for name in _FIGURES}
     return {name: figures[name] for name in names} | {"intervals_95": intervals}
+
+
+def _sorted(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in sorted(fields)}
 
 
 def _measures(field: str) -> bool:

@@ -88,6 +88,8 @@ class Paper:
       tables: in the paper's order.
       adapt: a row's fields, in the paper's sizes, as they are run on a data set; the recipe of
         sets that the paper does not have is among them.
+      start: by data set the fields, as `adapt` returns them, of the run whose backbone every row
+        starts from; sets that are not there start as the config says.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Paper:
     base: Mapping[str, Any]
     tables: tuple[Table, ...]
     adapt: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    start: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def table(self, name: str) -> Table:
         """The table of that name.

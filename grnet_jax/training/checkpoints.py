@@ -29,6 +29,7 @@ _FREE_FIELDS = (
     "train.checkpoint_every",
     # Where training starts is no matter once it has started.
     "train.init_from",
+    "train.init_parts",
     "model.backbone.pretrained",
 )
 _PREPARED = "data.prepared"

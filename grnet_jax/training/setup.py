@@ -135,8 +135,8 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
 def start_state(run: Run) -> TrainState:
     """The state before the first step: fresh, or with the parameters it is to start from.
 
-    These are those of another run (`train.init_from`), or of a weights file for the backbone
-    alone (`model.backbone.pretrained`).
+    These are those of another run (`train.init_from`), or of its backbone alone
+    (`train.init_parts`), or of a weights file for the backbone (`model.backbone.pretrained`).
 
     Raises:
       InputError: naming a parameter that does not fit this model.
@@ -146,15 +146,24 @@ def start_state(run: Run) -> TrainState:
     if workdir:
         from_run, other = restore_run(workdir, run.mesh)
         _check_same_preprocessing(workdir, from_run.config, run.config)
-        _check_fit(f"train.init_from={workdir}", other.variables, state.variables)
+        source = f"train.init_from={workdir}"
+        if run.config.train.init_parts == "backbone":
+            return _with_backbone(run, state, other.variables, source)
+        _check_fit(source, other.variables, state.variables)
         return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
     if not pretrained:
         return state
     theirs = read_weights(pretrained).variables
-    ours = state.variables
-    taken = {name: {"backbone": part.get("backbone", {})} for name, part in theirs.items()}
-    held = {name: {"backbone": part.get("backbone", {})} for name, part in ours.items()}
-    _check_fit(f"model.backbone.pretrained={pretrained}", taken, held)
+    return _with_backbone(run, state, theirs, f"model.backbone.pretrained={pretrained}")
+
+
+def _with_backbone(run: Run, state: TrainState, theirs: Any, source: str) -> TrainState:
+    """The state with the backbone of other variables; InputError where it does not fit."""
+    taken, held = (
+        {name: {"backbone": part.get("backbone", {})} for name, part in variables.items()}
+        for variables in (theirs, state.variables)
+    )
+    _check_fit(source, taken, held)
     taken = place_replicated(taken, run.mesh)
     return dataclasses.replace(
         state,
@@ -251,3 +260,7 @@ def check_fields(config: Any) -> None:
         section, name = field.split(".")
         check_at_least(field, config[section][name], least)
     make_scoring(config.eval)
+    if config.train.init_parts not in ("all", "backbone"):
+        raise InputError(
+            f"train.init_parts: {config.train.init_parts!r}; expected 'all' or 'backbone'"
+        )
