@@ -96,7 +96,7 @@ def make_experiment(
         return experiment
     start = _make(paper, paper.start[dataset], dataset, 0, given)
     begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
-    return dataclasses.replace(experiment, fields=_sorted(experiment.fields | begins), start=start)
+    return dataclasses.replace(experiment, fields=_sorted({**experiment.fields, **begins}), start=start)
 
 
 def _make(
