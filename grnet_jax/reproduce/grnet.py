@@ -144,6 +144,7 @@ _TABLE_6 = Table(
     _TOP,
     _sizes(),
     notes=(
+        "On the synthetic set D and C' are an eighth of the row's.",
         "That D varies at C' = 128 and C' at D = 512 is our reading; of the paper's figures only "
         "those of C' = 512 are at hand.",
     ),
