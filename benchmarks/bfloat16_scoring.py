@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=400, help="of the test split (400)")
     options = parser.parse_args()
     name = f"bfloat16_scoring_{jax.default_backend()}"
-    command = f"python -m benchmarks.bfloat16_scoring --workdir={options.workdir}"
+    command = "python -m benchmarks.bfloat16_scoring "
+    command += f"--workdir={options.workdir} --queries={options.queries}"
     results = ResultsFile(name, command, ("model", "queries"))
     results.add(measure(options.workdir, options.queries))
     print(format_rows(results.rows))
@@ -56,6 +57,7 @@ def measure(workdir: str, queries: int) -> dict[str, Any]:
         queries=queries,
         query_seed=config.eval.query_seed,
         same_category=config.eval.same_category,
+        whitening=config.eval.whitening,
     )
     found = {}
     for dtype in ("float32", "bfloat16"):

@@ -58,6 +58,8 @@ def main() -> None:
     options = parser.parse_args()
     command = f"python -m benchmarks.cascade --seeds={options.seeds}"
     results = ResultsFile("cascade", command, ("what", "seed", "shortlist"))
+    if any(row.get("queries", options.queries) != options.queries for row in results.rows):
+        parser.error(f"--queries: {results.path.name} has rows of another number: remove it first")
     for seed in range(options.seeds):
         workdir = f"{options.runs}/{seed}"
         if results.find(what="run", seed=seed) is None:

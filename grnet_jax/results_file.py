@@ -76,9 +76,12 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" if files of the code differ from it."""
-    head = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--", ":!benchmarks/results")
+    """The checkout's commit, with "+" if files of the code differ; "unknown" without git."""
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", ":!benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     return head + ("+" if changed else "")
 
 

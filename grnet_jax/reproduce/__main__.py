@@ -22,6 +22,7 @@ from grnet_jax.figures.curves import draw_curves
 from grnet_jax.reproduce.papers import PAPERS, find_paper
 from grnet_jax.reproduce.printing import format_table, heading, top_k_curves
 from grnet_jax.reproduce.runner import (
+    FREE,
     Experiment,
     commands,
     find_results,
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest != given:
             wrong = next(word for word in rest if word not in given)
             raise InputError(f"unexpected argument {wrong!r}; options are --NAME=VALUE")
+        if any(word.startswith("--config.seed=") for word in given):
+            raise InputError("--config.seed: every row has its own; expected --seeds=HOW_MANY")
         paper = find_paper(options.paper)
         table = paper.table(options.table)
         if options.dataset not in table.datasets:
@@ -68,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{format_table(table, options.dataset, found)}")
         print(f"\nIn {_shown_path(results.path)}")
         if table.curves:
-            path = runs / f"{paper.name}_{table.name}_{options.dataset}.png"
+            path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             title = heading(table, options.dataset)
             draw_curves(top_k_curves(table, options.dataset, found), title).save(path)
-            print(f"Wrote {path}")
+            print(f"Wrote {_shown_path(path)}")
     return 0
 
 
@@ -85,9 +88,10 @@ def _run(
             what = f"#{row.number} {row.label}, seed {experiment.seed}"
             print(f"[{number}/{len(wanted)}] {what}", flush=True)
             try:
-                results.add(run_experiment(experiment, runs))
+                row_found = run_experiment(experiment, runs)
             except subprocess.CalledProcessError as error:
                 raise InputError(f"{what}: {error.cmd[1]} failed; its message is above") from error
+            results.add(row_found)
 
 
 def _list(
@@ -131,8 +135,10 @@ def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
         words += [f"--rows={','.join(map(str, options.rows))}"]
     if options.seeds > 1:
         words += [f"--seeds={options.seeds}"]
-    kept = [word for word in given if not word.startswith("--config.data.dir=")]
-    return shown([*words, *kept])
+    places = tuple(f"--config.{field}=" for field in FREE)
+    if options.source:
+        words += ["--source=DOWNLOADED"]
+    return shown([*words, *(word for word in given if not word.startswith(places))])
 
 
 def _rows(text: str) -> tuple[int, ...]:

@@ -146,7 +146,9 @@ def _title(protocol: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> s
 
 
 def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapping[str, Any]]:
-    return [result["protocols"][protocol] for result in results if protocol in result["protocols"]]
+    """Those with queries: without, there are no figures."""
+    found = (result["protocols"].get(protocol) for result in results)
+    return [figures for figures in found if figures and figures["queries"]]
 
 
 def _seeds(row: Row, seeds: Sequence[Any]) -> str:

@@ -21,8 +21,8 @@ from grnet_jax.retrieval.measures import TOP_K
 from grnet_jax.training.checkpoints import Checkpoints
 from grnet_jax.training.setup import count_steps
 
-# Fields that tell neither what is trained nor what is measured.
-_FREE = ("data.dir", "eval.store")
+# Fields that tell neither what is trained nor what is measured: where things lie.
+FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
 _KEYS = ("dataset", "config", "fields", "seed")
 
@@ -36,7 +36,7 @@ class Experiment:
       dataset: its argument.
       fields: those that differ from the file's own values, as JSON has them.
       seed: of the parameters, the order of the pairs and the flips.
-      places: fields of `_FREE`, which change no figure.
+      places: fields of `FREE`, which change no figure.
       start: whose backbone this one starts from; its workdir stands in `fields`.
     """
 
@@ -112,9 +112,9 @@ def _make(
     return Experiment(
         paper.config,
         dataset,
-        _sorted({name: plain[name] for name in plain if name not in _FREE}),
+        _sorted({name: plain[name] for name in plain if name not in FREE}),
         seed,
-        {name: plain[name] for name in plain if name in _FREE},
+        {name: plain[name] for name in plain if name in FREE},
     )
 
 

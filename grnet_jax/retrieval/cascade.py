@@ -61,6 +61,8 @@ def make_shortlist(evaluation: Any, matcher: nn.Module) -> Shortlist:
     check_at_least("eval.shortlist", size, 0)
     if not 0 < recall <= 1:
         raise InputError(f"eval.shortlist_recall: expected more than 0, up to 1, got {recall}")
+    if recall < 1 and not size:
+        raise InputError(f"eval.shortlist_recall={recall}: changes nothing without eval.shortlist")
     if size and models.scores_by_descriptor(matcher):
         raise InputError(
             f"eval.shortlist={size}: this matcher's score is the inner product of descriptors, so "
@@ -223,6 +225,8 @@ class _SecondStage:
         kept = self._journal.find(name)
         scores = np.empty((0, n), np.float32) if kept is None else kept["scores"]
         self._progress(len(scores) * n, True)
+        if len(scores) == q:  # a kill after the last block, before the part was written
+            return scores
         width, order = self._reading_order(np.where(lists == NO_ROW, 0, lists), len(scores))
         share = self._query_block // jax.process_count()
         photos = read_blocks(Part(self._gallery, order), share * width)

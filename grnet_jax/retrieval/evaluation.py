@@ -153,7 +153,12 @@ class Evaluator:
         learned_on = None
         if self._postprocessing.whitening not in ("", WHITENED_BY_GALLERY):
             learned_on = self._features(
-                variables, *_learning(task), "whitening", store, model, step
+                variables,
+                *_learning(task),
+                f"whitening-{self._postprocessing.whitening}",
+                store,
+                model,
+                step,
             )
         query, gallery = self._postprocess(query, gallery, task, learned_on)
         prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
@@ -192,6 +197,7 @@ class Evaluator:
                 unmatched,
                 len(rows),
             )
+        shortlist = self._shortlist.size if any(map(self._is_listed, task.groups)) else 0
         sums = ranking.calibration
         calibration = None if sums is None else pair_calibration(sums)
         processing = {
@@ -199,9 +205,7 @@ class Evaluator:
             for name, value in (self._views._asdict() | self._postprocessing._asdict()).items()
             if value
         }
-        return Evaluation(
-            task, figures, protocols, ranking, calibration, self._shortlist.size, processing
-        )
+        return Evaluation(task, figures, protocols, ranking, calibration, shortlist, processing)
 
     def _features(
         self,

@@ -270,3 +270,5 @@ def check_fields(config: Any) -> None:
         raise InputError(
             f"train.init_parts: {config.train.init_parts!r}; expected 'all' or 'backbone'"
         )
+    if config.train.init_parts != "all" and not config.train.init_from:
+        raise InputError("train.init_parts: changes nothing without train.init_from")

@@ -274,6 +274,27 @@ def test_a_cascade_that_was_cut_off_goes_on(tmp_path, readings):
     assert journal.find("cascade-0-shortlist") is None  # what is done takes no room
 
 
+class _Killed(Journal):
+    """Ends when a part's ranks are about to be written."""
+
+    def keep(self, name, *rest, **options):
+        if name == "cascade-0":
+            raise ConnectionError("gone")
+        super().keep(name, *rest, **options)
+
+
+def test_a_cascade_that_was_cut_off_after_its_last_scores_goes_on(tmp_path):
+    query, gallery, query_items, gallery_items = _case(6)
+    positives = positive_rows(query_items, gallery_items)
+    whole = _rank(query, gallery, positives, 20)
+    path = epath.Path(tmp_path) / "ranking.npz"
+    with pytest.raises(ConnectionError):
+        _rank(query, gallery, positives, 20, journal=_Killed(path, "a", seconds=0))
+    journal = Journal(path, "a", seconds=0)
+    assert len(journal.find("cascade-0-scores")["scores"]) == len(query.descriptor)
+    _same(whole, _rank(query, gallery, positives, 20, journal=journal))
+
+
 def test_a_photo_is_read_once_however_often_it_is_wanted():
     asked = []
 
@@ -415,6 +436,7 @@ def test_reports_say_what_was_scored(tiny):
         ("shortlist", -1, r"eval\.shortlist: expected 0 or more, got -1"),
         ("shortlist_recall", 0.0, r"eval\.shortlist_recall: expected more than 0, up to 1, got 0"),
         ("shortlist_recall", 1.5, r"eval\.shortlist_recall: .* got 1\.5"),
+        ("shortlist_recall", 0.9, r"eval\.shortlist_recall=0\.9: .* without eval\.shortlist"),
     ],
 )
 def test_bad_fields_are_named(tiny_config, field, value, message):

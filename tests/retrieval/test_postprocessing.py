@@ -283,7 +283,7 @@ def test_evaluation_ranks_by_what_the_steps_give(case, tmp_path):
     np.testing.assert_array_equal(held.ranking.top_rows, stored.ranking.top_rows)
     np.testing.assert_array_equal(held.ranking.ranks, stored.ranking.ranks)
     assert np.any(plain.ranking.top_scores != held.ranking.top_scores)
-    assert (tmp_path / "store" / "whitening.lance").exists()
+    assert (tmp_path / "store" / "whitening-train.lance").exists()
     assert plain.processing == {}
     assert held.processing == _FIELDS
     assert "With eval.whitening=train, " in held.describe()
