@@ -55,7 +55,7 @@ class GRNet(nn.Module):
         regions = pool_regions(feature_map, self.graph.scales)
         described = regions[:, 0].astype(jnp.float32)
         if self.projection is not None:
-            # Let through, it would cost the graph's score accuracy (docs/performance.md).
+            # So that training descriptors leaves alone what the graph's score learns.
             fixed = jax.lax.stop_gradient(regions)
             described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
         length = jnp.sum(jnp.square(described), axis=-1, keepdims=True)
