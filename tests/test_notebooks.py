@@ -14,7 +14,9 @@ _TINY = {
     "grnet": {
         "SIZE": '"tiny"',
         "STEPS": "2",
-        "ROW_FLAGS": '"--config.data.size=tiny --config.train.steps=2"',
+        "TRAIN_FLAGS": '"--config.optimizer.warmup_steps=1"',
+        "ROW_FLAGS": '"--config.data.size=tiny --config.train.steps=2 '
+        '--config.optimizer.warmup_steps=1"',
     }
 }
 
