@@ -18,7 +18,7 @@ import numpy as np
 from grnet_jax.mesh import make_mesh
 from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
-from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.retrieval.tasks import configured_task
 from grnet_jax.training.setup import restore_run
 
 _KEPT = 50
@@ -48,17 +48,7 @@ def measure(workdir: str, queries: int) -> dict[str, Any]:
     run, state = restore_run(workdir, make_mesh())
     config = run.config
     config.eval.queries, config.eval.keep_top = queries, _KEPT
-    dataset = load_dataset(config.data)
-    task = make_task(
-        dataset,
-        config.eval.split,
-        config.data,
-        gallery=config.eval.gallery,
-        queries=queries,
-        query_seed=config.eval.query_seed,
-        same_category=config.eval.same_category,
-        whitening=config.eval.whitening,
-    )
+    task = configured_task(load_dataset(config.data), config)
     found = {}
     for dtype in ("float32", "bfloat16"):
         config.eval.score_dtype = dtype

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks import grnet_vs_baseline
 from grnet_jax.figures.curves import Curve, draw_curves
 from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
-from grnet_jax.results_file import RESULTS, ROOT, ResultsFile, run_command
+from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
 from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
@@ -83,16 +84,7 @@ def main() -> None:
 
 def train(seed: int, options: argparse.Namespace, workdir: str) -> dict[str, Any]:
     """Trains and evaluates a run on its own set, all pairs; returns its figures."""
-    flags = [
-        "--config=configs/grnet.py:synthetic",
-        f"--config.seed={seed}",
-        f"--config.data.dir={options.data_dir}",
-        f"--workdir={workdir}",
-        *(f"--config.{field}={value}" for field, value in RECIPE.items()),
-    ]
-    run_command("train.py", *flags)
-    run_command("eval.py", *flags)
-    found = json.loads((ROOT / workdir / "results.json").read_text())
+    found = grnet_vs_baseline.measure("grnet", seed, options.data_dir, workdir, RECIPE)
     figures = found["protocols"]["all"]
     return {"step": found["step"], "recipe": RECIPE} | {name: figures[name] for name in _COUNTS}
 

@@ -14,7 +14,7 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.matcher import Features, Scoring
+from grnet_jax.models.matcher import Features, Scoring, unit_vectors
 
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -58,8 +58,7 @@ class GRNet(nn.Module):
             # So that training descriptors leaves alone what the graph's score learns.
             fixed = jax.lax.stop_gradient(regions)
             described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
-        length = jnp.sum(jnp.square(described), axis=-1, keepdims=True)
-        return Features(descriptor=described * jax.lax.rsqrt(length + 1e-12), regions=regions)
+        return Features(descriptor=unit_vectors(described), regions=regions)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""

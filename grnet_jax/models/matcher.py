@@ -67,6 +67,11 @@ class Features:
     regions: jax.Array | None = None
 
 
+def unit_vectors(x: jax.Array) -> jax.Array:
+    """Vectors [..., d] scaled to length 1; zeros stay zeros."""
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
 class Matcher(Protocol):
     """The two halves; a Linen module gives them as methods for `apply(..., method=...)`."""
 

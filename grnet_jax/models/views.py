@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.errors import InputError
-from grnet_jax.models.matcher import Features, embed, feature_map, has_feature_map
+from grnet_jax.models.matcher import (
+    Features,
+    embed,
+    feature_map,
+    has_feature_map,
+    unit_vectors,
+)
 
 
 class Views(NamedTuple):
@@ -116,6 +122,4 @@ def _embed_flip(matcher: nn.Module, variables: Any, photos: jax.Array, flip: boo
 
 def _mean_direction(descriptors: list[jax.Array]) -> jax.Array:
     """[n, d]: the mean of descriptors [n, d], scaled to length 1."""
-    total = sum(descriptors[1:], descriptors[0])
-    length = jnp.sum(jnp.square(total), axis=-1, keepdims=True)
-    return total * jax.lax.rsqrt(length + 1e-12)
+    return unit_vectors(sum(descriptors[1:], descriptors[0]))

@@ -25,6 +25,7 @@ from grnet_jax.retrieval.counting import (
     NO_ROW,
     Score,
     Stream,
+    held_parts,
     place_rows,
     stack_positives,
     warn_of_wobble,
@@ -161,11 +162,9 @@ def rank_cascade(
     second = _SecondStage(
         scores.own, prepared, gallery, query_block, gallery_block, mesh, journal, progress
     )
-    held = max(held_queries // query_block, 1) * query_block
     parts = []
-    for first in range(0, len(query), held):
-        rows = np.arange(first, min(first + held, len(query)))
-        part = f"{name}-{first}"
+    for rows in held_parts(len(query), held_queries, query_block):
+        part = f"{name}-{rows[0]}"
         found = journal.find(part)
         if found is None:
             features = query.take(rows)

@@ -6,7 +6,7 @@ it.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -302,6 +302,13 @@ def _best(
     order = jnp.where(jnp.isnan(together), -jnp.inf, -together)
     _, of, together = jax.lax.sort((order, of, together), num_keys=2, dimension=1)
     return {"top_scores": together[:, :kept], "top_rows": of[:, :kept]}
+
+
+def held_parts(queries: int, held: int, query_block: int) -> Iterator[np.ndarray]:
+    """Numbers of queries that are on the devices at once, whole blocks of them, at least one."""
+    held = max(held // query_block, 1) * query_block
+    for first in range(0, queries, held):
+        yield np.arange(first, min(first + held, queries))
 
 
 def stack_positives(positives: np.ndarray, others: np.ndarray | None) -> np.ndarray:

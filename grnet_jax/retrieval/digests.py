@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from grnet_jax.models import Views, make_views
 
@@ -36,7 +37,7 @@ def model_digest(config: Any, variables: Any) -> str:
     Also of the views that features are averaged over, where there are any besides the photo.
     """
     views = make_views(config.eval)
-    fields = _flatten(json.loads(json.dumps(config.model.to_dict())))
+    fields = flatten_dict(json.loads(json.dumps(config.model.to_dict())), sep=".")
     described = {name: value for name, value in fields.items() if name not in _FREE}
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return digest(
@@ -48,13 +49,3 @@ def model_digest(config: Any, variables: Any) -> str:
             *([views._asdict()] if views != Views() else []),
         ]
     )
-
-
-def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

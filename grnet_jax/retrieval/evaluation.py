@@ -140,11 +140,10 @@ class Evaluator:
         Raises:
           StoreError: the store is another model's, of other photos, or damaged.
         """
-        index, rows = task.photos.index, task.query_rows
         model = model_digest(self._config, variables) if store else ""
         query, gallery = (
             self._features(variables, task, rows, what, store, model, step)
-            for what, rows in (("queries", rows), ("gallery", task.gallery_rows))
+            for what, rows in (("queries", task.query_rows), ("gallery", task.gallery_rows))
         )
         journal = Journal()
         if store:
@@ -164,6 +163,27 @@ class Evaluator:
         prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
         ranking = self._rank(prepared, query, gallery, task, journal)
         journal.remove()
+        protocols, figures = self._measure(task, ranking)
+        unmatched = figures["all"].without_match
+        if unmatched:
+            logging.warning(
+                "%d of %d queries show an item without a gallery photo: they are not measured.",
+                unmatched,
+                len(task.query_rows),
+            )
+        shortlist = self._shortlist.size if any(map(self._is_listed, task.groups)) else 0
+        sums = ranking.calibration
+        calibration = None if sums is None else pair_calibration(sums)
+        processing = {
+            name: value
+            for name, value in (self._views._asdict() | self._postprocessing._asdict()).items()
+            if value
+        }
+        return Evaluation(task, figures, protocols, ranking, calibration, shortlist, processing)
+
+    def _measure(self, task: Task, ranking: Ranking) -> tuple[list[Protocol], dict[str, Figures]]:
+        """The task's protocols, and their figures and those of all categories by name."""
+        index, rows = task.photos.index, task.query_rows
         categories = [
             (group.category, np.isin(np.arange(len(rows)), group.queries), len(group.gallery))
             for group in task.groups
@@ -190,22 +210,7 @@ class Evaluator:
             title = f"All queries, identical files count ({task.dataset})"
             identical = dataclasses.replace(protocols[0], name="all_identical", title=title)
             figures |= measure([identical], ranking.other_ranks, items)
-        unmatched = figures["all"].without_match
-        if unmatched:
-            logging.warning(
-                "%d of %d queries show an item without a gallery photo: they are not measured.",
-                unmatched,
-                len(rows),
-            )
-        shortlist = self._shortlist.size if any(map(self._is_listed, task.groups)) else 0
-        sums = ranking.calibration
-        calibration = None if sums is None else pair_calibration(sums)
-        processing = {
-            name: value
-            for name, value in (self._views._asdict() | self._postprocessing._asdict()).items()
-            if value
-        }
-        return Evaluation(task, figures, protocols, ranking, calibration, shortlist, processing)
+        return protocols, figures
 
     def _features(
         self,

@@ -27,6 +27,7 @@ from grnet_jax.models import Features, Scoring
 from grnet_jax.retrieval.counting import (
     Score,
     Stream,
+    held_parts,
     place_rows,
     stack_positives,
     warn_of_wobble,
@@ -159,16 +160,14 @@ def rank_all(
     check_divisible(query_block, mesh, "eval.query_block")
     wanted = stack_positives(positives, other_positives)
     gallery_block = min(gallery_block, len(gallery))
-    held = max(held_queries // query_block, 1) * query_block
     stream = Stream(
         score, prepared, gallery, query_block, gallery_block, min(top, len(gallery)), mesh,
         calibration_edges, journal or Journal(), progress,
     )  # fmt: skip
     parts = []
     sums = []
-    for first in range(0, len(query), held):
-        rows = np.arange(first, min(first + held, len(query)))
-        part, pairs = stream.count(query.take(rows), wanted[:, rows], f"{name}-{first}")
+    for rows in held_parts(len(query), held_queries, query_block):
+        part, pairs = stream.count(query.take(rows), wanted[:, rows], f"{name}-{rows[0]}")
         parts.append(part)
         sums.append(pairs)
     found = {key: np.concatenate([part[key] for part in parts], axis=-2) for key in parts[0]}

@@ -70,6 +70,13 @@ class Task:
         return f"Queries: {queries}{sampled}. Gallery: {gallery}{within}{unmatched}."
 
 
+def configured_task(dataset: Any, config: Any, **others: Any) -> Task:
+    """The task that `config.eval` describes, but for the arguments of `make_task` given."""
+    names = ("split", "gallery", "queries", "query_seed", "same_category", "whitening")
+    choices = {name: config.eval[name] for name in names} | others
+    return make_task(dataset, data=config.data, **choices)
+
+
 def make_task(
     dataset: Any,
     split: str,

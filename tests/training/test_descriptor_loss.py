@@ -4,10 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
-from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
-from tests.training.test_step import random_batch, small_config
+from tests.training.test_step import first_step, random_batch, small_config
 
 
 def _config(weight, dim, leave_out=False, dtype="float32"):
@@ -22,28 +19,11 @@ def _config(weight, dim, leave_out=False, dtype="float32"):
 
 def _measure(config, devices=1, dtype="float32"):
     """Loss, metrics, gradients and descriptors [16, 2, d] of the first batch."""
-    run = build_run(config, meshes.make_mesh(jax.devices()[:devices]))
-    objective = make_objective(run.matcher, config)
-    state = run.create_state()
-    params, batch_stats = jax.tree.map(
-        lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats)
-    )
-
-    def replicate(tree):
-        return jax.lax.with_sharding_constraint(tree, meshes.replicated(run.mesh))
-
-    gradient = jax.jit(
-        jax.value_and_grad(lambda p, b: objective(p, batch_stats, b, replicate), has_aux=True)
-    )
+    matcher, variables, loss, grads, _, metrics = first_step(config, devices, dtype)
     batch = random_batch()
-    (loss, (_, metrics)), grads = gradient(params, meshes.place_batch(batch, run.mesh))
     photos = np.stack([batch["customer"], batch["shop"]], axis=1).reshape(-1, 32, 32, 3)
-    features, _ = run.matcher.apply(
-        {"params": params, "batch_stats": batch_stats},
-        photos,
-        train=True,
-        method="embed",
-        mutable=["batch_stats"],
+    features, _ = matcher.apply(
+        variables, photos, train=True, method="embed", mutable=["batch_stats"]
     )
     descriptors = np.asarray(features.descriptor, np.float64).reshape(16, 2, -1)
     return float(loss), metrics, jax.device_get(grads), descriptors
