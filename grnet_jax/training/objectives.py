@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
+from grnet_jax.training.optimizers import trainable_mask
 
 Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 
@@ -110,6 +111,9 @@ _SAMPLERS = {"pairs": "pairs"}
 def make_objective(matcher: nn.Module, config: Any) -> Objective:
     """The objective that `config.loss` names, on the batches that `config.data.sampler` makes.
 
+    Its gradient is zero, and costs nothing, where `config.optimizer.trainable` leaves parameters
+    as they are.
+
     Raises:
       InputError: naming the objectives there are, or the sampler that this one needs.
     """
@@ -121,4 +125,19 @@ def make_objective(matcher: nn.Module, config: Any) -> Objective:
             f"data.sampler: {sampler!r}, but loss.name={loss.name} trains on "
             f"{_SAMPLERS[loss.name]!r}"
         )
-    return OBJECTIVES[loss.name](matcher, loss)
+    objective = OBJECTIVES[loss.name](matcher, loss)
+    trainable = config.optimizer.trainable
+    return _hold_others(objective, trainable) if trainable else objective
+
+
+def _hold_others(objective: Objective, trainable: str) -> Objective:
+    """The objective as a function of the trainable parameters alone."""
+
+    def held(params, *others):
+        mask = trainable_mask(params, trainable)
+        params = jax.tree.map(
+            lambda leaf, learns: leaf if learns else jax.lax.stop_gradient(leaf), params, mask
+        )
+        return objective(params, *others)
+
+    return held
