@@ -39,7 +39,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "without": {},
     "after": {
         **_LOSS,
+        "loss.pair_weight": 0.0,
         "loss.descriptor_weight": 1.0,
+        "train.batch_items": 64,
         "train.init_parts": "shared",
         "train.eval_every": 0,
         "optimizer.trainable": "projection",

@@ -52,7 +52,11 @@ _LATER: dict[str, Any] = {
 # The same, of configs that have another field of that value.
 _LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
     ("model.name", "grnet"): {"model.descriptor_dim": 0},
-    ("loss.name", "pairs"): {"loss.descriptor_weight": 0.0, "loss.descriptor_temperature": 0.05},
+    ("loss.name", "pairs"): {
+        "loss.pair_weight": 1.0,
+        "loss.descriptor_weight": 0.0,
+        "loss.descriptor_temperature": 0.05,
+    },
 }
 _CONFIG_FILE = "config.json"
 

@@ -27,6 +27,9 @@ from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
 
+# Of the objective's metrics, beside the loss.
+_SHOWN = ("batch_top1", "descriptor_batch_top1")
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss is no number any more; the message has the step, norms and last good checkpoint."""
@@ -226,7 +229,8 @@ class _Loop:
             elapsed = time.monotonic() - started[1]
             means["steps_per_second"] = (step - started[0]) / elapsed
         self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
-        bar.set_postfix(loss=f"{means['loss']:.4f}", batch_top1=f"{means['batch_top1']:.2f}")
+        shown = {name: f"{means[name]:.2f}" for name in _SHOWN if name in means}
+        bar.set_postfix(loss=f"{means['loss']:.4f}", **shown)
 
     def _non_finite(self, step: int, values: Mapping[str, float]) -> str:
         last = self._saved.last_step

@@ -50,12 +50,16 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
     `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
     the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
     customer's shop photos, `loss.descriptor_weight` the same over the inner products of
-    descriptors, divided by `loss.descriptor_temperature`.
+    descriptors, divided by `loss.descriptor_temperature`. With `loss.pair_weight` 0 no pair is
+    scored, and descriptors learn alone.
 
     Raises:
       InputError: a negative weight, or a temperature that is not positive.
     """
-    check_at_least("loss.descriptor_weight", loss.descriptor_weight, 0)
+    for field in ("pair_weight", "descriptor_weight"):
+        check_at_least(f"loss.{field}", loss[field], 0)
+    if not loss.pair_weight and not loss.descriptor_weight:
+        raise InputError("loss.pair_weight and loss.descriptor_weight: nothing learns with both 0")
     if not 0 < loss.descriptor_temperature < math.inf:
         raise InputError(
             "loss.descriptor_temperature: expected a positive number, got "
@@ -65,22 +69,25 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
     def objective(params, batch_stats, batch, replicate):
         customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch)
         shop, item, content = replicate((shop, batch["item"], batch["content"]))
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
         same = pair_labels(batch["item"], item)
         mask = None
         if loss.leave_out_identical:
             mask = same | (batch["content"][:, None] != content[None, :])
-        value = pair_cross_entropy(logits, same, mask)
-        if loss.query_softmax_weight:
-            ranking = query_softmax_cross_entropy(logits, same, mask)
-            value = value + loss.query_softmax_weight * ranking
-        own, best_negative = _best_logits(logits, same)
-        metrics = {
-            "batch_top1": jnp.mean(own > best_negative),
-            "positive_logit": jnp.mean(own),
-            "best_negative_logit": jnp.mean(best_negative),
-        }
+        value, metrics = jnp.zeros(()), {}
+        if loss.pair_weight:
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
+            pairs = pair_cross_entropy(logits, same, mask)
+            if loss.query_softmax_weight:
+                ranking = query_softmax_cross_entropy(logits, same, mask)
+                pairs = pairs + loss.query_softmax_weight * ranking
+            value = loss.pair_weight * pairs
+            own, best_negative = _best_logits(logits, same)
+            metrics = {
+                "batch_top1": jnp.mean(own > best_negative),
+                "positive_logit": jnp.mean(own),
+                "best_negative_logit": jnp.mean(best_negative),
+            }
         if loss.descriptor_weight:
             # [q, d] x [g, d] -> [q, g]
             products = jnp.einsum("qd,gd->qg", customer.descriptor, shop.descriptor)

@@ -210,6 +210,8 @@ def test_steps_or_epochs():
         ("train.checkpoint_every", 0, r"train\.checkpoint_every"),
         ("eval.gallery_block", 0, r"eval\.gallery_block"),
         ("eval.keep_top", 0, r"eval\.keep_top"),
+        ("loss.pair_weight", -0.1, r"loss\.pair_weight: expected 0 or more"),
+        ("loss.pair_weight", 0.0, r"nothing learns with both 0"),
         ("loss.descriptor_weight", -0.1, r"loss\.descriptor_weight: expected 0 or more"),
         ("loss.descriptor_temperature", 0.0, r"loss\.descriptor_temperature: .* got 0\.0"),
         ("loss.descriptor_temperature", np.nan, r"loss\.descriptor_temperature"),

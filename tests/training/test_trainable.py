@@ -70,7 +70,7 @@ def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_pat
 
     config = _descriptor_config(config)
     config.train.init_from, config.train.init_parts = str(tmp_path / "first"), "shared"
-    config.optimizer.trainable = "projection"
+    config.loss.pair_weight, config.optimizer.trainable = 0.0, "projection"
     loop.train(config, tmp_path / "second")
     run, after = restore_run(tmp_path / "second", mesh.make_mesh())
     for part in before.params:
@@ -85,7 +85,7 @@ def _forget_later_fields(path):
     fields = json.loads(path.read_text())
     for section, names in {
         "eval": ("shortlist", "flip_average", "query_expansion_alpha"),
-        "loss": ("descriptor_weight", "descriptor_temperature"),
+        "loss": ("pair_weight", "descriptor_weight", "descriptor_temperature"),
         "model": ("descriptor_dim",),
         "train": ("init_parts",),
         "optimizer": ("trainable",),
