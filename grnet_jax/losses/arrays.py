@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Half precision to float32; float64 stays."""
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -14,10 +14,7 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.matcher import Features, Scoring
-
-# float64 needs JAX_ENABLE_X64; it is for checking formulas.
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+from grnet_jax.models.matcher import Features, Scoring, model_dtype, unit_vectors
 
 
 class GRNet(nn.Module):
@@ -49,9 +46,7 @@ class GRNet(nn.Module):
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
-        whole = regions[:, 0].astype(jnp.float32)
-        length = jnp.sum(jnp.square(whole), axis=-1, keepdims=True)
-        return Features(descriptor=whole * jax.lax.rsqrt(length + 1e-12), regions=regions)
+        return Features(descriptor=unit_vectors(regions[:, 0]), regions=regions)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
@@ -98,11 +93,9 @@ def build(model: Any) -> GRNet:
         ("gallery_chunk", 0),
     ):
         check_at_least(f"model.{field}", model[field], least)
-    if model.dtype not in _DTYPES:
-        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
     preprocessing = choose_preprocessing(model.backbone.preprocessing, model.backbone.name)
     return GRNet(
-        backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
+        backbone=build_backbone(model.backbone.name, model_dtype(model)),
         graph=SimilarityGraph(
             scales=check_scales(model.scales),
             node_dim=model.node_dim,

@@ -27,6 +27,8 @@ from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
 
+_SHOWN = ("batch_top1", "batch_accuracy")  # of the objective's metrics, beside the loss
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss is no number any more; the message has the step, norms and last good checkpoint."""
@@ -60,6 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     if not checkpoints.has_any(directory):
         check_pretrained(config)
     dataset = _load_dataset(config)
+    _check_classes(config, dataset)
     run = build_run(config, devices, _steps_per_epoch(config, dataset))
     described = config.to_dict()
     described["data"]["prepared"] = _describe_data(config, dataset)
@@ -113,6 +116,17 @@ def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
         return prepared
     boxes = epath.Path(config.data.detections).expanduser().read_bytes()
     return f"{prepared}, boxes {hashlib.blake2b(boxes, digest_size=6).hexdigest()}"
+
+
+def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
+    """Raises InputError where a category head has fewer logits than there are categories."""
+    classes = config.model.get("classes", 0)
+    categories = len(dataset.split("train").index.categories)
+    if 0 < classes < categories:
+        raise InputError(
+            f"model.classes: {classes}, but {dataset.name} has {categories} categories: "
+            f"set --config.model.classes={categories}"
+        )
 
 
 def _steps_per_epoch(config: ml_collections.ConfigDict, dataset: Any) -> int:
@@ -222,7 +236,8 @@ class _Loop:
             elapsed = time.monotonic() - started[1]
             means["steps_per_second"] = (step - started[0]) / elapsed
         self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
-        bar.set_postfix(loss=f"{means['loss']:.4f}", batch_top1=f"{means['batch_top1']:.2f}")
+        shown = {name: f"{means[name]:.2f}" for name in _SHOWN if name in means}
+        bar.set_postfix(loss=f"{means['loss']:.4f}", **shown)
 
     def _non_finite(self, step: int, values: Mapping[str, float]) -> str:
         last = self._saved.last_step
@@ -278,11 +293,14 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     if jax.process_index() == 0:
         parameter_overview.log_parameter_overview(state.params)
     config = run.config.train
+    sampler = run.config.data.sampler
+    photos = {"pairs": 2, "items": run.config.data.photos_per_item, "photos": 1}[sampler]
     logging.info(
-        "%s: %d steps of %d items x 2 photos (%d pairs) on %d device(s)",
+        "%s: %d steps of %d %s of %d photo(s) on %d device(s)",
         dataset.name,
         run.steps,
         config.batch_items,
-        config.batch_items**2,
+        sampler,
+        photos,
         run.mesh.size,
     )

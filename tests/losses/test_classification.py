@@ -43,7 +43,7 @@ def test_unknown_labels_count_for_nothing_and_wrong_ones_are_noticed():
     unknown = np.full(len(_LABEL), -1)
     proxies = jnp.ones((5, 5)) * jnp.arange(1, 6)[:, None]
     for loss in (class_cross_entropy, lambda x, label: proxy_nca(x, proxies, label)):
-        value, grad = jax.value_and_grad(loss)(logits, unknown)
+        value, grad = jax.jit(jax.value_and_grad(loss))(logits, unknown)
         assert value == 0
         np.testing.assert_array_equal(grad, 0)
         assert np.isnan(loss(logits, np.where(_LABEL == 3, 5, _LABEL)))
@@ -78,6 +78,7 @@ def test_proxy_nca_equals_its_formula_and_differences(scale, with_own):
     np.testing.assert_allclose(grads[1], wanted, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_proxy_nca_equals_pytorch_metric_learning():
     reason = "pytorch-metric-learning is not installed: make parity"
     pytest.importorskip("pytorch_metric_learning", reason=reason)

@@ -10,6 +10,8 @@ from tests.losses import naive
 _ITEM = np.array([4, 4, 4, 7, 7, 2, 2, 9, 4, 7, -1, -1])  # 9 is alone, the last two are padding
 _DOMAIN = np.array([0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1])  # 2 has no shop photo
 
+_loss = jax.jit(triplet_loss, static_argnames=("form", "miner", "average"))
+
 
 def _batch(seed=0, dim=5):
     x = np.random.default_rng(seed).standard_normal((len(_ITEM), dim))
@@ -44,9 +46,9 @@ def test_equals_loops_over_triplets(domains, form, miner, average):
     options = {"margin": 0.4, "form": form, "miner": miner, "average": average}
     wanted = naive.triplet_loss(x, x, positive, negative, **options)
     with jax.enable_x64(True):
-        found = triplet_loss(x, x, positive, negative, **options)
+        found = _loss(x, x, positive, negative, **options)
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
-    found = triplet_loss(x.astype(np.float32), x.astype(np.float32), positive, negative, **options)
+    found = _loss(x.astype(np.float32), x.astype(np.float32), positive, negative, **options)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert wanted[1] > 0
 
@@ -76,11 +78,11 @@ def test_a_batch_without_triplets_costs_nothing(form, miner):
     for positive, negative in ((nothing, ~nothing), (~nothing, nothing), (nothing, nothing)):
         options = {"margin": 0.2, "form": form, "miner": miner}
         loss, grad = jax.value_and_grad(
-            lambda x, p=positive, n=negative, o=options: triplet_loss(x, x, p, n, **o).loss
+            lambda x, p=positive, n=negative, o=options: _loss(x, x, p, n, **o).loss
         )(x)
         assert loss == 0
         np.testing.assert_array_equal(grad, 0)
-        found = triplet_loss(x, x, positive, negative, **options)
+        found = _loss(x, x, positive, negative, **options)
         assert found.triplets == found.active == 0
         rows = len(x) if (positive | negative).any() else 0
         assert found.anchors == found.anchors_without == rows
@@ -92,10 +94,10 @@ def test_collapsed_embeddings_tie_with_finite_gradients(form, miner):
     x, (positive, negative) = jnp.ones((len(_ITEM), 4)) / 2, _masks("both")
 
     def loss(x):
-        found = triplet_loss(x, x, positive, negative, margin=0.3, form=form, miner=miner)
+        found = _loss(x, x, positive, negative, margin=0.3, form=form, miner=miner)
         return found.loss, found
 
-    (value, found), grad = jax.value_and_grad(loss, has_aux=True)(x)
+    (value, found), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
     assert np.isfinite(grad).all()
     if miner == "semi_hard":  # a tie is not farther
         assert found.triplets == value == 0
@@ -111,7 +113,7 @@ def test_ties_share_the_gradient():
     candidates = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     positive = np.array([[True, True, False, False]])
     grad = jax.grad(
-        lambda c: triplet_loss(anchor, c, positive, ~positive, margin=0.5, miner="hardest").loss
+        lambda c: _loss(anchor, c, positive, ~positive, margin=0.5, miner="hardest").loss
     )(candidates)
     np.testing.assert_allclose(grad, 0.5 * np.asarray(candidates) * [[1], [1], [-1], [-1]])
 
@@ -121,7 +123,7 @@ def test_order_and_padding_change_nothing(miner):
     x, (positive, negative) = _batch(2), _masks("both")
 
     def loss(x, rows, columns):
-        found = triplet_loss(
+        found = _loss(
             x[rows], x[columns], positive[np.ix_(rows, columns)],
             negative[np.ix_(rows, columns)], margin=0.4, miner=miner,
         )  # fmt: skip
@@ -142,8 +144,10 @@ def test_few_positives_at_a_time_equal_all_at_once(miner, monkeypatch):
     x, (positive, negative) = jnp.asarray(_batch(3)), _masks("any")
 
     def both():
-        return jax.value_and_grad(
-            lambda x: triplet_loss(x, x, positive, negative, margin=0.4, miner=miner).loss
+        return jax.jit(
+            jax.value_and_grad(
+                lambda x: triplet_loss(x, x, positive, negative, margin=0.4, miner=miner).loss
+            )
         )(x)
 
     wanted = both()
@@ -188,6 +192,7 @@ def test_eight_devices_equal_one(form, miner):
         np.testing.assert_allclose(eight, one, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_equals_pytorch_metric_learning():
     reason = "pytorch-metric-learning is not installed: make parity"
     pml = pytest.importorskip("pytorch_metric_learning", reason=reason)
@@ -221,7 +226,7 @@ def test_equals_pytorch_metric_learning():
                     found, grad = jax.value_and_grad(
                         lambda x, o=(form, miner, average), f=factor: (
                             f
-                            * triplet_loss(
+                            * _loss(
                                 x,
                                 x,
                                 positive,
