@@ -28,7 +28,7 @@ def average_precision_loss(
     """1 - AP, averaged over queries, every score shared by the two histogram bins next to it.
 
     Revaud et al., Learning with Average Precision: Training Image Retrieval with a Listwise Loss
-    (ICCV 2019), Section 3.2. M bins have their centres at b_1 = 1, ..., b_M = -1, a step D apart;
+    (ICCV 2019). M bins have their centres at b_1 = 1, ..., b_M = -1, a step D apart;
     a score s has the weight max(0, 1 - |s - b_m| / D) in bin m, and lies in the outermost bin where
     rounding puts it beyond. AP is the sum over the bins of the precision among all that lies in
     the bins up to m, times the share of the positives in bin m.

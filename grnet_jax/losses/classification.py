@@ -42,8 +42,8 @@ def proxy_nca(
     """Mean proxy-NCA loss of the photos whose class is known; 0 where none is.
 
     -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with x and the proxies p scaled
-    to unit length (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017,
-    Eq. 4). There the sum leaves out the own class y, and the loss can be negative.
+    to unit length (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017).
+    There the sum leaves out the own class y, and the loss can be negative.
 
     Args:
       embeddings: [n, d], of any length but 0.

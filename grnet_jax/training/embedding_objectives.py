@@ -80,7 +80,8 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
             matcher, params, batch_stats, batch["photo"],
             chunk=config.train.embed_chunk, method="classify", key=key,
         )  # fmt: skip
-        value, metrics = jnp.zeros(()), {}
+        value = jnp.zeros(())
+        metrics: dict[str, jax.Array] = {}
         if ranking:
             own = (features.descriptor, batch["item"], batch["domain"])
             anchors, item, domain = own

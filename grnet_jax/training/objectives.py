@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax import models
-from grnet_jax.errors import InputError
+from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
 from grnet_jax.training.embedding_objectives import embed_batch, embedding_objective
 
@@ -98,7 +98,8 @@ def make_objective(matcher: nn.Module, config: Any) -> Objective:
     """The objective that `config.loss` names, on the batches that `config.data.sampler` makes.
 
     Raises:
-      InputError: naming the objectives there are, or the sampler that this one needs.
+      InputError: naming the objectives there are, the sampler that this one needs, or a field of
+        it that cannot be.
     """
     loss, sampler = config.loss, config.data.sampler
     if loss.name not in OBJECTIVES:
@@ -108,4 +109,5 @@ def make_objective(matcher: nn.Module, config: Any) -> Objective:
             f"data.sampler: {sampler!r}, but loss.name={loss.name} trains on "
             f"{' or '.join(map(repr, _SAMPLERS[loss.name]))}"
         )
+    check_at_least("train.embed_chunk", config.train.embed_chunk, 0)
     return OBJECTIVES[loss.name](matcher, config)

@@ -233,7 +233,6 @@ def count_steps(train: Any, steps_per_epoch: int) -> int:
 _LEAST = {
     "data.image_size": 1,
     "train.batch_items": 1,
-    "train.embed_chunk": 0,
     "train.log_every": 1,
     "train.eval_every": 0,
     "train.checkpoint_every": 1,

@@ -1,7 +1,7 @@
 """Large batches in the memory of small ones: embed in chunks, back-propagate chunk by chunk.
 
 The loss needs the embeddings of the whole batch, but the network's activations need not all be
-there at once (Revaud et al., 2019, Section 3.3): first all photos are embedded without keeping
+there at once (Revaud et al., 2019): first all photos are embedded without keeping
 anything, then the loss gives the gradient of every embedding, then each chunk is embedded once
 more and its part of the gradient is carried back and added. In JAX these stages are what
 differentiating a loop over recomputed chunks does, so there is one function to call in the place
