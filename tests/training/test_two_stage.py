@@ -44,7 +44,8 @@ def _gradient(dtype, chunk, *, devices=1, train=False, reference=False):
             return found, updated["batch_stats"]
 
         def loss(params, photos, item, domain):
-            stats = variables["batch_stats"]
+            # In float64 Flax starts them as float32, and a loop carries one dtype.
+            stats = jax.tree.map(lambda leaf: leaf.astype(dtype), variables["batch_stats"])
             if reference:  # the same chunks in a plain loop
                 x = jnp.zeros((_N, 4), dtype)
                 for k in range(_N // chunk):
