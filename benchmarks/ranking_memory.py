@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, build_matcher
+from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
 from grnet_jax.retrieval.store import FeatureStore, Origin
@@ -111,7 +111,7 @@ def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
     chosen, mesh = SIZES[size], make_mesh(jax.devices()[:1])
     config = grnet.get_config(chosen.dataset)
     matcher = build_matcher(config.model)
-    variables = init_variables(matcher, 64, seed=0)
+    variables = init_variables(matcher, config.data.image_size, seed=0)
     query = HeldFeatures(_features(chosen.queries, chosen.channels, seed=2**32))
     positives = np.random.default_rng(0).integers(0, gallery, (chosen.queries, 5))
     positives.sort(axis=1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.models.matcher import Features, model_dtype, unit_vectors
+from grnet_jax.models.matcher import Features, InnerProduct, model_dtype, unit_vectors
 
 POOLINGS = ("gem", "average", "max")
 
@@ -66,7 +66,7 @@ class FeatureRelaxation(nn.Module):
         return nn.Conv(self.channels, window, dtype=self.dtype, name="second")(x)
 
 
-class Embedding(nn.Module):
+class Embedding(InnerProduct):
     """A matcher whose descriptors are pooled, scaled to unit length, mapped and scaled again.
 
     Attributes:
@@ -115,13 +115,6 @@ class Embedding(nn.Module):
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
         return self._describe(feature_map, train=False)[0]
-
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Cosines float32 [q, g]."""
-        # [q, d], [g, d] to [q, g]
-        return jnp.einsum(
-            "qd,gd->qg", query.descriptor, gallery.descriptor, precision=jax.lax.Precision.HIGHEST
-        )
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""

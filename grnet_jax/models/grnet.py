@@ -23,17 +23,21 @@ class GRNet(nn.Module):
     Attributes:
       backbone: photos to feature maps; the map of the largest stride is used.
       graph: regions to scores.
+      projection: regions side by side, [n, r * c], to what the descriptor is the direction of. It
+        learns from the regions as they are: its gradient ends there. None for the whole photo's
+        region itself, through which a loss of descriptors reaches the backbone.
       preprocessing: name of the photo normalisation.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
     backbone: nn.Module
     graph: SimilarityGraph
+    projection: nn.Module | None = None
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
+        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, d]."""
         return self.pool(self.feature_map(photos, train))
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
@@ -46,7 +50,12 @@ class GRNet(nn.Module):
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
-        return Features(descriptor=unit_vectors(regions[:, 0]), regions=regions)
+        described = regions[:, 0].astype(jnp.float32)
+        if self.projection is not None:
+            # So that training descriptors leaves alone what the graph's score learns.
+            fixed = jax.lax.stop_gradient(regions)
+            described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
+        return Features(descriptor=unit_vectors(described), regions=regions)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
@@ -87,6 +96,7 @@ def build(model: Any) -> GRNet:
       InputError: naming the field that cannot be.
     """
     for field, least in (
+        ("descriptor_dim", 0),
         ("layers", 0),
         ("node_dim", 1),
         ("reasoning_dim", 1),
@@ -109,6 +119,7 @@ def build(model: Any) -> GRNet:
             score_bias_init=model.score_bias_init,
             gallery_chunk=model.gallery_chunk,
         ),
+        projection=nn.Dense(model.descriptor_dim, use_bias=False) if model.descriptor_dim else None,
         preprocessing=preprocessing,
         frozen_batch_norm=model.backbone.frozen_batch_norm,
     )

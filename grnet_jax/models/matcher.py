@@ -10,7 +10,8 @@ score once its parameters stay: `prepare(variables, scoring)` and `score_prepare
 gallery, scoring)`, of which the first runs once a model and the second gives the same scores. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
-also `global_edges(query, gallery) -> [q, g, nodes] twice`.
+also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
+inner product of descriptors is an `InnerProduct`.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ def model_dtype(model: Any) -> Any:
 
 
 def unit_vectors(x: jax.Array) -> jax.Array:
-    """Rows [n, d] scaled to unit length, at least float32; zeros stay, with finite gradients."""
+    """Vectors [..., d] scaled to length 1, at least float32; zeros stay, with finite gradients."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
@@ -95,6 +96,20 @@ class Matcher(Protocol):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """float32 [q, g]; higher is more alike."""
         ...
+
+
+class InnerProduct(nn.Module):
+    """The `score` of matchers whose descriptors say all; without parameters."""
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Inner products of the descriptors, float32 [q, g]."""
+        return inner_products(query, gallery)
+
+
+def inner_products(query: Features, gallery: Features) -> jax.Array:
+    """Of all descriptors of queries [q, d] and gallery photos [g, d]: float32 [q, g], exact."""
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
 
 
 def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:
@@ -132,6 +147,11 @@ def keep(features: Features, scoring: Scoring) -> Features:
     if features.regions is None or not scoring.gallery_dtype:
         return features
     return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
+
+
+def scores_by_descriptor(matcher: nn.Module) -> bool:
+    """Whether the matcher's score is the inner product of descriptors."""
+    return isinstance(matcher, InnerProduct)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

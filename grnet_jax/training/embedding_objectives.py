@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import (
     AVERAGES,
@@ -132,8 +133,8 @@ _RANKINGS: Mapping[str, RankingLoss] = {"triplet": _triplet, "ap": _ap}
 
 
 def _cosines(anchors: jax.Array, candidates: jax.Array) -> jax.Array:
-    # [a, d], [c, d] to [a, c]
-    return jnp.einsum("ad,cd->ac", anchors, candidates, precision=jax.lax.Precision.HIGHEST)
+    """Of unit vectors [a, d] and [c, d], [a, c]."""
+    return models.inner_products(models.Features(anchors), models.Features(candidates))
 
 
 def _top1(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:

@@ -153,7 +153,11 @@ class _Loop:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
         if self._can_evaluate:  # all of val's queries, in val's own gallery
             self._task = make_task(
-                dataset, "val", run.config.data, same_category=run.config.eval.same_category
+                dataset,
+                "val",
+                run.config.data,
+                same_category=run.config.eval.same_category,
+                whitening=run.config.eval.whitening,
             )
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
 
@@ -293,14 +297,16 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     if jax.process_index() == 0:
         parameter_overview.log_parameter_overview(state.params)
     config = run.config.train
-    sampler = run.config.data.sampler
-    photos = {"pairs": 2, "items": run.config.data.photos_per_item, "photos": 1}[sampler]
+    batch = {
+        "pairs": f"items x 2 photos ({config.batch_items**2} pairs)",
+        "items": f"items x {run.config.data.photos_per_item} photos",
+        "photos": "photos",
+    }[run.config.data.sampler]
     logging.info(
-        "%s: %d steps of %d %s of %d photo(s) on %d device(s)",
+        "%s: %d steps of %d %s on %d device(s)",
         dataset.name,
         run.steps,
         config.batch_items,
-        sampler,
-        photos,
+        batch,
         run.mesh.size,
     )
