@@ -205,8 +205,10 @@ def _get_optimizer() -> ml_collections.ConfigDict:
     optimizer.schedule = ""
     # "cosine": linear rise over so many steps.
     optimizer.warmup_steps = 100
-    # "step": times decay_factor every so many epochs.
+    # "step": times decay_factor every so many epochs, or after each of the epochs of decay_at
+    # alone, where there are any.
     optimizer.decay_epochs = 20.0
+    optimizer.decay_at = ()
     optimizer.decay_factor = 0.1
     # Largest global gradient norm; 0 for no clipping.
     optimizer.clip_norm = 0.0

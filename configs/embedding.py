@@ -38,12 +38,14 @@ def get_model() -> ml_collections.ConfigDict:
     model.dim = 512
     # Logits of the category head, at least as many as the data set has categories; 0: no head.
     model.classes = 0
-    # Park et al.'s feature relaxation between backbone and pooling: channels of its two
-    # convolutions (0: none), side of their windows, dropout rate. The three values are ours.
+    # Park et al.'s feature relaxation after the backbone: channels of its two convolutions (0:
+    # none), side of their windows, dropout rate. The three values are ours. Before the pooling, and
+    # so before "all", or before the "classes" alone, so that the descriptor is the map's own.
     model.relaxation = ml_collections.ConfigDict()
     model.relaxation.channels = 0
     model.relaxation.kernel = 1
     model.relaxation.dropout = 0.5
+    model.relaxation.path = "all"
     return model
 
 
@@ -54,6 +56,8 @@ def get_loss() -> ml_collections.ConfigDict:
     loss.name = "triplet"
     # "both": customer photos against shop photos; "any": all photos against all others.
     loss.domains = "both"
+    # What makes two photos alike for the triplet or AP loss: the same "item" or "category".
+    loss.similarity = "item"
     # "triplet": m, in the distance's unit; "squared" or "euclidean" distances; "all", "semi_hard"
     # or "hardest" triplets; the mean over all "triplets" that count or the "active" ones.
     loss.margin = 0.3

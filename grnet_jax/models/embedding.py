@@ -12,6 +12,7 @@ from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.models.matcher import Features, InnerProduct, model_dtype, unit_vectors
 
 POOLINGS = ("gem", "average", "max")
+PATHS = ("all", "classes")
 
 
 class Pooling(nn.Module):
@@ -74,7 +75,9 @@ class Embedding(InnerProduct):
       pooling: "gem", "average" or "max".
       dim: dimensions of the descriptor; 0 leaves the linear layer out.
       classes: logits of the category head on the pooled vector; 0 for none.
-      relaxation: module between the map and the pooling, or None.
+      relaxation: module on the map, or None.
+      relaxed: what it stands before: the pooling, and so "all", or the "classes" alone, whose head
+        then sees the relaxed map's mean, and the descriptor the map as it is.
       preprocessing: name of the photo normalisation.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       dtype: of the linear layers' computation.
@@ -85,6 +88,7 @@ class Embedding(InnerProduct):
     dim: int = 512
     classes: int = 0
     relaxation: FeatureRelaxation | None = None
+    relaxed: str = "all"
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
     dtype: Any = jnp.float32
@@ -122,10 +126,13 @@ class Embedding(InnerProduct):
         return self.score(features, features)
 
     def _describe(self, x: jax.Array, train: bool) -> tuple[Features, jax.Array | None]:
-        if self.relaxation is not None:
-            x = self.relaxation(x, train)
-        pooled = self.pooled(x)
-        logits = self.head(pooled).astype(pooled.dtype) if self.classes else None
+        relaxed = x if self.relaxation is None else self.relaxation(x, train)
+        apart = self.relaxation is not None and self.relaxed == "classes"
+        pooled = self.pooled(x if apart else relaxed)
+        logits = None
+        if self.classes:
+            seen = jnp.mean(relaxed.astype(pooled.dtype), axis=(1, 2)) if apart else pooled
+            logits = self.head(seen).astype(pooled.dtype)
         x = unit_vectors(pooled)
         if self.dim:
             x = unit_vectors(self.linear(x).astype(pooled.dtype))
@@ -150,8 +157,16 @@ def build(model: Any) -> Embedding:
         raise InputError(
             f"model.relaxation.dropout: expected from 0 to less than 1, got {relaxation.dropout}"
         )
-    if model.pooling not in POOLINGS:
-        raise InputError(f"model.pooling: {model.pooling!r} is none of {list(POOLINGS)}")
+    for field, value, choices in (
+        ("pooling", model.pooling, POOLINGS),
+        ("relaxation.path", relaxation.path, PATHS),
+    ):
+        if value not in choices:
+            raise InputError(f"model.{field}: {value!r} is none of {list(choices)}")
+    if relaxation.channels and relaxation.path == "classes" and not model.classes:
+        raise InputError(
+            "model.relaxation.path: 'classes', but model.classes is 0: there is no head"
+        )
     dtype = model_dtype(model)
     return Embedding(
         backbone=build_backbone(model.backbone.name, dtype),
@@ -163,6 +178,7 @@ def build(model: Any) -> Embedding:
         )
         if relaxation.channels
         else None,
+        relaxed=relaxation.path,
         preprocessing=choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
         frozen_batch_norm=model.backbone.frozen_batch_norm,
         dtype=dtype,

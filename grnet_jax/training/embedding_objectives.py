@@ -22,6 +22,7 @@ from grnet_jax.losses.arrays import masked_mean
 from grnet_jax.training.two_stage import embed_in_chunks
 
 DOMAINS = ("both", "any")
+SIMILARITIES = ("item", "category")
 # (anchors, candidates, positive, negative, config.loss) -> (loss, metrics)
 RankingLoss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -66,7 +67,9 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     """The ranking loss that `config.loss` names over the global batch, and cross-entropy.
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
-    times the cross-entropy of the category head. Park et al. (2019): weights 0.1 and 1.
+    times the cross-entropy of the category head. Park et al. (2019): weights 0.1 and 1. Photos are
+    alike where they show the same item, or with `loss.similarity` "category" the same category;
+    one whose category is unknown is then neither an anchor nor a candidate.
 
     Raises:
       InputError: naming the field that cannot be.
@@ -84,13 +87,13 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
         value = jnp.zeros(())
         metrics: dict[str, jax.Array] = {}
         if ranking:
-            own = (features.descriptor, batch["item"], batch["domain"])
-            anchors, item, domain = own
+            own = (features.descriptor, batch[loss.similarity], batch["domain"])
+            anchors, group, domain = own
             candidates, *labels = replicate(own)
             if loss.domains == "both":
-                positive, negative = comparison_masks(item, labels[0], domain, labels[1])
+                positive, negative = comparison_masks(group, labels[0], domain, labels[1])
             else:
-                positive, negative = comparison_masks(item, labels[0])
+                positive, negative = comparison_masks(group, labels[0])
             found, metrics = ranking(anchors, candidates, positive, negative, loss)
             metrics |= {"batch_top1": _top1(_cosines(anchors, candidates), positive, negative)}
             value = loss.weight * found
@@ -149,8 +152,12 @@ def _check(matcher: nn.Module, loss: Any) -> None:
     if not hasattr(matcher, "classify"):
         raise InputError(f"loss.name: {loss.name!r} trains model.name=embedding alone")
     for field, choices in (
-        ("domains", DOMAINS), ("form", FORMS), ("miner", MINERS), ("average", AVERAGES),
-    ):  # fmt: skip
+        ("domains", DOMAINS),
+        ("similarity", SIMILARITIES),
+        ("form", FORMS),
+        ("miner", MINERS),
+        ("average", AVERAGES),
+    ):
         if loss[field] not in choices:
             raise InputError(f"loss.{field}: {loss[field]!r} is none of {list(choices)}")
     check_at_least("loss.bins", loss.bins, 2)

@@ -97,6 +97,29 @@ def test_descriptor_is_the_linear_map_of_the_unit_pooled_vector():
     assert models.has_feature_map(matcher)
 
 
+def test_relaxation_before_the_classes_alone_leaves_the_descriptor():
+    fields = {"dim": 0, "pooling": "average", "classes": 3, "relaxation.channels": 5}
+    matcher, variables = _matcher(**fields, **{"relaxation.path": "classes"})
+    x = _maps(channels=128).astype(np.float32)
+    features, logits = matcher.apply(variables, x, method=lambda m, x: m._describe(x, False))
+    wanted = np.float64(x).mean(axis=(1, 2))
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(features.descriptor, wanted, atol=1e-5)
+    params = jax.tree.map(np.float64, variables["params"])
+    first, second = params["relaxation"]["first"], params["relaxation"]["second"]
+    inside = np.maximum(x @ first["kernel"][0, 0] + first["bias"], 0)
+    relaxed = (inside @ second["kernel"][0, 0] + second["bias"]).mean(axis=(1, 2))
+    wanted = relaxed @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_relaxation_of_classes_without_a_head_is_refused():
+    config = embedding.get_config()
+    config.model.relaxation.update({"channels": 5, "path": "classes"})
+    with pytest.raises(InputError, match=r"model\.relaxation\.path: 'classes', but model\.classes"):
+        models.build_matcher(config.model)
+
+
 def test_without_linear_layer_head_or_relaxation_there_are_no_parameters_for_them():
     _, variables = _matcher(dim=0, pooling="max")
     assert set(variables["params"]) == {"backbone"}
@@ -114,6 +137,7 @@ def test_without_linear_layer_head_or_relaxation_there_are_no_parameters_for_the
         ("relaxation.channels", -1),
         ("relaxation.kernel", 0),
         ("relaxation.dropout", 1.0),
+        ("relaxation.path", "both"),
     ],
 )
 def test_bad_fields_are_named(field, value):
