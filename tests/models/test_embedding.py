@@ -99,9 +99,11 @@ def test_descriptor_is_the_linear_map_of_the_unit_pooled_vector():
 
 def test_relaxation_before_the_classes_alone_leaves_the_descriptor():
     fields = {"dim": 0, "pooling": "average", "classes": 3, "relaxation.channels": 5}
-    matcher, variables = _matcher(**fields, **{"relaxation.path": "classes"})
-    x = _maps(channels=128).astype(np.float32)
-    features, logits = matcher.apply(variables, x, method=lambda m, x: m._describe(x, False))
+    config = embedding.get_config()
+    config.model.update_from_flattened_dict({**fields, "relaxation.path": "classes"})
+    matcher, x = models.build_matcher(config.model), _maps().astype(np.float32)
+    variables = matcher.init(jax.random.key(0), x, False, method="_describe")
+    features, logits = matcher.apply(variables, x, False, method="_describe")
     wanted = np.float64(x).mean(axis=(1, 2))
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(features.descriptor, wanted, atol=1e-5)
@@ -121,10 +123,16 @@ def test_relaxation_of_classes_without_a_head_is_refused():
 
 
 def test_without_linear_layer_head_or_relaxation_there_are_no_parameters_for_them():
-    _, variables = _matcher(dim=0, pooling="max")
-    assert set(variables["params"]) == {"backbone"}
-    _, variables = _matcher(**{"relaxation.channels": 7, "classes": 3})
-    assert set(variables["params"]) == {"backbone", "relaxation", "pooled", "linear", "head"}
+    assert _parameters(dim=0, pooling="max") == {"backbone"}
+    found = _parameters(**{"relaxation.channels": 7, "classes": 3})
+    assert found == {"backbone", "relaxation", "pooled", "linear", "head"}
+
+
+def _parameters(**fields):
+    config = embedding.get_config()
+    config.model.update_from_flattened_dict(fields)
+    matcher = models.build_matcher(config.model)
+    return set(jax.eval_shape(lambda: init_variables(matcher, 32, seed=0))["params"])
 
 
 @pytest.mark.parametrize(
