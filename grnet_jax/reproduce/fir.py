@@ -33,8 +33,8 @@ _READING = (
     "is quoted."
 )
 _SIZES = (
-    "docs/backbones.md has the networks' parameters. A list gives 28.1 M for ResNet-50, which is "
-    "what SE-ResNet-50 has; ResNet-50 has 25.6 M."
+    "docs/backbones.md has the networks' parameters. One source gives 28.1 M for ResNet-50, which "
+    "is what SE-ResNet-50 has; ResNet-50 has 25.6 M."
 )
 
 

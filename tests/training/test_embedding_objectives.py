@@ -113,6 +113,7 @@ def test_eight_devices_equal_one(name, chunk):
         np.testing.assert_allclose(x, y, rtol=1e-7, atol=1e-7 * max(np.abs(x).max(), 1e-3))
 
 
+@pytest.mark.slow
 def test_pairs_in_chunks_with_frozen_statistics_are_the_whole_batch():
     with jax.enable_x64(True):
         found = []
