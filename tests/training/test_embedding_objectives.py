@@ -207,8 +207,8 @@ def test_a_whole_run_trains_and_evaluates(tiny_config, tmp_path, name):
     assert int(state.step) == config.train.steps
     run = build_run(config, meshes.make_mesh())
     dataset = loop._load_dataset(config)
-    task = make_task(dataset, "val", config.data)
-    figures = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, task).figures
+    task = make_task(dataset, "val", run.config.data)
+    figures = Evaluator(run.matcher, run.config, run.mesh).evaluate(state.variables, task).figures
     assert 0 <= figures["all"].values["top1"] <= 1
 
 

@@ -138,6 +138,6 @@ def test_a_whole_run_trains_and_evaluates(tiny_config, tmp_path, name):
     state, finished = loop.train(config, str(tmp_path))
     assert finished
     run = build_run(config, meshes.make_mesh())
-    task = make_task(loop._load_dataset(config), "val", config.data)
-    figures = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, task).figures
+    task = make_task(loop._load_dataset(config), "val", run.config.data)
+    figures = Evaluator(run.matcher, run.config, run.mesh).evaluate(state.variables, task).figures
     assert 0 <= figures["all"].values["top1"] <= figures["all"].values["top50"] <= 1
