@@ -54,7 +54,7 @@ parity: $(INSTALLED) ## Install PyTorch, torchvision and timm, which slow tests 
 	@$(BIN)/python -m pip install --quiet --no-deps $(TORCH_MODELS)
 TORCH ?= torch==2.13.0
 # Without their dependencies, which may bring another build of PyTorch.
-TORCH_MODELS ?= torchvision==0.28.0 timm==1.0.31
+TORCH_MODELS ?= torchvision==0.28.0 timm==1.0.31 pytorch-metric-learning==2.9.0
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m pip install --quiet uv

@@ -56,7 +56,7 @@ def _papers_table(name: str, part: str) -> str:
     path = _FOLDER / f"{name}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     source = find_paper(paper)
-    table = source.table(part)
+    table = source.table(part).on(dataset)
     return format_table(table, dataset, find_results(source, table, dataset, rows))
 
 

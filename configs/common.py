@@ -86,6 +86,10 @@ def get_train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
     # Pairs, items or photos a batch, as data.sampler says; all devices together.
     train.batch_items = 32
+    # Photos embedded at once, for batches larger than memory: a divisor of the photos of a batch,
+    # and a multiple of the devices; 0: all. BatchNorm that is not frozen normalises each chunk by
+    # itself.
+    train.embed_chunk = 0
     # Length: steps, or epochs; the other is 0.
     train.steps = 0
     train.epochs = 60.0
@@ -201,8 +205,10 @@ def _get_optimizer() -> ml_collections.ConfigDict:
     optimizer.schedule = ""
     # "cosine": linear rise over so many steps.
     optimizer.warmup_steps = 100
-    # "step": times decay_factor every so many epochs.
+    # "step": times decay_factor every so many epochs, or after each of the epochs of decay_at
+    # alone, where there are any.
     optimizer.decay_epochs = 20.0
+    optimizer.decay_at = ()
     optimizer.decay_factor = 0.1
     # Largest global gradient norm; 0 for no clipping.
     optimizer.clip_norm = 0.0

@@ -28,6 +28,7 @@ _VARIANTS = {
     "bfloat16": ("grnet", {"dtype": "bfloat16"}),
     "global_baseline": ("global_baseline", {}),
     "colour_histogram": ("colour_histogram", {}),
+    "embedding": ("embedding", {"dim": 16, "classes": 3}),
 }
 
 
@@ -39,7 +40,7 @@ def _export(variant, folder, platforms=("cpu",)):
     name, fields = _VARIANTS[variant]
     config = importlib.import_module(f"configs.{name}").get_config()
     config.data.image_size = 32
-    if name != "colour_histogram":
+    if config.model.name == "grnet":
         config.model.node_dim, config.model.reasoning_dim = 16, 8
     config.model.update(fields)
     config = resolve_preprocessing(config)

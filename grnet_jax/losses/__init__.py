@@ -1,9 +1,28 @@
-"""Losses: pure functions of arrays, jit-able, with masks."""
+"""Losses: pure functions of arrays, jit-able, with masks. docs/losses.md has their equations."""
 
+from grnet_jax.losses.average_precision import ListwiseLoss, average_precision_loss
+from grnet_jax.losses.candidates import comparison_masks
+from grnet_jax.losses.classification import class_cross_entropy, proxy_nca, random_meta_classes
 from grnet_jax.losses.pairs import (
     pair_cross_entropy,
     pair_labels,
     query_softmax_cross_entropy,
 )
+from grnet_jax.losses.triplets import AVERAGES, FORMS, MINERS, TripletLoss, triplet_loss
 
-__all__ = ["pair_cross_entropy", "pair_labels", "query_softmax_cross_entropy"]
+__all__ = [
+    "AVERAGES",
+    "FORMS",
+    "MINERS",
+    "ListwiseLoss",
+    "TripletLoss",
+    "average_precision_loss",
+    "class_cross_entropy",
+    "comparison_masks",
+    "pair_cross_entropy",
+    "pair_labels",
+    "proxy_nca",
+    "query_softmax_cross_entropy",
+    "random_meta_classes",
+    "triplet_loss",
+]

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from grnet_jax.losses.arrays import at_least_float32
+
 
 def pair_labels(customer_item: jax.Array, shop_item: jax.Array) -> jax.Array:
     """Which pairs show the same item, bool [q, g], from item numbers [q] and [g].
@@ -28,7 +30,7 @@ def pair_cross_entropy(
     Returns:
       A float32 number.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     losses = jax.nn.softplus(logits) - jnp.where(same, logits, 0.0)
     if mask is None:
         return jnp.mean(losses)
@@ -51,11 +53,7 @@ def query_softmax_cross_entropy(
     Returns:
       A float32 number.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     counted = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
     positive = jnp.where(same, logits, -jnp.inf)
     return jnp.mean(jax.nn.logsumexp(counted, axis=1) - jax.nn.logsumexp(positive, axis=1))
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

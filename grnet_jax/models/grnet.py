@@ -14,10 +14,7 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.matcher import Features, Scoring, unit_vectors
-
-# float64 needs JAX_ENABLE_X64; it is for checking formulas.
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+from grnet_jax.models.matcher import Features, Scoring, model_dtype, unit_vectors
 
 
 class GRNet(nn.Module):
@@ -106,11 +103,9 @@ def build(model: Any) -> GRNet:
         ("gallery_chunk", 0),
     ):
         check_at_least(f"model.{field}", model[field], least)
-    if model.dtype not in _DTYPES:
-        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
     preprocessing = choose_preprocessing(model.backbone.preprocessing, model.backbone.name)
     return GRNet(
-        backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
+        backbone=build_backbone(model.backbone.name, model_dtype(model)),
         graph=SimilarityGraph(
             scales=check_scales(model.scales),
             node_dim=model.node_dim,

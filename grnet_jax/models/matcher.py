@@ -25,6 +25,8 @@ import jax.numpy as jnp
 from grnet_jax.errors import InputError, check_at_least
 
 _DTYPES = ("", "float32", "bfloat16", "float64")
+# float64 needs JAX_ENABLE_X64; it is for checking formulas.
+_MODEL_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class Scoring(NamedTuple):
@@ -67,8 +69,20 @@ class Features:
     regions: jax.Array | None = None
 
 
+def model_dtype(model: Any) -> Any:
+    """What `config.model` computes in.
+
+    Raises:
+      InputError: naming the dtypes there are.
+    """
+    if model.dtype not in _MODEL_DTYPES:
+        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_MODEL_DTYPES)}")
+    return jnp.dtype(model.dtype)
+
+
 def unit_vectors(x: jax.Array) -> jax.Array:
-    """Vectors [..., d] scaled to length 1; zeros stay zeros."""
+    """Vectors [..., d] scaled to length 1, at least float32; zeros stay, with finite gradients."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 

@@ -4,6 +4,7 @@
     python -m grnet_jax.reproduce grnet table5 --rows=1,4,7 --seeds=3
     python -m grnet_jax.reproduce grnet table3 --dataset=deepfashion_c2s --source=DeepFashion/c2s
     python -m grnet_jax.reproduce grnet table5 --list
+    python -m grnet_jax.reproduce fir table2
 
 On the embedded set without further flags. A row is written as it finishes; the same command goes
 on with the rows that are missing, and with a run where it stopped. Rows that several tables share
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--dataset: {table.name} is not run on {options.dataset!r}; expected one of "
                 f"{list(table.datasets)}"
             )
+        table = table.on(options.dataset)
         check_at_least("--seeds", options.seeds, 1)
         rows = table.choose(options.rows)
         given = [*_source(options), *given]

@@ -21,12 +21,14 @@ class Row:
         system, and the paper's figures are quoted alone.
       quoted: the paper's figures in percent, by protocol and figure ("top1"); only those that a
         source has.
+      datasets: that it is run on; none for all of the table's.
     """
 
     number: int
     label: str
     fields: Mapping[str, Any] | None
     quoted: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Table:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     curves: bool = False
+
+    def on(self, dataset: str) -> "Table":
+        """The table with the rows that there are on a data set."""
+        rows = tuple(row for row in self.rows if not row.datasets or dataset in row.datasets)
+        return dataclasses.replace(self, rows=rows)
 
     def choose(self, numbers: tuple[int, ...]) -> list[Row]:
         """The rows of these numbers in that order; all that we have where none is given.

@@ -47,6 +47,8 @@ _LATER: dict[str, Any] = {
     "eval.query_expansion": 0,
     "eval.query_expansion_alpha": 0.0,
     "train.init_parts": "all",
+    "train.embed_chunk": 0,
+    "optimizer.decay_at": [],
     "optimizer.trainable": "",
 }
 # The same, of configs that have another field of that value.

@@ -28,7 +28,7 @@ from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
 
 # Of the objective's metrics, beside the loss.
-_SHOWN = ("batch_top1", "descriptor_batch_top1")
+_SHOWN = ("batch_top1", "descriptor_batch_top1", "batch_accuracy")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -63,6 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     if not checkpoints.has_any(directory):
         check_pretrained(config)
     dataset = _load_dataset(config)
+    _check_classes(config, dataset)
     run = build_run(config, devices, _steps_per_epoch(config, dataset))
     described = config.to_dict()
     described["data"]["prepared"] = _describe_data(config, dataset)
@@ -116,6 +117,17 @@ def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
         return prepared
     boxes = epath.Path(config.data.detections).expanduser().read_bytes()
     return f"{prepared}, boxes {hashlib.blake2b(boxes, digest_size=6).hexdigest()}"
+
+
+def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
+    """Raises InputError where a category head has fewer logits than there are categories."""
+    classes = config.model.get("classes", 0)
+    categories = len(dataset.split("train").index.categories)
+    if 0 < classes < categories:
+        raise InputError(
+            f"model.classes: {classes}, but {dataset.name} has {categories} categories: "
+            f"set --config.model.classes={categories}"
+        )
 
 
 def _steps_per_epoch(config: ml_collections.ConfigDict, dataset: Any) -> int:
@@ -286,11 +298,16 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     if jax.process_index() == 0:
         parameter_overview.log_parameter_overview(state.params)
     config = run.config.train
+    batch = {
+        "pairs": f"items x 2 photos ({config.batch_items**2} pairs)",
+        "items": f"items x {run.config.data.photos_per_item} photos",
+        "photos": "photos",
+    }[run.config.data.sampler]
     logging.info(
-        "%s: %d steps of %d items x 2 photos (%d pairs) on %d device(s)",
+        "%s: %d steps of %d %s on %d device(s)",
         dataset.name,
         run.steps,
         config.batch_items,
-        config.batch_items**2,
+        batch,
         run.mesh.size,
     )

@@ -2,7 +2,8 @@
 
 An objective is a function (params, batch_stats, batch, replicate) -> (loss, (batch_stats,
 metrics)). `replicate` makes features whole on every device: with it a sharded batch gives
-the loss over all pairs of the global batch, not of each device's part.
+the loss over all pairs of the global batch, not of each device's part. The batch has the number
+of the step as "step" beside what the input pipeline gives.
 """
 
 import math
@@ -16,35 +17,36 @@ import jax.numpy as jnp
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
+from grnet_jax.training.embedding_objectives import embed_batch, embedding_objective
 from grnet_jax.training.optimizers import trainable_mask
 
 Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 
 
 def embed_pairs(
-    matcher: nn.Module, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]
+    matcher: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    batch: Mapping[str, jax.Array],
+    chunk: int = 0,
 ) -> tuple[Any, Any, Any]:
     """Features of a batch's customer photos and shop photos, and the new batch statistics.
 
     Both go through the network as one batch, customer and shop photo of an item side by side,
-    so that BatchNorm sees both and no device's rows move.
+    so that BatchNorm sees both and no device's rows move; with `chunk` so many photos at once.
     """
     photos = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
     items = photos.shape[0]
-    features, updated = matcher.apply(
-        {"params": params, "batch_stats": batch_stats},
-        photos.reshape(2 * items, *photos.shape[2:]),
-        train=True,
-        method="embed",
-        mutable=["batch_stats"],
+    features, batch_stats = embed_batch(
+        matcher, params, batch_stats, photos.reshape(2 * items, *photos.shape[2:]), chunk=chunk
     )
     paired = jax.tree.map(lambda leaf: leaf.reshape(items, 2, *leaf.shape[1:]), features)
     customer = jax.tree.map(lambda leaf: leaf[:, 0], paired)
     shop = jax.tree.map(lambda leaf: leaf[:, 1], paired)
-    return customer, shop, updated.get("batch_stats", batch_stats)
+    return customer, shop, batch_stats
 
 
-def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
+def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
     """Same item or not, over all customer x shop pairs of the global batch (GRNet).
 
     `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
@@ -56,6 +58,7 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
     Raises:
       InputError: a negative weight, or a temperature that is not positive.
     """
+    loss, chunk = config.loss, config.train.embed_chunk
     for field in ("pair_weight", "descriptor_weight"):
         check_at_least(f"loss.{field}", loss[field], 0)
     if not loss.pair_weight and not loss.descriptor_weight:
@@ -67,7 +70,7 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
         )
 
     def objective(params, batch_stats, batch, replicate):
-        customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch)
+        customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch, chunk)
         shop, item, content = replicate((shop, batch["item"], batch["content"]))
         same = pair_labels(batch["item"], item)
         mask = None
@@ -110,9 +113,19 @@ def _best_logits(logits: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Arr
     return own, jnp.max(jnp.where(same, -jnp.inf, logits), axis=1)
 
 
-OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {"pairs": pairs_objective}
+OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {
+    "ap": embedding_objective,
+    "classification": embedding_objective,
+    "pairs": pairs_objective,
+    "triplet": embedding_objective,
+}
 # What each trains on: data.sampler.
-_SAMPLERS = {"pairs": "pairs"}
+_SAMPLERS = {
+    "ap": ("items",),
+    "classification": ("items", "photos"),
+    "pairs": ("pairs",),
+    "triplet": ("items",),
+}
 
 
 def make_objective(matcher: nn.Module, config: Any) -> Objective:
@@ -122,17 +135,19 @@ def make_objective(matcher: nn.Module, config: Any) -> Objective:
     as they are.
 
     Raises:
-      InputError: naming the objectives there are, or the sampler that this one needs.
+      InputError: naming the objectives there are, the sampler that this one needs, or a field of
+        it that cannot be.
     """
     loss, sampler = config.loss, config.data.sampler
     if loss.name not in OBJECTIVES:
         raise InputError(f"loss.name: {loss.name!r} is none of {sorted(OBJECTIVES)}")
-    if sampler != _SAMPLERS[loss.name]:
+    if sampler not in _SAMPLERS[loss.name]:
         raise InputError(
             f"data.sampler: {sampler!r}, but loss.name={loss.name} trains on "
-            f"{_SAMPLERS[loss.name]!r}"
+            f"{' or '.join(map(repr, _SAMPLERS[loss.name]))}"
         )
-    objective = OBJECTIVES[loss.name](matcher, loss)
+    check_at_least("train.embed_chunk", config.train.embed_chunk, 0)
+    objective = OBJECTIVES[loss.name](matcher, config)
     trainable = config.optimizer.trainable
     return _hold_others(objective, trainable) if trainable else objective
 

@@ -16,8 +16,9 @@ Schedule = Callable[[Any], Any]
 def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
     """Learning rate by step, for a run of `steps`.
 
-    "step" divides by `1 / decay_factor` every `decay_epochs` epochs (GRNet's recipe); "cosine"
-    rises linearly over `warmup_steps` and falls to zero at the last step.
+    "step" divides by `1 / decay_factor` every `decay_epochs` epochs (GRNet's recipe), or after each
+    of the epochs `decay_at` where there are any; "cosine" rises linearly over `warmup_steps` and
+    falls to zero at the last step.
 
     Raises:
       InputError: for a schedule or a number that cannot be.
@@ -26,6 +27,13 @@ def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
     if rate <= 0:
         raise InputError(f"optimizer.learning_rate: expected more than 0, got {rate}")
     if optimizer.schedule == "step":
+        if epochs := optimizer.decay_at:
+            if list(epochs) != sorted(set(epochs)) or epochs[0] <= 0:
+                raise InputError(
+                    f"optimizer.decay_at: expected rising epochs above 0, got {tuple(epochs)}"
+                )
+            drops = {max(round(e * steps_per_epoch), 1): optimizer.decay_factor for e in epochs}
+            return optax.piecewise_constant_schedule(rate, drops)
         if optimizer.decay_epochs <= 0:
             raise InputError("optimizer.decay_epochs: expected more than 0")
         every = max(round(optimizer.decay_epochs * steps_per_epoch), 1)

@@ -30,7 +30,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         gradient = jax.value_and_grad(objective, has_aux=True)
         (_, (batch_stats, metrics)), grads = gradient(
-            state.params, state.batch_stats, batch, replicate
+            state.params, state.batch_stats, {**batch, "step": state.step}, replicate
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = metrics | {

@@ -200,7 +200,7 @@ def test_steps_or_epochs():
         ("optimizer.name", "adamax", "optimizer.name: 'adamax'"),
         ("optimizer.schedule", "linear", "optimizer.schedule: 'linear'"),
         ("optimizer.learning_rate", 0.0, r"optimizer\.learning_rate"),
-        ("loss.name", "triplet", "loss.name: 'triplet'"),
+        ("loss.name", "quartet", "loss.name: 'quartet'"),
         (
             "optimizer.warmup_steps",
             10,

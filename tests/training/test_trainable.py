@@ -87,8 +87,8 @@ def _forget_later_fields(path):
         "eval": ("shortlist", "flip_average", "query_expansion_alpha"),
         "loss": ("pair_weight", "descriptor_weight", "descriptor_temperature"),
         "model": ("descriptor_dim",),
-        "train": ("init_parts",),
-        "optimizer": ("trainable",),
+        "train": ("init_parts", "embed_chunk"),
+        "optimizer": ("trainable", "decay_at"),
     }.items():
         for name in names:
             del fields[section][name]

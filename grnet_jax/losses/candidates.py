@@ -1,0 +1,38 @@
+"""Which photos of a batch are compared with which."""
+
+import jax
+import jax.numpy as jnp
+
+CUSTOMER, SHOP = 0, 1  # as batches number the domains
+
+
+def comparison_masks(
+    anchor_item: jax.Array,
+    candidate_item: jax.Array,
+    anchor_domain: jax.Array | None = None,
+    candidate_domain: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Each photo's positives and negatives among the photos of the batch.
+
+    Anchors and candidates are the same n photos in the same order. They are two arguments so that
+    a batch may be shared by devices, anchors each device's own and candidates whole on all.
+
+    Args:
+      anchor_item: item numbers, int [n]; a photo whose number is negative does not count.
+      candidate_item: the same.
+      anchor_domain: int [n], 0 customer and 1 shop: anchors are the customer photos, and
+        candidates the shop photos. None: all photos are anchors, and each has the
+        others as candidates.
+      candidate_domain: the same.
+
+    Returns:
+      positive, bool [n, n]: same item; negative, bool [n, n]: another item.
+    """
+    counts = (anchor_item >= 0)[:, None] & (candidate_item >= 0)[None, :]
+    if anchor_domain is None or candidate_domain is None:
+        n = anchor_item.shape[0]
+        counts &= jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
+    else:
+        counts &= (anchor_domain == CUSTOMER)[:, None] & (candidate_domain == SHOP)[None, :]
+    same = anchor_item[:, None] == candidate_item[None, :]
+    return counts & same, counts & ~same

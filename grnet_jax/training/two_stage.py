@@ -1,0 +1,70 @@
+"""Large batches in the memory of small ones: embed in chunks, back-propagate chunk by chunk.
+
+The loss needs the embeddings of the whole batch, but the network's activations need not all be
+there at once (Revaud et al., 2019): first all photos are embedded without keeping
+anything, then the loss gives the gradient of every embedding, then each chunk is embedded once
+more and its part of the gradient is carried back and added. In JAX these stages are what
+differentiating a loop over recomputed chunks does, so there is one function to call in the place
+of `embed`, and the rest of an objective stays as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.errors import InputError
+
+# (carried, photos, number of the chunk) -> (features, carried)
+EmbedChunk = Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]]
+
+
+def embed_in_chunks(
+    embed: EmbedChunk, carried: Any, photos: jax.Array, chunk: int
+) -> tuple[Any, Any]:
+    """Features of all photos, of which the gradient is computed chunk by chunk.
+
+    The gradient is exact: that of applying `embed` to each chunk and joining the features. That is
+    the gradient of the whole batch at once where a photo's features depend on that photo alone:
+    without BatchNorm, or with frozen statistics. Otherwise BatchNorm normalises every chunk by the
+    chunk's own statistics, in both passes the same, and its running statistics follow the chunks
+    one after the other; that is a different network from one which normalises by the whole batch.
+
+    Chunk k holds the photos k, k + chunks, k + 2 chunks, ...: on several devices each has its
+    equal share of every chunk and no photo moves between them, and the chunks are the same on
+    any number of devices.
+
+    Args:
+      embed: what embeds one chunk, differentiable in what it closes over.
+      carried: a pytree passed from chunk to chunk, such as BatchNorm's running statistics; it
+        has no gradient.
+      photos: [n, ...].
+      chunk: photos at once, which divides n; 0 for all.
+
+    Returns:
+      The features, leaves [n, ...] in the photos' order, and what is carried after the last chunk.
+
+    Raises:
+      InputError: naming train.embed_chunk where it cannot be.
+    """
+    n = photos.shape[0]
+    if chunk in (0, n):
+        return embed(carried, photos, jnp.zeros((), jnp.int32))
+    if chunk < 0 or n % chunk:
+        raise InputError(f"train.embed_chunk: {chunk} does not divide a batch of {n} photos")
+    chunks = n // chunk
+
+    @jax.checkpoint
+    def one(carried: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        features, carried = embed(carried, *part)
+        return jax.lax.stop_gradient(carried), features
+
+    dealt = jnp.moveaxis(photos.reshape(chunk, chunks, *photos.shape[1:]), 1, 0)
+    carried, features = jax.lax.scan(one, carried, (dealt, jnp.arange(chunks)))
+    return jax.tree.map(_undeal, features), carried
+
+
+def _undeal(leaf: jax.Array) -> jax.Array:
+    """[chunks, chunk, ...] to [n, ...] in the photos' order."""
+    return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
