@@ -33,21 +33,11 @@ from grnet_jax.retrieval.tasks import Task, make_task
 from grnet_jax.training.setup import restore_run
 from input_pipeline import load_dataset, photo_batches
 
-_LOSS = {"loss.descriptor_temperature": 0.05, "model.descriptor_dim": 256}
-# When descriptors learn; fields besides the synthetic recipe's.
-RECIPES: dict[str, dict[str, Any]] = {
-    "without": {},
-    "after": {
-        **_LOSS,
-        "loss.pair_weight": 0.0,
-        "loss.descriptor_weight": 1.0,
-        "train.batch_items": 64,
-        "train.init_parts": "shared",
-        "train.eval_every": 0,
-        "optimizer.trainable": "projection",
-        "model.backbone.frozen_batch_norm": True,
-    },
-    "beside": {**_LOSS, "loss.descriptor_weight": 0.1},
+# When descriptors learn: the config, and fields besides its own.
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "without": ("grnet", {}),
+    "after": ("grnet_cascade", {}),
+    "beside": ("grnet", {"model.descriptor_dim": 256, "loss.descriptor_weight": 0.1}),
 }
 SHORTLISTS = (1, 25, 50, 100, 200, 400, 800)
 _FEW_SHORTLISTS = (1, 200, 400)
@@ -86,12 +76,12 @@ def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Na
     key: dict[str, Any] = {"trained": trained, "seed": seed}
     workdir = f"{options.runs}/{trained}_{seed}"
     if results.find(what="run", shortlist=0, **key) is None:
-        fields = RECIPES[trained]
+        config, fields = RECIPES[trained]
         if trained == "after":
-            fields = fields | {"train.init_from": f"{options.runs}/without_{seed}"}
-        found = grnet_vs_baseline.measure("grnet", seed, options.data_dir, workdir, fields)
+            fields = {"train.init_from": f"{options.runs}/without_{seed}"}
+        found = grnet_vs_baseline.measure(config, seed, options.data_dir, workdir, fields)
         figures = {name: found["protocols"]["all"][name] for name in _COUNTS}
-        row = {"step": found["step"], "recipe": RECIPES[trained], **figures}
+        row = {"step": found["step"], "config": config, "fields": fields, **figures}
         results.add({"what": "run", **key, "shortlist": 0, **row})
     if trained == "without":
         return
