@@ -1,6 +1,6 @@
 """GRNet's contribution: pyramid windows, similarity nodes, edges and reasoning."""
 
-from grnet_jax.graph.modules import SimilarityGraph
+from grnet_jax.graph.modules import SimilarityGraph, in_chunks
 from grnet_jax.graph.pyramid import (
     PAPER_SCALES,
     Scales,
@@ -8,6 +8,7 @@ from grnet_jax.graph.pyramid import (
     node_count,
     node_regions,
     pool_regions,
+    region_counts,
     region_windows,
 )
 
@@ -16,8 +17,10 @@ __all__ = [
     "Scales",
     "SimilarityGraph",
     "check_scales",
+    "in_chunks",
     "node_count",
     "node_regions",
     "pool_regions",
+    "region_counts",
     "region_windows",
 ]

@@ -69,9 +69,7 @@ class SimilarityGraph(nn.Module):
             logits = reasoning.match_logit(global_node, own.score_weight, own.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
-        if 0 < self.gallery_chunk < gallery.shape[0]:
-            return _in_chunks(score, gallery, self.gallery_chunk)
-        return score(gallery)
+        return in_chunks(score, gallery, self.gallery_chunk)
 
     def global_edges(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Weights of the edges into the global node: see `reasoning.global_edges`.
@@ -187,15 +185,20 @@ class SimilarityGraph(nn.Module):
         return transforms_out, transforms_in, layers
 
 
-def _in_chunks(
-    score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk: int
-) -> jax.Array:
-    """Scores [q, g] of `chunk` gallery photos after the other, holding one chunk's nodes.
+def in_chunks(score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk: int) -> jax.Array:
+    """Scores [q, g] of `chunk` gallery photos after the other, holding one chunk's comparisons.
 
-    The gradient computes each chunk's nodes once more instead of keeping them. By the gallery
-    and not by the queries, because in training the queries are shared by the devices.
+    The gradient computes each chunk's comparisons once more instead of keeping them. By the
+    gallery and not by the queries, because in training the queries are shared by the devices.
+
+    Args:
+      score: regions [chunk, r, c] to scores [q, chunk].
+      gallery: regions [g, r, c].
+      chunk: gallery photos at a time; 0 for all.
     """
     g = gallery.shape[0]
+    if not 0 < chunk < g:
+        return score(gallery)
     chunks = -(-g // chunk)
     padded = jnp.pad(gallery, ((0, chunks * chunk - g), (0, 0), (0, 0)))
     logits = jax.lax.map(

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from grnet_jax.errors import InputError
-from grnet_jax.models import colour_histogram, grnet
+from grnet_jax.models import colour_histogram, grnet, kpm, local_matching
 from grnet_jax.models.matcher import (
     Features,
     Matcher,
@@ -44,6 +44,8 @@ __all__ = [
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "colour_histogram": colour_histogram.build,
     "grnet": grnet.build,
+    "kpm": kpm.build,
+    "local_matching": local_matching.build,
 }
 
 

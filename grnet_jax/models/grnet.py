@@ -6,56 +6,32 @@ row 1): the projected difference of the two photos' global features, and one lin
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
+from grnet_jax.models.mapped import MapMatcher, global_descriptor, map_fields, regions_of
 from grnet_jax.models.matcher import Features, Scoring
 
-# float64 needs JAX_ENABLE_X64; it is for checking formulas.
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
-
-class GRNet(nn.Module):
+class GRNet(MapMatcher, kw_only=True):
     """A matcher whose features are max-pooled regions and whose score is the graph's.
 
     Attributes:
-      backbone: photos to feature maps; the map of the largest stride is used.
       graph: regions to scores.
-      preprocessing: name of the photo normalisation.
-      frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
-    backbone: nn.Module
     graph: SimilarityGraph
-    preprocessing: str = "imagenet"
-    frozen_batch_norm: bool = False
-
-    def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
-        return self.pool(self.feature_map(photos, train))
-
-    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
-        maps = self.backbone(
-            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
-        )
-        return maps[max(maps)]
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
-        whole = regions[:, 0].astype(jnp.float32)
-        length = jnp.sum(jnp.square(whole), axis=-1, keepdims=True)
-        return Features(descriptor=whole * jax.lax.rsqrt(length + 1e-12), regions=regions)
+        return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
-        return self.graph(_regions(query), _regions(gallery))
+        return self.graph(regions_of(query), regions_of(gallery))
 
     def prepare(self, variables: Any, scoring: Scoring) -> Any:
         """The graph's parameters as `score_prepared` takes them."""
@@ -67,22 +43,13 @@ class GRNet(nn.Module):
         self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
     ) -> jax.Array:
         """Same-item logits float32 [q, g]."""
-        return self.graph.score_prepared(prepared, _regions(query), _regions(gallery), scoring.tile)
+        return self.graph.score_prepared(
+            prepared, regions_of(query), regions_of(gallery), scoring.tile
+        )
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Weights of the edges into the global node, before and after reasoning, [q, g, n]."""
-        return self.graph.global_edges(_regions(query), _regions(gallery))
-
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
-        features = self.embed(photos, train)
-        return self.score(features, features)
-
-
-def _regions(features: Features) -> jax.Array:
-    if features.regions is None:
-        raise InputError("GRNet scores regions, and these features hold none")
-    return features.regions
+        return self.graph.global_edges(regions_of(query), regions_of(gallery))
 
 
 def build(model: Any) -> GRNet:
@@ -98,11 +65,8 @@ def build(model: Any) -> GRNet:
         ("gallery_chunk", 0),
     ):
         check_at_least(f"model.{field}", model[field], least)
-    if model.dtype not in _DTYPES:
-        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
-    preprocessing = choose_preprocessing(model.backbone.preprocessing, model.backbone.name)
     return GRNet(
-        backbone=build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
+        **map_fields(model),
         graph=SimilarityGraph(
             scales=check_scales(model.scales),
             node_dim=model.node_dim,
@@ -116,6 +80,4 @@ def build(model: Any) -> GRNet:
             score_bias_init=model.score_bias_init,
             gallery_chunk=model.gallery_chunk,
         ),
-        preprocessing=preprocessing,
-        frozen_batch_norm=model.backbone.frozen_batch_norm,
     )

@@ -1,0 +1,96 @@
+"""What matchers on a backbone's feature map share: from photos to the map, regions and fields."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.errors import InputError
+from grnet_jax.graph.reasoning import at_least_float32
+from grnet_jax.models.matcher import Features
+
+# Squared length below which a vector has no direction.
+_SQUARED_LENGTH_FLOOR = 1e-12
+
+# float64 needs JAX_ENABLE_X64; it is for checking formulas.
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+class MapMatcher(nn.Module):
+    """A matcher that embeds a photo by its feature map; subclasses have `pool` and `score`.
+
+    Attributes:
+      backbone: photos to feature maps; the map of the largest stride is used.
+      preprocessing: name of the photo normalisation.
+      frozen_batch_norm: BatchNorm keeps its statistics while training.
+    """
+
+    backbone: nn.Module
+    preprocessing: str = "imagenet"
+    frozen_batch_norm: bool = False
+
+    def embed(self, photos: jax.Array, train: bool = False) -> Features:
+        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
+        return self.pool(self.feature_map(photos, train))
+
+    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
+        maps = self.backbone(
+            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
+        )
+        return maps[max(maps)]
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Features of feature maps [n, h', w', c]."""
+        raise NotImplementedError
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Same-item logits float32 [q, g]."""
+        raise NotImplementedError
+
+    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """Scores of the photos against themselves; touches every parameter, for `init`."""
+        features = self.embed(photos, train)
+        return self.score(features, features)
+
+
+def global_descriptor(whole: jax.Array) -> jax.Array:
+    """Unit vectors float32 [n, c] of the channels' maxima over each photo's map, [n, c]."""
+    return directions(whole.astype(jnp.float32))
+
+
+def directions(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., c] divided by their lengths, in their dtype; zero stays zero."""
+    wide = vectors.astype(at_least_float32(vectors))
+    length = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(length + _SQUARED_LENGTH_FLOOR)).astype(vectors.dtype)
+
+
+def regions_of(features: Features) -> jax.Array:
+    """The features' regions [n, r, c].
+
+    Raises:
+      InputError: they hold none.
+    """
+    if features.regions is None:
+        raise InputError("this matcher scores regions, and these features hold none")
+    return features.regions
+
+
+def map_fields(model: Any) -> Mapping[str, Any]:
+    """The fields of `MapMatcher` that `config.model` describes, by name.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    if model.dtype not in _DTYPES:
+        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_DTYPES)}")
+    return {
+        "backbone": build_backbone(model.backbone.name, jnp.dtype(model.dtype)),
+        "preprocessing": choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
+        "frozen_batch_norm": model.backbone.frozen_batch_norm,
+    }
