@@ -169,11 +169,27 @@ def test_commands_that_prepare(command):
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)
 def test_fields_that_a_page_names(path):
-    config = importlib.import_module("configs.grnet").get_config()
+    names = ("grnet", "kpm", "local_matching")
+    configs = [importlib.import_module(f"configs.{name}").get_config() for name in names]
+    known = {
+        (part, *rest)
+        for config in configs
+        for part, fields in config.items()
+        if hasattr(fields, "items")
+        for rest in _paths(fields)
+    }
     for field in re.findall(
         r"`((?:data|eval|train|model|loss)\.(?!py`)[a-z_.]+)`", path.read_text()
     ):
-        _field(config, field)
+        assert tuple(field.split(".")) in known, f"no config has the field {field}"
+
+
+def _paths(fields):
+    """The names of a config's fields from there down, those of its parts among them."""
+    for name, value in fields.items():
+        yield (name,)
+        if hasattr(value, "items"):
+            yield from ((name, *rest) for rest in _paths(value))
 
 
 def _field(config, name):
