@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+# The mean over the patches, as our head; any photo of whole patches.
+_VIT_OPTIONS = {"global_pool": "avg", "fc_norm": False, "dynamic_img_size": True}
+
 
 @functools.cache
 def _libraries():
@@ -89,13 +92,25 @@ def make_peer(name, seed=0, classes=1000):
         if name == "googlenet":
             peer = models.googlenet(weights=None, num_classes=classes, init_weights=False)
         elif name.startswith("vit"):
-            # The mean over the patches, as our head; any photo of whole patches.
-            options = {"global_pool": "avg", "fc_norm": False, "dynamic_img_size": True}
-            peer = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+            peer = timm.create_model(name, pretrained=False, num_classes=classes, **_VIT_OPTIONS)
         elif _is_timms(name):
             peer = timm.create_model(name, pretrained=False, num_classes=classes)
         else:
             peer = getattr(models, name)(weights=None, num_classes=classes)
+    return _draw(peer)
+
+
+def make_small_peer(like, options, seed=0):
+    """timm's transformer or ConvNeXt of other sizes, as `make_peer` makes its named ones."""
+    _, timm, _ = _libraries()
+    torch.manual_seed(seed)
+    if like.startswith("vit"):
+        return _draw(timm.models.VisionTransformer(num_classes=7, **_VIT_OPTIONS, **options))
+    return _draw(timm.models.ConvNeXt(num_classes=7, **options))
+
+
+def _draw(peer):
+    """The network in evaluation mode, what starts constant drawn at random."""
     norms: list[Any] = [
         layer for layer in peer.modules() if isinstance(layer, torch.nn.BatchNorm2d)
     ]

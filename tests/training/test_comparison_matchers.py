@@ -42,4 +42,4 @@ def test_it_trains_and_is_evaluated(tiny_config, tmp_path, name, fields):
     task = make_task(load_dataset(config.data), "test", config.data)
     evaluation = Evaluator(run.matcher, run.config, run.mesh).evaluate(state.variables, task)
     assert evaluation.ranking.top_rows.shape[0] == len(task.query_rows)
-    assert all(np.isfinite(figures.map) for figures in evaluation.figures.values())
+    assert all(np.isfinite(figures.values["map"]) for figures in evaluation.figures.values())
