@@ -1,5 +1,7 @@
 """What a transformer does beside its blocks: tokens, positions, whole patches."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,13 +37,18 @@ def test_positions_are_resized_as_by_hand(shape):
     np.testing.assert_allclose(found[0], grid.reshape(-1, 2), atol=1e-5)
 
 
+@functools.cache
+def _jitted(module):
+    return jax.jit(module.apply)
+
+
 def _tiny(**fields):
     module = ViT(patch=4, width=8, depth=1, heads=2, grid=3, **fields)
     photos = np.random.default_rng(0).standard_normal((2, 12, 12, 3)).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), photos)
     rng = np.random.default_rng(1)
     draw = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
-    return jax.jit(module.apply), draw, photos
+    return _jitted(module), draw, photos
 
 
 def test_pixels_beyond_the_last_whole_patch_are_not_seen():
@@ -69,7 +76,7 @@ def test_every_token_is_read(name):
 def test_attention_by_hand():
     module = Attention(heads=2)
     x = np.random.default_rng(0).standard_normal((1, 5, 6)).astype(np.float32)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     qkv = x[0] @ params["qkv"]["kernel"] + params["qkv"]["bias"]
     q, k, v = np.split(qkv, 3, axis=1)
@@ -78,4 +85,4 @@ def test_attention_by_hand():
         weights = np.exp(q[:, part] @ k[:, part].T / np.sqrt(3))
         heads.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, part])
     wanted = np.concatenate(heads, axis=1) @ params["proj"]["kernel"] + params["proj"]["bias"]
-    np.testing.assert_allclose(module.apply(variables, x)[0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(_jitted(module)(variables, x)[0], wanted, rtol=1e-4, atol=1e-5)
