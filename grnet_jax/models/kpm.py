@@ -63,7 +63,8 @@ class KPM(MapMatcher, kw_only=True):
         if self.scales:
             regions = pool_regions(feature_map, self.scales)
             return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
-        cells = feature_map.reshape(len(feature_map), -1, feature_map.shape[-1])
+        n, height, width, c = feature_map.shape
+        cells = feature_map.reshape(n, height * width, c)
         return Features(descriptor=global_descriptor(cells.max(axis=1)), regions=cells)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:

@@ -196,13 +196,14 @@ def test_small_transformers_and_convnexts_are_timms(peers, kind, monkeypatch, tm
     options, ours = _SMALL[kind]
     like = "convnext_tiny" if kind == "ConvNeXt" else "vit_small_patch14_dinov2"
     peer = peers.make_small_peer(like, options)
-    monkeypatch.setitem(BACKBONES, "tiny", ours)
-    monkeypatch.setitem(backbones._HEADS, "tiny", backbones._HEADS.get(like, PooledHead))
-    monkeypatch.setitem(conversion._NAMES, "tiny", conversion._NAMES[like])
+    name = f"small {kind}"  # of its own: what a name's variables are is remembered
+    monkeypatch.setitem(BACKBONES, name, ours)
+    monkeypatch.setitem(backbones._HEADS, name, backbones._HEADS.get(like, PooledHead))
+    monkeypatch.setitem(conversion._NAMES, name, conversion._NAMES[like])
     file, output = tmp_path / "tiny.pth", str(tmp_path / "tiny.safetensors")
     torch.save(peer.state_dict(), file)
-    variables = read_weights(convert(str(file), backbone="tiny", output=output)).variables
-    module = build_classifier("tiny", 7)
+    variables = read_weights(convert(str(file), backbone=name, output=output)).variables
+    module = build_classifier(name, 7)
     photos = np.random.default_rng(0).standard_normal((2, 35, 46, 3)).astype(np.float32)
     with torch.no_grad():
         wanted, wanted_maps = peers.run(peer, like, photos)
