@@ -10,10 +10,12 @@ Writes benchmarks/results/grnet_vs_baseline.json; the runs stay under --runs.
 import argparse
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.results_file import ROOT, ResultsFile, run_command
 
 _TRAINED = ("grnet", "global_baseline")
 _PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
@@ -41,13 +43,24 @@ def main() -> None:
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
 
-def measure(model: str, seed: int, data_dir: str, workdir: str) -> dict:
-    """Trains and evaluates one system as a user would; returns its row."""
+def measure(
+    model: str, seed: int, data_dir: str, workdir: str, fields: Mapping[str, Any] | None = None
+) -> dict:
+    """Trains and evaluates one system as a user would; returns its row.
+
+    Args:
+      model: its file under configs/.
+      seed: of the run.
+      data_dir: prepared data sets.
+      workdir: of the run.
+      fields: of the config, that differ from the file's.
+    """
     flags = [
         f"--config=configs/{model}.py:synthetic",
         f"--config.seed={seed}",
         f"--config.data.dir={data_dir}",
         f"--workdir={workdir}",
+        *(f"--config.{field}={value}" for field, value in (fields or {}).items()),
     ]
     started = time.monotonic()
     if model in _TRAINED:

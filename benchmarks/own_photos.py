@@ -8,7 +8,7 @@ The colour histogram stands beside it. Writes benchmarks/results/own_photos.json
 import argparse
 import json
 
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.results_file import ROOT, ResultsFile, run_command
 
 _STEPS = 200
 

@@ -27,10 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.results_file import ROOT, ResultsFile, commit, machine
 from benchmarks.torch_model import TorchFolded, TorchGraph, torch_device
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count, scoring
 from grnet_jax.graph import reasoning as graph
+from grnet_jax.results_file import ROOT, ResultsFile, commit, machine
 
 _QUERIES, _GALLERY, _CHANNELS = 2, 64, 1024
 _PAIRS = _QUERIES * _GALLERY
@@ -264,9 +264,9 @@ def _systems(
         "ours_bf16": ours(module.prepare(params, "bfloat16")),
         "training_path": one_by_one(module.apply, {"params": params}),
         "as_written": one_by_one(as_written, params),
-        "ours_unturned": ours(_fold(params, 0)),
-        "ours_blocks_2": ours(_fold(params, 2)),
-        "ours_blocks_8": ours(_fold(params, 8)),
+        "ours_unturned": ours(module.prepare(params, "float32", 0)),
+        "ours_blocks_2": ours(module.prepare(params, "float32", 2)),
+        "ours_blocks_8": ours(module.prepare(params, "float32", 8)),
         **{f"ours_tile_{tile}": ours(prepared, tile) for tile in (1, 8, 16)},
     }
     theirs, batches = _torch_systems(prepared, query, gallery, clock)
@@ -282,21 +282,6 @@ def _systems(
     for run in systems.values():
         run()
     return systems, batches
-
-
-def _fold(params: Mapping[str, Any], edge_blocks: int) -> scoring.Folded:
-    return scoring.fold(
-        params["projection"],
-        params["edge_out1"],
-        params["edge_in1"],
-        [params[f"layer{number}"] for number in (1, 2, 3)],
-        params["score_weight"],
-        params["score_bias"],
-        mask=None,
-        scales=PAPER_SCALES,
-        dtype="float32",
-        edge_blocks=edge_blocks,
-    )
 
 
 def _torch_systems(

@@ -2,8 +2,9 @@
 
     python -m benchmarks.tables
 
-A mark is `<!-- results: NAME -->`, NAME a module of benchmarks/ with a `format_rows`; its table
-ends at `<!-- end of results -->`. Needs PyTorch where a named module does (`make parity`).
+A mark is `<!-- results: NAME -->`, NAME a module of benchmarks/ with a `format_rows`, or
+`<!-- results: reproduce_PAPER_DATASET TABLE -->`, a paper's table; it ends at
+`<!-- end of results -->`. Needs PyTorch where a named module does (`make parity`).
 """
 
 import importlib
@@ -11,10 +12,21 @@ import json
 import pathlib
 import re
 
-from benchmarks.results_file import ROOT
+from grnet_jax.reproduce.papers import find_paper
+from grnet_jax.reproduce.printing import format_table
+from grnet_jax.reproduce.runner import find_results
+from grnet_jax.results_file import ROOT
 
-PAGES = ("README.md", "docs/performance.md", "docs/cost.md")
-_MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+PAGES = (
+    "README.md",
+    "docs/evaluation.md",
+    "docs/performance.md",
+    "docs/cost.md",
+    "docs/reproduce.md",
+)
+_MARKED = re.compile(
+    r"(<!-- results: (\w+)(?: (\w+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
+)
 _FOLDER = ROOT / "benchmarks" / "results"
 
 
@@ -28,12 +40,24 @@ def main() -> None:
 
 def fill(text: str) -> str:
     """A page with its tables written anew."""
-    return _MARKED.sub(lambda mark: f"{mark[1]}\n{_table(mark[2])}\n{mark[3]}", text)
+    return _MARKED.sub(lambda mark: f"{mark[1]}\n{_table(mark[2], mark[3])}\n{mark[4]}", text)
 
 
-def _table(name: str) -> str:
+def _table(name: str, part: str | None) -> str:
+    if part:
+        return _papers_table(name, part) + "\n"
     rows = json.loads(_file(name).read_text())["rows"]
     return importlib.import_module(f"benchmarks.{name}").format_rows(rows).rstrip() + "\n"
+
+
+def _papers_table(name: str, part: str) -> str:
+    """A paper's table; without a result file the paper's figures alone."""
+    _, paper, dataset = name.split("_", 2)
+    path = _FOLDER / f"{name}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    source = find_paper(paper)
+    table = source.table(part)
+    return format_table(table, dataset, find_results(source, table, dataset, rows))
 
 
 def _file(name: str) -> pathlib.Path:

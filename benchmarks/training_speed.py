@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import (
     TorchGraph,
     TorchGRNet,
@@ -35,6 +34,7 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
+from grnet_jax.results_file import ROOT, ResultsFile
 
 
 def main() -> None:

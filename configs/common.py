@@ -91,6 +91,9 @@ def get_train() -> ml_collections.ConfigDict:
     train.epochs = 60.0
     # Start from the parameters of this run's best checkpoint (a workdir); "" starts afresh.
     train.init_from = ""
+    # What is taken from there: "all", of a run of the same model, or the "backbone" of any run with
+    # the same one.
+    train.init_parts = "all"
     # Every so many steps: write metrics; evaluate on val (0: never); save a checkpoint.
     train.log_every = 20
     train.eval_every = 500
@@ -134,6 +137,27 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     evaluation.score_dtype = ""
     evaluation.score_tile = 0
     evaluation.gallery_dtype = ""
+    # Features averaged over each photo and its mirror image; descriptors over five crops (corners
+    # and centre), squares of this share of the side, 0: of the whole photo.
+    evaluation.flip_average = False
+    evaluation.five_crop_share = 0.0
+    # What is done to descriptors, in this order, for matchers that score them (docs/evaluation.md).
+    # PCA whitening, learned on the "gallery" or on the photos of a split, as "train" ("": none);
+    # dimensions kept (0: all in which they vary).
+    evaluation.whitening = ""
+    evaluation.whitening_dim = 0
+    # Gallery photos that each gallery photo takes in, and alpha: they weigh similarity ** alpha.
+    evaluation.database_augmentation = 0
+    evaluation.database_augmentation_alpha = 0.0
+    # Gallery photos that each query takes in (0: none), and alpha.
+    evaluation.query_expansion = 0
+    evaluation.query_expansion_alpha = 0.0
+    # Score each query against so many gallery photos alone, those whose descriptors' inner products
+    # with its own are highest; the others stand behind them in that order. 0: score all pairs.
+    evaluation.shortlist = 0
+    # Share of those photos that choosing them aims at: 1.0 finds them all, less may be faster on
+    # accelerators.
+    evaluation.shortlist_recall = 1.0
     # Gallery photos kept for every query, best first, for the result page.
     evaluation.keep_top = 10
     if dataset == "street2shop":  # Kiapour et al.: per category, with all its shop photos

@@ -64,6 +64,10 @@ def get_model() -> ml_collections.ConfigDict:
     model.backbone.frozen_batch_norm = False
     # The pyramid, (rows, columns); (1, 1) first.
     model.scales = _PAPER_SCALES
+    # Dimensions of the descriptor, a projection of all regions side by side that
+    # loss.descriptor_weight trains, and which leaves the regions as they are; 0: the whole photo's
+    # region itself.
+    model.descriptor_dim = 0
     # D, dimensions of a similarity node.
     model.node_dim = 512
     # C', dimensions inside the reasoning.
@@ -98,4 +102,8 @@ def get_loss() -> ml_collections.ConfigDict:
     loss.leave_out_identical = False
     # Weight of the softmax over each customer photo's scores, beside the pair loss; the paper: 0.
     loss.query_softmax_weight = 0.0
+    # Weight of the same softmax over the inner products of descriptors, divided by the temperature:
+    # what makes them fit for the first stage of eval.shortlist; the paper: 0.
+    loss.descriptor_weight = 0.0
+    loss.descriptor_temperature = 0.05
     return loss

@@ -21,7 +21,7 @@ from grnet_jax.mesh import initialise_distributed, make_mesh
 from grnet_jax.models import has_feature_map
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.report import format_table, write_results
-from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.retrieval.tasks import configured_task
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
 
@@ -96,19 +96,10 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
-        choices = config.eval
-        task = make_task(
-            dataset,
-            choices.split,
-            config.data,
-            gallery=choices.gallery,
-            queries=choices.queries,
-            query_seed=choices.query_seed,
-            same_category=choices.same_category,
-        )
+        task = configured_task(dataset, config)
         step = int(state.step)
         evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
-            state.variables, task, store=choices.store, step=step
+            state.variables, task, store=config.eval.store, step=step
         )
         if jax.process_index() > 0:
             return

@@ -7,7 +7,7 @@ import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, keep, make_scoring
+from grnet_jax.models import Features, keep, make_scoring, make_views
 from grnet_jax.photos import (
     Box,
     Framing,
@@ -40,7 +40,7 @@ class LoadedMatcher:
         self._framings = [make_framing(run.config.data, shop=shop) for shop in (False, True)]
         self._mesh = run.mesh
         self._variables = state.variables
-        self._embed = make_embed(run.matcher, run.mesh)
+        self._embed = make_embed(run.matcher, run.mesh, make_views(run.config.eval))
         self._scoring = make_scoring(run.config.eval)
         self._score = make_score(run.matcher, run.mesh, self._scoring)
         self._prepared = prepare_score(run.matcher, self._variables, run.mesh, self._scoring)

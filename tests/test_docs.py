@@ -8,6 +8,8 @@ import typing
 
 import pytest
 
+from grnet_jax.reproduce.__main__ import main as reproduce
+from grnet_jax.reproduce.papers import PAPERS
 from input_pipeline import prepare
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.listed import ListedConfig
@@ -145,7 +147,7 @@ def test_the_queries_of_street2shop():
     assert counts == QUERIES
 
 
-@pytest.mark.parametrize("command", _commands("--config"))
+@pytest.mark.parametrize("command", _commands("--config="))
 def test_configs_and_their_fields(command):
     ((module, dataset),) = re.findall(r"--config=(configs/\w+)\.py(?::(\w+))?", command)
     get_config = importlib.import_module(module.replace("/", ".")).get_config
@@ -165,6 +167,19 @@ def test_commands_that_prepare(command):
     name = prepare._parser().parse_args(options).dataset
     given = {option.removeprefix("--").partition("=")[0] for option in options}
     assert given <= {"dataset", "dir", "check", *REGISTRY[name].fields}
+
+
+@pytest.mark.parametrize("command", _commands("-m grnet_jax.reproduce"))
+def test_commands_that_reproduce(command, capsys):
+    words = shlex.split(command, comments=True)
+    assert reproduce(["--list", *words[words.index("grnet_jax.reproduce") + 1 :]]) == 0
+    assert "python train.py --config=configs/grnet.py" in capsys.readouterr().out
+
+
+def test_every_table_of_a_paper_is_on_its_page():
+    rows = _table(_ROOT / "docs/reproduce.md", "table", "what", "its own data set")
+    tables = {table.name: table.datasets[0] for table in PAPERS["grnet"].tables}
+    assert {row[0].strip("`"): row[2].strip("`") for row in rows} == tables
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)

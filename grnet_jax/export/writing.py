@@ -51,10 +51,10 @@ def export_matcher(
     variables = jax.device_get(variables)
     scoring = models.make_scoring(config.eval)
     prepared = jax.device_get(models.prepare(matcher, variables, scoring))
-    size = config.data.image_size
+    size, views = config.data.image_size, models.make_views(config.eval)
 
     def embed(photos: jax.Array) -> dict[str, jax.Array]:
-        return _named(models.embed(matcher, variables, photos))
+        return _named(models.embed_views(matcher, variables, photos, views))
 
     def score(query: Mapping[str, jax.Array], gallery: Mapping[str, jax.Array]) -> jax.Array:
         return models.score_prepared(

@@ -32,7 +32,7 @@ from grnet_jax.mesh import make_mesh
 from grnet_jax.photos import Box, check_box, make_framing, open_photo
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.protocols import VIEWS
-from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.retrieval.tasks import configured_task
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 
@@ -94,8 +94,8 @@ def _of_dataset(
     config = run.config
     if options.data_dir:
         config.data.dir = options.data_dir
-    dataset, choices = load_dataset(config.data), config.eval
-    split = options.split or choices.split
+    dataset = load_dataset(config.data)
+    split = options.split or config.eval.split
     if options.query:
         photos = dataset.split(split)
         pair = named_pair(photos.index, options.query, options.gallery)
@@ -103,14 +103,8 @@ def _of_dataset(
         return [section], f"A pair of {dataset.title}, {split} split."
 
     def task(queries: int) -> Any:
-        return make_task(
-            dataset,
-            split,
-            config.data,
-            gallery=choices.gallery,
-            queries=queries,
-            query_seed=options.seed,
-            same_category=choices.same_category,
+        return configured_task(
+            dataset, config, split=split, queries=queries, query_seed=options.seed
         )
 
     check_at_least("--queries", options.queries, 1)

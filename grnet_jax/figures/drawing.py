@@ -8,14 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from grnet_jax.figures.explanations import SeenPhoto
 from grnet_jax.figures.strongest_nodes import StrongNode, Window
+from grnet_jax.figures.style import COLOURS, FINE, INK, PAPER
 
-# Okabe and Ito's colours, which most colour-blind people tell apart.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
-_FINE = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
 _HEIGHT = 360  # of a photo, in pixels
 _GAP = 44
 _LINE = 22  # of text
-_INK, _PAPER = (38, 42, 48), (255, 255, 255)
 
 _Edges = tuple[float, float, float, float]
 
@@ -58,12 +55,12 @@ def draw_nodes(
     for number, node in enumerate(nodes):
         for side, (photo, window) in enumerate(((query, node.query), (gallery, node.gallery))):
             edges = _inset(sheet.place(side, _in_photo(photo, window)), 1 + 2 * number)
-            sheet.rectangle(edges, _COLOURS[number % len(_COLOURS)])
+            sheet.rectangle(edges, COLOURS[number % len(COLOURS)])
             ends[side].append(_free_corner(edges, ends[side]))
     for number in range(len(nodes)):
-        sheet.join(ends[0][number], ends[1][number], _COLOURS[number % len(_COLOURS)])
+        sheet.join(ends[0][number], ends[1][number], COLOURS[number % len(COLOURS)])
     for number, node in enumerate(nodes):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         for side in (0, 1):
             sheet.disc(ends[side][number], str(number + 1), colour)
         rows, columns = node.scale
@@ -77,15 +74,15 @@ class _Sheet:
     """Two photos side by side, and lines of text below; in fine pixels."""
 
     def __init__(self, left: Image.Image, right: Image.Image, lines: int = 0):
-        width = left.width + right.width + _GAP * _FINE
-        below = (lines * _LINE + 8) * _FINE if lines else 0
-        self.image = Image.new("RGB", (width, _HEIGHT * _FINE + below), _PAPER)
+        width = left.width + right.width + _GAP * FINE
+        below = (lines * _LINE + 8) * FINE if lines else 0
+        self.image = Image.new("RGB", (width, _HEIGHT * FINE + below), PAPER)
         self._photos = (left, right)
-        self._starts = (0, left.width + _GAP * _FINE)
+        self._starts = (0, left.width + _GAP * FINE)
         for start, photo in zip(self._starts, self._photos, strict=True):
             self.image.paste(photo, (start, 0))
         self._draw = ImageDraw.Draw(self.image)
-        self._font = ImageFont.load_default(14 * _FINE)
+        self._font = ImageFont.load_default(14 * FINE)
 
     def place(self, side: int, window: Window) -> _Edges:
         """Shares of a photo as pixels of the sheet."""
@@ -100,25 +97,25 @@ class _Sheet:
 
     def rectangle(self, edges: _Edges, colour: tuple[int, int, int]) -> None:
         """An outline with a dark rim, to be seen on any photo."""
-        self._draw.rectangle(_inset(edges, -0.5), outline=_INK, width=3 * _FINE)
-        self._draw.rectangle(edges, outline=colour, width=2 * _FINE)
+        self._draw.rectangle(_inset(edges, -0.5), outline=INK, width=3 * FINE)
+        self._draw.rectangle(edges, outline=colour, width=2 * FINE)
 
     def join(
         self, start: tuple[float, float], end: tuple[float, float], colour: tuple[int, int, int]
     ) -> None:
         """A thin line between two points."""
-        self._draw.line([start, end], fill=_INK, width=3 * _FINE)
-        self._draw.line([start, end], fill=colour, width=2 * _FINE)
+        self._draw.line([start, end], fill=INK, width=3 * FINE)
+        self._draw.line([start, end], fill=colour, width=2 * FINE)
 
     def disc(self, centre: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
         """A number on a disc."""
-        radius = 9 * _FINE
+        radius = 9 * FINE
         x, y = centre
         self._draw.ellipse(
             (x - radius, y - radius, x + radius, y + radius),
             fill=colour,
-            outline=_INK,
-            width=_FINE,
+            outline=INK,
+            width=FINE,
         )
         self._draw.text(centre, text, fill=(0, 0, 0), font=self._font, anchor="mm")
 
@@ -126,10 +123,10 @@ class _Sheet:
         self, text: str, line: int, mark: tuple[str, tuple[int, int, int]] | None = None
     ) -> None:
         """A line of text below the photos, after a numbered disc."""
-        y = (_HEIGHT + 8 + (line + 0.5) * _LINE) * _FINE
+        y = (_HEIGHT + 8 + (line + 0.5) * _LINE) * FINE
         if mark:
-            self.disc((10 * _FINE, y), *mark)
-        self._draw.text((26 * _FINE, y), text, fill=_INK, font=self._font, anchor="lm")
+            self.disc((10 * FINE, y), *mark)
+        self._draw.text((26 * FINE, y), text, fill=INK, font=self._font, anchor="lm")
 
 
 def _shown(photo: SeenPhoto) -> Image.Image:
@@ -137,7 +134,7 @@ def _shown(photo: SeenPhoto) -> Image.Image:
     picture = Image.fromarray(photo.whole)
     if not photo.is_cut:
         return _scaled(picture)
-    pale = Image.blend(picture, Image.new("RGB", picture.size, _PAPER), 0.6)
+    pale = Image.blend(picture, Image.new("RGB", picture.size, PAPER), 0.6)
     pale.paste(picture.crop(photo.cut), photo.cut[:2])
     return _outlined(_scaled(pale), photo)
 
@@ -145,7 +142,7 @@ def _shown(photo: SeenPhoto) -> Image.Image:
 def _heated(photo: SeenPhoto, heat: np.ndarray) -> Image.Image:
     """The photo in grey and pale, the heat over its cut."""
     grey = Image.fromarray(photo.whole).convert("L").convert("RGB")
-    pale = Image.blend(grey, Image.new("RGB", grey.size, _PAPER), 0.6)
+    pale = Image.blend(grey, Image.new("RGB", grey.size, PAPER), 0.6)
     cut = grey.crop(photo.cut)
     # The matcher's square is the cut, squeezed: the map's cells spread over the cut evenly.
     spread = Image.fromarray(heat.astype(np.float32)).resize(cut.size, Image.Resampling.BILINEAR)
@@ -163,18 +160,18 @@ def _outlined(picture: Image.Image, photo: SeenPhoto) -> Image.Image:
     left, top, right, bottom = _in_photo(photo, (0, 0, 1, 1))
     width, height = picture.size
     edges = (left * width, top * height, right * width - 1, bottom * height - 1)
-    ImageDraw.Draw(picture).rectangle(edges, outline=_INK, width=_FINE)
+    ImageDraw.Draw(picture).rectangle(edges, outline=INK, width=FINE)
     return picture
 
 
 def _scaled(picture: Image.Image) -> Image.Image:
-    height = _HEIGHT * _FINE
+    height = _HEIGHT * FINE
     width = max(round(picture.width * height / picture.height), 1)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
-    return picture.reduce(_FINE)
+    return picture.reduce(FINE)
 
 
 def _in_photo(photo: SeenPhoto, window: Window) -> Window:
@@ -193,14 +190,14 @@ def _in_photo(photo: SeenPhoto, window: Window) -> Window:
 def _inset(edges: _Edges, by: float) -> _Edges:
     """The rectangle smaller by so many pixels on each side, but never turned inside out."""
     left, top, right, bottom = edges
-    across = min(by * _FINE, (right - left) / 2)
-    down = min(by * _FINE, (bottom - top) / 2)
+    across = min(by * FINE, (right - left) / 2)
+    down = min(by * FINE, (bottom - top) / 2)
     return left + across, top + down, right - across, bottom - down
 
 
 def _free_corner(edges: _Edges, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Where a disc stands: the first place, row by row, of a rectangle where no other disc is."""
-    step = 20 * _FINE
+    step = 20 * FINE
     left, top, right, bottom = edges
     places = [
         (float(x), float(y))

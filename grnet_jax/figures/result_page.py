@@ -46,7 +46,7 @@ def write_result_page(
         step=step,
         dataset=evaluation.task.dataset,
         split=evaluation.task.split,
-        protocol=evaluation.task.describe(),
+        protocol=evaluation.describe(),
         columns=TABLE_COLUMNS,
         other_columns=OTHER_COLUMNS,
         scores=describe_scores(evaluation),

@@ -93,7 +93,12 @@ class SimilarityGraph(nn.Module):
         before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in found)
         return before, after
 
-    def prepare(self, params: Mapping[str, Any], dtype: str | np.dtype) -> Any:
+    def prepare(
+        self,
+        params: Mapping[str, Any],
+        dtype: str | np.dtype,
+        edge_blocks: int = scoring.EDGE_BLOCKS,
+    ) -> Any:
         """What `score_prepared` takes, from this module's parameters; once a model, on the host.
 
         Folded (`scoring.fold`) where there are two layers or more, on nodes without the length and
@@ -102,6 +107,7 @@ class SimilarityGraph(nn.Module):
         Args:
           params: of this module.
           dtype: that products are made in.
+          edge_blocks: of `scoring.fold`.
         """
         if self.layers < 2 or self.recompute_edges or self.norm_feature:
             return {"params": dict(params), "dtype": np.zeros((), dtype)}
@@ -115,6 +121,7 @@ class SimilarityGraph(nn.Module):
             mask=self._mask,
             scales=self.scales,
             dtype=dtype,
+            edge_blocks=edge_blocks,
         )
 
     def score_prepared(

@@ -26,7 +26,7 @@ from grnet_jax.graph.reasoning import (
 
 # The columns of the quasi-triangular factor are cut into so many blocks; what lies under a block is
 # zero and left out. More blocks skip more, in products that are less efficient.
-_EDGE_BLOCKS = 4
+EDGE_BLOCKS = 4
 
 # As in Eq. 4's normalisation, but no gradient needs more than the inverse root itself to be finite:
 # photos that differ by a millionth keep five digits.
@@ -75,7 +75,7 @@ def fold(
     mask: np.ndarray | None,
     scales: Scales,
     dtype: str | np.dtype,
-    edge_blocks: int = _EDGE_BLOCKS,
+    edge_blocks: int = EDGE_BLOCKS,
 ) -> Folded:
     """Multiplies out what the parameters alone give, on the host in float64.
 

@@ -9,36 +9,46 @@ from grnet_jax.errors import InputError
 from grnet_jax.models import colour_histogram, grnet, kpm, local_matching
 from grnet_jax.models.matcher import (
     Features,
+    InnerProduct,
     Matcher,
     Scoring,
     embed,
     feature_map,
     global_edges,
     has_feature_map,
+    inner_products,
     keep,
     make_scoring,
     prepare,
     score,
     score_maps,
     score_prepared,
+    scores_by_descriptor,
 )
+from grnet_jax.models.views import Views, embed_views, make_views
 
 __all__ = [
     "MATCHERS",
     "Features",
+    "InnerProduct",
     "Matcher",
     "Scoring",
+    "Views",
     "build_matcher",
     "embed",
+    "embed_views",
     "feature_map",
     "global_edges",
     "has_feature_map",
+    "inner_products",
     "keep",
     "make_scoring",
+    "make_views",
     "prepare",
     "score",
     "score_maps",
     "score_prepared",
+    "scores_by_descriptor",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {

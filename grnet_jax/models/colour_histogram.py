@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from grnet_jax.errors import InputError
-from grnet_jax.models.matcher import Features
+from grnet_jax.models.matcher import Features, InnerProduct
 
 
-class ColourHistogram(nn.Module):
+class ColourHistogram(InnerProduct):
     """A matcher without parameters: joint RGB histogram of the photo's middle.
 
     The descriptor holds the roots of the shares of pixels, so that the inner product is the
@@ -35,10 +34,6 @@ class ColourHistogram(nn.Module):
         colour = ((red * self.bins + green) * self.bins + blue).reshape(n, -1)
         counts = jax.vmap(lambda row: jnp.bincount(row, length=self.bins**3))(colour)
         return Features(descriptor=jnp.sqrt(counts / colour.shape[1]))
-
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Bhattacharyya coefficients float32 [q, g]."""
-        return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor)
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves, for `init`."""

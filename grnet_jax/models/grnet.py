@@ -6,13 +6,14 @@ row 1): the projected difference of the two photos' global features, and one lin
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from grnet_jax.errors import check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.mapped import MapMatcher, global_descriptor, map_fields, regions_of
-from grnet_jax.models.matcher import Features, Scoring
+from grnet_jax.models.mapped import MapMatcher, map_fields, regions_of
+from grnet_jax.models.matcher import Features, Scoring, unit_vectors
 
 
 class GRNet(MapMatcher, kw_only=True):
@@ -20,14 +21,23 @@ class GRNet(MapMatcher, kw_only=True):
 
     Attributes:
       graph: regions to scores.
+      projection: regions side by side, [n, r * c], to what the descriptor is the direction of. It
+        learns from the regions as they are: its gradient ends there. None for the whole photo's
+        region itself, through which a loss of descriptors reaches the backbone.
     """
 
     graph: SimilarityGraph
+    projection: nn.Module | None = None
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
-        return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
+        described = regions[:, 0].astype(jnp.float32)
+        if self.projection is not None:
+            # So that training descriptors leaves alone what the graph's score learns.
+            fixed = jax.lax.stop_gradient(regions)
+            described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
+        return Features(descriptor=unit_vectors(described), regions=regions)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
@@ -59,6 +69,7 @@ def build(model: Any) -> GRNet:
       InputError: naming the field that cannot be.
     """
     for field, least in (
+        ("descriptor_dim", 0),
         ("layers", 0),
         ("node_dim", 1),
         ("reasoning_dim", 1),
@@ -80,4 +91,5 @@ def build(model: Any) -> GRNet:
             score_bias_init=model.score_bias_init,
             gallery_chunk=model.gallery_chunk,
         ),
+        projection=nn.Dense(model.descriptor_dim, use_bias=False) if model.descriptor_dim else None,
     )

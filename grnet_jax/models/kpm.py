@@ -28,12 +28,11 @@ from grnet_jax.graph import check_scales, in_chunks, pool_regions, region_counts
 from grnet_jax.graph.reasoning import at_least_float32, match_logit, product
 from grnet_jax.models.mapped import (
     MapMatcher,
-    directions,
     global_descriptor,
     map_fields,
     regions_of,
 )
-from grnet_jax.models.matcher import Features
+from grnet_jax.models.matcher import Features, unit_vectors
 
 _he = nn.initializers.he_normal()
 
@@ -121,7 +120,7 @@ def match_weights(query: jax.Array, gallery: jax.Array, match_scale: float) -> j
     Returns:
       float32 at least, [q, g, r, s], each row summing to one.
     """
-    x, y = (directions(cells) for cells in (query, gallery))
+    x, y = (unit_vectors(cells) for cells in (query, gallery))
     return jax.nn.softmax(match_scale * product("qic,gjc->qgij", x, y), axis=-1)
 
 
@@ -174,7 +173,7 @@ def self_attention(
     Returns:
       float32 at least, [n, r], in (0, 1).
     """
-    unit = directions(cells)
+    unit = unit_vectors(cells)
     weights = jax.nn.softmax(match_scale * product("nic,njc->nij", unit, unit), axis=-1)
     x = cells.astype(weights.dtype)
     residual = x - jnp.einsum("nij,njc->nic", weights, x)

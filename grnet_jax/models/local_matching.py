@@ -21,12 +21,11 @@ from grnet_jax.graph import check_scales, in_chunks, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
 from grnet_jax.models.mapped import (
     MapMatcher,
-    directions,
     global_descriptor,
     map_fields,
     regions_of,
 )
-from grnet_jax.models.matcher import Features
+from grnet_jax.models.matcher import Features, unit_vectors
 
 
 class LocalMatching(MapMatcher, kw_only=True):
@@ -53,7 +52,7 @@ class LocalMatching(MapMatcher, kw_only=True):
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
-        x = directions(regions_of(query))
+        x = unit_vectors(regions_of(query))
         log_factor, bias = self._parameters()
         matched = matched_one_to_one if self.one_to_one else matched_best
 
@@ -66,7 +65,7 @@ class LocalMatching(MapMatcher, kw_only=True):
             average = jnp.mean(jnp.stack(similarities), axis=0)
             return bias + jnp.exp(log_factor) * (average - 1)
 
-        return in_chunks(score, directions(regions_of(gallery)), self.gallery_chunk)
+        return in_chunks(score, unit_vectors(regions_of(gallery)), self.gallery_chunk)
 
     @nn.compact
     def _parameters(self) -> tuple[jax.Array, jax.Array]:

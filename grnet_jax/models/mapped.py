@@ -10,11 +10,7 @@ import jax.numpy as jnp
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError
-from grnet_jax.graph.reasoning import at_least_float32
-from grnet_jax.models.matcher import Features
-
-# Squared length below which a vector has no direction.
-_SQUARED_LENGTH_FLOOR = 1e-12
+from grnet_jax.models.matcher import Features, unit_vectors
 
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -34,7 +30,7 @@ class MapMatcher(nn.Module):
     frozen_batch_norm: bool = False
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, c]."""
+        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, d]."""
         return self.pool(self.feature_map(photos, train))
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
@@ -60,14 +56,7 @@ class MapMatcher(nn.Module):
 
 def global_descriptor(whole: jax.Array) -> jax.Array:
     """Unit vectors float32 [n, c] of the channels' maxima over each photo's map, [n, c]."""
-    return directions(whole.astype(jnp.float32))
-
-
-def directions(vectors: jax.Array) -> jax.Array:
-    """Vectors [..., c] divided by their lengths, in their dtype; zero stays zero."""
-    wide = vectors.astype(at_least_float32(vectors))
-    length = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(length + _SQUARED_LENGTH_FLOOR)).astype(vectors.dtype)
+    return unit_vectors(whole.astype(jnp.float32))
 
 
 def regions_of(features: Features) -> jax.Array:

@@ -10,7 +10,8 @@ score once its parameters stay: `prepare(variables, scoring)` and `score_prepare
 gallery, scoring)`, of which the first runs once a model and the second gives the same scores. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
-also `global_edges(query, gallery) -> [q, g, nodes] twice`.
+also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
+inner product of descriptors is an `InnerProduct`.
 """
 
 import dataclasses
@@ -19,8 +20,10 @@ from typing import Any, NamedTuple, Protocol
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.graph.reasoning import at_least_float32
 
 _DTYPES = ("", "float32", "bfloat16", "float64")
 
@@ -65,6 +68,13 @@ class Features:
     regions: jax.Array | None = None
 
 
+def unit_vectors(x: jax.Array) -> jax.Array:
+    """Vectors [..., d] scaled to length 1, in their dtype; zeros stay zeros."""
+    wide = x.astype(at_least_float32(x))
+    squared = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(squared + 1e-12)).astype(x.dtype)
+
+
 class Matcher(Protocol):
     """The two halves; a Linen module gives them as methods for `apply(..., method=...)`."""
 
@@ -75,6 +85,20 @@ class Matcher(Protocol):
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """float32 [q, g]; higher is more alike."""
         ...
+
+
+class InnerProduct(nn.Module):
+    """The `score` of matchers whose descriptors say all; without parameters."""
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Inner products of the descriptors, float32 [q, g]."""
+        return inner_products(query, gallery)
+
+
+def inner_products(query: Features, gallery: Features) -> jax.Array:
+    """Of all descriptors of queries [q, d] and gallery photos [g, d]: float32 [q, g], exact."""
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
 
 
 def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:
@@ -112,6 +136,11 @@ def keep(features: Features, scoring: Scoring) -> Features:
     if features.regions is None or not scoring.gallery_dtype:
         return features
     return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
+
+
+def scores_by_descriptor(matcher: nn.Module) -> bool:
+    """Whether the matcher's score is the inner product of descriptors."""
+    return isinstance(matcher, InnerProduct)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

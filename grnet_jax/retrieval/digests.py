@@ -7,6 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
+
+from grnet_jax.models import Views, make_views
 
 # Fields of config.data that decide what the model sees of a photo, beside its cut.
 _SEEN = ("image_size", "interpolation", "center_share")
@@ -29,8 +32,12 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def model_digest(config: Any, variables: Any) -> str:
-    """Of a matcher's fields, of how photos come before it, and of every parameter."""
-    fields = _flatten(json.loads(json.dumps(config.model.to_dict())))
+    """Of a matcher's fields, of how photos come before it, and of every parameter.
+
+    Also of the views that features are averaged over, where there are any besides the photo.
+    """
+    views = make_views(config.eval)
+    fields = flatten_dict(json.loads(json.dumps(config.model.to_dict())), sep=".")
     described = {name: value for name, value in fields.items() if name not in _FREE}
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return digest(
@@ -39,15 +46,6 @@ def model_digest(config: Any, variables: Any) -> str:
             {name: config.data[name] for name in _SEEN},
             [jax.tree_util.keystr(path) for path, _ in leaves],
             *(np.asarray(leaf) for _, leaf in leaves),
+            *([views._asdict()] if views != Views() else []),
         ]
     )
-
-
-def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

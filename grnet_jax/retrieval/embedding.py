@@ -10,14 +10,18 @@ from jax.sharding import Mesh
 
 from grnet_jax import models
 from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded
-from grnet_jax.models import Features
+from grnet_jax.models import Features, Views
+
+_PLAIN = Views()
 
 
-def make_embed(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], Features]:
+def make_embed(
+    matcher: nn.Module, mesh: Mesh, views: Views = _PLAIN
+) -> Callable[[Any, jax.Array], Features]:
     """`embed` as (variables, photos) -> features, jitted: photos shared, result whole."""
 
     def embed(variables: Any, photos: jax.Array) -> Features:
-        return models.embed(matcher, variables, photos)
+        return models.embed_views(matcher, variables, photos, views)
 
     return jax.jit(
         embed,

@@ -53,6 +53,10 @@ class Journal:
         if due:
             self._write()
 
+    def drop(self, name: str) -> None:
+        """Forgets what was kept under this name, from the next writing on."""
+        self._kept.pop(name, None)
+
     def remove(self) -> None:
         """Removes the file: the computation is done."""
         if self._path is not None and jax.process_index() == 0:

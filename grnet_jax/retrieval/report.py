@@ -45,6 +45,9 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
         "gallery_splits": list(task.gallery_splits),
         "same_category": bool(task.groups[0].category),
         "sampled": task.sampled,
+        "processing": evaluation.processing,
+        "shortlist": evaluation.shortlist,
+        "share_scored": _number(evaluation.share_scored),
         "model": model,
         "step": step,
         "protocols": protocols,
@@ -88,7 +91,7 @@ def format_table(evaluation: Evaluation) -> str:
     lines.insert(1, "-" * len(lines[0]))
     notes += describe_scores(evaluation)
     notes.append("In percent, with 95% intervals (clustered by item).")
-    return "\n".join([evaluation.task.describe(), "", *lines, *notes])
+    return "\n".join([evaluation.describe(), "", *lines, *notes])
 
 
 def describe_scores(evaluation: Evaluation) -> list[str]:

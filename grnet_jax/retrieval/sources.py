@@ -22,6 +22,10 @@ class FeatureSource(Protocol):
         """Features of these photos, int [n], in the order asked, as numpy leaves."""
         ...
 
+    def descriptors(self) -> "FeatureSource":
+        """The same photos with their descriptors alone, read without the rest."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class HeldFeatures:
@@ -35,6 +39,10 @@ class HeldFeatures:
     def take(self, rows: np.ndarray) -> Features:
         """Copies of these rows."""
         return jax.tree.map(lambda leaf: leaf[rows], self.features)
+
+    def descriptors(self) -> "HeldFeatures":
+        """Their descriptors alone."""
+        return HeldFeatures(Features(self.features.descriptor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +59,10 @@ class Part:
         """These rows of the part."""
         return self.source.take(self.rows[rows])
 
+    def descriptors(self) -> "Part":
+        """Their descriptors alone."""
+        return Part(self.source.descriptors(), self.rows)
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -65,6 +77,29 @@ class Kept:
     def take(self, rows: np.ndarray) -> Features:
         """These rows, in that form."""
         return keep(self.source.take(rows), self.scoring)
+
+    def descriptors(self) -> FeatureSource:
+        """Their descriptors, which have one form."""
+        return self.source.descriptors()
+
+
+@dataclasses.dataclass(frozen=True)
+class Distinct:
+    """A source that is asked for each photo once, however often it is wanted, and in order."""
+
+    source: FeatureSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: np.ndarray) -> Features:
+        """These rows, in the order asked."""
+        distinct, places = np.unique(rows, return_inverse=True)
+        return jax.tree.map(lambda leaf: leaf[places], self.source.take(distinct))
+
+    def descriptors(self) -> "Distinct":
+        """Their descriptors alone."""
+        return Distinct(self.source.descriptors())
 
 
 def read_blocks(

@@ -1,10 +1,10 @@
 """Features of many photos in a Lance table, on a local disk or in a bucket.
 
 A row is a photo: its index in the gallery, its id, the digest of the model and the checkpoint's
-step that made it, its features and their checksum. Photos are appended some at a time, each time
-in one atomic commit, so that a killed process leaves whole rows, in an order of no consequence,
-and the next one adds what is missing. Several processes may append at once. Lance does not wait
-for the disk: a power cut may cost the last commits.
+step that made it, its features and a checksum of each. Photos are appended some at a time, each
+time in one atomic commit, so that a killed process leaves whole rows, in an order of no
+consequence, and the next one adds what is missing. Several processes may append at once. Lance
+does not wait for the disk: a power cut may cost the last commits.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from grnet_jax.models import Features
 from grnet_jax.retrieval.embedding import embed_batches
 from grnet_jax.retrieval.journal import check_same_everywhere
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -242,7 +242,7 @@ class StoreWriter:
             pa.array(self._photo_ids[index].tolist(), pa.string()),
             pa.array([self._origin.model] * len(index)),
             pa.array(np.full(len(index), self._origin.step, np.int64)),
-            pa.array(_checksums(parts)),
+            _to_arrow(_checksums(parts)),
             *(_to_arrow(part) for part in parts),
         ]
         self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
@@ -278,7 +278,7 @@ class StoredFeatures:
         Raises:
           StoreError: naming the photo whose features are damaged.
         """
-        names = ["index", "checksum", *self._columns.names]
+        names = ["index", "checksums", *self._columns.names]
         with _naming(self._path):
             table = self._dataset.take(self._offsets[rows].tolist(), columns=names)
             table = table.combine_chunks()
@@ -286,15 +286,18 @@ class StoredFeatures:
             _from_arrow(table[name], dtype)
             for name, dtype in zip(self._columns.names, self._columns.dtypes, strict=True)
         ]
-        damaged = (table["index"].to_numpy() != rows) | (
-            table["checksum"].to_numpy() != _checksums(parts)
-        )
+        written = _from_arrow(table["checksums"], np.dtype(np.uint32))[:, self._columns.places]
+        damaged = (table["index"].to_numpy() != rows) | (written != _checksums(parts)).any(axis=1)
         if damaged.any():
             raise StoreError(
                 f"{self._path} is damaged: photo {rows[int(np.flatnonzero(damaged)[0])]} is not "
                 "as it was written; delete it"
             )
         return self._columns.join(parts)
+
+    def descriptors(self) -> "StoredFeatures":
+        """The same photos; only their descriptors are read."""
+        return StoredFeatures(self._path, self._dataset, self._offsets, self._columns.descriptors())
 
 
 def store_rows(
@@ -336,13 +339,21 @@ class _Columns:
     """Features as columns of stored numbers, one a leaf."""
 
     def __init__(self, like: Features, dtype: np.dtype):
+        self._like, self._dtype = like, dtype
         leaves, self._tree = jax.tree_util.tree_flatten_with_path(like)
         self.names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         self._shapes = [leaf.shape[1:] for _, leaf in leaves]
         self._own = [np.dtype(leaf.dtype) for _, leaf in leaves]
         self.dtypes = [dtype if _is_real(own) else own for own in self._own]
         self.widths = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
+        self.places = list(range(len(self.names)))  # among the checksums
         self.row_bytes = sum(w * d.itemsize for w, d in zip(self.widths, self.dtypes, strict=True))
+
+    def descriptors(self) -> "_Columns":
+        """The descriptor's alone, of the same rows."""
+        part = _Columns(Features(self._like.descriptor), self._dtype)
+        part.places = [self.names.index(name) for name in part.names]
+        return part
 
     def describe(self) -> str:
         """Names, shapes and dtypes, to compare."""
@@ -387,7 +398,7 @@ def _schema(columns: _Columns, described: Mapping[str, str]) -> pa.Schema:
         ("photo_id", pa.string()),
         ("model", pa.string()),
         ("step", pa.int64()),
-        ("checksum", pa.uint32()),
+        ("checksums", pa.list_(pa.uint32(), len(columns.names))),
     ]
     for name, dtype, width in zip(columns.names, columns.dtypes, columns.widths, strict=True):
         fields.append((name, pa.list_(pa.from_numpy_dtype(_bits(dtype)), width)))
@@ -416,12 +427,9 @@ def _is_real(dtype: np.dtype) -> bool:
 
 
 def _checksums(parts: list[np.ndarray]) -> np.ndarray:
-    """uint32 [n]: CRC-32 of each photo's stored bytes, column after column."""
-    values = np.zeros(len(parts[0]), np.uint32)
-    for part in parts:
-        rows = part.view(np.uint8)
-        values = np.array([zlib.crc32(r, int(v)) for r, v in zip(rows, values, strict=True)])
-    return values.astype(np.uint32)
+    """uint32 [n, columns]: CRC-32 of each photo's stored bytes of each column."""
+    values = [[zlib.crc32(row) for row in part.view(np.uint8)] for part in parts]
+    return np.array(values, np.uint32).reshape(len(parts), -1).T.copy()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
 
+# What `eval.whitening` is where it is learned on the gallery, and not on a split's photos.
+WHITENED_BY_GALLERY = "gallery"
+
 
 class EvaluationError(InputError):
     """A split that cannot be evaluated; the message says why."""
@@ -41,6 +44,7 @@ class Task:
       positives: int32 [q, p], places in `gallery_rows` that show the query's item, padded with -1.
       groups: each query is in one of them.
       sampled: how the queries were chosen, "" where they are all.
+      learning: an `input_pipeline.Split` whose photos whitening is learned on, or None.
     """
 
     dataset: str
@@ -52,6 +56,7 @@ class Task:
     positives: np.ndarray
     groups: tuple[Group, ...]
     sampled: str
+    learning: Any = None
 
     def describe(self) -> str:
         """The protocol in words."""
@@ -65,6 +70,13 @@ class Task:
         return f"Queries: {queries}{sampled}. Gallery: {gallery}{within}{unmatched}."
 
 
+def configured_task(dataset: Any, config: Any, **others: Any) -> Task:
+    """The task that `config.eval` describes, but for the arguments of `make_task` given."""
+    names = ("split", "gallery", "queries", "query_seed", "same_category", "whitening")
+    choices = {name: config.eval[name] for name in names} | others
+    return make_task(dataset, data=config.data, **choices)
+
+
 def make_task(
     dataset: Any,
     split: str,
@@ -74,6 +86,7 @@ def make_task(
     queries: int = 0,
     query_seed: int = 0,
     same_category: bool = False,
+    whitening: str = "",
 ) -> Task:
     """Chooses queries and gallery of a split.
 
@@ -86,8 +99,10 @@ def make_task(
       queries: as many queries are drawn, among those with a match; 0 takes all.
       query_seed: of the drawing.
       same_category: whether a query is ranked among the shop photos of its own category alone.
+      whitening: the split that it is learned on; "" or "gallery" for none.
 
     Raises:
+      DatasetError: there is no such split.
       EvaluationError: a choice that cannot be, or no query, no gallery photo, or no match.
     """
     check_at_least("eval.queries", queries, 0)
@@ -126,6 +141,7 @@ def make_task(
         positives=positives.astype(np.int32),
         groups=_groups(index, query_rows, gallery_rows, same_category),
         sampled=sampled,
+        learning=None if whitening in ("", WHITENED_BY_GALLERY) else dataset.split(whitening),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from grnet_jax.errors import InputError
@@ -29,6 +30,7 @@ _FREE_FIELDS = (
     "train.checkpoint_every",
     # Where training starts is no matter once it has started.
     "train.init_from",
+    "train.init_parts",
     "model.backbone.pretrained",
 )
 _PREPARED = "data.prepared"
@@ -80,7 +82,10 @@ def check_same_config(
     """
     if not (workdir / _CONFIG_FILE).exists():
         return
-    old, new = _flatten(read_config(workdir)), _flatten(json.loads(json.dumps(config)))
+    old, new = (
+        flatten_dict(fields, sep=".")
+        for fields in (read_config(workdir), json.loads(json.dumps(config)))
+    )
     changes = [
         f"  {field}: {old.get(field, 'absent')!r} there, {new.get(field, 'absent')!r} now"
         for field in sorted(old.keys() | new.keys())
@@ -249,16 +254,6 @@ def _checksum(state: TrainState) -> str:
     for leaf in jax.tree.leaves(state):
         value = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, value)
     return f"{value:08x}"
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _is_free(field: str) -> bool:

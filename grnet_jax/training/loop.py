@@ -139,7 +139,11 @@ class _Loop:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
         if self._can_evaluate:  # all of val's queries, in val's own gallery
             self._task = make_task(
-                dataset, "val", run.config.data, same_category=run.config.eval.same_category
+                dataset,
+                "val",
+                run.config.data,
+                same_category=run.config.eval.same_category,
+                whitening=run.config.eval.whitening,
             )
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
 

@@ -5,6 +5,7 @@ metrics)). `replicate` makes features whole on every device: with it a sharded b
 the loss over all pairs of the global batch, not of each device's part.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax import models
-from grnet_jax.errors import InputError
+from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
 
 Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
@@ -47,8 +48,18 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
 
     `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
     the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
-    customer's shop photos.
+    customer's shop photos, `loss.descriptor_weight` the same over the inner products of
+    descriptors, divided by `loss.descriptor_temperature`.
+
+    Raises:
+      InputError: a negative weight, or a temperature that is not positive.
     """
+    check_at_least("loss.descriptor_weight", loss.descriptor_weight, 0)
+    if not 0 < loss.descriptor_temperature < math.inf:
+        raise InputError(
+            "loss.descriptor_temperature: expected a positive number, got "
+            f"{loss.descriptor_temperature}"
+        )
 
     def objective(params, batch_stats, batch, replicate):
         customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch)
@@ -63,17 +74,32 @@ def pairs_objective(matcher: nn.Module, loss: Any) -> Objective:
         if loss.query_softmax_weight:
             ranking = query_softmax_cross_entropy(logits, same, mask)
             value = value + loss.query_softmax_weight * ranking
-        best_negative = jnp.max(jnp.where(same, -jnp.inf, logits), axis=1)
-        own = jnp.max(jnp.where(same, logits, -jnp.inf), axis=1)
+        own, best_negative = _best_logits(logits, same)
         metrics = {
-            "loss": value,
             "batch_top1": jnp.mean(own > best_negative),
             "positive_logit": jnp.mean(own),
             "best_negative_logit": jnp.mean(best_negative),
         }
-        return value, (batch_stats, metrics)
+        if loss.descriptor_weight:
+            # [q, d] x [g, d] -> [q, g]
+            products = jnp.einsum("qd,gd->qg", customer.descriptor, shop.descriptor)
+            similarity = products / loss.descriptor_temperature
+            auxiliary = query_softmax_cross_entropy(similarity, same, mask)
+            value = value + loss.descriptor_weight * auxiliary
+            own, best_negative = _best_logits(similarity, same)
+            metrics |= {
+                "descriptor_loss": auxiliary,
+                "descriptor_batch_top1": jnp.mean(own > best_negative),
+            }
+        return value, (batch_stats, {"loss": value, **metrics})
 
     return objective
+
+
+def _best_logits(logits: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each query's highest logit of a positive and of a negative, [q] each."""
+    own = jnp.max(jnp.where(same, logits, -jnp.inf), axis=1)
+    return own, jnp.max(jnp.where(same, -jnp.inf, logits), axis=1)
 
 
 OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {"pairs": pairs_objective}

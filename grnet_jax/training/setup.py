@@ -15,8 +15,10 @@ from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preproc
 from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
-from grnet_jax.models import build_matcher, make_scoring
+from grnet_jax.models import build_matcher, make_scoring, make_views
 from grnet_jax.photos import make_framing
+from grnet_jax.retrieval.cascade import make_shortlist
+from grnet_jax.retrieval.postprocessing import make_postprocessing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
 from grnet_jax.training.state import TrainState, create_state
@@ -81,10 +83,12 @@ def build_run(config: Any, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> Run:
     make_framing(config.data)
     steps = count_steps(config.train, steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
+    matcher = build_matcher(config.model)
+    make_shortlist(config.eval, matcher)
     return Run(
         config=config,
         mesh=mesh,
-        matcher=build_matcher(config.model),
+        matcher=matcher,
         steps=steps,
         schedule=schedule,
         tx=make_optimizer(config.optimizer, schedule),
@@ -135,8 +139,8 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
 def start_state(run: Run) -> TrainState:
     """The state before the first step: fresh, or with the parameters it is to start from.
 
-    These are those of another run (`train.init_from`), or of a weights file for the backbone
-    alone (`model.backbone.pretrained`).
+    These are those of another run (`train.init_from`), or of its backbone alone
+    (`train.init_parts`), or of a weights file for the backbone (`model.backbone.pretrained`).
 
     Raises:
       InputError: naming a parameter that does not fit this model.
@@ -146,15 +150,24 @@ def start_state(run: Run) -> TrainState:
     if workdir:
         from_run, other = restore_run(workdir, run.mesh)
         _check_same_preprocessing(workdir, from_run.config, run.config)
-        _check_fit(f"train.init_from={workdir}", other.variables, state.variables)
+        source = f"train.init_from={workdir}"
+        if run.config.train.init_parts == "backbone":
+            return _with_backbone(run, state, other.variables, source)
+        _check_fit(source, other.variables, state.variables)
         return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
     if not pretrained:
         return state
     theirs = read_weights(pretrained).variables
-    ours = state.variables
-    taken = {name: {"backbone": part.get("backbone", {})} for name, part in theirs.items()}
-    held = {name: {"backbone": part.get("backbone", {})} for name, part in ours.items()}
-    _check_fit(f"model.backbone.pretrained={pretrained}", taken, held)
+    return _with_backbone(run, state, theirs, f"model.backbone.pretrained={pretrained}")
+
+
+def _with_backbone(run: Run, state: TrainState, theirs: Any, source: str) -> TrainState:
+    """The state with the backbone of other variables; InputError where it does not fit."""
+    taken, held = (
+        {name: {"backbone": part.get("backbone", {})} for name, part in variables.items()}
+        for variables in (theirs, state.variables)
+    )
+    _check_fit(source, taken, held)
     taken = place_replicated(taken, run.mesh)
     return dataclasses.replace(
         state,
@@ -251,3 +264,11 @@ def check_fields(config: Any) -> None:
         section, name = field.split(".")
         check_at_least(field, config[section][name], least)
     make_scoring(config.eval)
+    make_views(config.eval)
+    make_postprocessing(config.eval)
+    if config.train.init_parts not in ("all", "backbone"):
+        raise InputError(
+            f"train.init_parts: {config.train.init_parts!r}; expected 'all' or 'backbone'"
+        )
+    if config.train.init_parts != "all" and not config.train.init_from:
+        raise InputError("train.init_parts: changes nothing without train.init_from")

@@ -88,6 +88,29 @@ def logit(
     return h[0] @ params["score_weight"] + params["score_bias"]
 
 
+def logits(graph, params, query, gallery):
+    """Of all pairs [q, g] of a `SimilarityGraph` with these parameters."""
+    return np.array(
+        [
+            [
+                logit(
+                    x.astype(np.float64),
+                    y.astype(np.float64),
+                    params,
+                    graph.scales if graph.layers else graph.scales[:1],
+                    layers=graph.layers,
+                    intra_scale=graph.intra_scale,
+                    inter_scale=graph.inter_scale,
+                    recompute=graph.recompute_edges,
+                    norm_feature=graph.norm_feature,
+                )
+                for y in gallery
+            ]
+            for x in query
+        ]
+    )
+
+
 def global_edges(
     query, gallery, params, scales, *, layers, intra_scale, inter_scale, recompute, norm_feature
 ):

@@ -54,24 +54,7 @@ def _photos(kind, regions, channels):
 def _check_against_naive(graph, query, gallery, tolerance=1e-5):
     variables = graph.init(jax.random.key(1), query, gallery)
     found = jax.jit(graph.apply)(variables, query, gallery)
-    scales = graph.scales if graph.layers else graph.scales[:1]
-    wanted = [
-        [
-            naive.logit(
-                x.astype(np.float64),
-                y.astype(np.float64),
-                variables["params"],
-                scales,
-                layers=graph.layers,
-                intra_scale=graph.intra_scale,
-                inter_scale=graph.inter_scale,
-                recompute=graph.recompute_edges,
-                norm_feature=graph.norm_feature,
-            )
-            for y in gallery
-        ]
-        for x in query
-    ]
+    wanted = naive.logits(graph, variables["params"], query, gallery)
     scale = max(np.abs(wanted).max(), 1e-3)
     np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * scale)
 

@@ -47,29 +47,6 @@ def _photos(kind, graph, channels, queries=2, gallery=3):
     return query.astype(np.float32), shop.astype(np.float32)
 
 
-def _logits(graph, params, query, gallery):
-    """By the naive float64 equations."""
-    return np.array(
-        [
-            [
-                naive.logit(
-                    x.astype(np.float64),
-                    y.astype(np.float64),
-                    params,
-                    graph.scales if graph.layers else graph.scales[:1],
-                    layers=graph.layers,
-                    intra_scale=graph.intra_scale,
-                    inter_scale=graph.inter_scale,
-                    recompute=graph.recompute_edges,
-                    norm_feature=graph.norm_feature,
-                )
-                for y in gallery
-            ]
-            for x in query
-        ]
-    )
-
-
 def _score(graph, params, query, gallery, tile=0, dtype="float32"):
     return np.asarray(
         jax.jit(graph.score_prepared, static_argnums=3)(
@@ -88,7 +65,7 @@ def test_folded_scores_equal_the_equations(name, kind):
     graph = SimilarityGraph(**({"node_dim": 32, "reasoning_dim": 16} | _FOLDED[name][0]))
     query, gallery = _photos(kind, graph, 48)
     params = _params(graph, query)
-    wanted = _logits(graph, params, query, gallery)
+    wanted = naive.logits(graph, params, query, gallery)
     found = _score(graph, params, query, gallery, tile=2)
     np.testing.assert_allclose(
         found, wanted, rtol=1e-5, atol=1e-5 * max(np.abs(wanted).max(), 1e-3)
@@ -113,7 +90,7 @@ def test_folded_scores_equal_the_equations_at_the_papers_sizes(kind):
     graph = SimilarityGraph()
     query, gallery = _photos(kind, graph, 1024, queries=1, gallery=2)
     params = _params(graph, query)
-    wanted = _logits(graph, params, query, gallery)
+    wanted = naive.logits(graph, params, query, gallery)
     found = _score(graph, params, query, gallery)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 

@@ -40,6 +40,21 @@ def test_every_matcher_embeds_photo_by_photo_and_scores_all_pairs(name):
     assert scores.dtype == jnp.float32
 
 
+def test_a_descriptor_is_the_direction_of_a_projection_of_all_regions():
+    matcher, variables = _matcher("grnet", descriptor_dim=6)
+    features = models.embed(matcher, variables, _photos(3))
+    weights = np.float64(variables["params"]["projection"]["kernel"])
+    wanted = np.float64(features.regions).reshape(3, -1) @ weights
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(features.descriptor, wanted, atol=1e-5)
+    plain, others = _matcher("grnet")
+    assert "projection" not in others["params"]
+    whole = np.float64(models.embed(plain, others, _photos(3)).regions[:, 0])
+    whole /= np.linalg.norm(whole, axis=1, keepdims=True)
+    found = models.embed(plain, others, _photos(3)).descriptor
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
 def test_the_global_baseline_has_no_reasoning_parameters():
     _, variables = _matcher("global_baseline")
     assert set(variables["params"]["graph"]) == {"projection", "score_weight", "score_bias"}
@@ -82,6 +97,7 @@ def test_colour_histogram_equals_numpy():
     [
         ("grnet", "name", "gronet", "model.name: 'gronet' is none of"),
         ("grnet", "layers", -1, "model.layers"),
+        ("grnet", "descriptor_dim", -1, "model.descriptor_dim"),
         ("grnet", "backbone.name", "resnet9000", "model.backbone.name"),
         ("grnet", "backbone.preprocessing", "nothing", "model.backbone.preprocessing"),
         ("colour_histogram", "bins", 0, "model.bins"),

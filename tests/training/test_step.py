@@ -36,8 +36,11 @@ def random_batch(items=16, size=32, seed=0):
     return {"customer": photos[0], "shop": photos[1], "item": item, "content": content}
 
 
-def _loss_and_gradients(config, devices, dtype):
-    """Of the first batch, everything in that dtype."""
+def first_step(config, devices, dtype):
+    """Of the first batch, everything in that dtype.
+
+    The matcher, its variables, loss, gradients, new batch statistics and metrics.
+    """
     run = build_run(config, meshes.make_mesh(jax.devices()[:devices]))
     objective = make_objective(run.matcher, config)
     state = run.create_state()
@@ -51,8 +54,9 @@ def _loss_and_gradients(config, devices, dtype):
     gradient = jax.jit(
         jax.value_and_grad(lambda p, b: objective(p, batch_stats, b, replicate), has_aux=True)
     )
-    (loss, (batch_stats, _)), grads = gradient(params, meshes.place_batch(random_batch(), run.mesh))
-    return loss, grads, batch_stats
+    batch = meshes.place_batch(random_batch(), run.mesh)
+    (loss, (found, metrics)), grads = gradient(params, batch)
+    return run.matcher, {"params": params, "batch_stats": batch_stats}, loss, grads, found, metrics
 
 
 # In float32 the rounding of a sum can decide which cell wins a max-pooling window, and the
@@ -68,8 +72,8 @@ def test_eight_devices_equal_one(system, dtype, tolerance):
     config = small_config(system)
     config.model.dtype = dtype
     with jax.enable_x64(dtype == "float64"):
-        loss, grads, batch_stats = _loss_and_gradients(config, 1, dtype)
-        loss_8, grads_8, batch_stats_8 = _loss_and_gradients(config, 8, dtype)
+        _, _, loss, grads, batch_stats, _ = first_step(config, 1, dtype)
+        _, _, loss_8, grads_8, batch_stats_8, _ = first_step(config, 8, dtype)
         if dtype == "float32":
             grads, grads_8 = grads["graph"], grads_8["graph"]
         np.testing.assert_allclose(loss, loss_8, rtol=tolerance)
@@ -212,6 +216,9 @@ def test_steps_or_epochs():
         ("train.checkpoint_every", 0, r"train\.checkpoint_every"),
         ("eval.gallery_block", 0, r"eval\.gallery_block"),
         ("eval.keep_top", 0, r"eval\.keep_top"),
+        ("loss.descriptor_weight", -0.1, r"loss\.descriptor_weight: expected 0 or more"),
+        ("loss.descriptor_temperature", 0.0, r"loss\.descriptor_temperature: .* got 0\.0"),
+        ("loss.descriptor_temperature", np.nan, r"loss\.descriptor_temperature"),
         ("model.node_dim", 0, r"model\.node_dim"),
         ("model.reasoning_dim", -3, r"model\.reasoning_dim"),
         ("model.dtype", "float99", r"model\.dtype: 'float99'"),

@@ -4,12 +4,14 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 class ResultsFile:
@@ -19,10 +21,13 @@ class ResultsFile:
       name: of the file, without ".json".
       command: that makes it, as a user would type it.
       keys: the fields that tell rows apart.
+      folder: of the file.
     """
 
-    def __init__(self, name: str, command: str, keys: Sequence[str]):
-        self.path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    def __init__(
+        self, name: str, command: str, keys: Sequence[str], folder: pathlib.Path = RESULTS
+    ):
+        self.path = folder / f"{name}.json"
         self._command = command
         self._keys = tuple(keys)
         self.rows: list[dict[str, Any]] = []
@@ -39,9 +44,9 @@ class ResultsFile:
     def add(self, row: dict[str, Any]) -> None:
         """Writes the file with this row, in the place of an older one with the same keys.
 
-        Each row keeps the commit and machine that made it; those of the file are the last's.
+        Each row keeps the command, commit and machine that made it; the file's are the last's.
         """
-        row = row | {"commit": commit(), "machine": machine()}
+        row = row | {"command": self._command, "commit": commit(), "machine": machine()}
         same = tuple(row[name] for name in self._keys)
         self.rows = [r for r in self.rows if tuple(r[name] for name in self._keys) != same]
         self.rows.append(row)
@@ -71,9 +76,12 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" if files of the code differ from it."""
-    head = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--", ":!benchmarks/results")
+    """The checkout's commit, with "+" if files of the code differ; "unknown" without git."""
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", ":!benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     return head + ("+" if changed else "")
 
 
@@ -83,5 +91,30 @@ def _git(*arguments: str) -> str:
 
 
 def run_command(*command: str) -> None:
-    """Runs train.py or eval.py as a user would; its failure is ours."""
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    """Runs train.py or eval.py as a user would; its failure is ours.
+
+    Ctrl-C and SIGTERM end us only after the command, which saves a checkpoint first.
+
+    Raises:
+      subprocess.CalledProcessError: the command failed.
+      SystemExit: it ended after such a signal.
+    """
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        if number == signal.SIGTERM:  # Ctrl-C reaches both of us
+            process.send_signal(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if came:
+        sys.exit(128 + came[0])  # as shells have it
+    if status:
+        raise subprocess.CalledProcessError(status, process.args)

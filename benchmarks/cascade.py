@@ -1,0 +1,224 @@
+"""The cascade against scoring all pairs, and what the descriptors' loss does to GRNet itself.
+
+    python -m benchmarks.cascade [--seeds=3]
+
+GRNet is trained on the synthetic set with `loss.descriptor_weight`, through train.py and eval.py.
+Then test queries of another draw of the set, whose garments the run never saw, are searched for
+among the shop photos of all its splits: all pairs first, then shortlists. Features are in memory,
+and times are of ranking alone, after a first pass that compiles it. Recall is the share of the
+first 20 of all pairs that the shortlist holds.
+Rows are written as they finish to benchmarks/results/cascade.json; at the end docs/cascade.png is
+drawn from them.
+"""
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import grnet_vs_baseline
+from grnet_jax.figures.curves import Curve, draw_curves
+from grnet_jax.mesh import make_mesh
+from grnet_jax.metrics import top_k_hits
+from grnet_jax.models import make_scoring
+from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
+from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
+from grnet_jax.retrieval.embedding import embed_rows, make_embed
+from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
+from grnet_jax.retrieval.sources import HeldFeatures
+from grnet_jax.retrieval.tasks import Task, make_task
+from grnet_jax.training.setup import restore_run
+from input_pipeline import load_dataset, photo_batches
+
+RECIPE = {
+    "loss.descriptor_weight": 0.1,
+    "loss.descriptor_temperature": 0.05,
+    "model.descriptor_dim": 256,
+}
+SHORTLISTS = (25, 50, 100, 200, 400, 800)
+_COUNTS = {"top1": 1, "top20": 20, "top50": 50}
+_TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
+_LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
+# Another draw: 3,600 + 150 + 500 shop photos, none of a garment that the run has seen.
+_ANOTHER = {"seed": 1, "train_items": 3600}
+_PLOT = "docs/cascade.png"
+
+
+def main() -> None:
+    """Measures what is missing, prints the tables and draws the plot."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of the trained runs (3)")
+    parser.add_argument("--queries", type=int, default=400, help="drawn from the test split (400)")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--runs", default="runs/cascade", help="workdirs of the runs")
+    options = parser.parse_args()
+    command = f"python -m benchmarks.cascade --seeds={options.seeds}"
+    results = ResultsFile("cascade", command, ("what", "seed", "shortlist"))
+    if any(row.get("queries", options.queries) != options.queries for row in results.rows):
+        parser.error(f"--queries: {results.path.name} has rows of another number: remove it first")
+    for seed in range(options.seeds):
+        workdir = f"{options.runs}/{seed}"
+        if results.find(what="run", seed=seed) is None:
+            results.add(
+                {"what": "run", "seed": seed, "shortlist": 0} | train(seed, options, workdir)
+            )
+        sizes = [0, *SHORTLISTS] if seed == 0 else [0, 200, 400]
+        if any(results.find(what="search", seed=seed, shortlist=n) is None for n in sizes):
+            search = Search(str(ROOT / workdir), options.data_dir, options.queries)
+            for size in sizes:
+                key = {"what": "search", "seed": seed, "shortlist": size}
+                if results.find(**key) is None:
+                    row = search.measure(size)
+                    whole = row if not size else _all_pairs(results.rows, seed)
+                    speedup = round(whole["cpu_seconds"] / row["cpu_seconds"], 2)
+                    results.add(key | row | {"speedup": speedup})
+    draw(results.rows).save(ROOT / _PLOT)
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
+
+
+def train(seed: int, options: argparse.Namespace, workdir: str) -> dict[str, Any]:
+    """Trains and evaluates a run on its own set, all pairs; returns its figures."""
+    found = grnet_vs_baseline.measure("grnet", seed, options.data_dir, workdir, RECIPE)
+    figures = found["protocols"]["all"]
+    return {"step": found["step"], "recipe": RECIPE} | {name: figures[name] for name in _COUNTS}
+
+
+class Search:
+    """A run's queries and gallery in memory, ranked by all pairs or by shortlists."""
+
+    def __init__(self, workdir: str, data_dir: str, queries: int):
+        mesh = make_mesh()
+        run, state = restore_run(workdir, mesh)
+        data = run.config.data.copy_and_resolve_references()
+        data.update(dir=data_dir, **_ANOTHER)
+        self._task: Task = make_task(
+            load_dataset(data), "test", data, gallery="all", queries=queries
+        )
+        embed, batch = make_embed(run.matcher, mesh), run.config.eval.batch
+        self._query, self._gallery = (
+            HeldFeatures(
+                embed_rows(
+                    embed,
+                    state.variables,
+                    lambda mine, size: photo_batches(self._task.photos, mine, data, batch=size),
+                    rows,
+                    batch=batch,
+                    mesh=mesh,
+                )
+            )
+            for rows in (self._task.query_rows, self._task.gallery_rows)
+        )
+        scoring = make_scoring(run.config.eval)
+        self._all_pairs = make_score(run.matcher, mesh, scoring)
+        self._cascade = make_cascade_scores(run.matcher, mesh, scoring)
+        self._how: dict[str, Any] = {
+            "prepared": prepare_score(run.matcher, state.variables, mesh, scoring),
+            "query_block": run.config.eval.query_block,
+            "gallery_block": run.config.eval.gallery_block,
+            "mesh": mesh,
+        }
+        self._everything = np.arange(len(self._query))
+        self._first: np.ndarray | None = None
+
+    def measure(self, shortlist: int) -> dict[str, Any]:
+        """The row of this shortlist; of 0, all pairs."""
+        if self._first is None:
+            self._first = self._rank(0, self._everything).top_rows
+        self._rank(shortlist, self._everything[: self._how["query_block"]])
+        clock, processor = time.perf_counter(), time.process_time()
+        found = self._rank(shortlist, self._everything)
+        took = time.perf_counter() - clock, time.process_time() - processor
+        row: dict[str, Any] = {"queries": len(self._query), "gallery": len(self._gallery)}
+        row["share_scored"] = round((shortlist or len(self._gallery)) / len(self._gallery), 4)
+        for name, count in _COUNTS.items():
+            row[name] = round(float(np.mean(top_k_hits(found.ranks, count))), 4)
+        listed = [
+            np.isin(best, rows).mean()
+            for best, rows in zip(self._first, found.top_rows, strict=True)
+        ]
+        row[f"recall{_LISTED}"] = round(float(np.mean(listed)), 4)
+        return row | {"seconds": round(took[0], 2), "cpu_seconds": round(took[1], 2)}
+
+    def _rank(self, shortlist: int, queries: np.ndarray) -> Ranking:
+        query = HeldFeatures(self._query.take(queries))
+        wanted = self._task.positives[queries]
+        if not shortlist:
+            return rank_all(
+                self._all_pairs, query=query, gallery=self._gallery, positives=wanted,
+                top=_LISTED, **self._how,
+            )  # fmt: skip
+        return rank_cascade(
+            self._cascade, query=query, gallery=self._gallery, positives=wanted,
+            shortlist=Shortlist(shortlist), top=shortlist, **self._how,
+        )  # fmt: skip
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """Markdown tables: searches beside all pairs, and runs beside those without the loss."""
+    lines = [
+        "| seed | shortlist | share scored, % | top-1 | top-20 | top-50 | "
+        f"first {_LISTED} found, % | s | times faster |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    searches = [row for row in rows if row["what"] == "search"]
+    for row in sorted(searches, key=lambda row: (row["seed"], row["shortlist"] or np.inf)):
+        cells = [str(row["seed"]), f"{row['shortlist']:,}" if row["shortlist"] else "all pairs"]
+        cells += [f"{100 * row[name]:.1f}" for name in ("share_scored", *_COUNTS)]
+        cells += [f"{100 * row[f'recall{_LISTED}']:.1f}", f"{row['cpu_seconds']:.1f}"]
+        faster = f"{row['speedup']:.1f}" if row["shortlist"] else "-"
+        lines.append("| " + " | ".join([*cells, faster]) + " |")
+    lines += ["", "| seed | descriptors' loss | top-1 | top-20 | top-50 |", "|---|---|---|---|---|"]
+    for row in sorted(_runs(rows), key=lambda row: (row["seed"], row["loss"] != "off")):
+        cells = [str(row["seed"]), row["loss"], *(f"{100 * row[name]:.1f}" for name in _COUNTS)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]]) -> Image.Image:
+    """The plot, of the first seed's searches."""
+    whole = _all_pairs(rows, 0)
+    found = [row for row in rows if row["what"] == "search" and row["seed"] == 0]
+    found = sorted((row for row in found if row["shortlist"]), key=lambda row: row["shortlist"])
+    sizes = np.array([row["shortlist"] for row in found])
+    recall = f"recall{_LISTED}"
+    shares = {
+        f"{title} (all pairs: {100 * whole[name]:.1f}%)": [row[name] for row in found]
+        for name, title in _TITLES.items()
+    }
+    shares[f"first {_LISTED} of all pairs found"] = [row[recall] for row in found]
+    shares["time, of all pairs'"] = [row["cpu_seconds"] / whole["cpu_seconds"] for row in found]
+    return draw_curves(
+        [Curve(label, sizes, np.array(values)) for label, values in shares.items()],
+        f"{whole['queries']:,} queries of the synthetic set among {whole['gallery']:,} shop photos",
+        "photos in a shortlist",
+    )
+
+
+def _all_pairs(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    return next(
+        row for row in rows if (row["what"], row["seed"], row["shortlist"]) == ("search", seed, 0)
+    )
+
+
+def _runs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs with the loss, and those of the same recipe and seeds without it."""
+    ours = [row | {"loss": "on"} for row in rows if row["what"] == "run"]
+    path = RESULTS / "grnet_vs_baseline.json"
+    plain = json.loads(path.read_text())["rows"]
+    seeds = {row["seed"] for row in ours}
+    others = [
+        {"seed": row["seed"], "loss": "off"} | row["protocols"]["all"]
+        for row in plain
+        if row["model"] == "grnet" and row["seed"] in seeds
+    ]
+    return ours + others
+
+
+if __name__ == "__main__":
+    main()

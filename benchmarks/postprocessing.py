@@ -1,0 +1,140 @@
+"""What post-processing does to figures on the synthetic set's test split.
+
+    python -m benchmarks.postprocessing [--run=runs/grnet_vs_baseline/grnet_1] [--queries=500]
+
+The run is one of `python -m benchmarks.grnet_vs_baseline`. Systems: the colour histogram, the
+trained run's descriptors compared by their inner product, and the run itself, which scores regions
+and takes flips alone. Nothing was tuned. Writes benchmarks/results/postprocessing.json, a row as it
+finishes; run again, the command goes on with the rows that are missing.
+"""
+
+import argparse
+import copy
+import tempfile
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+import input_pipeline
+from configs import colour_histogram
+from grnet_jax.mesh import make_mesh
+from grnet_jax.models import Features, InnerProduct, Views
+from grnet_jax.results_file import ROOT, ResultsFile
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import build_run, restore_run
+
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "whitening by the gallery, 64": {"whitening": "gallery", "whitening_dim": 64},
+    "augmentation, 3, alpha 3": {"database_augmentation": 3, "database_augmentation_alpha": 3.0},
+    "expansion, 3": {"query_expansion": 3},
+    "expansion, 3, alpha 3": {"query_expansion": 3, "query_expansion_alpha": 3.0},
+    "flip": {"flip_average": True},
+    "whitening by train, 64": {"whitening": "train", "whitening_dim": 64},
+    "five crops, 0.875": {"five_crop_share": 0.875},
+}
+_COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
+
+
+class DescriptorMatcher(InnerProduct):
+    """Another matcher's descriptors, scored by their inner product."""
+
+    matcher: nn.Module
+
+    def embed(self, photos: jax.Array, train: bool = False) -> Features:
+        """The other's features [n, d] without regions."""
+        features: Any = self.matcher.embed(photos, train)
+        return Features(features.descriptor)
+
+
+def main() -> None:
+    """Measures what is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", default="runs/grnet_vs_baseline/grnet_1", help="workdir of GRNet")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--queries", type=int, default=500, help="drawn; 0 for all (500)")
+    options = parser.parse_args()
+    command = f"python -m benchmarks.postprocessing --queries={options.queries}"
+    results = ResultsFile("postprocessing", command, ("system", "setting"))
+    systems = _systems(options.run)
+    # Scoring pairs takes by far the longest, and is left for last.
+    wanted = [(name, system) for name in _SETTINGS for system in systems]
+    wanted.sort(key=lambda pair: pair[1] == "GRNet")
+    with tempfile.TemporaryDirectory() as stores:
+        for name, system in wanted:
+            matcher, variables, config, settings = systems[system]
+            if name in settings and results.find(system=system, setting=name) is None:
+                print(f"{system}: {name}", flush=True)
+                config.data.dir, config.eval.queries = options.data_dir, options.queries
+                store = f"{stores}/{system}"
+                found = measure(matcher, variables, config, _SETTINGS[name], store)
+                results.add({"system": system, "setting": name, **found})
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
+    """By name: matcher, variables, config and the settings that touch it."""
+    every = list(_SETTINGS)
+    floor = build_run(colour_histogram.get_config(), make_mesh())
+    run, state = restore_run(workdir, make_mesh())
+    inside = {name: {"matcher": part} for name, part in state.variables.items()}
+    return {
+        "colour histogram": (floor.matcher, {}, floor.config, every),
+        "GRNet's descriptor": (DescriptorMatcher(run.matcher), inside, run.config, every),
+        "GRNet": (run.matcher, state.variables, run.config, ["none", "flip"]),
+    }
+
+
+def measure(
+    matcher: nn.Module, variables: Any, config: Any, fields: dict[str, Any], store: str
+) -> dict[str, Any]:
+    """The figures over all queries with these fields of `config.eval`."""
+    config = copy.deepcopy(config)
+    config.eval.update(fields)
+    config.eval.calibration = False  # inner products are no logits
+    dataset = input_pipeline.load_dataset(config.data)
+    task = make_task(
+        dataset,
+        "test",
+        config.data,
+        queries=config.eval.queries,
+        query_seed=config.eval.query_seed,
+        whitening=config.eval.whitening,
+    )
+    views = [f"{name}={fields[name]}" for name in Views._fields if name in fields]
+    evaluation = Evaluator(matcher, config, make_mesh()).evaluate(
+        variables, task, store="-".join([store, *views])
+    )
+    figures = evaluation.figures["all"]
+    return {
+        "fields": fields,
+        "queries": figures.queries,
+        "gallery": figures.gallery,
+        "figures": {name: round(figures.values[name], 6) for name in _COLUMNS},
+        "intervals_95": {name: [*map(float, figures.intervals[name])] for name in _COLUMNS},
+    }
+
+
+def format_rows(rows: list[dict]) -> str:
+    """A Markdown table in percent, with top-1's interval."""
+    lines = [
+        "| system | post-processing | " + " | ".join(_COLUMNS.values()) + " |",
+        "|---|---|" + "---|" * len(_COLUMNS),
+    ]
+    order = {name: number for number, name in enumerate(_SETTINGS)}
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    for row in sorted(rows, key=lambda row: (systems.index(row["system"]), order[row["setting"]])):
+        low, high = (f"{100 * bound:.1f}" for bound in row["intervals_95"]["top1"])
+        cells = [f"{100 * row['figures'][name]:.1f}" for name in _COLUMNS]
+        cells[0] += f" [{low}, {high}]"
+        lines.append(f"| {row['system']} | {row['setting']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

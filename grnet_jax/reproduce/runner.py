@@ -1,0 +1,283 @@
+"""A row of a table as a run of train.py and eval.py, made once whichever tables it stands in."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from grnet_jax.errors import InputError
+from grnet_jax.reproduce.tables import Paper, Row, Table
+from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.retrieval.digests import digest
+from grnet_jax.retrieval.measures import TOP_K
+from grnet_jax.training.checkpoints import Checkpoints
+from grnet_jax.training.setup import count_steps
+
+# Fields that tell neither what is trained nor what is measured: where things lie.
+FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
+_FIGURES = (*(f"top{k}" for k in TOP_K), "map")
+_KEYS = ("dataset", "config", "fields", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config and a seed.
+
+    Attributes:
+      config: the file under configs/.
+      dataset: its argument.
+      fields: those that differ from the file's own values, as JSON has them.
+      seed: of the parameters, the order of the pairs and the flips.
+      places: fields of `FREE`, which change no figure.
+      start: whose backbone this one starts from; its workdir stands in `fields`.
+    """
+
+    config: str
+    dataset: str
+    fields: Mapping[str, Any]
+    seed: int
+    places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start: "Experiment | None" = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells its row from others in the results file."""
+        return {name: getattr(self, name) for name in _KEYS}
+
+    @property
+    def flags(self) -> list[str]:
+        """For train.py and eval.py, without folders of runs."""
+        fields = {**self.fields, "seed": self.seed, **self.places}
+        fields.pop("train.init_from", None)
+        return [
+            f"--config=configs/{self.config}.py:{self.dataset}",
+            *(f"--config.{name}={_text(value)}" for name, value in fields.items()),
+        ]
+
+    @property
+    def workdir(self) -> str:
+        """The run's folder; experiments that differ in `eval` alone share it."""
+        trained = {name: value for name, value in self.fields.items() if not _measures(name)}
+        return f"{self.config}_{self.dataset}_{digest([trained])[:8]}_seed{self.seed}"
+
+    @property
+    def output(self) -> str:
+        """The folder of its results.json."""
+        measured = {name: value for name, value in self.fields.items() if _measures(name)}
+        return f"{self.workdir}/eval_{digest([measured])[:8]}" if measured else self.workdir
+
+
+def make_experiment(
+    paper: Paper, table: Table, row: Row, dataset: str, seed: int = 0, given: Sequence[str] = ()
+) -> Experiment:
+    """The experiment of a row that is built here.
+
+    Args:
+      paper: that the table is of.
+      table: that the row stands in.
+      row: with fields.
+      dataset: one of the table's.
+      seed: of the run.
+      given: `--config.FIELD=VALUE` of the user, for every row.
+
+    Raises:
+      InputError: a field that the config does not have, or a value that it cannot have.
+    """
+    experiment = _make(paper, paper.fields(table, row, dataset), dataset, seed, given)
+    if dataset not in paper.start:
+        return experiment
+    start = _make(paper, paper.start[dataset], dataset, 0, given)
+    begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
+    fields = _sorted({**experiment.fields, **begins})
+    return dataclasses.replace(experiment, fields=fields, start=start)
+
+
+def _make(
+    paper: Paper, fields: Mapping[str, Any], dataset: str, seed: int, given: Sequence[str]
+) -> Experiment:
+    flags = [*(f"--config.{name}={_text(value)}" for name, value in fields.items()), *given]
+    config = read_config(paper.config, dataset, flags)
+    own = read_config(paper.config, dataset)
+    named = dict.fromkeys(flag.removeprefix("--config.").partition("=")[0] for flag in flags)
+    changed = {name: _at(config, name) for name in named if _at(config, name) != _at(own, name)}
+    plain = json.loads(json.dumps(changed))
+    return Experiment(
+        paper.config,
+        dataset,
+        _sorted({name: plain[name] for name in plain if name not in FREE}),
+        seed,
+        {name: plain[name] for name in plain if name in FREE},
+    )
+
+
+def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
+    """The config of a file under configs/ with fields set as on the command line.
+
+    Raises:
+      InputError: a field that it does not have, or a value that it cannot have.
+    """
+    own = importlib.import_module(f"configs.{config}").get_config(dataset)
+    values, argv = flags.FlagValues(), ["", *given]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", own, flag_values=values, lock_config=True, sys_argv=argv
+        )
+        rest = values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{' '.join(given)}: expected fields of configs/{config}.py: {error}"
+        ) from error
+    if rest[1:]:
+        raise InputError(f"unexpected argument {rest[1]!r}; options are --NAME=VALUE")
+    return values.config
+
+
+def open_results(paper: Paper, dataset: str, command: str, folder: pathlib.Path) -> ResultsFile:
+    """The file of all that was measured for a paper on a data set."""
+    return ResultsFile(f"reproduce_{paper.name}_{dataset}", command, _KEYS, folder)
+
+
+def find_results(
+    paper: Paper,
+    table: Table,
+    dataset: str,
+    rows: Sequence[Mapping[str, Any]],
+    given: Sequence[str] = (),
+) -> dict[int, list[Mapping[str, Any]]]:
+    """By number the results of a table's rows, every seed that was measured.
+
+    Args:
+      paper: that the table is of.
+      table: whose rows are looked for.
+      dataset: that they were measured on.
+      rows: of the results file.
+      given: as `make_experiment` takes it.
+    """
+    found = {}
+    for row in table.choose(()):
+        key = make_experiment(paper, table, row, dataset, 0, given).key
+        del key["seed"]
+        found[row.number] = [
+            result for result in rows if all(result[name] == key[name] for name in key)
+        ]
+    return {number: results for number, results in found.items() if results}
+
+
+def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]:
+    """Trains and evaluates, going on where a stopped run was; returns the row of the results file.
+
+    Args:
+      experiment: what to run.
+      runs: folder of the workdirs.
+
+    Raises:
+      InputError: training was stopped before its last step.
+      subprocess.CalledProcessError: train.py or eval.py failed.
+    """
+    if experiment.start and not is_trained(experiment.start, runs):
+        run_command(*commands(experiment.start, runs)[0])
+        _check_finished(experiment.start, runs)
+    train, evaluate = commands(experiment, runs)
+    begun = (ROOT / runs / experiment.workdir).exists()
+    started = time.monotonic()
+    run_command(*train)
+    _check_finished(experiment, runs)
+    trained = time.monotonic()
+    run_command(*evaluate)
+    found = json.loads((ROOT / runs / experiment.output / "results.json").read_text())
+    return {
+        **experiment.key,
+        "step": found["step"],
+        # Of a run that went on where another had stopped, the time would be a part.
+        "train_seconds": None if begun else round(trained - started),
+        "eval_seconds": round(time.monotonic() - trained),
+        "protocols": {name: _kept(figures) for name, figures in found["protocols"].items()},
+    }
+
+
+def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], list[str]]:
+    """train.py and eval.py with their flags."""
+    given = [*experiment.flags, f"--workdir={runs / experiment.workdir}"]
+    if experiment.start:
+        given.append(f"--config.train.init_from={runs / experiment.start.workdir}")
+    output = []
+    if experiment.output != experiment.workdir:
+        output.append(f"--output={runs / experiment.output}")
+    return ["train.py", *given], ["eval.py", *given, *output]
+
+
+def _check_finished(experiment: Experiment, runs: pathlib.Path) -> None:
+    """train.py ends well also where it was asked to stop: its figures would not be the row's."""
+    last, steps = _progress(experiment, runs)
+    if last < steps:
+        raise InputError(
+            f"{runs / experiment.workdir}: training stopped at step {last} of {steps}; the same "
+            "command goes on"
+        )
+
+
+def is_trained(experiment: Experiment, runs: pathlib.Path) -> bool:
+    """Whether the experiment's workdir has its last step."""
+    if not (ROOT / runs / experiment.workdir).exists():
+        return False
+    last, steps = _progress(experiment, runs)
+    return last >= steps
+
+
+def _progress(experiment: Experiment, runs: pathlib.Path) -> tuple[int, int]:
+    """The step of the last checkpoint, and how many the run has."""
+    from input_pipeline import load_dataset, steps_per_epoch  # loaded only where it is used
+
+    config = read_config(experiment.config, experiment.dataset, experiment.flags[1:])
+    epoch = 0
+    if not config.train.steps:
+        split = load_dataset(config.data).split("train")
+        epoch = steps_per_epoch(split, config.data, config.train.batch_items)
+    steps = count_steps(config.train, epoch)
+    workdir = epath.Path(ROOT / runs / experiment.workdir)
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
+    with Checkpoints(workdir) as saved:
+        return saved.last_step or 0, steps
+
+
+def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables and curves need of a protocol's figures."""
+    names = ("title", "queries", "queries_without_match", "gallery", *_FIGURES)
+    intervals = {name: figures["intervals_95"][name] for name in _FIGURES}
+    return {name: figures[name] for name in names} | {"intervals_95": intervals}
+
+
+def _sorted(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in sorted(fields)}
+
+
+def _measures(field: str) -> bool:
+    return field.startswith("eval.")
+
+
+def _at(config: Any, field: str) -> Any:
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def _text(value: Any) -> str:
+    """A value as a flag has it; lists are what JSON makes of tuples."""
+    return repr(_tuples(value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command as a user types it."""
+    return shlex.join(["python", *words])
