@@ -28,6 +28,8 @@ _VARIANTS = {
     "bfloat16": ("grnet", {"dtype": "bfloat16"}),
     "global_baseline": ("global_baseline", {}),
     "colour_histogram": ("colour_histogram", {}),
+    "kpm": ("kpm", {"gallery_chunk": 2}),
+    "local_matching": ("local_matching", {"one_to_one": True}),
 }
 
 
@@ -39,7 +41,7 @@ def _export(variant, folder, platforms=("cpu",)):
     name, fields = _VARIANTS[variant]
     config = importlib.import_module(f"configs.{name}").get_config()
     config.data.image_size = 32
-    if name != "colour_histogram":
+    if config.model.name == "grnet":
         config.model.node_dim, config.model.reasoning_dim = 16, 8
     config.model.update(fields)
     config = resolve_preprocessing(config)

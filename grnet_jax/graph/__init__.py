@@ -11,13 +11,16 @@ from grnet_jax.graph.pyramid import (
     region_counts,
     region_windows,
 )
+from grnet_jax.graph.scoring import choose_tile, in_tiles
 
 __all__ = [
     "PAPER_SCALES",
     "Scales",
     "SimilarityGraph",
     "check_scales",
+    "choose_tile",
     "in_chunks",
+    "in_tiles",
     "node_count",
     "node_regions",
     "pool_regions",

@@ -10,7 +10,7 @@ import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.graph import reasoning, scoring
-from grnet_jax.graph.pyramid import PAPER_SCALES
+from grnet_jax.graph.pyramid import PAPER_SCALES, node_count
 
 _he = nn.initializers.he_normal()
 
@@ -143,7 +143,7 @@ class SimilarityGraph(nn.Module):
             logits: Any = self.apply({"params": prepared["params"]}, query, gallery)
             return logits
 
-        tile = tile or scoring.choose_tile(self._used_scales, query.shape[-1])
+        tile = tile or scoring.choose_tile(node_count(self._used_scales) * query.shape[-1])
         return scoring.in_tiles(score, query, gallery, tile)
 
     @property

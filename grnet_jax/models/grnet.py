@@ -39,9 +39,9 @@ class GRNet(MapMatcher, kw_only=True):
             described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
         return Features(descriptor=unit_vectors(described), regions=regions)
 
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Same-item logits float32 [q, g]."""
-        return self.graph(regions_of(query), regions_of(gallery))
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        return self.graph(query, gallery)
 
     def prepare(self, variables: Any, scoring: Scoring) -> Any:
         """The graph's parameters as `score_prepared` takes them."""

@@ -30,7 +30,6 @@ from grnet_jax.models.mapped import (
     MapMatcher,
     global_descriptor,
     map_fields,
-    regions_of,
 )
 from grnet_jax.models.matcher import Features, unit_vectors
 
@@ -66,11 +65,15 @@ class KPM(MapMatcher, kw_only=True):
         cells = feature_map.reshape(n, height * width, c)
         return Features(descriptor=global_descriptor(cells.max(axis=1)), regions=cells)
 
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Same-item logits float32 [q, g]."""
-        x = regions_of(query)
-        _, r, c = x.shape
-        counts = region_counts(self.scales) if self.scales else (r,)
+    def pair_numbers(self, regions: int, channels: int) -> int:
+        """Matches of all cells, and with `square_first` the warped map."""
+        warped = channels if self.square_first else 0
+        return sum(count * (count + warped) + channels for count in self._counts(regions))
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        x, (_, r, c) = query, query.shape
+        counts = self._counts(r)
         weight, bias, attention = self._parameters(c, len(counts))
 
         def score(y: jax.Array) -> jax.Array:
@@ -94,7 +97,11 @@ class KPM(MapMatcher, kw_only=True):
             logits = match_logit(difference.reshape(-1, difference.shape[-1]), weight, bias)
             return logits.reshape(difference.shape[:2])
 
-        return in_chunks(score, regions_of(gallery), self.gallery_chunk)
+        return in_chunks(score, gallery, self.gallery_chunk)
+
+    def _counts(self, regions: int) -> tuple[int, ...]:
+        """How many regions each scale has."""
+        return region_counts(self.scales) if self.scales else (regions,)
 
     @nn.compact
     def _parameters(

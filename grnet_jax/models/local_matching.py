@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.graph import check_scales, in_chunks, pool_regions, region_counts
+from grnet_jax.graph import check_scales, in_chunks, node_count, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
 from grnet_jax.models.mapped import (
     MapMatcher,
     global_descriptor,
     map_fields,
-    regions_of,
 )
 from grnet_jax.models.matcher import Features, unit_vectors
 
@@ -50,9 +49,14 @@ class LocalMatching(MapMatcher, kw_only=True):
         regions = pool_regions(feature_map, self.scales)
         return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
 
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Same-item logits float32 [q, g]."""
-        x = unit_vectors(regions_of(query))
+    def pair_numbers(self, regions: int, channels: int) -> int:
+        """Similarities of all region pairs within a scale."""
+        del regions, channels
+        return node_count(self.scales)
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        x = unit_vectors(query)
         log_factor, bias = self._parameters()
         matched = matched_one_to_one if self.one_to_one else matched_best
 
@@ -65,7 +69,7 @@ class LocalMatching(MapMatcher, kw_only=True):
             average = jnp.mean(jnp.stack(similarities), axis=0)
             return bias + jnp.exp(log_factor) * (average - 1)
 
-        return in_chunks(score, unit_vectors(regions_of(gallery)), self.gallery_chunk)
+        return in_chunks(score, unit_vectors(gallery), self.gallery_chunk)
 
     @nn.compact
     def _parameters(self) -> tuple[jax.Array, jax.Array]:

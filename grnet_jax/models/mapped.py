@@ -6,18 +6,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError
-from grnet_jax.models.matcher import Features, unit_vectors
+from grnet_jax.graph import choose_tile, in_tiles
+from grnet_jax.models.matcher import Features, Scoring, unit_vectors
 
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class MapMatcher(nn.Module):
-    """A matcher that embeds a photo by its feature map; subclasses have `pool` and `score`.
+    """A matcher that embeds a photo by its feature map and scores pairs of photos by their regions.
+
+    Subclasses have `pool` and `score_regions`, and `pair_numbers` or a `score_prepared` of their
+    own.
 
     Attributes:
       backbone: photos to feature maps; the map of the largest stride is used.
@@ -46,7 +51,36 @@ class MapMatcher(nn.Module):
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Same-item logits float32 [q, g]."""
+        return self.score_regions(regions_of(query), regions_of(gallery))
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         raise NotImplementedError
+
+    def pair_numbers(self, regions: int, channels: int) -> int:
+        """How many numbers comparing two photos of so many regions makes at once."""
+        raise NotImplementedError
+
+    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+        """The score's parameters, and the dtype that regions are compared in."""
+        params = {name: part for name, part in variables["params"].items() if name != "backbone"}
+        return {"params": params, "dtype": np.zeros((), scoring.dtype or self.backbone.dtype)}
+
+    def score_prepared(
+        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
+    ) -> jax.Array:
+        """As `score`, of one query and a tile of gallery photos at a time: float32 [q, g].
+
+        Memory does not grow with the queries, and with the gallery only where tiles are as large.
+        """
+        x, y = (regions_of(one).astype(prepared["dtype"].dtype) for one in (query, gallery))
+
+        def score(x: jax.Array, y: jax.Array) -> jax.Array:
+            logits: Any = self.apply({"params": prepared["params"]}, x, y, method="score_regions")
+            return logits
+
+        tile = scoring.tile or choose_tile(self.pair_numbers(*x.shape[1:]))
+        return in_tiles(score, x, y, tile)
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""
