@@ -46,7 +46,8 @@ def stub(monkeypatch):
             params = {"backbone": {"conv1": {"kernel": tensors["conv1.weight"].T}}}
             if "fc.bias" in tensors:
                 head = {"fc6": {"bias": np.zeros(9, np.float32)}}
-                params["head"] = head | {"fc8": {"bias": tensors["fc.bias"]}}
+                norm = {"scale": np.ones(1, np.float32), "bias": np.ones(1, np.float32)}
+                params["head"] = head | {"fc8": {"bias": tensors["fc.bias"]}, "norm": norm}
             left_out = tuple(key for key in tensors if key.startswith(("aux", "bn1")))
             return Converted({"params": params}, left_out, "head" in params)
 
@@ -79,7 +80,7 @@ def test_a_checkpoint_becomes_a_weights_file(stub, folder, capsys):
     assert printed.out.splitlines() == [
         "Read my resnet.v2.pth: 11 tensors, zip",
         "  backbone       resnet50 (the only one that fits)",
-        "  parameters     20",
+        "  parameters     22",
         "  ImageNet head  yes, 5 classes",
         "  left out       1 batch counts (num_batches_tracked); 8 others: aux1.0.weight, "
         "aux1.1.weight, aux1.2.weight, aux1.3.weight, aux1.4.weight, aux1.5.weight and 2 more",

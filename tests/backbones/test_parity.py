@@ -202,8 +202,9 @@ def test_small_transformers_and_convnexts_are_timms(peers, kind, monkeypatch, tm
     monkeypatch.setitem(conversion._NAMES, name, conversion._NAMES[like])
     file, output = tmp_path / "tiny.pth", str(tmp_path / "tiny.safetensors")
     torch.save(peer.state_dict(), file)
-    variables = read_weights(convert(str(file), backbone=name, output=output)).variables
-    module = build_classifier(name, 7)
+    weights = read_weights(convert(str(file), backbone=name, output=output))
+    assert weights.classes == 7
+    variables, module = weights.variables, build_classifier(name, 7)
     photos = np.random.default_rng(0).standard_normal((2, 35, 46, 3)).astype(np.float32)
     with torch.no_grad():
         wanted, wanted_maps = peers.run(peer, like, photos)

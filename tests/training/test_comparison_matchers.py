@@ -25,7 +25,7 @@ def start(tiny_config, tmp_path_factory):
     """The run of a global baseline, whose backbone the others start from."""
     config = tiny_config()
     config.model.update(scales=global_baseline.get_config().model.scales, layers=0)
-    config.train.steps = config.train.eval_every = config.train.checkpoint_every = 1
+    config.train.steps = config.train.eval_every = config.train.checkpoint_every = 3
     workdir = tmp_path_factory.mktemp("start")
     loop.train(config, str(workdir))
     return workdir
