@@ -146,7 +146,7 @@ def test_the_backbone_is_recognised(fitting, name, taken, stub):
     ("fitting", "said"),
     [
         (("resnet50", "vgg16"), "fits several backbones, resnet50, vgg16; choose one with --backb"),
-        ((), "fits none of the backbones densenet121, .*; its keys begin with conv1.weight, fc.b"),
+        ((), "fits none of the backbones convnext_base, .*; its keys begin with conv1.weight, fc.b"),
     ],
 )
 def test_a_backbone_that_cannot_be_recognised_is_asked_for(fitting, said, stub):
@@ -172,8 +172,8 @@ def test_a_name_that_promises_another_hash_is_warned_of(stub, capsys):
     [
         (["nowhere.pth"], r"error: nowhere\.pth: no such file"),
         (["bad.pth"], r"error: bad\.pth: missing: conv1\.weight"),
-        (["a.pth", "--backbone=alexnet"], r"error: --backbone: 'alexnet' is none of \['dense"),
-        (["a.pth", "--preprocessing=x"], r"error: --preprocessing: 'x' is none of \['google"),
+        (["a.pth", "--backbone=alexnet"], r"error: --backbone: 'alexnet' is none of \['conv"),
+        (["a.pth", "--preprocessing=x"], r"error: --preprocessing: 'x' is none of \['dino"),
         (["a.pth", "--output=./a.pth"], r"error: --output: \./a\.pth is the checkpoint itself"),
         (["a.pth", "--entry=net"], r"error: a\.pth: has no entry 'net'"),
         (["a.pth", "--output=file/w"], r"error: file/w: cannot be written"),
