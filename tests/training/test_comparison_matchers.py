@@ -55,7 +55,7 @@ def test_it_trains_is_evaluated_and_explained(tiny_config, start, tmp_path, name
     assert all(moved)
 
     run, state = restore_run(tmp_path / "run", make_mesh())
-    task = make_task(load_dataset(config.data), "test", config.data)
+    task = make_task(load_dataset(config.data), "test", run.config.data)
 
     def evaluate(store="", **options):
         config = run.config.copy_and_resolve_references()
