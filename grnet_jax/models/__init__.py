@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from grnet_jax.errors import InputError
-from grnet_jax.models import colour_histogram, embedding, grnet
+from grnet_jax.models import colour_histogram, embedding, grnet, kpm, local_matching
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
@@ -55,6 +55,8 @@ MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "colour_histogram": colour_histogram.build,
     "embedding": embedding.build,
     "grnet": grnet.build,
+    "kpm": kpm.build,
+    "local_matching": local_matching.build,
 }
 
 

@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import common, global_baseline, grnet
+from configs import common, global_baseline, grnet, kpm, local_matching
 from grnet_jax import mesh as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
@@ -17,8 +17,9 @@ from grnet_jax.training.step import make_train_step
 def small_config(system=grnet) -> ml_collections.ConfigDict:
     config = system.get_config()
     config.data.image_size = 32
-    config.model.node_dim = 16
-    config.model.reasoning_dim = 8
+    if config.model.name == "grnet":
+        config.model.node_dim = 16
+        config.model.reasoning_dim = 8
     config.train.batch_items = 16
     config.train.steps = 10
     config.optimizer.warmup_steps = 2
@@ -60,8 +61,13 @@ def first_step(config, devices, dtype):
 
 # In float32 the rounding of a sum can decide which cell wins a max-pooling window, and the
 # backbone's gradient jumps; in float64 nothing but the formulas is left to differ.
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-@pytest.mark.parametrize("system", [grnet, global_baseline])
+@pytest.mark.parametrize(
+    ("system", "dtype", "tolerance"),
+    [
+        *((system, "float64", 1e-9) for system in (grnet, global_baseline, kpm, local_matching)),
+        *((system, "float32", 1e-5) for system in (grnet, global_baseline)),
+    ],
+)
 def test_eight_devices_equal_one(system, dtype, tolerance):
     config = small_config(system)
     config.model.dtype = dtype
