@@ -18,6 +18,7 @@ from grnet_jax.retrieval.recognition import (
     format_recognition,
     write_recognition,
 )
+from grnet_jax.training.setup import resolve_preprocessing
 from input_pipeline import load_dataset, photo_batches
 
 
@@ -32,7 +33,7 @@ class _Brightness(nn.Module):
 
 
 def test_every_photo_counts_once_on_any_number_of_devices(tiny_config):
-    config = tiny_config()
+    config = resolve_preprocessing(tiny_config())
     split = load_dataset(config.data).split("test")
     matcher = _Brightness()
     assert models.has_predictions(matcher)
