@@ -172,8 +172,9 @@ def test_commands_that_prepare(command):
 @pytest.mark.parametrize("command", _commands("-m grnet_jax.reproduce"))
 def test_commands_that_reproduce(command, capsys):
     words = shlex.split(command, comments=True)
-    assert reproduce(["--list", *words[words.index("grnet_jax.reproduce") + 1 :]]) == 0
-    assert "python train.py --config=configs/grnet.py" in capsys.readouterr().out
+    given = words[words.index("grnet_jax.reproduce") + 1 :]
+    assert reproduce(["--list", *given]) == 0
+    assert f"python train.py --config=configs/{given[0]}.py" in capsys.readouterr().out
 
 
 def test_every_table_of_a_paper_is_on_its_page():
