@@ -43,6 +43,7 @@ SHORTLISTS = (1, 25, 50, 100, 200, 400, 800)
 _FEW_SHORTLISTS = (1, 200, 400)
 _COUNTS = {"top1": 1, "top20": 20, "top50": 50}
 _TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
+_SPECIAL = {0: "all pairs", 1: "descriptors' order"}
 _LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
 # Another draw: 3,600 + 150 + 500 shop photos, none of a garment that the run has seen.
 _ANOTHER = {"seed": 1, "train_items": 3600}
@@ -178,7 +179,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     searches = [row for row in rows if row["what"] == "search"]
     for row in sorted(searches, key=_place):
         cells = [f"{row['trained']} GRNet", str(row["seed"])]
-        cells.append(f"{row['shortlist']:,}" if row["shortlist"] else "all pairs")
+        cells.append(_SPECIAL.get(row["shortlist"]) or f"{row['shortlist']:,}")
         cells += [f"{100 * row[name]:.1f}" for name in ("share_scored", *_COUNTS)]
         cells += [f"{100 * row[f'recall{_LISTED}']:.1f}", f"{row['cpu_seconds']:.1f}"]
         faster = f"{row['speedup']:.1f}" if row["shortlist"] else "-"
