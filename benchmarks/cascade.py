@@ -76,7 +76,10 @@ def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Na
     """Trains, evaluates and searches what has no row yet."""
     key: dict[str, Any] = {"trained": trained, "seed": seed}
     workdir = f"{options.runs}/{trained}_{seed}"
-    if results.find(what="run", shortlist=0, **key) is None:
+    run = results.find(what="run", shortlist=0, **key)
+    sizes = [0, *(SHORTLISTS if seed == 0 else _FEW_SHORTLISTS)] if trained != "without" else []
+    missing = [s for s in sizes if results.find(what="search", shortlist=s, **key) is None]
+    if run is None or (missing and not (ROOT / workdir / "config.json").exists()):
         config, fields = RECIPES[trained]
         if trained == "after":
             fields = {"train.init_from": f"{options.runs}/without_{seed}"}
@@ -84,11 +87,6 @@ def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Na
         figures = {name: found["protocols"]["all"][name] for name in _COUNTS}
         row = {"step": found["step"], "config": config, "fields": fields, **figures}
         results.add({"what": "run", **key, "shortlist": 0, **row})
-    if trained == "without":
-        return
-    key = {"what": "search", **key}
-    sizes = [0, *(SHORTLISTS if seed == 0 else _FEW_SHORTLISTS)]
-    missing = [size for size in sizes if results.find(shortlist=size, **key) is None]
     if not missing:
         return
     search = Search(str(ROOT / workdir), options.data_dir, options.queries)
@@ -96,7 +94,7 @@ def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Na
         row = search.measure(size)
         whole = row if not size else _all_pairs(results.rows, trained, seed)
         speedup = round(whole["cpu_seconds"] / row["cpu_seconds"], 2)
-        results.add({**key, "shortlist": size, **row, "speedup": speedup})
+        results.add({"what": "search", **key, "shortlist": size, **row, "speedup": speedup})
 
 
 class Search:

@@ -131,7 +131,10 @@ def _recognise(
     Nothing where the matcher recognises nothing, or on another data set than its own: its
     categories are not those that were learned.
     """
-    if not has_predictions(run.matcher) or not _on_own_data(run, config):
+    if not has_predictions(run.matcher):
+        return []
+    if not _on_own_data(run, config):
+        print("\nCategories are not measured: their numbers are those of the run's own data set.")
         return []
     evaluator = RecognitionEvaluator(run.matcher, config, run.mesh)
     found = evaluator.evaluate(variables, dataset.split(config.eval.split))

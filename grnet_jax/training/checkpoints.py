@@ -34,7 +34,8 @@ _FREE_FIELDS = (
     "model.backbone.pretrained",
 )
 _PREPARED = "data.prepared"
-# Fields that came later than the first runs, with the values that leave such a run as it was.
+# Fields that came later than others, with the values that leave a run from before as it was. A new
+# field of a config belongs here.
 _LATER: dict[str, Any] = {
     "eval.shortlist": 0,
     "eval.shortlist_recall": 1.0,

@@ -34,6 +34,7 @@ def embed_batch(
     photos: jax.Array,
     *,
     chunk: int = 0,
+    group: int = 1,
     method: str = "embed",
     key: jax.Array | None = None,
 ) -> tuple[Any, Any]:
@@ -45,6 +46,7 @@ def embed_batch(
       batch_stats: BatchNorm's running statistics.
       photos: uint8.
       chunk: photos at once, 0 for all; see `embed_in_chunks`.
+      group: neighbouring photos that stay in one chunk.
       method: `embed` or another with its arguments.
       key: of dropout; None for matchers without.
     """
@@ -60,7 +62,12 @@ def embed_batch(
         )
         return found, updated.get("batch_stats", batch_stats)
 
-    return embed_in_chunks(embed, batch_stats, photos, chunk)
+    return embed_in_chunks(embed, batch_stats, photos, chunk, group)
+
+
+def photos_together(data: Any) -> int:
+    """How many neighbouring photos of a batch are an item's, by `config.data`."""
+    return {"pairs": 2, "items": data.photos_per_item, "photos": 1}[data.sampler]
 
 
 def embedding_objective(matcher: nn.Module, config: Any) -> Any:
@@ -82,7 +89,8 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
         key = jax.random.fold_in(jax.random.key(config.seed), batch["step"])
         (features, logits), batch_stats = embed_batch(
             matcher, params, batch_stats, batch["photo"],
-            chunk=config.train.embed_chunk, method="classify", key=key,
+            chunk=config.train.embed_chunk, group=photos_together(config.data),
+            method="classify", key=key,
         )  # fmt: skip
         value = jnp.zeros(())
         metrics: dict[str, jax.Array] = {}

@@ -21,10 +21,18 @@ from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import checkpoints
+from grnet_jax.training.embedding_objectives import photos_together
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import Run, build_run, check_pretrained, start_state
+from grnet_jax.training.setup import (
+    Run,
+    build_run,
+    check_pretrained,
+    check_trainable,
+    start_state,
+)
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
+from grnet_jax.training.two_stage import check_chunk
 from grnet_jax.training.writers import MetricWriter, make_writer
 
 # Of the objective's metrics, beside the loss.
@@ -89,7 +97,12 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     make_objective(run.matcher, config)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
+    check_trainable(run)
     mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")
+    if chunk := config.train.embed_chunk:
+        group = photos_together(config.data)
+        check_chunk(chunk, config.train.batch_items * group, group)
+        mesh.check_divisible(chunk // group, devices, "train.embed_chunk's items")
     if config.train.eval_every:
         mesh.check_divisible(config.eval.batch, devices, "eval.batch")
         mesh.check_divisible(config.eval.query_block, devices, "eval.query_block")

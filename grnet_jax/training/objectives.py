@@ -38,7 +38,12 @@ def embed_pairs(
     photos = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
     items = photos.shape[0]
     features, batch_stats = embed_batch(
-        matcher, params, batch_stats, photos.reshape(2 * items, *photos.shape[2:]), chunk=chunk
+        matcher,
+        params,
+        batch_stats,
+        photos.reshape(2 * items, *photos.shape[2:]),
+        chunk=chunk,
+        group=2,
     )
     paired = jax.tree.map(lambda leaf: leaf.reshape(items, 2, *leaf.shape[1:]), features)
     customer = jax.tree.map(lambda leaf: leaf[:, 0], paired)
@@ -59,6 +64,8 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
       InputError: a negative weight, or a temperature that is not positive.
     """
     loss, chunk = config.loss, config.train.embed_chunk
+    if "pair_weight" not in loss:
+        raise InputError("loss.name: 'pairs' has the fields of configs/grnet.py's loss, not these")
     for field in ("pair_weight", "descriptor_weight"):
         check_at_least(f"loss.{field}", loss[field], 0)
     if not loss.pair_weight and not loss.descriptor_weight:

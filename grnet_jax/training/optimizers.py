@@ -33,6 +33,11 @@ def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
                     f"optimizer.decay_at: expected rising epochs above 0, got {tuple(epochs)}"
                 )
             drops = {max(round(e * steps_per_epoch), 1): optimizer.decay_factor for e in epochs}
+            if len(drops) < len(epochs):
+                raise InputError(
+                    f"optimizer.decay_at: two of {tuple(epochs)} are the same step, at "
+                    f"{steps_per_epoch} steps an epoch"
+                )
             return optax.piecewise_constant_schedule(rate, drops)
         if optimizer.decay_epochs <= 0:
             raise InputError("optimizer.decay_epochs: expected more than 0")
@@ -57,7 +62,7 @@ def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransfor
     they are, undecayed too.
 
     Raises:
-      InputError: for an optimiser that is not there; from `init`, as `trainable_mask` does.
+      InputError: for an optimiser that is not there; from `update`, as `trainable_mask` does.
     """
     clip = optax.clip_by_global_norm(optimizer.clip_norm)
     parts = [clip] if optimizer.clip_norm > 0 else []

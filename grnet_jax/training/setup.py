@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import optax
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preprocessing
@@ -21,7 +22,12 @@ from grnet_jax.photos import make_framing
 from grnet_jax.retrieval.cascade import make_shortlist
 from grnet_jax.retrieval.postprocessing import make_postprocessing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
-from grnet_jax.training.optimizers import Schedule, make_optimizer, make_schedule
+from grnet_jax.training.optimizers import (
+    Schedule,
+    make_optimizer,
+    make_schedule,
+    trainable_mask,
+)
 from grnet_jax.training.state import TrainState, create_state
 
 
@@ -153,6 +159,8 @@ def start_state(run: Run) -> TrainState:
         _check_same_preprocessing(workdir, from_run.config, run.config)
         source = f"train.init_from={workdir}"
         parts = run.config.train.init_parts
+        if parts == "shared" and run.config.optimizer.trainable:
+            _check_same_scores(workdir, from_run.config, run.config)
         if parts != "all":
             shared = set(other.params) & set(state.params)
             names = {"backbone"} if parts == "backbone" else shared
@@ -164,6 +172,58 @@ def start_state(run: Run) -> TrainState:
     theirs = read_weights(pretrained).variables
     source = f"model.backbone.pretrained={pretrained}"
     return _with_parts(run, state, theirs, {"backbone"}, source)
+
+
+def check_trainable(run: Run) -> None:
+    """Makes sure that `optimizer.trainable` names parts of the model, and what it holds can stay.
+
+    Raises:
+      InputError: naming the part that there is not; or where the statistics of a backbone's
+        BatchNorm would move though weights of it do not.
+    """
+    trainable = run.config.optimizer.trainable
+    if not trainable:
+        return
+    state = run.abstract_state()
+    learns = jax.tree.leaves(trainable_mask(state.params, trainable).get("backbone", {}))
+    frozen = "backbone" in run.config.model and run.config.model.backbone.frozen_batch_norm
+    if state.batch_stats and not all(learns) and not frozen:
+        raise InputError(
+            f"optimizer.trainable={trainable} leaves weights of the backbone as they are, but its "
+            "BatchNorm would change: set --config.model.backbone.frozen_batch_norm=true"
+        )
+
+
+# Fields of the model that may differ where parts are taken and stay as they are.
+_FREE_OF_SCORES = (
+    "descriptor_dim",
+    "gallery_chunk",
+    "backbone.pretrained",
+    "backbone.frozen_batch_norm",
+)
+
+
+def _check_same_scores(workdir: str, theirs: Any, ours: Any) -> None:
+    """Raises InputError where parts that stay as they are would be used otherwise than there."""
+    there, here = (flatten_dict(config.model.to_dict(), sep=".") for config in (theirs, ours))
+    for config, fields in ((theirs, there), (ours, here)):
+        fields |= {f"data.{name}": config.data[name] for name in ("image_size", "crop")}
+    wrong = [
+        name
+        for name in sorted(there.keys() & here.keys())
+        if name not in _FREE_OF_SCORES and _plain(there[name]) != _plain(here[name])
+    ]
+    if wrong:
+        raise InputError(
+            f"train.init_from={workdir}: its parts stay as they are, so these fields have to be "
+            "those of that run: "
+            + "; ".join(f"{name}: {there[name]!r} there, {here[name]!r} here" for name in wrong)
+        )
+
+
+def _plain(value: Any) -> Any:
+    """With lists for tuples, as files have them."""
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _with_parts(
@@ -284,9 +344,3 @@ def check_fields(config: Any) -> None:
         raise InputError(f"train.init_parts: {parts!r} is none of {list(_INIT_PARTS)}")
     if parts != "all" and not config.train.init_from:
         raise InputError("train.init_parts: changes nothing without train.init_from")
-    trainable, backbone = config.optimizer.trainable, config.model.get("backbone")
-    if trainable and "backbone" not in trainable and backbone and not backbone.frozen_batch_norm:
-        raise InputError(
-            f"optimizer.trainable={trainable} leaves the backbone's weights as they are, but its "
-            "BatchNorm would change: set --config.model.backbone.frozen_batch_norm=true"
-        )

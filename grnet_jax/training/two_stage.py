@@ -21,7 +21,7 @@ EmbedChunk = Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]]
 
 
 def embed_in_chunks(
-    embed: EmbedChunk, carried: Any, photos: jax.Array, chunk: int
+    embed: EmbedChunk, carried: Any, photos: jax.Array, chunk: int, group: int = 1
 ) -> tuple[Any, Any]:
     """Features of all photos, of which the gradient is computed chunk by chunk.
 
@@ -31,9 +31,10 @@ def embed_in_chunks(
     chunk's own statistics, in both passes the same, and its running statistics follow the chunks
     one after the other; that is a different network from one which normalises by the whole batch.
 
-    Chunk k holds the photos k, k + chunks, k + 2 chunks, ...: on several devices each has its
+    Chunk k holds the groups k, k + chunks, k + 2 chunks, ...: on several devices each has its
     equal share of every chunk and no photo moves between them, and the chunks are the same on
-    any number of devices.
+    any number of devices. A group is an item's photos, so that every chunk has customer photos
+    and shop photos as the batch has, and BatchNorm does not normalise one kind apart.
 
     Args:
       embed: what embeds one chunk, differentiable in what it closes over.
@@ -41,6 +42,7 @@ def embed_in_chunks(
         has no gradient.
       photos: [n, ...].
       chunk: photos at once, which divides n; 0 for all.
+      group: neighbouring photos that stay together.
 
     Returns:
       The features, leaves [n, ...] in the photos' order, and what is carried after the last chunk.
@@ -51,8 +53,7 @@ def embed_in_chunks(
     n = photos.shape[0]
     if chunk in (0, n):
         return embed(carried, photos, jnp.zeros((), jnp.int32))
-    if chunk < 0 or n % chunk:
-        raise InputError(f"train.embed_chunk: {chunk} does not divide a batch of {n} photos")
+    check_chunk(chunk, n, group)
     chunks = n // chunk
 
     @jax.checkpoint
@@ -60,11 +61,23 @@ def embed_in_chunks(
         features, carried = embed(carried, *part)
         return jax.lax.stop_gradient(carried), features
 
-    dealt = jnp.moveaxis(photos.reshape(chunk, chunks, *photos.shape[1:]), 1, 0)
+    dealt = jnp.moveaxis(photos.reshape(chunk // group, chunks, group, *photos.shape[1:]), 1, 0)
+    dealt = dealt.reshape(chunks, chunk, *photos.shape[1:])
     carried, features = jax.lax.scan(one, carried, (dealt, jnp.arange(chunks)))
-    return jax.tree.map(_undeal, features), carried
+
+    def undeal(leaf: jax.Array) -> jax.Array:
+        """[chunks, chunk, ...] to [n, ...] in the photos' order."""
+        groups = leaf.reshape(chunks, chunk // group, group, *leaf.shape[2:])
+        return jnp.moveaxis(groups, 0, 1).reshape(n, *leaf.shape[2:])
+
+    return jax.tree.map(undeal, features), carried
 
 
-def _undeal(leaf: jax.Array) -> jax.Array:
-    """[chunks, chunk, ...] to [n, ...] in the photos' order."""
-    return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+def check_chunk(chunk: int, photos: int, group: int) -> None:
+    """Raises InputError unless chunks of whole groups make up a batch of so many photos."""
+    if chunk <= 0 or photos % chunk:
+        raise InputError(f"train.embed_chunk: {chunk} does not divide a batch of {photos} photos")
+    if chunk % group:
+        raise InputError(
+            f"train.embed_chunk: {chunk} photos are no whole items, of {group} photos each"
+        )

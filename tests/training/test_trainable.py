@@ -12,7 +12,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.training import loop
 from grnet_jax.training.checkpoints import check_same_config, read_config, write_config
 from grnet_jax.training.optimizers import make_optimizer, trainable_mask
-from grnet_jax.training.setup import build_run, restore_run
+from grnet_jax.training.setup import build_run, check_trainable, restore_run, start_state
 from tests.training.test_step import first_step, small_config
 
 
@@ -79,6 +79,10 @@ def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_pat
     fresh = run.create_state().params["projection"]["kernel"]
     assert np.abs(after.params["projection"]["kernel"] - fresh).max() > 1e-5
 
+    config.model.intra_scale = False  # as many parameters, other scores
+    with pytest.raises(InputError, match=r"intra_scale: True there, False here"):
+        start_state(build_run(config, mesh.make_mesh()))
+
 
 def _forget_later_fields(path):
     """Makes a run's config that of an older version."""
@@ -109,7 +113,9 @@ def test_an_older_run_is_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimizer.trainable": "projection"}, "frozen_batch_norm=true"),
+        ({"optimizer.trainable": "graph"}, "frozen_batch_norm=true"),
+        ({"optimizer.trainable": "graph,backbone/down1"}, "frozen_batch_norm=true"),
+        ({"optimizer.trainable": "grph"}, "no parameter is in 'grph'"),
         ({"train.init_parts": "head"}, "'head' is none of"),
         ({"train.init_parts": "shared"}, "changes nothing without train.init_from"),
     ],
@@ -118,4 +124,4 @@ def test_what_cannot_be(fields, message):
     config = small_config()
     config.update_from_flattened_dict(fields)
     with pytest.raises(InputError, match=message):
-        build_run(config, mesh.make_mesh(jax.devices()[:1]))
+        check_trainable(build_run(config, mesh.make_mesh(jax.devices()[:1])))

@@ -30,7 +30,7 @@ def _inputs(dtype):
     return photos, rng.integers(0, 6, _N), np.arange(_N) % 2
 
 
-def _gradient(dtype, chunk, *, devices=1, train=False, reference=False):
+def _gradient(dtype, chunk, *, devices=1, train=False, reference=False, group=1):
     """(loss, (gradients, statistics)) of a triplet loss over the whole batch."""
     with jax.enable_x64(dtype == "float64"):
         photos, item, domain = _inputs(dtype)
@@ -49,12 +49,14 @@ def _gradient(dtype, chunk, *, devices=1, train=False, reference=False):
             if reference:  # the same chunks in a plain loop
                 x = jnp.zeros((_N, 4), dtype)
                 for k in range(_N // chunk):
-                    found, stats = embed(params, stats, photos[k :: _N // chunk])
-                    x = x.at[k :: _N // chunk].set(found)
+                    rows = np.arange(_N).reshape(-1, group)[k :: _N // chunk].ravel()
+                    found, stats = embed(params, stats, photos[rows])
+                    x = x.at[rows].set(found)
             else:
                 x, stats = embed_in_chunks(
-                    lambda stats, photos, _: embed(params, stats, photos), stats, photos, chunk
-                )
+                    lambda stats, photos, _: embed(params, stats, photos),
+                    stats, photos, chunk, group,
+                )  # fmt: skip
             whole = jax.lax.with_sharding_constraint((x, item, domain), meshes.replicated(mesh))
             masks = comparison_masks(item, whole[1], domain, whole[2])
             return triplet_loss(x, whole[0], *masks, margin=0.5).loss, stats
@@ -78,13 +80,29 @@ def test_equals_the_gradient_at_once_where_photos_are_independent(dtype):
     _assert_close(_gradient(dtype, 8, devices=8), wanted, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_batch_norm_takes_each_chunks_statistics(dtype):
-    wanted = _gradient(dtype, 8, train=True, reference=True)
-    _assert_close(_gradient(dtype, 8, train=True), wanted, dtype)
-    _assert_close(_gradient(dtype, 8, train=True, devices=8), wanted, dtype)
+@pytest.mark.parametrize(("dtype", "group"), [("float64", 1), ("float64", 2), ("float32", 1)])
+def test_batch_norm_takes_each_chunks_statistics(dtype, group):
+    wanted = _gradient(dtype, 8, train=True, reference=True, group=group)
+    _assert_close(_gradient(dtype, 8, train=True, group=group), wanted, dtype)
+    _assert_close(_gradient(dtype, 8, train=True, devices=8, group=group), wanted, dtype)
     whole = _gradient(dtype, 0, train=True)
     assert abs(float(whole[0][0]) - float(wanted[0][0])) > 1e-4  # which is another network
+
+
+def test_an_items_photos_stay_together():
+    seen = []
+    photos = jnp.arange(_N, dtype=jnp.float32)[:, None]
+
+    def embed(carried, photos, _):
+        jax.debug.callback(lambda rows: seen.append(rows[:, 0].astype(int).tolist()), photos)
+        return photos, carried
+
+    found, _ = embed_in_chunks(embed, (), photos, 8, group=2)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found, photos)
+    assert sorted(seen) == [[8 * i + 2 * k + j for i in range(4) for j in (0, 1)] for k in range(4)]
+    with pytest.raises(InputError, match=r"4 photos are no whole items, of 8 photos each"):
+        embed_in_chunks(embed, (), photos, 4, group=8)
 
 
 def test_memory_is_that_of_a_chunk():
