@@ -300,6 +300,7 @@ def test_adaptive_average_pool_cell_by_cell(shape):
             )
 
 
+@pytest.mark.slow
 def test_a_classifiers_variables_are_its_parts():
     backbone, head = build_backbone("small"), PooledHead(5)
     photos = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)

@@ -170,6 +170,7 @@ def test_arrays_are_turned_from_pytorchs_axes_to_ours():
     assert kernel.flags.c_contiguous
 
 
+@pytest.mark.slow
 def test_vggs_first_dense_layer_reads_channels_last():
     tensors = _blank("vgg16")
     # Written in PyTorch's order: the input that is channel c at row y and column x.
@@ -293,7 +294,7 @@ def test_of_many_keys_ten_are_listed():
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ("resnext101_32x8d", "resnet50"),
+        pytest.param("resnext101_32x8d", "resnet50", marks=pytest.mark.slow),
         ("vgg16_bn", "vgg16"),
         ("legacy_seresnet50", "seresnet50"),
         ("seresnet50", "seresnext50_32x4d"),

@@ -39,6 +39,7 @@ def test_it_is_the_definition():
     np.testing.assert_allclose(found, np.maximum(wanted, 0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_channel_weights_are_finite_differences(recompute):
     """A channel that rises everywhere at once changes the score by its summed gradient."""
@@ -102,6 +103,7 @@ def test_only_the_region_that_decides_is_hot():
         assert set(zip(*np.nonzero(np.asarray(heat)), strict=True)) == {cell}
 
 
+@pytest.mark.slow
 def test_a_symmetric_matcher_explains_symmetrically():
     matcher, variables = _matcher(global_baseline.get_config())
     query, gallery = _photos(2)
@@ -114,7 +116,9 @@ def test_a_symmetric_matcher_explains_symmetrically():
         np.testing.assert_allclose(heat, same, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("system", [grnet, kpm, local_matching])
+@pytest.mark.parametrize(
+    "system", [grnet, *(pytest.param(one, marks=pytest.mark.slow) for one in (kpm, local_matching))]
+)
 def test_jit_changes_nothing_and_embed_is_the_pooled_map(system):
     matcher, variables = _matcher(system.get_config())
     query, gallery = _photos(2)

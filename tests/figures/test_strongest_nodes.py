@@ -57,7 +57,7 @@ def _explain(name, **fields):
     return matcher, variables, features, score, Explainer(matcher, variables).explain(*photos)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_explanation_is_of_the_matchers_own_score_and_edges(recompute):
     matcher, variables, features, score, found = _explain(
         "grnet", node_dim=16, reasoning_dim=8, recompute_edges=recompute

@@ -102,6 +102,7 @@ def test_node_regions_are_the_naive_list():
     np.testing.assert_array_equal(node_regions(PAPER_SCALES), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
 def test_score_equals_the_equations_at_the_papers_sizes(kind):
     query, gallery = _photos(kind, 24, 1024)
@@ -137,6 +138,7 @@ def test_nodes_are_unit_vectors_and_zero_for_identical_regions():
     np.testing.assert_allclose(jnp.linalg.norm(nodes[0, 1]), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_is_finite_for_identical_photos():
     graph = SimilarityGraph(node_dim=8, reasoning_dim=4)
     query, _ = _photos("different", 24, 6)
@@ -149,6 +151,7 @@ def test_gradient_is_finite_for_identical_photos():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_gradient_equals_finite_differences():
     graph = SimilarityGraph(node_dim=6, reasoning_dim=5)
     with jax.enable_x64(True):
@@ -208,7 +211,7 @@ def test_permuting_the_gallery_permutes_the_scores():
     )
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_chunks_of_the_gallery_change_nothing(chunk):
     fields = {"node_dim": 16, "reasoning_dim": 8}
     query, _ = _photos("different", 24, 12)

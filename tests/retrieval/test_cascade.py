@@ -376,7 +376,7 @@ def test_a_shortlist_as_long_as_the_gallery_changes_no_figure(tiny, same_categor
     assert (two.calibration.pairs, two.share_scored) == (one.calibration.pairs, 1)
 
 
-@pytest.mark.parametrize("same_category", [False, True])
+@pytest.mark.parametrize("same_category", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_grnet_by_the_cascade(tiny, tmp_path, same_category):
     """Its own scores and descriptors, and the naive cascade's order of them."""
     config, run, variables, _ = tiny

@@ -68,7 +68,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+_FAST = ("deepfashion_c2s", "street2shop")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in _FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_one_step_and_one_evaluation(name, tmp_path):
     write, expected = CASES[name]
     config = grnet.get_config(name)

@@ -64,7 +64,11 @@ def first_step(config, devices, dtype):
 @pytest.mark.parametrize(
     ("system", "dtype", "tolerance"),
     [
-        *((system, "float64", 1e-9) for system in (grnet, global_baseline, kpm, local_matching)),
+        *((system, "float64", 1e-9) for system in (grnet, global_baseline)),
+        *(
+            pytest.param(system, "float64", 1e-9, marks=pytest.mark.slow)
+            for system in (kpm, local_matching)
+        ),
         *((system, "float32", 1e-5) for system in (grnet, global_baseline)),
     ],
 )
