@@ -87,8 +87,8 @@ def get_train() -> ml_collections.ConfigDict:
     # Pairs, items or photos a batch, as data.sampler says; all devices together.
     train.batch_items = 32
     # Photos embedded at once, for batches larger than memory: a divisor of the photos of a batch,
-    # whole items, as many on every device; 0: all. BatchNorm that is not frozen normalises each
-    # chunk by itself.
+    # in whole items, best as many on every device; 0: all. BatchNorm that is not frozen normalises
+    # each chunk by itself.
     train.embed_chunk = 0
     # Length: steps, or epochs; the other is 0.
     train.steps = 0

@@ -102,7 +102,6 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     if chunk := config.train.embed_chunk:
         group = photos_together(config.data)
         check_chunk(chunk, config.train.batch_items * group, group)
-        mesh.check_divisible(chunk // group, devices, "train.embed_chunk's items")
     if config.train.eval_every:
         mesh.check_divisible(config.eval.batch, devices, "eval.batch")
         mesh.check_divisible(config.eval.query_block, devices, "eval.query_block")

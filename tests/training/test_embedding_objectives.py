@@ -141,8 +141,9 @@ def test_pairs_in_chunks_with_frozen_statistics_are_the_whole_batch():
                     )
                 )(params)
             )
+    # Photos are normalised in float32, and a loop's program may round their last digit otherwise.
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9 * max(np.abs(x).max(), 1e-3))
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-6 * max(np.abs(x).max(), 1e-3))
 
 
 @pytest.mark.parametrize(
