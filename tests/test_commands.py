@@ -95,6 +95,7 @@ def _pictures(page):
     return re.findall(r'src="(explanations/[^"]+)"', page.read_text())
 
 
+@pytest.mark.slow
 def test_figures_explains_right_and_wrong_answers(trained, tmp_path):
     workdir, _, _ = trained
     command = f"python -m grnet_jax.figures --workdir={os.path.relpath(workdir, _ROOT)}"
@@ -334,6 +335,7 @@ def _write_manifest(folder):
     return path
 
 
+@pytest.mark.slow
 def test_a_manifest_trains_from_another_run_and_evaluates(trained, data_dir, tmp_path):
     workdir, _, _ = trained
     manifest = _write_manifest(tmp_path)

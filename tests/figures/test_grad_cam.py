@@ -116,9 +116,8 @@ def test_a_symmetric_matcher_explains_symmetrically():
         np.testing.assert_allclose(heat, same, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "system", [grnet, *(pytest.param(one, marks=pytest.mark.slow) for one in (kpm, local_matching))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("system", [grnet, kpm, local_matching])
 def test_jit_changes_nothing_and_embed_is_the_pooled_map(system):
     matcher, variables = _matcher(system.get_config())
     query, gallery = _photos(2)

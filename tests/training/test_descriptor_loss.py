@@ -52,6 +52,7 @@ def test_it_is_the_softmax_over_shop_photos_of_inner_products(dim, leave_out):
     np.testing.assert_allclose(loss, plain + 0.5 * np.mean(losses), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_descriptors_learn_alone():
     both, *_ = _measure(_config(0.5, 6))
     pairs, *_ = _measure(_config(0.0, 6))

@@ -69,6 +69,7 @@ def test_running_a_finished_run_again_changes_nothing(whole_run):
     _assert_same(loop.train(config, str(workdir)).state, state)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_resumes_to_the_same_end(whole_run, tmp_path, monkeypatch):
     config, _, state = whole_run
     kill = threading.Event()

@@ -91,6 +91,7 @@ def test_a_file_without_a_backbone_is_named(tiny_config, tmp_path):
         start_state(build_run(config, mesh.make_mesh(jax.devices()[:1])))
 
 
+@pytest.mark.slow
 def test_a_run_that_saw_photos_otherwise_is_no_start(tiny_config, tmp_path):
     config = tiny_config()
     config.train.steps = 3

@@ -69,7 +69,10 @@ def first_step(config, devices, dtype):
             pytest.param(system, "float64", 1e-9, marks=pytest.mark.slow)
             for system in (kpm, local_matching)
         ),
-        *((system, "float32", 1e-5) for system in (grnet, global_baseline)),
+        *(
+            pytest.param(system, "float32", 1e-5, marks=pytest.mark.slow)
+            for system in (grnet, global_baseline)
+        ),
     ],
 )
 def test_eight_devices_equal_one(system, dtype, tolerance):
@@ -86,6 +89,7 @@ def test_eight_devices_equal_one(system, dtype, tolerance):
             np.testing.assert_allclose(x, y, atol=tolerance * max(np.abs(x).max(), 1e-6))
 
 
+@pytest.mark.slow
 def test_steps_on_eight_devices_follow_those_on_one():
     config = small_config()
     losses = []

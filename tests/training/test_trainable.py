@@ -23,6 +23,7 @@ def _descriptor_config(config):
     return config
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_parts_alone():
     config = _descriptor_config(small_config())
     _, _, loss, everything, _, _ = first_step(config, 1, "float32")
