@@ -6,9 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.models.mapped import last_map, map_fields
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
@@ -124,10 +123,7 @@ class Embedding(InnerProduct):
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """The backbone's map of photos uint8 [n, h, w, 3], [n, h', w', c]."""
-        maps = self.backbone(
-            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
-        )
-        return maps[max(maps)]
+        return last_map(self, photos, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
@@ -182,7 +178,7 @@ def build(model: Any) -> Embedding:
         )
     dtype = model_dtype(model)
     return Embedding(
-        backbone=build_backbone(model.backbone.name, dtype),
+        **map_fields(model),
         pooling=model.pooling,
         dim=model.dim,
         classes=model.classes,
@@ -192,7 +188,5 @@ def build(model: Any) -> Embedding:
         if relaxation.channels
         else None,
         relaxed=relaxation.path,
-        preprocessing=choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
-        frozen_batch_norm=model.backbone.frozen_batch_norm,
         dtype=dtype,
     )

@@ -37,10 +37,7 @@ class MapMatcher(nn.Module):
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
-        maps = self.backbone(
-            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
-        )
-        return maps[max(maps)]
+        return last_map(self, photos, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
@@ -85,6 +82,20 @@ class MapMatcher(nn.Module):
         return self.score(features, features)
 
 
+def last_map(matcher: Any, photos: jax.Array, train: bool) -> jax.Array:
+    """The map of the largest stride, [n, h', w', c], of a matcher with the fields of `map_fields`.
+
+    Args:
+      matcher: bound.
+      photos: uint8 [n, h, w, 3].
+      train: whether BatchNorm that is not frozen takes the batch's statistics.
+    """
+    maps = matcher.backbone(
+        normalise(photos, matcher.preprocessing), train and not matcher.frozen_batch_norm
+    )
+    return maps[max(maps)]
+
+
 def global_descriptor(whole: jax.Array) -> jax.Array:
     """Unit vectors float32 [n, c] of the channels' maxima over each photo's map, [n, c]."""
     return unit_vectors(whole.astype(jnp.float32))
@@ -102,7 +113,7 @@ def regions_of(features: Features) -> jax.Array:
 
 
 def map_fields(model: Any) -> Mapping[str, Any]:
-    """The fields of `MapMatcher` that `config.model` describes, by name.
+    """The fields from photos to the map that `config.model` describes, by name.
 
     Raises:
       InputError: naming the field that cannot be.

@@ -64,17 +64,7 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
       InputError: a negative weight, or a temperature that is not positive.
     """
     loss, chunk = config.loss, config.train.embed_chunk
-    if "pair_weight" not in loss:
-        raise InputError("loss.name: 'pairs' has the fields of configs/grnet.py's loss, not these")
-    for field in ("pair_weight", "descriptor_weight"):
-        check_at_least(f"loss.{field}", loss[field], 0)
-    if not loss.pair_weight and not loss.descriptor_weight:
-        raise InputError("loss.pair_weight and loss.descriptor_weight: nothing learns with both 0")
-    if not 0 < loss.descriptor_temperature < math.inf:
-        raise InputError(
-            "loss.descriptor_temperature: expected a positive number, got "
-            f"{loss.descriptor_temperature}"
-        )
+    _check_pairs(loss)
 
     def objective(params, batch_stats, batch, replicate):
         customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch, chunk)
@@ -112,6 +102,21 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
         return value, (batch_stats, {"loss": value, **metrics})
 
     return objective
+
+
+def _check_pairs(loss: Any) -> None:
+    """Raises InputError, naming the field, where the loss of pairs cannot be computed."""
+    if "pair_weight" not in loss:
+        raise InputError("loss.name: 'pairs' has the fields of configs/grnet.py's loss, not these")
+    for field in ("pair_weight", "descriptor_weight"):
+        check_at_least(f"loss.{field}", loss[field], 0)
+    if not loss.pair_weight and not loss.descriptor_weight:
+        raise InputError("loss.pair_weight and loss.descriptor_weight: nothing learns with both 0")
+    if not 0 < loss.descriptor_temperature < math.inf:
+        raise InputError(
+            "loss.descriptor_temperature: expected a positive number, got "
+            f"{loss.descriptor_temperature}"
+        )
 
 
 def _best_logits(logits: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
