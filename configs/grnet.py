@@ -8,6 +8,8 @@ The last, and :deepfashion_inshop, :deepfashion2, :street2shop and :findfashion,
 recipe.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 
 from configs import common
@@ -43,6 +45,18 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.loss.query_softmax_weight = 1.0
     config.model.score_bias_init = -3.43
     config.data.box_jitter = 0.1
+    return config
+
+
+def with_matcher(
+    config: ml_collections.ConfigDict, name: str, fields: Sequence[str]
+) -> ml_collections.ConfigDict:
+    """GRNet's config with another matcher, which has these fields of GRNet's model."""
+    config.name = f"{name}_{config.data.name}"
+    of_grnet = config.model
+    config.model = ml_collections.ConfigDict({"name": name})
+    for field in fields:
+        config.model[field] = of_grnet[field]
     return config
 
 

@@ -13,14 +13,8 @@ from configs import grnet
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Kronecker-product matching on that data set."""
-    config = grnet.get_config(dataset)
-    config.name = f"kpm_{config.data.name}"
-    of_grnet = config.model
-    config.model = ml_collections.ConfigDict()
-    config.model.name = "kpm"
-    # As GRNet's: see configs/grnet.py.
-    for field in ("dtype", "backbone", "gallery_chunk", "score_bias_init"):
-        config.model[field] = of_grnet[field]
+    taken = ("dtype", "backbone", "gallery_chunk", "score_bias_init")
+    config = grnet.with_matcher(grnet.get_config(dataset), "kpm", taken)
     # Scales of the pyramid, (rows, columns), (1, 1) first, each matched within itself; (): every
     # cell of the map with every cell.
     config.model.scales = ()

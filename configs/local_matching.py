@@ -13,14 +13,8 @@ from configs import grnet
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Greedy local matching on that data set."""
-    config = grnet.get_config(dataset)
-    config.name = f"local_matching_{config.data.name}"
-    of_grnet = config.model
-    config.model = ml_collections.ConfigDict()
-    config.model.name = "local_matching"
-    # As GRNet's: see configs/grnet.py.
-    for field in ("dtype", "backbone", "scales", "gallery_chunk"):
-        config.model[field] = of_grnet[field]
+    taken = ("dtype", "backbone", "scales", "gallery_chunk")
+    config = grnet.with_matcher(grnet.get_config(dataset), "local_matching", taken)
     # Whether a gallery region is matched with one query region at most; else each query region
     # takes its best.
     config.model.one_to_one = False
