@@ -19,9 +19,16 @@ from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
 from grnet_jax.models import has_feature_map
-from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.ensembles import (
+    EnsembleEvaluator,
+    Member,
+    check_members,
+    ensemble_variables,
+    member_data,
+)
+from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.report import format_table, write_results
-from grnet_jax.retrieval.tasks import configured_task
+from grnet_jax.retrieval.tasks import configured_task, see_as_trained
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
 
@@ -81,18 +88,16 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
     with session(argv):
         from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
+        if config.eval.ensemble:
+            _evaluate_ensemble(config, workdir, output)
+            return
         directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
         run = build_run(config, make_mesh())
         config = run.config
         checkpoints.check_same_config(directory, config.to_dict(), part="model")
         if run.has_parameters:
             run, state = restore_run(directory, run.mesh)
-            # The model has to see photos as it did in training.
-            for field in ("image_size", "crop", "shop_crop", "interpolation", "center_share"):
-                trained = run.config.data[field]
-                if config.data[field] != trained:
-                    logging.info("data.%s=%s, as the model was trained", field, trained)
-                config.data[field] = trained
+            see_as_trained(config.data, run.config.data)
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
@@ -101,19 +106,55 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
             state.variables, task, store=config.eval.store, step=step
         )
-        if jax.process_index() > 0:
-            return
-        print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
-        print(format_table(evaluation))
         to = epath.Path(output).expanduser() if output else directory
-        written = [
-            write_results(to, evaluation, config.name, step),
-            write_result_page(
-                to, evaluation, config.name, step, _explain_command(run, config, directory, to)
-            ),
-        ]
-        print("\n".join(f"Wrote {path}" for path in written))
-        print(f"Next: open {written[-1]} in a browser")
+        if jax.process_index() == 0:
+            print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
+            explain = _explain_command(run, config, directory, to)
+            _report(evaluation, config.name, step, to, explain)
+
+
+def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
+    """Measures the runs that eval.ensemble names as one, on the data and protocol of the config."""
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    if workdir:
+        raise InputError(
+            f"--workdir={workdir}: eval.ensemble names the runs; --output is the results' folder"
+        )
+    mesh = make_mesh()
+    config = build_run(config, mesh).config
+    members, steps = [], []
+    for name in config.eval.ensemble.split(","):
+        run, state = restore_run(name, mesh)
+        members.append(Member(name, run.matcher, run.config, state.variables))
+        steps.append(int(state.step))
+    check_members(members)
+    views = [member_data(config.data, member.config.data) for member in members]
+    datasets = [load_dataset(data) for data in views]
+    config.data = views[0]
+    others = list(zip(datasets[1:], views[1:], strict=True))
+    task = configured_task(datasets[0], config, also_cut=others)
+    evaluation = EnsembleEvaluator(members, config, datasets, mesh).evaluate(
+        ensemble_variables(members), task, store=config.eval.store, step=max(steps)
+    )
+    title = f"{config.name}_ensemble_of_{len(members)}"
+    to = epath.Path(output or f"runs/{title}").expanduser()
+    if jax.process_index() == 0:
+        print(f"\n{title}, checkpoints of steps {steps}, {task.split} split\n")
+        _report(evaluation, title, max(steps), to)
+
+
+def _report(
+    evaluation: Evaluation, model: str, step: int, to: epath.Path, explain: str = ""
+) -> None:
+    """Prints the figures and writes results.json and results.html."""
+    print(format_table(evaluation))
+    written = [
+        write_results(to, evaluation, model, step),
+        write_result_page(to, evaluation, model, step, explain),
+    ]
+    print("\n".join(f"Wrote {path}" for path in written))
+    print(f"Next: open {written[-1]} in a browser")
 
 
 def _explain_command(run: Run, config: Any, directory: epath.Path, output: epath.Path) -> str:
