@@ -2,17 +2,17 @@
 
     python -m benchmarks.cascade [--seeds=3]
 
-GRNet is trained on the synthetic set with `loss.descriptor_weight`, through train.py and eval.py.
-Then test queries of another draw of the set, whose garments the run never saw, are searched for
-among the shop photos of all its splits: all pairs first, then shortlists. Features are in memory,
-and times are of ranking alone, after a first pass that compiles it. Recall is the share of the
-first 20 of all pairs that the shortlist holds.
+Through train.py and eval.py, GRNet is trained on the synthetic set, and then descriptors for it,
+while GRNet stays as it is; for comparison, with one seed, both in one run. Then test queries of
+another draw of the set, whose garments no run saw, are searched for among the shop photos of all
+its splits: all pairs first, then shortlists; a shortlist of 1 is the descriptors' own order.
+Features are in memory, and times are of ranking alone, after a first pass that compiles it. Recall
+is the share of the first 20 of all pairs that the shortlist holds.
 Rows are written as they finish to benchmarks/results/cascade.json; at the end docs/cascade.png is
 drawn from them.
 """
 
 import argparse
-import json
 import time
 from typing import Any
 
@@ -24,7 +24,7 @@ from grnet_jax.figures.curves import Curve, draw_curves
 from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
-from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
+from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
@@ -33,12 +33,14 @@ from grnet_jax.retrieval.tasks import Task, make_task
 from grnet_jax.training.setup import restore_run
 from input_pipeline import load_dataset, photo_batches
 
-RECIPE = {
-    "loss.descriptor_weight": 0.1,
-    "loss.descriptor_temperature": 0.05,
-    "model.descriptor_dim": 256,
+# When descriptors learn: the config, and fields besides its own.
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "without": ("grnet", {}),
+    "after": ("grnet_cascade", {}),
+    "beside": ("grnet", {"model.descriptor_dim": 256, "loss.descriptor_weight": 0.1}),
 }
-SHORTLISTS = (25, 50, 100, 200, 400, 800)
+SHORTLISTS = (1, 25, 50, 100, 200, 400, 800)
+_FEW_SHORTLISTS = (1, 200, 400)
 _COUNTS = {"top1": 1, "top20": 20, "top50": 50}
 _TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
 _LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
@@ -58,35 +60,42 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/cascade", help="workdirs of the runs")
     options = parser.parse_args()
     command = f"python -m benchmarks.cascade --seeds={options.seeds}"
-    results = ResultsFile("cascade", command, ("what", "seed", "shortlist"))
+    results = ResultsFile("cascade", command, ("what", "trained", "seed", "shortlist"))
     if any(row.get("queries", options.queries) != options.queries for row in results.rows):
         parser.error(f"--queries: {results.path.name} has rows of another number: remove it first")
     for seed in range(options.seeds):
-        workdir = f"{options.runs}/{seed}"
-        if results.find(what="run", seed=seed) is None:
-            results.add(
-                {"what": "run", "seed": seed, "shortlist": 0} | train(seed, options, workdir)
-            )
-        sizes = [0, *SHORTLISTS] if seed == 0 else [0, 200, 400]
-        if any(results.find(what="search", seed=seed, shortlist=n) is None for n in sizes):
-            search = Search(str(ROOT / workdir), options.data_dir, options.queries)
-            for size in sizes:
-                key = {"what": "search", "seed": seed, "shortlist": size}
-                if results.find(**key) is None:
-                    row = search.measure(size)
-                    whole = row if not size else _all_pairs(results.rows, seed)
-                    speedup = round(whole["cpu_seconds"] / row["cpu_seconds"], 2)
-                    results.add(key | row | {"speedup": speedup})
+        for trained in RECIPES if seed == 0 else ("without", "after"):
+            add_rows(results, trained, seed, options)
     draw(results.rows).save(ROOT / _PLOT)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
 
 
-def train(seed: int, options: argparse.Namespace, workdir: str) -> dict[str, Any]:
-    """Trains and evaluates a run on its own set, all pairs; returns its figures."""
-    found = grnet_vs_baseline.measure("grnet", seed, options.data_dir, workdir, RECIPE)
-    figures = found["protocols"]["all"]
-    return {"step": found["step"], "recipe": RECIPE} | {name: figures[name] for name in _COUNTS}
+def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Namespace) -> None:
+    """Trains, evaluates and searches what has no row yet."""
+    key: dict[str, Any] = {"trained": trained, "seed": seed}
+    workdir = f"{options.runs}/{trained}_{seed}"
+    if results.find(what="run", shortlist=0, **key) is None:
+        config, fields = RECIPES[trained]
+        if trained == "after":
+            fields = {"train.init_from": f"{options.runs}/without_{seed}"}
+        found = grnet_vs_baseline.measure(config, seed, options.data_dir, workdir, fields)
+        figures = {name: found["protocols"]["all"][name] for name in _COUNTS}
+        row = {"step": found["step"], "config": config, "fields": fields, **figures}
+        results.add({"what": "run", **key, "shortlist": 0, **row})
+    if trained == "without":
+        return
+    key = {"what": "search", **key}
+    sizes = [0, *(SHORTLISTS if seed == 0 else _FEW_SHORTLISTS)]
+    missing = [size for size in sizes if results.find(shortlist=size, **key) is None]
+    if not missing:
+        return
+    search = Search(str(ROOT / workdir), options.data_dir, options.queries)
+    for size in missing:
+        row = search.measure(size)
+        whole = row if not size else _all_pairs(results.rows, trained, seed)
+        speedup = round(whole["cpu_seconds"] / row["cpu_seconds"], 2)
+        results.add({**key, "shortlist": size, **row, "speedup": speedup})
 
 
 class Search:
@@ -160,31 +169,39 @@ class Search:
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
-    """Markdown tables: searches beside all pairs, and runs beside those without the loss."""
+    """Markdown tables: searches beside all pairs, and the runs' own figures."""
     lines = [
-        "| seed | shortlist | share scored, % | top-1 | top-20 | top-50 | "
+        "| descriptors learn | seed | shortlist | share scored, % | top-1 | top-20 | top-50 | "
         f"first {_LISTED} found, % | s | times faster |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     searches = [row for row in rows if row["what"] == "search"]
-    for row in sorted(searches, key=lambda row: (row["seed"], row["shortlist"] or np.inf)):
-        cells = [str(row["seed"]), f"{row['shortlist']:,}" if row["shortlist"] else "all pairs"]
+    for row in sorted(searches, key=_place):
+        cells = [f"{row['trained']} GRNet", str(row["seed"])]
+        cells.append(f"{row['shortlist']:,}" if row["shortlist"] else "all pairs")
         cells += [f"{100 * row[name]:.1f}" for name in ("share_scored", *_COUNTS)]
         cells += [f"{100 * row[f'recall{_LISTED}']:.1f}", f"{row['cpu_seconds']:.1f}"]
         faster = f"{row['speedup']:.1f}" if row["shortlist"] else "-"
         lines.append("| " + " | ".join([*cells, faster]) + " |")
-    lines += ["", "| seed | descriptors' loss | top-1 | top-20 | top-50 |", "|---|---|---|---|---|"]
-    for row in sorted(_runs(rows), key=lambda row: (row["seed"], row["loss"] != "off")):
-        cells = [str(row["seed"]), row["loss"], *(f"{100 * row[name]:.1f}" for name in _COUNTS)]
+    lines += ["", "| descriptors learn | seed | top-1 | top-20 | top-50 |", "|---|---|---|---|---|"]
+    for row in sorted((row for row in rows if row["what"] == "run"), key=_place):
+        cells = ["not at all" if row["trained"] == "without" else f"{row['trained']} GRNet"]
+        cells += [str(row["seed"]), *(f"{100 * row[name]:.1f}" for name in _COUNTS)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def _place(row: dict[str, Any]) -> tuple:
+    order = list(RECIPES).index(row["trained"])
+    return order, row["seed"], row["shortlist"] or np.inf
+
+
 def draw(rows: list[dict[str, Any]]) -> Image.Image:
-    """The plot, of the first seed's searches."""
-    whole = _all_pairs(rows, 0)
-    found = [row for row in rows if row["what"] == "search" and row["seed"] == 0]
-    found = sorted((row for row in found if row["shortlist"]), key=lambda row: row["shortlist"])
+    """The plot, of the first seed's searches by descriptors that learned after GRNet."""
+    whole = _all_pairs(rows, "after", 0)
+    key = ("search", "after", 0)
+    found = [row for row in rows if (row["what"], row["trained"], row["seed"]) == key]
+    found = sorted((row for row in found if row["shortlist"] > 1), key=_place)
     sizes = np.array([row["shortlist"] for row in found])
     recall = f"recall{_LISTED}"
     shares = {
@@ -200,24 +217,11 @@ def draw(rows: list[dict[str, Any]]) -> Image.Image:
     )
 
 
-def _all_pairs(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+def _all_pairs(rows: list[dict[str, Any]], trained: str, seed: int) -> dict[str, Any]:
+    key = ("search", trained, seed, 0)
     return next(
-        row for row in rows if (row["what"], row["seed"], row["shortlist"]) == ("search", seed, 0)
+        row for row in rows if (row["what"], row["trained"], row["seed"], row["shortlist"]) == key
     )
-
-
-def _runs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs with the loss, and those of the same recipe and seeds without it."""
-    ours = [row | {"loss": "on"} for row in rows if row["what"] == "run"]
-    path = RESULTS / "grnet_vs_baseline.json"
-    plain = json.loads(path.read_text())["rows"]
-    seeds = {row["seed"] for row in ours}
-    others = [
-        {"seed": row["seed"], "loss": "off"} | row["protocols"]["all"]
-        for row in plain
-        if row["model"] == "grnet" and row["seed"] in seeds
-    ]
-    return ours + others
 
 
 if __name__ == "__main__":

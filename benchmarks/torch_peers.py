@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+# The mean over the patches, as our head; any photo of whole patches.
+_VIT_OPTIONS = {"global_pool": "avg", "fc_norm": False, "dynamic_img_size": True}
+
 
 @functools.cache
 def _libraries():
@@ -64,7 +67,7 @@ def make_features(name):
     models, timm, _ = _libraries()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if name.removeprefix("legacy_").startswith("se"):
+        if _is_timms(name):
             return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
         if name == "googlenet":
             whole = models.googlenet(weights=None, aux_logits=False, init_weights=False)
@@ -88,10 +91,26 @@ def make_peer(name, seed=0, classes=1000):
         warnings.simplefilter("ignore")
         if name == "googlenet":
             peer = models.googlenet(weights=None, num_classes=classes, init_weights=False)
-        elif name.removeprefix("legacy_").startswith("se"):
+        elif name.startswith("vit"):
+            peer = timm.create_model(name, pretrained=False, num_classes=classes, **_VIT_OPTIONS)
+        elif _is_timms(name):
             peer = timm.create_model(name, pretrained=False, num_classes=classes)
         else:
             peer = getattr(models, name)(weights=None, num_classes=classes)
+    return _draw(peer)
+
+
+def make_small_peer(like, options, seed=0):
+    """timm's transformer or ConvNeXt of other sizes, as `make_peer` makes its named ones."""
+    _, timm, _ = _libraries()
+    torch.manual_seed(seed)
+    if like.startswith("vit"):
+        return _draw(timm.models.VisionTransformer(num_classes=7, **_VIT_OPTIONS, **options))
+    return _draw(timm.models.ConvNeXt(num_classes=7, **options))
+
+
+def _draw(peer):
+    """The network in evaluation mode, what starts constant drawn at random."""
     norms: list[Any] = [
         layer for layer in peer.modules() if isinstance(layer, torch.nn.BatchNorm2d)
     ]
@@ -99,6 +118,15 @@ def make_peer(name, seed=0, classes=1000):
         for layer in peer.modules():
             if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.bias is not None:
                 layer.bias.normal_(0, 0.1)
+        for key, parameter in peer.named_parameters():
+            if key.endswith("gamma"):  # layer scales, which start near 0
+                parameter.uniform_(0.1, 0.5)
+        for layer in peer.modules():
+            if isinstance(layer, torch.nn.LayerNorm):
+                layer.weight.uniform_(0.5, 1.5)
+                layer.bias.normal_(0, 0.2)
+        if not norms:
+            return peer.eval()
         for norm in norms:
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.normal_(0, 0.2)
@@ -113,13 +141,21 @@ def make_peer(name, seed=0, classes=1000):
     return peer.eval()
 
 
+def _is_timms(name):
+    """Whether the network is taken from timm."""
+    return name.removeprefix("legacy_").startswith(("se", "vit", "convnext"))
+
+
 def tensors(peer):
     """Its state_dict as numpy arrays."""
     return {key: value.numpy().copy() for key, value in peer.state_dict().items()}
 
 
 def run(peer, name, photos):
-    """Logits and {stride: map [n, h, w, c]} of photos [n, h, w, 3], all tensors."""
+    """Logits and {stride: map [n, h, w, c]} of photos [n, h, w, 3], all tensors.
+
+    Of photos that have no whole number of patches a transformer gets the part that has.
+    """
     maps: dict[int, torch.Tensor] = {}
     hooks = [
         layer.register_forward_hook(
@@ -127,11 +163,18 @@ def run(peer, name, photos):
         )
         for stride, layer in _tapped(peer, name).items()
     ]
+    if name.startswith("vit"):
+        (side, _), (_, height, width, _) = peer.patch_embed.patch_size, photos.shape
+        photos = photos[:, : height // side * side, : width // side * side]
     logits = peer(torch.from_numpy(np.ascontiguousarray(np.moveaxis(photos, -1, 1))))
     for hook in hooks:
         hook.remove()
     if name == "densenet121":
         maps[32] = torch.relu(maps[32])
+    if name.startswith("vit"):
+        grid = (height // side, width // side)
+        tokens = maps[side][:, peer.num_prefix_tokens :]
+        return logits, {side: tokens.unflatten(1, grid)}
     return logits, {stride: value.permute(0, 2, 3, 1) for stride, value in maps.items()}
 
 
@@ -151,6 +194,10 @@ def _tapped(peer, name):
     elif name == "densenet121":
         layers = ("denseblock1", "denseblock2", "denseblock3", "norm5")
         peer = peer.features
+    elif name.startswith("vit"):
+        return {peer.patch_embed.patch_size[0]: peer.norm}
+    elif name.startswith("convnext"):
+        return {4 * 2**number: stage for number, stage in enumerate(peer.stages)}
     else:
         layers = ("layer1", "layer2", "layer3", "layer4")
     return {4 * 2**number: getattr(peer, layer) for number, layer in enumerate(layers)}
@@ -159,6 +206,8 @@ def _tapped(peer, name):
 def multiply_adds(peer, image_size):
     """Counted at each convolution and dense layer as it runs on one photo."""
     total = 0
+    if hasattr(peer, "patch_embed"):  # a transformer takes whole patches
+        image_size -= image_size % peer.patch_embed.patch_size[0]
 
     def count(layer, _, result):
         nonlocal total

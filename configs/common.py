@@ -105,8 +105,8 @@ def get_train() -> ml_collections.ConfigDict:
     train.epochs = 60.0
     # Start from the parameters of this run's best checkpoint (a workdir); "" starts afresh.
     train.init_from = ""
-    # What is taken from there: "all", of a run of the same model, or the "backbone" of any run with
-    # the same one.
+    # What is taken from there: "all", of a run of the same model; the "backbone" of any run with
+    # the same one; or the parts "shared" by both models, while those that it lacks start afresh.
     train.init_parts = "all"
     # Every so many steps: write metrics; evaluate on val (0: never); save a checkpoint.
     train.log_every = 20
@@ -225,4 +225,6 @@ def _get_optimizer() -> ml_collections.ConfigDict:
     optimizer.decay_factor = 0.1
     # Largest global gradient norm; 0 for no clipping.
     optimizer.clip_norm = 0.0
+    # Parts of the model that learn, as "projection" or "graph,backbone/conv1"; "": all of it.
+    optimizer.trainable = ""
     return optimizer

@@ -97,6 +97,8 @@ def get_loss() -> ml_collections.ConfigDict:
     loss = ml_collections.ConfigDict()
     # Cross-entropy over all customer x shop pairs of the batch.
     loss.name = "pairs"
+    # Weight of it and of the softmax over scores; 0 scores no pair, and descriptors learn alone.
+    loss.pair_weight = 1.0
     # Leave out negatives whose shop photo is byte for byte that of the customer's item in the
     # batch: catalogues list one photo under several items.
     loss.leave_out_identical = False

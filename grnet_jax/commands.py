@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
-from grnet_jax.models import has_feature_map
+from grnet_jax.models import has_feature_map, has_predictions
 from grnet_jax.retrieval.ensembles import (
     EnsembleEvaluator,
     Member,
@@ -27,6 +27,11 @@ from grnet_jax.retrieval.ensembles import (
     member_data,
 )
 from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
+from grnet_jax.retrieval.recognition import (
+    RecognitionEvaluator,
+    format_recognition,
+    write_recognition,
+)
 from grnet_jax.retrieval.report import format_table, write_results
 from grnet_jax.retrieval.tasks import configured_task, see_as_trained
 from grnet_jax.training import checkpoints, loop
@@ -107,10 +112,11 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
             state.variables, task, store=config.eval.store, step=step
         )
         to = epath.Path(output).expanduser() if output else directory
+        recognised = _recognise(run, config, dataset, state.variables, step, to)
         if jax.process_index() == 0:
             print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
             explain = _explain_command(run, config, directory, to)
-            _report(evaluation, config.name, step, to, explain)
+            _report(evaluation, config.name, step, to, explain, recognised)
 
 
 def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
@@ -145,11 +151,17 @@ def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
 
 
 def _report(
-    evaluation: Evaluation, model: str, step: int, to: epath.Path, explain: str = ""
+    evaluation: Evaluation,
+    model: str,
+    step: int,
+    to: epath.Path,
+    explain: str = "",
+    others: Sequence[str] = (),
 ) -> None:
-    """Prints the figures and writes results.json and results.html."""
+    """Prints the figures and writes results.json and results.html, beside other files written."""
     print(format_table(evaluation))
     written = [
+        *others,
         write_results(to, evaluation, model, step),
         write_result_page(to, evaluation, model, step, explain),
     ]
@@ -157,12 +169,34 @@ def _report(
     print(f"Next: open {written[-1]} in a browser")
 
 
+def _recognise(
+    run: Run, config: Any, dataset: Any, variables: Any, step: int, to: epath.Path
+) -> list[str]:
+    """Measures what is recognised in the split's photos; what the first process wrote.
+
+    Nothing where the matcher recognises nothing, or items in place of categories, or on another
+    data set than its own: its categories are not those that were learned.
+    """
+    of_items = run.config.loss.get("label") == "item"
+    if not has_predictions(run.matcher) or of_items or not _on_own_data(run, config):
+        return []
+    evaluator = RecognitionEvaluator(run.matcher, config, run.mesh)
+    found = evaluator.evaluate(variables, dataset.split(config.eval.split))
+    if jax.process_index() > 0:
+        return []
+    print(f"\n{format_recognition(found)}")
+    return [write_recognition(to, found, config.name, step)]
+
+
+def _on_own_data(run: Run, config: Any) -> bool:
+    """Whether evaluation is on the data set that the run was trained on."""
+    fields = ("name", "size", "manifest", "source")
+    return all(run.config.data[field] == config.data[field] for field in fields)
+
+
 def _explain_command(run: Run, config: Any, directory: epath.Path, output: epath.Path) -> str:
     """What explains this run's scores; "" where it cannot, or on another data set than its own."""
-    fields = ("name", "size", "manifest", "source")
-    if not has_feature_map(run.matcher) or any(
-        run.config.data[field] != config.data[field] for field in fields
-    ):
+    if not has_feature_map(run.matcher) or not _on_own_data(run, config):
         return ""
     command = ["python", "-m", "grnet_jax.figures", f"--workdir={directory}"]
     if output != directory:

@@ -1,6 +1,7 @@
 """One process prepares a data set, the others wait for it."""
 
 import contextlib
+import multiprocessing
 import os
 import socket
 import time
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from etils import epath
+
+from input_pipeline.errors import DatasetError
 
 try:
     import fcntl
@@ -25,7 +28,16 @@ def preparation_lock(path: epath.Path) -> Iterator[None]:
     The operating system frees the lock of a process that dies, so none can be left behind; the
     file itself stays, for deleting it would let two processes lock two files. On a bucket, or
     where the system has no such locks, it only says that there is none.
+
+    Raises:
+      DatasetError: in a renderer that runs the main script again, which would wait for ever.
     """
+    # As multiprocessing itself finds out that a new process is still importing the main module.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise DatasetError(
+            "the script that prepares a data set is run again by each process that helps it: put "
+            'what the script does under `if __name__ == "__main__":`'
+        )
     if "://" in os.fspath(path) or fcntl is None:
         print(f"No lock at {path}: let only one process prepare this data set at a time.")
         yield

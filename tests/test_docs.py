@@ -172,8 +172,9 @@ def test_commands_that_prepare(command):
 @pytest.mark.parametrize("command", _commands("-m grnet_jax.reproduce"))
 def test_commands_that_reproduce(command, capsys):
     words = shlex.split(command, comments=True)
-    assert reproduce(["--list", *words[words.index("grnet_jax.reproduce") + 1 :]]) == 0
-    assert "python train.py --config=configs/grnet.py" in capsys.readouterr().out
+    given = words[words.index("grnet_jax.reproduce") + 1 :]
+    assert reproduce(["--list", *given]) == 0
+    assert f"python train.py --config=configs/{given[0]}.py" in capsys.readouterr().out
 
 
 def test_every_table_of_a_paper_is_on_its_page():
@@ -184,9 +185,8 @@ def test_every_table_of_a_paper_is_on_its_page():
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)
 def test_fields_that_a_page_names(path):
-    configs = [
-        importlib.import_module(f"configs.{name}").get_config() for name in ("grnet", "embedding")
-    ]
+    names = ("grnet", "embedding", "kpm", "local_matching")
+    configs = [importlib.import_module(f"configs.{name}").get_config() for name in names]
     for field in re.findall(
         r"`((?:data|eval|train|model|loss)\.(?!py`)[a-z_.]+)`", path.read_text()
     ):

@@ -29,6 +29,8 @@ _VARIANTS = {
     "global_baseline": ("global_baseline", {}),
     "colour_histogram": ("colour_histogram", {}),
     "embedding": ("embedding", {"dim": 16, "classes": 3}),
+    "kpm": ("kpm", {"gallery_chunk": 2}),
+    "local_matching": ("local_matching", {"one_to_one": True}),
 }
 
 

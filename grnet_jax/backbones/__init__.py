@@ -13,11 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from grnet_jax.backbones.classifier import Classifier, PooledHead, VGGHead
+from grnet_jax.backbones.classifier import Classifier, NormedHead, PooledHead, VGGHead
+from grnet_jax.backbones.convnext import ConvNeXt
 from grnet_jax.backbones.densenet import DenseNet
 from grnet_jax.backbones.googlenet import GoogLeNet
 from grnet_jax.backbones.resnet import ResNet
 from grnet_jax.backbones.small import SmallNet
+from grnet_jax.backbones.transformer import ViT
 from grnet_jax.backbones.vgg import VGG16
 from grnet_jax.errors import InputError
 
@@ -37,6 +39,16 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
         ResNet, groups=32, group_width=4, squeeze=True, caffe_pool=True
     ),
     "densenet121": DenseNet,
+    "vit_small_patch14_dinov2": ViT,
+    "vit_base_patch14_dinov2": functools.partial(ViT, width=768, heads=12),
+    "vit_small_patch14_reg4_dinov2": functools.partial(ViT, registers=4),
+    "vit_base_patch16_siglip_224": functools.partial(
+        ViT, patch=16, width=768, heads=12, grid=14, class_token=False, layer_scale=False
+    ),
+    "convnext_tiny": ConvNeXt,
+    "convnext_base": functools.partial(
+        ConvNeXt, depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024)
+    ),
 }
 
 # Heads that are not channel means and one dense layer.
@@ -44,6 +56,8 @@ _HEADS: Mapping[str, Callable[..., nn.Module]] = {
     "googlenet": functools.partial(PooledHead, dropout=0.2),
     "vgg16": VGGHead,
     "vgg16_bn": VGGHead,
+    "convnext_tiny": NormedHead,
+    "convnext_base": NormedHead,
 }
 
 

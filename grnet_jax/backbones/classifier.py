@@ -54,6 +54,26 @@ class PooledHead(nn.Module):
         return _at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc")(x))
 
 
+class NormedHead(nn.Module):
+    """Channel means, LayerNorm and one dense layer, as ConvNeXt's.
+
+    Attributes:
+      classes: number of logits.
+      dtype: of the dense layer's computation; means and LayerNorm are float32.
+    """
+
+    classes: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """[n, h, w, c] to logits float32 [n, classes]."""
+        del train
+        x = jnp.mean(_at_least_float32(x), axis=(1, 2))
+        x = nn.LayerNorm(1e-6, name="norm")(x)
+        return _at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc")(x))
+
+
 class VGGHead(nn.Module):
     """Means over a 7x7 grid and three dense layers, dropout 0.5 after the first two.
 

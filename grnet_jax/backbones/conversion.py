@@ -98,6 +98,30 @@ _SENET_NAMES = _Names(
     ),
     logits="last_linear.weight",
 )
+_VIT_NAMES = _Names(
+    (
+        (r"^patch_embed$", "patch_embed.proj"),
+        (r"^blocks_(\d+)", r"blocks.\1"),
+        (r"\.mlp_fc", ".mlp.fc"),
+        (r"^fc$", "head"),
+    ),
+    logits="head.weight",
+    # SigLIP's pooling, and what DINOv2 puts in the place of hidden patches in its own training.
+    left_out=r"^attn_pool\.|^mask_token$",
+)
+_CONVNEXT_NAMES = _Names(
+    (
+        (r"^stem_conv$", "stem.0"),
+        (r"^stem_norm$", "stem.1"),
+        (r"^stage(\d)_downsample_norm$", r"stages.\1.downsample.0"),
+        (r"^stage(\d)_downsample_conv$", r"stages.\1.downsample.1"),
+        (r"^stage(\d)_block(\d+)", r"stages.\1.blocks.\2"),
+        (r"\.mlp_fc", ".mlp.fc"),
+        (r"^(norm|fc)$", r"head.\1"),
+    ),
+    logits="head.fc.weight",
+    left_out=r"(?!)",  # nothing
+)
 _NAMES: Mapping[str, _Names] = {
     "googlenet": _Names(
         ((r"\bbranch(\d)_(\d)\b", r"branch\1.\2"),),
@@ -126,6 +150,12 @@ _NAMES: Mapping[str, _Names] = {
         ),
         logits="classifier.weight",
     ),
+    "vit_small_patch14_dinov2": _VIT_NAMES,
+    "vit_base_patch14_dinov2": _VIT_NAMES,
+    "vit_small_patch14_reg4_dinov2": _VIT_NAMES,
+    "vit_base_patch16_siglip_224": _VIT_NAMES,
+    "convnext_tiny": _CONVNEXT_NAMES,
+    "convnext_base": _CONVNEXT_NAMES,
 }
 # The last part of a key, by our name of the variable.
 _LEAVES = {
@@ -134,6 +164,10 @@ _LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "gamma": "gamma",
+    "cls_token": "cls_token",
+    "reg_token": "reg_token",
+    "pos_embed": "pos_embed",
 }
 _NAMED = 10  # keys that a message lists
 
@@ -150,7 +184,9 @@ class _Variable(NamedTuple):
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
-        """Of the same array in PyTorch: [out, in, h, w] or [out, in]."""
+        """Of the same array in PyTorch: [out, in, h, w] or [out, in]; tokens [1, t, c] as here."""
+        if len(self.shape) == 3:
+            return self.shape
         if len(self.shape) == 4:
             return tuple(self.shape[axis] for axis in (3, 2, 0, 1))
         return self.shape[::-1]
@@ -168,7 +204,10 @@ class _Variable(NamedTuple):
             # A 7x7 map flattened: channels come first in PyTorch, last in ours.
             cells = array.reshape(len(array), -1, 7, 7)
             array = cells.transpose(0, 2, 3, 1).reshape(array.shape)
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+        if array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)
+        elif array.ndim == 2:
+            array = array.T
         return np.ascontiguousarray(array)
 
 
@@ -280,7 +319,8 @@ def _variables(backbone: str, classes: int) -> Mapping[str, _Variable]:
     variables = {}
     for path, leaf in traverse_util.flatten_dict(shapes).items():
         layer = _rewrite(".".join(path[2:-1]), _NAMES[backbone].layers)
-        variables[f"{layer}.{_LEAVES[path[-1]]}"] = _Variable(path, leaf.shape)
+        key = ".".join(filter(None, [layer, _LEAVES[path[-1]]]))
+        variables[key] = _Variable(path, leaf.shape)
     return variables
 
 

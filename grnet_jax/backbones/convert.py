@@ -184,9 +184,10 @@ def _describe_left_out(keys: Sequence[str]) -> str:
 
 
 def _classes(variables: Mapping[str, Any]) -> int:
-    """The outputs of the head's last layer; its layers are in the order of their names."""
+    """The outputs of the head's last dense layer; these are in the order of their names."""
     head = variables["params"]["head"]
-    return int(head[max(head)]["bias"].shape[0])
+    last = max(name for name, layer in head.items() if "scale" not in layer)  # no norm
+    return int(head[last]["bias"].shape[0])
 
 
 def _count(tree: Mapping[str, Any]) -> int:

@@ -38,6 +38,9 @@ PREPROCESSING: Mapping[str, Preprocessing] = {
     "imagenet_v2": Preprocessing(_MEAN, _DEVIATION, "bilinear", 224 / 232),
     # timm's own SE-ResNets; other weights of timm's are "imagenet_bicubic" or "imagenet".
     "imagenet_bicubic": Preprocessing(_MEAN, _DEVIATION, "bicubic", 224 / 256),
+    # timm's copies of both families' weights.
+    "dinov2": Preprocessing(_MEAN, _DEVIATION, "bicubic", 1.0),
+    "siglip": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.9),
     # torchvision's GoogLeNet, ported from weights that expect -1..1: its `transform_input` after
     # ImageNet's normalisation comes to this.
     "googlenet": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 224 / 256),
@@ -47,6 +50,12 @@ _DEFAULTS = {
     "googlenet": "googlenet",
     "seresnet50": "imagenet_bicubic",
     "seresnext50_32x4d": "imagenet_bicubic",
+    "vit_small_patch14_dinov2": "dinov2",
+    "vit_base_patch14_dinov2": "dinov2",
+    "vit_small_patch14_reg4_dinov2": "dinov2",
+    "vit_base_patch16_siglip_224": "siglip",
+    "convnext_tiny": "imagenet_bicubic",
+    "convnext_base": "imagenet_bicubic",
 }
 
 

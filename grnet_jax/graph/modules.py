@@ -10,7 +10,7 @@ import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.graph import reasoning, scoring
-from grnet_jax.graph.pyramid import PAPER_SCALES
+from grnet_jax.graph.pyramid import PAPER_SCALES, node_count
 
 _he = nn.initializers.he_normal()
 
@@ -69,9 +69,7 @@ class SimilarityGraph(nn.Module):
             logits = reasoning.match_logit(global_node, own.score_weight, own.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
-        if 0 < self.gallery_chunk < gallery.shape[0]:
-            return _in_chunks(score, gallery, self.gallery_chunk)
-        return score(gallery)
+        return in_chunks(score, gallery, self.gallery_chunk)
 
     def global_edges(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Weights of the edges into the global node: see `reasoning.global_edges`.
@@ -145,7 +143,7 @@ class SimilarityGraph(nn.Module):
             logits: Any = self.apply({"params": prepared["params"]}, query, gallery)
             return logits
 
-        tile = tile or scoring.choose_tile(self._used_scales, query.shape[-1])
+        tile = tile or scoring.choose_tile(node_count(self._used_scales) * query.shape[-1])
         return scoring.in_tiles(score, query, gallery, tile)
 
     @property
@@ -194,15 +192,20 @@ class SimilarityGraph(nn.Module):
         return transforms_out, transforms_in, layers
 
 
-def _in_chunks(
-    score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk: int
-) -> jax.Array:
-    """Scores [q, g] of `chunk` gallery photos after the other, holding one chunk's nodes.
+def in_chunks(score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk: int) -> jax.Array:
+    """Scores [q, g] of `chunk` gallery photos after the other, holding one chunk's comparisons.
 
-    The gradient computes each chunk's nodes once more instead of keeping them. By the gallery
-    and not by the queries, because in training the queries are shared by the devices.
+    The gradient computes each chunk's comparisons once more instead of keeping them. By the
+    gallery and not by the queries, because in training the queries are shared by the devices.
+
+    Args:
+      score: regions [chunk, r, c] to scores [q, chunk].
+      gallery: regions [g, r, c].
+      chunk: gallery photos at a time; 0 for all.
     """
     g = gallery.shape[0]
+    if not 0 < chunk < g:
+        return score(gallery)
     chunks = -(-g // chunk)
     padded = jnp.pad(gallery, ((0, chunks * chunk - g), (0, 0), (0, 0)))
     logits = jax.lax.map(

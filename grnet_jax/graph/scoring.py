@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from grnet_jax.graph.pyramid import Scales, node_count
+from grnet_jax.graph.pyramid import Scales
 from grnet_jax.graph.reasoning import (
     match_logit,
     product,
@@ -32,7 +32,7 @@ EDGE_BLOCKS = 4
 # photos that differ by a millionth keep five digits.
 _SQUARED_LENGTH_FLOOR = 1e-36
 
-# Bytes of |x - y|^2 that are projected at once on a CPU.
+# Bytes that a tile's comparisons take on a CPU.
 _TILE_BYTES = 2**21
 
 
@@ -159,14 +159,18 @@ def score_pairs(folded: Folded, query: jax.Array, gallery: jax.Array) -> jax.Arr
     return logits.reshape(query.shape[0], gallery.shape[0])
 
 
-def choose_tile(scales: Scales, channels: int) -> int:
+def choose_tile(numbers: int) -> int:
     """Gallery photos that one query is compared with at a time on this backend; 0 for all.
 
-    On CPUs so many that |x - y|^2 stays in cache; no accelerator has been measured.
+    On CPUs so many that what lies between the products stays in cache; no accelerator has been
+    measured.
+
+    Args:
+      numbers: that comparing two photos makes, float32: of the graph |x - y|^2, nodes x channels.
     """
     if jax.default_backend() != "cpu":
         return 0
-    return max(1, _TILE_BYTES // (node_count(scales) * channels * 4))
+    return max(1, _TILE_BYTES // (numbers * 4))
 
 
 def in_tiles(

@@ -1,4 +1,4 @@
-"""Metrics of ranking, of probabilities and of refusing: pure functions of arrays, with masks."""
+"""Metrics of ranking, probabilities, refusing and recognition: functions of arrays, with masks."""
 
 from grnet_jax.metrics.calibration import (
     CalibrationSums,
@@ -36,6 +36,7 @@ from grnet_jax.metrics.ranking import (
     sort_own,
     top_k_hits,
 )
+from grnet_jax.metrics.recognition import category_hits
 
 __all__ = [
     "CalibrationSums",
@@ -48,6 +49,7 @@ __all__ = [
     "average_precision_revisitop",
     "brier_score",
     "calibration_sums",
+    "category_hits",
     "clustered_interval",
     "clustered_intervals",
     "count_ahead",

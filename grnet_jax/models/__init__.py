@@ -6,19 +6,22 @@ from typing import Any
 import flax.linen as nn
 
 from grnet_jax.errors import InputError
-from grnet_jax.models import colour_histogram, embedding, grnet
+from grnet_jax.models import colour_histogram, embedding, grnet, kpm, local_matching
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
     Matcher,
+    Predictions,
     Scoring,
     embed,
     feature_map,
     global_edges,
     has_feature_map,
+    has_predictions,
     inner_products,
     keep,
     make_scoring,
+    predict,
     prepare,
     score,
     score_maps,
@@ -33,6 +36,7 @@ __all__ = [
     "Features",
     "InnerProduct",
     "Matcher",
+    "Predictions",
     "Scoring",
     "Views",
     "build_matcher",
@@ -41,10 +45,12 @@ __all__ = [
     "feature_map",
     "global_edges",
     "has_feature_map",
+    "has_predictions",
     "inner_products",
     "keep",
     "make_scoring",
     "make_views",
+    "predict",
     "prepare",
     "score",
     "score_maps",
@@ -57,6 +63,8 @@ MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "colour_histogram": colour_histogram.build,
     "embedding": embedding.build,
     "grnet": grnet.build,
+    "kpm": kpm.build,
+    "local_matching": local_matching.build,
 }
 
 

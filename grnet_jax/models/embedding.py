@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.models.matcher import Features, InnerProduct, model_dtype, unit_vectors
+from grnet_jax.models.matcher import (
+    Features,
+    InnerProduct,
+    Predictions,
+    model_dtype,
+    unit_vectors,
+)
 
 POOLINGS = ("gem", "average", "max")
 PATHS = ("all", "classes")
@@ -108,6 +114,13 @@ class Embedding(InnerProduct):
     def classify(self, photos: jax.Array, train: bool = False) -> tuple[Features, jax.Array | None]:
         """`embed`, and category logits [n, classes], None without the head."""
         return self._describe(self.feature_map(photos, train), train)
+
+    def predict(self, photos: jax.Array, train: bool = False) -> tuple[Features, Predictions]:
+        """`embed`, and the categories' logits; for matchers with the head."""
+        features, logits = self.classify(photos, train)
+        if logits is None:
+            raise InputError("model.classes: 0, so that there are no categories to predict")
+        return features, Predictions(category=logits)
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """The backbone's map of photos uint8 [n, h, w, 3], [n, h', w', c]."""

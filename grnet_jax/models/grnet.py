@@ -10,42 +10,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import check_at_least
 from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.matcher import Features, Scoring, model_dtype, unit_vectors
+from grnet_jax.models.mapped import MapMatcher, map_fields, regions_of
+from grnet_jax.models.matcher import Features, Scoring, unit_vectors
 
 
-class GRNet(nn.Module):
+class GRNet(MapMatcher, kw_only=True):
     """A matcher whose features are max-pooled regions and whose score is the graph's.
 
     Attributes:
-      backbone: photos to feature maps; the map of the largest stride is used.
       graph: regions to scores.
       projection: regions side by side, [n, r * c], to what the descriptor is the direction of. It
         learns from the regions as they are: its gradient ends there. None for the whole photo's
         region itself, through which a loss of descriptors reaches the backbone.
-      preprocessing: name of the photo normalisation.
-      frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
-    backbone: nn.Module
     graph: SimilarityGraph
     projection: nn.Module | None = None
-    preprocessing: str = "imagenet"
-    frozen_batch_norm: bool = False
-
-    def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, d]."""
-        return self.pool(self.feature_map(photos, train))
-
-    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
-        maps = self.backbone(
-            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
-        )
-        return maps[max(maps)]
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
@@ -57,9 +39,9 @@ class GRNet(nn.Module):
             described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
         return Features(descriptor=unit_vectors(described), regions=regions)
 
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Same-item logits float32 [q, g]."""
-        return self.graph(_regions(query), _regions(gallery))
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        return self.graph(query, gallery)
 
     def prepare(self, variables: Any, scoring: Scoring) -> Any:
         """The graph's parameters as `score_prepared` takes them."""
@@ -71,22 +53,13 @@ class GRNet(nn.Module):
         self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
     ) -> jax.Array:
         """Same-item logits float32 [q, g]."""
-        return self.graph.score_prepared(prepared, _regions(query), _regions(gallery), scoring.tile)
+        return self.graph.score_prepared(
+            prepared, regions_of(query), regions_of(gallery), scoring.tile
+        )
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Weights of the edges into the global node, before and after reasoning, [q, g, n]."""
-        return self.graph.global_edges(_regions(query), _regions(gallery))
-
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
-        features = self.embed(photos, train)
-        return self.score(features, features)
-
-
-def _regions(features: Features) -> jax.Array:
-    if features.regions is None:
-        raise InputError("GRNet scores regions, and these features hold none")
-    return features.regions
+        return self.graph.global_edges(regions_of(query), regions_of(gallery))
 
 
 def build(model: Any) -> GRNet:
@@ -103,9 +76,8 @@ def build(model: Any) -> GRNet:
         ("gallery_chunk", 0),
     ):
         check_at_least(f"model.{field}", model[field], least)
-    preprocessing = choose_preprocessing(model.backbone.preprocessing, model.backbone.name)
     return GRNet(
-        backbone=build_backbone(model.backbone.name, model_dtype(model)),
+        **map_fields(model),
         graph=SimilarityGraph(
             scales=check_scales(model.scales),
             node_dim=model.node_dim,
@@ -120,6 +92,4 @@ def build(model: Any) -> GRNet:
             gallery_chunk=model.gallery_chunk,
         ),
         projection=nn.Dense(model.descriptor_dim, use_bias=False) if model.descriptor_dim else None,
-        preprocessing=preprocessing,
-        frozen_batch_norm=model.backbone.frozen_batch_norm,
     )

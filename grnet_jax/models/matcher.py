@@ -11,7 +11,8 @@ gallery, scoring)`, of which the first runs once a model and the second gives th
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
 also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
-inner product of descriptors is an `InnerProduct`.
+inner product of descriptors is an `InnerProduct`. A matcher that recognises what it sees has
+`predict(photos, train=False) -> (Features, Predictions)`, of which the first are `embed`'s.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.graph.reasoning import at_least_float32
 
 _DTYPES = ("", "float32", "bfloat16", "float64")
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
@@ -69,6 +71,17 @@ class Features:
     regions: jax.Array | None = None
 
 
+@flax.struct.dataclass
+class Predictions:
+    """What a matcher recognises in photos; every leaf leads with the photo axis.
+
+    Attributes:
+      category: [n, c], logits of which one holds.
+    """
+
+    category: jax.Array
+
+
 def model_dtype(model: Any) -> Any:
     """What `config.model` computes in.
 
@@ -81,9 +94,10 @@ def model_dtype(model: Any) -> Any:
 
 
 def unit_vectors(x: jax.Array) -> jax.Array:
-    """Vectors [..., d] scaled to length 1, at least float32; zeros stay, with finite gradients."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+    """Vectors [..., d] scaled to length 1, in their dtype; zeros stay, with finite gradients."""
+    wide = x.astype(at_least_float32(x))
+    squared = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(squared + 1e-12)).astype(x.dtype)
 
 
 class Matcher(Protocol):
@@ -152,6 +166,17 @@ def keep(features: Features, scoring: Scoring) -> Features:
 def scores_by_descriptor(matcher: nn.Module) -> bool:
     """Whether the matcher's score is the inner product of descriptors."""
     return isinstance(matcher, InnerProduct)
+
+
+def has_predictions(matcher: nn.Module) -> bool:
+    """Whether the matcher has `predict`, and a head to do so where one can be left out."""
+    return hasattr(matcher, "predict") and getattr(matcher, "classes", 1) > 0
+
+
+def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Predictions:
+    """What the matcher recognises, of those with predictions, as evaluation runs it."""
+    found: Any = matcher.apply(variables, photos, train=False, method="predict")
+    return found[1]
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

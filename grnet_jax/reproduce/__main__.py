@@ -32,7 +32,7 @@ from grnet_jax.reproduce.runner import (
     run_experiment,
     shown,
 )
-from grnet_jax.reproduce.tables import Row
+from grnet_jax.reproduce.tables import Row, Table
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
 
 
@@ -59,17 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = [*_source(options), *given]
         folder = pathlib.Path(options.results).expanduser().resolve()
         results = open_results(paper, options.dataset, _command(options, given), folder)
+        weights = _weights(options, table)
+        lacking = [row for row in rows if row.weights and row.weights not in weights]
+        if options.list or not options.rows:  # to run, a row that is asked for is not left out
+            rows = [row for row in rows if row not in lacking]
         wanted = [
-            (row, make_experiment(paper, table, row, options.dataset, seed, given))
+            (row, make_experiment(paper, table, row, options.dataset, seed, given, weights))
             for seed in range(options.seeds)
             for row in rows
         ]
         runs = pathlib.Path(options.runs).expanduser()
         if options.list:
-            _list(wanted, results, runs)
+            _list(wanted, lacking, results, runs)
             return 0
         _run(wanted, results, runs)
-        found = find_results(paper, table, options.dataset, results.rows, given)
+        found = find_results(paper, table, options.dataset, results.rows, given, weights)
         print(f"\n{format_table(table, options.dataset, found)}")
         print(f"\nIn {_shown_path(results.path)}")
         if table.curves:
@@ -97,14 +101,19 @@ def _run(
 
 
 def _list(
-    wanted: Sequence[tuple[Row, Experiment]], results: ResultsFile, runs: pathlib.Path
+    wanted: Sequence[tuple[Row, Experiment]],
+    lacking: Sequence[Row],
+    results: ResultsFile,
+    runs: pathlib.Path,
 ) -> None:
-    """Prints every row with its commands; runs nothing."""
+    """Prints every row with its commands, then those whose weights lack; runs nothing."""
     for row, experiment in wanted:
         state = "to run" if results.find(**experiment.key) is None else "done"
         print(f"#{row.number} {row.label}, seed {experiment.seed}: {state}")
         for command in commands(experiment, runs):
             print(f"  {shown(command)}")
+    for row in lacking:
+        print(f"#{row.number} {row.label}: needs weights, --weights={row.weights}=FILE")
 
 
 def _shown_path(path: pathlib.Path) -> pathlib.Path:
@@ -128,6 +137,15 @@ def _source(options: argparse.Namespace) -> list[str]:
     return [f"--config.data.{field}={options.source}"]
 
 
+def _weights(options: argparse.Namespace, table: Table) -> dict[str, str]:
+    """--weights by backbone."""
+    names = list(dict.fromkeys(row.weights for row in table.rows if row.weights))
+    for name, _ in options.weights:
+        if name not in names:
+            raise InputError(f"--weights: {table.name} needs none of {name!r}; it needs {names}")
+    return dict(options.weights)
+
+
 def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
     """What makes the row, for the results file; without the folders of this machine."""
     words = ["-m", "grnet_jax.reproduce", options.paper, options.table]
@@ -140,6 +158,7 @@ def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
     places = tuple(f"--config.{field}=" for field in FREE)
     if options.source:
         words += ["--source=DOWNLOADED"]
+    words += [f"--weights={name}=FILE" for name, _ in options.weights]
     return shown([*words, *(word for word in given if not word.startswith(places))])
 
 
@@ -151,6 +170,14 @@ def _rows(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected row numbers joined by commas, as 1,4"
         ) from None
+
+
+def _backbone_file(text: str) -> tuple[str, str]:
+    """A backbone's name and its file, as the command line gives them."""
+    name, _, file = text.partition("=")
+    if not (name and file):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a backbone and its file, NAME=FILE")
+    return name, file
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     add("table", metavar="TABLE", help=tables)
     add("--dataset", default="synthetic", help="(synthetic)")
     add("--source", default="", help="the data set as you downloaded it; FindFashion's CSV")
+    add(
+        "--weights",
+        type=_backbone_file,
+        action="append",
+        default=[],
+        help="NAME=FILE: converted weights of a backbone, for the rows that need them",
+    )
     add("--rows", type=_rows, default=(), help="their numbers, as 1,4 (all that are built)")
     add("--seeds", type=int, default=1, help="train each row with so many seeds (1)")
     add("--runs", default="runs/reproduce", help="workdirs of the runs (runs/reproduce)")

@@ -10,6 +10,8 @@ from typing import Any
 from grnet_jax.reproduce.tables import CATEGORIES, Paper, Row, Table
 
 _BASELINE = {"model.scales": ((1, 1),), "model.layers": 0}
+_SIZES = {"model.node_dim": 512, "model.reasoning_dim": 128}
+_DINOV2 = "vit_small_patch14_dinov2"
 _GRNET: dict[str, Any] = {}
 _TOP = ("top1", "top20", "top50")
 _ABLATED = ("deepfashion_c2s", "street2shop", "findfashion", "synthetic")
@@ -35,14 +37,13 @@ _START = {
     "train.steps": 1000,
     "optimizer.warmup_steps": 100,
 }
-_DIVIDED = ("model.node_dim", "model.reasoning_dim")
 
 
 def _adapt(fields: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     """On the embedded set: its recipe, and D and C' an eighth of the paper's."""
     if dataset != "synthetic":
         return dict(fields)
-    small = {name: fields[name] // 8 for name in _DIVIDED}
+    small = {name: fields[name] // 8 for name in _SIZES if name in fields}
     return {**fields, **small, **_SYNTHETIC}
 
 
@@ -50,12 +51,35 @@ def _compared(
     built: Mapping[str, Mapping[str, float]],
     others: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> tuple[Row, ...]:
-    """Systems that are not built here, then the global baseline and GRNet, with their figures."""
+    """The other systems, then the global baseline and GRNet, with their figures."""
     quoted = (others or {}).items()
-    rows = [Row(number, label, None, of) for number, (label, of) in enumerate(quoted, start=1)]
+    rows = [
+        _kpm(number, of) if label == "KPM" else Row(number, label, None, of)
+        for number, (label, of) in enumerate(quoted, start=1)
+    ]
     rows.append(Row(len(rows) + 1, "global baseline", _BASELINE))
     rows.append(Row(len(rows) + 1, "GRNet", _GRNET, built))
     return tuple(rows)
+
+
+def _kpm(number: int, quoted: Mapping[str, Mapping[str, float]] | None = None) -> Row:
+    return Row(number, "KPM", {}, quoted or {}, config="kpm")
+
+
+def _ours(number: int) -> tuple[Row, ...]:
+    """Rows from this number on of systems that we compare beside the paper's."""
+    dinov2: dict[str, Any] = {"config": "grnet_dinov2", "weights": _DINOV2}
+    return (
+        Row(number, "greedy local matching", {}, config="local_matching"),
+        Row(number + 1, "DINOv2, global similarity", {**_SIZES, **_BASELINE}, **dinov2),
+        Row(number + 2, "DINOv2 and GRNet's graph", _SIZES, **dinov2),
+    )
+
+
+_OURS_NOTE = (
+    "Greedy local matching and DINOv2 are rows of ours, not the paper's. KPM and greedy local "
+    "matching are built as docs/matchers.md says."
+)
 
 
 _TABLE_3 = Table(
@@ -74,13 +98,15 @@ _TABLE_3 = Table(
             "KPM": {},
             "DREML": {},
         },
-    ),
+    )
+    + _ours(9),
     notes=(
         "GRNet's 25.7, 64.4 and 75.0 are from a list of results; the paper's abstract has 26, 64 "
         "and 75.",
         "Top-20 of WTBI, DARN and FashionNet are those of DeepFashion's benchmark (Liu et al., "
         "CVPR 2016) as the legend of a later plot gives them, not read in this table. The other "
         "systems' figures are not at hand.",
+        _OURS_NOTE,
     ),
 )
 
@@ -166,10 +192,11 @@ _TABLE_7 = Table(
     ("findfashion", "synthetic"),
     ("easy", "hard_view", "hard_occlusion", "hard_cropping"),
     _TOP,
-    _compared({"easy": {"top1": 27.1}}),
+    (*_compared({"easy": {"top1": 27.1}}), _kpm(3), *_ours(4)),
     notes=(
         "27.1 is from a list of results, not from the paper itself; its other figures are not at "
-        "hand.",
+        "hand. Whether it has KPM in this table is not known here.",
+        _OURS_NOTE,
     ),
 )
 
@@ -192,7 +219,7 @@ PAPER = Paper(
     title="Kuang et al., Fashion Retrieval via Graph Reasoning Networks on a Similarity Pyramid, "
     "ICCV 2019",
     config="grnet",
-    base={"model.node_dim": 512, "model.reasoning_dim": 128},
+    base=_SIZES,
     tables=(_TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6, _TABLE_7, _LAYERS, _FIGURE_2),
     adapt=_adapt,
     start={"synthetic": _START},

@@ -154,7 +154,7 @@ def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Ma
 def _seeds(row: Row, seeds: Sequence[Any]) -> str:
     if row.fields is None:
         return "not built here"
-    return str(len(seeds))
+    return "needs weights" if row.weights and not seeds else str(len(seeds))
 
 
 def _ours(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:

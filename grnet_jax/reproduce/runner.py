@@ -25,6 +25,7 @@ from grnet_jax.training.setup import count_steps
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
 _KEYS = ("dataset", "config", "fields", "seed")
+_NO_WEIGHTS: Mapping[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,13 @@ class Experiment:
 
 
 def make_experiment(
-    paper: Paper, table: Table, row: Row, dataset: str, seed: int = 0, given: Sequence[str] = ()
+    paper: Paper,
+    table: Table,
+    row: Row,
+    dataset: str,
+    seed: int = 0,
+    given: Sequence[str] = (),
+    weights: Mapping[str, str] = _NO_WEIGHTS,
 ) -> Experiment:
     """The experiment of a row that is built here.
 
@@ -86,35 +93,47 @@ def make_experiment(
       row: with fields.
       dataset: one of the table's.
       seed: of the run.
-      given: `--config.FIELD=VALUE` of the user, for every row.
+      given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
+        that need weights, which have a backbone of their own.
+      weights: by backbone the file that rows which need its weights start from.
 
     Raises:
-      InputError: a field that the config does not have, or a value that it cannot have.
+      InputError: a field that the config does not have, a value that it cannot have, or weights
+        that are not given.
     """
-    experiment = _make(paper, paper.fields(table, row, dataset), dataset, seed, given)
-    if dataset not in paper.start:
+    config = row.config or paper.config
+    if row.weights:
+        if row.weights not in weights:
+            raise InputError(
+                f"row {row.number} of {table.name} ({row.label}) needs weights: expected "
+                f"--weights={row.weights}=FILE, a file that docs/backbones.md tells how to make"
+            )
+        given = [word for word in given if not word.startswith("--config.model.backbone.")]
+        given += [f"--config.model.backbone.pretrained={weights[row.weights]}"]
+    experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
+    if row.weights or dataset not in paper.start:
         return experiment
-    start = _make(paper, paper.start[dataset], dataset, 0, given)
+    start = _make(paper.config, paper.start[dataset], dataset, 0, given)
     begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
     fields = _sorted({**experiment.fields, **begins})
     return dataclasses.replace(experiment, fields=fields, start=start)
 
 
 def _make(
-    paper: Paper, fields: Mapping[str, Any], dataset: str, seed: int, given: Sequence[str]
+    name: str, fields: Mapping[str, Any], dataset: str, seed: int, given: Sequence[str]
 ) -> Experiment:
-    flags = [*(f"--config.{name}={_text(value)}" for name, value in fields.items()), *given]
-    config = read_config(paper.config, dataset, flags)
-    own = read_config(paper.config, dataset)
+    flags = [*(f"--config.{field}={_text(value)}" for field, value in fields.items()), *given]
+    config = read_config(name, dataset, flags)
+    own = read_config(name, dataset)
     named = dict.fromkeys(flag.removeprefix("--config.").partition("=")[0] for flag in flags)
-    changed = {name: _at(config, name) for name in named if _at(config, name) != _at(own, name)}
+    changed = {at: _at(config, at) for at in named if _at(config, at) != _at(own, at)}
     plain = json.loads(json.dumps(changed))
     return Experiment(
-        paper.config,
+        name,
         dataset,
-        _sorted({name: plain[name] for name in plain if name not in FREE}),
+        _sorted({field: plain[field] for field in plain if field not in FREE}),
         seed,
-        {name: plain[name] for name in plain if name in FREE},
+        {field: plain[field] for field in plain if field in FREE},
     )
 
 
@@ -151,6 +170,7 @@ def find_results(
     dataset: str,
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[str] = (),
+    weights: Mapping[str, str] = _NO_WEIGHTS,
 ) -> dict[int, list[Mapping[str, Any]]]:
     """By number the results of a table's rows, every seed that was measured.
 
@@ -160,10 +180,14 @@ def find_results(
       dataset: that they were measured on.
       rows: of the results file.
       given: as `make_experiment` takes it.
+      weights: likewise; rows whose weights are not there have no results.
     """
     found = {}
     for row in table.choose(()):
-        key = make_experiment(paper, table, row, dataset, 0, given).key
+        try:
+            key = make_experiment(paper, table, row, dataset, 0, given, weights).key
+        except InputError:  # a row that cannot have what is given was not measured with it
+            continue
         del key["seed"]
         found[row.number] = [
             result for result in rows if all(result[name] == key[name] for name in key)

@@ -22,6 +22,8 @@ class Row:
       quoted: the paper's figures in percent, by protocol and figure ("top1"); only those that a
         source has.
       datasets: that it is run on; none for all of the table's.
+      config: the file under configs/ that makes it, without the paper's `base`; "" the paper's.
+      weights: the backbone whose weights the user has to give; "" where nothing else is needed.
     """
 
     number: int
@@ -29,6 +31,8 @@ class Row:
     fields: Mapping[str, Any] | None
     quoted: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     datasets: tuple[str, ...] = ()
+    config: str = ""
+    weights: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +94,13 @@ class Paper:
     Attributes:
       name: as the command names it.
       title: how it is cited.
-      config: the file under configs/ that every row starts from.
-      base: config fields of every row, in the paper's sizes.
+      config: the file under configs/ that rows without one of their own start from.
+      base: config fields of these rows, in the paper's sizes.
       tables: in the paper's order.
       adapt: a row's fields, in the paper's sizes, as they are run on a data set; the recipe of
         sets that the paper does not have is among them.
       start: by data set the fields, as `adapt` returns them, of the run whose backbone every row
-        starts from; sets that are not there start as the config says.
+        without `weights` starts from; sets that are not there start as the config says.
     """
 
     name: str
@@ -121,4 +125,5 @@ class Paper:
 
     def fields(self, table: Table, row: Row, dataset: str) -> dict[str, Any]:
         """All config fields that a row sets on a data set."""
-        return self.adapt({**self.base, **table.fields, **(row.fields or {})}, dataset)
+        base = {} if row.config else self.base
+        return self.adapt({**base, **table.fields, **(row.fields or {})}, dataset)

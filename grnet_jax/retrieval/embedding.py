@@ -23,8 +23,21 @@ def make_embed(
     def embed(variables: Any, photos: jax.Array) -> Features:
         return models.embed_views(matcher, variables, photos, views)
 
+    return _of_photos(embed, mesh)
+
+
+def make_predict(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], models.Predictions]:
+    """`predict` as (variables, photos) -> predictions, jitted as `make_embed` is."""
+
+    def predict(variables: Any, photos: jax.Array) -> models.Predictions:
+        return models.predict(matcher, variables, photos)
+
+    return _of_photos(predict, mesh)
+
+
+def _of_photos(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
     return jax.jit(
-        embed,
+        call,
         in_shardings=(replicated(mesh), sharded(mesh)),
         out_shardings=replicated(mesh),
     )
@@ -47,7 +60,7 @@ def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray
 
 
 def embed_batches(
-    embed: Callable[[Any, jax.Array], Features],
+    embed: Callable[[Any, jax.Array], Any],
     variables: Any,
     batches: Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]],
     rows: np.ndarray,
@@ -55,11 +68,11 @@ def embed_batches(
     batch: int,
     mesh: Mesh,
     progress: Callable[[int], object] = lambda _: None,
-) -> Iterator[tuple[int, Features]]:
-    """Features of the photos in `rows`, in that order, one global batch after the other.
+) -> Iterator[tuple[int, Any]]:
+    """Features (or predictions) of the photos in `rows`, in order, a global batch at a time.
 
     Args:
-      embed: of `make_embed`.
+      embed: of `make_embed` or `make_predict`.
       variables: the matcher's.
       batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3].
       rows: int [n].

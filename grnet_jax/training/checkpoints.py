@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from grnet_jax.errors import InputError
@@ -34,6 +34,32 @@ _FREE_FIELDS = (
     "model.backbone.pretrained",
 )
 _PREPARED = "data.prepared"
+# Fields that came later than the first runs, with the values that leave such a run as it was.
+_LATER: dict[str, Any] = {
+    "eval.shortlist": 0,
+    "eval.shortlist_recall": 1.0,
+    "eval.flip_average": False,
+    "eval.five_crop_share": 0.0,
+    "eval.whitening": "",
+    "eval.whitening_dim": 0,
+    "eval.database_augmentation": 0,
+    "eval.database_augmentation_alpha": 0.0,
+    "eval.query_expansion": 0,
+    "eval.query_expansion_alpha": 0.0,
+    "train.init_parts": "all",
+    "train.embed_chunk": 0,
+    "optimizer.decay_at": [],
+    "optimizer.trainable": "",
+}
+# The same, of configs that have another field of that value.
+_LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
+    ("model.name", "grnet"): {"model.descriptor_dim": 0},
+    ("loss.name", "pairs"): {
+        "loss.pair_weight": 1.0,
+        "loss.descriptor_weight": 0.0,
+        "loss.descriptor_temperature": 0.05,
+    },
+}
 _CONFIG_FILE = "config.json"
 
 
@@ -50,7 +76,7 @@ def write_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(workdir: epath.Path) -> dict[str, Any]:
-    """The config of the run in `workdir`.
+    """The config of the run in `workdir`; fields that came after the run leave it as it was.
 
     Raises:
       CheckpointError: if there is none.
@@ -62,9 +88,21 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
             f"`python train.py --config=... --workdir={workdir}`"
         )
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    return _with_later_fields(config)
+
+
+def _with_later_fields(config: dict[str, Any]) -> dict[str, Any]:
+    fields = flatten_dict(config, sep=".", keep_empty_nodes=True)
+    later = dict(_LATER)
+    for (field, value), more in _LATER_OF.items():
+        if fields.get(field) == value:
+            later |= more
+    sections = {field.split(".")[0] for field in fields if "." in field}
+    added = {field: value for field, value in later.items() if field.split(".")[0] in sections}
+    return unflatten_dict(added | fields, sep=".")
 
 
 def check_same_config(

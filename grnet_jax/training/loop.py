@@ -27,7 +27,8 @@ from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
 
-_SHOWN = ("batch_top1", "batch_accuracy")  # of the objective's metrics, beside the loss
+# Of the objective's metrics, beside the loss.
+_SHOWN = ("batch_top1", "descriptor_batch_top1", "batch_accuracy")
 
 
 class NonFiniteLossError(RuntimeError):

@@ -18,6 +18,7 @@ from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
 from grnet_jax.training.embedding_objectives import embed_batch, embedding_objective
+from grnet_jax.training.optimizers import trainable_mask
 
 Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 
@@ -51,13 +52,17 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
     `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
     the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
     customer's shop photos, `loss.descriptor_weight` the same over the inner products of
-    descriptors, divided by `loss.descriptor_temperature`.
+    descriptors, divided by `loss.descriptor_temperature`. With `loss.pair_weight` 0 no pair is
+    scored, and descriptors learn alone.
 
     Raises:
       InputError: a negative weight, or a temperature that is not positive.
     """
     loss, chunk = config.loss, config.train.embed_chunk
-    check_at_least("loss.descriptor_weight", loss.descriptor_weight, 0)
+    for field in ("pair_weight", "descriptor_weight"):
+        check_at_least(f"loss.{field}", loss[field], 0)
+    if not loss.pair_weight and not loss.descriptor_weight:
+        raise InputError("loss.pair_weight and loss.descriptor_weight: nothing learns with both 0")
     if not 0 < loss.descriptor_temperature < math.inf:
         raise InputError(
             "loss.descriptor_temperature: expected a positive number, got "
@@ -67,22 +72,25 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
     def objective(params, batch_stats, batch, replicate):
         customer, shop, batch_stats = embed_pairs(matcher, params, batch_stats, batch, chunk)
         shop, item, content = replicate((shop, batch["item"], batch["content"]))
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
         same = pair_labels(batch["item"], item)
         mask = None
         if loss.leave_out_identical:
             mask = same | (batch["content"][:, None] != content[None, :])
-        value = pair_cross_entropy(logits, same, mask)
-        if loss.query_softmax_weight:
-            ranking = query_softmax_cross_entropy(logits, same, mask)
-            value = value + loss.query_softmax_weight * ranking
-        own, best_negative = _best_logits(logits, same)
-        metrics = {
-            "batch_top1": jnp.mean(own > best_negative),
-            "positive_logit": jnp.mean(own),
-            "best_negative_logit": jnp.mean(best_negative),
-        }
+        value, metrics = jnp.zeros(()), {}
+        if loss.pair_weight:
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
+            pairs = pair_cross_entropy(logits, same, mask)
+            if loss.query_softmax_weight:
+                ranking = query_softmax_cross_entropy(logits, same, mask)
+                pairs = pairs + loss.query_softmax_weight * ranking
+            value = loss.pair_weight * pairs
+            own, best_negative = _best_logits(logits, same)
+            metrics = {
+                "batch_top1": jnp.mean(own > best_negative),
+                "positive_logit": jnp.mean(own),
+                "best_negative_logit": jnp.mean(best_negative),
+            }
         if loss.descriptor_weight:
             # [q, d] x [g, d] -> [q, g]
             products = jnp.einsum("qd,gd->qg", customer.descriptor, shop.descriptor)
@@ -123,6 +131,9 @@ _SAMPLERS = {
 def make_objective(matcher: nn.Module, config: Any) -> Objective:
     """The objective that `config.loss` names, on the batches that `config.data.sampler` makes.
 
+    Its gradient is zero, and costs nothing, where `config.optimizer.trainable` leaves parameters
+    as they are.
+
     Raises:
       InputError: naming the objectives there are, the sampler that this one needs, or a field of
         it that cannot be.
@@ -136,4 +147,19 @@ def make_objective(matcher: nn.Module, config: Any) -> Objective:
             f"{' or '.join(map(repr, _SAMPLERS[loss.name]))}"
         )
     check_at_least("train.embed_chunk", config.train.embed_chunk, 0)
-    return OBJECTIVES[loss.name](matcher, config)
+    objective = OBJECTIVES[loss.name](matcher, config)
+    trainable = config.optimizer.trainable
+    return _hold_others(objective, trainable) if trainable else objective
+
+
+def _hold_others(objective: Objective, trainable: str) -> Objective:
+    """The objective as a function of the trainable parameters alone."""
+
+    def held(params, *others):
+        mask = trainable_mask(params, trainable)
+        params = jax.tree.map(
+            lambda leaf, learns: leaf if learns else jax.lax.stop_gradient(leaf), params, mask
+        )
+        return objective(params, *others)
+
+    return held

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from grnet_jax.errors import InputError
 
@@ -25,8 +27,7 @@ def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
     if rate <= 0:
         raise InputError(f"optimizer.learning_rate: expected more than 0, got {rate}")
     if optimizer.schedule == "step":
-        # Runs from before this field can still be evaluated.
-        if epochs := optimizer.get("decay_at", ()):
+        if epochs := optimizer.decay_at:
             if list(epochs) != sorted(set(epochs)) or epochs[0] <= 0:
                 raise InputError(
                     f"optimizer.decay_at: expected rising epochs above 0, got {tuple(epochs)}"
@@ -52,10 +53,11 @@ def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransfor
 
     "sgd" has momentum and L2 regularisation of every parameter, as Caffe and PyTorch do it;
     "adamw" decays matrices and kernels only, decoupled. Gradients are clipped to a global
-    norm of `clip_norm` first; 0 leaves them.
+    norm of `clip_norm` first; 0 leaves them. Where `trainable` names parts, all others stay as
+    they are, undecayed too.
 
     Raises:
-      InputError: for an optimiser that is not there.
+      InputError: for an optimiser that is not there; from `init`, as `trainable_mask` does.
     """
     clip = optax.clip_by_global_norm(optimizer.clip_norm)
     parts = [clip] if optimizer.clip_norm > 0 else []
@@ -74,4 +76,41 @@ def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransfor
         )
     else:
         raise InputError(f"optimizer.name: {optimizer.name!r} is neither 'sgd' nor 'adamw'")
+    if optimizer.trainable:
+        parts.append(optax.stateless(lambda updates, _: _only(updates, optimizer.trainable)))
     return optax.chain(*parts)
+
+
+def _only(updates: Any, trainable: str) -> Any:
+    """Updates of the parts that learn, zeros for all others."""
+    mask = trainable_mask(updates, trainable)
+    return jax.tree.map(
+        lambda leaf, learns: leaf if learns else jnp.zeros_like(leaf), updates, mask
+    )
+
+
+def trainable_mask(params: Any, trainable: str) -> Any:
+    """A tree of bools: which parameters learn.
+
+    Args:
+      params: all of them.
+      trainable: `config.optimizer.trainable`, paths of parts joined by commas, as
+        "projection,backbone/conv1"; "" for all.
+
+    Raises:
+      InputError: naming a part in which there is no parameter, and those there are.
+    """
+    paths = flatten_dict(params, sep="/")
+    parts = [part.strip() for part in trainable.split(",")] if trainable else []
+    chosen = {
+        part: [path for path in paths if path == part or path.startswith(f"{part}/")]
+        for part in parts
+    }
+    for part, found in chosen.items():
+        if not found:
+            raise InputError(
+                f"optimizer.trainable: no parameter is in {part!r}; the model's parts are "
+                f"{', '.join(sorted(params))}"
+            )
+    learns = {path for found in chosen.values() for path in found} if parts else set(paths)
+    return unflatten_dict({path: path in learns for path in paths}, sep="/")

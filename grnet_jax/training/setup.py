@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
@@ -139,7 +140,7 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
 def start_state(run: Run) -> TrainState:
     """The state before the first step: fresh, or with the parameters it is to start from.
 
-    These are those of another run (`train.init_from`), or of its backbone alone
+    These are those of another run (`train.init_from`), or of some of its parts
     (`train.init_parts`), or of a weights file for the backbone (`model.backbone.pretrained`).
 
     Raises:
@@ -151,20 +152,31 @@ def start_state(run: Run) -> TrainState:
         from_run, other = restore_run(workdir, run.mesh)
         _check_same_preprocessing(workdir, from_run.config, run.config)
         source = f"train.init_from={workdir}"
-        if run.config.train.init_parts == "backbone":
-            return _with_backbone(run, state, other.variables, source)
+        parts = run.config.train.init_parts
+        if parts != "all":
+            shared = set(other.params) & set(state.params)
+            names = {"backbone"} if parts == "backbone" else shared
+            return _with_parts(run, state, other.variables, names, source)
         _check_fit(source, other.variables, state.variables)
         return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
     if not pretrained:
         return state
     theirs = read_weights(pretrained).variables
-    return _with_backbone(run, state, theirs, f"model.backbone.pretrained={pretrained}")
+    source = f"model.backbone.pretrained={pretrained}"
+    return _with_parts(run, state, theirs, {"backbone"}, source)
 
 
-def _with_backbone(run: Run, state: TrainState, theirs: Any, source: str) -> TrainState:
-    """The state with the backbone of other variables; InputError where it does not fit."""
+def _with_parts(
+    run: Run, state: TrainState, theirs: Any, names: Collection[str], source: str
+) -> TrainState:
+    """The state with parts of other variables; InputError where one does not fit."""
+    if not names:
+        raise InputError(f"{source}: no part of that model is one of this model's")
     taken, held = (
-        {name: {"backbone": part.get("backbone", {})} for name, part in variables.items()}
+        {
+            kind: {name: part for name, part in tree.items() if name in names}
+            for kind, tree in variables.items()
+        }
         for variables in (theirs, state.variables)
     )
     _check_fit(source, taken, held)
@@ -242,6 +254,7 @@ def count_steps(train: Any, steps_per_epoch: int) -> int:
     return train.steps or max(round(train.epochs * steps_per_epoch), 1)
 
 
+_INIT_PARTS = ("all", "backbone", "shared")
 # Fields that count something, and the least each may be.
 _LEAST = {
     "data.image_size": 1,
@@ -266,9 +279,14 @@ def check_fields(config: Any) -> None:
     make_scoring(config.eval)
     make_views(config.eval)
     make_postprocessing(config.eval)
-    if config.train.init_parts not in ("all", "backbone"):
-        raise InputError(
-            f"train.init_parts: {config.train.init_parts!r}; expected 'all' or 'backbone'"
-        )
-    if config.train.init_parts != "all" and not config.train.init_from:
+    parts = config.train.init_parts
+    if parts not in _INIT_PARTS:
+        raise InputError(f"train.init_parts: {parts!r} is none of {list(_INIT_PARTS)}")
+    if parts != "all" and not config.train.init_from:
         raise InputError("train.init_parts: changes nothing without train.init_from")
+    trainable, backbone = config.optimizer.trainable, config.model.get("backbone")
+    if trainable and "backbone" not in trainable and backbone and not backbone.frozen_batch_norm:
+        raise InputError(
+            f"optimizer.trainable={trainable} leaves the backbone's weights as they are, but its "
+            "BatchNorm would change: set --config.model.backbone.frozen_batch_norm=true"
+        )

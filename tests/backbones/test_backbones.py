@@ -18,6 +18,7 @@ from grnet_jax.errors import InputError
 
 _RESNET_MAPS = {4: 256, 8: 512, 16: 1024, 32: 2048}
 _VGG_MAPS = {1: 64, 2: 128, 4: 256, 8: 512, 16: 512, 32: 512}
+_CONVNEXT_MAPS = {4: 96, 8: 192, 16: 384, 32: 768}
 _MAPS = {
     "googlenet": {4: 192, 8: 480, 16: 832, 32: 1024},
     "small": {2: 32, 4: 64, 8: 128},
@@ -30,8 +31,14 @@ _MAPS = {
     "legacy_seresnet50": _RESNET_MAPS,
     "legacy_seresnext50_32x4d": _RESNET_MAPS,
     "densenet121": {4: 256, 8: 512, 16: 1024, 32: 1024},
+    "vit_small_patch14_dinov2": {14: 384},
+    "vit_base_patch14_dinov2": {14: 768},
+    "vit_small_patch14_reg4_dinov2": {14: 384},
+    "vit_base_patch16_siglip_224": {16: 768},
+    "convnext_tiny": _CONVNEXT_MAPS,
+    "convnext_base": {4: 128, 8: 256, 16: 512, 32: 1024},
 }
-_FLOOR = ("vgg16", "vgg16_bn", "densenet121")
+_FLOOR = ("vgg16", "vgg16_bn", "densenet121", "convnext_tiny")
 
 
 def _shapes(module, height, width, train=False):
@@ -57,14 +64,14 @@ def test_maps_have_their_strides_and_channels(name):
 
 @pytest.mark.parametrize("name", _MAPS)
 def test_odd_and_small_photos_have_maps(name):
-    # Windows that overhang are dropped by VGG and in DenseNet's transitions; elsewhere sides
-    # are rounded up, once or at every step.
+    # Windows that overhang are dropped by VGG, ConvNeXt, transformers and in DenseNet's
+    # transitions; elsewhere sides are rounded up, once or at every step.
     for height, width in ((33, 71), (32, 32)):
         maps, _ = _shapes(build_backbone(name), height, width, train=True)
         for stride, leaf in maps.items():
             for side, found in zip((height, width), leaf.shape[1:3], strict=True):
                 assert side // stride <= found <= math.ceil(side / stride)
-                if name.startswith("vgg"):
+                if name.startswith(("vgg", "vit", "convnext")):
                     assert found == side // stride
 
 
@@ -76,7 +83,7 @@ def test_a_photo_too_small_for_the_strides_is_named(name):
 
 def test_an_unknown_backbone_is_named_with_those_there_are():
     for build in (build_backbone, build_classifier):
-        with pytest.raises(InputError, match=r"'vgg' is none of \[.*'vgg16_bn'\]"):
+        with pytest.raises(InputError, match=r"'vgg' is none of \[.*'vgg16_bn'.*\]"):
             build("vgg")
 
 
@@ -117,12 +124,20 @@ def test_products_are_in_bfloat16(name):
         ("densenet121", 7_978_856),
         ("seresnet50", 28_088_024),
         ("seresnext50_32x4d", 27_559_896),
+        ("convnext_tiny", 28_589_128),
+        ("convnext_base", 88_591_464),
     ],
 )
 def test_parameters_are_as_many_as_the_references(name, count):
     assert count_parameters(name) == count
     if not name.startswith("vgg"):
-        assert count_parameters(name, head=False) == count - 1000 * (_MAPS[name][32] + 1)
+        channels = _MAPS[name][32]
+        norm = 2 * channels if name.startswith("convnext") else 0
+        assert count_parameters(name, head=False) == count - 1000 * (channels + 1) - norm
+
+
+def test_dinov2s_parameters_are_as_many_as_published_without_the_mask_token():
+    assert count_parameters("vit_small_patch14_dinov2", head=False) == 22_056_576 - 384
 
 
 # torchvision's documented numbers, in units of 1e9.
@@ -134,6 +149,7 @@ def test_parameters_are_as_many_as_the_references(name, count):
         ("resnet50", 4.09),
         ("resnext101_32x8d", 16.41),
         ("densenet121", 2.83),
+        ("convnext_tiny", 4.46),
     ],
 )
 def test_multiply_adds_are_torchvisions(name, billions):

@@ -82,6 +82,47 @@ _KNOWN = {
         "features.norm5.weight": ((1024,), "params/backbone/norm5/scale"),
         "classifier.weight": ((1000, 1024), "params/head/fc/kernel"),
     },
+    "vit_small_patch14_dinov2": {
+        "cls_token": ((1, 1, 384), "params/backbone/cls_token"),
+        "pos_embed": ((1, 1370, 384), "params/backbone/pos_embed"),
+        "patch_embed.proj.weight": ((384, 3, 14, 14), "params/backbone/patch_embed/kernel"),
+        "blocks.11.attn.qkv.weight": ((1152, 384), "params/backbone/blocks_11/attn/qkv/kernel"),
+        "blocks.0.ls2.gamma": ((384,), "params/backbone/blocks_0/ls2/gamma"),
+        "blocks.3.mlp.fc1.weight": ((1536, 384), "params/backbone/blocks_3/mlp_fc1/kernel"),
+        "norm.weight": ((384,), "params/backbone/norm/scale"),
+    },
+    "vit_base_patch14_dinov2": {
+        "blocks.5.attn.proj.weight": ((768, 768), "params/backbone/blocks_5/attn/proj/kernel"),
+    },
+    "vit_small_patch14_reg4_dinov2": {
+        "reg_token": ((1, 4, 384), "params/backbone/reg_token"),
+        "pos_embed": ((1, 1369, 384), "params/backbone/pos_embed"),
+    },
+    "vit_base_patch16_siglip_224": {
+        "pos_embed": ((1, 196, 768), "params/backbone/pos_embed"),
+        "patch_embed.proj.bias": ((768,), "params/backbone/patch_embed/bias"),
+    },
+    "convnext_tiny": {
+        "stem.0.weight": ((96, 3, 4, 4), "params/backbone/stem_conv/kernel"),
+        "stages.1.downsample.0.bias": ((96,), "params/backbone/stage1_downsample_norm/bias"),
+        "stages.1.downsample.1.weight": (
+            (192, 96, 2, 2),
+            "params/backbone/stage1_downsample_conv/kernel",
+        ),
+        "stages.2.blocks.8.conv_dw.weight": (
+            (384, 1, 7, 7),
+            "params/backbone/stage2_block8/conv_dw/kernel",
+        ),
+        "stages.3.blocks.0.gamma": ((768,), "params/backbone/stage3_block0/gamma"),
+        "head.norm.weight": ((768,), "params/head/norm/scale"),
+        "head.fc.weight": ((1000, 768), "params/head/fc/kernel"),
+    },
+    "convnext_base": {
+        "stages.2.blocks.26.mlp.fc2.weight": (
+            (512, 2048),
+            "params/backbone/stage2_block26/mlp_fc2/kernel",
+        ),
+    },
 }
 
 

@@ -46,7 +46,8 @@ def stub(monkeypatch):
             params = {"backbone": {"conv1": {"kernel": tensors["conv1.weight"].T}}}
             if "fc.bias" in tensors:
                 head = {"fc6": {"bias": np.zeros(9, np.float32)}}
-                params["head"] = head | {"fc8": {"bias": tensors["fc.bias"]}}
+                norm = {"scale": np.ones(1, np.float32), "bias": np.ones(1, np.float32)}
+                params["head"] = head | {"fc8": {"bias": tensors["fc.bias"]}, "norm": norm}
             left_out = tuple(key for key in tensors if key.startswith(("aux", "bn1")))
             return Converted({"params": params}, left_out, "head" in params)
 
@@ -79,7 +80,7 @@ def test_a_checkpoint_becomes_a_weights_file(stub, folder, capsys):
     assert printed.out.splitlines() == [
         "Read my resnet.v2.pth: 11 tensors, zip",
         "  backbone       resnet50 (the only one that fits)",
-        "  parameters     20",
+        "  parameters     22",
         "  ImageNet head  yes, 5 classes",
         "  left out       1 batch counts (num_batches_tracked); 8 others: aux1.0.weight, "
         "aux1.1.weight, aux1.2.weight, aux1.3.weight, aux1.4.weight, aux1.5.weight and 2 more",
@@ -145,7 +146,7 @@ def test_the_backbone_is_recognised(fitting, name, taken, stub):
     ("fitting", "said"),
     [
         (("resnet50", "vgg16"), "fits several backbones, resnet50, vgg16; choose one with --backb"),
-        ((), "fits none of the backbones densenet121, .*; its keys begin with conv1.weight, fc.b"),
+        ((), "fits none of the backbones convnext_base, .*; its keys begin with conv1.weight, fc"),
     ],
 )
 def test_a_backbone_that_cannot_be_recognised_is_asked_for(fitting, said, stub):
@@ -171,8 +172,8 @@ def test_a_name_that_promises_another_hash_is_warned_of(stub, capsys):
     [
         (["nowhere.pth"], r"error: nowhere\.pth: no such file"),
         (["bad.pth"], r"error: bad\.pth: missing: conv1\.weight"),
-        (["a.pth", "--backbone=alexnet"], r"error: --backbone: 'alexnet' is none of \['dense"),
-        (["a.pth", "--preprocessing=x"], r"error: --preprocessing: 'x' is none of \['google"),
+        (["a.pth", "--backbone=alexnet"], r"error: --backbone: 'alexnet' is none of \['conv"),
+        (["a.pth", "--preprocessing=x"], r"error: --preprocessing: 'x' is none of \['dino"),
         (["a.pth", "--output=./a.pth"], r"error: --output: \./a\.pth is the checkpoint itself"),
         (["a.pth", "--entry=net"], r"error: a\.pth: has no entry 'net'"),
         (["a.pth", "--output=file/w"], r"error: file/w: cannot be written"),

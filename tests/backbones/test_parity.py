@@ -1,6 +1,7 @@
 """Blocks and networks against PyTorch's, which the ImageNet checkpoints were made with."""
 
 import contextlib
+import functools
 import importlib.util
 
 import jax
@@ -10,12 +11,15 @@ import optax
 import pytest
 from flax import traverse_util
 
-from grnet_jax.backbones import BACKBONES, build_classifier
+from grnet_jax import backbones
+from grnet_jax.backbones import BACKBONES, build_classifier, conversion
 from grnet_jax.backbones.blocks import ConvNorm, grouped_convolution, max_pool
-from grnet_jax.backbones.classifier import adaptive_average_pool
+from grnet_jax.backbones.classifier import PooledHead, adaptive_average_pool
 from grnet_jax.backbones.conversion import convert_tensors
 from grnet_jax.backbones.convert import convert
+from grnet_jax.backbones.convnext import ConvNeXt
 from grnet_jax.backbones.costs import count_parameters, multiply_adds
+from grnet_jax.backbones.transformer import ViT
 from grnet_jax.backbones.weights import read_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity")
@@ -164,6 +168,53 @@ def _assert_near(found, wanted, share=1e-4):
     assert found.shape == wanted.shape
     assert np.abs(wanted).max() > 0.1
     assert np.abs(found - wanted).max() <= share * np.abs(wanted).max()
+
+
+_SMALL_VIT = {"embed_dim": 8, "depth": 2, "num_heads": 2, "img_size": 20, "patch_size": 4}
+_SMALL = {
+    "class token": (
+        {"init_values": 1.0, **_SMALL_VIT},
+        functools.partial(ViT, 4, 8, 2, 2, 5),
+    ),
+    "registers": (
+        {"init_values": 1.0, "reg_tokens": 3, "no_embed_class": True, **_SMALL_VIT},
+        functools.partial(ViT, 4, 8, 2, 2, 5, registers=3),
+    ),
+    "patches alone": (
+        {"class_token": False, **_SMALL_VIT},
+        functools.partial(ViT, 4, 8, 2, 2, 5, class_token=False, layer_scale=False),
+    ),
+    "ConvNeXt": (
+        {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16)},
+        functools.partial(ConvNeXt, (1, 1, 2, 1), (4, 8, 12, 16)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _SMALL)
+def test_small_transformers_and_convnexts_are_timms(peers, kind, monkeypatch, tmp_path):
+    options, ours = _SMALL[kind]
+    like = "convnext_tiny" if kind == "ConvNeXt" else "vit_small_patch14_dinov2"
+    peer = peers.make_small_peer(like, options)
+    name = f"small {kind}"  # of its own: what a name's variables are is remembered
+    monkeypatch.setitem(BACKBONES, name, ours)
+    monkeypatch.setitem(backbones._HEADS, name, backbones._HEADS.get(like, PooledHead))
+    monkeypatch.setitem(conversion._NAMES, name, conversion._NAMES[like])
+    file, output = tmp_path / "tiny.pth", str(tmp_path / "tiny.safetensors")
+    torch.save(peer.state_dict(), file)
+    weights = read_weights(convert(str(file), backbone=name, output=output))
+    assert weights.classes == 7
+    variables, module = weights.variables, build_classifier(name, 7)
+    photos = np.random.default_rng(0).standard_normal((2, 35, 46, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted, wanted_maps = peers.run(peer, like, photos)
+    maps = jax.jit(lambda v, p: module.apply(v, p, method=lambda m, p: m.backbone(p, False)))(
+        variables, photos
+    )
+    _assert_near(module.apply(variables, maps[max(maps)], method=lambda m, x: m.head(x)), wanted)
+    assert set(maps) == set(wanted_maps)
+    for stride, found in maps.items():
+        _assert_near(found, wanted_maps[stride])
 
 
 # In float32 BatchNorm over few cells magnifies rounding to percents of some gradients.

@@ -44,7 +44,9 @@ def test_googlenets_is_imagenets_and_then_transform_input():
 
 def test_every_backbone_has_one():
     assert {default_preprocessing(name) for name in BACKBONES} <= set(PREPROCESSING)
-    with pytest.raises(InputError, match=r"'nothing' is none of \['googlenet', 'imagenet'"):
+    with pytest.raises(
+        InputError, match=r"'nothing' is none of \['dinov2', 'googlenet', 'imagenet'"
+    ):
         find_preprocessing("nothing")
 
 
@@ -99,6 +101,12 @@ def test_torchvisions_weights_say_the_same(weights):
         ("seresnext50_32x4d", "racm_in1k"),
         ("legacy_seresnet50", "in1k"),
         ("legacy_seresnext50_32x4d", "in1k"),
+        ("vit_small_patch14_dinov2", "lvd142m"),
+        ("vit_base_patch14_dinov2", "lvd142m"),
+        ("vit_small_patch14_reg4_dinov2", "lvd142m"),
+        ("vit_base_patch16_siglip_224", "webli"),
+        ("convnext_tiny", "fb_in1k"),
+        ("convnext_base", "fb_in1k"),
     ],
 )
 def test_timms_weights_say_the_same(backbone, tag):

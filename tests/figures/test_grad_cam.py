@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import global_baseline, grnet
+from configs import global_baseline, grnet, kpm, local_matching
 from grnet_jax import models
 from grnet_jax.figures.grad_cam import grad_cam, pair_grad_cam
 from grnet_jax.training.state import init_variables
@@ -19,7 +19,8 @@ def _photos(n, size=32):
 
 
 def _matcher(config, **fields):
-    config.model.node_dim, config.model.reasoning_dim = 12, 6
+    if config.model.name == "grnet":
+        config.model.node_dim, config.model.reasoning_dim = 12, 6
     config.model.update(fields)
     matcher = models.build_matcher(config.model)
     return matcher, init_variables(matcher, 32, seed=3)
@@ -113,8 +114,9 @@ def test_a_symmetric_matcher_explains_symmetrically():
         np.testing.assert_allclose(heat, same, rtol=1e-4, atol=1e-7)
 
 
-def test_jit_changes_nothing_and_embed_is_the_pooled_map():
-    matcher, variables = _matcher(grnet.get_config())
+@pytest.mark.parametrize("system", [grnet, kpm, local_matching])
+def test_jit_changes_nothing_and_embed_is_the_pooled_map(system):
+    matcher, variables = _matcher(system.get_config())
     query, gallery = _photos(2)
     eager = pair_grad_cam(matcher, variables, query, gallery)
     jitted = jax.jit(lambda *photos: pair_grad_cam(matcher, variables, *photos))(query, gallery)

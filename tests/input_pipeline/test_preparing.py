@@ -299,6 +299,31 @@ def test_killed_at_any_moment(name, tmp_path, start):
     assert _content(folder) == _content(tmp_path / "whole")
 
 
+_UNGUARDED = """
+from configs import common
+from input_pipeline import load_dataset
+
+data = common.get_data("synthetic")
+data.dir, data.size, data.train_items = {folder!r}, "tiny", 120
+load_dataset(data)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_UNGUARDED.format(folder=str(tmp_path / "data")))
+    ended = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode != 0
+    assert '`if __name__ == "__main__":`' in ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _SETS)
 def test_two_at_once(name, tmp_path, start):

@@ -23,7 +23,10 @@ def _photos(n, size=32):
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["grnet", "global_baseline", "colour_histogram", "embedding"])
+@pytest.mark.parametrize(
+    "name",
+    ["grnet", "global_baseline", "colour_histogram", "embedding", "kpm", "local_matching"],
+)
 def test_every_matcher_embeds_photo_by_photo_and_scores_all_pairs(name):
     matcher, variables = _matcher(name)
     photos = _photos(5)

@@ -87,7 +87,7 @@ def test_descriptors_are_the_mean_over_the_views(flip):
     np.testing.assert_allclose(found.descriptor, _unit(np.mean(views, axis=0)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["grnet", "global_baseline"])
+@pytest.mark.parametrize("name", ["grnet", "global_baseline", "kpm", "local_matching"])
 def test_flips_average_feature_maps_before_they_are_pooled(name):
     matcher, variables = _matcher(name)
     photos = _photos()

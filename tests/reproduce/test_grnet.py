@@ -15,7 +15,9 @@ _CASES = [
     for table in _PAPER.tables
     for row in table.choose(())
     for dataset in (table.datasets[0], "synthetic")
+    if not row.weights
 ]
+_WEIGHTS = {"vit_small_patch14_dinov2": "converted.safetensors"}
 # Of Table 5, by row: scales, nodes, and whether there are edges within and between scales.
 _TABLE_5 = {
     1: ({(1, 1)}, 1, True, True),
@@ -29,7 +31,7 @@ _TABLE_5 = {
 
 
 def _config(table, row, dataset):
-    experiment = make_experiment(_PAPER, table, row, dataset)
+    experiment = make_experiment(_PAPER, table, row, dataset, weights=_WEIGHTS)
     return read_config(experiment.config, dataset, experiment.flags[1:])
 
 
@@ -104,6 +106,38 @@ def test_every_row_is_a_config_of_the_same_budget(table, row, dataset):
         assert config[part] == first[part]
     if dataset != "synthetic":
         assert config.train == read_config("grnet", dataset).train
+
+
+@pytest.mark.parametrize("dataset", ["deepfashion_c2s", "synthetic"])
+@pytest.mark.parametrize(("number", "layers"), [(10, 0), (11, 3)])
+def test_rows_of_dinov2_differ_in_backbone_and_optimiser_alone(number, layers, dataset):
+    table = _PAPER.table("table3")
+    (row,) = table.choose((number,))
+    config, grnets = (_config(table, one, dataset) for one in (row, table.choose((8,))[0]))
+    matcher = build_matcher(config.model)
+    assert config.model.backbone.name == row.weights
+    assert config.model.backbone.pretrained == _WEIGHTS[row.weights]
+    assert matcher.graph.layers == layers
+    assert (matcher.graph.node_dim, matcher.graph.reasoning_dim) == (
+        grnets.model.node_dim,
+        grnets.model.reasoning_dim,
+    )
+    assert make_experiment(_PAPER, table, row, dataset, weights=_WEIGHTS).start is None
+    assert config.loss == grnets.loss
+    assert (config.train.steps, config.train.epochs) == (grnets.train.steps, grnets.train.epochs)
+
+
+@pytest.mark.parametrize(("number", "name"), [(5, "kpm"), (9, "local_matching")])
+def test_rows_of_other_matchers_change_the_matcher_alone(number, name):
+    for dataset in ("deepfashion_c2s", "synthetic"):
+        experiment = _experiment("table3", number, dataset)
+        assert experiment.config == name
+        own = read_config(name, dataset).model
+        ours = read_config(name, dataset, experiment.flags[1:])
+        assert ours.model == own
+        of_grnet = _experiment("table3", 8, dataset)
+        assert ours.data == read_config("grnet", dataset, of_grnet.flags[1:]).data
+        assert experiment.start == of_grnet.start
 
 
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=lambda paper: paper.name)

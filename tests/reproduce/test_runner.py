@@ -65,7 +65,7 @@ def test_a_row_is_run_once_whichever_tables_it_stands_in(called, tmp_path, capsy
     # The same again, and the same rows of other tables: nothing is run.
     before = len(called)
     assert _main(tmp_path, "grnet", "table5", "--rows=1,7") == 0
-    assert _main(tmp_path, "grnet", "table3") == 0
+    assert _main(tmp_path, "grnet", "table3", "--rows=7,8") == 0
     assert _main(tmp_path, "grnet", "layers", "--rows=3") == 0
     assert len(called) == before
     assert "| 3 | T = 3 | 1 | 25.0" in capsys.readouterr().out
@@ -100,6 +100,40 @@ def test_fields_given_are_every_rows_and_tell_rows_apart(called, tmp_path):
     assert _flag(given, "workdir") != _flag(plain, "workdir")
 
 
+def test_rows_with_weights_of_their_own_start_from_these(called, tmp_path, capsys):
+    name = "vit_small_patch14_dinov2"
+    words = ("grnet", "table3", f"--weights={name}=there.safetensors")
+    words += ("--config.model.backbone.pretrained=others.safetensors",)
+    words += ("--dataset=deepfashion_c2s", "--source=here")
+    assert _main(tmp_path, *words) == 0
+    pretrained = [_flag(command, "config.model.backbone.pretrained") for command in called[::2]]
+    others = 4 * ["others.safetensors"]
+    assert pretrained == [*others, "there.safetensors", "there.safetensors"]
+    configs = [_flag(command, "config").partition(":")[0] for command in called[::2]]
+    names = ("kpm", "grnet", "grnet", "local_matching", "grnet_dinov2", "grnet_dinov2")
+    assert configs == [f"configs/{name}.py" for name in names]
+    (kept,) = {row["command"] for row in _rows(tmp_path, "deepfashion_c2s")}
+    assert f"--weights={name}=FILE" in kept
+    assert "| 10 | DINOv2, global similarity | 1 | 25.0" in capsys.readouterr().out
+
+
+def test_without_weights_their_rows_are_left_out(called, tmp_path, capsys):
+    assert _main(tmp_path, "grnet", "table7") == 0
+    assert [row["config"] for row in _rows(tmp_path, "synthetic")] == [
+        "grnet",
+        "grnet",
+        "kpm",
+        "local_matching",
+    ]
+    starts = {_flag(command, "config.train.init_from") for command in called if len(command) > 3}
+    assert len(starts - {None}) == 1  # all from the same backbone
+    assert "| 5 | DINOv2, global similarity | needs weights |" in capsys.readouterr().out
+
+
+def _rows(folder, dataset):
+    return json.loads((folder / f"reproduce_grnet_{dataset}.json").read_text())["rows"]
+
+
 def test_figure_2_is_drawn(called, tmp_path, capsys):
     assert _main(tmp_path, "grnet", "figure2") == 0
     path = tmp_path / "runs" / "grnet_figure2_synthetic.png"
@@ -112,6 +146,11 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
     text = capsys.readouterr().out
     assert not called
     assert "#8 GRNet, seed 0: to run" in text
+    assert "#5 KPM, seed 0: to run" in text
+    needed = "needs weights, --weights=vit_small_patch14_dinov2=FILE"
+    assert f"#10 DINOv2, global similarity: {needed}" in text
+    assert f"#11 DINOv2 and GRNet's graph: {needed}" in text
+    assert "python train.py --config=configs/kpm.py:deepfashion_c2s" in text
     assert "python train.py --config=configs/grnet.py:deepfashion_c2s" in text
     assert list(tmp_path.iterdir()) == []
 
@@ -131,6 +170,10 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
         (("grnet", "table5", "--config.train.step=1"), "--config.train.step=1: expected fields"),
         (("grnet", "table5", "--config.train.steps=x"), "invalid literal for int()"),
         (("grnet", "table5", "--row=1"), "unexpected argument '--row=1'"),
+        (("grnet", "table3", "--rows=10"), "row 10 of table3 (DINOv2, global similarity) needs"),
+        (("grnet", "table3", "--weights=x"), "'x': expected a backbone and its file, NAME=FILE"),
+        (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
+        (("grnet", "table3", "--rows=5", "--config.model.layers=1"), "fields of configs/kpm.py"),
     ],
 )
 def test_wrong_options_are_named(words, message, called, tmp_path, capsys):

@@ -53,6 +53,18 @@ def test_it_is_the_softmax_over_shop_photos_of_inner_products(dim, leave_out):
     np.testing.assert_allclose(loss, plain + 0.5 * np.mean(losses), rtol=1e-5)
 
 
+def test_descriptors_learn_alone():
+    both, *_ = _measure(_config(0.5, 6))
+    pairs, *_ = _measure(_config(0.0, 6))
+    config = _config(0.5, 6)
+    config.loss.pair_weight = 0.0
+    loss, metrics, grads, _ = _measure(config)
+    np.testing.assert_allclose(loss, both - pairs, rtol=1e-4)
+    assert "batch_top1" not in metrics
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["graph"]))
+    assert np.any(grads["projection"]["kernel"])
+
+
 def test_a_projection_learns_and_leaves_the_rest_alone():
     _, _, without, _ = _measure(_config(0.0, 6))
     _, _, beside, _ = _measure(_config(0.5, 6))

@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import common, global_baseline, grnet
+from configs import common, global_baseline, grnet, kpm, local_matching
 from grnet_jax import mesh as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
@@ -17,8 +17,9 @@ from grnet_jax.training.step import make_train_step
 def small_config(system=grnet) -> ml_collections.ConfigDict:
     config = system.get_config()
     config.data.image_size = 32
-    config.model.node_dim = 16
-    config.model.reasoning_dim = 8
+    if config.model.name == "grnet":
+        config.model.node_dim = 16
+        config.model.reasoning_dim = 8
     config.train.batch_items = 16
     config.train.steps = 10
     config.optimizer.warmup_steps = 2
@@ -60,8 +61,13 @@ def first_step(config, devices, dtype):
 
 # In float32 the rounding of a sum can decide which cell wins a max-pooling window, and the
 # backbone's gradient jumps; in float64 nothing but the formulas is left to differ.
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-@pytest.mark.parametrize("system", [grnet, global_baseline])
+@pytest.mark.parametrize(
+    ("system", "dtype", "tolerance"),
+    [
+        *((system, "float64", 1e-9) for system in (grnet, global_baseline, kpm, local_matching)),
+        *((system, "float32", 1e-5) for system in (grnet, global_baseline)),
+    ],
+)
 def test_eight_devices_equal_one(system, dtype, tolerance):
     config = small_config(system)
     config.model.dtype = dtype
@@ -210,6 +216,8 @@ def test_steps_or_epochs():
         ("train.checkpoint_every", 0, r"train\.checkpoint_every"),
         ("eval.gallery_block", 0, r"eval\.gallery_block"),
         ("eval.keep_top", 0, r"eval\.keep_top"),
+        ("loss.pair_weight", -0.1, r"loss\.pair_weight: expected 0 or more"),
+        ("loss.pair_weight", 0.0, r"nothing learns with both 0"),
         ("loss.descriptor_weight", -0.1, r"loss\.descriptor_weight: expected 0 or more"),
         ("loss.descriptor_temperature", 0.0, r"loss\.descriptor_temperature: .* got 0\.0"),
         ("loss.descriptor_temperature", np.nan, r"loss\.descriptor_temperature"),

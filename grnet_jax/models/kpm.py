@@ -1,0 +1,207 @@
+"""Kronecker-product matching as a pairwise matcher on GRNet's feature maps.
+
+Shen et al., "End-to-End Deep Kronecker-Product Matching for Person Re-identification", CVPR 2018.
+Every cell of the query's map is matched softly with all cells of the gallery photo's map; the
+gallery map, warped by these matches, is subtracted, and one linear unit scores the difference.
+
+Our reading, where it is not the paper's letter:
+
+- Cells are matched by the cosine of their features, as in the authors' released code.
+- The differences are averaged over the query's cells and then squared, as in that code;
+  `square_first` changes the order, so that differences of opposite sign do not cancel.
+- BatchNorm before the linear unit is left out: after training it is an affine map of each channel,
+  which the linear unit contains.
+- Several scales (the paper: maps of an hourglass network) are GRNet's pyramid: each scale's regions
+  are matched among themselves, and the linear unit reads all scales.
+- Self-residual attention: a map is warped onto itself. What a cell differs by from that is what no
+  other cell of its photo shows. A logistic unit on its square weighs the cell.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.graph import check_scales, in_chunks, pool_regions, region_counts
+from grnet_jax.graph.reasoning import at_least_float32, match_logit, product
+from grnet_jax.models.mapped import (
+    MapMatcher,
+    global_descriptor,
+    map_fields,
+)
+from grnet_jax.models.matcher import Features, unit_vectors
+
+_he = nn.initializers.he_normal()
+
+
+class KPM(MapMatcher, kw_only=True):
+    """A matcher that warps the gallery photo's regions onto the query's.
+
+    Attributes:
+      scales: the pyramid's (rows, columns), each scale matched within itself; () for the cells of
+        the map.
+      match_scale: factor on the cosines in the softmax; the larger, the harder the matches.
+      self_attention: whether the query's cells are weighed by self-residual attention.
+      square_first: whether differences are squared before they are averaged over the cells.
+      score_bias_init: where the score's bias starts.
+      gallery_chunk: gallery photos compared at once, where memory is short; 0 for all.
+    """
+
+    scales: tuple[tuple[int, int], ...] = ()
+    match_scale: float = 1.0
+    self_attention: bool = True
+    square_first: bool = False
+    score_bias_init: float = 0.0
+    gallery_chunk: int = 0
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Features of feature maps [n, h', w', c]."""
+        if self.scales:
+            regions = pool_regions(feature_map, self.scales)
+            return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
+        n, height, width, c = feature_map.shape
+        cells = feature_map.reshape(n, height * width, c)
+        return Features(descriptor=global_descriptor(cells.max(axis=1)), regions=cells)
+
+    def pair_numbers(self, regions: int, channels: int) -> int:
+        """Matches of all cells, and with `square_first` the warped map."""
+        warped = channels if self.square_first else 0
+        return sum(count * (count + warped) + channels for count in self._counts(regions))
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        x, (_, r, c) = query, query.shape
+        counts = self._counts(r)
+        weight, bias, attention = self._parameters(c, len(counts))
+
+        def score(y: jax.Array) -> jax.Array:
+            differences, start = [], 0
+            for count in counts:
+                own, other = x[:, start : start + count], y[:, start : start + count]
+                cell_weights = jnp.ones(own.shape[:2], at_least_float32(own))
+                if attention is not None:
+                    cell_weights = self_attention(own, *attention, self.match_scale)
+                differences.append(
+                    warped_difference(
+                        own,
+                        other,
+                        cell_weights,
+                        self.match_scale,
+                        square_first=self.square_first,
+                    )
+                )
+                start += count
+            difference = jnp.concatenate(differences, axis=-1)
+            logits = match_logit(difference.reshape(-1, difference.shape[-1]), weight, bias)
+            return logits.reshape(difference.shape[:2])
+
+        return in_chunks(score, gallery, self.gallery_chunk)
+
+    def _counts(self, regions: int) -> tuple[int, ...]:
+        """How many regions each scale has."""
+        return region_counts(self.scales) if self.scales else (regions,)
+
+    @nn.compact
+    def _parameters(
+        self, channels: int, blocks: int
+    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """The score's weight and bias, and the attention's where there is one."""
+        weight = self.param("score_weight", _he, (blocks * channels, 1))[:, 0]
+        bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
+        if not self.self_attention:
+            return weight, bias, None
+        attention = self.param("attention_weight", _he, (channels, 1))[:, 0]
+        return weight, bias, (attention, self.param("attention_bias", nn.initializers.zeros, ()))
+
+
+def match_weights(query: jax.Array, gallery: jax.Array, match_scale: float) -> jax.Array:
+    """softmax over j of match_scale * cos(x_i, y_j).
+
+    Args:
+      query: cells x [q, r, c].
+      gallery: cells y [g, s, c].
+      match_scale: factor on the cosines.
+
+    Returns:
+      float32 at least, [q, g, r, s], each row summing to one.
+    """
+    x, y = (unit_vectors(cells) for cells in (query, gallery))
+    return jax.nn.softmax(match_scale * product("qic,gjc->qgij", x, y), axis=-1)
+
+
+def warped_difference(
+    query: jax.Array,
+    gallery: jax.Array,
+    cell_weights: jax.Array,
+    match_scale: float,
+    *,
+    square_first: bool,
+) -> jax.Array:
+    """The squared difference of a query's cells from the gallery photo's, warped onto them.
+
+    With w of `match_weights`, d_i = x_i - sum_j w_ij y_j and a_i the cell's weight, it is
+    (mean_i a_i d_i)^2, or mean_i a_i d_i^2 with `square_first`. The former never forms the warped
+    map: its weights are summed over the query's cells first.
+
+    Args:
+      query: cells x [q, r, c].
+      gallery: cells y [g, s, c].
+      cell_weights: a, [q, r].
+      match_scale: of `match_weights`.
+      square_first: whether d is squared before the mean.
+
+    Returns:
+      float32 at least, [q, g, c].
+    """
+    weights = match_weights(query, gallery, match_scale)  # [q, g, r, s]
+    x, y = (cells.astype(weights.dtype) for cells in (query, gallery))
+    share = cell_weights / query.shape[1]  # [q, r]
+    if square_first:
+        warped = jnp.einsum("qgij,gjc->qgic", weights, y)
+        return jnp.einsum("qi,qgic->qgc", share, jnp.square(x[:, None] - warped))
+    own = jnp.einsum("qi,qic->qc", share, x)
+    pooled = jnp.einsum("qi,qgij->qgj", share, weights)
+    return jnp.square(own[:, None] - jnp.einsum("qgj,gjc->qgc", pooled, y))
+
+
+def self_attention(
+    cells: jax.Array, weight: jax.Array, bias: jax.Array, match_scale: float
+) -> jax.Array:
+    """sigmoid(v . (x_i - sum_j w_ij x_j)^2 + b), w matching a photo's cells with themselves.
+
+    Args:
+      cells: x [n, r, c].
+      weight: v, [c].
+      bias: b, a number.
+      match_scale: of `match_weights`.
+
+    Returns:
+      float32 at least, [n, r], in (0, 1).
+    """
+    unit = unit_vectors(cells)
+    weights = jax.nn.softmax(match_scale * product("nic,njc->nij", unit, unit), axis=-1)
+    x = cells.astype(weights.dtype)
+    residual = x - jnp.einsum("nij,njc->nic", weights, x)
+    return jax.nn.sigmoid(jnp.einsum("nic,c->ni", jnp.square(residual), weight) + bias)
+
+
+def build(model: Any) -> KPM:
+    """The matcher that `config.model` describes.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    check_at_least("model.gallery_chunk", model.gallery_chunk, 0)
+    if not model.match_scale > 0:
+        raise InputError(f"model.match_scale: expected more than 0, got {model.match_scale}")
+    return KPM(
+        **map_fields(model),
+        scales=check_scales(model.scales) if model.scales else (),
+        match_scale=model.match_scale,
+        self_attention=model.self_attention,
+        square_first=model.square_first,
+        score_bias_init=model.score_bias_init,
+        gallery_chunk=model.gallery_chunk,
+    )

@@ -1,0 +1,114 @@
+"""What matchers on a backbone's feature map share: from photos to the map, regions and fields."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.errors import InputError
+from grnet_jax.graph import choose_tile, in_tiles
+from grnet_jax.models.matcher import Features, Scoring, model_dtype, unit_vectors
+
+
+class MapMatcher(nn.Module):
+    """A matcher that embeds a photo by its feature map and scores pairs of photos by their regions.
+
+    Subclasses have `pool` and `score_regions`, and `pair_numbers` or a `score_prepared` of their
+    own.
+
+    Attributes:
+      backbone: photos to feature maps; the map of the largest stride is used.
+      preprocessing: name of the photo normalisation.
+      frozen_batch_norm: BatchNorm keeps its statistics while training.
+    """
+
+    backbone: nn.Module
+    preprocessing: str = "imagenet"
+    frozen_batch_norm: bool = False
+
+    def embed(self, photos: jax.Array, train: bool = False) -> Features:
+        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, d]."""
+        return self.pool(self.feature_map(photos, train))
+
+    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
+        maps = self.backbone(
+            normalise(photos, self.preprocessing), train and not self.frozen_batch_norm
+        )
+        return maps[max(maps)]
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Features of feature maps [n, h', w', c]."""
+        raise NotImplementedError
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Same-item logits float32 [q, g]."""
+        return self.score_regions(regions_of(query), regions_of(gallery))
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        raise NotImplementedError
+
+    def pair_numbers(self, regions: int, channels: int) -> int:
+        """How many numbers comparing two photos of so many regions makes at once."""
+        raise NotImplementedError
+
+    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+        """The score's parameters, and the dtype that regions are compared in."""
+        params = {name: part for name, part in variables["params"].items() if name != "backbone"}
+        return {"params": params, "dtype": np.zeros((), scoring.dtype or self.backbone.dtype)}
+
+    def score_prepared(
+        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
+    ) -> jax.Array:
+        """As `score`, of one query and a tile of gallery photos at a time: float32 [q, g].
+
+        Memory does not grow with the queries, and with the gallery only where tiles are as large.
+        """
+        x, y = (regions_of(one).astype(prepared["dtype"].dtype) for one in (query, gallery))
+
+        def score(x: jax.Array, y: jax.Array) -> jax.Array:
+            logits: Any = self.apply({"params": prepared["params"]}, x, y, method="score_regions")
+            return logits
+
+        tile = scoring.tile or choose_tile(self.pair_numbers(*x.shape[1:]))
+        return in_tiles(score, x, y, tile)
+
+    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """Scores of the photos against themselves; touches every parameter, for `init`."""
+        features = self.embed(photos, train)
+        return self.score(features, features)
+
+
+def global_descriptor(whole: jax.Array) -> jax.Array:
+    """Unit vectors float32 [n, c] of the channels' maxima over each photo's map, [n, c]."""
+    return unit_vectors(whole.astype(jnp.float32))
+
+
+def regions_of(features: Features) -> jax.Array:
+    """The features' regions [n, r, c].
+
+    Raises:
+      InputError: they hold none.
+    """
+    if features.regions is None:
+        raise InputError("this matcher scores regions, and these features hold none")
+    return features.regions
+
+
+def map_fields(model: Any) -> Mapping[str, Any]:
+    """The fields of `MapMatcher` that `config.model` describes, by name.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    return {
+        "backbone": build_backbone(model.backbone.name, model_dtype(model)),
+        "preprocessing": choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
+        "frozen_batch_norm": model.backbone.frozen_batch_norm,
+    }

@@ -1,0 +1,121 @@
+"""Training some parts of a model, from a run that has the others."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grnet_jax import mesh
+from grnet_jax.errors import InputError
+from grnet_jax.training import loop
+from grnet_jax.training.checkpoints import check_same_config, read_config, write_config
+from grnet_jax.training.optimizers import make_optimizer, trainable_mask
+from grnet_jax.training.setup import build_run, restore_run
+from tests.training.test_step import first_step, small_config
+
+
+def _descriptor_config(config):
+    config.model.descriptor_dim = 6
+    config.loss.descriptor_weight = 1.0
+    config.model.backbone.frozen_batch_norm = True
+    return config
+
+
+def test_the_gradient_is_that_of_the_parts_alone():
+    config = _descriptor_config(small_config())
+    _, _, loss, everything, _, _ = first_step(config, 1, "float32")
+    config.optimizer.trainable = "projection"
+    _, _, same_loss, grads, _, _ = first_step(config, 1, "float32")
+    np.testing.assert_allclose(loss, same_loss, rtol=1e-6)
+    np.testing.assert_allclose(
+        grads["projection"]["kernel"], everything["projection"]["kernel"], rtol=1e-5, atol=1e-7
+    )
+    assert np.any(grads["projection"]["kernel"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((grads["backbone"], grads["graph"])))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_other_parameters_stay(name):
+    config = small_config()
+    config.optimizer.name, config.optimizer.weight_decay = name, 0.1
+    config.optimizer.trainable = "a"
+    params = {"a": {"kernel": jnp.ones((2, 3))}, "ab": {"kernel": jnp.ones((4, 5))}}
+    tx = make_optimizer(config.optimizer, lambda _: 0.1)
+    grads = jax.tree.map(lambda leaf: 0.5 * leaf, params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    assert np.all(updates["a"]["kernel"] < 0)
+    assert not np.any(updates["ab"]["kernel"])
+
+
+def test_parts_are_named_by_whole_words():
+    params = {"graph": {"w": 0}, "backbone": {"conv1": {"k": 0}, "conv10": {"k": 0}}}
+    assert trainable_mask(params, "graph, backbone/conv1") == {
+        "graph": {"w": True},
+        "backbone": {"conv1": {"k": True}, "conv10": {"k": False}},
+    }
+    assert all(jax.tree.leaves(trainable_mask(params, "")))
+    with pytest.raises(InputError, match=r"no parameter is in 'grap'.*backbone, graph"):
+        trainable_mask(params, "grap")
+
+
+@pytest.mark.slow
+def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_path):
+    config = tiny_config()
+    config.train.steps, config.train.eval_every = 3, 0
+    loop.train(config, tmp_path / "first")
+    _forget_later_fields(tmp_path / "first" / "config.json")
+    before = restore_run(tmp_path / "first", mesh.make_mesh())[1]
+
+    config = _descriptor_config(config)
+    config.train.init_from, config.train.init_parts = str(tmp_path / "first"), "shared"
+    config.loss.pair_weight, config.optimizer.trainable = 0.0, "projection"
+    loop.train(config, tmp_path / "second")
+    run, after = restore_run(tmp_path / "second", mesh.make_mesh())
+    for part in before.params:
+        jax.tree.map(np.testing.assert_array_equal, after.params[part], before.params[part])
+    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before.batch_stats)
+    fresh = run.create_state().params["projection"]["kernel"]
+    assert np.abs(after.params["projection"]["kernel"] - fresh).max() > 1e-5
+
+
+def _forget_later_fields(path):
+    """Makes a run's config that of an older version."""
+    fields = json.loads(path.read_text())
+    for section, names in {
+        "eval": ("shortlist", "flip_average", "query_expansion_alpha"),
+        "loss": ("pair_weight", "descriptor_weight", "descriptor_temperature"),
+        "model": ("descriptor_dim",),
+        "train": ("init_parts", "embed_chunk"),
+        "optimizer": ("trainable", "decay_at"),
+    }.items():
+        for name in names:
+            del fields[section][name]
+    path.write_text(json.dumps(fields))
+
+
+def test_an_older_run_is_the_same_run(tmp_path):
+    config = small_config()
+    write_config(tmp_path, config.to_dict())
+    _forget_later_fields(tmp_path / "config.json")
+    check_same_config(tmp_path, config.to_dict())
+    assert read_config(tmp_path) == json.loads(json.dumps(config.to_dict()))
+    config.loss.descriptor_weight = 0.5
+    with pytest.raises(InputError, match=r"loss\.descriptor_weight: 0\.0 there, 0\.5 now"):
+        check_same_config(tmp_path, config.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimizer.trainable": "projection"}, "frozen_batch_norm=true"),
+        ({"train.init_parts": "head"}, "'head' is none of"),
+        ({"train.init_parts": "shared"}, "changes nothing without train.init_from"),
+    ],
+)
+def test_what_cannot_be(fields, message):
+    config = small_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(InputError, match=message):
+        build_run(config, mesh.make_mesh(jax.devices()[:1]))
