@@ -108,9 +108,7 @@ def make_framing(data: Any, shop: bool = False) -> Framing:
             f"config.data.center_share={data.center_share}: expected more than 0, at most 1"
         )
     crop = (shop and data.shop_crop) or data.crop
-    # Configs stored before there was this field lack it.
-    square = data.get("square", False)
-    return Framing(data.image_size, crop, data.interpolation, data.center_share, square)
+    return Framing(data.image_size, crop, data.interpolation, data.center_share, data.square)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from grnet_jax.retrieval.tasks import Task, see_as_trained
 
 # Fields of config.data that say which photos a run was trained on.
 _SAME = ("name", "size", "train_items", "seed", "manifest", "source")
-# Fields that say how a data set's photos are stored and found again, which members choose.
-_OWN = ("long_side", "detections")
 
 
 class Member(NamedTuple):
@@ -111,11 +109,14 @@ def _key(number: int) -> str:
 
 
 def member_data(data: Any, trained: Any) -> Any:
-    """A copy of the evaluation's config.data, by which a member sees its photos as in training."""
+    """A copy of the evaluation's config.data, by which a member sees its photos as in training.
+
+    A detector's boxes are the evaluation's, where it has any.
+    """
     data = copy.deepcopy(data)
     see_as_trained(data, trained)
-    for field in _OWN:
-        data[field] = trained[field]
+    data.long_side = trained.long_side
+    data.detections = data.detections or trained.detections
     return data
 
 

@@ -169,7 +169,7 @@ class Evaluator:
         sums = ranking.calibration
         calibration = None if sums is None else pair_calibration(sums)
         changes = {
-            "ensemble": self._config.eval.get("ensemble", ""),
+            "ensemble": self._config.eval.ensemble,
             **self._views._asdict(),
             **self._postprocessing._asdict(),
         }

@@ -79,8 +79,7 @@ _SEEN = ("image_size", "crop", "shop_crop", "square", "interpolation", "center_s
 def see_as_trained(data: Any, trained: Any) -> None:
     """Sets the fields of a config.data by which a model sees photos to those of its training."""
     for field in _SEEN:
-        # Configs stored before there was a field lack it.
-        wanted = trained.get(field, data[field])
+        wanted = trained[field]
         if data[field] != wanted:
             logging.info("data.%s=%s, as the model was trained", field, wanted)
         data[field] = wanted

@@ -86,6 +86,11 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     """The config with no field left open; raises InputError for fields that would fail later."""
     run = build_run(config, devices)
     config = run.config
+    if config.eval.ensemble:
+        raise InputError(
+            f"eval.ensemble={config.eval.ensemble}: names trained runs for eval.py; expected '' to "
+            "train"
+        )
     make_objective(run.matcher, config)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")

@@ -51,6 +51,10 @@ def test_members_see_photos_as_in_their_training():
     seen = member_data(data, trained)
     for field in ("image_size", "crop", "square", "long_side"):
         assert seen[field] == trained[field] != data[field]
+    data.detections, trained.detections = "", "theirs.csv"
+    assert member_data(data, trained).detections == "theirs.csv"
+    data.detections = "given.csv"
+    assert member_data(data, trained).detections == "given.csv"
     assert (seen.size, seen.dir) == (data.size, data.dir)  # what is measured is the evaluation's
 
 

@@ -52,7 +52,7 @@ class _Logits(models.InnerProduct):
     classes: int = 20
 
     def classify(self, photos, train=False):
-        x = photos.reshape(len(photos), -1)[:, : self.classes] / 64.0
+        x = photos.reshape(len(photos), -1)[:, : self.classes].astype("float32") / 64
         return models.Features(models.unit_vectors(x)), x
 
 
@@ -77,7 +77,7 @@ def _tiny(tiny_config, loss):
         config[section] = base[section]
     config.eval.calibration = False
     config.train.eval_every = 0
-    config.train.steps = 2
+    config.train.steps, config.optimizer.warmup_steps = 2, 1
     config.model.dim = 8
     return config
 
@@ -86,6 +86,13 @@ def test_a_head_with_too_few_items_is_refused(tiny_config, tmp_path):
     config = _tiny(tiny_config, "classification")
     config.model.classes = 3
     with pytest.raises(InputError, match=r"model\.classes: 3, but .* has \d+ items to train on"):
+        loop.train(config, str(tmp_path))
+
+
+def test_an_ensemble_is_not_trained(tiny_config, tmp_path):
+    config = _tiny(tiny_config, "triplet")
+    config.eval.ensemble = "runs/a,runs/b"
+    with pytest.raises(InputError, match=r"eval\.ensemble=runs/a,runs/b: names trained runs for"):
         loop.train(config, str(tmp_path))
 
 
