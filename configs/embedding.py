@@ -36,7 +36,8 @@ def get_model() -> ml_collections.ConfigDict:
     model.pooling = "gem"
     # Dimensions of the descriptor; 0: the pooled vector itself.
     model.dim = 512
-    # Logits of the category head, at least as many as the data set has categories; 0: no head.
+    # Logits of the class head, at least as many as the training set has categories or items, as
+    # loss.label says; 0: no head.
     model.classes = 0
     # Park et al.'s feature relaxation after the backbone: channels of its two convolutions (0:
     # none), side of their windows, dropout rate. The three values are ours. Before the pooling, and
@@ -66,10 +67,12 @@ def get_loss() -> ml_collections.ConfigDict:
     loss.average = "triplets"
     # "ap": bins of the histogram over cosines.
     loss.bins = 20
-    # Weights of the triplet or AP loss, and of the category head's cross-entropy, which needs
+    # What the class head tells apart: "category" or "item", of the training photos.
+    loss.label = "category"
+    # Weights of the triplet or AP loss, and of the class head's cross-entropy, which needs
     # model.classes. Park et al.: 0.1 and 1.
     loss.weight = 1.0
     loss.class_weight = 0.0
-    # Share of the category's label that all categories have evenly.
+    # Share of a photo's label that all labels have evenly.
     loss.label_smoothing = 0.0
     return loss

@@ -19,14 +19,21 @@ from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
 from grnet_jax.models import has_feature_map, has_predictions
-from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.ensembles import (
+    EnsembleEvaluator,
+    Member,
+    check_members,
+    ensemble_variables,
+    member_data,
+)
+from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.recognition import (
     RecognitionEvaluator,
     format_recognition,
     write_recognition,
 )
 from grnet_jax.retrieval.report import format_table, write_results
-from grnet_jax.retrieval.tasks import configured_task
+from grnet_jax.retrieval.tasks import configured_task, see_as_trained
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
 
@@ -86,18 +93,16 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
     with session(argv):
         from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
+        if config.eval.ensemble:
+            _evaluate_ensemble(config, workdir, output)
+            return
         directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
         run = build_run(config, make_mesh())
         config = run.config
         checkpoints.check_same_config(directory, config.to_dict(), part="model")
         if run.has_parameters:
             run, state = restore_run(directory, run.mesh)
-            # The model has to see photos as it did in training.
-            for field in ("image_size", "crop", "shop_crop", "interpolation", "center_share"):
-                trained = run.config.data[field]
-                if config.data[field] != trained:
-                    logging.info("data.%s=%s, as the model was trained", field, trained)
-                config.data[field] = trained
+            see_as_trained(config.data, run.config.data)
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
@@ -108,19 +113,60 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         )
         to = epath.Path(output).expanduser() if output else directory
         recognised = _recognise(run, config, dataset, state.variables, step, to)
-        if jax.process_index() > 0:
-            return
-        print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
-        print(format_table(evaluation))
-        written = [
-            *recognised,
-            write_results(to, evaluation, config.name, step),
-            write_result_page(
-                to, evaluation, config.name, step, _explain_command(run, config, directory, to)
-            ),
-        ]
-        print("\n".join(f"Wrote {path}" for path in written))
-        print(f"Next: open {written[-1]} in a browser")
+        if jax.process_index() == 0:
+            print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
+            explain = _explain_command(run, config, directory, to)
+            _report(evaluation, config.name, step, to, explain, recognised)
+
+
+def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
+    """Measures the runs that eval.ensemble names as one, on the data and protocol of the config."""
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    if workdir:
+        raise InputError(
+            f"--workdir={workdir}: eval.ensemble names the runs; --output is the results' folder"
+        )
+    mesh = make_mesh()
+    config = build_run(config, mesh).config
+    members, steps = [], []
+    for name in config.eval.ensemble.split(","):
+        run, state = restore_run(name, mesh)
+        members.append(Member(name, run.matcher, run.config, state.variables))
+        steps.append(int(state.step))
+    check_members(members)
+    views = [member_data(config.data, member.config.data) for member in members]
+    datasets = [load_dataset(data) for data in views]
+    config.data = views[0]
+    others = list(zip(datasets[1:], views[1:], strict=True))
+    task = configured_task(datasets[0], config, also_cut=others)
+    evaluation = EnsembleEvaluator(members, config, datasets, mesh).evaluate(
+        ensemble_variables(members), task, store=config.eval.store, step=max(steps)
+    )
+    title = f"{config.name}_ensemble_of_{len(members)}"
+    to = epath.Path(output or f"runs/{title}").expanduser()
+    if jax.process_index() == 0:
+        print(f"\n{title}, checkpoints of steps {steps}, {task.split} split\n")
+        _report(evaluation, title, max(steps), to)
+
+
+def _report(
+    evaluation: Evaluation,
+    model: str,
+    step: int,
+    to: epath.Path,
+    explain: str = "",
+    others: Sequence[str] = (),
+) -> None:
+    """Prints the figures and writes results.json and results.html, beside other files written."""
+    print(format_table(evaluation))
+    written = [
+        *others,
+        write_results(to, evaluation, model, step),
+        write_result_page(to, evaluation, model, step, explain),
+    ]
+    print("\n".join(f"Wrote {path}" for path in written))
+    print(f"Next: open {written[-1]} in a browser")
 
 
 def _recognise(
@@ -128,10 +174,11 @@ def _recognise(
 ) -> list[str]:
     """Measures what is recognised in the split's photos; what the first process wrote.
 
-    Nothing where the matcher recognises nothing, or on another data set than its own: its
-    categories are not those that were learned.
+    Nothing where the matcher recognises nothing, or items in place of categories, or on another
+    data set than its own: its categories are not those that were learned.
     """
-    if not has_predictions(run.matcher):
+    of_items = run.config.loss.get("label") == "item"
+    if not has_predictions(run.matcher) or of_items:
         return []
     if not _on_own_data(run, config):
         print("\nCategories are not measured: their numbers are those of the run's own data set.")

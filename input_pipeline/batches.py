@@ -8,15 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import Framing, make_framing
+from input_pipeline.augmentation import Augmentation, augment, make_augmentation, move_landmarks
 from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
 from input_pipeline.errors import DatasetError
-from input_pipeline.sampling import StepPlan, make_sampler
+from input_pipeline.sampling import make_sampler
 from input_pipeline.stored_split import StoredSplit
 
 tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 
 Batch = dict[str, np.ndarray | int]
+_UNCHANGED = Augmentation()
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
@@ -31,11 +33,13 @@ class Photos(NamedTuple):
       rows: int [n], of the split's index.
       cut: int32 [n, 4] (left, top, right, bottom), what to cut out of each, in pixels.
       flip: bool [n], whether to mirror each.
+      change: float32 [n, 6], what `augment` takes for each.
     """
 
     rows: np.ndarray
     cut: np.ndarray
     flip: np.ndarray
+    change: np.ndarray
 
 
 def train_batches(
@@ -78,29 +82,33 @@ def train_batches(
     """
     sampler = make_sampler(split, data_config, seed)
     framing, cuts = make_framing(data_config), Cuts(split, data_config)
+    augmentation = make_augmentation(data_config)
     check_share(batch_items, data_config.sampler, host, hosts)
     paired = data_config.sampler == "pairs"
 
     def photos_of(step: int) -> Photos:
         plan = sampler.plan(step, batch_items=batch_items, host=host, hosts=hosts)
-        flip = plan.flip if data_config.flip else np.zeros_like(plan.flip)
         if paired:  # customers, then shops
-            plan = StepPlan(plan.rows.T, plan.flip.T, plan.shift.swapaxes(0, 1))
-            flip = flip.T
-        rows = plan.rows.reshape(-1)
-        return Photos(rows, cuts.pixels(rows, plan.shift.reshape(-1, 4)), flip.reshape(-1))
+            plan = plan.transposed
+        rows, flip = plan.rows.reshape(-1), plan.flip.reshape(-1)
+        change = plan.change.reshape(len(rows), -1)
+        cut = cuts.pixels(rows, plan.shift.reshape(-1, 4), change[:, 0])
+        return Photos(rows, cut, flip & data_config.flip, change[:, 1:])
 
-    return _train_batches(split, framing, photos_of, range(start_step, start_step + steps), paired)
+    numbers = range(start_step, start_step + steps)
+    return _train_batches(split, framing, augmentation, photos_of, numbers, paired)
 
 
 def _train_batches(
     split: Split,
     framing: Framing,
+    augmentation: Augmentation,
     photos_of: Callable[[int], Photos],
     steps: range,
     paired: bool,
 ) -> Iterator[Batch]:
-    for step, pixels in zip(steps, _pixels(split, steps, photos_of, framing), strict=True):
+    photos_read = _pixels(split, steps, photos_of, framing, augmentation)
+    for step, pixels in zip(steps, photos_read, strict=True):
         photos = photos_of(step)
         if paired:
             customers, shops = np.split(photos.rows, 2)
@@ -112,13 +120,17 @@ def _train_batches(
                 "step": step,
             }
         else:
-            yield {"photo": pixels, **photo_labels(split, photos), "step": step}
+            labels = photo_labels(split, photos, augmentation)
+            yield {"photo": pixels, **labels, "step": step}
 
 
-def photo_labels(split: Split, photos: Photos) -> dict[str, np.ndarray]:
-    """What is known of photos and of their landmarks in the cuts; see `train_batches`."""
+def photo_labels(
+    split: Split, photos: Photos, augmentation: Augmentation = _UNCHANGED
+) -> dict[str, np.ndarray]:
+    """What is known of photos and of their landmarks in what is shown; see `train_batches`."""
     index, rows = split.index, photos.rows
     points, visibility = cut_landmarks(index.landmarks[rows], photos.cut, photos.flip)
+    points, visibility = move_landmarks(points, visibility, photos.change, augmentation)
     return {
         **{
             name: getattr(index, name)[rows].astype(np.int32)
@@ -158,9 +170,11 @@ def _photo_batches(
 
     def photos_of(start: int) -> Photos:
         chosen = rows[start : start + batch]
-        return Photos(chosen, cuts.pixels(chosen), np.zeros(len(chosen), bool))
+        none = np.zeros((len(chosen), 6), np.float32)
+        return Photos(chosen, cuts.pixels(chosen), np.zeros(len(chosen), bool), none)
 
-    for start, photos in zip(starts, _pixels(split, starts, photos_of, framing), strict=True):
+    photos_read = _pixels(split, starts, photos_of, framing, _UNCHANGED)
+    for start, photos in zip(starts, photos_read, strict=True):
         count = len(photos)
         missing = (0, batch - count)
         yield {
@@ -191,6 +205,7 @@ def _pixels(
     batches: range,
     photos_of: Callable[[int], Photos],
     framing: Framing,
+    augmentation: Augmentation,
 ) -> Iterator[np.ndarray]:
     """Yields uint8 [n, S, S, 3] for each number in `batches`.
 
@@ -199,12 +214,15 @@ def _pixels(
       batches: numbers of the batches. All but the last have equally many photos.
       photos_of: the photos of the batch of a number.
       framing: of the photos.
+      augmentation: their largest changes.
     """
     return record_batches(
         split,
         batches,
         photos_of,
-        lambda record, _, cut, flip: _photo(record, cut, flip, framing),
+        lambda record, _, cut, flip, change: augment(
+            _photo(record, cut, flip, framing), change, augmentation
+        ),
         lambda rows: _undecodable(split, rows) or "a photo",
     )
 

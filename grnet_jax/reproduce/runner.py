@@ -39,6 +39,7 @@ class Experiment:
       seed: of the parameters, the order of the pairs and the flips.
       places: fields of `FREE`, which change no figure.
       start: whose backbone this one starts from; its workdir stands in `fields`.
+      members: those whose runs this one evaluates together, and so trains none itself.
     """
 
     config: str
@@ -47,6 +48,7 @@ class Experiment:
     seed: int
     places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start: "Experiment | None" = None
+    members: tuple["Experiment", ...] = ()
 
     @property
     def key(self) -> dict[str, Any]:
@@ -57,7 +59,8 @@ class Experiment:
     def flags(self) -> list[str]:
         """For train.py and eval.py, without folders of runs."""
         fields = {**self.fields, "seed": self.seed, **self.places}
-        fields.pop("train.init_from", None)
+        for field in ("train.init_from", "eval.ensemble"):
+            fields.pop(field, None)
         return [
             f"--config=configs/{self.config}.py:{self.dataset}",
             *(f"--config.{name}={_text(value)}" for name, value in fields.items()),
@@ -66,8 +69,14 @@ class Experiment:
     @property
     def workdir(self) -> str:
         """The run's folder; experiments that differ in `eval` alone share it."""
+        return f"{self.name}_seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """The run's folder, whatever the seed."""
         trained = {name: value for name, value in self.fields.items() if not _measures(name)}
-        return f"{self.config}_{self.dataset}_{digest([trained])[:8]}_seed{self.seed}"
+        what = "ensemble_" if self.members else ""
+        return f"{what}{self.config}_{self.dataset}_{digest([trained])[:8]}"
 
     @property
     def output(self) -> str:
@@ -111,6 +120,14 @@ def make_experiment(
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
         given += [f"--config.model.backbone.pretrained={weights[row.weights]}"]
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
+    if row.members:
+        members = tuple(
+            make_experiment(paper, table, member, dataset, seed, given, weights)
+            for member in table.choose(row.members)
+        )
+        together = {"eval.ensemble": ",".join(member.name for member in members)}
+        fields = _sorted({**experiment.fields, **together})
+        return dataclasses.replace(experiment, fields=fields, members=members)
     if row.weights or dataset not in paper.start:
         return experiment
     start = _make(paper.config, paper.start[dataset], dataset, 0, given)
@@ -206,14 +223,15 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
       InputError: training was stopped before its last step.
       subprocess.CalledProcessError: train.py or eval.py failed.
     """
-    if experiment.start and not is_trained(experiment.start, runs):
-        run_command(*commands(experiment.start, runs)[0])
-        _check_finished(experiment.start, runs)
-    train, evaluate = commands(experiment, runs)
-    begun = (ROOT / runs / experiment.workdir).exists()
+    for needed in (*experiment.members, experiment.start):
+        if needed and not is_trained(needed, runs):
+            _train(needed, runs)
+    begun = bool(experiment.members) or (ROOT / runs / experiment.workdir).exists()
     started = time.monotonic()
-    run_command(*train)
-    _check_finished(experiment, runs)
+    *training, evaluate = commands(experiment, runs)
+    for train in training:
+        run_command(*train)
+        _check_finished(experiment, runs)
     trained = time.monotonic()
     run_command(*evaluate)
     found = json.loads((ROOT / runs / experiment.output / "results.json").read_text())
@@ -227,8 +245,20 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
     }
 
 
-def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], list[str]]:
-    """train.py and eval.py with their flags."""
+def _train(experiment: Experiment, runs: pathlib.Path) -> None:
+    """Trains a run that others need, after what it starts from itself."""
+    if experiment.start and not is_trained(experiment.start, runs):
+        _train(experiment.start, runs)
+    run_command(*commands(experiment, runs)[0])
+    _check_finished(experiment, runs)
+
+
+def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...]:
+    """train.py and eval.py with their flags; of an ensemble eval.py alone."""
+    if experiment.members:
+        workdirs = ",".join(str(runs / member.workdir) for member in experiment.members)
+        together = [f"--config.eval.ensemble={workdirs}", f"--output={runs / experiment.output}"]
+        return (["eval.py", *experiment.flags, *together],)
     given = [*experiment.flags, f"--workdir={runs / experiment.workdir}"]
     if experiment.start:
         given.append(f"--config.train.init_from={runs / experiment.start.workdir}")

@@ -23,6 +23,8 @@ class Row:
         source has.
       datasets: that it is run on; none for all of the table's.
       config: the file under configs/ that makes it, without the paper's `base`; "" the paper's.
+      members: numbers of the table's rows whose runs are evaluated as one; none for a row that is
+        trained.
       weights: the backbone whose weights the user has to give; "" where nothing else is needed.
     """
 
@@ -33,6 +35,7 @@ class Row:
     datasets: tuple[str, ...] = ()
     config: str = ""
     weights: str = ""
+    members: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from grnet_jax.training.two_stage import embed_in_chunks
 
 DOMAINS = ("both", "any")
 SIMILARITIES = ("item", "category")
+LABELS = ("category", "item")
 # (anchors, candidates, positive, negative, config.loss) -> (loss, metrics)
 RankingLoss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -74,7 +75,8 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     """The ranking loss that `config.loss` names over the global batch, and cross-entropy.
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
-    times the cross-entropy of the category head. Park et al. (2019): weights 0.1 and 1. Photos are
+    times the cross-entropy of the class head, whose classes are the categories, or with
+    `loss.label` "item" the items. Park et al. (2019): weights 0.1 and 1. Photos are
     alike where they show the same item, or with `loss.similarity` "category" the same category;
     one whose category is unknown is then neither an anchor nor a candidate.
 
@@ -106,14 +108,13 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
             metrics |= {"batch_top1": _top1(_cosines(anchors, candidates), positive, negative)}
             value = loss.weight * found
         if loss.class_weight:
-            cross_entropy = class_cross_entropy(
-                logits, batch["category"], smoothing=loss.label_smoothing
-            )
+            label = batch[loss.label]
+            cross_entropy = class_cross_entropy(logits, label, smoothing=loss.label_smoothing)
             value = value + loss.class_weight * cross_entropy
-            right = jnp.argmax(logits, axis=1) == batch["category"]
+            right = jnp.argmax(logits, axis=1) == label
             metrics |= {
                 "class_loss": cross_entropy,
-                "batch_accuracy": masked_mean(right, batch["category"] >= 0),
+                "batch_accuracy": masked_mean(right, label >= 0),
             }
         return value, (batch_stats, metrics | {"loss": value})
 
@@ -162,6 +163,7 @@ def _check(matcher: nn.Module, loss: Any) -> None:
     for field, choices in (
         ("domains", DOMAINS),
         ("similarity", SIMILARITIES),
+        ("label", LABELS),
         ("form", FORMS),
         ("miner", MINERS),
         ("average", AVERAGES),

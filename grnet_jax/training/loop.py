@@ -94,6 +94,11 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     """The config with no field left open; raises InputError for fields that would fail later."""
     run = build_run(config, devices)
     config = run.config
+    if config.eval.ensemble:
+        raise InputError(
+            f"eval.ensemble={config.eval.ensemble}: names trained runs for eval.py; expected '' to "
+            "train"
+        )
     make_objective(run.matcher, config)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
@@ -132,13 +137,15 @@ def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
 
 
 def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
-    """Raises InputError where a category head has fewer logits than there are categories."""
-    classes = config.model.get("classes", 0)
-    categories = len(dataset.split("train").index.categories)
-    if 0 < classes < categories:
+    """Raises InputError where a class head has fewer logits than there are classes."""
+    classes, index = config.model.get("classes", 0), dataset.split("train").index
+    what, names = "categories", index.categories
+    if config.loss.get("label") == "item":
+        what, names = "items to train on", index.items
+    if 0 < classes < len(names):
         raise InputError(
-            f"model.classes: {classes}, but {dataset.name} has {categories} categories: "
-            f"set --config.model.classes={categories}"
+            f"model.classes: {classes}, but {dataset.name} has {len(names)} {what}: "
+            f"set --config.model.classes={len(names)}"
         )
 
 
