@@ -39,6 +39,9 @@ def get_model() -> ml_collections.ConfigDict:
     # Logits of the class head, at least as many as the training set has categories or items, as
     # loss.label says; 0: no head.
     model.classes = 0
+    # The class head is a learned unit vector a class, to which descriptors are near or far; else a
+    # linear layer on the pooled vector.
+    model.proxies = False
     # Park et al.'s feature relaxation after the backbone: channels of its two convolutions (0:
     # none), side of their windows, dropout rate. The three values are ours. Before the pooling, and
     # so before "all", or before the "classes" alone, so that the descriptor is the map's own.
@@ -53,7 +56,8 @@ def get_model() -> ml_collections.ConfigDict:
 def get_loss() -> ml_collections.ConfigDict:
     """Fields of `config.loss`; docs/losses.md has the equations."""
     loss = ml_collections.ConfigDict()
-    # "triplet" or "ap" on batches of items, or "classification" alone.
+    # "triplet" or "ap" on batches of items, or of classes alone "classification" or, with
+    # model.proxies, "proxy_nca".
     loss.name = "triplet"
     # "both": customer photos against shop photos; "any": all photos against all others.
     loss.domains = "both"
@@ -69,10 +73,16 @@ def get_loss() -> ml_collections.ConfigDict:
     loss.bins = 20
     # What the class head tells apart: "category" or "item", of the training photos.
     loss.label = "category"
+    # So many training items, which must be all, are dealt out at random to model.classes
+    # meta-classes, the labels of loss.label "item"; by this seed. 0: none.
+    loss.grouped_items = 0
+    loss.grouping = 0
     # Weights of the triplet or AP loss, and of the class head's cross-entropy, which needs
     # model.classes. Park et al.: 0.1 and 1.
     loss.weight = 1.0
     loss.class_weight = 0.0
     # Share of a photo's label that all labels have evenly.
     loss.label_smoothing = 0.0
+    # "proxy_nca": the factor on the squared distances; its paper: 1.
+    loss.proxy_scale = 1.0
     return loss

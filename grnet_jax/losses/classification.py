@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from grnet_jax.losses.arrays import at_least_float32, masked_mean, squared_distances
+from grnet_jax.losses.arrays import at_least_float32, masked_mean
 
 
 def class_cross_entropy(
@@ -32,22 +32,16 @@ def class_cross_entropy(
 
 
 def proxy_nca(
-    embeddings: jax.Array,
-    proxies: jax.Array,
-    label: jax.Array,
-    *,
-    scale: float = 1.0,
-    with_own: bool = False,
+    logits: jax.Array, label: jax.Array, *, scale: float = 1.0, with_own: bool = False
 ) -> jax.Array:
     """Mean proxy-NCA loss of the photos whose class is known; 0 where none is.
 
-    -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with x and the proxies p scaled
-    to unit length (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017).
-    There the sum leaves out the own class y, and the loss can be negative.
+    -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with unit vectors x and proxies p
+    (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017). There the sum
+    leaves out the own class y, and the loss can be negative.
 
     Args:
-      embeddings: [n, d], of any length but 0.
-      proxies: [k, d], k at least 2.
+      logits: [n, k], -|x - p|^2 of every photo with every class's proxy; k at least 2.
       label: int [n]; a negative one is unknown and does not count.
       scale: s; 1 in the paper.
       with_own: the sum is over all classes, which makes it a softmax cross-entropy.
@@ -55,8 +49,8 @@ def proxy_nca(
     Returns:
       A number of at least float32; not a number where a label is k or more.
     """
-    classes = proxies.shape[0]
-    logits = -scale * squared_distances(_unit(embeddings), _unit(proxies))  # [n, k]
+    logits = scale * at_least_float32(logits)
+    classes = logits.shape[1]
     own = label[:, None] == jnp.arange(classes)[None, :]
     others = logits if with_own else jnp.where(own, -jnp.inf, logits)
     losses = jax.nn.logsumexp(others, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
@@ -90,8 +84,3 @@ def random_meta_classes(classes: int, groups: int, seed: int) -> np.ndarray:
 
 def _nan_beyond(losses: jax.Array, label: jax.Array, classes: int) -> jax.Array:
     return jnp.where(label < classes, losses, jnp.nan)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = at_least_float32(x)
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True) + 1e-12)

@@ -24,6 +24,7 @@ from grnet_jax.training.setup import count_steps
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
+_RECOGNISED = ("values", "intervals")
 _KEYS = ("dataset", "config", "fields", "seed")
 _NO_WEIGHTS: Mapping[str, str] = {}
 
@@ -234,7 +235,8 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
         _check_finished(experiment, runs)
     trained = time.monotonic()
     run_command(*evaluate)
-    found = json.loads((ROOT / runs / experiment.output / "results.json").read_text())
+    output = ROOT / runs / experiment.output
+    found = json.loads((output / "results.json").read_text())
     return {
         **experiment.key,
         "step": found["step"],
@@ -242,6 +244,7 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
         "train_seconds": None if begun else round(trained - started),
         "eval_seconds": round(time.monotonic() - trained),
         "protocols": {name: _kept(figures) for name, figures in found["protocols"].items()},
+        **_recognised(output / "recognition.json"),
     }
 
 
@@ -300,6 +303,14 @@ def _progress(experiment: Experiment, runs: pathlib.Path) -> tuple[int, int]:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     with Checkpoints(workdir) as saved:
         return saved.last_step or 0, steps
+
+
+def _recognised(path: pathlib.Path) -> dict[str, Any]:
+    """What was measured of a split's photos, where the matcher recognises something in them."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    return {"recognition": {name: found[name] for name in ("split", "photos", *_RECOGNISED)}}
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:

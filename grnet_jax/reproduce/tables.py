@@ -64,6 +64,11 @@ class Table:
     notes: tuple[str, ...] = ()
     curves: bool = False
 
+    @property
+    def ours_alone(self) -> bool:
+        """Whether it is no paper's table: it is run on the embedded set and nowhere else."""
+        return self.datasets == ("synthetic",)
+
     def on(self, dataset: str) -> "Table":
         """The table with the rows that there are on a data set."""
         rows = tuple(row for row in self.rows if not row.datasets or dataset in row.datasets)

@@ -60,7 +60,13 @@ _LATER: dict[str, Any] = {
 }
 # The same, of configs that have another field of that value.
 _LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
-    ("model.name", "embedding"): {"loss.label": "category"},
+    ("model.name", "embedding"): {
+        "model.proxies": False,
+        "loss.label": "category",
+        "loss.grouped_items": 0,
+        "loss.grouping": 0,
+        "loss.proxy_scale": 1.0,
+    },
     ("model.name", "grnet"): {"model.descriptor_dim": 0},
     ("loss.name", "pairs"): {
         "loss.pair_weight": 1.0,

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
@@ -16,6 +17,8 @@ from grnet_jax.losses import (
     average_precision_loss,
     class_cross_entropy,
     comparison_masks,
+    proxy_nca,
+    random_meta_classes,
     triplet_loss,
 )
 from grnet_jax.losses.arrays import masked_mean
@@ -76,15 +79,17 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
     times the cross-entropy of the class head, whose classes are the categories, or with
-    `loss.label` "item" the items. Park et al. (2019): weights 0.1 and 1. Photos are
-    alike where they show the same item, or with `loss.similarity` "category" the same category;
-    one whose category is unknown is then neither an anchor nor a candidate.
+    `loss.label` "item" the items, or with `loss.grouped_items` meta-classes of them. Park et al.
+    (2019): weights 0.1 and 1. Photos are alike where they show the same item, or with
+    `loss.similarity` "category" the same category; one whose category is unknown is then neither an
+    anchor nor a candidate.
 
     Raises:
       InputError: naming the field that cannot be.
     """
     loss = config.loss
-    _check(matcher, loss)
+    _check(matcher, config.model, loss)
+    groups = _meta_classes(matcher, loss)
     ranking = _RANKINGS.get(loss.name)
 
     def objective(params, batch_stats, batch, replicate):
@@ -108,8 +113,11 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
             metrics |= {"batch_top1": _top1(_cosines(anchors, candidates), positive, negative)}
             value = loss.weight * found
         if loss.class_weight:
-            label = batch[loss.label]
-            cross_entropy = class_cross_entropy(logits, label, smoothing=loss.label_smoothing)
+            label = batch[loss.label] if groups is None else _grouped(batch[loss.label], groups)
+            if loss.name == "proxy_nca":
+                cross_entropy = proxy_nca(logits, label, scale=loss.proxy_scale)
+            else:
+                cross_entropy = class_cross_entropy(logits, label, smoothing=loss.label_smoothing)
             value = value + loss.class_weight * cross_entropy
             right = jnp.argmax(logits, axis=1) == label
             metrics |= {
@@ -119,6 +127,26 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
         return value, (batch_stats, metrics | {"loss": value})
 
     return objective
+
+
+def _meta_classes(matcher: nn.Module, loss: Any) -> np.ndarray | None:
+    """int32 [items], every training item's meta-class; None where items are their own classes."""
+    if not loss.grouped_items:
+        return None
+    if loss.label != "item" or not 2 <= matcher.classes <= loss.grouped_items:
+        raise InputError(
+            f"loss.grouped_items: {loss.grouped_items} needs loss.label 'item' and model.classes "
+            f"from 2 to so many; they are {loss.label!r} and {matcher.classes}"
+        )
+    check_at_least("loss.grouping", loss.grouping, 0)
+    return random_meta_classes(loss.grouped_items, matcher.classes, loss.grouping)
+
+
+def _grouped(label: jax.Array, groups: np.ndarray) -> jax.Array:
+    """The labels' groups; -1, an unknown label, stays, and one beyond them has none of the head."""
+    beyond = int(groups.max()) + 1
+    found = jnp.asarray(groups).at[label].get(mode="fill", fill_value=beyond)
+    return jnp.where(label < 0, -1, found)
 
 
 def _triplet(anchors, candidates, positive, negative, loss):
@@ -156,7 +184,7 @@ def _top1(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Ar
     return masked_mean(own > other, jnp.any(positive, axis=1) & jnp.any(negative, axis=1))
 
 
-def _check(matcher: nn.Module, loss: Any) -> None:
+def _check(matcher: nn.Module, model: Any, loss: Any) -> None:
     """Raises InputError, naming the field, where a loss cannot be computed."""
     if not hasattr(matcher, "classify"):
         raise InputError(f"loss.name: {loss.name!r} trains model.name=embedding alone")
@@ -179,5 +207,11 @@ def _check(matcher: nn.Module, loss: Any) -> None:
         raise InputError(
             f"loss.class_weight: {loss.class_weight}, but model.classes is 0: there is no head"
         )
-    if not loss.class_weight and (loss.name == "classification" or not loss.weight):
+    if (loss.name == "proxy_nca") != model.proxies:
+        raise InputError(
+            f"loss.name: {loss.name!r} with model.proxies={model.proxies}; expected 'proxy_nca' "
+            "with proxies, another loss without"
+        )
+    check_at_least("loss.proxy_scale", loss.proxy_scale, 1e-6)
+    if not loss.class_weight and (loss.name not in _RANKINGS or not loss.weight):
         raise InputError("loss.class_weight: 0, and nothing else to train on; expected more than 0")

@@ -128,6 +128,7 @@ def _best_logits(logits: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Arr
 OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {
     "ap": embedding_objective,
     "classification": embedding_objective,
+    "proxy_nca": embedding_objective,
     "pairs": pairs_objective,
     "triplet": embedding_objective,
 }
@@ -135,6 +136,7 @@ OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {
 _SAMPLERS = {
     "ap": ("items",),
     "classification": ("items", "photos"),
+    "proxy_nca": ("items", "photos"),
     "pairs": ("pairs",),
     "triplet": ("items",),
 }

@@ -5,6 +5,8 @@ import pytest
 from sklearn.metrics import log_loss
 
 from grnet_jax.losses import class_cross_entropy, proxy_nca, random_meta_classes
+from grnet_jax.models.embedding import proxy_logits
+from grnet_jax.models.matcher import unit_vectors
 from tests.losses import naive
 
 _LABEL = np.array([2, 0, -1, 3, 3, -1, 1])
@@ -41,8 +43,7 @@ def test_cross_entropy_equals_pytorch(smoothing):
 def test_unknown_labels_count_for_nothing_and_wrong_ones_are_noticed():
     logits = jnp.asarray(_logits(), jnp.float32)
     unknown = np.full(len(_LABEL), -1)
-    proxies = jnp.ones((5, 5)) * jnp.arange(1, 6)[:, None]
-    for loss in (class_cross_entropy, lambda x, label: proxy_nca(x, proxies, label)):
+    for loss in (class_cross_entropy, proxy_nca):
         value, grad = jax.jit(jax.value_and_grad(loss))(logits, unknown)
         assert value == 0
         np.testing.assert_array_equal(grad, 0)
@@ -67,7 +68,9 @@ def test_proxy_nca_equals_its_formula_and_differences(scale, with_own):
     with jax.enable_x64(True):
         found, grads = jax.jit(
             jax.value_and_grad(
-                lambda x, p: proxy_nca(x, p, _LABEL, scale=scale, with_own=with_own),
+                lambda x, p: proxy_nca(
+                    proxy_logits(unit_vectors(x), p), _LABEL, scale=scale, with_own=with_own
+                ),
                 argnums=(0, 1),
             )
         )(x, proxies)
@@ -92,7 +95,8 @@ def test_proxy_nca_equals_pytorch_metric_learning():
     loss.proxies.data = torch.tensor(proxies)
     wanted = loss(torch.tensor(x), torch.tensor(label)).item()
     with jax.enable_x64(True):  # its sum is over all classes
-        found = proxy_nca(x, proxies, label, scale=6.0, with_own=True)
+        logits = proxy_logits(unit_vectors(jnp.asarray(x)), proxies)
+        found = proxy_nca(logits, label, scale=6.0, with_own=True)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
