@@ -13,9 +13,6 @@ import ml_collections
 
 from configs import embedding
 
-# Training items of the synthetic set; of other sets they are given.
-_ITEMS = {"synthetic": 1600}
-
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """One member on that data set."""
@@ -26,8 +23,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.train.batch_items *= 2
     config.model.pooling = "average"
     config.model.classes, config.model.proxies = 192, True
-    config.loss.name, config.loss.label, config.loss.class_weight = "proxy_nca", "item", 1.0
-    config.loss.grouped_items = _ITEMS.get(config.data.name, 0)
+    config.loss.name, config.loss.label, config.loss.class_weight = "proxy_nca", "meta_class", 1.0
     # Ours: with a factor of 1 on distances of unit vectors no class can be likely among 192.
     config.loss.proxy_scale = 10.0
     return config

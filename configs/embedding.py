@@ -71,11 +71,10 @@ def get_loss() -> ml_collections.ConfigDict:
     loss.average = "triplets"
     # "ap": bins of the histogram over cosines.
     loss.bins = 20
-    # What the class head tells apart: "category" or "item", of the training photos.
+    # What the class head tells apart: "category" or "item" of the training photos, or "meta_class":
+    # every item belongs at random to one of model.classes.
     loss.label = "category"
-    # So many training items, which must be all, are dealt out at random to model.classes
-    # meta-classes, the labels of loss.label "item"; by this seed. 0: none.
-    loss.grouped_items = 0
+    # Seed of the meta-classes.
     loss.grouping = 0
     # Weights of the triplet or AP loss, and of the class head's cross-entropy, which needs
     # model.classes. Park et al.: 0.1 and 1.

@@ -174,11 +174,11 @@ def _recognise(
 ) -> list[str]:
     """Measures what is recognised in the split's photos; what the first process wrote.
 
-    Nothing where the matcher recognises nothing, or items in place of categories, or on another
+    Nothing where the matcher recognises nothing, or no categories, or on another
     data set than its own: its categories are not those that were learned.
     """
-    of_items = run.config.loss.get("label") == "item"
-    if not has_predictions(run.matcher) or of_items:
+    of_categories = run.config.loss.get("label", "category") == "category"
+    if not has_predictions(run.matcher) or not of_categories:
         return []
     if not _on_own_data(run, config):
         print("\nCategories are not measured: their numbers are those of the run's own data set.")

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from grnet_jax.losses.arrays import at_least_float32, masked_mean
@@ -57,29 +56,24 @@ def proxy_nca(
     return masked_mean(_nan_beyond(losses, label, classes), label >= 0)
 
 
-def random_meta_classes(classes: int, groups: int, seed: int) -> np.ndarray:
-    """Puts each class into one of several meta-classes at random, as evenly as can be.
+def random_meta_classes(label: jax.Array, groups: int, seed: int) -> jax.Array:
+    """Each class's meta-class, drawn at random and the same wherever the class appears.
 
     Xuan et al., Deep Randomized Ensembles for Metric Learning (2018): every member of the ensemble
-    learns a grouping of its own, by its own seed.
+    learns a grouping of its own, by its own seed. Each class is drawn by itself, so that how many
+    there are need not be known; meta-classes then differ in size as random draws do.
 
     Args:
-      classes: how many there are.
-      groups: meta-classes, from 2 to `classes`.
+      label: int [n], classes; negative ones are unknown and stay.
+      groups: meta-classes.
       seed: from 0, of the grouping.
 
     Returns:
-      int32 [classes], each class's meta-class; their sizes differ by 1 at most.
-
-    Raises:
-      ValueError: naming groups where there are too few or more than classes.
+      int32 [n] in 0..groups - 1, or negative.
     """
-    if not 2 <= groups <= classes:
-        raise ValueError(f"groups: expected 2 to {classes}, the number of classes, got {groups}")
-    order = np.random.default_rng(seed).permutation(classes)
-    found = np.empty(classes, np.int32)
-    found[order] = np.arange(classes) % groups
-    return found
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, groups))
+    found = draw(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), label))
+    return jnp.where(label < 0, label, found)
 
 
 def _nan_beyond(losses: jax.Array, label: jax.Array, classes: int) -> jax.Array:

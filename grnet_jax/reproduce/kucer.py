@@ -23,12 +23,13 @@ _RUNS = (
     Row(3, "mAP, full", {"loss.name": "ap"}),
     Row(4, "mAP, crop", {"loss.name": "ap", **_CROPS}),
 )
+_TRI_FULL, _TRI_CROP, _MAP_FULL, _MAP_CROP = _RUNS
 _ENSEMBLES = (
-    Row(5, "Tris (#1, #2)", {}, members=(1, 2)),
-    Row(6, "mAPs (#3, #4)", {}, members=(3, 4)),
-    Row(7, "Fulls (#1, #3)", {}, members=(1, 3)),
-    Row(8, "Crops (#2, #4)", {}, members=(2, 4)),
-    Row(9, "all four", {}, members=(1, 2, 3, 4)),
+    Row(5, "Tris (#1, #2)", {}, members=(_TRI_FULL, _TRI_CROP)),
+    Row(6, "mAPs (#3, #4)", {}, members=(_MAP_FULL, _MAP_CROP)),
+    Row(7, "Fulls (#1, #3)", {}, members=(_TRI_FULL, _MAP_FULL)),
+    Row(8, "Crops (#2, #4)", {}, members=(_TRI_CROP, _MAP_CROP)),
+    Row(9, "all four", {}, members=_RUNS),
 )
 
 # On the embedded set no checkpoint is chosen by validation; all rows start from one backbone, that

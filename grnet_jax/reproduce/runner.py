@@ -124,7 +124,7 @@ def make_experiment(
     if row.members:
         members = tuple(
             make_experiment(paper, table, member, dataset, seed, given, weights)
-            for member in table.choose(row.members)
+            for member in row.members
         )
         together = {"eval.ensemble": ",".join(member.name for member in members)}
         fields = _sorted({**experiment.fields, **together})

@@ -23,7 +23,7 @@ class Row:
         source has.
       datasets: that it is run on; none for all of the table's.
       config: the file under configs/ that makes it, without the paper's `base`; "" the paper's.
-      members: numbers of the table's rows whose runs are evaluated as one; none for a row that is
+      members: rows, of the table or not, whose runs are evaluated as one; none for a row that is
         trained.
       weights: the backbone whose weights the user has to give; "" where nothing else is needed.
     """
@@ -35,7 +35,7 @@ class Row:
     datasets: tuple[str, ...] = ()
     config: str = ""
     weights: str = ""
-    members: tuple[int, ...] = ()
+    members: "tuple[Row, ...]" = ()
 
 
 @dataclasses.dataclass(frozen=True)

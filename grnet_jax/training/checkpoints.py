@@ -63,7 +63,6 @@ _LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
     ("model.name", "embedding"): {
         "model.proxies": False,
         "loss.label": "category",
-        "loss.grouped_items": 0,
         "loss.grouping": 0,
         "loss.proxy_scale": 1.0,
     },

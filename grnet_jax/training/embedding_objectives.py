@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
@@ -26,7 +25,7 @@ from grnet_jax.training.two_stage import embed_in_chunks
 
 DOMAINS = ("both", "any")
 SIMILARITIES = ("item", "category")
-LABELS = ("category", "item")
+LABELS = ("category", "item", "meta_class")
 # (anchors, candidates, positive, negative, config.loss) -> (loss, metrics)
 RankingLoss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -79,7 +78,7 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
     times the cross-entropy of the class head, whose classes are the categories, or with
-    `loss.label` "item" the items, or with `loss.grouped_items` meta-classes of them. Park et al.
+    `loss.label` "item" the items, with "meta_class" random groups of them. Park et al.
     (2019): weights 0.1 and 1. Photos are alike where they show the same item, or with
     `loss.similarity` "category" the same category; one whose category is unknown is then neither an
     anchor nor a candidate.
@@ -89,7 +88,6 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     """
     loss = config.loss
     _check(matcher, config.model, loss)
-    groups = _meta_classes(matcher, loss)
     ranking = _RANKINGS.get(loss.name)
 
     def objective(params, batch_stats, batch, replicate):
@@ -113,7 +111,7 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
             metrics |= {"batch_top1": _top1(_cosines(anchors, candidates), positive, negative)}
             value = loss.weight * found
         if loss.class_weight:
-            label = batch[loss.label] if groups is None else _grouped(batch[loss.label], groups)
+            label = _labels(batch, matcher, loss)
             if loss.name == "proxy_nca":
                 cross_entropy = proxy_nca(logits, label, scale=loss.proxy_scale)
             else:
@@ -129,24 +127,11 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     return objective
 
 
-def _meta_classes(matcher: nn.Module, loss: Any) -> np.ndarray | None:
-    """int32 [items], every training item's meta-class; None where items are their own classes."""
-    if not loss.grouped_items:
-        return None
-    if loss.label != "item" or not 2 <= matcher.classes <= loss.grouped_items:
-        raise InputError(
-            f"loss.grouped_items: {loss.grouped_items} needs loss.label 'item' and model.classes "
-            f"from 2 to so many; they are {loss.label!r} and {matcher.classes}"
-        )
-    check_at_least("loss.grouping", loss.grouping, 0)
-    return random_meta_classes(loss.grouped_items, matcher.classes, loss.grouping)
-
-
-def _grouped(label: jax.Array, groups: np.ndarray) -> jax.Array:
-    """The labels' groups; -1, an unknown label, stays, and one beyond them has none of the head."""
-    beyond = int(groups.max()) + 1
-    found = jnp.asarray(groups).at[label].get(mode="fill", fill_value=beyond)
-    return jnp.where(label < 0, -1, found)
+def _labels(batch: Mapping[str, jax.Array], matcher: nn.Module, loss: Any) -> jax.Array:
+    """int [n], what the class head is to tell of each photo; -1 where it is unknown."""
+    if loss.label == "meta_class":
+        return random_meta_classes(batch["item"], matcher.classes, loss.grouping)
+    return batch[loss.label]
 
 
 def _triplet(anchors, candidates, positive, negative, loss):
@@ -199,6 +184,7 @@ def _check(matcher: nn.Module, model: Any, loss: Any) -> None:
         if loss[field] not in choices:
             raise InputError(f"loss.{field}: {loss[field]!r} is none of {list(choices)}")
     check_at_least("loss.bins", loss.bins, 2)
+    check_at_least("loss.grouping", loss.grouping, 0)
     for field in ("margin", "weight", "class_weight", "label_smoothing"):
         check_at_least(f"loss.{field}", loss[field], 0)
     if loss.label_smoothing > 1:

@@ -142,13 +142,7 @@ def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
     what, names = "categories", index.categories
     if config.loss.get("label") == "item":
         what, names = "items to train on", index.items
-    grouped = config.loss.get("grouped_items", 0)
-    if grouped:
-        if grouped != len(names):
-            raise InputError(
-                f"loss.grouped_items: {grouped}, but {dataset.name} has {len(names)} {what}: "
-                f"set --config.loss.grouped_items={len(names)}"
-            )
+    if config.loss.get("label") == "meta_class":  # classes are made, as many as there are logits
         return
     if 0 < classes < len(names):
         raise InputError(
