@@ -23,6 +23,7 @@ from grnet_jax.training.setup import count_steps
 
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
+_PRETRAINED = "model.backbone.pretrained"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
 _RECOGNISED = ("values", "intervals")
 _KEYS = ("dataset", "config", "fields", "seed")
@@ -119,8 +120,12 @@ def make_experiment(
                 f"--weights={row.weights}=FILE, a file that docs/backbones.md tells how to make"
             )
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
-        given += [f"--config.model.backbone.pretrained={weights[row.weights]}"]
+        given += [f"--config.{_PRETRAINED}={weights[row.weights]}"]
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
+    if row.weights:  # the row is the same wherever the file lies
+        fields = {**experiment.fields, _PRETRAINED: row.weights}
+        places = {**experiment.places, _PRETRAINED: weights[row.weights]}
+        experiment = dataclasses.replace(experiment, fields=fields, places=places)
     if row.members:
         members = tuple(
             make_experiment(paper, table, member, dataset, seed, given, weights)
@@ -188,7 +193,6 @@ def find_results(
     dataset: str,
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[str] = (),
-    weights: Mapping[str, str] = _NO_WEIGHTS,
 ) -> dict[int, list[Mapping[str, Any]]]:
     """By number the results of a table's rows, every seed that was measured.
 
@@ -198,10 +202,10 @@ def find_results(
       dataset: that they were measured on.
       rows: of the results file.
       given: as `make_experiment` takes it.
-      weights: likewise; rows whose weights are not there have no results.
     """
     found = {}
     for row in table.choose(()):
+        weights = {row.weights: row.weights}  # wherever they lie: it is the same row
         try:
             key = make_experiment(paper, table, row, dataset, 0, given, weights).key
         except InputError:  # a row that cannot have what is given was not measured with it
