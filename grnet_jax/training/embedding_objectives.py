@@ -89,6 +89,8 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     loss = config.loss
     _check(matcher, config.model, loss)
     ranking = _RANKINGS.get(loss.name)
+    if ranking:  # of one item alone there is no negative
+        check_at_least("train.batch_items", config.train.batch_items, 2)
 
     def objective(params, batch_stats, batch, replicate):
         key = jax.random.fold_in(jax.random.key(config.seed), batch["step"])

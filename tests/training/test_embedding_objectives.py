@@ -170,6 +170,14 @@ def test_bad_fields_are_named(fields, message):
         make_objective(run.matcher, config)
 
 
+def test_a_batch_of_one_item_has_no_negatives_and_is_refused():
+    config = small_config()
+    run = build_run(config, meshes.make_mesh())
+    config.train.batch_items = 1
+    with pytest.raises(InputError, match=r"train\.batch_items: expected 2 or more, got 1"):
+        make_objective(run.matcher, config)
+
+
 def test_objectives_name_what_they_train_and_train_on():
     config = small_config()
     config.data.sampler = "pairs"
