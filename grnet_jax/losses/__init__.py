@@ -1,7 +1,7 @@
 """Losses: pure functions of arrays, jit-able, with masks. docs/losses.md has their equations."""
 
 from grnet_jax.losses.average_precision import ListwiseLoss, average_precision_loss
-from grnet_jax.losses.candidates import comparison_masks
+from grnet_jax.losses.candidates import best_scores, comparison_masks
 from grnet_jax.losses.classification import class_cross_entropy, proxy_nca, random_meta_classes
 from grnet_jax.losses.pairs import (
     pair_cross_entropy,
@@ -17,6 +17,7 @@ __all__ = [
     "ListwiseLoss",
     "TripletLoss",
     "average_precision_loss",
+    "best_scores",
     "class_cross_entropy",
     "comparison_masks",
     "pair_cross_entropy",

@@ -36,3 +36,13 @@ def comparison_masks(
         counts &= (anchor_domain == CUSTOMER)[:, None] & (candidate_domain == SHOP)[None, :]
     same = anchor_item[:, None] == candidate_item[None, :]
     return counts & same, counts & ~same
+
+
+def best_scores(
+    scores: jax.Array, positive: jax.Array, negative: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Each anchor's highest score of a positive and of a negative, [n] each; -inf without any."""
+    own, other = (
+        jnp.max(jnp.where(mask, scores, -jnp.inf), axis=1) for mask in (positive, negative)
+    )
+    return own, other

@@ -14,6 +14,7 @@ from grnet_jax.losses import (
     FORMS,
     MINERS,
     average_precision_loss,
+    best_scores,
     class_cross_entropy,
     comparison_masks,
     proxy_nca,
@@ -166,8 +167,7 @@ def _cosines(anchors: jax.Array, candidates: jax.Array) -> jax.Array:
 
 def _top1(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
     """Share of the anchors with positives and negatives whose best candidate is a positive."""
-    own = jnp.max(jnp.where(positive, scores, -jnp.inf), axis=1)
-    other = jnp.max(jnp.where(negative, scores, -jnp.inf), axis=1)
+    own, other = best_scores(scores, positive, negative)
     return masked_mean(own > other, jnp.any(positive, axis=1) & jnp.any(negative, axis=1))
 
 

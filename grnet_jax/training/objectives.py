@@ -16,7 +16,12 @@ import jax.numpy as jnp
 
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.losses import pair_cross_entropy, pair_labels, query_softmax_cross_entropy
+from grnet_jax.losses import (
+    best_scores,
+    pair_cross_entropy,
+    pair_labels,
+    query_softmax_cross_entropy,
+)
 from grnet_jax.training.embedding_objectives import embed_batch, embedding_objective
 from grnet_jax.training.optimizers import trainable_mask
 
@@ -82,7 +87,7 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
                 ranking = query_softmax_cross_entropy(logits, same, mask)
                 pairs = pairs + loss.query_softmax_weight * ranking
             value = loss.pair_weight * pairs
-            own, best_negative = _best_logits(logits, same)
+            own, best_negative = best_scores(logits, same, ~same)
             metrics = {
                 "batch_top1": jnp.mean(own > best_negative),
                 "positive_logit": jnp.mean(own),
@@ -92,7 +97,7 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
             similarity = models.inner_products(customer, shop) / loss.descriptor_temperature
             auxiliary = query_softmax_cross_entropy(similarity, same, mask)
             value = value + loss.descriptor_weight * auxiliary
-            own, best_negative = _best_logits(similarity, same)
+            own, best_negative = best_scores(similarity, same, ~same)
             metrics |= {
                 "descriptor_loss": auxiliary,
                 "descriptor_batch_top1": jnp.mean(own > best_negative),
@@ -115,12 +120,6 @@ def _check_pairs(loss: Any) -> None:
             "loss.descriptor_temperature: expected a positive number, got "
             f"{loss.descriptor_temperature}"
         )
-
-
-def _best_logits(logits: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each query's highest logit of a positive and of a negative, [q] each."""
-    own = jnp.max(jnp.where(same, logits, -jnp.inf), axis=1)
-    return own, jnp.max(jnp.where(same, -jnp.inf, logits), axis=1)
 
 
 OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {

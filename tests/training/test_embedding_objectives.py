@@ -99,13 +99,15 @@ def test_loss_is_that_of_the_embeddings(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["triplet", "ap"])
+@pytest.mark.parametrize("name", ["triplet", "ap", "proxy_nca"])
 @pytest.mark.parametrize("chunk", [0, 8])
 def test_eight_devices_equal_one(name, chunk):
     with jax.enable_x64(True):
         found = []
         for devices in (1, 8):
             config = park_config(name)
+            config.model.proxies = name == "proxy_nca"
+            config.loss.label = "meta_class" if config.model.proxies else "category"
             config.train.embed_chunk = chunk
             found.append(_results(config, devices, "float64")[0])
     # On XLA's CPU the sharded gradient of the relaxation's second bias is off by 3e-8 of its size.
