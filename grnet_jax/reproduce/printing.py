@@ -27,8 +27,8 @@ def format_table(
       found: by row number the results of its seeds; rows without are not there.
     """
     heads = [f"{column_title(name)}, ours" for name in table.figures]
-    if not table.ours_alone:
-        heads += [f"{column_title(name)}, paper" for name in table.figures]
+    quoted = table.quoted_figures
+    heads += [f"{column_title(name)}, paper" for name in quoted]
     several = len(table.protocols) > 1 or table.protocols == CATEGORIES
     first = ["protocol"] if several else []
     lines = [
@@ -41,8 +41,7 @@ def format_table(
             seeds = _of_protocol(found.get(row.number, ()), protocol)
             cells = [str(row.number), row.label, _seeds(row, seeds)]
             cells += [our_figure(seeds, figure) for figure in table.figures]
-            if not table.ours_alone:
-                cells += [_quoted(row, protocol, figure) for figure in table.figures]
+            cells += [_quoted(row, protocol, figure) for figure in quoted]
             lines.append(_line(([title] if several else []) + cells))
             title = ""
     return "\n".join(
@@ -64,7 +63,7 @@ def _notes(
     notes = [
         "In percent, with 95% intervals clustered by item, and ± half of the seeds' range.",
         f"{_NOTHING}: not run yet."
-        if table.ours_alone
+        if not table.quoted_figures
         else f"{_NOTHING}: of ours not run yet, of the paper's not at hand.",
         *table.notes,
     ]

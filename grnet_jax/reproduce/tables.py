@@ -69,6 +69,12 @@ class Table:
         """Whether it is no paper's table: it is run on the embedded set and nowhere else."""
         return self.datasets == ("synthetic",)
 
+    @property
+    def quoted_figures(self) -> tuple[str, ...]:
+        """Those of its figures that a row quotes."""
+        named = {name for row in self.rows for of in row.quoted.values() for name in of}
+        return tuple(name for name in self.figures if name in named)
+
     def on(self, dataset: str) -> "Table":
         """The table with the rows that there are on a data set."""
         rows = tuple(row for row in self.rows if not row.datasets or dataset in row.datasets)

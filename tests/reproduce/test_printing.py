@@ -58,7 +58,7 @@ def test_quoted_figures_stand_as_the_paper_has_them():
     text = format_table(_PAPER.table("table3"), "deepfashion_c2s", {})
     assert "| 8 | GRNet | 0 | – | – | – | 25.7 | 64.4 | 75.0 |" in text
     assert "| 3 | FashionNet | not built here | – | – | – | – | 18.8 | – |" in text
-    assert "| 6 | DREML | not built here | – | – | – | – | – | – |" in text
+    assert "| 1 | WTBI | not built here | – | – | – | – | 6.3 | – |" in text
     assert "| 5 | KPM | 0 | – | – | – | – | – | – |" in text
     assert "| 10 | DINOv2, global similarity | needs weights | – | – | – | – | – | – |" in text
     text = format_table(_PAPER.table("table6"), "deepfashion_c2s", {})
