@@ -49,10 +49,14 @@ def main() -> None:
         ("model",),
     )
     systems = {
-        "colour_histogram": ("colour_histogram", f"{options.runs}/colour_histogram", []),
-        "grnet, trained on the synthetic set": ("grnet", options.start, []),
-        f"grnet, then {_STEPS} steps on these photos": ("grnet", f"{options.runs}/tuned", tune),
-        f"grnet, {_STEPS} steps on these photos": ("grnet", f"{options.runs}/scratch", train),
+        "colour histogram": ("colour_histogram", f"{options.runs}/colour_histogram", []),
+        "GRNet, trained on the synthetic set": ("grnet", options.start, []),
+        f"GRNet, then {_STEPS} steps on these photos": ("grnet", f"{options.runs}/tuned", tune),
+        f"GRNet from scratch, {_STEPS} steps on these photos": (
+            "grnet",
+            f"{options.runs}/scratch",
+            train,
+        ),
     }
     backbone = [*tune, "--config.train.init_parts=backbone"]
     for config, title in _OTHERS.items():

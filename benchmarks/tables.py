@@ -19,6 +19,7 @@ from grnet_jax.results_file import ROOT
 
 PAGES = (
     "README.md",
+    "docs/choosing.md",
     "docs/evaluation.md",
     "docs/performance.md",
     "docs/cost.md",
