@@ -26,7 +26,7 @@ from grnet_jax.retrieval.recognition import (
     write_recognition,
 )
 from grnet_jax.retrieval.report import format_table, write_results
-from grnet_jax.retrieval.tasks import configured_task
+from grnet_jax.retrieval.tasks import configured_task, has_both_domains
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
 
@@ -101,47 +101,65 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
-        task = configured_task(dataset, config)
         step = int(state.step)
-        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
-            state.variables, task, store=config.eval.store, step=step
-        )
         to = epath.Path(output).expanduser() if output else directory
-        recognised = _recognise(run, config, dataset, state.variables, step, to)
+        recognises = _recognises(run, config)
+        written: list[str] = []
+        # Photos of one domain alone cannot be ranked, but what they show can be recognised.
+        if not recognises or has_both_domains(dataset.split(config.eval.split)):
+            explain = _explain_command(run, config, directory, to)
+            written += _rank(run, config, dataset, state.variables, step, to, explain)
+        if recognises:
+            written = _recognise(run, config, dataset, state.variables, step, to) + written
         if jax.process_index() > 0:
             return
-        print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
-        print(format_table(evaluation))
-        written = [
-            *recognised,
-            write_results(to, evaluation, config.name, step),
-            write_result_page(
-                to, evaluation, config.name, step, _explain_command(run, config, directory, to)
-            ),
-        ]
         print("\n".join(f"Wrote {path}" for path in written))
-        print(f"Next: open {written[-1]} in a browser")
+        if written[-1].endswith(".html"):
+            print(f"Next: open {written[-1]} in a browser")
+
+
+def _rank(
+    run: Run, config: Any, dataset: Any, variables: Any, step: int, to: epath.Path, explain: str
+) -> list[str]:
+    """Ranks the split's queries; what the first process wrote. `explain` explains the scores."""
+    task = configured_task(dataset, config)
+    evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
+        variables, task, store=config.eval.store, step=step
+    )
+    if jax.process_index() > 0:
+        return []
+    print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
+    print(format_table(evaluation))
+    return [
+        write_results(to, evaluation, config.name, step),
+        write_result_page(to, evaluation, config.name, step, explain),
+    ]
 
 
 def _recognise(
     run: Run, config: Any, dataset: Any, variables: Any, step: int, to: epath.Path
 ) -> list[str]:
-    """Measures what is recognised in the split's photos; what the first process wrote.
+    """Measures what is recognised in the split's photos; what the first process wrote."""
+    evaluator = RecognitionEvaluator(run.matcher, config, run.mesh)
+    found = evaluator.evaluate(variables, dataset, config.eval.split)
+    if jax.process_index() > 0:
+        return []
+    print(f"\n{format_recognition(found)}")
+    return [write_recognition(to, found, config.name, step)]
+
+
+def _recognises(run: Run, config: Any) -> bool:
+    """Whether there is anything to measure of what is recognised.
 
     Nothing where the matcher recognises nothing, or on another data set than its own: its
     categories are not those that were learned.
     """
     if not has_predictions(run.matcher):
-        return []
+        return False
     if not _on_own_data(run, config):
         print("\nCategories are not measured: their numbers are those of the run's own data set.")
-        return []
-    evaluator = RecognitionEvaluator(run.matcher, config, run.mesh)
-    found = evaluator.evaluate(variables, dataset.split(config.eval.split))
-    if jax.process_index() > 0:
-        return []
-    print(f"\n{format_recognition(found)}")
-    return [write_recognition(to, found, config.name, step)]
+        return False
+    return True
 
 
 def _on_own_data(run: Run, config: Any) -> bool:

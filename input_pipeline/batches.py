@@ -71,13 +71,14 @@ def train_batches(
       For "items" (m = n K photos, an item's side by side) and "photos" (m = n): photo, uint8
       [m, S, S, 3]; item, category, clothes_type and domain, int32 [m], as in the index;
       attributes, int8 [m, attributes] (`PhotoIndex.attribute_values`); landmarks, float32
-      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.cut_landmarks`).
+      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.cut_landmarks`); with data.points also what
+      `given_points` yields.
 
     Raises:
       DatasetError: nothing to train on, or the batch cannot be divided among the hosts.
     """
     sampler = make_sampler(split, data_config, seed)
-    framing, cuts = make_framing(data_config), Cuts(split, data_config)
+    cuts = Cuts(split, data_config)
     check_share(batch_items, data_config.sampler, host, hosts)
     paired = data_config.sampler == "pairs"
 
@@ -90,16 +91,19 @@ def train_batches(
         rows = plan.rows.reshape(-1)
         return Photos(rows, cuts.pixels(rows, plan.shift.reshape(-1, 4)), flip.reshape(-1))
 
-    return _train_batches(split, framing, photos_of, range(start_step, start_step + steps), paired)
+    return _train_batches(
+        split, data_config, photos_of, range(start_step, start_step + steps), paired
+    )
 
 
 def _train_batches(
     split: Split,
-    framing: Framing,
+    data_config: ml_collections.ConfigDict,
     photos_of: Callable[[int], Photos],
     steps: range,
     paired: bool,
 ) -> Iterator[Batch]:
+    framing = make_framing(data_config)
     for step, pixels in zip(steps, _pixels(split, steps, photos_of, framing), strict=True):
         photos = photos_of(step)
         if paired:
@@ -112,7 +116,8 @@ def _train_batches(
                 "step": step,
             }
         else:
-            yield {"photo": pixels, **photo_labels(split, photos), "step": step}
+            given = given_points(split, photos, data_config)
+            yield {"photo": pixels, **photo_labels(split, photos), **given, "step": step}
 
 
 def photo_labels(split: Split, photos: Photos) -> dict[str, np.ndarray]:
@@ -130,6 +135,18 @@ def photo_labels(split: Split, photos: Photos) -> dict[str, np.ndarray]:
     }
 
 
+def given_points(
+    split: Split, photos: Photos, data_config: ml_collections.ConfigDict
+) -> dict[str, np.ndarray]:
+    """Of the file data.points, where it is not "": points, float32 [n, P, 2], and points_visible,
+    bool [n, P] (`points.Points.cut`).
+    """  # fmt: skip
+    if not data_config.get("points"):  # configs stored before there was the field lack it
+        return {}
+    places, seen = split.points(data_config.points).cut(photos.rows, photos.cut, photos.flip)
+    return {"points": places, "points_visible": seen}
+
+
 def photo_batches(
     split: Split,
     rows: Sequence[int] | np.ndarray,
@@ -140,21 +157,26 @@ def photo_batches(
     """Yields photos in the order of `rows`, never flipped.
 
     Yields:
-      photo, uint8 [batch, S, S, 3]; row, int32 [batch]; mask, bool [batch]. The last batch is
-      filled up with black photos of row 0, whose mask is False.
+      photo, uint8 [batch, S, S, 3]; row, int32 [batch]; mask, bool [batch]; with data.points also
+      what `given_points` yields. The last batch is filled up with black photos of row 0, whose
+      mask is False and of which no point is visible.
     """
-    framing, cuts = make_framing(data_config), Cuts(split, data_config)
+    cuts = Cuts(split, data_config)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     rows = np.asarray(rows, np.int32)
     check_rows(split, rows)
-    return _photo_batches(split, rows, framing, cuts, batch)
+    return _photo_batches(split, rows, data_config, cuts, batch)
 
 
 def _photo_batches(
-    split: Split, rows: np.ndarray, framing: Framing, cuts: Cuts, batch: int
+    split: Split,
+    rows: np.ndarray,
+    data_config: ml_collections.ConfigDict,
+    cuts: Cuts,
+    batch: int,
 ) -> Iterator[Batch]:
-    starts = range(0, len(rows), batch)
+    starts, framing = range(0, len(rows), batch), make_framing(data_config)
 
     def photos_of(start: int) -> Photos:
         chosen = rows[start : start + batch]
@@ -162,11 +184,15 @@ def _photo_batches(
 
     for start, photos in zip(starts, _pixels(split, starts, photos_of, framing), strict=True):
         count = len(photos)
-        missing = (0, batch - count)
+        whole = {
+            "photo": photos,
+            "row": rows[start : start + count],
+            "mask": np.ones(count, bool),
+            **given_points(split, photos_of(start), data_config),
+        }
         yield {
-            "photo": np.pad(photos, (missing, (0, 0), (0, 0), (0, 0))),
-            "row": np.pad(rows[start : start + count], missing),
-            "mask": np.arange(batch) < count,
+            name: np.pad(part, [(0, batch - count), *((0, 0),) * (part.ndim - 1)])
+            for name, part in whole.items()
         }
 
 
