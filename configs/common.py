@@ -67,6 +67,9 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     # where it is not "".
     data.crop = "box"
     data.shop_crop = ""
+    # Of each cut take a square of its shorter side, the central one, in training anywhere along the
+    # longer side, so that photos keep their aspect ratio; False: the cut is stretched to a square.
+    data.square = False
     # A detector's boxes: CSV with image, x_1, y_1, x_2, y_2 and, where there are several, score.
     data.detections = ""
     # Points of the photos to pool around (model.pooling "given"), such as joints: CSV with image
@@ -80,6 +83,13 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.flip = True
     # In training every edge of a photo's cut moves by up to this share of its side; the paper: 0.
     data.box_jitter = 0.0
+    # In training photos are tilted by up to so many degrees and sheared by up to this share;
+    # brightness, contrast and saturation change by up to this share each, and hues by up to this
+    # share of the colour circle.
+    data.tilt = 0.0
+    data.skew = 0.0
+    data.colour = 0.0
+    data.hue = 0.0
     # What a batch holds: "pairs" (a customer and a shop photo of an item), "items" (K photos of
     # each) or "photos".
     data.sampler = "pairs"
@@ -159,6 +169,9 @@ def get_eval(dataset: str) -> ml_collections.ConfigDict:
     # and centre), squares of this share of the side, 0: of the whole photo.
     evaluation.flip_average = False
     evaluation.five_crop_share = 0.0
+    # Workdirs of trained runs, joined by commas, whose descriptors are put side by side, instead of
+    # this config's own run; "": none.
+    evaluation.ensemble = ""
     # What is done to descriptors, in this order, for matchers that score them (docs/evaluation.md).
     # PCA whitening, learned on the "gallery" or on the photos of a split, as "train" ("": none);
     # dimensions kept (0: all in which they vary).

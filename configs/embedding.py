@@ -36,8 +36,12 @@ def get_model() -> ml_collections.ConfigDict:
     model.pooling = "gem"
     # Dimensions of the descriptor; 0: the pooled vector itself.
     model.dim = 512
-    # Logits of the category head, at least as many as the data set has categories; 0: no head.
+    # Logits of the class head, at least as many as the training set has categories or items, as
+    # loss.label says; 0: no head.
     model.classes = 0
+    # The class head is a learned unit vector a class, to which descriptors are near or far; else a
+    # linear layer on the pooled vector.
+    model.proxies = False
     # Park et al.'s feature relaxation after the backbone: channels of its two convolutions (0:
     # none), side of their windows, dropout rate. The three values are ours. Before the pooling, and
     # so before "all", or before the "classes" alone, so that the descriptor is the map's own.
@@ -52,7 +56,8 @@ def get_model() -> ml_collections.ConfigDict:
 def get_loss() -> ml_collections.ConfigDict:
     """Fields of `config.loss`; docs/losses.md has the equations."""
     loss = ml_collections.ConfigDict()
-    # "triplet" or "ap" on batches of items, or "classification" alone.
+    # "triplet" or "ap" on batches of items, or of classes alone "classification" or, with
+    # model.proxies, "proxy_nca".
     loss.name = "triplet"
     # "both": customer photos against shop photos; "any": all photos against all others.
     loss.domains = "both"
@@ -66,10 +71,17 @@ def get_loss() -> ml_collections.ConfigDict:
     loss.average = "triplets"
     # "ap": bins of the histogram over cosines.
     loss.bins = 20
-    # Weights of the triplet or AP loss, and of the category head's cross-entropy, which needs
+    # What the class head tells apart: "category" or "item" of the training photos, or "meta_class":
+    # every item belongs at random to one of model.classes.
+    loss.label = "category"
+    # Seed of the meta-classes.
+    loss.grouping = 0
+    # Weights of the triplet or AP loss, and of the class head's cross-entropy, which needs
     # model.classes. Park et al.: 0.1 and 1.
     loss.weight = 1.0
     loss.class_weight = 0.0
-    # Share of the category's label that all categories have evenly.
+    # Share of a photo's label that all labels have evenly.
     loss.label_smoothing = 0.0
+    # "proxy_nca": the factor on the squared distances; its paper: 1.
+    loss.proxy_scale = 1.0
     return loss

@@ -18,15 +18,23 @@ from ml_collections import config_flags
 from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
-from grnet_jax.models import has_feature_map, has_predictions
-from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.models import has_feature_map
+from grnet_jax.retrieval.ensembles import (
+    EnsembleEvaluator,
+    Member,
+    check_members,
+    ensemble_variables,
+    member_data,
+)
+from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.recognition import (
     RecognitionEvaluator,
     format_recognition,
+    recognises_categories,
     write_recognition,
 )
 from grnet_jax.retrieval.report import format_table, write_results
-from grnet_jax.retrieval.tasks import configured_task, has_both_domains
+from grnet_jax.retrieval.tasks import configured_task, has_both_domains, see_as_trained
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
 
@@ -86,18 +94,16 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
     with session(argv):
         from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
+        if config.eval.ensemble:
+            _evaluate_ensemble(config, workdir, output)
+            return
         directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
         run = build_run(config, make_mesh())
         config = run.config
         checkpoints.check_same_config(directory, config.to_dict(), part="model")
         if run.has_parameters:
             run, state = restore_run(directory, run.mesh)
-            # The model has to see photos as it did in training.
-            for field in ("image_size", "crop", "shop_crop", "interpolation", "center_share"):
-                trained = run.config.data[field]
-                if config.data[field] != trained:
-                    logging.info("data.%s=%s, as the model was trained", field, trained)
-                config.data[field] = trained
+            see_as_trained(config.data, run.config.data)
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
@@ -107,33 +113,67 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         written: list[str] = []
         # Photos of one domain alone cannot be ranked, but what they show can be recognised.
         if not recognises or has_both_domains(dataset.split(config.eval.split)):
-            explain = _explain_command(run, config, directory, to)
-            written += _rank(run, config, dataset, state.variables, step, to, explain)
+            task = configured_task(dataset, config)
+            evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
+                state.variables, task, store=config.eval.store, step=step
+            )
+            if jax.process_index() == 0:
+                print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
+                explain = _explain_command(run, config, directory, to)
+                written += _write(evaluation, config.name, step, to, explain)
         if recognises:
             written = _recognise(run, config, dataset, state.variables, step, to) + written
-        if jax.process_index() > 0:
-            return
-        print("\n".join(f"Wrote {path}" for path in written))
-        if written[-1].endswith(".html"):
-            print(f"Next: open {written[-1]} in a browser")
+        if jax.process_index() == 0:
+            _tell(written)
 
 
-def _rank(
-    run: Run, config: Any, dataset: Any, variables: Any, step: int, to: epath.Path, explain: str
-) -> list[str]:
-    """Ranks the split's queries; what the first process wrote. `explain` explains the scores."""
-    task = configured_task(dataset, config)
-    evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
-        variables, task, store=config.eval.store, step=step
+def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
+    """Measures the runs that eval.ensemble names as one, on the data and protocol of the config."""
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    if workdir:
+        raise InputError(
+            f"--workdir={workdir}: eval.ensemble names the runs; --output is the results' folder"
+        )
+    mesh = make_mesh()
+    config = build_run(config, mesh).config
+    members, steps = [], []
+    for name in config.eval.ensemble.split(","):
+        run, state = restore_run(name, mesh)
+        members.append(Member(name, run.matcher, run.config, state.variables))
+        steps.append(int(state.step))
+    check_members(members)
+    views = [member_data(config.data, member.config.data) for member in members]
+    datasets = [load_dataset(data) for data in views]
+    config.data = views[0]
+    others = list(zip(datasets[1:], views[1:], strict=True))
+    task = configured_task(datasets[0], config, also_cut=others)
+    evaluation = EnsembleEvaluator(members, config, datasets, mesh).evaluate(
+        ensemble_variables(members), task, store=config.eval.store, step=max(steps)
     )
-    if jax.process_index() > 0:
-        return []
-    print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
+    title = f"{config.name}_ensemble_of_{len(members)}"
+    to = epath.Path(output or f"runs/{title}").expanduser()
+    if jax.process_index() == 0:
+        print(f"\n{title}, checkpoints of steps {steps}, {task.split} split\n")
+        _tell(_write(evaluation, title, max(steps), to))
+
+
+def _write(
+    evaluation: Evaluation, model: str, step: int, to: epath.Path, explain: str = ""
+) -> list[str]:
+    """Prints the figures and writes results.json and results.html."""
     print(format_table(evaluation))
     return [
-        write_results(to, evaluation, config.name, step),
-        write_result_page(to, evaluation, config.name, step, explain),
+        write_results(to, evaluation, model, step),
+        write_result_page(to, evaluation, model, step, explain),
     ]
+
+
+def _tell(written: Sequence[str]) -> None:
+    """Says what was written, and what to look at."""
+    print("\n".join(f"Wrote {path}" for path in written))
+    if written[-1].endswith(".html"):
+        print(f"Next: open {written[-1]} in a browser")
 
 
 def _recognise(
@@ -151,10 +191,10 @@ def _recognise(
 def _recognises(run: Run, config: Any) -> bool:
     """Whether there is anything to measure of what is recognised.
 
-    Nothing where the matcher recognises nothing, or on another data set than its own: its
-    categories are not those that were learned.
+    Nothing where the matcher recognises nothing, or no categories, or on another
+    data set than its own: its categories are not those that were learned.
     """
-    if not has_predictions(run.matcher):
+    if not recognises_categories(run.matcher, run.config):
         return False
     if not _on_own_data(run, config):
         print("\nCategories are not measured: their numbers are those of the run's own data set.")

@@ -55,15 +55,25 @@ class Framing:
         takes the whole photo, "center" the central square.
       interpolation: of the resizing, "bilinear" or "bicubic", antialiased.
       center_share: side of the central square as a share of the photo's shorter side.
+      square: whether of what is cut out the central square of its shorter side is taken.
     """
 
     size: int
     crop: str
     interpolation: str
     center_share: float
+    square: bool = False
 
     def box(self, box: Box | None, height: int, width: int) -> Box:
         """What is cut out of a photo of that size, in pixels; without a box all of it."""
+        left, top, right, bottom = self._cut(box, height, width)
+        if not self.square:
+            return left, top, right, bottom
+        side = min(right - left, bottom - top)
+        left, top = (left + right - side) / 2, (top + bottom - side) / 2
+        return left, top, left + side, top + side
+
+    def _cut(self, box: Box | None, height: int, width: int) -> Box:
         if self.crop in ("box", "detected") and box is not None:
             return box
         if self.crop != "center":
@@ -98,7 +108,7 @@ def make_framing(data: Any, shop: bool = False) -> Framing:
             f"config.data.center_share={data.center_share}: expected more than 0, at most 1"
         )
     crop = (shop and data.shop_crop) or data.crop
-    return Framing(data.image_size, crop, data.interpolation, data.center_share)
+    return Framing(data.image_size, crop, data.interpolation, data.center_share, data.square)
 
 
 @dataclass(frozen=True)

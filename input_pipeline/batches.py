@@ -8,15 +8,19 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import Framing, make_framing
+from input_pipeline.augmentation import Augmentation, augment, make_augmentation, move_landmarks
 from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
+from input_pipeline.datasets.listing import VISIBLE
+from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
-from input_pipeline.sampling import StepPlan, make_sampler
+from input_pipeline.sampling import make_sampler
 from input_pipeline.stored_split import StoredSplit
 
 tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 
 Batch = dict[str, np.ndarray | int]
+_UNCHANGED = Augmentation()
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
@@ -31,11 +35,13 @@ class Photos(NamedTuple):
       rows: int [n], of the split's index.
       cut: int32 [n, 4] (left, top, right, bottom), what to cut out of each, in pixels.
       flip: bool [n], whether to mirror each.
+      change: float32 [n, 6], what `augment` takes for each.
     """
 
     rows: np.ndarray
     cut: np.ndarray
     flip: np.ndarray
+    change: np.ndarray
 
 
 def train_batches(
@@ -84,16 +90,15 @@ def train_batches(
 
     def photos_of(step: int) -> Photos:
         plan = sampler.plan(step, batch_items=batch_items, host=host, hosts=hosts)
-        flip = plan.flip if data_config.flip else np.zeros_like(plan.flip)
         if paired:  # customers, then shops
-            plan = StepPlan(plan.rows.T, plan.flip.T, plan.shift.swapaxes(0, 1))
-            flip = flip.T
-        rows = plan.rows.reshape(-1)
-        return Photos(rows, cuts.pixels(rows, plan.shift.reshape(-1, 4)), flip.reshape(-1))
+            plan = plan.transposed
+        rows, flip = plan.rows.reshape(-1), plan.flip.reshape(-1)
+        change = plan.change.reshape(len(rows), -1)
+        cut = cuts.pixels(rows, plan.shift.reshape(-1, 4), change[:, 0])
+        return Photos(rows, cut, flip & data_config.flip, change[:, 1:])
 
-    return _train_batches(
-        split, data_config, photos_of, range(start_step, start_step + steps), paired
-    )
+    numbers = range(start_step, start_step + steps)
+    return _train_batches(split, data_config, photos_of, numbers, paired)
 
 
 def _train_batches(
@@ -103,8 +108,9 @@ def _train_batches(
     steps: range,
     paired: bool,
 ) -> Iterator[Batch]:
-    framing = make_framing(data_config)
-    for step, pixels in zip(steps, _pixels(split, steps, photos_of, framing), strict=True):
+    framing, augmentation = make_framing(data_config), make_augmentation(data_config)
+    photos_read = _pixels(split, steps, photos_of, framing, augmentation)
+    for step, pixels in zip(steps, photos_read, strict=True):
         photos = photos_of(step)
         if paired:
             customers, shops = np.split(photos.rows, 2)
@@ -116,14 +122,18 @@ def _train_batches(
                 "step": step,
             }
         else:
-            given = given_points(split, photos, data_config)
-            yield {"photo": pixels, **photo_labels(split, photos), **given, "step": step}
+            labels = photo_labels(split, photos, augmentation)
+            given = given_points(split, photos, data_config, augmentation)
+            yield {"photo": pixels, **labels, **given, "step": step}
 
 
-def photo_labels(split: Split, photos: Photos) -> dict[str, np.ndarray]:
-    """What is known of photos and of their landmarks in the cuts; see `train_batches`."""
+def photo_labels(
+    split: Split, photos: Photos, augmentation: Augmentation = _UNCHANGED
+) -> dict[str, np.ndarray]:
+    """What is known of photos and of their landmarks in what is shown; see `train_batches`."""
     index, rows = split.index, photos.rows
     points, visibility = cut_landmarks(index.landmarks[rows], photos.cut, photos.flip)
+    points, visibility = move_landmarks(points, visibility, photos.change, augmentation)
     return {
         **{
             name: getattr(index, name)[rows].astype(np.int32)
@@ -136,15 +146,26 @@ def photo_labels(split: Split, photos: Photos) -> dict[str, np.ndarray]:
 
 
 def given_points(
-    split: Split, photos: Photos, data_config: ml_collections.ConfigDict
+    split: Split,
+    photos: Photos,
+    data_config: ml_collections.ConfigDict,
+    augmentation: Augmentation = _UNCHANGED,
 ) -> dict[str, np.ndarray]:
     """Of the file data.points, where it is not "": points, float32 [n, P, 2], and points_visible,
-    bool [n, P] (`points.Points.cut`).
+    bool [n, P] (`points.Points.cut`), where `augment` moves them.
     """  # fmt: skip
-    if not data_config.get("points"):  # configs stored before there was the field lack it
+    if not data_config.points:
         return {}
     places, seen = split.points(data_config.points).cut(photos.rows, photos.cut, photos.flip)
-    return {"points": places, "points_visible": seen}
+    visibility = np.where(seen, VISIBLE, UNKNOWN)
+    places, visibility = move_landmarks(places, visibility, photos.change, augmentation)
+    return {"points": places, "points_visible": visibility == VISIBLE}
+
+
+def unchanged_photos(rows: np.ndarray, cuts: Cuts) -> Photos:
+    """Photos as evaluation sees them: cut, neither mirrored nor otherwise changed."""
+    none = np.zeros((len(rows), 6), np.float32)
+    return Photos(rows, cuts.pixels(rows), np.zeros(len(rows), bool), none)
 
 
 def photo_batches(
@@ -179,10 +200,10 @@ def _photo_batches(
     starts, framing = range(0, len(rows), batch), make_framing(data_config)
 
     def photos_of(start: int) -> Photos:
-        chosen = rows[start : start + batch]
-        return Photos(chosen, cuts.pixels(chosen), np.zeros(len(chosen), bool))
+        return unchanged_photos(rows[start : start + batch], cuts)
 
-    for start, photos in zip(starts, _pixels(split, starts, photos_of, framing), strict=True):
+    photos_read = _pixels(split, starts, photos_of, framing, _UNCHANGED)
+    for start, photos in zip(starts, photos_read, strict=True):
         count = len(photos)
         whole = {
             "photo": photos,
@@ -217,6 +238,7 @@ def _pixels(
     batches: range,
     photos_of: Callable[[int], Photos],
     framing: Framing,
+    augmentation: Augmentation,
 ) -> Iterator[np.ndarray]:
     """Yields uint8 [n, S, S, 3] for each number in `batches`.
 
@@ -225,12 +247,15 @@ def _pixels(
       batches: numbers of the batches. All but the last have equally many photos.
       photos_of: the photos of the batch of a number.
       framing: of the photos.
+      augmentation: their largest changes.
     """
     return record_batches(
         split,
         batches,
         photos_of,
-        lambda record, _, cut, flip: _photo(record, cut, flip, framing),
+        lambda record, _, cut, flip, change: augment(
+            _photo(record, cut, flip, framing), change, augmentation
+        ),
         lambda rows: _undecodable(split, rows) or "a photo",
     )
 

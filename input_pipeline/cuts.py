@@ -24,7 +24,8 @@ class Cuts:
 
     Args:
       split: an `input_pipeline.Split`.
-      data: config.data, of which crop, shop_crop, center_share, detections and box_jitter are read.
+      data: config.data, of which crop, shop_crop, square, center_share, detections and box_jitter
+        are read.
 
     Raises:
       InputError: a field is wrong.
@@ -42,20 +43,40 @@ class Cuts:
             framing = make_framing(data, shop=domain == SHOP)
             rows = np.flatnonzero(split.index.domain == domain)
             self._boxes[rows] = _boxes(split, rows, framing, data.detections)
+            self._square = framing.square
 
-    def pixels(self, rows: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+    def pixels(
+        self, rows: np.ndarray, shift: np.ndarray | None = None, place: np.ndarray | None = None
+    ) -> np.ndarray:
         """int32 [n, 4] (left, top, right, bottom) in pixels of each upright photo.
 
         Args:
           rows: int [n].
           shift: float32 [n, 4] in -1..1; each edge moves by this times config.data.box_jitter
             of the cut's width or height.
+          place: float32 [n] in -1..1; where along the cut config.data.square takes its square,
+            from the left or top end to the right or bottom one; None for the middle.
         """
         boxes = self._boxes[rows]
         if shift is not None:
             sides = boxes[:, 2:] - boxes[:, :2]
             boxes = boxes + self._jitter * shift * np.tile(sides, 2)
+        if self._square:
+            boxes = square_boxes(boxes, np.zeros(len(rows), np.float32) if place is None else place)
         return whole_pixels(boxes, self._index.size[rows])
+
+
+def square_boxes(boxes: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Squares of boxes' shorter sides, float32 [n, 4] as the boxes.
+
+    Args:
+      boxes: float32 [n, 4] (left, top, right, bottom).
+      place: [n] in -1..1, where along the longer side; 0 is its middle.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    side = sides.min(axis=1, keepdims=True)
+    corner = boxes[:, :2] + (sides - side) * (1 + place[:, None]) / 2
+    return np.concatenate([corner, corner + side], axis=1).astype(np.float32)
 
 
 def whole_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

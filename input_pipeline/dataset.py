@@ -63,7 +63,7 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
     def framed(self, row: int, data: Any) -> np.ndarray:
         """uint8 [size, size, 3]: what `photo_batches` yields for this photo and config.data."""
         cut = Cuts(self, data).pixels(np.array([row]))[0]
-        framing = dataclasses.replace(make_framing(data), crop="box")
+        framing = dataclasses.replace(make_framing(data), crop="box", square=False)
         return crop_and_resize(self.picture(row), tuple(cut.tolist()), framing)
 
     def pairs(self) -> np.ndarray:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 EPOCHS = ("pairs", "items")
 SAMPLERS = ("pairs", "items", "photos")
 ITEM_DOMAINS = ("both", "any")
-_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW = range(6)  # independent streams of random numbers
+_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW, _CHANGE = range(
+    7
+)  # independent streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,20 @@ class StepPlan:
       flip: bool [n, k], whether to mirror each photo.
       shift: float32 [n, k, 4] in -1..1, how far each edge (left, top, right, bottom) of each
         photo's cut moves, in units that the caller sets.
+      change: float32 [n, k, 7] in -1..1, where in a photo's cut its square is, and what
+        `augmentation.augment` takes.
     """
 
     rows: np.ndarray
     flip: np.ndarray
     shift: np.ndarray
+    change: np.ndarray
+
+    @property
+    def transposed(self) -> "StepPlan":
+        """The photos of all groups that are first in theirs, then the second: [k, n]."""
+        parts = (self.rows, self.flip, self.shift, self.change)
+        return StepPlan(*(part.swapaxes(0, 1) for part in parts))
 
 
 class Sampler(abc.ABC):
@@ -78,12 +89,17 @@ class Sampler(abc.ABC):
             groups = self._order(int(epoch))[places[chosen]]
             rows[chosen] = self._rows(int(epoch), groups)
         photos = self.group_size * positions[:, None] + np.arange(self.group_size)
-        edges = 4 * photos[..., None] + np.arange(4)
         return StepPlan(
             rows,
             flip=_uniform(self._seed, _FLIP, photos) < 0.5,
-            shift=(2 * _uniform(self._seed, _SHIFT, edges) - 1).astype(np.float32),
+            shift=self._either_way(_SHIFT, photos, 4),
+            change=self._either_way(_CHANGE, photos, 7),
         )
+
+    def _either_way(self, stream: int, photos: np.ndarray, count: int) -> np.ndarray:
+        """float32 [..., count] in -1..1 for each photo."""
+        numbers = count * photos[..., None] + np.arange(count)
+        return (2 * _uniform(self._seed, stream, numbers) - 1).astype(np.float32)
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
         key = np.array([self._seed, epoch * 8 + stream], np.uint64)

@@ -175,7 +175,8 @@ def test_commands_that_reproduce(command, capsys):
     words = shlex.split(command, comments=True)
     given = words[words.index("grnet_jax.reproduce") + 1 :]
     assert reproduce(["--list", *given]) == 0
-    assert f"python train.py --config=configs/{given[0]}.py" in capsys.readouterr().out
+    config = PAPERS[given[0]].config
+    assert f"python train.py --config=configs/{config}.py" in capsys.readouterr().out
 
 
 def test_every_table_of_a_paper_is_on_its_page():

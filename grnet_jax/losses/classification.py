@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from grnet_jax.losses.arrays import at_least_float32, masked_mean, squared_distances
+from grnet_jax.losses.arrays import at_least_float32, masked_mean
 
 
 def class_cross_entropy(
@@ -32,22 +31,16 @@ def class_cross_entropy(
 
 
 def proxy_nca(
-    embeddings: jax.Array,
-    proxies: jax.Array,
-    label: jax.Array,
-    *,
-    scale: float = 1.0,
-    with_own: bool = False,
+    logits: jax.Array, label: jax.Array, *, scale: float = 1.0, with_own: bool = False
 ) -> jax.Array:
     """Mean proxy-NCA loss of the photos whose class is known; 0 where none is.
 
-    -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with x and the proxies p scaled
-    to unit length (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017).
-    There the sum leaves out the own class y, and the loss can be negative.
+    -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with unit vectors x and proxies p
+    (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017). There the sum
+    leaves out the own class y, and the loss can be negative.
 
     Args:
-      embeddings: [n, d], of any length but 0.
-      proxies: [k, d], k at least 2.
+      logits: [n, k], -|x - p|^2 of every photo with every class's proxy; k at least 2.
       label: int [n]; a negative one is unknown and does not count.
       scale: s; 1 in the paper.
       with_own: the sum is over all classes, which makes it a softmax cross-entropy.
@@ -55,43 +48,33 @@ def proxy_nca(
     Returns:
       A number of at least float32; not a number where a label is k or more.
     """
-    classes = proxies.shape[0]
-    logits = -scale * squared_distances(_unit(embeddings), _unit(proxies))  # [n, k]
+    logits = scale * at_least_float32(logits)
+    classes = logits.shape[1]
     own = label[:, None] == jnp.arange(classes)[None, :]
     others = logits if with_own else jnp.where(own, -jnp.inf, logits)
     losses = jax.nn.logsumexp(others, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
     return masked_mean(_nan_beyond(losses, label, classes), label >= 0)
 
 
-def random_meta_classes(classes: int, groups: int, seed: int) -> np.ndarray:
-    """Puts each class into one of several meta-classes at random, as evenly as can be.
+def random_meta_classes(label: jax.Array, groups: int, seed: int) -> jax.Array:
+    """Each class's meta-class, drawn at random and the same wherever the class appears.
 
     Xuan et al., Deep Randomized Ensembles for Metric Learning (2018): every member of the ensemble
-    learns a grouping of its own, by its own seed.
+    learns a grouping of its own, by its own seed. Each class is drawn by itself, so that how many
+    there are need not be known; meta-classes then differ in size as random draws do.
 
     Args:
-      classes: how many there are.
-      groups: meta-classes, from 2 to `classes`.
+      label: int [n], classes; negative ones are unknown and stay.
+      groups: meta-classes.
       seed: from 0, of the grouping.
 
     Returns:
-      int32 [classes], each class's meta-class; their sizes differ by 1 at most.
-
-    Raises:
-      ValueError: naming groups where there are too few or more than classes.
+      int32 [n] in 0..groups - 1, or negative.
     """
-    if not 2 <= groups <= classes:
-        raise ValueError(f"groups: expected 2 to {classes}, the number of classes, got {groups}")
-    order = np.random.default_rng(seed).permutation(classes)
-    found = np.empty(classes, np.int32)
-    found[order] = np.arange(classes) % groups
-    return found
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, groups))
+    found = draw(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), label))
+    return jnp.where(label < 0, label, found)
 
 
 def _nan_beyond(losses: jax.Array, label: jax.Array, classes: int) -> jax.Array:
     return jnp.where(label < classes, losses, jnp.nan)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = at_least_float32(x)
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True) + 1e-12)

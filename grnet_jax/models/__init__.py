@@ -29,6 +29,7 @@ from grnet_jax.models.matcher import (
     score_maps,
     score_prepared,
     scores_by_descriptor,
+    unit_vectors,
 )
 from grnet_jax.models.views import Views, embed_views, make_views
 
@@ -59,6 +60,7 @@ __all__ = [
     "score_maps",
     "score_prepared",
     "scores_by_descriptor",
+    "unit_vectors",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {

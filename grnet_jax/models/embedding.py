@@ -72,6 +72,15 @@ class FeatureRelaxation(nn.Module):
         return nn.Conv(self.channels, window, dtype=self.dtype, name="second")(x)
 
 
+def proxy_logits(descriptor: jax.Array, proxies: jax.Array) -> jax.Array:
+    """-|x - p|^2 [n, k] of unit vectors x [n, d] with proxies p [k, d], scaled to length 1."""
+    # [n, d], [k, d] to [n, k]
+    cosines = jnp.einsum(
+        "nd,kd->nk", descriptor, unit_vectors(proxies), precision=jax.lax.Precision.HIGHEST
+    )
+    return 2 * cosines - 2
+
+
 class Embedding(InnerProduct):
     """A matcher whose descriptors are pooled, scaled to unit length, mapped and scaled again.
 
@@ -79,7 +88,9 @@ class Embedding(InnerProduct):
       backbone: photos to feature maps; the map of the largest stride is used.
       pooling: "gem", "average" or "max".
       dim: dimensions of the descriptor; 0 leaves the linear layer out.
-      classes: logits of the category head on the pooled vector; 0 for none.
+      classes: logits of the class head; 0 for none.
+      proxies: the class head is a learned unit vector a class, whose logits are those of
+        `proxy_logits` with the descriptor; else a linear layer on the pooled vector.
       relaxation: module on the map, or None.
       relaxed: what it stands before: the pooling, and so "all", or the "classes" alone, whose head
         then sees the relaxed map's mean, and the descriptor the map as it is.
@@ -92,6 +103,7 @@ class Embedding(InnerProduct):
     pooling: str = "gem"
     dim: int = 512
     classes: int = 0
+    proxies: bool = False
     relaxation: FeatureRelaxation | None = None
     relaxed: str = "all"
     preprocessing: str = "imagenet"
@@ -103,7 +115,10 @@ class Embedding(InnerProduct):
         self.pooled = Pooling(self.pooling)
         if self.dim:
             self.linear = nn.Dense(self.dim, dtype=self.dtype)
-        if self.classes:
+        if self.classes and self.proxies:
+            shape = (self.classes, self.dim)
+            self.proxy = self.param("proxy", nn.initializers.normal(1.0), shape)
+        elif self.classes:
             self.head = nn.Dense(self.classes, dtype=self.dtype)
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
@@ -111,7 +126,7 @@ class Embedding(InnerProduct):
         return self.classify(photos, train)[0]
 
     def classify(self, photos: jax.Array, train: bool = False) -> tuple[Features, jax.Array | None]:
-        """`embed`, and category logits [n, classes], None without the head."""
+        """`embed`, and class logits [n, classes], None without the head."""
         return self._describe(self.feature_map(photos, train), train)
 
     def predict(self, photos: jax.Array, train: bool = False) -> tuple[Features, Predictions]:
@@ -138,14 +153,16 @@ class Embedding(InnerProduct):
         relaxed = x if self.relaxation is None else self.relaxation(x, train)
         apart = self.relaxation is not None and self.relaxed == "classes"
         pooled = self.pooled(x if apart else relaxed)
-        logits = None
-        if self.classes:
-            seen = jnp.mean(relaxed.astype(pooled.dtype), axis=(1, 2)) if apart else pooled
-            logits = self.head(seen).astype(pooled.dtype)
         x = unit_vectors(pooled)
         if self.dim:
             x = unit_vectors(self.linear(x).astype(pooled.dtype))
-        return Features(descriptor=x), logits
+        features = Features(descriptor=x)
+        if not self.classes:
+            return features, None
+        if self.proxies:
+            return features, proxy_logits(x, self.proxy)
+        seen = jnp.mean(relaxed.astype(pooled.dtype), axis=(1, 2)) if apart else pooled
+        return features, self.head(seen).astype(pooled.dtype)
 
 
 def build(model: Any) -> Embedding:
@@ -176,12 +193,18 @@ def build(model: Any) -> Embedding:
         raise InputError(
             "model.relaxation.path: 'classes', but model.classes is 0: there is no head"
         )
+    if model.proxies and not (model.dim and model.classes > 1):
+        raise InputError(
+            "model.proxies: needs model.dim above 0 and model.classes above 1; they are "
+            f"{model.dim} and {model.classes}"
+        )
     dtype = model_dtype(model)
     return Embedding(
         **map_fields(model),
         pooling=model.pooling,
         dim=model.dim,
         classes=model.classes,
+        proxies=model.proxies,
         relaxation=FeatureRelaxation(
             relaxation.channels, relaxation.kernel, relaxation.dropout, dtype
         )

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce import fir, grnet
+from grnet_jax.reproduce import fir, grnet, kucer
 from grnet_jax.reproduce.tables import Paper
 
-PAPERS: Mapping[str, Paper] = {paper.name: paper for paper in (grnet.PAPER, fir.PAPER)}
+PAPERS: Mapping[str, Paper] = {paper.name: paper for paper in (grnet.PAPER, fir.PAPER, kucer.PAPER)}
 
 
 def find_paper(name: str) -> Paper:

@@ -27,7 +27,8 @@ def format_table(
       found: by row number the results of its seeds; rows without are not there.
     """
     heads = [f"{column_title(name)}, ours" for name in table.figures]
-    heads += [f"{column_title(name)}, paper" for name in table.figures]
+    if not table.ours_alone:
+        heads += [f"{column_title(name)}, paper" for name in table.figures]
     several = len(table.protocols) > 1 or table.protocols == CATEGORIES
     first = ["protocol"] if several else []
     lines = [
@@ -40,7 +41,8 @@ def format_table(
             seeds = _of_protocol(found.get(row.number, ()), protocol)
             cells = [str(row.number), row.label, _seeds(row, seeds)]
             cells += [_ours(seeds, figure) for figure in table.figures]
-            cells += [_quoted(row, protocol, figure) for figure in table.figures]
+            if not table.ours_alone:
+                cells += [_quoted(row, protocol, figure) for figure in table.figures]
             lines.append(_line(([title] if several else []) + cells))
             title = ""
     return "\n".join(
@@ -51,6 +53,8 @@ def format_table(
 def heading(table: Table, dataset: str) -> str:
     """The table's title and both data sets."""
     measured = "the synthetic set" if dataset == "synthetic" else dataset
+    if table.ours_alone:
+        return f"{table.title}. On {measured}."
     return f"{table.title}. Ours on {measured}, the paper's on {table.datasets[0]}."
 
 
@@ -59,11 +63,15 @@ def _notes(
 ) -> list[str]:
     notes = [
         "In percent, with 95% intervals clustered by item, and ± half of the seeds' range.",
-        f"{_NOTHING}: of ours not run yet, of the paper's not at hand.",
+        f"{_NOTHING}: not run yet."
+        if table.ours_alone
+        else f"{_NOTHING}: of ours not run yet, of the paper's not at hand.",
         *table.notes,
     ]
     if dataset == "synthetic":
-        notes.append("Drawn clothes and small networks: ours say nothing about the paper's set.")
+        notes.append(
+            "Drawn clothes and small networks: the figures say nothing about photos of real ones."
+        )
     for protocol in _protocols(table, found):
         said = separate_rows(table, protocol, found)
         if said:
@@ -146,9 +154,15 @@ def _title(protocol: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> s
 
 
 def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapping[str, Any]]:
-    """Those with queries: without, there are no figures."""
-    found = (result["protocols"].get(protocol) for result in results)
-    return [figures for figures in found if figures and figures["queries"]]
+    """The figures of those with queries, and what was recognised in the photos of the split."""
+    every: list[Mapping[str, Any]] = []
+    for result in results:
+        figures = result["protocols"].get(protocol)
+        if figures and figures["queries"]:
+            of_photos = result.get("recognition", {"values": {}, "intervals": {}})
+            intervals = {**figures["intervals_95"], **of_photos["intervals"]}
+            every.append({**figures, **of_photos["values"], "intervals_95": intervals})
+    return every
 
 
 def _seeds(row: Row, seeds: Sequence[Any]) -> str:
@@ -158,7 +172,7 @@ def _seeds(row: Row, seeds: Sequence[Any]) -> str:
 
 
 def _ours(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:
-    values = [100 * seed[figure] for seed in seeds if seed[figure] is not None]
+    values = [100 * seed[figure] for seed in seeds if seed.get(figure) is not None]
     if not values:
         return _NOTHING
     low, high = np.mean([seed["intervals_95"][figure] for seed in seeds], axis=0) * 100

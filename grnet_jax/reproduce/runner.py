@@ -24,6 +24,7 @@ from grnet_jax.training.setup import count_steps
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
+_RECOGNISED = ("values", "intervals")
 _KEYS = ("dataset", "config", "fields", "seed")
 _NO_WEIGHTS: Mapping[str, str] = {}
 
@@ -39,6 +40,7 @@ class Experiment:
       seed: of the parameters, the order of the pairs and the flips.
       places: fields of `FREE`, which change no figure.
       start: whose backbone this one starts from; its workdir stands in `fields`.
+      members: those whose runs this one evaluates together, and so trains none itself.
     """
 
     config: str
@@ -47,6 +49,7 @@ class Experiment:
     seed: int
     places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start: "Experiment | None" = None
+    members: tuple["Experiment", ...] = ()
 
     @property
     def key(self) -> dict[str, Any]:
@@ -57,7 +60,8 @@ class Experiment:
     def flags(self) -> list[str]:
         """For train.py and eval.py, without folders of runs."""
         fields = {**self.fields, "seed": self.seed, **self.places}
-        fields.pop("train.init_from", None)
+        for field in ("train.init_from", "eval.ensemble"):
+            fields.pop(field, None)
         return [
             f"--config=configs/{self.config}.py:{self.dataset}",
             *(f"--config.{name}={_text(value)}" for name, value in fields.items()),
@@ -66,8 +70,14 @@ class Experiment:
     @property
     def workdir(self) -> str:
         """The run's folder; experiments that differ in `eval` alone share it."""
+        return f"{self.name}_seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """The run's folder, whatever the seed."""
         trained = {name: value for name, value in self.fields.items() if not _measures(name)}
-        return f"{self.config}_{self.dataset}_{digest([trained])[:8]}_seed{self.seed}"
+        what = "ensemble_" if self.members else ""
+        return f"{what}{self.config}_{self.dataset}_{digest([trained])[:8]}"
 
     @property
     def output(self) -> str:
@@ -111,6 +121,14 @@ def make_experiment(
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
         given += [f"--config.model.backbone.pretrained={weights[row.weights]}"]
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
+    if row.members:
+        members = tuple(
+            make_experiment(paper, table, member, dataset, seed, given, weights)
+            for member in row.members
+        )
+        together = {"eval.ensemble": ",".join(member.name for member in members)}
+        fields = _sorted({**experiment.fields, **together})
+        return dataclasses.replace(experiment, fields=fields, members=members)
     if row.weights or dataset not in paper.start:
         return experiment
     start = _make(paper.config, paper.start[dataset], dataset, 0, given)
@@ -206,17 +224,19 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
       InputError: training was stopped before its last step.
       subprocess.CalledProcessError: train.py or eval.py failed.
     """
-    if experiment.start and not is_trained(experiment.start, runs):
-        run_command(*commands(experiment.start, runs)[0])
-        _check_finished(experiment.start, runs)
-    train, evaluate = commands(experiment, runs)
-    begun = (ROOT / runs / experiment.workdir).exists()
+    for needed in (*experiment.members, experiment.start):
+        if needed and not is_trained(needed, runs):
+            _train(needed, runs)
+    begun = bool(experiment.members) or (ROOT / runs / experiment.workdir).exists()
     started = time.monotonic()
-    run_command(*train)
-    _check_finished(experiment, runs)
+    *training, evaluate = commands(experiment, runs)
+    for train in training:
+        run_command(*train)
+        _check_finished(experiment, runs)
     trained = time.monotonic()
     run_command(*evaluate)
-    found = json.loads((ROOT / runs / experiment.output / "results.json").read_text())
+    output = ROOT / runs / experiment.output
+    found = json.loads((output / "results.json").read_text())
     return {
         **experiment.key,
         "step": found["step"],
@@ -224,11 +244,24 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
         "train_seconds": None if begun else round(trained - started),
         "eval_seconds": round(time.monotonic() - trained),
         "protocols": {name: _kept(figures) for name, figures in found["protocols"].items()},
+        **_recognised(output / "recognition.json"),
     }
 
 
-def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], list[str]]:
-    """train.py and eval.py with their flags."""
+def _train(experiment: Experiment, runs: pathlib.Path) -> None:
+    """Trains a run that others need, after what it starts from itself."""
+    if experiment.start and not is_trained(experiment.start, runs):
+        _train(experiment.start, runs)
+    run_command(*commands(experiment, runs)[0])
+    _check_finished(experiment, runs)
+
+
+def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...]:
+    """train.py and eval.py with their flags; of an ensemble eval.py alone."""
+    if experiment.members:
+        workdirs = ",".join(str(runs / member.workdir) for member in experiment.members)
+        together = [f"--config.eval.ensemble={workdirs}", f"--output={runs / experiment.output}"]
+        return (["eval.py", *experiment.flags, *together],)
     given = [*experiment.flags, f"--workdir={runs / experiment.workdir}"]
     if experiment.start:
         given.append(f"--config.train.init_from={runs / experiment.start.workdir}")
@@ -270,6 +303,14 @@ def _progress(experiment: Experiment, runs: pathlib.Path) -> tuple[int, int]:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     with Checkpoints(workdir) as saved:
         return saved.last_step or 0, steps
+
+
+def _recognised(path: pathlib.Path) -> dict[str, Any]:
+    """What was measured of a split's photos, where the matcher recognises something in them."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    return {"recognition": {name: found[name] for name in ("split", "photos", *_RECOGNISED)}}
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:

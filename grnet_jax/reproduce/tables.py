@@ -23,6 +23,8 @@ class Row:
         source has.
       datasets: that it is run on; none for all of the table's.
       config: the file under configs/ that makes it, without the paper's `base`; "" the paper's.
+      members: rows, of the table or not, whose runs are evaluated as one; none for a row that is
+        trained.
       weights: the backbone whose weights the user has to give; "" where nothing else is needed.
     """
 
@@ -33,6 +35,7 @@ class Row:
     datasets: tuple[str, ...] = ()
     config: str = ""
     weights: str = ""
+    members: "tuple[Row, ...]" = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Table:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     curves: bool = False
+
+    @property
+    def ours_alone(self) -> bool:
+        """Whether it is no paper's table: it is run on the embedded set and nowhere else."""
+        return self.datasets == ("synthetic",)
 
     def on(self, dataset: str) -> "Table":
         """The table with the rows that there are on a data set."""

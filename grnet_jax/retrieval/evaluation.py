@@ -140,25 +140,19 @@ class Evaluator:
         Raises:
           StoreError: the store is another model's, of other photos, or damaged.
         """
-        model = model_digest(self._config, variables) if store else ""
         query, gallery = (
-            self._features(variables, task, rows, what, store, model, step)
+            self.features(variables, task, rows, what, store, step)
             for what, rows in (("queries", task.query_rows), ("gallery", task.gallery_rows))
         )
         journal = Journal()
         if store:
+            model = model_digest(self._config, variables)
             key = self._ranking_digest(task, query, gallery, model)
             journal = Journal(epath.Path(store).expanduser() / "ranking.npz", key)
         learned_on = None
         if self._postprocessing.whitening not in ("", WHITENED_BY_GALLERY):
-            learned_on = self._features(
-                variables,
-                *_learning(task),
-                f"whitening-{self._postprocessing.whitening}",
-                store,
-                model,
-                step,
-            )
+            what = f"whitening-{self._postprocessing.whitening}"
+            learned_on = self.features(variables, *_learning(task), what, store, step)
         query, gallery = self._postprocess(query, gallery, task, learned_on)
         prepared = prepare_score(self._matcher, variables, self._mesh, self._scoring)
         ranking = self._rank(prepared, query, gallery, task, journal)
@@ -174,11 +168,12 @@ class Evaluator:
         shortlist = self._shortlist.size if any(map(self._is_listed, task.groups)) else 0
         sums = ranking.calibration
         calibration = None if sums is None else pair_calibration(sums)
-        processing = {
-            name: value
-            for name, value in (self._views._asdict() | self._postprocessing._asdict()).items()
-            if value
+        changes = {
+            "ensemble": self._config.eval.ensemble,
+            **self._views._asdict(),
+            **self._postprocessing._asdict(),
         }
+        processing = {name: value for name, value in changes.items() if value}
         return Evaluation(task, figures, protocols, ranking, calibration, shortlist, processing)
 
     def _measure(self, task: Task, ranking: Ranking) -> tuple[list[Protocol], dict[str, Figures]]:
@@ -212,15 +207,8 @@ class Evaluator:
             figures |= measure([identical], ranking.other_ranks, items)
         return protocols, figures
 
-    def _features(
-        self,
-        variables: Any,
-        task: Task,
-        rows: np.ndarray,
-        what: str,
-        store: str,
-        model: str,
-        step: int,
+    def features(
+        self, variables: Any, task: Task, rows: np.ndarray, what: str, store: str, step: int
     ) -> FeatureSource:
         """The features of these photos: in memory, or stored and completed where some are missing.
 
@@ -230,7 +218,6 @@ class Evaluator:
           rows: int [n], of the photos' index.
           what: "queries", "gallery" or "whitening".
           store: folder of the tables, or "".
-          model: of `model_digest`.
           step: the checkpoint's.
         """
         config = self._config
@@ -252,6 +239,7 @@ class Evaluator:
             # Lance is loaded only where it is used.
             from grnet_jax.retrieval.store import FeatureStore, Origin, store_rows
 
+            model = model_digest(config, variables)
             stored = FeatureStore(
                 f"{store}/{what}.lance",
                 Origin(model, step, _photos_digest(task, rows, config.data)),

@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
+from grnet_jax.models import has_predictions
 from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
 
 SLOT_NAMES = tuple(
@@ -71,6 +72,11 @@ class _Landmarks(NamedTuple):
     annotated: np.ndarray
 
 
+def recognises_categories(matcher: nn.Module, config: Any) -> bool:
+    """Whether a matcher that was trained by this config has predictions, and of categories."""
+    return has_predictions(matcher) and config.loss.get("label", "category") == "category"
+
+
 class RecognitionEvaluator:
     """Measures predictions on splits of a data set; compiles once, for any number of calls.
 
@@ -95,7 +101,7 @@ class RecognitionEvaluator:
           split: the name of one of its splits.
         """
         # The pipeline is loaded only where it is used.
-        from input_pipeline.batches import Photos, photo_labels
+        from input_pipeline.batches import photo_labels, unchanged_photos
         from input_pipeline.cuts import Cuts
 
         config, photos = self._config, dataset.split(split)
@@ -111,7 +117,7 @@ class RecognitionEvaluator:
             mesh=self._mesh,
         ):
             rows = np.arange(start, start + len(found.category))
-            label = photo_labels(photos, Photos(rows, cuts.pixels(rows), np.zeros(len(rows), bool)))
+            label = photo_labels(photos, unchanged_photos(rows, cuts))
             each = [
                 metrics.category_hits(found.category, label["category"], k) for k in _CATEGORY_K
             ]

@@ -137,7 +137,9 @@ def format_figure(value: float, interval: tuple[float, float]) -> str:
 
 def column_title(name: str) -> str:
     """A figure's name as headings show it."""
-    return _TITLES.get(name) or name.replace("top", "top-").replace("recall", "recall@")
+    return _TITLES.get(name) or name.replace("_", " ").replace("top", "top-").replace(
+        "recall", "recall@"
+    )
 
 
 def _number(value: float) -> float | None:

@@ -1,9 +1,11 @@
 """What is searched for, and where: the queries and the gallery of an evaluation."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from grnet_jax.errors import InputError, check_at_least
 
@@ -70,6 +72,19 @@ class Task:
         return f"Queries: {queries}{sampled}. Gallery: {gallery}{within}{unmatched}."
 
 
+# Fields of config.data that decide what a model sees of a photo.
+_SEEN = ("image_size", "crop", "shop_crop", "square", "interpolation", "center_share")
+
+
+def see_as_trained(data: Any, trained: Any) -> None:
+    """Sets the fields of a config.data by which a model sees photos to those of its training."""
+    for field in _SEEN:
+        wanted = trained[field]
+        if data[field] != wanted:
+            logging.info("data.%s=%s, as the model was trained", field, wanted)
+        data[field] = wanted
+
+
 def configured_task(dataset: Any, config: Any, **others: Any) -> Task:
     """The task that `config.eval` describes, but for the arguments of `make_task` given."""
     names = ("split", "gallery", "queries", "query_seed", "same_category", "whitening")
@@ -87,6 +102,7 @@ def make_task(
     query_seed: int = 0,
     same_category: bool = False,
     whitening: str = "",
+    also_cut: Sequence[tuple[Any, Any]] = (),
 ) -> Task:
     """Chooses queries and gallery of a split.
 
@@ -100,6 +116,8 @@ def make_task(
       query_seed: of the drawing.
       same_category: whether a query is ranked among the shop photos of its own category alone.
       whitening: the split that it is learned on; "" or "gallery" for none.
+      also_cut: further data sets of the same photos, each with the config.data that they are cut
+        by: photos that any of them tells apart are two in the gallery.
 
     Raises:
       DatasetError: there is no such split.
@@ -114,7 +132,8 @@ def make_task(
     if same_category:
         _check_categories(index, query_rows)
     category = index.category if same_category else np.zeros(len(photos), np.int32)
-    cuts = photos.cuts(data)[shop_rows]
+    seen = [(photos, data), *((other.joined(names), cut) for other, cut in also_cut)]
+    cuts = np.concatenate([photos.cuts(cut)[shop_rows] for photos, cut in seen], axis=1)
     first, place = _distinct(index.photo_id[shop_rows], category[shop_rows], cuts)
     gallery_rows = shop_rows[first]
     listed = positive_rows(index.item[query_rows], index.item[shop_rows])

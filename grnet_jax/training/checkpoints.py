@@ -37,6 +37,12 @@ _PREPARED = "data.prepared"
 # Fields that came later than others, with the values that leave a run from before as it was. A new
 # field of a config belongs here.
 _LATER: dict[str, Any] = {
+    "data.square": False,
+    "data.tilt": 0.0,
+    "data.skew": 0.0,
+    "data.colour": 0.0,
+    "data.hue": 0.0,
+    "eval.ensemble": "",
     "eval.shortlist": 0,
     "eval.shortlist_recall": 1.0,
     "eval.flip_average": False,
@@ -55,6 +61,12 @@ _LATER: dict[str, Any] = {
 }
 # The same, of configs that have another field of that value.
 _LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
+    ("model.name", "embedding"): {
+        "model.proxies": False,
+        "loss.label": "category",
+        "loss.grouping": 0,
+        "loss.proxy_scale": 1.0,
+    },
     ("model.name", "grnet"): {"model.descriptor_dim": 0},
     ("loss.name", "pairs"): {
         "loss.pair_weight": 1.0,

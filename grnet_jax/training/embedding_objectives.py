@@ -16,6 +16,8 @@ from grnet_jax.losses import (
     average_precision_loss,
     class_cross_entropy,
     comparison_masks,
+    proxy_nca,
+    random_meta_classes,
     triplet_loss,
 )
 from grnet_jax.losses.arrays import masked_mean
@@ -23,6 +25,7 @@ from grnet_jax.training.two_stage import embed_in_chunks
 
 DOMAINS = ("both", "any")
 SIMILARITIES = ("item", "category")
+LABELS = ("category", "item", "meta_class")
 # (anchors, candidates, positive, negative, config.loss) -> (loss, metrics)
 RankingLoss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -74,15 +77,17 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     """The ranking loss that `config.loss` names over the global batch, and cross-entropy.
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
-    times the cross-entropy of the category head. Park et al. (2019): weights 0.1 and 1. Photos are
-    alike where they show the same item, or with `loss.similarity` "category" the same category;
-    one whose category is unknown is then neither an anchor nor a candidate.
+    times the cross-entropy of the class head, whose classes are the categories, or with
+    `loss.label` "item" the items, with "meta_class" random groups of them. Park et al.
+    (2019): weights 0.1 and 1. Photos are alike where they show the same item, or with
+    `loss.similarity` "category" the same category; one whose category is unknown is then neither an
+    anchor nor a candidate.
 
     Raises:
       InputError: naming the field that cannot be.
     """
     loss = config.loss
-    _check(matcher, loss)
+    _check(matcher, config.model, loss)
     ranking = _RANKINGS.get(loss.name)
 
     def objective(params, batch_stats, batch, replicate):
@@ -106,18 +111,27 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
             metrics |= {"batch_top1": _top1(_cosines(anchors, candidates), positive, negative)}
             value = loss.weight * found
         if loss.class_weight:
-            cross_entropy = class_cross_entropy(
-                logits, batch["category"], smoothing=loss.label_smoothing
-            )
+            label = _labels(batch, matcher, loss)
+            if loss.name == "proxy_nca":
+                cross_entropy = proxy_nca(logits, label, scale=loss.proxy_scale)
+            else:
+                cross_entropy = class_cross_entropy(logits, label, smoothing=loss.label_smoothing)
             value = value + loss.class_weight * cross_entropy
-            right = jnp.argmax(logits, axis=1) == batch["category"]
+            right = jnp.argmax(logits, axis=1) == label
             metrics |= {
                 "class_loss": cross_entropy,
-                "batch_accuracy": masked_mean(right, batch["category"] >= 0),
+                "batch_accuracy": masked_mean(right, label >= 0),
             }
         return value, (batch_stats, metrics | {"loss": value})
 
     return objective
+
+
+def _labels(batch: Mapping[str, jax.Array], matcher: nn.Module, loss: Any) -> jax.Array:
+    """int [n], what the class head is to tell of each photo; -1 where it is unknown."""
+    if loss.label == "meta_class":
+        return random_meta_classes(batch["item"], matcher.classes, loss.grouping)
+    return batch[loss.label]
 
 
 def _triplet(anchors, candidates, positive, negative, loss):
@@ -155,13 +169,14 @@ def _top1(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Ar
     return masked_mean(own > other, jnp.any(positive, axis=1) & jnp.any(negative, axis=1))
 
 
-def _check(matcher: nn.Module, loss: Any) -> None:
+def _check(matcher: nn.Module, model: Any, loss: Any) -> None:
     """Raises InputError, naming the field, where a loss cannot be computed."""
     if not hasattr(matcher, "classify"):
         raise InputError(f"loss.name: {loss.name!r} trains model.name=embedding alone")
     for field, choices in (
         ("domains", DOMAINS),
         ("similarity", SIMILARITIES),
+        ("label", LABELS),
         ("form", FORMS),
         ("miner", MINERS),
         ("average", AVERAGES),
@@ -169,6 +184,7 @@ def _check(matcher: nn.Module, loss: Any) -> None:
         if loss[field] not in choices:
             raise InputError(f"loss.{field}: {loss[field]!r} is none of {list(choices)}")
     check_at_least("loss.bins", loss.bins, 2)
+    check_at_least("loss.grouping", loss.grouping, 0)
     for field in ("margin", "weight", "class_weight", "label_smoothing"):
         check_at_least(f"loss.{field}", loss[field], 0)
     if loss.label_smoothing > 1:
@@ -177,5 +193,11 @@ def _check(matcher: nn.Module, loss: Any) -> None:
         raise InputError(
             f"loss.class_weight: {loss.class_weight}, but model.classes is 0: there is no head"
         )
-    if not loss.class_weight and (loss.name == "classification" or not loss.weight):
+    if (loss.name == "proxy_nca") != model.proxies:
+        raise InputError(
+            f"loss.name: {loss.name!r} with model.proxies={model.proxies}; expected 'proxy_nca' "
+            "with proxies, another loss without"
+        )
+    check_at_least("loss.proxy_scale", loss.proxy_scale, 1e-6)
+    if not loss.class_weight and (loss.name not in _RANKINGS or not loss.weight):
         raise InputError("loss.class_weight: 0, and nothing else to train on; expected more than 0")

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
-from grnet_jax.models import has_predictions
 from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.recognition import RecognitionEvaluator
+from grnet_jax.retrieval.recognition import RecognitionEvaluator, recognises_categories
 from grnet_jax.retrieval.tasks import Task, has_both_domains, make_task
 from grnet_jax.training import checkpoints
 from grnet_jax.training.embedding_objectives import photos_together
@@ -97,6 +96,11 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     """The config with no field left open; raises InputError for fields that would fail later."""
     run = build_run(config, devices)
     config = run.config
+    if config.eval.ensemble:
+        raise InputError(
+            f"eval.ensemble={config.eval.ensemble}: names trained runs for eval.py; expected '' to "
+            "train"
+        )
     make_objective(run.matcher, config)
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
@@ -137,14 +141,17 @@ def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
 
 def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
     """Raises InputError where a model's outputs are not the data set's labels."""
-    index = dataset.split("train").index
+    classes, index = config.model.get("classes", 0), dataset.split("train").index
     check_labels(config.model, index)
-    classes = config.model.get("classes", 0)
-    categories = len(index.categories)
-    if 0 < classes < categories:
+    what, names = "categories", index.categories
+    if config.loss.get("label") == "item":
+        what, names = "items to train on", index.items
+    if config.loss.get("label") == "meta_class":  # classes are made, as many as there are logits
+        return
+    if 0 < classes < len(names):
         raise InputError(
-            f"model.classes: {classes}, but {dataset.name} has {categories} categories: "
-            f"set --config.model.classes={categories}"
+            f"model.classes: {classes}, but {dataset.name} has {len(names)} {what}: "
+            f"set --config.model.classes={len(names)}"
         )
 
 
@@ -172,7 +179,7 @@ class _Loop:
         if run.config.train.eval_every > 0 and not self._can_evaluate:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
         self._recognition: RecognitionEvaluator | None = None
-        if has_predictions(run.matcher):
+        if recognises_categories(run.matcher, run.config):
             self._recognition = RecognitionEvaluator(run.matcher, run.config, run.mesh)
         self._task: Task | None = None
         if self._can_evaluate and (not self._recognition or has_both_domains(dataset.split("val"))):

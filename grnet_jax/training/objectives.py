@@ -136,6 +136,7 @@ OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "ap": _of_config(embedding_objective),
     "classification": _of_config(embedding_objective),
     "fashionnet": fashionnet_objective,
+    "proxy_nca": _of_config(embedding_objective),
     "pairs": _of_config(pairs_objective),
     "triplet": _of_config(embedding_objective),
 }
@@ -144,6 +145,7 @@ _SAMPLERS = {
     "ap": ("items",),
     "classification": ("items", "photos"),
     "fashionnet": ("items", "photos"),
+    "proxy_nca": ("items", "photos"),
     "pairs": ("pairs",),
     "triplet": ("items",),
 }

@@ -2,9 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import log_loss
 
 from grnet_jax.losses import class_cross_entropy, proxy_nca, random_meta_classes
+from grnet_jax.models.embedding import proxy_logits
+from grnet_jax.models.matcher import unit_vectors
 from tests.losses import naive
 
 _LABEL = np.array([2, 0, -1, 3, 3, -1, 1])
@@ -41,8 +44,7 @@ def test_cross_entropy_equals_pytorch(smoothing):
 def test_unknown_labels_count_for_nothing_and_wrong_ones_are_noticed():
     logits = jnp.asarray(_logits(), jnp.float32)
     unknown = np.full(len(_LABEL), -1)
-    proxies = jnp.ones((5, 5)) * jnp.arange(1, 6)[:, None]
-    for loss in (class_cross_entropy, lambda x, label: proxy_nca(x, proxies, label)):
+    for loss in (class_cross_entropy, proxy_nca):
         value, grad = jax.jit(jax.value_and_grad(loss))(logits, unknown)
         assert value == 0
         np.testing.assert_array_equal(grad, 0)
@@ -67,7 +69,9 @@ def test_proxy_nca_equals_its_formula_and_differences(scale, with_own):
     with jax.enable_x64(True):
         found, grads = jax.jit(
             jax.value_and_grad(
-                lambda x, p: proxy_nca(x, p, _LABEL, scale=scale, with_own=with_own),
+                lambda x, p: proxy_nca(
+                    proxy_logits(unit_vectors(x), p), _LABEL, scale=scale, with_own=with_own
+                ),
                 argnums=(0, 1),
             )
         )(x, proxies)
@@ -92,18 +96,20 @@ def test_proxy_nca_equals_pytorch_metric_learning():
     loss.proxies.data = torch.tensor(proxies)
     wanted = loss(torch.tensor(x), torch.tensor(label)).item()
     with jax.enable_x64(True):  # its sum is over all classes
-        found = proxy_nca(x, proxies, label, scale=6.0, with_own=True)
+        logits = proxy_logits(unit_vectors(jnp.asarray(x)), proxies)
+        found = proxy_nca(logits, label, scale=6.0, with_own=True)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
-def test_meta_classes_are_even_random_and_repeatable():
-    found = random_meta_classes(1000, 192, seed=3)
-    sizes = np.bincount(found, minlength=192)
-    assert (len(sizes), sizes.sum()) == (192, 1000)
-    assert set(sizes) == {5, 6}
-    np.testing.assert_array_equal(found, random_meta_classes(1000, 192, seed=3))
-    other = random_meta_classes(1000, 192, seed=4)
-    assert (found != other).mean() > 0.9
-    for groups in (1, 1001):
-        with pytest.raises(ValueError, match=f"groups: expected 2 to 1000, .* got {groups}"):
-            random_meta_classes(1000, groups, seed=0)
+def test_meta_classes_are_random_repeatable_and_a_classs_own():
+    classes = np.arange(5000)
+    found = np.asarray(random_meta_classes(classes, 20, seed=3))
+    sizes = np.bincount(found, minlength=20)
+    assert len(sizes) == 20
+    assert scipy.stats.chisquare(sizes).pvalue > 1e-3
+    again = jax.jit(lambda label: random_meta_classes(label, 20, seed=3))(classes[::-1])
+    np.testing.assert_array_equal(found, again[::-1])
+    other = random_meta_classes(classes, 20, seed=4)
+    assert (found != other).mean() == pytest.approx(1 - 1 / 20, abs=0.02)
+    unknown = random_meta_classes(np.array([-1, 7, -1]), 20, seed=3)
+    np.testing.assert_array_equal(unknown, [-1, found[7], -1])

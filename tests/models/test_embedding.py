@@ -97,6 +97,20 @@ def test_descriptor_is_the_linear_map_of_the_unit_pooled_vector():
     assert models.has_feature_map(matcher)
 
 
+def test_proxies_logits_are_squared_distances_and_replace_the_linear_head():
+    matcher, variables = _matcher(dim=6, classes=3, proxies=True)
+    photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    features, logits = matcher.apply(variables, photos, method="classify")
+    assert "head" not in variables["params"]
+    proxies = np.float64(variables["params"]["proxy"])
+    proxies /= np.linalg.norm(proxies, axis=1, keepdims=True)
+    apart = np.float64(features.descriptor)[:, None] - proxies[None]
+    np.testing.assert_allclose(logits, -(apart**2).sum(axis=2), atol=1e-5)
+    for fields in ({"dim": 0, "classes": 3}, {"classes": 1}):
+        with pytest.raises(InputError, match=r"model\.proxies: needs model\.dim above 0"):
+            _matcher(proxies=True, **fields)
+
+
 def test_relaxation_before_the_classes_alone_leaves_the_descriptor():
     fields = {"dim": 0, "pooling": "average", "classes": 3, "relaxation.channels": 5}
     config = embedding.get_config()

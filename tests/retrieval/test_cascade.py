@@ -388,7 +388,7 @@ def test_grnet_by_the_cascade(tiny, tmp_path, same_category):
     _same(found.ranking, stored.ranking)
     task = found.task
     features = [
-        Evaluator(run.matcher, config, run.mesh)._features(variables, task, rows, what, "", "", 0)
+        Evaluator(run.matcher, config, run.mesh).features(variables, task, rows, what, "", 0)
         for what, rows in (("queries", task.query_rows), ("gallery", task.gallery_rows))
     ]
     query, gallery = (part.take(np.arange(len(part))) for part in features)
