@@ -23,6 +23,7 @@ from grnet_jax.retrieval.recognition import RecognitionEvaluator, recognises_cat
 from grnet_jax.retrieval.tasks import Task, has_both_domains, make_task
 from grnet_jax.training import checkpoints
 from grnet_jax.training.embedding_objectives import photos_together
+from grnet_jax.training.labels import write_labels
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.recognition import check_labels
 from grnet_jax.training.setup import (
@@ -80,6 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     checkpoints.check_same_config(directory, described)
     if jax.process_index() == 0:
         checkpoints.write_config(directory, described)
+        write_labels(directory, dataset.split("train").index)
     with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         state = saved.restore_last(run.abstract_state())
         if state is None:

@@ -12,6 +12,7 @@ from grnet_jax import mesh as meshes
 from grnet_jax.backbones import build_classifier
 from grnet_jax.backbones.weights import Weights, write_weights
 from grnet_jax.errors import InputError
+from grnet_jax.recognize.__main__ import main as recognize
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.phases import make_weights
@@ -220,6 +221,33 @@ def test_trains_and_evaluates_end_to_end(data_dir, tmp_path):
     np.testing.assert_allclose(values["landmark_pdj_0.1"], (apart <= 0.1).mean(), atol=0.03)
     assert values["landmarks_visible"] == (visibility == 0).sum()
     assert dict(found["pdj"])[0.1] == values["landmark_pdj_0.1"]
+    _check_recognize_command(split, predicted, tmp_path)
+
+
+def _check_recognize_command(split, predicted, workdir):
+    """The command sees photo files as evaluation does; others are passed over and counted."""
+    folder = workdir / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    for place, row in (("a.jpg", 0), ("deeper/b.jpg", 5)):
+        (folder / place).write_bytes(split.record(row).image)
+    (folder / "notes.txt").write_text("no photo")
+    box = ",".join(map(str, split.record(0).box))
+    output = workdir / "told"
+    arguments = [str(folder / "a.jpg"), f"--workdir={workdir}", f"--output={output}"]
+    assert recognize([*arguments, f"--box={box}"]) == 0
+    (told,) = json.loads((output / "recognised.json").read_text())["photos"]
+    logits = np.asarray(predicted.category)[0]
+    assert told["categories"][0][0] == str(split.index.categories[logits.argmax()])
+    shares = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(told["categories"][0][1], shares.max(), atol=0.05)
+    assert recognize([str(folder), f"--workdir={workdir}", f"--output={output}"]) == 0
+    content = json.loads((output / "recognised.json").read_text())
+    assert [one["photo"][-5:] for one in content["photos"]] == ["a.jpg", "b.jpg"]
+    assert all((output / one["picture"]).exists() for one in content["photos"])
+    (skipped,) = content["skipped"]
+    assert "notes.txt: is not a photo that can be read" in skipped["reason"]
+    with pytest.raises(SystemExit):
+        recognize([str(folder / "notes.txt"), f"--workdir={workdir}", f"--output={output}"])
 
 
 @pytest.mark.slow
