@@ -187,7 +187,7 @@ def test_every_table_of_a_paper_is_on_its_page():
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)
 def test_fields_that_a_page_names(path):
-    names = ("grnet", "embedding", "fashionnet", "kpm", "local_matching")
+    names = ("grnet", "embedding", "fashionnet", "kpm", "local_matching", "wtbi")
     configs = [importlib.import_module(f"configs.{name}").get_config() for name in names]
     for field in re.findall(
         r"`((?:data|eval|train|model|loss)\.(?!py`)[a-z_.]+)`", path.read_text()

@@ -6,7 +6,15 @@ from typing import Any
 import flax.linen as nn
 
 from grnet_jax.errors import InputError
-from grnet_jax.models import colour_histogram, embedding, fashionnet, grnet, kpm, local_matching
+from grnet_jax.models import (
+    colour_histogram,
+    embedding,
+    fashionnet,
+    grnet,
+    kpm,
+    local_matching,
+    pair_metric,
+)
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
@@ -70,6 +78,7 @@ MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "grnet": grnet.build,
     "kpm": kpm.build,
     "local_matching": local_matching.build,
+    "pair_metric": pair_metric.build,
 }
 
 

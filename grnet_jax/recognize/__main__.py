@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with session():
         check_at_least("--top", options.top, 1)
-        paths = _files(options.photos)
+        paths = find_files(options.photos)
         if options.box is not None and len(paths) != 1:
             raise InputError(f"--box: is of one photo, but {len(paths)} were given")
         workdir = epath.Path(options.workdir).expanduser()
@@ -122,7 +122,7 @@ def _draw(photo: SeenPhoto, reading: Reading) -> Any:
     return draw_recognised(photo, marks, [*named, *rows])
 
 
-def _files(names: Sequence[str]) -> list[epath.Path]:
+def find_files(names: Sequence[str]) -> list[epath.Path]:
     """The files themselves and those of folders, by name, hidden ones left out.
 
     Raises:
@@ -134,13 +134,22 @@ def _files(names: Sequence[str]) -> list[epath.Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(
-            file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
-        )
+        inside = list(_inside(path))
         if not inside:
             raise InputError(f"{name}: a folder without files")
         found += inside
     return found
+
+
+def _inside(folder: epath.Path) -> Iterator[epath.Path]:
+    """The files of a folder and of those in it, by name."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _inside(path)
+        else:
+            yield path
 
 
 def _box(text: str) -> Box:

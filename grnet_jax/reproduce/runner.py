@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags, logging
 from etils import epath
+from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
@@ -24,7 +25,7 @@ from grnet_jax.training.setup import count_steps
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
-_RECOGNISED = ("values", "intervals")
+_RECOGNISED = ("split", "photos", "values", "intervals", "pdj")
 _KEYS = ("dataset", "config", "fields", "seed")
 _NO_WEIGHTS: Mapping[str, str] = {}
 
@@ -104,7 +105,8 @@ def make_experiment(
       dataset: one of the table's.
       seed: of the run.
       given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        that need weights, which have a backbone of their own.
+        that need weights, which have a backbone of their own, and those of the model not for rows
+        of another config that has no such field.
       weights: by backbone the file that rows which need its weights start from.
 
     Raises:
@@ -120,6 +122,8 @@ def make_experiment(
             )
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
         given += [f"--config.model.backbone.pretrained={weights[row.weights]}"]
+    if row.config:
+        given = _of_model(given, read_config(config, dataset))
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
     if row.members:
         members = tuple(
@@ -135,6 +139,17 @@ def make_experiment(
     begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
     fields = _sorted({**experiment.fields, **begins})
     return dataclasses.replace(experiment, fields=fields, start=start)
+
+
+def _of_model(given: Sequence[str], config: Any) -> list[str]:
+    """The flags without those of a model's fields that this config's model does not have."""
+    before = "--config.model."
+    fields = flatten_dict(config.model.to_dict(), sep=".")
+    return [
+        word
+        for word in given
+        if not word.startswith(before) or word.removeprefix(before).partition("=")[0] in fields
+    ]
 
 
 def _make(
@@ -236,15 +251,18 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
     trained = time.monotonic()
     run_command(*evaluate)
     output = ROOT / runs / experiment.output
-    found = json.loads((output / "results.json").read_text())
+    # Of a set whose photos cannot be ranked there is only what was recognised in them.
+    seen = output / "recognition.json"
+    ranked = output / "results.json"
+    found = json.loads((ranked if ranked.exists() else seen).read_text())
     return {
         **experiment.key,
         "step": found["step"],
         # Of a run that went on where another had stopped, the time would be a part.
         "train_seconds": None if begun else round(trained - started),
         "eval_seconds": round(time.monotonic() - trained),
-        "protocols": {name: _kept(figures) for name, figures in found["protocols"].items()},
-        **_recognised(output / "recognition.json"),
+        "protocols": {name: _kept(part) for name, part in found.get("protocols", {}).items()},
+        **_recognised(seen),
     }
 
 
@@ -310,7 +328,7 @@ def _recognised(path: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     found = json.loads(path.read_text())
-    return {"recognition": {name: found[name] for name in ("split", "photos", *_RECOGNISED)}}
+    return {"recognition": {name: found[name] for name in _RECOGNISED}}
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:

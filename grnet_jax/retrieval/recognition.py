@@ -1,6 +1,7 @@
 """Evaluation of what a matcher recognises: category, attributes and landmarks of every photo."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -123,7 +125,13 @@ class RecognitionEvaluator:
             ]
             hits.append(np.stack(each, axis=1))
             if found.attributes is not None:
-                sums.append(_count_attributes(found.attributes, label["attributes"], labels))
+                counted = _count_attributes(
+                    found.attributes,
+                    label["attributes"],
+                    labels.photos,
+                    tuple(labels.types.tolist()),
+                )
+                sums.append(np.asarray(counted))
             if found.landmarks is not None:
                 places = np.asarray(found.landmarks), np.asarray(found.visibility)
                 landmarks.append(_measure_landmarks(*places, label))
@@ -150,23 +158,21 @@ def label_types(index: Any, types: Mapping[str, int]) -> AttributeLabels:
     )
 
 
+@functools.partial(jax.jit, static_argnames="types")
 def _count_attributes(
-    scores: np.ndarray, label: np.ndarray, attributes: AttributeLabels
-) -> np.ndarray:
+    scores: jax.Array, label: jax.Array, photos: jax.Array, types: tuple[int, ...]
+) -> jax.Array:
     """Photos in which each attribute is a hit, int [3, k, a].
 
     The lists that are ranked: all attributes together, those of each type by themselves, and all
     by how many photos of the split have them, whatever the photo.
     """
-    commonest = np.broadcast_to(attributes.photos, scores.shape).astype(np.float32)
-    lists = ((scores, None), (scores, attributes.types), (commonest, None))
-    return np.array(
+    commonest = jnp.broadcast_to(photos.astype(scores.dtype), scores.shape)
+    lists = ((scores, None), (scores, np.array(types, np.int32)), (commonest, None))
+    return jnp.array(
         [
-            [
-                np.asarray(metrics.attribute_hits(ranked, label, k, types)).sum(axis=0)
-                for k in _ATTRIBUTE_K
-            ]
-            for ranked, types in lists
+            [metrics.attribute_hits(ranked, label, k, of).sum(axis=0) for k in _ATTRIBUTE_K]
+            for ranked, of in lists
         ]
     )
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from grnet_jax.errors import InputError
 from grnet_jax.models import Predictions
+from grnet_jax.recognize.__main__ import find_files, main
 from grnet_jax.recognize.readings import format_reading, read_photo
 from grnet_jax.training.checkpoints import CheckpointError
 from grnet_jax.training.labels import Labels, read_labels
@@ -58,3 +60,27 @@ def test_missing_and_wrong_labels_are_named(tmp_path):
     (folder / "labels.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"labels\.json: not the labels of a run"):
         read_labels(folder)
+
+
+def test_folders_stand_for_their_files(tmp_path):
+    for name in ("b.jpg", "a/c.png", "a/.hidden", "z/.only"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_files([str(tmp_path), str(tmp_path / "b.jpg"), "no/where.jpg"])
+    assert [path.name for path in found] == ["c.png", "b.jpg", "b.jpg", "where.jpg"]
+    with pytest.raises(InputError, match=r"z: a folder without files"):
+        find_files([str(tmp_path / "z")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.jpg", "b.jpg", "--box=1,2,3,4"], "--box: is of one photo, but 2 were given"),
+        (["a.jpg", "--top=0"], "--top: expected 1 or more"),
+        (["a.jpg"], "labels.json is missing"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, f"--workdir={tmp_path}"])
+    assert message in capsys.readouterr().err
