@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.training_step import build_step, random_batch
+from benchmarks.training_step import build_step, planned_bytes, random_batch
 from configs import grnet
 from grnet_jax.results_file import ROOT, ResultsFile
 
@@ -94,13 +94,7 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     photos = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
     item = jax.ShapeDtypeStruct((items,), np.int32)
     batch = {"customer": photos, "shop": photos, "item": item, "content": item}
-    plan = step.lower(run.abstract_state(), batch).compile().memory_analysis()
-    planned = (
-        plan.argument_size_in_bytes
-        + plan.output_size_in_bytes
-        + plan.temp_size_in_bytes
-        - plan.alias_size_in_bytes
-    )
+    planned = planned_bytes(run, step, batch)
     row: dict[str, Any] = {"planned_gb": round(planned / 1e9, 3), "losses": []}
     work = items**2 * config.model.node_dim
     if planned > _SHARE_OF_MEMORY * _memory() or work > _MOST_WORK:

@@ -1,20 +1,35 @@
-"""GRNet on a manifest of real photos: as the demo left it, tuned on them, and from scratch.
+"""Every system on a manifest of real photos, trained on them from what the demo left.
 
     python -m benchmarks.own_photos --manifest=photos/manifest.csv --start=runs/demo
 
-The colour histogram stands beside it. Writes benchmarks/results/own_photos.json.
+GRNet also as the demo left it and from scratch; the other systems start from its backbone alone.
+The colour histogram stands beside them. A row is written as it finishes; run again, the command
+goes on with the rows that are missing. Writes benchmarks/results/own_photos.json.
 """
 
 import argparse
 import json
+from typing import Any
 
+from grnet_jax.reproduce.printing import our_figure
 from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.retrieval.report import column_title
 
 _STEPS = 200
+# Configs of the other systems, with what they are called.
+_OTHERS = {
+    "global_baseline": "global baseline",
+    "kpm": "KPM",
+    "local_matching": "greedy local matching",
+    "embedding": "triplets",
+    "fir": "categories and triplets (OC+IS)",
+    "dreml": "DREML, one member",
+    "detect_then_retrieve": "detect-then-retrieve, triplets",
+}
 
 
 def main() -> None:
-    """Measures the four rows and prints them."""
+    """Measures the rows that are missing and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +54,13 @@ def main() -> None:
         f"grnet, then {_STEPS} steps on these photos": ("grnet", f"{options.runs}/tuned", tune),
         f"grnet, {_STEPS} steps on these photos": ("grnet", f"{options.runs}/scratch", train),
     }
+    backbone = [*tune, "--config.train.init_parts=backbone"]
+    for config, title in _OTHERS.items():
+        name = f"{title}, {_STEPS} steps on these photos"
+        systems[name] = (config, f"{options.runs}/{config}", backbone)
     for name, (config, workdir, fields) in systems.items():
+        if results.find(model=name) is not None:
+            continue
         flags = [f"--config=configs/{config}.py:manifest", *data, *fields, f"--workdir={workdir}"]
         if fields:
             run_command("train.py", *flags)
@@ -47,9 +68,21 @@ def main() -> None:
         run_command("eval.py", *flags, f"--output={output}")
         found = json.loads((ROOT / output / "results.json").read_text())
         results.add({"model": name, "photos": options.photos, "protocols": found["protocols"]})
-        figures = found["protocols"]["all"]
-        print(f"{name}: " + ", ".join(f"{k} {figures[k]:.3f}" for k in ("top1", "top5", "top20")))
+    print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table in percent with 95% intervals."""
+    names = ("top1", "top5", "top20", "map")
+    lines = [
+        "| system | " + " | ".join(column_title(name) for name in names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    for row in rows:
+        cells = [our_figure([row["protocols"]["all"]], name) for name in names]
+        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

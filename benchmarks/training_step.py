@@ -9,6 +9,7 @@ import numpy as np
 
 from configs import grnet
 from grnet_jax.mesh import make_mesh, place_batch
+from grnet_jax.training.embedding_objectives import photos_together
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import Run, build_run
 from grnet_jax.training.step import make_train_step
@@ -55,12 +56,34 @@ def build_step(config: Any) -> tuple[Run, Any]:
 
 
 def random_batch(run: Run) -> dict[str, jax.Array]:
-    """A training batch of random photos, all of different items, on the device."""
-    items = run.config.train.batch_items
-    photos = random_photos(items, run.config.data.image_size)
+    """A training batch of random photos, all groups of different items, on the device."""
+    data, items = run.config.data, run.config.train.batch_items
     item = np.arange(items, dtype=np.int32)
-    return place_batch(
-        {"customer": photos[0], "shop": photos[1], "item": item, "content": item}, run.mesh
+    if data.sampler == "pairs":
+        customer, shop = random_photos(items, data.image_size)
+        labels = {"item": item, "content": item}
+        return place_batch({"customer": customer, "shop": shop, **labels}, run.mesh)
+    group = photos_together(data)
+    photo = np.concatenate(random_photos((items * group + 1) // 2, data.image_size))
+    labels = {
+        "item": np.repeat(item, group),
+        "domain": np.arange(items * group, dtype=np.int32) % 2,
+        "category": np.repeat(item % 2, group),
+    }
+    return place_batch({"photo": photo[: items * group], **labels}, run.mesh)
+
+
+def planned_bytes(run: Run, step: Any, batch: Mapping[str, Any]) -> int:
+    """What XLA plans for a training step: arguments, results and temporaries.
+
+    It is known without running the step, so also where that would not fit.
+    """
+    plan = step.lower(run.abstract_state(), batch).compile().memory_analysis()
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes
     )
 
 
@@ -77,7 +100,11 @@ def step_seconds(size: Size) -> float:
     config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
     config.data.image_size, config.train.batch_items = size.image_size, size.items
     run, step = build_step(config)
-    batch = random_batch(run)
+    return time_step(run, step, random_batch(run))
+
+
+def time_step(run: Run, step: Any, batch: Mapping[str, Any]) -> float:
+    """Seconds of one training step on a batch."""
     held = [run.create_state()]
 
     def once() -> None:

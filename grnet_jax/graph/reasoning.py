@@ -238,16 +238,16 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
     Returns:
       float32 [b]; its sigmoid is the probability of "same item".
     """
-    return jnp.einsum("bk,k->b", global_node.astype(at_least_float32(global_node)), weight) + bias
+    return jnp.einsum("bk,k->b", global_node.astype(accumulation_dtype(global_node)), weight) + bias
 
 
 def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
     """An einsum in the left operand's dtype that sums, and returns, in float32 at least."""
     return jnp.einsum(
-        subscripts, left, right.astype(left.dtype), preferred_element_type=at_least_float32(left)
+        subscripts, left, right.astype(left.dtype), preferred_element_type=accumulation_dtype(left)
     )
 
 
-def at_least_float32(x: jax.Array) -> jnp.dtype:
+def accumulation_dtype(x: jax.Array) -> jnp.dtype:
     """The dtype that reductions of x are made in."""
     return jnp.promote_types(x.dtype, jnp.float32)

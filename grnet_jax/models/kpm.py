@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph import check_scales, in_chunks, pool_regions, region_counts
-from grnet_jax.graph.reasoning import at_least_float32, match_logit, product
+from grnet_jax.graph.reasoning import accumulation_dtype, match_logit, product
 from grnet_jax.models.mapped import (
     MapMatcher,
     global_descriptor,
@@ -80,7 +80,7 @@ class KPM(MapMatcher, kw_only=True):
             differences, start = [], 0
             for count in counts:
                 own, other = x[:, start : start + count], y[:, start : start + count]
-                cell_weights = jnp.ones(own.shape[:2], at_least_float32(own))
+                cell_weights = jnp.ones(own.shape[:2], accumulation_dtype(own))
                 if attention is not None:
                     cell_weights = self_attention(own, *attention, self.match_scale)
                 differences.append(

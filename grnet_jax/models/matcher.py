@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.graph.reasoning import at_least_float32
+from grnet_jax.graph.reasoning import accumulation_dtype
 
 _DTYPES = ("", "float32", "bfloat16", "float64")
 # float64 needs JAX_ENABLE_X64; it is for checking formulas.
@@ -117,7 +117,7 @@ def model_dtype(model: Any) -> Any:
 
 def unit_vectors(x: jax.Array) -> jax.Array:
     """Vectors [..., d] scaled to length 1, in their dtype; zeros stay, with finite gradients."""
-    wide = x.astype(at_least_float32(x))
+    wide = x.astype(accumulation_dtype(x))
     squared = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(squared + 1e-12)).astype(x.dtype)
 

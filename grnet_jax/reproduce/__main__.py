@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _list(wanted, lacking, results, runs)
             return 0
         _run(wanted, results, runs)
-        found = find_results(paper, table, options.dataset, results.rows, given, weights)
+        found = find_results(paper, table, options.dataset, results.rows, given)
         print(f"\n{format_table(table, options.dataset, found)}")
         print(f"\nIn {_shown_path(results.path)}")
         if table.curves:

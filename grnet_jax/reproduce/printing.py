@@ -40,7 +40,7 @@ def format_table(
         for row in table.rows:
             seeds = _of_protocol(found.get(row.number, ()), protocol)
             cells = [str(row.number), row.label, _seeds(row, seeds)]
-            cells += [_ours(seeds, figure) for figure in table.figures]
+            cells += [our_figure(seeds, figure) for figure in table.figures]
             if not table.ours_alone:
                 cells += [_quoted(row, protocol, figure) for figure in table.figures]
             lines.append(_line(([title] if several else []) + cells))
@@ -192,7 +192,8 @@ def _seeds(row: Row, seeds: Sequence[Any]) -> str:
     return "needs weights" if row.weights and not seeds else str(len(seeds))
 
 
-def _ours(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:
+def our_figure(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:
+    """A cell of ours, as `format_table` describes it, from a protocol's figures of each seed."""
     values = [100 * seed[figure] for seed in seeds if seed.get(figure) is not None]
     if not values:
         return _NOTHING

@@ -11,7 +11,6 @@ from typing import Any
 
 from absl import flags, logging
 from etils import epath
-from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
@@ -24,9 +23,11 @@ from grnet_jax.training.setup import count_steps
 
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
+_PRETRAINED = "model.backbone.pretrained"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
 _RECOGNISED = ("split", "photos", "values", "intervals", "pdj")
 _KEYS = ("dataset", "config", "fields", "seed")
+_LABELS = ("categories", "attributes")  # fields of models that recognise them
 _NO_WEIGHTS: Mapping[str, str] = {}
 
 
@@ -105,8 +106,8 @@ def make_experiment(
       dataset: one of the table's.
       seed: of the run.
       given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        that need weights, which have a backbone of their own, and those of the model not for rows
-        of another config that has no such field.
+        that need weights, which have a backbone of their own, and numbers of labels not for rows
+        of another config without.
       weights: by backbone the file that rows which need its weights start from.
 
     Raises:
@@ -121,10 +122,14 @@ def make_experiment(
                 f"--weights={row.weights}=FILE, a file that docs/backbones.md tells how to make"
             )
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
-        given += [f"--config.model.backbone.pretrained={weights[row.weights]}"]
+        given += [f"--config.{_PRETRAINED}={weights[row.weights]}"]
     if row.config:
         given = _of_model(given, read_config(config, dataset))
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
+    if row.weights:  # the row is the same wherever the file lies
+        fields = {**experiment.fields, _PRETRAINED: row.weights}
+        places = {**experiment.places, _PRETRAINED: weights[row.weights]}
+        experiment = dataclasses.replace(experiment, fields=fields, places=places)
     if row.members:
         members = tuple(
             make_experiment(paper, table, member, dataset, seed, given, weights)
@@ -142,14 +147,9 @@ def make_experiment(
 
 
 def _of_model(given: Sequence[str], config: Any) -> list[str]:
-    """The flags without those of a model's fields that this config's model does not have."""
-    before = "--config.model."
-    fields = flatten_dict(config.model.to_dict(), sep=".")
-    return [
-        word
-        for word in given
-        if not word.startswith(before) or word.removeprefix(before).partition("=")[0] in fields
-    ]
+    """The flags without numbers of labels where the config's model has none to recognise."""
+    others = {f"--config.model.{field}" for field in _LABELS if field not in config.model}
+    return [word for word in given if word.partition("=")[0] not in others]
 
 
 def _make(
@@ -203,7 +203,6 @@ def find_results(
     dataset: str,
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[str] = (),
-    weights: Mapping[str, str] = _NO_WEIGHTS,
 ) -> dict[int, list[Mapping[str, Any]]]:
     """By number the results of a table's rows, every seed that was measured.
 
@@ -213,10 +212,10 @@ def find_results(
       dataset: that they were measured on.
       rows: of the results file.
       given: as `make_experiment` takes it.
-      weights: likewise; rows whose weights are not there have no results.
     """
     found = {}
     for row in table.choose(()):
+        weights = {row.weights: row.weights}  # wherever they lie: it is the same row
         try:
             key = make_experiment(paper, table, row, dataset, 0, given, weights).key
         except InputError:  # a row that cannot have what is given was not measured with it

@@ -90,9 +90,7 @@ def pairs_objective(matcher: nn.Module, config: Any) -> Objective:
                 "best_negative_logit": jnp.mean(best_negative),
             }
         if loss.descriptor_weight:
-            # [q, d] x [g, d] -> [q, g]
-            products = jnp.einsum("qd,gd->qg", customer.descriptor, shop.descriptor)
-            similarity = products / loss.descriptor_temperature
+            similarity = models.inner_products(customer, shop) / loss.descriptor_temperature
             auxiliary = query_softmax_cross_entropy(similarity, same, mask)
             value = value + loss.descriptor_weight * auxiliary
             own, best_negative = _best_logits(similarity, same)

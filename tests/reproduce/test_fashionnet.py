@@ -52,7 +52,7 @@ def test_a_models_fields_are_those_of_the_rows_that_have_them():
     assert wtbi.config == "wtbi"
     assert "model.categories" not in wtbi.fields
     assert wtbi.fields["train.batch_items"] == 8
-    assert wtbi.fields["model.backbone.pretrained"] == "vgg16.safetensors"
+    assert wtbi.places["model.backbone.pretrained"] == "vgg16.safetensors"
     ours = _experiment(table, 6, "deepfashion_inshop", given, weights)
     assert ours.fields["model.categories"] == 23
 

@@ -8,6 +8,8 @@ import pytest
 from grnet_jax.errors import InputError
 from grnet_jax.reproduce import runner
 from grnet_jax.reproduce.__main__ import main
+from grnet_jax.reproduce.papers import find_paper
+from grnet_jax.reproduce.runner import find_results
 from tests.reproduce.test_printing import make_result
 
 _TINY = (
@@ -106,15 +108,27 @@ def test_rows_with_weights_of_their_own_start_from_these(called, tmp_path, capsy
     words += ("--config.model.backbone.pretrained=others.safetensors",)
     words += ("--dataset=deepfashion_c2s", "--source=here")
     assert _main(tmp_path, *words) == 0
-    pretrained = [_flag(command, "config.model.backbone.pretrained") for command in called[::2]]
-    others = 4 * ["others.safetensors"]
+    evaluated = _evaluated(called)
+    pretrained = [_flag(command, "config.model.backbone.pretrained") for command in evaluated]
+    others = 6 * ["others.safetensors"]
     assert pretrained == [*others, "there.safetensors", "there.safetensors"]
-    configs = [_flag(command, "config").partition(":")[0] for command in called[::2]]
-    names = ("kpm", "grnet", "grnet", "local_matching", "grnet_dinov2", "grnet_dinov2")
+    configs = [_flag(command, "config").partition(":")[0] for command in evaluated]
+    names = ("embedding", "kpm", "dreml", "grnet", "grnet", "local_matching")
+    names += ("grnet_dinov2", "grnet_dinov2")
     assert configs == [f"configs/{name}.py" for name in names]
-    (kept,) = {row["command"] for row in _rows(tmp_path, "deepfashion_c2s")}
+    rows = _rows(tmp_path, "deepfashion_c2s")
+    (kept,) = {row["command"] for row in rows}
     assert f"--weights={name}=FILE" in kept
     assert "| 10 | DINOv2, global similarity | 1 | 25.0" in capsys.readouterr().out
+    # The file may move: the row is the same, also for who has no weights.
+    assert rows[-1]["fields"]["model.backbone.pretrained"] == name
+    before = len(called)
+    moved = (words[2].replace("there", "elsewhere"), *words[3:])
+    assert _main(tmp_path, "grnet", "table3", *moved) == 0
+    assert len(called) == before
+    table = find_paper("grnet").table("table3")
+    found = find_results(find_paper("grnet"), table, "deepfashion_c2s", rows, (words[3],))
+    assert {10, 11} <= set(found)
 
 
 def test_without_weights_their_rows_are_left_out(called, tmp_path, capsys):
@@ -158,7 +172,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("x", "table1"), "PAPER: 'x' is none of ['grnet', 'fir', 'kucer']"),
+        (("x", "table1"), "PAPER: 'x' is none of ['grnet', 'fir', 'kucer', 'fashionnet']"),
         (("grnet", "table1"), "TABLE: grnet has no 'table1'"),
         (("grnet", "table5", "--rows=9"), "--rows: table5 has no row 9"),
         (("grnet", "table3", "--rows=2"), "row 2 of table3 (DARN) is quoted from the paper"),
