@@ -58,8 +58,9 @@ def get_model() -> ml_collections.ConfigDict:
     model.backbone = grnet.get_model().backbone
     # "vgg16", "vgg16_bn" or "vgg_small": the last stage is doubled, the others are shared.
     model.backbone.name = "vgg16"
-    # Outputs: how many categories and attributes the data set has. DeepFashion's benchmark of
-    # categories and attributes has 50 and 1,000, its finer labels 26 attributes.
+    # Outputs: how many categories and attributes the data set has, of attributes 0 where it has
+    # none. DeepFashion's benchmark of categories and attributes has 50 and 1,000, its finer labels
+    # 26 attributes.
     model.categories = 50
     model.attributes = 1000
     # Width of each dense layer, and of the descriptor.

@@ -11,9 +11,8 @@ from grnet_jax.photos import Framing, make_framing
 from input_pipeline.augmentation import Augmentation, augment, make_augmentation, move_landmarks
 from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
-from input_pipeline.datasets.listing import VISIBLE
-from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
+from input_pipeline.points import change_points
 from input_pipeline.sampling import make_sampler
 from input_pipeline.stored_split import StoredSplit
 
@@ -146,20 +145,13 @@ def photo_labels(
 
 
 def given_points(
-    split: Split,
-    photos: Photos,
-    data_config: ml_collections.ConfigDict,
-    augmentation: Augmentation = _UNCHANGED,
+    split: Split, photos: Photos, data_config: ml_collections.ConfigDict, augmentation: Augmentation
 ) -> dict[str, np.ndarray]:
-    """Of the file data.points, where it is not "": points, float32 [n, P, 2], and points_visible,
-    bool [n, P] (`points.Points.cut`), where `augment` moves them.
-    """  # fmt: skip
+    """Of the file data.points, where it is not "", what `change_points` returns."""
     if not data_config.points:
         return {}
     places, seen = split.points(data_config.points).cut(photos.rows, photos.cut, photos.flip)
-    visibility = np.where(seen, VISIBLE, UNKNOWN)
-    places, visibility = move_landmarks(places, visibility, photos.change, augmentation)
-    return {"points": places, "points_visible": visibility == VISIBLE}
+    return change_points(places, seen, photos.change, augmentation)
 
 
 def unchanged_photos(rows: np.ndarray, cuts: Cuts) -> Photos:
@@ -209,7 +201,7 @@ def _photo_batches(
             "photo": photos,
             "row": rows[start : start + count],
             "mask": np.ones(count, bool),
-            **given_points(split, photos_of(start), data_config),
+            **given_points(split, photos_of(start), data_config, _UNCHANGED),
         }
         yield {
             name: np.pad(part, [(0, batch - count), *((0, 0),) * (part.ndim - 1)])

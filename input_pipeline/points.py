@@ -9,7 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from input_pipeline.augmentation import Augmentation, move_landmarks
 from input_pipeline.cuts import csv_rows, number_cell
+from input_pipeline.datasets.listing import VISIBLE
+from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import PhotoIndex
 
@@ -52,6 +55,25 @@ class Points(NamedTuple):
         points[flip] = points[flip][:, self.mirrored]
         seen = ((points >= 0) & (points < 1)).all(axis=-1)
         return np.nan_to_num(points), seen
+
+
+def change_points(
+    places: np.ndarray, seen: np.ndarray, change: np.ndarray, augmentation: Augmentation
+) -> dict[str, np.ndarray]:
+    """What a batch has of given points where `augment` moves what they mark.
+
+    Args:
+      places: float32 [n, P, 2] of `Points.cut`.
+      seen: bool [n, P] of the same.
+      change: float32 [n, 6], as `augment` takes it.
+      augmentation: largest changes.
+
+    Returns:
+      points, float32 [n, P, 2], and points_visible, bool [n, P].
+    """
+    visibility = np.where(seen, VISIBLE, UNKNOWN)
+    places, visibility = move_landmarks(places, visibility, change, augmentation)
+    return {"points": places, "points_visible": visibility == VISIBLE}
 
 
 def read_points(path: str, index: PhotoIndex) -> Points:

@@ -41,7 +41,7 @@ class FashionNet(InnerProduct):
       backbone: the shared stages; maps of the last one's stride and, pooled, of twice that.
       last_stage: the fifth, of which the global and the pose branch have one each.
       categories: of which a photo has one.
-      attributes: of which a photo has any.
+      attributes: of which a photo has any; 0 for no head of them.
       hidden: width of each dense layer: fc6 of the branches, fc7_pose and fc7_fusion.
       embedding: width of the descriptor.
       pooling: around estimated "landmarks" or around points that are "given" with the photos, or
@@ -80,7 +80,9 @@ class FashionNet(InnerProduct):
         self.fc6_global, self.fc7_fusion = self._dense(self.hidden), self._dense(self.hidden)
         if self.pooling != "none":
             self.fc6_local = self._dense(self.hidden)
-        self.category, self.attribute = self._dense(self.categories), self._dense(self.attributes)
+        self.category = self._dense(self.categories)
+        if self.attributes:
+            self.attribute = self._dense(self.attributes)
         self.descriptor = self._dense(self.embedding)
         self.drop = nn.Dropout(self.dropout)
 
@@ -131,7 +133,7 @@ class FashionNet(InnerProduct):
             landmarks=landmarks,
             visibility=visibility,
             category=_at_least_float32(self.category(fused)),
-            attributes=_at_least_float32(self.attribute(fused)),
+            attributes=_at_least_float32(self.attribute(fused)) if self.attributes else None,
         )
         return Features(descriptor=unit_vectors(self.descriptor(fused))), predictions
 
@@ -193,8 +195,9 @@ def build(model: Any) -> FashionNet:
     Raises:
       InputError: naming the field that cannot be.
     """
-    for field in ("categories", "attributes", "hidden", "embedding"):
+    for field in ("categories", "hidden", "embedding"):
         check_at_least(f"model.{field}", model[field], 1)
+    check_at_least("model.attributes", model.attributes, 0)
     if (model.pooling == "given") != (model.given_points > 0):
         raise InputError(
             f"model.given_points: {model.given_points} with model.pooling={model.pooling}; "

@@ -66,7 +66,7 @@ def read_photo(
         scores = 1 / (1 + np.exp(-np.asarray(found.attributes[row], np.float64)))
         attributes = _best(labels.attributes, scores, top)
     landmarks: list[Landmark] = []
-    if found.landmarks is not None and found.visibility is not None:
+    if labels.landmarks and found.landmarks is not None and found.visibility is not None:
         landmarks = _landmarks(
             np.asarray(found.landmarks[row]), np.asarray(found.visibility[row]), cut
         )

@@ -18,15 +18,18 @@ class Labels:
     Attributes:
       categories: in the order of a category head's logits.
       attributes: in the order of the attributes' logits.
+      landmarks: whether any photo has landmarks, so that they were learned.
     """
 
     categories: tuple[str, ...]
     attributes: tuple[str, ...]
+    landmarks: bool
 
 
 def write_labels(workdir: epath.Path, index: Any) -> None:
     """Writes the labels of the data set that a run is trained on, by a split's index."""
-    names = Labels(tuple(map(str, index.categories)), tuple(map(str, index.attributes)))
+    known = bool((index.landmarks[..., 2] >= 0).any())
+    names = Labels(tuple(map(str, index.categories)), tuple(map(str, index.attributes)), known)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / _FILE).write_text(json.dumps(dataclasses.asdict(names), indent=2) + "\n")
 
@@ -46,6 +49,8 @@ def read_labels(workdir: epath.Path) -> Labels:
         )
     try:
         found = json.loads(path.read_text())
-        return Labels(tuple(found["categories"]), tuple(found["attributes"]))
+        return Labels(
+            tuple(found["categories"]), tuple(found["attributes"]), bool(found["landmarks"])
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not the labels of a run: {error}") from error

@@ -57,10 +57,11 @@ def fashionnet_objective(matcher: nn.Module, config: Any, steps: int, index: Any
             ),
             "visibility": losses.visibility_cross_entropy(found.visibility, batch["visibility"]),
             "category": losses.class_cross_entropy(found.category, batch["category"]),
-            "attributes": losses.attribute_cross_entropy(
-                found.attributes, batch["attributes"], positive, negative
-            ),
         }
+        if found.attributes is not None:
+            values["attributes"] = losses.attribute_cross_entropy(
+                found.attributes, batch["attributes"], positive, negative
+            )
         if triplets:
             values["triplets"] = _triplets(features.descriptor, batch, replicate, loss.margin)
         weights = weights_at(batch["step"])

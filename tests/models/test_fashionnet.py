@@ -134,6 +134,15 @@ def test_without_pooling_there_is_no_local_branch():
     assert params["fc7_fusion"]["kernel"].shape == (16, 16)
 
 
+def test_without_attributes_there_is_no_head_of_them():
+    matcher = models.build_matcher(small_model(attributes=0))
+    params = jax.eval_shape(lambda: init_variables(matcher, 32, seed=0))["params"]
+    assert "attribute" not in params
+    found = jax.eval_shape(lambda: models.predict(matcher, _drawn(matcher), _photos(2)))
+    assert found.attributes is None
+    assert found.category.shape == (2, 13)
+
+
 def test_a_vggs_weights_become_the_shared_and_both_last_stages(built):
     matcher, variables = built
     theirs = {f"stage{number}": {"number": number} for number in range(1, 5)}

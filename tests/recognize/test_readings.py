@@ -1,5 +1,7 @@
 """What predictions say of a photo, by names and in its pixels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -11,7 +13,7 @@ from grnet_jax.recognize.readings import format_reading, read_photo
 from grnet_jax.training.checkpoints import CheckpointError
 from grnet_jax.training.labels import Labels, read_labels
 
-_LABELS = Labels(("dress", "skirt"), ("striped", "long", "dotted"))
+_LABELS = Labels(("dress", "skirt"), ("striped", "long", "dotted"), landmarks=True)
 
 
 def _predictions():
@@ -51,6 +53,13 @@ def test_a_matcher_of_categories_alone_says_no_more():
     assert found.categories == [("dress", 0.5), ("skirt", 0.5)]
     assert found.attributes == found.landmarks == []
     assert format_reading("a", found) == "a\n  category    dress 50%, skirt 50%"
+
+
+def test_landmarks_that_were_not_learned_are_left_out():
+    labels = dataclasses.replace(_LABELS, landmarks=False)
+    found = read_photo(_predictions(), 1, labels, (10, 20, 50, 120), top=2)
+    assert not found.landmarks
+    assert found.attributes
 
 
 def test_missing_and_wrong_labels_are_named(tmp_path):
