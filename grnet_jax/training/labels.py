@@ -28,7 +28,7 @@ class Labels:
 
 def write_labels(workdir: epath.Path, index: Any) -> None:
     """Writes the labels of the data set that a run is trained on, by a split's index."""
-    known = bool((index.landmarks[..., 2] >= 0).any())
+    known = bool((index.landmarks[..., 0] >= 0).any())
     names = Labels(tuple(map(str, index.categories)), tuple(map(str, index.attributes)), known)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / _FILE).write_text(json.dumps(dataclasses.asdict(names), indent=2) + "\n")
