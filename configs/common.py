@@ -4,20 +4,31 @@ import ml_collections
 
 from input_pipeline.datasets.registry import REGISTRY
 
-DATASETS = tuple(name for name, entry in REGISTRY.items() if entry.kind == "pairs")
+
+def name_datasets(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """The data sets of these kinds (`Registered.kind`)."""
+    return tuple(name for name, entry in REGISTRY.items() if entry.kind in kinds)
 
 
-def check_dataset(dataset: str) -> str:
+DATASETS = name_datasets(("pairs",))
+
+
+def check_dataset(dataset: str, kinds: tuple[str, ...] = ("pairs",)) -> str:
     """The data set that the config's argument names; the embedded one by default.
+
+    Args:
+      dataset: its name, or "".
+      kinds: of data sets that the config takes.
 
     Raises:
       ValueError: naming the data sets there are.
     """
     if not dataset:
         return "synthetic"
-    if dataset not in DATASETS:
+    known = name_datasets(kinds)
+    if dataset not in known:
         raise ValueError(
-            f"--config=...:{dataset}: unknown data set; the argument is one of {list(DATASETS)}"
+            f"--config=...:{dataset}: unknown data set; the argument is one of {list(known)}"
         )
     return dataset
 
@@ -61,6 +72,9 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     data.square = False
     # A detector's boxes: CSV with image, x_1, y_1, x_2, y_2 and, where there are several, score.
     data.detections = ""
+    # Points of the photos to pool around (model.pooling "given"), such as joints: CSV with image
+    # and, for each point, x_NAME and y_NAME in pixels of the upright photo; "": none.
+    data.points = ""
     # "bilinear" or "bicubic"; and the central square's side, as a share of the photo's shorter
     # side. "" and 0: as model.backbone.preprocessing says.
     data.interpolation = ""

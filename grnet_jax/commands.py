@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from grnet_jax.errors import InputError
 from grnet_jax.figures.result_page import write_result_page
 from grnet_jax.mesh import initialise_distributed, make_mesh
-from grnet_jax.models import has_feature_map, has_predictions
+from grnet_jax.models import has_feature_map
 from grnet_jax.retrieval.ensembles import (
     EnsembleEvaluator,
     Member,
@@ -30,10 +30,11 @@ from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.recognition import (
     RecognitionEvaluator,
     format_recognition,
+    recognises_categories,
     write_recognition,
 )
 from grnet_jax.retrieval.report import format_table, write_results
-from grnet_jax.retrieval.tasks import configured_task, see_as_trained
+from grnet_jax.retrieval.tasks import configured_task, has_both_domains, see_as_trained
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
 
@@ -106,17 +107,24 @@ def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> Non
         else:
             state = run.create_state()
         dataset = load_dataset(config.data)
-        task = configured_task(dataset, config)
         step = int(state.step)
-        evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
-            state.variables, task, store=config.eval.store, step=step
-        )
         to = epath.Path(output).expanduser() if output else directory
-        recognised = _recognise(run, config, dataset, state.variables, step, to)
+        recognises = _recognises(run, config)
+        written: list[str] = []
+        # Photos of one domain alone cannot be ranked, but what they show can be recognised.
+        if not recognises or has_both_domains(dataset.split(config.eval.split)):
+            task = configured_task(dataset, config)
+            evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
+                state.variables, task, store=config.eval.store, step=step
+            )
+            if jax.process_index() == 0:
+                print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
+                explain = _explain_command(run, config, directory, to)
+                written += _write(evaluation, config.name, step, to, explain)
+        if recognises:
+            written = _recognise(run, config, dataset, state.variables, step, to) + written
         if jax.process_index() == 0:
-            print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
-            explain = _explain_command(run, config, directory, to)
-            _report(evaluation, config.name, step, to, explain, recognised)
+            _tell(written)
 
 
 def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
@@ -147,48 +155,51 @@ def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
     to = epath.Path(output or f"runs/{title}").expanduser()
     if jax.process_index() == 0:
         print(f"\n{title}, checkpoints of steps {steps}, {task.split} split\n")
-        _report(evaluation, title, max(steps), to)
+        _tell(_write(evaluation, title, max(steps), to))
 
 
-def _report(
-    evaluation: Evaluation,
-    model: str,
-    step: int,
-    to: epath.Path,
-    explain: str = "",
-    others: Sequence[str] = (),
-) -> None:
-    """Prints the figures and writes results.json and results.html, beside other files written."""
+def _write(
+    evaluation: Evaluation, model: str, step: int, to: epath.Path, explain: str = ""
+) -> list[str]:
+    """Prints the figures and writes results.json and results.html."""
     print(format_table(evaluation))
-    written = [
-        *others,
+    return [
         write_results(to, evaluation, model, step),
         write_result_page(to, evaluation, model, step, explain),
     ]
+
+
+def _tell(written: Sequence[str]) -> None:
+    """Says what was written, and what to look at."""
     print("\n".join(f"Wrote {path}" for path in written))
-    print(f"Next: open {written[-1]} in a browser")
+    if written[-1].endswith(".html"):
+        print(f"Next: open {written[-1]} in a browser")
 
 
 def _recognise(
     run: Run, config: Any, dataset: Any, variables: Any, step: int, to: epath.Path
 ) -> list[str]:
-    """Measures what is recognised in the split's photos; what the first process wrote.
-
-    Nothing where the matcher recognises nothing, or no categories, or on another
-    data set than its own: its categories are not those that were learned.
-    """
-    of_categories = run.config.loss.get("label", "category") == "category"
-    if not has_predictions(run.matcher) or not of_categories:
-        return []
-    if not _on_own_data(run, config):
-        print("\nCategories are not measured: their numbers are those of the run's own data set.")
-        return []
+    """Measures what is recognised in the split's photos; what the first process wrote."""
     evaluator = RecognitionEvaluator(run.matcher, config, run.mesh)
-    found = evaluator.evaluate(variables, dataset.split(config.eval.split))
+    found = evaluator.evaluate(variables, dataset, config.eval.split)
     if jax.process_index() > 0:
         return []
     print(f"\n{format_recognition(found)}")
     return [write_recognition(to, found, config.name, step)]
+
+
+def _recognises(run: Run, config: Any) -> bool:
+    """Whether there is anything to measure of what is recognised.
+
+    Nothing where the matcher recognises nothing, or no categories, or on another
+    data set than its own: its categories are not those that were learned.
+    """
+    if not recognises_categories(run.matcher, run.config):
+        return False
+    if not _on_own_data(run, config):
+        print("\nCategories are not measured: their numbers are those of the run's own data set.")
+        return False
+    return True
 
 
 def _on_own_data(run: Run, config: Any) -> bool:

@@ -1,13 +1,14 @@
 """A trained matcher for use from Python, on photo files or arrays, without TensorFlow."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, keep, make_scoring, make_views
+from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views
 from grnet_jax.photos import (
     Box,
     Framing,
@@ -17,8 +18,9 @@ from grnet_jax.photos import (
     make_framing,
     open_photo,
 )
-from grnet_jax.retrieval.embedding import embed_rows, make_embed
+from grnet_jax.retrieval.embedding import embed_rows, make_embed, make_predict
 from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
+from grnet_jax.retrieval.recognition import recognises_categories
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 
@@ -40,7 +42,9 @@ class LoadedMatcher:
         self._framings = [make_framing(run.config.data, shop=shop) for shop in (False, True)]
         self._mesh = run.mesh
         self._variables = state.variables
+        self._matcher = run.matcher
         self._embed = make_embed(run.matcher, run.mesh, make_views(run.config.eval))
+        self._predict = make_predict(run.matcher, run.mesh)
         self._scoring = make_scoring(run.config.eval)
         self._score = make_score(run.matcher, run.mesh, self._scoring)
         self._prepared = prepare_score(run.matcher, self._variables, run.mesh, self._scoring)
@@ -66,6 +70,34 @@ class LoadedMatcher:
             that was trained without, or a box that is none.
           PhotoError: naming the photo that cannot be read.
         """
+        return self._run(self._embed, photos, boxes, shop)
+
+    def predict(
+        self,
+        photos: Sequence[PhotoSource],
+        boxes: Sequence[Box | None] | None = None,
+        *,
+        shop: bool = False,
+    ) -> Predictions:
+        """What is recognised in photos, numpy arrays that lead with the photo axis.
+
+        Arguments and errors as of `embed`; also:
+
+        Raises:
+          InputError: for a matcher that recognises nothing.
+        """
+        if not recognises_categories(self._matcher, self.config):
+            raise InputError(f"predict: model.name={self.config.model.name} recognises nothing")
+        return self._run(self._predict, photos, boxes, shop)
+
+    def _run(
+        self,
+        call: Callable[[Any, Any], Any],
+        photos: Sequence[PhotoSource],
+        boxes: Sequence[Box | None] | None,
+        shop: bool,
+    ) -> Any:
+        """What a call of (variables, photos) gives for all photos."""
         _check_photos(photos, boxes)
         framing = self._framings[shop]
         if boxes is not None and framing.crop not in ("box", "detected"):
@@ -89,7 +121,7 @@ class LoadedMatcher:
         # Few photos make a smaller batch; powers of two keep the number of compilations small.
         batch = min(self.config.eval.batch, 1 << (len(photos) - 1).bit_length())
         return embed_rows(
-            self._embed,
+            call,
             self._variables,
             batches,
             np.arange(len(photos)),

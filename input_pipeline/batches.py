@@ -12,6 +12,7 @@ from input_pipeline.augmentation import Augmentation, augment, make_augmentation
 from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
 from input_pipeline.errors import DatasetError
+from input_pipeline.points import change_points
 from input_pipeline.sampling import make_sampler
 from input_pipeline.stored_split import StoredSplit
 
@@ -75,14 +76,14 @@ def train_batches(
       For "items" (m = n K photos, an item's side by side) and "photos" (m = n): photo, uint8
       [m, S, S, 3]; item, category, clothes_type and domain, int32 [m], as in the index;
       attributes, int8 [m, attributes] (`PhotoIndex.attribute_values`); landmarks, float32
-      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.cut_landmarks`).
+      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.cut_landmarks`); with data.points also what
+      `given_points` yields.
 
     Raises:
       DatasetError: nothing to train on, or the batch cannot be divided among the hosts.
     """
     sampler = make_sampler(split, data_config, seed)
-    framing, cuts = make_framing(data_config), Cuts(split, data_config)
-    augmentation = make_augmentation(data_config)
+    cuts = Cuts(split, data_config)
     check_share(batch_items, data_config.sampler, host, hosts)
     paired = data_config.sampler == "pairs"
 
@@ -96,17 +97,17 @@ def train_batches(
         return Photos(rows, cut, flip & data_config.flip, change[:, 1:])
 
     numbers = range(start_step, start_step + steps)
-    return _train_batches(split, framing, augmentation, photos_of, numbers, paired)
+    return _train_batches(split, data_config, photos_of, numbers, paired)
 
 
 def _train_batches(
     split: Split,
-    framing: Framing,
-    augmentation: Augmentation,
+    data_config: ml_collections.ConfigDict,
     photos_of: Callable[[int], Photos],
     steps: range,
     paired: bool,
 ) -> Iterator[Batch]:
+    framing, augmentation = make_framing(data_config), make_augmentation(data_config)
     photos_read = _pixels(split, steps, photos_of, framing, augmentation)
     for step, pixels in zip(steps, photos_read, strict=True):
         photos = photos_of(step)
@@ -121,7 +122,8 @@ def _train_batches(
             }
         else:
             labels = photo_labels(split, photos, augmentation)
-            yield {"photo": pixels, **labels, "step": step}
+            given = given_points(split, photos, data_config, augmentation)
+            yield {"photo": pixels, **labels, **given, "step": step}
 
 
 def photo_labels(
@@ -142,6 +144,22 @@ def photo_labels(
     }
 
 
+def given_points(
+    split: Split, photos: Photos, data_config: ml_collections.ConfigDict, augmentation: Augmentation
+) -> dict[str, np.ndarray]:
+    """Of the file data.points, where it is not "", what `change_points` returns."""
+    if not data_config.points:
+        return {}
+    places, seen = split.points(data_config.points).cut(photos.rows, photos.cut, photos.flip)
+    return change_points(places, seen, photos.change, augmentation)
+
+
+def unchanged_photos(rows: np.ndarray, cuts: Cuts) -> Photos:
+    """Photos as evaluation sees them: cut, neither mirrored nor otherwise changed."""
+    none = np.zeros((len(rows), 6), np.float32)
+    return Photos(rows, cuts.pixels(rows), np.zeros(len(rows), bool), none)
+
+
 def photo_batches(
     split: Split,
     rows: Sequence[int] | np.ndarray,
@@ -152,35 +170,42 @@ def photo_batches(
     """Yields photos in the order of `rows`, never flipped.
 
     Yields:
-      photo, uint8 [batch, S, S, 3]; row, int32 [batch]; mask, bool [batch]. The last batch is
-      filled up with black photos of row 0, whose mask is False.
+      photo, uint8 [batch, S, S, 3]; row, int32 [batch]; mask, bool [batch]; with data.points also
+      what `given_points` yields. The last batch is filled up with black photos of row 0, whose
+      mask is False and of which no point is visible.
     """
-    framing, cuts = make_framing(data_config), Cuts(split, data_config)
+    cuts = Cuts(split, data_config)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     rows = np.asarray(rows, np.int32)
     check_rows(split, rows)
-    return _photo_batches(split, rows, framing, cuts, batch)
+    return _photo_batches(split, rows, data_config, cuts, batch)
 
 
 def _photo_batches(
-    split: Split, rows: np.ndarray, framing: Framing, cuts: Cuts, batch: int
+    split: Split,
+    rows: np.ndarray,
+    data_config: ml_collections.ConfigDict,
+    cuts: Cuts,
+    batch: int,
 ) -> Iterator[Batch]:
-    starts = range(0, len(rows), batch)
+    starts, framing = range(0, len(rows), batch), make_framing(data_config)
 
     def photos_of(start: int) -> Photos:
-        chosen = rows[start : start + batch]
-        none = np.zeros((len(chosen), 6), np.float32)
-        return Photos(chosen, cuts.pixels(chosen), np.zeros(len(chosen), bool), none)
+        return unchanged_photos(rows[start : start + batch], cuts)
 
     photos_read = _pixels(split, starts, photos_of, framing, _UNCHANGED)
     for start, photos in zip(starts, photos_read, strict=True):
         count = len(photos)
-        missing = (0, batch - count)
+        whole = {
+            "photo": photos,
+            "row": rows[start : start + count],
+            "mask": np.ones(count, bool),
+            **given_points(split, photos_of(start), data_config, _UNCHANGED),
+        }
         yield {
-            "photo": np.pad(photos, (missing, (0, 0), (0, 0), (0, 0))),
-            "row": np.pad(rows[start : start + count], missing),
-            "mask": np.arange(batch) < count,
+            name: np.pad(part, [(0, batch - count), *((0, 0),) * (part.ndim - 1)])
+            for name, part in whole.items()
         }
 
 

@@ -213,12 +213,12 @@ def _best_boxes(path: epath.Path) -> _Detections:
     if missing:
         raise DatasetError(f"{path}:1: column {missing[0]!r} is missing")
     best: _Detections = {}
-    for cells in _rows(path, reader):
+    for cells in csv_rows(path, reader):
         line = reader.line_num
         if None in cells:
             raise DatasetError(f"{path}:{line}: has more cells than there are columns")
-        x_1, y_1, x_2, y_2 = (_number(path, line, cells, name) for name in _COLUMNS[1:])
-        score = _number(path, line, cells, "score") if "score" in cells else 0.0
+        x_1, y_1, x_2, y_2 = (number_cell(path, line, cells, name) for name in _COLUMNS[1:])
+        score = number_cell(path, line, cells, "score") if "score" in cells else 0.0
         if not (x_1 < x_2 and y_1 < y_2):
             raise DatasetError(f"{path}:{line}: the box has no size: {(x_1, y_1, x_2, y_2)}")
         image, category, item = (
@@ -232,14 +232,16 @@ def _best_boxes(path: epath.Path) -> _Detections:
     return best
 
 
-def _rows(path: epath.Path, reader: csv.DictReader) -> Iterator[dict[Any, Any]]:
+def csv_rows(path: epath.Path, reader: csv.DictReader) -> Iterator[dict[Any, Any]]:
+    """The rows; raises DatasetError, naming file and line, where there is none to read."""
     try:
         yield from reader
     except csv.Error as error:
         raise DatasetError(f"{path}:{reader.line_num}: not a CSV row: {error}") from error
 
 
-def _number(path: epath.Path, line: int, cells: dict[str, Any], name: str) -> float:
+def number_cell(path: epath.Path, line: int, cells: dict[str, Any], name: str) -> float:
+    """A cell's number; raises DatasetError, naming file, line and field, where it is none."""
     try:
         value = float(cells[name])
     except (TypeError, ValueError):

@@ -20,6 +20,7 @@ from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 from input_pipeline.object_index import ObjectSplit
+from input_pipeline.points import Points, read_points
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_split import StoredSplit
@@ -34,6 +35,7 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
     def __init__(self, name: str, index: PhotoIndex, records: RecordFiles):
         super().__init__(name, index, records)
         self._detected: dict[str, np.ndarray] = {}
+        self._points: dict[str, Points] = {}
 
     @classmethod
     def join(cls, parts: Sequence["Split"]) -> "Split":
@@ -47,6 +49,12 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
         if path not in self._detected:
             self._detected[path] = read_detections(path, self.index)
         return self._detected[path]
+
+    def points(self, path: str) -> Points:
+        """See `points.read_points`; a file is read once."""
+        if path not in self._points:
+            self._points[path] = read_points(path, self.index)
+        return self._points[path]
 
     def cuts(self, data: Any) -> np.ndarray:
         """int32 [n, 4]: what the fields of config.data cut out of each photo; see `Cuts`."""

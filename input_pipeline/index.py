@@ -120,6 +120,15 @@ class PhotoIndex(StoredIndex):
         values[np.repeat(np.arange(len(rows)), counts), np.abs(marks) - 1] = np.sign(marks)
         return values
 
+    def attribute_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [attributes] twice: photos that have each, and photos known not to have it."""
+        marks, count = self.attribute_marks, len(self.attributes)
+        has, unknown = (
+            np.bincount(chosen - 1, minlength=count)
+            for chosen in (marks[marks > 0], -marks[marks < 0])
+        )
+        return has, len(self) - has - unknown
+
     def counts(self) -> dict[str, int]:
         """The numbers that a summary prints."""
         return {

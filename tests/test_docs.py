@@ -1,5 +1,6 @@
 """What the pages say of data sets, problems, fields and commands is what the code has."""
 
+import functools
 import importlib
 import pathlib
 import re
@@ -186,7 +187,7 @@ def test_every_table_of_a_paper_is_on_its_page():
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)
 def test_fields_that_a_page_names(path):
-    names = ("grnet", "embedding", "kpm", "local_matching")
+    names = ("grnet", "embedding", "fashionnet", "kpm", "local_matching", "wtbi")
     configs = [importlib.import_module(f"configs.{name}").get_config() for name in names]
     for field in re.findall(
         r"`((?:data|eval|train|model|loss)\.(?!py`)[a-z_.]+)`", path.read_text()
@@ -203,11 +204,8 @@ def _has(config, name):
 
 
 def _field(config, name):
-    value = config
-    for part in name.split("."):
-        assert part in value, f"config has no field {name}"
-        value = value[part]
-    return value
+    assert _has(config, name), f"config has no field {name}"
+    return functools.reduce(lambda value, part: value[part], name.split("."), config)
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)

@@ -26,6 +26,7 @@ _MAY_IMPORT = {
     "export": {"errors", "models", "photos"},
     "results_file": set(),
     "reproduce": {"errors", "figures", "results_file", "retrieval", "training"},
+    "recognize": {"figures", "inference", "losses", "models", "retrieval", "training"},
     "commands": {"errors", "figures", "mesh", "models", "retrieval", "training"},
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
     "__main__": {"commands", "errors", "mesh", "models", "photos", "retrieval", "training"},

@@ -20,14 +20,15 @@ from grnet_jax.backbones.googlenet import GoogLeNet
 from grnet_jax.backbones.resnet import ResNet
 from grnet_jax.backbones.small import SmallNet
 from grnet_jax.backbones.transformer import ViT
-from grnet_jax.backbones.vgg import VGG16
+from grnet_jax.backbones.vgg import SMALL_STAGES, VGG
 from grnet_jax.errors import InputError
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "googlenet": GoogLeNet,
     "small": SmallNet,
-    "vgg16": VGG16,
-    "vgg16_bn": functools.partial(VGG16, norm=True),
+    "vgg16": VGG,
+    "vgg16_bn": functools.partial(VGG, norm=True),
+    "vgg_small": functools.partial(VGG, stages=SMALL_STAGES, norm=True),
     "resnet50": ResNet,
     "resnext101_32x8d": functools.partial(ResNet, depths=(3, 4, 23, 3), groups=32, group_width=8),
     "seresnet50": functools.partial(ResNet, squeeze=True),

@@ -28,6 +28,8 @@ STAGES: dict[int, Stage] = {
     8: Stage(512, 3),
     16: Stage(512, 3),
 }
+# VGG-16 drawn small for two CPU cores, with BatchNorm: photos of 64 pixels.
+SMALL_STAGES = (Stage(16, 1), Stage(32, 1), Stage(64, 2), Stage(128, 2))
 
 
 class VGGStage(nn.Module):
@@ -60,13 +62,19 @@ class VGGStage(nn.Module):
         return x
 
 
-class VGG16(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 1, 2, 4, 8, 16 and 32.
+class VGG(nn.Module):
+    """Photos [n, h, w, 3], normalised, to maps of stride 1, 2, 4, ... twice the last stage's.
 
-    Channels are 64, 128, 256, 512, 512 and 512: conv1_2, conv2_2, conv3_3, conv4_3, conv5_3,
-    each before its pooling, and pool5. Sides are rounded down at each pooling.
+    VGG-16's channels are 64, 128, 256, 512, 512 and 512: conv1_2, conv2_2, conv3_3, conv4_3,
+    conv5_3, each before its pooling, and pool5. Sides are rounded down at each pooling.
+
+    Attributes:
+      stages: from stride 1 on; VGG-16's by default.
+      norm: whether each convolution has a BatchNorm before its ReLU.
+      dtype: of the computation; parameters and statistics are float32.
     """
 
+    stages: tuple[Stage, ...] = tuple(STAGES.values())
     norm: bool = False
     dtype: Dtype = jnp.float32
 
@@ -75,10 +83,9 @@ class VGG16(nn.Module):
         """Feature maps by stride."""
         maps = {}
         x = photos.astype(self.dtype)
-        for number, (stride, stage) in enumerate(STAGES.items(), 1):
-            x = maps[stride] = VGGStage(stage, self.norm, self.dtype, name=f"stage{number}")(
-                x, train
-            )
+        for number, stage in enumerate(self.stages):
+            x = VGGStage(stage, self.norm, self.dtype, name=f"stage{number + 1}")(x, train)
+            maps[2**number] = x
             x = max_pool(x, 2, 2, ceil=False)
-        maps[32] = x
+        maps[2 ** len(self.stages)] = x
         return maps

@@ -19,7 +19,7 @@ _Edges = tuple[float, float, float, float]
 
 def draw_photos(query: SeenPhoto, gallery: SeenPhoto) -> Image.Image:
     """The two photos side by side; what the matcher does not see is pale."""
-    return _reduced(_Sheet(_shown(query), _shown(gallery)).image)
+    return _reduced(_Sheet(shown_photo(query), shown_photo(gallery)).image)
 
 
 def draw_heat(
@@ -50,7 +50,7 @@ def draw_nodes(
     Below stand each pair's scale, rows x columns, and its edge's weight beside `equal_weight`, in
     percent of all that flows into the global node.
     """
-    sheet = _Sheet(_shown(query), _shown(gallery), lines=len(nodes) + 1)
+    sheet = _Sheet(shown_photo(query), shown_photo(gallery), lines=len(nodes) + 1)
     ends: list[list[tuple[float, float]]] = [[], []]
     for number, node in enumerate(nodes):
         for side, (photo, window) in enumerate(((query, node.query), (gallery, node.gallery))):
@@ -129,7 +129,7 @@ class _Sheet:
         self._draw.text((26 * FINE, y), text, fill=INK, font=self._font, anchor="lm")
 
 
-def _shown(photo: SeenPhoto) -> Image.Image:
+def shown_photo(photo: SeenPhoto) -> Image.Image:
     """The photo at the drawing's height, pale outside the cut."""
     picture = Image.fromarray(photo.whole)
     if not photo.is_cut:

@@ -10,6 +10,7 @@ from grnet_jax.graph.pyramid import (
     pool_regions,
     region_counts,
     region_windows,
+    window_bounds,
 )
 from grnet_jax.graph.scoring import choose_tile, in_tiles
 
@@ -26,4 +27,5 @@ __all__ = [
     "pool_regions",
     "region_counts",
     "region_windows",
+    "window_bounds",
 ]

@@ -16,6 +16,7 @@ from grnet_jax.metrics.calibration import (
 )
 from grnet_jax.metrics.groups import group_means, group_members, group_sums
 from grnet_jax.metrics.intervals import auroc_interval, clustered_interval, clustered_intervals
+from grnet_jax.metrics.landmarks import detection_rate, normalised_distances, normalised_error
 from grnet_jax.metrics.open_set import (
     RocCurve,
     auroc,
@@ -36,12 +37,20 @@ from grnet_jax.metrics.ranking import (
     sort_own,
     top_k_hits,
 )
-from grnet_jax.metrics.recognition import category_hits
+from grnet_jax.metrics.recognition import (
+    AttributeRecall,
+    attribute_hits,
+    attribute_recall,
+    category_hits,
+)
 
 __all__ = [
+    "AttributeRecall",
     "CalibrationSums",
     "RocCurve",
     "add_sums",
+    "attribute_hits",
+    "attribute_recall",
     "auroc",
     "auroc_interval",
     "average_precision",
@@ -53,6 +62,7 @@ __all__ = [
     "clustered_interval",
     "clustered_intervals",
     "count_ahead",
+    "detection_rate",
     "equal_mass_edges",
     "equal_mass_owners",
     "equal_width_edges",
@@ -65,6 +75,8 @@ __all__ = [
     "group_sums",
     "mean_log_loss",
     "merge_bins",
+    "normalised_distances",
+    "normalised_error",
     "placements",
     "positive_mask",
     "positive_ranks",

@@ -6,11 +6,20 @@ from typing import Any
 import flax.linen as nn
 
 from grnet_jax.errors import InputError
-from grnet_jax.models import colour_histogram, embedding, grnet, kpm, local_matching
+from grnet_jax.models import (
+    colour_histogram,
+    embedding,
+    fashionnet,
+    grnet,
+    kpm,
+    local_matching,
+    pair_metric,
+)
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
     Matcher,
+    PointedPhotos,
     Predictions,
     Scoring,
     embed,
@@ -21,6 +30,7 @@ from grnet_jax.models.matcher import (
     inner_products,
     keep,
     make_scoring,
+    photos_of,
     predict,
     prepare,
     score,
@@ -36,6 +46,7 @@ __all__ = [
     "Features",
     "InnerProduct",
     "Matcher",
+    "PointedPhotos",
     "Predictions",
     "Scoring",
     "Views",
@@ -50,6 +61,7 @@ __all__ = [
     "keep",
     "make_scoring",
     "make_views",
+    "photos_of",
     "predict",
     "prepare",
     "score",
@@ -62,9 +74,11 @@ __all__ = [
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "colour_histogram": colour_histogram.build,
     "embedding": embedding.build,
+    "fashionnet": fashionnet.build,
     "grnet": grnet.build,
     "kpm": kpm.build,
     "local_matching": local_matching.build,
+    "pair_metric": pair_metric.build,
 }
 
 

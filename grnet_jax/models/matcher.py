@@ -16,6 +16,7 @@ inner product of descriptors is an `InnerProduct`. A matcher that recognises wha
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax
@@ -76,10 +77,31 @@ class Predictions:
     """What a matcher recognises in photos; every leaf leads with the photo axis.
 
     Attributes:
-      category: [n, c], logits of which one holds.
+      category: at least float32 [n, c], logits of which one holds.
+      attributes: [n, a], logits of which any may hold; None of matchers without, like the others.
+      landmarks: [n, p, 2], (x, y) as shares of the photo's width and height; may lie outside 0..1.
+      visibility: [n, p, v], logits in the order of `losses.VISIBILITIES`.
     """
 
     category: jax.Array
+    attributes: jax.Array | None = None
+    landmarks: jax.Array | None = None
+    visibility: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class PointedPhotos:
+    """What a matcher with `takes_points` embeds in the place of photos alone.
+
+    Attributes:
+      photos: uint8 [n, h, w, 3].
+      points: float32 [n, p, 2], (x, y) as shares of the photo's width and height.
+      visible: bool [n, p], those there are.
+    """
+
+    photos: jax.Array
+    points: jax.Array
+    visible: jax.Array
 
 
 def model_dtype(model: Any) -> Any:
@@ -177,6 +199,13 @@ def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Prediction
     """What the matcher recognises, of those with predictions, as evaluation runs it."""
     found: Any = matcher.apply(variables, photos, train=False, method="predict")
     return found[1]
+
+
+def photos_of(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """What the matcher embeds of a batch: its photos, or with their points where it takes them."""
+    if not getattr(matcher, "takes_points", False):
+        return batch["photo"]
+    return PointedPhotos(batch["photo"], batch["points"], batch["points_visible"])
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

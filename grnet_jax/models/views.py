@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
     Features,
+    PointedPhotos,
     embed,
     feature_map,
     has_feature_map,
@@ -57,13 +58,18 @@ def embed_views(matcher: nn.Module, variables: Any, photos: jax.Array, views: Vi
     Args:
       matcher: the Linen module.
       variables: the matcher's.
-      photos: uint8 [n, s, s, 3].
+      photos: uint8 [n, s, s, 3], or what the matcher embeds in their place.
       views: to average over.
 
     Raises:
       InputError: crops as large as the photo, or a mirror image for a matcher that scores regions
-        and has no feature map.
+        and has no feature map; or either of photos with points, which would have to follow.
     """
+    if isinstance(photos, PointedPhotos) and views != Views():
+        raise InputError(
+            "eval.flip_average and eval.five_crop_share: photos with data.points are taken as they "
+            "are; set both to 0"
+        )
     features = _embed_flip(matcher, variables, photos, views.flip_average)
     if not views.five_crop_share:
         return features

@@ -15,13 +15,16 @@ import argparse
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
 
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.figures.curves import draw_curves
 from grnet_jax.reproduce.papers import PAPERS, find_paper
-from grnet_jax.reproduce.printing import format_table, heading, top_k_curves
+from grnet_jax.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
 from grnet_jax.reproduce.runner import (
     FREE,
     Experiment,
@@ -32,7 +35,7 @@ from grnet_jax.reproduce.runner import (
     run_experiment,
     shown,
 )
-from grnet_jax.reproduce.tables import Row, Table
+from grnet_jax.reproduce.tables import RECOGNITION, Row, Table
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
 
 
@@ -80,9 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             title = heading(table, options.dataset)
-            draw_curves(top_k_curves(table, options.dataset, found), title).save(path)
+            _draw(table, options.dataset, found, title).save(path)
             print(f"Wrote {_shown_path(path)}")
     return 0
+
+
+def _draw(
+    table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]], title: str
+) -> Image.Image:
+    """The table's curves: of landmarks, or of top-k accuracy."""
+    if table.protocols == (RECOGNITION,):
+        axis = "normalised distance, % of the side of what the network sees"
+        return draw_curves(landmark_curves(table, found), title, axis)
+    return draw_curves(top_k_curves(table, dataset, found), title)
 
 
 def _run(

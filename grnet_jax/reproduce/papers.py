@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce import fir, grnet, kucer
+from grnet_jax.reproduce import fashionnet, fir, grnet, kucer
 from grnet_jax.reproduce.tables import Paper
 
-PAPERS: Mapping[str, Paper] = {paper.name: paper for paper in (grnet.PAPER, fir.PAPER, kucer.PAPER)}
+PAPERS: Mapping[str, Paper] = {
+    paper.name: paper for paper in (grnet.PAPER, fir.PAPER, kucer.PAPER, fashionnet.PAPER)
+}
 
 
 def find_paper(name: str) -> Paper:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.figures.curves import Curve
-from grnet_jax.reproduce.tables import CATEGORIES, Row, Table
+from grnet_jax.reproduce.tables import CATEGORIES, RECOGNITION, Row, Table
 from grnet_jax.retrieval.report import column_title
 
 _NOTHING = "–"
@@ -107,6 +107,20 @@ def top_k_curves(
     return curves
 
 
+def landmark_curves(table: Table, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Curve]:
+    """A curve a row of the share of visible landmarks found within a distance, in percent of the
+    side of the square that the network sees; means over the seeds.
+    """  # fmt: skip
+    curves = []
+    for row in table.rows:
+        seen = [seed.get("recognition", {}) for seed in found.get(row.number, ())]
+        seeds = [of_photos["pdj"] for of_photos in seen if of_photos.get("pdj")]
+        if seeds:
+            points = np.mean(seeds, axis=0)[1::2]  # every second, for their labels to have room
+            curves.append(Curve(row.label, np.rint(100 * points[:, 0]).astype(int), points[:, 1]))
+    return curves
+
+
 def _ks(figures: Iterable[str]) -> np.ndarray:
     return np.array([int(name.removeprefix("top")) for name in figures])
 
@@ -117,7 +131,7 @@ def separate_rows(
     """Which rows' intervals of top-1 do not overlap, in words; "" with fewer than two rows."""
     bounds = {}
     for number, results in found.items():
-        seeds = _of_protocol(results, protocol)
+        seeds = [] if protocol == RECOGNITION else _of_protocol(results, protocol)
         if seeds:
             bounds[number] = np.mean([seed["intervals_95"]["top1"] for seed in seeds], axis=0)
     above = {high: [low for low in bounds if bounds[low][1] < bounds[high][0]] for high in bounds}
@@ -156,6 +170,13 @@ def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Ma
     """The figures of those with queries, and what was recognised in the photos of the split."""
     every: list[Mapping[str, Any]] = []
     for result in results:
+        if protocol == RECOGNITION:
+            if seen := result.get("recognition"):
+                title = f"photos of {seen['split']}"
+                of_photos = {"title": title, "queries": seen["photos"]}
+                intervals = {"intervals_95": seen["intervals"]}
+                every.append({**of_photos, **seen["values"], **intervals})
+            continue
         figures = result["protocols"].get(protocol)
         if figures and figures["queries"]:
             of_photos = result.get("recognition", {"values": {}, "intervals": {}})
@@ -175,8 +196,11 @@ def our_figure(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:
     values = [100 * seed[figure] for seed in seeds if seed.get(figure) is not None]
     if not values:
         return _NOTHING
-    low, high = np.mean([seed["intervals_95"][figure] for seed in seeds], axis=0) * 100
-    cell = f"{np.mean(values):.1f} [{low:.1f}, {high:.1f}]"
+    cell = f"{np.mean(values):.1f}"
+    bounds = [seed["intervals_95"][figure] for seed in seeds if figure in seed["intervals_95"]]
+    if bounds:
+        low, high = np.mean(bounds, axis=0) * 100
+        cell += f" [{low:.1f}, {high:.1f}]"
     return cell if len(values) == 1 else f"{cell} ± {(max(values) - min(values)) / 2:.1f}"
 
 

@@ -25,8 +25,9 @@ from grnet_jax.training.setup import count_steps
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _PRETRAINED = "model.backbone.pretrained"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
-_RECOGNISED = ("values", "intervals")
+_RECOGNISED = ("split", "photos", "values", "intervals", "pdj")
 _KEYS = ("dataset", "config", "fields", "seed")
+_LABELS = ("categories", "attributes")  # fields of models that recognise them
 _NO_WEIGHTS: Mapping[str, str] = {}
 
 
@@ -105,7 +106,8 @@ def make_experiment(
       dataset: one of the table's.
       seed: of the run.
       given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        that need weights, which have a backbone of their own.
+        that need weights, which have a backbone of their own, and numbers of labels not for rows
+        of another config without.
       weights: by backbone the file that rows which need its weights start from.
 
     Raises:
@@ -121,6 +123,8 @@ def make_experiment(
             )
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
         given += [f"--config.{_PRETRAINED}={weights[row.weights]}"]
+    if row.config:
+        given = _of_model(given, read_config(config, dataset))
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
     if row.weights:  # the row is the same wherever the file lies
         fields = {**experiment.fields, _PRETRAINED: row.weights}
@@ -140,6 +144,12 @@ def make_experiment(
     begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
     fields = _sorted({**experiment.fields, **begins})
     return dataclasses.replace(experiment, fields=fields, start=start)
+
+
+def _of_model(given: Sequence[str], config: Any) -> list[str]:
+    """The flags without numbers of labels where the config's model has none to recognise."""
+    others = {f"--config.model.{field}" for field in _LABELS if field not in config.model}
+    return [word for word in given if word.partition("=")[0] not in others]
 
 
 def _make(
@@ -240,15 +250,18 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
     trained = time.monotonic()
     run_command(*evaluate)
     output = ROOT / runs / experiment.output
-    found = json.loads((output / "results.json").read_text())
+    # Of a set whose photos cannot be ranked there is only what was recognised in them.
+    seen = output / "recognition.json"
+    ranked = output / "results.json"
+    found = json.loads((ranked if ranked.exists() else seen).read_text())
     return {
         **experiment.key,
         "step": found["step"],
         # Of a run that went on where another had stopped, the time would be a part.
         "train_seconds": None if begun else round(trained - started),
         "eval_seconds": round(time.monotonic() - trained),
-        "protocols": {name: _kept(figures) for name, figures in found["protocols"].items()},
-        **_recognised(output / "recognition.json"),
+        "protocols": {name: _kept(part) for name, part in found.get("protocols", {}).items()},
+        **_recognised(seen),
     }
 
 
@@ -314,7 +327,7 @@ def _recognised(path: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     found = json.loads(path.read_text())
-    return {"recognition": {name: found[name] for name in ("split", "photos", *_RECOGNISED)}}
+    return {"recognition": {name: found[name] for name in _RECOGNISED}}
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from grnet_jax.errors import InputError
 
 # The protocols of a table whose rows are Street2Shop's categories: those that the evaluation has.
 CATEGORIES = ("categories",)
+# The protocol of tables of what is recognised in a split's photos, which ranks nothing.
+RECOGNITION = "recognition"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +48,13 @@ class Table:
       name: as the command names it.
       title: what it shows.
       datasets: that it can be run on, the paper's own first.
-      protocols: of the evaluation, or `CATEGORIES`.
+      protocols: of the evaluation, or `CATEGORIES`, or `RECOGNITION` alone.
       figures: its columns, as results name them.
       rows: in the paper's order.
       fields: config fields of every row, such as those of the evaluation.
       notes: where the quoted figures come from, and what is not known of them.
-      curves: whether top-k accuracy is drawn as curves besides.
+      curves: whether top-k accuracy, or of `RECOGNITION` the detection rate of landmarks, is
+        drawn as curves besides.
     """
 
     name: str

@@ -17,7 +17,7 @@ _PLAIN = Views()
 
 def make_embed(
     matcher: nn.Module, mesh: Mesh, views: Views = _PLAIN
-) -> Callable[[Any, jax.Array], Features]:
+) -> Callable[[Any, Any], Features]:
     """`embed` as (variables, photos) -> features, jitted: photos shared, result whole."""
 
     def embed(variables: Any, photos: jax.Array) -> Features:
@@ -41,6 +41,16 @@ def _of_photos(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
         in_shardings=(replicated(mesh), sharded(mesh)),
         out_shardings=replicated(mesh),
     )
+
+
+def read_photos(
+    matcher: nn.Module, split: Any, rows: np.ndarray, data: Any, batch: int
+) -> Iterator[dict[str, Any]]:
+    """The batches of a split's photos that `embed_batches` takes, with what is embedded of each."""
+    from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
+
+    for read in photo_batches(split, rows, data, batch=batch):
+        yield {"photo": models.photos_of(matcher, read)}
 
 
 def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray:
@@ -74,7 +84,8 @@ def embed_batches(
     Args:
       embed: of `make_embed` or `make_predict`.
       variables: the matcher's.
-      batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3].
+      batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3], or what the
+        matcher embeds in their place.
       rows: int [n].
       batch: photos a global batch, a multiple of the number of devices.
       mesh: the devices.

@@ -18,7 +18,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.models import Scoring, keep, make_scoring, make_views, scores_by_descriptor
 from grnet_jax.retrieval.cascade import make_cascade_scores, make_shortlist, rank_cascade
 from grnet_jax.retrieval.digests import digest, model_digest
-from grnet_jax.retrieval.embedding import embed_rows, make_embed
+from grnet_jax.retrieval.embedding import embed_rows, make_embed, read_photos
 from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.measures import (
     BINS,
@@ -220,16 +220,14 @@ class Evaluator:
           store: folder of the tables, or "".
           step: the checkpoint's.
         """
-        from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
-
         config = self._config
         scoring = self._scoring if what == "gallery" else Scoring()
         with _bar(len(rows), f"embed {what}", "photo") as bar:
             how: Any = {
                 "embed": self._embed,
                 "variables": variables,
-                "batches": lambda mine, batch: photo_batches(
-                    task.photos, mine, config.data, batch=batch
+                "batches": lambda mine, batch: read_photos(
+                    self._matcher, task.photos, mine, config.data, batch
                 ),
                 "rows": rows,
                 "batch": config.eval.batch,

@@ -1,19 +1,35 @@
-"""Evaluation of what a matcher recognises: the category of every photo."""
+"""Evaluation of what a matcher recognises: category, attributes and landmarks of every photo."""
 
 import dataclasses
+import functools
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
-from grnet_jax.retrieval.embedding import embed_batches, make_predict
+from grnet_jax.models import has_predictions
+from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
 
+SLOT_NAMES = tuple(
+    f"{side}_{kind}"
+    for kind in ("collar", "sleeve", "waistline", "hem")
+    for side in ("left", "right")
+)
+# DeepFashion's types of attributes, by their numbers in its files.
+TYPE_NAMES = {1: "texture", 2: "fabric", 3: "shape", 4: "part", 5: "style"}
+# Of the PDJ curve, in sides of the square that the network sees.
+THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 51))
 _CATEGORY_K = (1, 3, 5)
+_ATTRIBUTE_K = (3, 5)
+_NO_SHARES = {"landmark_error": "{:.4f}", "landmarks_visible": "{:,.0f}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +41,42 @@ class Recognition:
       photos: how many it has.
       values: by name, as docs/metrics.md has them.
       intervals: 95%, clustered by item, of the category figures.
+      attributes: of each attribute that any photo has, its photos and its recall at each k.
+      slots: of each landmark slot, the visible ones, their detection rate at 0.1 and their error.
+      pdj: the detection rate at each of THRESHOLDS; empty of matchers without landmarks.
     """
 
     split: str
     photos: int
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    attributes: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    slots: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    pdj: list[float] = dataclasses.field(default_factory=list)
+
+
+class AttributeLabels(NamedTuple):
+    """A split's attributes [a]: names, places in TYPE_NAMES (-1: no type), photos with each."""
+
+    names: np.ndarray
+    types: np.ndarray
+    photos: np.ndarray
+
+
+class _Landmarks(NamedTuple):
+    """Of some photos: distances and which are visible, [n, p]; whether the visibility is right
+    [n, p], of the photos that are annotated [n].
+    """  # fmt: skip
+
+    distances: np.ndarray
+    visible: np.ndarray
+    right: np.ndarray
+    annotated: np.ndarray
+
+
+def recognises_categories(matcher: nn.Module, config: Any) -> bool:
+    """Whether a matcher that was trained by this config has predictions, and of categories."""
+    return has_predictions(matcher) and config.loss.get("label", "category") == "category"
 
 
 class RecognitionEvaluator:
@@ -44,33 +90,105 @@ class RecognitionEvaluator:
 
     def __init__(self, matcher: nn.Module, config: Any, mesh: Mesh):
         self._config = config
+        self._matcher = matcher
         self._mesh = mesh
         self._predict = make_predict(matcher, mesh)
 
-    def evaluate(self, variables: Any, split: Any) -> Recognition:
+    def evaluate(self, variables: Any, dataset: Any, split: str) -> Recognition:
         """Predicts for every photo of a split and measures.
 
         Args:
           variables: the matcher's.
-          split: an `input_pipeline.Split`, whose categories are those that the matcher learned.
+          dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
+          split: the name of one of its splits.
         """
-        from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
+        # The pipeline is loaded only where it is used.
+        from input_pipeline.batches import photo_labels, unchanged_photos
+        from input_pipeline.cuts import Cuts
 
-        config, index = self._config, split.index
-        hits = []
+        config, photos = self._config, dataset.split(split)
+        index, cuts = photos.index, Cuts(photos, config.data)
+        labels = label_types(index, dataset.summary.get("attribute_types", {}))
+        hits, sums, landmarks = [], [], []
         for start, found in embed_batches(
             self._predict,
             variables,
-            lambda mine, batch: photo_batches(split, mine, config.data, batch=batch),
+            lambda mine, batch: read_photos(self._matcher, photos, mine, config.data, batch),
             np.arange(len(index)),
             batch=config.eval.batch,
             mesh=self._mesh,
         ):
-            label = index.category[start : start + len(found.category)]
-            each = [metrics.category_hits(found.category, label, k) for k in _CATEGORY_K]
+            rows = np.arange(start, start + len(found.category))
+            label = photo_labels(photos, unchanged_photos(rows, cuts))
+            each = [
+                metrics.category_hits(found.category, label["category"], k) for k in _CATEGORY_K
+            ]
             hits.append(np.stack(each, axis=1))
+            if found.attributes is not None:
+                counted = _count_attributes(
+                    found.attributes,
+                    label["attributes"],
+                    labels.photos,
+                    tuple(labels.types.tolist()),
+                )
+                sums.append(np.asarray(counted))
+            if found.landmarks is not None:
+                places = np.asarray(found.landmarks), np.asarray(found.visibility)
+                landmarks.append(_measure_landmarks(*places, label))
         values, intervals = category_figures(index.category, index.item, np.concatenate(hits))
-        return Recognition(split.name, len(index), values, intervals)
+        attributes: dict[str, dict[str, float]] = {}
+        slots: dict[str, dict[str, float]] = {}
+        pdj: list[float] = []
+        if sums:
+            recalls, attributes = attribute_figures(np.sum(sums, axis=0), labels)
+            values |= recalls
+        if landmarks:
+            joined = _Landmarks(*map(np.concatenate, zip(*landmarks, strict=True)))
+            found_places, slots, pdj = landmark_figures(joined)
+            values |= found_places
+        return Recognition(split, len(index), values, intervals, attributes, slots, pdj)
+
+
+def label_types(index: Any, types: Mapping[str, int]) -> AttributeLabels:
+    """Of a split's index, with the type's number of each attribute that has one of TYPE_NAMES."""
+    order = {number: place for place, number in enumerate(TYPE_NAMES)}
+    places = [order.get(types.get(str(name), -1), -1) for name in index.attributes]
+    return AttributeLabels(
+        index.attributes, np.array(places, np.int32), np.asarray(index.attribute_counts()[0])
+    )
+
+
+@functools.partial(jax.jit, static_argnames="types")
+def _count_attributes(
+    scores: jax.Array, label: jax.Array, photos: jax.Array, types: tuple[int, ...]
+) -> jax.Array:
+    """Photos in which each attribute is a hit, int [3, k, a].
+
+    The lists that are ranked: all attributes together, those of each type by themselves, and all
+    by how many photos of the split have them, whatever the photo.
+    """
+    commonest = jnp.broadcast_to(photos.astype(scores.dtype), scores.shape)
+    lists = ((scores, None), (scores, np.array(types, np.int32)), (commonest, None))
+    return jnp.array(
+        [
+            [metrics.attribute_hits(ranked, label, k, of).sum(axis=0) for k in _ATTRIBUTE_K]
+            for ranked, of in lists
+        ]
+    )
+
+
+def _measure_landmarks(
+    points: np.ndarray, logits: np.ndarray, label: Mapping[str, np.ndarray]
+) -> _Landmarks:
+    """Of estimated points [n, p, 2] and logits of their visibility [n, p, v]."""
+    visibility = label["visibility"]
+    return _Landmarks(
+        distances=np.asarray(metrics.normalised_distances(points, label["landmarks"])),
+        visible=visibility == 0,
+        # -1, absent, is the last class.
+        right=np.argmax(logits, axis=-1) == visibility % logits.shape[-1],
+        annotated=np.any(visibility >= 0, axis=1),
+    )
 
 
 def category_figures(
@@ -98,12 +216,72 @@ def category_figures(
     return values, intervals
 
 
+def attribute_figures(
+    hits: np.ndarray, attributes: AttributeLabels
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Recalls over all and by type, and of each attribute that any photo has.
+
+    Args:
+      hits: int [3, k, a] of `_count_attributes`, over all photos.
+      attributes: of the split.
+    """
+    values: dict[str, float] = {}
+    some = np.flatnonzero(attributes.photos)
+    names = attributes.names.tolist()
+    each: dict[str, dict[str, float]] = {
+        names[a]: {"photos": float(attributes.photos[a])} for a in some
+    }
+    for number, k in enumerate(_ATTRIBUTE_K):
+        together, within, commonest = (
+            metrics.attribute_recall(
+                ranked[number], attributes.photos, attributes.types, len(TYPE_NAMES)
+            )
+            for ranked in hits
+        )
+        values[f"attribute_recall{k}"] = together.overall
+        values[f"attribute_recall{k}_mean"] = together.mean
+        values[f"attribute_recall{k}_commonest"] = commonest.overall
+        for place, name in enumerate(TYPE_NAMES.values()):
+            if (attributes.types == place).any():
+                values[f"attribute_recall{k}_{name}"] = float(together.type[place])
+                values[f"attribute_recall{k}_{name}_within"] = float(within.type[place])
+        for a in some:
+            each[names[a]][f"recall{k}"] = float(together.attribute[a])
+    return values, each
+
+
+def landmark_figures(
+    found: _Landmarks,
+) -> tuple[dict[str, float], dict[str, dict[str, float]], list[float]]:
+    """The figures over all visible landmarks, those of each slot, and the PDJ curve."""
+    distances, visible = found.distances, found.visible
+    pdj = np.asarray(metrics.detection_rate(distances, visible, np.array(THRESHOLDS))).tolist()
+    right = found.right[found.annotated]
+    values = {
+        "landmark_pdj_0.1": pdj[THRESHOLDS.index(0.1)],
+        "landmark_error": float(metrics.normalised_error(distances, visible)),
+        "landmarks_visible": float(visible.sum()),
+        "visibility_accuracy": float(right.mean()) if right.size else math.nan,
+    }
+    slots = {}
+    for slot, name in enumerate(SLOT_NAMES):
+        own = distances[:, slot : slot + 1], visible[:, slot : slot + 1]
+        slots[name] = {
+            "visible": float(own[1].sum()),
+            "pdj_0.1": float(metrics.detection_rate(*own, np.array([0.1]))[0]),
+            "error": float(metrics.normalised_error(*own)),
+        }
+    return values, slots, pdj
+
+
 def format_recognition(found: Recognition) -> str:
-    """The figures in percent, a line each."""
+    """The figures in percent, a line each; the landmarks' error in sides of the square."""
     lines = [f"Recognition on {found.photos:,} photos of {found.split}"]
     for name, value in found.values.items():
-        text = "-" if math.isnan(value) else f"{100 * value:.1f}"
-        if name in found.intervals and text != "-":
+        text = _NO_SHARES[name].format(value) if name in _NO_SHARES else f"{100 * value:.1f}"
+        if math.isnan(value):
+            text = "-"
+        elif name in found.intervals:
             low, high = found.intervals[name]
             text += f" [{100 * low:.1f}, {100 * high:.1f}]"
         lines.append(f"{name:<34}{text}")
@@ -115,13 +293,13 @@ def write_recognition(directory: epath.Path, found: Recognition, model: str, ste
     path = directory / "recognition.json"
     directory.mkdir(parents=True, exist_ok=True)
     content = {"model": model, "step": step, **dataclasses.asdict(found)}
-    content["values"] = {name: _number(value) for name, value in found.values.items()}
-    content["intervals"] = {
-        name: [_number(bound) for bound in bounds] for name, bounds in found.intervals.items()
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    content["pdj"] = [list(point) for point in zip(THRESHOLDS, found.pdj, strict=False)]
+    path.write_text(json.dumps(jax.tree.map(_plain, content), indent=2) + "\n")
     return str(path)
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
+def _plain(leaf: Any) -> Any:
+    """A number to six digits, and none in the place of NaN."""
+    if not isinstance(leaf, float):
+        return leaf
+    return None if math.isnan(leaf) else round(leaf, 6)

@@ -164,6 +164,11 @@ def make_task(
     )
 
 
+def has_both_domains(split: Any) -> bool:
+    """Whether a split has queries and a gallery, so that there is anything to rank."""
+    return bool(len(split.query_rows()) and len(split.gallery_rows()))
+
+
 def positive_rows(query_items: np.ndarray, gallery_items: np.ndarray) -> np.ndarray:
     """For each query the gallery rows with its item, int32 [q, p], padded with -1; p >= 1."""
     order = np.argsort(gallery_items, kind="stable")

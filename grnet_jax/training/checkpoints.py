@@ -53,6 +53,7 @@ _LATER: dict[str, Any] = {
     "eval.database_augmentation_alpha": 0.0,
     "eval.query_expansion": 0,
     "eval.query_expansion_alpha": 0.0,
+    "data.points": "",
     "train.init_parts": "all",
     "train.embed_chunk": 0,
     "optimizer.decay_at": [],
@@ -211,8 +212,8 @@ class Checkpoints:
         Args:
           state: to be saved.
           config: kept beside it.
-          metrics: validation figures, `top1` deciding which checkpoint is best; None if
-            none were measured at this step.
+          metrics: validation figures, `top1`, or without it `category_top1`, deciding which
+            checkpoint is best; None if none were measured at this step.
         """
         step = int(state.step)
         if step in self._damaged:
@@ -296,7 +297,8 @@ class Checkpoints:
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:
-    return metrics["top1"]
+    # Where photos cannot be ranked, they have categories.
+    return metrics["top1"] if "top1" in metrics else metrics["category_top1"]
 
 
 def _checksum(state: TrainState) -> str:

@@ -35,7 +35,7 @@ def embed_batch(
     matcher: nn.Module,
     params: Any,
     batch_stats: Any,
-    photos: jax.Array,
+    photos: Any,
     *,
     chunk: int = 0,
     group: int = 1,
@@ -48,14 +48,14 @@ def embed_batch(
       matcher: the module.
       params: its parameters.
       batch_stats: BatchNorm's running statistics.
-      photos: uint8.
+      photos: uint8, or what the matcher embeds in their place.
       chunk: photos at once, 0 for all; see `embed_in_chunks`.
       group: neighbouring photos that stay in one chunk.
       method: `embed` or another with its arguments.
       key: of dropout; None for matchers without.
     """
 
-    def embed(batch_stats: Any, photos: jax.Array, number: jax.Array) -> tuple[Any, Any]:
+    def embed(batch_stats: Any, photos: Any, number: jax.Array) -> tuple[Any, Any]:
         found, updated = matcher.apply(
             {"params": params, "batch_stats": batch_stats},
             photos,

@@ -19,10 +19,13 @@ from tqdm import tqdm
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.retrieval.recognition import RecognitionEvaluator, recognises_categories
+from grnet_jax.retrieval.tasks import Task, has_both_domains, make_task
 from grnet_jax.training import checkpoints
 from grnet_jax.training.embedding_objectives import photos_together
+from grnet_jax.training.labels import write_labels
 from grnet_jax.training.objectives import make_objective
+from grnet_jax.training.recognition import check_labels
 from grnet_jax.training.setup import (
     Run,
     build_run,
@@ -78,6 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     checkpoints.check_same_config(directory, described)
     if jax.process_index() == 0:
         checkpoints.write_config(directory, described)
+        write_labels(directory, dataset.split("train").index)
     with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         state = saved.restore_last(run.abstract_state())
         if state is None:
@@ -130,15 +134,17 @@ def _load_dataset(config: ml_collections.ConfigDict) -> Any:
 def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
     """What the records and the cuts are made from; a run continues on the same alone."""
     prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
-    if not config.data.detections:
-        return prepared
-    boxes = epath.Path(config.data.detections).expanduser().read_bytes()
-    return f"{prepared}, boxes {hashlib.blake2b(boxes, digest_size=6).hexdigest()}"
+    for what, path in (("boxes", config.data.detections), ("points", config.data.points)):
+        if path:
+            content = epath.Path(path).expanduser().read_bytes()
+            prepared += f", {what} {hashlib.blake2b(content, digest_size=6).hexdigest()}"
+    return prepared
 
 
 def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
-    """Raises InputError where a class head has fewer logits than there are classes."""
+    """Raises InputError where a model's outputs are not the data set's labels."""
     classes, index = config.model.get("classes", 0), dataset.split("train").index
+    check_labels(config.model, index)
     what, names = "categories", index.categories
     if config.loss.get("label") == "item":
         what, names = "items to train on", index.items
@@ -167,14 +173,19 @@ class _Loop:
         self._dataset = dataset
         self._saved = saved
         self._writer = writer
-        objective = make_objective(run.matcher, run.config)
+        index = dataset.split("train").index
+        objective = make_objective(run.matcher, run.config, steps=run.steps, index=index)
         self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
         self._evaluator = Evaluator(run.matcher, run.config, run.mesh)
         self._can_evaluate = run.config.train.eval_every > 0 and dataset.has_split("val")
         if run.config.train.eval_every > 0 and not self._can_evaluate:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
-        if self._can_evaluate:  # all of val's queries, in val's own gallery
-            self._task = make_task(
+        self._recognition: RecognitionEvaluator | None = None
+        if recognises_categories(run.matcher, run.config):
+            self._recognition = RecognitionEvaluator(run.matcher, run.config, run.mesh)
+        self._task: Task | None = None
+        if self._can_evaluate and (not self._recognition or has_both_domains(dataset.split("val"))):
+            self._task = make_task(  # all of val's queries, in val's own gallery
                 dataset,
                 "val",
                 run.config.data,
@@ -276,11 +287,16 @@ class _Loop:
         )
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Figures over all queries of the val split."""
-        found = self._evaluator.evaluate(state.variables, self._task)
-        figures = found.figures["all"]
-        self._writer.write_scalars(step, {f"val/{k}": v for k, v in figures.values.items()})
-        return dict(figures.values)
+        """Figures over all queries of the val split, and of what is recognised in its photos."""
+        figures: dict[str, float] = {}
+        if self._task is not None:
+            found = self._evaluator.evaluate(state.variables, self._task)
+            figures |= found.figures["all"].values
+        if self._recognition is not None:
+            seen = self._recognition.evaluate(state.variables, self._dataset, "val")
+            figures |= seen.values
+        self._writer.write_scalars(step, {f"val/{k}": v for k, v in figures.items()})
+        return figures
 
 
 class _StopSignal:

@@ -24,6 +24,7 @@ from grnet_jax.losses import (
 )
 from grnet_jax.training.embedding_objectives import embed_batch, embedding_objective
 from grnet_jax.training.optimizers import trainable_mask
+from grnet_jax.training.recognition import fashionnet_objective
 
 Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 
@@ -122,28 +123,44 @@ def _check_pairs(loss: Any) -> None:
         )
 
 
-OBJECTIVES: Mapping[str, Callable[[nn.Module, Any], Objective]] = {
-    "ap": embedding_objective,
-    "classification": embedding_objective,
-    "proxy_nca": embedding_objective,
-    "pairs": pairs_objective,
-    "triplet": embedding_objective,
+def _of_config(make: Callable[[nn.Module, Any], Objective]) -> Callable[..., Objective]:
+    """The objective of a matcher and a config, which needs nothing of the run."""
+    return lambda matcher, config, steps, index: make(matcher, config)
+
+
+# (matcher, config, steps of the run, index of the split that is trained on) -> objective.
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
+    "ap": _of_config(embedding_objective),
+    "classification": _of_config(embedding_objective),
+    "fashionnet": fashionnet_objective,
+    "proxy_nca": _of_config(embedding_objective),
+    "pairs": _of_config(pairs_objective),
+    "triplet": _of_config(embedding_objective),
 }
 # What each trains on: data.sampler.
 _SAMPLERS = {
     "ap": ("items",),
     "classification": ("items", "photos"),
+    "fashionnet": ("items", "photos"),
     "proxy_nca": ("items", "photos"),
     "pairs": ("pairs",),
     "triplet": ("items",),
 }
 
 
-def make_objective(matcher: nn.Module, config: Any) -> Objective:
+def make_objective(
+    matcher: nn.Module, config: Any, *, steps: int = 1, index: Any = None
+) -> Objective:
     """The objective that `config.loss` names, on the batches that `config.data.sampler` makes.
 
     Its gradient is zero, and costs nothing, where `config.optimizer.trainable` leaves parameters
     as they are.
+
+    Args:
+      matcher: to train.
+      config: the whole config.
+      steps: of the whole run.
+      index: of the split that is trained on; None where the fields are checked alone.
 
     Raises:
       InputError: naming the objectives there are, the sampler that this one needs, or a field of
@@ -158,7 +175,7 @@ def make_objective(matcher: nn.Module, config: Any) -> Objective:
             f"{' or '.join(map(repr, _SAMPLERS[loss.name]))}"
         )
     check_at_least("train.embed_chunk", config.train.embed_chunk, 0)
-    objective = OBJECTIVES[loss.name](matcher, config)
+    objective = OBJECTIVES[loss.name](matcher, config, steps, index)
     trainable = config.optimizer.trainable
     return _hold_others(objective, trainable) if trainable else objective
 

@@ -171,7 +171,17 @@ def start_state(run: Run) -> TrainState:
         return state
     theirs = read_weights(pretrained).variables
     source = f"model.backbone.pretrained={pretrained}"
-    return _with_parts(run, state, theirs, {"backbone"}, source)
+    taken = {kind: _take_backbone(run.matcher, part) for kind, part in theirs.items()}
+    names = {name for part in taken.values() for name in part}
+    return _with_parts(run, state, taken, names, source)
+
+
+def _take_backbone(matcher: nn.Module, theirs: Any) -> dict[str, Any]:
+    """One collection of a backbone's variables under the names that they have in the matcher."""
+    backbone = theirs.get("backbone", {})
+    if hasattr(matcher, "take_backbone"):
+        return dict(matcher.take_backbone(backbone))
+    return {"backbone": backbone}
 
 
 def check_trainable(run: Run) -> None:
@@ -344,3 +354,8 @@ def check_fields(config: Any) -> None:
         raise InputError(f"train.init_parts: {parts!r} is none of {list(_INIT_PARTS)}")
     if parts != "all" and not config.train.init_from:
         raise InputError("train.init_parts: changes nothing without train.init_from")
+    if (config.model.get("pooling") == "given") != bool(config.data.points):
+        raise InputError(
+            f"data.points={config.data.points!r}: expected a file with model.pooling=given, and "
+            "nothing otherwise"
+        )

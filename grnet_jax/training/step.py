@@ -20,8 +20,8 @@ def make_train_step(
 
     The state is replicated, the batch's leading axis shared by the devices; the loss and its
     gradient are those of the global batch, whatever the number of devices. Metrics are the
-    objective's, with `gradient_norm` before clipping, `parameter_norm` before the step and
-    `learning_rate`.
+    objective's, whose batch has the number of the `step` besides, with `gradient_norm` before
+    clipping, `parameter_norm` before the step and `learning_rate`.
     """
 
     def replicate(tree: Any) -> Any:

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from grnet_jax.errors import InputError
 
 # (carried, photos, number of the chunk) -> (features, carried)
-EmbedChunk = Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]]
+EmbedChunk = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 
 
 def embed_in_chunks(
-    embed: EmbedChunk, carried: Any, photos: jax.Array, chunk: int, group: int = 1
+    embed: EmbedChunk, carried: Any, photos: Any, chunk: int, group: int = 1
 ) -> tuple[Any, Any]:
     """Features of all photos, of which the gradient is computed chunk by chunk.
 
@@ -40,7 +40,7 @@ def embed_in_chunks(
       embed: what embeds one chunk, differentiable in what it closes over.
       carried: a pytree passed from chunk to chunk, such as BatchNorm's running statistics; it
         has no gradient.
-      photos: [n, ...].
+      photos: a pytree whose leaves are [n, ...].
       chunk: photos at once, which divides n; 0 for all.
       group: neighbouring photos that stay together.
 
@@ -50,19 +50,23 @@ def embed_in_chunks(
     Raises:
       InputError: naming train.embed_chunk where it cannot be.
     """
-    n = photos.shape[0]
+    n = jax.tree.leaves(photos)[0].shape[0]
     if chunk in (0, n):
         return embed(carried, photos, jnp.zeros((), jnp.int32))
     check_chunk(chunk, n, group)
     chunks = n // chunk
 
     @jax.checkpoint
-    def one(carried: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+    def one(carried: Any, part: tuple[Any, jax.Array]) -> tuple[Any, Any]:
         features, carried = embed(carried, *part)
         return jax.lax.stop_gradient(carried), features
 
-    dealt = jnp.moveaxis(photos.reshape(chunk // group, chunks, group, *photos.shape[1:]), 1, 0)
-    dealt = dealt.reshape(chunks, chunk, *photos.shape[1:])
+    def deal(leaf: jax.Array) -> jax.Array:
+        """[n, ...] to [chunks, chunk, ...]."""
+        dealt = leaf.reshape(chunk // group, chunks, group, *leaf.shape[1:])
+        return jnp.moveaxis(dealt, 1, 0).reshape(chunks, chunk, *leaf.shape[1:])
+
+    dealt = jax.tree.map(deal, photos)
     carried, features = jax.lax.scan(one, carried, (dealt, jnp.arange(chunks)))
 
     def undeal(leaf: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from input_pipeline.datasets.records import DOMAINS, UNKNOWN
 from input_pipeline.parallel import ordered_map
 
 BOX_FIELDS = ("x_1", "y_1", "x_2", "y_2")
+VISIBLE = 0  # visibility of a landmark that can be seen
 TRUNCATED = 2  # visibility of a landmark outside the photo
 THREADS = 8  # each may hold a photo of max_pixels
 AHEAD = 4 * THREADS  # photos in the queue before them

@@ -22,6 +22,7 @@ _CONVNEXT_MAPS = {4: 96, 8: 192, 16: 384, 32: 768}
 _MAPS = {
     "googlenet": {4: 192, 8: 480, 16: 832, 32: 1024},
     "small": {2: 32, 4: 64, 8: 128},
+    "vgg_small": {1: 16, 2: 32, 4: 64, 8: 128, 16: 128},
     "vgg16": _VGG_MAPS,
     "vgg16_bn": _VGG_MAPS,
     "resnet50": _RESNET_MAPS,

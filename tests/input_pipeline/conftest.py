@@ -26,6 +26,7 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "crop": "box",
         "shop_crop": "",
         "detections": "",
+        "points": "",
         "interpolation": "bilinear",
         "center_share": 0.875,
         "flip": True,

@@ -160,7 +160,9 @@ def test_numbers_and_names_are_in_order(paper):
 
 
 def test_unknown_papers_tables_and_rows_are_named():
-    with pytest.raises(InputError, match=r"PAPER: 'x' is none of \['grnet', 'fir', 'kucer'\]"):
+    with pytest.raises(
+        InputError, match=r"PAPER: 'x' is none of \['grnet', 'fir', 'kucer', 'fashionnet'\]"
+    ):
         find_paper("x")
     with pytest.raises(InputError, match=r"TABLE: grnet has no 'table9'; expected one of"):
         _PAPER.table("table9")

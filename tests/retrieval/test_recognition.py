@@ -3,23 +3,30 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from sklearn.metrics import recall_score
 
 from grnet_jax import mesh as meshes
 from grnet_jax import metrics, models
 from grnet_jax.retrieval.recognition import (
+    THRESHOLDS,
     Recognition,
     RecognitionEvaluator,
+    attribute_figures,
     category_figures,
     format_recognition,
+    label_types,
     write_recognition,
 )
 from grnet_jax.training.setup import resolve_preprocessing
 from input_pipeline import load_dataset, photo_batches
+from input_pipeline.cuts import cut_landmarks
 
 
 class _Brightness(nn.Module):
@@ -34,7 +41,8 @@ class _Brightness(nn.Module):
 
 def test_every_photo_counts_once_on_any_number_of_devices(tiny_config):
     config = resolve_preprocessing(tiny_config())
-    split = load_dataset(config.data).split("test")
+    dataset = load_dataset(config.data)
+    split = dataset.split("test")
     matcher = _Brightness()
     assert models.has_predictions(matcher)
     (batch,) = photo_batches(
@@ -42,7 +50,9 @@ def test_every_photo_counts_once_on_any_number_of_devices(tiny_config):
     )
     variables = matcher.init(jax.random.key(0), batch["photo"], method="predict")
     logits = np.asarray(models.predict(matcher, variables, batch["photo"]).category)
-    found = RecognitionEvaluator(matcher, config, meshes.make_mesh()).evaluate(variables, split)
+    found = RecognitionEvaluator(matcher, config, meshes.make_mesh()).evaluate(
+        variables, dataset, "test"
+    )
     assert (found.split, found.photos) == ("test", len(split.index))
     label = split.index.category
     for k in (1, 3, 5):
@@ -50,6 +60,96 @@ def test_every_photo_counts_once_on_any_number_of_devices(tiny_config):
         np.testing.assert_allclose(found.values[f"category_top{k}"], np.mean(hits), atol=1e-9)
     commonest = max(np.mean(label == c) for c in set(label.tolist()))
     np.testing.assert_allclose(found.values["category_commonest"], commonest)
+
+
+class _Colours(nn.Module):
+    """Category, attributes and landmarks that are linear in a photo's mean colours."""
+
+    attributes: int
+
+    @nn.compact
+    def predict(self, photos, train=False):
+        colours = photos.mean(axis=(1, 2)) / 255.0 - 0.5
+        outputs = 13 + self.attributes + 8 * 2 + 8 * 4
+        found = nn.Dense(outputs, kernel_init=nn.initializers.normal(5.0))(colours)
+        category, attributes, points, seen = jnp.split(
+            found, np.cumsum([13, self.attributes, 16]), axis=1
+        )
+        return models.Features(colours), models.Predictions(
+            category=category,
+            attributes=attributes,
+            landmarks=0.5 + 0.1 * points.reshape(-1, 8, 2),
+            visibility=seen.reshape(-1, 8, 4),
+        )
+
+
+def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
+    config = resolve_preprocessing(tiny_config())
+    config.eval.batch = 40  # all photos at once: shapes are compiled once
+    dataset = load_dataset(config.data)
+    split = dataset.split("test")
+    rows = np.arange(len(split))
+    (batch,) = photo_batches(split, rows, config.data, batch=len(split))
+    matcher = _Colours(len(split.index.attributes))
+    variables = matcher.init(jax.random.key(0), batch["photo"], method="predict")
+    predicted = jax.tree.map(np.asarray, models.predict(matcher, variables, batch["photo"]))
+    found = RecognitionEvaluator(matcher, config, meshes.make_mesh()).evaluate(
+        variables, dataset, "test"
+    )
+    has = split.index.attribute_values(rows) > 0
+    for k in (3, 5):
+        best = np.argsort(-predicted.attributes, axis=1)[:, :k]
+        chosen = np.zeros(has.shape, bool)
+        np.put_along_axis(chosen, best, True, axis=1)
+        recall = recall_score(has, chosen, average="micro")
+        np.testing.assert_allclose(found.values[f"attribute_recall{k}"], recall)
+        each = recall_score(has, chosen, average=None, zero_division=np.nan)
+        np.testing.assert_allclose(found.values[f"attribute_recall{k}_mean"], np.nanmean(each))
+        # At equal counts what a photo has not comes before what it has.
+        order = [np.lexsort((row, -has.sum(axis=0)))[:k] for row in has]
+        commonest = sum(row[first].sum() for row, first in zip(has, order, strict=True))
+        np.testing.assert_allclose(
+            found.values[f"attribute_recall{k}_commonest"], commonest / has.sum()
+        )
+    assert set(found.attributes) == set(split.index.attributes[has.any(axis=0)])
+    cut = split.cuts(config.data)
+    points, visibility = cut_landmarks(split.index.landmarks, cut, np.zeros(len(rows), bool))
+    apart = np.hypot(*np.moveaxis(predicted.landmarks - points, -1, 0))
+    seen = visibility == 0
+    assert found.values["landmarks_visible"] == seen.sum()
+    np.testing.assert_allclose(found.values["landmark_error"], apart[seen].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found.pdj, [(apart[seen] <= t).mean() for t in THRESHOLDS])
+    assert found.values["landmark_pdj_0.1"] == found.pdj[9]
+    told = predicted.visibility.argmax(axis=-1)
+    right = told == np.where(visibility < 0, 3, visibility)
+    annotated = (visibility >= 0).any(axis=1)
+    np.testing.assert_allclose(found.values["visibility_accuracy"], right[annotated].mean())
+    slot = found.slots["left_sleeve"]
+    assert slot["visible"] == seen[:, 2].sum()
+    np.testing.assert_allclose(slot["error"], apart[:, 2][seen[:, 2]].mean(), rtol=1e-5)
+
+
+def test_types_of_attributes_have_recalls_of_their_own():
+    """Five attributes: two of texture, one of style, one of an unknown type, one of none."""
+    hits = np.array([
+        [[3, 0, 1, 0, 2], [4, 1, 1, 0, 2]],  # ranked together
+        [[4, 2, 2, 0, 0], [4, 2, 2, 0, 0]],  # each type by itself
+        [[4, 0, 0, 0, 0], [4, 2, 0, 0, 0]],  # by how common they are
+    ])  # fmt: skip
+    index = SimpleNamespace(
+        attributes=np.array(["dots", "stripes", "sporty", "odd", "free"]),
+        attribute_counts=lambda: (np.array([4, 2, 2, 0, 2]), np.array([6, 8, 8, 10, 8])),
+    )
+    types = {"dots": 1, "stripes": 1, "sporty": 5, "odd": 9}
+    values, each = attribute_figures(hits, label_types(index, types))
+    assert values["attribute_recall3"] == 0.6
+    assert values["attribute_recall5_commonest"] == 0.6
+    np.testing.assert_allclose(values["attribute_recall3_texture"], 3 / 6)
+    assert values["attribute_recall3_texture_within"] == 1
+    assert values["attribute_recall5_style"] == 0.5
+    assert not any("fabric" in name for name in values)
+    assert each["dots"] == {"photos": 4, "recall3": 0.75, "recall5": 1}
+    assert "odd" not in each
 
 
 def test_unknown_categories_do_not_count_and_intervals_are_by_item():

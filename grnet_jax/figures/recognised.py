@@ -1,0 +1,73 @@
+"""A photo with what was recognised in it: landmarks on it, and lines of text below."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from grnet_jax.figures.drawing import shown_photo
+from grnet_jax.figures.explanations import SeenPhoto
+from grnet_jax.figures.style import COLOURS, FINE, INK, PAPER
+
+_LINE = 20  # of text, in pixels
+_RADIUS = 8  # of a landmark's disc
+_WIDTH = 360  # at least, for the text
+
+
+class Mark(NamedTuple):
+    """A point to mark.
+
+    Attributes:
+      x: in pixels of the whole photo.
+      y: likewise; marks outside the photo are left out.
+      text: on its disc.
+      filled: or the disc is an outline.
+    """
+
+    x: float
+    y: float
+    text: str
+    filled: bool
+
+
+def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str]) -> Image.Image:
+    """The photo, pale where the matcher does not see it, under the marks and above the lines."""
+    picture = shown_photo(photo)
+    height, width, _ = photo.whole.shape
+    font = ImageFont.load_default(13 * FINE)
+    texts = [font.getlength(line) for line in lines]
+    across = max([picture.width, _WIDTH * FINE, *(int(length) + 16 * FINE for length in texts)])
+    below = (len(lines) * _LINE + 12) * FINE if lines else 0
+    sheet = Image.new("RGB", (across, picture.height + below), PAPER)
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for number, mark in enumerate(marks):
+        if not (0 <= mark.x < width and 0 <= mark.y < height):
+            continue
+        centre = (
+            (mark.x + 0.5) * picture.width / width,
+            (mark.y + 0.5) * picture.height / height,
+        )
+        _disc(draw, centre, mark, COLOURS[number % len(COLOURS)], font)
+    for number, line in enumerate(lines):
+        y = picture.height + (8 + (number + 0.5) * _LINE) * FINE
+        draw.text((8 * FINE, y), line, fill=INK, font=font, anchor="lm")
+    return sheet.reduce(FINE)
+
+
+def _disc(
+    draw: ImageDraw.ImageDraw,
+    centre: tuple[float, float],
+    mark: Mark,
+    colour: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    x, y = centre
+    radius = _RADIUS * FINE
+    edges = (x - radius, y - radius, x + radius, y + radius)
+    if mark.filled:
+        draw.ellipse(edges, fill=colour, outline=INK, width=FINE)
+    else:
+        draw.ellipse(edges, outline=INK, width=4 * FINE)
+        draw.ellipse(edges, outline=colour, width=3 * FINE)
+    draw.text(centre, mark.text, fill=(0, 0, 0), font=font, anchor="mm")

@@ -1,0 +1,231 @@
+"""FashionNet (Liu et al., DeepFashion, CVPR 2016): landmarks, categories, attributes, retrieval.
+
+VGG-16 whose first four stages are shared. The pose branch has a fifth stage of its own and tells
+where the landmarks are and which can be seen; the local branch pools the fourth stage's map around
+them; the global branch has a fifth stage of its own over the whole photo. Both meet in one layer,
+from which categories, attributes and the descriptor are read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.blocks import max_pool
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.models.landmark_pooling import check_pooling, pool_landmarks
+from grnet_jax.models.matcher import (
+    Features,
+    InnerProduct,
+    PointedPhotos,
+    Predictions,
+    model_dtype,
+    unit_vectors,
+)
+
+SLOTS = 8  # left and right collar, sleeve, waistline, hem, as the input pipeline has them
+_VISIBILITIES = 4  # visible, occluded, truncated, absent
+_POOLING = ("landmarks", "given", "none")
+_LAST = ("conv5_global", "conv5_pose")
+
+
+class FashionNet(InnerProduct):
+    """A matcher by cosines, which tells landmarks, category and attributes besides.
+
+    Attributes:
+      backbone: the shared stages; maps of the last one's stride and, pooled, of twice that.
+      last_stage: the fifth, of which the global and the pose branch have one each.
+      categories: of which a photo has one.
+      attributes: of which a photo has any; 0 for no head of them.
+      hidden: width of each dense layer: fc6 of the branches, fc7_pose and fc7_fusion.
+      embedding: width of the descriptor.
+      pooling: around estimated "landmarks" or around points that are "given" with the photos, or
+        "none" for the same network without its local branch.
+      given_points: how many are given.
+      window: side of the pooled window around a landmark, in cells of the last shared map.
+      bins: that a window is pooled to, on each axis.
+      dropout: share that training leaves out after each dense layer.
+      preprocessing: name of the photo normalisation.
+      frozen_batch_norm: BatchNorm keeps its statistics while training.
+    """
+
+    backbone: VGG
+    last_stage: Stage
+    categories: int
+    attributes: int
+    hidden: int = 4096
+    embedding: int = 4096
+    pooling: str = "landmarks"
+    given_points: int = 0
+    window: int = 7
+    bins: int = 2
+    dropout: float = 0.0
+    preprocessing: str = "imagenet"
+    frozen_batch_norm: bool = False
+
+    def setup(self) -> None:
+        """Makes the branches."""
+        norm, dtype = self.backbone.norm, self.backbone.dtype
+        self.conv5_global = VGGStage(self.last_stage, norm, dtype)
+        self.conv5_pose = VGGStage(self.last_stage, norm, dtype)
+        self.fc6_pose, self.fc7_pose = self._dense(self.hidden), self._dense(self.hidden)
+        # Every landmark starts in the middle.
+        self.landmarks = self._dense(2 * SLOTS, bias_init=nn.initializers.constant(0.5))
+        self.visibility = self._dense(_VISIBILITIES * SLOTS)
+        self.fc6_global, self.fc7_fusion = self._dense(self.hidden), self._dense(self.hidden)
+        if self.pooling != "none":
+            self.fc6_local = self._dense(self.hidden)
+        self.category = self._dense(self.categories)
+        if self.attributes:
+            self.attribute = self._dense(self.attributes)
+        self.descriptor = self._dense(self.embedding)
+        self.drop = nn.Dropout(self.dropout)
+
+    @property
+    def takes_points(self) -> bool:
+        """Whether `embed` and `predict` take `PointedPhotos`."""
+        return self.pooling == "given"
+
+    def _dense(self, width: int, **options: Any) -> nn.Dense:
+        return nn.Dense(
+            width, kernel_init=nn.initializers.he_normal(), dtype=self.backbone.dtype, **options
+        )
+
+    def embed(self, photos: jax.Array | PointedPhotos, train: bool = False) -> Features:
+        """Features of photos uint8 [n, h, w, 3]: descriptor [n, embedding]."""
+        return self.predict(photos, train)[0]
+
+    def predict(
+        self, photos: jax.Array | PointedPhotos, train: bool = False
+    ) -> tuple[Features, Predictions]:
+        """Features and predictions of photos uint8 [n, h, w, 3].
+
+        In training, layers drop out where the call has a "dropout" key.
+
+        Raises:
+          InputError: points are to be given, and there are none or another number.
+        """
+        pixels = photos.photos if isinstance(photos, PointedPhotos) else photos
+        moving = train and not self.frozen_batch_norm
+        maps = self.backbone(normalise(pixels, self.preprocessing), moving)
+        shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])
+        pose = self._hidden(self.fc6_pose, self._last(self.conv5_pose, pooled, moving), train)
+        pose = self._hidden(self.fc7_pose, pose, train)
+        landmarks = _at_least_float32(self.landmarks(pose)).reshape(-1, SLOTS, 2)
+        visibility = _at_least_float32(self.visibility(pose)).reshape(-1, SLOTS, _VISIBILITIES)
+        whole = self._last(self.conv5_global, pooled, moving)
+        branches = [self._hidden(self.fc6_global, whole, train)]
+        if self.pooling != "none":
+            points, visible = landmarks, jnp.argmax(visibility, axis=-1) == 0
+            if self.takes_points:
+                points, visible = self._given(photos)
+            local = pool_landmarks(
+                shared, points, visible, window=self.window, bins=self.bins
+            )  # [n, p, bins, bins, c]
+            branches.append(self._hidden(self.fc6_local, _flat(local), train))
+        fused = self._hidden(self.fc7_fusion, jnp.concatenate(branches, axis=1), train)
+        predictions = Predictions(
+            landmarks=landmarks,
+            visibility=visibility,
+            category=_at_least_float32(self.category(fused)),
+            attributes=_at_least_float32(self.attribute(fused)) if self.attributes else None,
+        )
+        return Features(descriptor=unit_vectors(self.descriptor(fused))), predictions
+
+    def take_backbone(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole VGG's variables as this network's: both fifth stages start from its fifth.
+
+        Args:
+          theirs: one collection of its variables, by stage.
+
+        Returns:
+          That collection of ours, without what a VGG does not have.
+        """
+        shared = [f"stage{number + 1}" for number in range(len(self.backbone.stages))]
+        last = f"stage{len(shared) + 1}"
+        taken = {"backbone": {name: theirs[name] for name in shared if name in theirs}}
+        return taken | {name: theirs[last] for name in _LAST if last in theirs}
+
+    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """Scores of the photos against themselves; touches every parameter, for `init`."""
+        features = self.embed(photos, train)
+        return self.score(features, features)
+
+    def _given(self, photos: jax.Array | PointedPhotos) -> tuple[jax.Array, jax.Array]:
+        """Points [n, p, 2] and which are visible; none is for parameters to be made."""
+        if isinstance(photos, PointedPhotos) and photos.points.shape[1] == self.given_points:
+            return photos.points, photos.visible
+        if isinstance(photos, PointedPhotos):
+            raise InputError(
+                f"model.given_points: {self.given_points}, but the file data.points has "
+                f"{photos.points.shape[1]} points"
+            )
+        if not self.is_initializing():
+            raise InputError(
+                "model.pooling=given: photos alone have no points to pool around; evaluate with "
+                "data.points and without eval.store"
+            )
+        there = (len(photos), self.given_points)
+        return jnp.zeros((*there, 2)), jnp.zeros(there, bool)
+
+    def _last(self, stage: VGGStage, pooled: jax.Array, moving: bool) -> jax.Array:
+        return _flat(max_pool(stage(pooled, moving), 2, 2, ceil=False))
+
+    def _hidden(self, layer: nn.Dense, x: jax.Array, train: bool) -> jax.Array:
+        fixed = not (train and self.has_rng("dropout"))
+        return self.drop(nn.relu(layer(x)), deterministic=fixed)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    return x.reshape(len(x), -1)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def build(model: Any) -> FashionNet:
+    """The matcher that `config.model` describes.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    for field in ("categories", "hidden", "embedding"):
+        check_at_least(f"model.{field}", model[field], 1)
+    check_at_least("model.attributes", model.attributes, 0)
+    if (model.pooling == "given") != (model.given_points > 0):
+        raise InputError(
+            f"model.given_points: {model.given_points} with model.pooling={model.pooling}; "
+            "expected the number of points with 'given', and 0 otherwise"
+        )
+    check_pooling(model.landmark_window, model.landmark_bins)
+    if not 0 <= model.dropout < 1:
+        raise InputError(f"model.dropout: expected 0 to less than 1, got {model.dropout}")
+    if model.pooling not in _POOLING:
+        raise InputError(f"model.pooling: {model.pooling!r} is none of {list(_POOLING)}")
+    whole = build_backbone(model.backbone.name, model_dtype(model))
+    if not isinstance(whole, VGG):
+        raise InputError(
+            f"model.backbone.name: FashionNet is made of a VGG's stages, and "
+            f"{model.backbone.name!r} is none: choose vgg16, vgg16_bn or vgg_small"
+        )
+    return FashionNet(
+        backbone=whole.clone(stages=whole.stages[:-1]),
+        last_stage=whole.stages[-1],
+        categories=model.categories,
+        attributes=model.attributes,
+        hidden=model.hidden,
+        embedding=model.embedding,
+        pooling=model.pooling,
+        given_points=model.given_points,
+        window=model.landmark_window,
+        bins=model.landmark_bins,
+        dropout=model.dropout,
+        preprocessing=choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
+        frozen_batch_norm=model.backbone.frozen_batch_norm,
+    )

@@ -1,0 +1,95 @@
+"""A learned metric on a pre-trained network's features: whether both photos show one item.
+
+"Where to buy it" (Kiapour et al., ICCV 2015) concatenates the features of a street photo and a shop
+photo, which a network trained for something else gives, and trains a small network of dense layers
+on them. The paper was not at hand: the layers' widths, and that features are the channels' means of
+the last map, are ours.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.models.mapped import MapMatcher, global_descriptor, map_fields
+from grnet_jax.models.matcher import Features, model_dtype
+
+
+class Metric(nn.Module):
+    """Dense layers on pairs of vectors side by side.
+
+    Attributes:
+      hidden: widths, at least one, each layer with a ReLU; a last one gives the logit.
+      bias_init: where the logit's bias starts.
+      dtype: of the computation.
+    """
+
+    hidden: tuple[int, ...]
+    bias_init: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Vectors [q, c] and [g, c] to logits float32 [q, g]."""
+        # A dense layer on both side by side is the sum of a layer on each: q + g products, not q g.
+        of_query = nn.Dense(self.hidden[0], dtype=self.dtype, name="query")(query)
+        of_gallery = nn.Dense(self.hidden[0], use_bias=False, dtype=self.dtype, name="gallery")(
+            gallery
+        )
+        x = nn.relu(of_query[:, None] + of_gallery[None, :])  # [q, g, hidden]
+        for number, width in enumerate(self.hidden[1:], start=2):
+            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"dense{number}")(x))
+        bias = nn.initializers.constant(self.bias_init)
+        logits = nn.Dense(1, bias_init=bias, dtype=self.dtype, name="logit")(x)
+        return logits[..., 0].astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class PairMetric(MapMatcher):
+    """A matcher by a metric on the means of the last map.
+
+    Attributes:
+      hidden: widths of the metric's layers.
+      score_bias_init: where the score's bias starts.
+      dtype: of the metric's computation.
+    """
+
+    hidden: tuple[int, ...] = (512, 512)
+    score_bias_init: float = 0.0
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """The metric."""
+        self.metric = Metric(self.hidden, self.score_bias_init, self.dtype)
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Features of feature maps [n, h', w', c]: regions [n, 1, c], the channels' means."""
+        whole = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
+        return Features(descriptor=global_descriptor(whole), regions=whole[:, None])
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Same-item logits float32 [q, g] of regions [q, 1, c] and [g, 1, c]."""
+        return self.metric(query[:, 0], gallery[:, 0])
+
+    def pair_numbers(self, regions: int, channels: int) -> int:
+        """How many numbers comparing two photos makes at once."""
+        return 2 * max(self.hidden)
+
+
+def build(model: Any) -> PairMetric:
+    """The matcher that `config.model` describes.
+
+    Raises:
+      InputError: naming the field that cannot be.
+    """
+    if not model.hidden:
+        raise InputError("model.hidden: (), expected the width of one layer or more")
+    for width in model.hidden:
+        check_at_least("model.hidden", width, 1)
+    return PairMetric(
+        **map_fields(model),
+        hidden=tuple(model.hidden),
+        score_bias_init=model.score_bias_init,
+        dtype=model_dtype(model),
+    )

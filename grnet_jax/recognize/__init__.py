@@ -1,0 +1,1 @@
+"""What photos show, by a trained run: a command."""

@@ -1,0 +1,92 @@
+"""Points from a file, where they are in cuts, and what is wrong with a file."""
+
+import types
+
+import numpy as np
+import pytest
+
+from input_pipeline import DatasetError, load_dataset, photo_batches, train_batches
+from input_pipeline.points import read_points
+from tests.input_pipeline.conftest import make_data
+
+_HEADER = "image,x_left_wrist,y_left_wrist,x_right_wrist,y_right_wrist,x_neck,y_neck"
+
+
+class _Index(types.SimpleNamespace):
+    def __len__(self):
+        return len(self.photo_id)
+
+
+def _index():
+    names = np.array(["a.jpg", "b.jpg", "a.jpg"])  # a photo with two boxes
+    return _Index(photo_id=names, shrunk=np.array([1.0, 0.5, 1.0], np.float32))
+
+
+def _write(path, *rows, header=_HEADER):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_points_of_photos(tmp_path, capsys):
+    path = _write(tmp_path / "p.csv", "./a.jpg,1,2,3,4,,", "b.jpg,10,20,30,40,50,60", "z.jpg,,,,,,")
+    found = read_points(path, _index())
+    assert found.names == ("left_wrist", "right_wrist", "neck")
+    assert found.mirrored == [1, 0, 2]
+    np.testing.assert_array_equal(found.places[0], [[1, 2], [3, 4], [np.nan, np.nan]])
+    np.testing.assert_array_equal(found.places[2], found.places[0])
+    np.testing.assert_array_equal(found.places[1], [[5, 10], [15, 20], [25, 30]])
+    assert "3 points, for 2 of 2 photos" in capsys.readouterr().out
+
+
+def test_points_in_cuts(tmp_path):
+    path = _write(tmp_path / "p.csv", "a.jpg,1,2,3,4,,", "b.jpg,10,20,30,40,50,60")
+    found = read_points(path, _index())
+    cut = np.array([[1, 0, 5, 10], [5, 5, 25, 25], [1, 0, 5, 10]], np.int32)
+    places, seen = found.cut(np.arange(3), cut, np.array([False, False, True]))
+    np.testing.assert_allclose(places[0], [[0.125, 0.25], [0.625, 0.45], [0, 0]])
+    assert seen.tolist() == [[True, True, False], [True, True, False], [True, True, False]]
+    np.testing.assert_allclose(places[1], [[0.025, 0.275], [0.525, 0.775], [1.025, 1.275]])
+    # Mirrored: left and right change places.
+    np.testing.assert_allclose(places[2], [[0.375, 0.45], [0.875, 0.25], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        (_HEADER, "a.jpg,1,two,3,4,5,6", r"p\.csv:2: field 'y_left_wrist': expected a number"),
+        (_HEADER, "a.jpg,1,,3,4,5,6", r"p\.csv:2: field 'y_left_wrist': expected a number"),
+        (_HEADER, "a.jpg,1,2,3,4,5,6,7", r"p\.csv:2: has more cells"),
+        (_HEADER, "a.jpg,1,2,3,4,5,6\na.jpg,1,2,3,4,5,6", r"p\.csv:3: 'a\.jpg' has a line already"),
+        (_HEADER, "c.jpg,1,2,3,4,5,6", r"has no line for any of these photos"),
+        ("x_a,y_a", "1,2", r"p\.csv:1: column 'image' is missing"),
+        ("image,x_a", "a.jpg,1", r"p\.csv:1: column 'y_a' is missing"),
+        ("image,y_a", "a.jpg,1", r"p\.csv:1: no points"),
+        ("image,x_left_a,y_left_a", "a.jpg,1,2", r"'left_a' has no other side, 'right_a'"),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_named(tmp_path, header, row, message):
+    with pytest.raises(DatasetError, match=message):
+        read_points(_write(tmp_path / "p.csv", row, header=header), _index())
+    with pytest.raises(DatasetError, match=r"cannot be read \(config\.data\.points\)"):
+        read_points(str(tmp_path / "none.csv"), _index())
+
+
+def test_batches_have_the_points(data_dir, tmp_path):
+    data = make_data(dir=str(data_dir), sampler="photos")
+    split = load_dataset(data).split("train")
+    names = split.index.photo_id.tolist()
+    path = tmp_path / "p.csv"
+    data.points = _write(path, *(f"{name},40,50,,,60,70" for name in names[:-1]))
+    wanted, seen = split.points(data.points).cut(
+        np.arange(len(split)), split.cuts(data), np.zeros(len(split), bool)
+    )
+    batches = list(photo_batches(split, np.arange(len(split)), data, batch=7))
+    found = np.concatenate([batch["points"] for batch in batches])
+    np.testing.assert_array_equal(found[: len(split)], wanted)
+    found = np.concatenate([batch["points_visible"] for batch in batches])
+    np.testing.assert_array_equal(found[: len(split)], seen)
+    assert not found[len(split) :].any()
+    assert not seen[-1].any()
+    (batch,) = train_batches(split, data, batch_items=6, start_step=0, steps=1, seed=0)
+    assert batch["points"].shape == (6, 3, 2)
+    assert batch["points_visible"].shape == (6, 3)

@@ -1,0 +1,85 @@
+"""FashionNet's tables: rows of each data set, and what is recognised beside what is ranked."""
+
+import jax
+import numpy as np
+import pytest
+
+from grnet_jax import mesh as meshes
+from grnet_jax.reproduce.papers import find_paper
+from grnet_jax.reproduce.printing import format_table, landmark_curves
+from grnet_jax.reproduce.runner import make_experiment, read_config
+from grnet_jax.training.objectives import make_objective
+from grnet_jax.training.setup import build_run
+
+_PAPER = find_paper("fashionnet")
+
+
+def _experiment(table, number, dataset, given=(), weights=None):
+    (row,) = table.choose((number,))
+    return make_experiment(_PAPER, table, row, dataset, 0, given, weights or {})
+
+
+@pytest.mark.parametrize("table", _PAPER.tables, ids=lambda table: table.name)
+def test_rows_can_be_trained(table):
+    for dataset in table.datasets:
+        for row in table.on(dataset).choose(()):
+            if row.weights:
+                continue
+            experiment = _experiment(table, row.number, dataset)
+            config = read_config(experiment.config, dataset, experiment.flags[1:])
+            run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+            make_objective(run.matcher, config)
+
+
+def test_rows_are_the_papers_ablations():
+    table = _PAPER.table("consumer_to_shop")
+    configs = [
+        read_config("fashionnet", "synthetic", _experiment(table, number, "synthetic").flags[1:])
+        for number in (3, 4, 5, 6)
+    ]
+    found = [(one.loss.most_frequent_attributes, one.model.pooling) for one in configs]
+    assert found == [(10, "landmarks"), (25, "landmarks"), (0, "none"), (0, "landmarks")]
+    flags = _experiment(table, 3, "deepfashion_c2s").flags
+    assert "--config.loss.most_frequent_attributes=100" in flags
+
+
+def test_a_models_fields_are_those_of_the_rows_that_have_them():
+    """In-shop photos have other labels than the config's, and WTBI has none at all."""
+    table = _PAPER.table("inshop")
+    given = ["--config.model.categories=23", "--config.train.batch_items=8"]
+    weights = {"vgg16": "vgg16.safetensors"}
+    wtbi = _experiment(table, 1, "deepfashion_inshop", given, weights)
+    assert wtbi.config == "wtbi"
+    assert "model.categories" not in wtbi.fields
+    assert wtbi.fields["train.batch_items"] == 8
+    assert wtbi.places["model.backbone.pretrained"] == "vgg16.safetensors"
+    ours = _experiment(table, 6, "deepfashion_inshop", given, weights)
+    assert ours.fields["model.categories"] == 23
+
+
+def _result(pdj, **values):
+    seen = {"split": "test", "photos": 36, "values": values, "intervals": {}, "pdj": pdj}
+    return {"protocols": {}, "recognition": seen}
+
+
+def test_what_is_recognised_stands_in_its_tables():
+    table = _PAPER.table("recognition")
+    found = {5: [_result([], category_top3=0.5, attribute_recall3=0.25)]}
+    found[5][0]["recognition"]["intervals"] = {"category_top3": [0.4, 0.6]}
+    text = format_table(table, "synthetic", found)
+    (row,) = [line for line in text.splitlines() if line.startswith("| 5 |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3] == "50.0 [40.0, 60.0]"
+    assert "25.0" in cells
+    assert "| 1 | DARN | not built here |" in text
+
+
+def test_curves_of_landmarks_are_means_over_the_seeds():
+    table = _PAPER.table("landmarks")
+    thresholds = [0.01, 0.02, 0.03, 0.04]
+    one, two = ([[t, scale * t] for t in thresholds] for scale in (10, 20))
+    curves = landmark_curves(table, {2: [_result(one), _result(two)], 1: [_result([])]})
+    (curve,) = curves
+    assert curve.label == "FashionNet"
+    assert curve.ks.tolist() == [2, 4]
+    np.testing.assert_allclose(curve.values, [0.3, 0.6])
