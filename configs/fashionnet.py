@@ -41,7 +41,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     # The map before the last stage has 16x16 cells: a quarter of its side, as 7 of 28 are.
     config.model.landmark_window = 4
     config.model.dropout = 0.0
-    config.model.categories, config.model.attributes = 13, 49
+    config.model.categories, config.model.attributes = 13, 52
     config.optimizer = common.get_adamw()
     config.train.steps, config.train.epochs = 1000, 0.0
     config.train.eval_every = config.train.checkpoint_every = 250

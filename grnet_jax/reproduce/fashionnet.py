@@ -9,7 +9,7 @@ from typing import Any
 
 from grnet_jax.reproduce.tables import RECOGNITION, Paper, Row, Table
 
-_SYNTHETIC_NUMBERS = {100: 10, 500: 25}  # of the embedded set's 49 attributes
+_SYNTHETIC_NUMBERS = {100: 10, 500: 25}  # of the embedded set's 52 attributes
 # On the embedded set every row has just the config's steps: no checkpoint is chosen by validation.
 _SYNTHETIC = {"train.eval_every": 0}
 _CURVE = ("top1", "top5", "top10", "top20", "top30", "top40", "top50")
@@ -17,7 +17,7 @@ _WITHOUT_ATTRIBUTES = {"loss.pose.attributes": 0.0, "loss.recognition.attributes
 _NOTES = (
     "WTBI: a learned metric on a pre-trained VGG-16's features; it needs its weights. DARN is not "
     "built here. Joints and poselets need a file of points: docs/fashionnet.md has their fields.",
-    "On the synthetic set +100 and +500 are the 10 and 25 most frequent of its 49 attributes.",
+    "On the synthetic set +100 and +500 are the 10 and 25 most frequent of its 52 attributes.",
 )
 _READING = (
     "The paper's own figures are not at hand but where quoted: the top-20 of DeepFashion's "

@@ -57,7 +57,7 @@ def test_outputs_and_their_shapes(built):
     assert found.landmarks.shape == (3, 8, 2)
     assert found.visibility.shape == (3, 8, 4)
     assert found.category.shape == (3, 13)
-    assert found.attributes.shape == (3, 49)
+    assert found.attributes.shape == (3, 52)
     np.testing.assert_allclose(jnp.linalg.norm(features.descriptor, axis=1), 1, rtol=1e-4)
     assert models.has_predictions(built[0])
 

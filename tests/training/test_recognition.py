@@ -26,7 +26,7 @@ class _Index:
     """As much of a split's index as the objective reads."""
 
     categories = np.arange(13).astype(str)
-    attributes = np.arange(49).astype(str)
+    attributes = np.arange(52).astype(str)
 
     def attribute_counts(self):
         return np.arange(1, 50), 100 - np.arange(1, 50)
@@ -53,7 +53,7 @@ def random_batch(n=16, size=32, seed=0):
         "photo": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
         "item": np.repeat(np.arange(n // 2), 2).astype(np.int32),
         "category": category,
-        "attributes": rng.integers(-1, 2, (n, 49)).astype(np.int8),
+        "attributes": rng.integers(-1, 2, (n, 52)).astype(np.int8),
         "landmarks": rng.uniform(size=(n, 8, 2)).astype(np.float32),
         "visibility": visibility,
     }
@@ -159,7 +159,7 @@ def test_a_phase_without_a_share_never_comes():
         ("loss.pose.share", 0.5, r"loss\.recognition\.share: expected 1 in all, got 1\.2"),
         ("loss.pose.landmarks", -1.0, r"loss\.pose\.landmarks: expected 0 or more"),
         ("loss.margin", -0.1, r"loss\.margin"),
-        ("loss.most_frequent_attributes", 50, r"expected 0 to model\.attributes=49, got 50"),
+        ("loss.most_frequent_attributes", 53, r"expected 0 to model\.attributes=52, got 53"),
         ("data.sampler", "pairs", r"trains on 'items' or 'photos'"),
         ("data.sampler", "photos", r"data\.sampler=photos has no triplets"),
     ],
@@ -187,7 +187,7 @@ def test_a_matcher_that_recognises_nothing_and_other_labels_are_named():
 def test_trains_and_evaluates_end_to_end(data_dir, tmp_path):
     """Six steps on the tiny synthetic set; the figures are those of the predictions."""
     config = small_config()
-    config.data.dir, config.data.size = str(data_dir), "tiny"
+    config.data.dir, config.data.size, config.model.attributes = str(data_dir), "tiny", 49
     config.train.steps = 6
     config.train.log_every = 2
     config.train.eval_every = config.train.checkpoint_every = 3
@@ -253,7 +253,8 @@ def _check_recognize_command(split, predicted, workdir):
 @pytest.mark.slow
 def test_photos_without_items_train_on_what_they_have(data_dir, tmp_path):
     config = small_config()
-    config.data.dir, config.data.size, config.data.sampler = str(data_dir), "tiny", "photos"
+    config.data.dir, config.data.size, config.model.attributes = str(data_dir), "tiny", 49
+    config.data.sampler = "photos"
     for phase in config.loss.phases:
         config.loss[phase].triplets = 0.0
     config.train.steps = config.train.checkpoint_every = 2
@@ -265,7 +266,7 @@ def test_photos_without_items_train_on_what_they_have(data_dir, tmp_path):
 @pytest.mark.slow
 def test_trains_and_evaluates_around_given_points(data_dir, tmp_path):
     config = small_config()
-    config.data.dir, config.data.size = str(data_dir), "tiny"
+    config.data.dir, config.data.size, config.model.attributes = str(data_dir), "tiny", 49
     names = {
         str(name)
         for split in ("train", "val", "test")
