@@ -37,6 +37,7 @@ def start(tiny_config, tmp_path_factory):
         ("kpm", {}),
         ("kpm", {"scales": ((1, 1), (2, 2)), "gallery_chunk": 3}),
         ("local_matching", {"one_to_one": True}),
+        ("wtbi", {"hidden": (16, 8)}),
     ],
     ids=str,
 )
