@@ -226,3 +226,31 @@ def test_given_points_are_pooled_around_in_the_landmarks_place():
 def test_given_points_are_counted_in_the_config(pooling, points):
     with pytest.raises(InputError, match=r"model\.given_points: "):
         models.build_matcher(small_model(pooling=pooling, given_points=points))
+
+
+@pytest.mark.slow
+def test_it_equals_the_network_in_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity")
+    from benchmarks.fashionnet_speed import TorchFashionNet
+
+    matcher = models.build_matcher(fashionnet.get_config().model)
+    shapes = jax.eval_shape(lambda: init_variables(matcher, 64, seed=0))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        value = rng.standard_normal(leaf.shape).astype(np.float32)
+        if path[-1].key == "kernel":
+            return value * np.sqrt(2 / np.prod(leaf.shape[:-1])).astype(np.float32)
+        return np.abs(value) + 0.5 if path[-1].key in ("var", "scale") else 0.3 * value
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    photos = rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    features, found = matcher.apply(variables, photos, method="predict")
+    visible = np.argmax(found.visibility, axis=-1) == 0
+    assert visible.any()
+    assert not visible.all()
+    with torch.no_grad():
+        wanted = TorchFashionNet(matcher, variables, "cpu")(torch.from_numpy(photos))
+    ours = {"descriptor": features.descriptor, **found.__dict__}
+    for name, value in wanted.items():
+        np.testing.assert_allclose(ours[name], value.numpy(), rtol=1e-3, atol=2e-4, err_msg=name)

@@ -1,0 +1,236 @@
+"""FashionNet beside the same network in PyTorch: recognising photos, and a gradient of all outputs.
+
+    python -m benchmarks.fashionnet_speed [--sizes=demo,paper]
+
+The PyTorch network has our weights; before it is timed its outputs are compared with ours. It runs
+eagerly. A gradient is that of the sum of all outputs' squares by every parameter, BatchNorm as in
+evaluation. Photos are random. Needs PyTorch (`make parity`).
+Writes benchmarks/results/fashionnet_speed_DEVICE.json.
+"""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict
+from torch.nn import functional
+
+from benchmarks.torch_model import best_torch_time, torch_device
+from benchmarks.training_step import best_time, random_photos
+from configs import fashionnet
+from grnet_jax.backbones.preprocessing import find_preprocessing
+from grnet_jax.models import build_matcher
+from grnet_jax.models.fashionnet import FashionNet
+from grnet_jax.results_file import ROOT, ResultsFile
+from grnet_jax.training.state import init_variables
+
+_OUTPUTS = ("descriptor", "landmarks", "visibility", "category", "attributes")
+
+
+class Size(NamedTuple):
+    """A config's data set, and how many photos at once."""
+
+    dataset: str
+    photos: int
+
+
+_SIZES = {"demo": Size("synthetic", 64), "paper": Size("deepfashion_attributes", 4)}
+
+
+def main() -> None:
+    """Measures the sizes that are missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default=",".join(_SIZES), help="of demo, paper (both)")
+    options = parser.parse_args()
+    name = f"fashionnet_speed_{jax.default_backend()}"
+    results = ResultsFile(name, "python -m benchmarks.fashionnet_speed", ("size",))
+    for size in options.sizes.split(","):
+        if results.find(size=size) is None:
+            results.add({"size": size} | measure(_SIZES[size]))
+            print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def measure(size: Size) -> dict[str, Any]:
+    """Times both networks; raises ValueError where they are not the same."""
+    config = fashionnet.get_config(size.dataset)
+    matcher: Any = build_matcher(config.model)
+    variables = init_variables(matcher, config.data.image_size, seed=0)
+    photos = np.concatenate(random_photos(size.photos // 2, config.data.image_size))
+
+    @jax.jit
+    def ours(variables: Any, photos: jax.Array) -> dict[str, jax.Array]:
+        features, found = matcher.apply(variables, photos, method="predict")
+        return {"descriptor": features.descriptor} | {
+            name: getattr(found, name) for name in _OUTPUTS[1:]
+        }
+
+    @jax.jit
+    def our_gradient(params: Any, rest: Any, photos: jax.Array) -> Any:
+        return jax.grad(
+            lambda params: sum(
+                jnp.sum(jnp.square(value))
+                for value in ours({"params": params, **rest}, photos).values()
+            )
+        )(params)
+
+    theirs = TorchFashionNet(matcher, variables, torch_device())
+    moved = torch.from_numpy(photos).to(torch_device())
+    with torch.no_grad():
+        _check_same(ours(variables, photos), theirs(moved))
+
+    def their_gradient() -> None:
+        found = theirs(moved).values()
+        value = torch.stack([output.square().sum() for output in found]).sum()
+        torch.autograd.grad(value, theirs.learned)
+
+    def recognise() -> None:
+        with torch.no_grad():
+            theirs(moved)
+
+    rest = {name: part for name, part in variables.items() if name != "params"}
+    placed = jnp.asarray(photos)
+    times = {
+        "recognise": best_time(lambda: jax.block_until_ready(ours(variables, placed))),
+        "torch_recognise": best_torch_time(recognise),
+        "gradient": best_time(
+            lambda: jax.block_until_ready(our_gradient(variables["params"], rest, placed))
+        ),
+        "torch_gradient": best_torch_time(their_gradient),
+    }
+    return {"photos": size.photos, **{name: round(value, 5) for name, value in times.items()}}
+
+
+class TorchFashionNet:
+    """The network's forward pass in eager PyTorch, with our weights.
+
+    Args:
+      matcher: whose shape it has; it pools around its own landmarks.
+      variables: ours.
+      device: PyTorch's name of it.
+    """
+
+    def __init__(self, matcher: FashionNet, variables: Mapping[str, Any], device: str):
+        self._matcher = matcher
+        self._weights = {
+            name: torch.from_numpy(_as_torch(np.asarray(leaf))).to(device)
+            for part in variables.values()
+            for name, leaf in flatten_dict(part, sep="/").items()
+        }
+        names = flatten_dict(variables["params"], sep="/")
+        self.learned = [self._weights[name].requires_grad_() for name in names]
+        own = find_preprocessing(matcher.preprocessing)
+        self._mean, self._deviation = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+            for values in (own.mean, own.deviation)
+        )
+
+    def __call__(self, photos: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Outputs for photos uint8 [n, h, w, 3]."""
+        x = (photos.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._deviation
+        stages = self._matcher.backbone.stages
+        for number, stage in enumerate(stages, start=1):
+            shared = self._stage(f"backbone/stage{number}", x, stage.convolutions)
+            x = functional.max_pool2d(shared, 2)
+        pose, whole = (
+            _flat(functional.max_pool2d(self._stage(f"conv5_{branch}", x, last), 2))
+            for last in (self._matcher.last_stage.convolutions,)
+            for branch in ("pose", "global")
+        )
+        pose = self._hidden("fc7_pose", self._hidden("fc6_pose", pose))
+        landmarks = self._dense("landmarks", pose).unflatten(1, (-1, 2))
+        visibility = self._dense("visibility", pose).unflatten(1, (landmarks.shape[1], -1))
+        local = self._pool(shared, landmarks.detach(), visibility.argmax(dim=2) == 0)
+        branches = [self._hidden("fc6_global", whole), self._hidden("fc6_local", local.flatten(1))]
+        fused = self._hidden("fc7_fusion", torch.cat(branches, dim=1))
+        return {
+            "descriptor": functional.normalize(self._dense("descriptor", fused), dim=1),
+            "landmarks": landmarks,
+            "visibility": visibility,
+            "category": self._dense("category", fused),
+            "attributes": self._dense("attribute", fused),
+        }
+
+    def _stage(self, name: str, x: torch.Tensor, convolutions: int) -> torch.Tensor:
+        weights = self._weights
+        for number in range(1, convolutions + 1):
+            at = f"{name}/conv{number}"
+            x = functional.conv2d(
+                x, weights[f"{at}/conv/kernel"], weights[f"{at}/conv/bias"], padding=1
+            )
+            if self._matcher.backbone.norm:
+                mean, variance = weights[f"{at}/bn/mean"], weights[f"{at}/bn/var"]
+                scale, bias = weights[f"{at}/bn/scale"], weights[f"{at}/bn/bias"]
+                x = functional.batch_norm(x, mean, variance, scale, bias, eps=1e-5)
+            x = torch.relu(x)
+        return x
+
+    def _dense(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self._weights[f"{name}/kernel"], self._weights[f"{name}/bias"])
+
+    def _hidden(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self._dense(name, x))
+
+    def _pool(
+        self, shared: torch.Tensor, points: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """[n, p, bins, bins, c]: windows by advanced indexing, bins by adaptive max-pooling."""
+        window, bins = self._matcher.window, self._matcher.bins
+        n, channels, height, width = shared.shape
+        size = torch.tensor([width, height], device=shared.device)
+        starts = torch.floor(points * size - window / 2 + 0.5)
+        starts = torch.minimum(starts.clamp(min=-window), size.float()).long() + window
+        padded = functional.pad(shared, 4 * (window,), value=-torch.inf)
+        steps = torch.arange(window, device=shared.device)
+        columns, rows = (starts[..., axis, None] + steps for axis in (0, 1))  # [n, p, window]
+        photo = torch.arange(n, device=shared.device)[:, None, None, None]
+        cells = padded.permute(0, 2, 3, 1)[photo, rows[..., None], columns[..., None, :]]
+        cells = cells.flatten(0, 1).permute(0, 3, 1, 2)  # [n p, c, window, window]
+        pooled = functional.adaptive_max_pool2d(cells, bins).view(n, -1, channels, bins, bins)
+        there = visible[:, :, None, None, None] & (pooled != -torch.inf)
+        return torch.where(there, pooled, 0.0).permute(0, 1, 3, 4, 2)
+
+
+def _as_torch(leaf: np.ndarray) -> np.ndarray:
+    """Kernels [h, w, in, out] to [out, in, h, w], and [in, out] to [out, in]."""
+    turned = {4: (3, 2, 0, 1), 2: (1, 0)}.get(leaf.ndim)
+    return (leaf.transpose(turned) if turned else leaf).copy()
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _check_same(ours: Mapping[str, jax.Array], theirs: Mapping[str, torch.Tensor]) -> None:
+    for name, value in ours.items():
+        own, other = np.asarray(value), theirs[name].cpu().numpy()
+        worst = np.abs(own - other).max() / max(np.abs(own).max(), 1e-6)
+        if not worst < 1e-3:
+            raise ValueError(f"{name}: PyTorch's differs from ours by {worst:.1e} of its size")
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: photos a second, and how many times PyTorch's."""
+    lines = [
+        "| size | photos at once | recognised a second | times PyTorch's | gradients of photos a "
+        "second | times PyTorch's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["size"], str(row["photos"])]
+        for what in ("recognise", "gradient"):
+            ratio = row[f"torch_{what}"] / row[what]
+            cells += [f"{row['photos'] / row[what]:.3g}", f"{ratio:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
