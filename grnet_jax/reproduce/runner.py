@@ -25,7 +25,7 @@ from grnet_jax.training.setup import count_steps
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _PRETRAINED = "model.backbone.pretrained"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
-_RECOGNISED = ("split", "photos", "values", "intervals", "pdj")
+_RECOGNISED = ("split", "photos", "values", "intervals", "kinds", "pdj")
 _KEYS = ("dataset", "config", "fields", "seed")
 _LABELS = ("categories", "attributes")  # fields of models that recognise them
 _NO_WEIGHTS: Mapping[str, str] = {}

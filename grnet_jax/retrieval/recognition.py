@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from grnet_jax import metrics
 from grnet_jax.models import has_predictions
 from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
+from grnet_jax.retrieval.protocols import VIEWS
 
 SLOT_NAMES = tuple(
     f"{side}_{kind}"
@@ -43,6 +44,7 @@ class Recognition:
       intervals: 95%, clustered by item, of the category figures.
       attributes: of each attribute that any photo has, its photos and its recall at each k.
       slots: of each landmark slot, the visible ones, their detection rate at 0.1 and their error.
+      kinds: the same of the landmarks of customer and shop photos, and of each view that is known.
       pdj: the detection rate at each of THRESHOLDS; empty of matchers without landmarks.
     """
 
@@ -52,6 +54,7 @@ class Recognition:
     intervals: dict[str, tuple[float, float]]
     attributes: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     slots: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    kinds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     pdj: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -138,6 +141,7 @@ class RecognitionEvaluator:
         values, intervals = category_figures(index.category, index.item, np.concatenate(hits))
         attributes: dict[str, dict[str, float]] = {}
         slots: dict[str, dict[str, float]] = {}
+        kinds: dict[str, dict[str, float]] = {}
         pdj: list[float] = []
         if sums:
             recalls, attributes = attribute_figures(np.sum(sums, axis=0), labels)
@@ -146,7 +150,19 @@ class RecognitionEvaluator:
             joined = _Landmarks(*map(np.concatenate, zip(*landmarks, strict=True)))
             found_places, slots, pdj = landmark_figures(joined)
             values |= found_places
-        return Recognition(split, len(index), values, intervals, attributes, slots, pdj)
+            kinds = {
+                name: _of_landmarks(joined.distances, joined.visible & chosen[:, None])
+                for name, chosen in photo_kinds(index).items()
+            }
+        return Recognition(split, len(index), values, intervals, attributes, slots, kinds, pdj)
+
+
+def photo_kinds(index: Any) -> dict[str, np.ndarray]:
+    """By name, customer and shop photos and those of each view, bool [n]; kinds without are out."""
+    names = {("domain", number): name for number, name in enumerate(("customer", "shop"))}
+    names |= {("view", number): name for number, name in VIEWS.items()}
+    found = {name: getattr(index, field) == number for (field, number), name in names.items()}
+    return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 
 def label_types(index: Any, types: Mapping[str, int]) -> AttributeLabels:
@@ -263,15 +279,19 @@ def landmark_figures(
         "landmarks_visible": float(visible.sum()),
         "visibility_accuracy": float(right.mean()) if right.size else math.nan,
     }
-    slots = {}
-    for slot, name in enumerate(SLOT_NAMES):
-        own = distances[:, slot : slot + 1], visible[:, slot : slot + 1]
-        slots[name] = {
-            "visible": float(own[1].sum()),
-            "pdj_0.1": float(metrics.detection_rate(*own, np.array([0.1]))[0]),
-            "error": float(metrics.normalised_error(*own)),
-        }
+    slots = {
+        name: _of_landmarks(distances[:, slot : slot + 1], visible[:, slot : slot + 1])
+        for slot, name in enumerate(SLOT_NAMES)
+    }
     return values, slots, pdj
+
+
+def _of_landmarks(distances: np.ndarray, visible: np.ndarray) -> dict[str, float]:
+    return {
+        "visible": float(visible.sum()),
+        "pdj_0.1": float(metrics.detection_rate(distances, visible, np.array([0.1]))[0]),
+        "error": float(metrics.normalised_error(distances, visible)),
+    }
 
 
 def format_recognition(found: Recognition) -> str:

@@ -127,6 +127,10 @@ def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
     slot = found.slots["left_sleeve"]
     assert slot["visible"] == seen[:, 2].sum()
     np.testing.assert_allclose(slot["error"], apart[:, 2][seen[:, 2]].mean(), rtol=1e-5)
+    assert list(found.kinds)[:2] == ["customer", "shop"]
+    back = seen & (split.index.view == 2)[:, None]
+    assert found.kinds["back"]["visible"] == back.sum() > 0
+    np.testing.assert_allclose(found.kinds["back"]["pdj_0.1"], (apart[back] <= 0.1).mean())
 
 
 def test_types_of_attributes_have_recalls_of_their_own():
