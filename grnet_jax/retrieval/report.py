@@ -12,7 +12,13 @@ from grnet_jax.retrieval.measures import Calibration, OpenSet
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
-_TITLES = {"map": "mAP", "map_revisitop": "mAP (revisitop)", "map_at_r": "MAP@R", "mrr": "MRR"}
+_TITLES = {
+    "map": "mAP",
+    "map_revisitop": "mAP (revisitop)",
+    "map_at_r": "MAP@R",
+    "mrr": "MRR",
+    "landmark_pdj_0.1": "landmark PDJ@0.1",
+}
 
 
 def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any]:
