@@ -14,6 +14,7 @@ from grnet_jax.backbones.weights import Weights, write_weights
 from grnet_jax.errors import InputError
 from grnet_jax.recognize.__main__ import main as recognize
 from grnet_jax.training import loop
+from grnet_jax.training.checkpoints import Checkpoints, write_config
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.phases import make_weights
 from grnet_jax.training.recognition import TERMS, check_labels
@@ -304,3 +305,39 @@ def test_a_vggs_weights_start_shared_and_last_stages(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, found[last], theirs["stage4"])
     for layer in ("fc6_pose", "fc7_fusion"):
         jax.tree.map(np.testing.assert_array_equal, state.params[layer], fresh.params[layer])
+
+
+def _saved_run(config, workdir):
+    """A run of that config as training leaves it, and its state."""
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    state = run.create_state()
+    write_config(workdir, config.to_dict())
+    with Checkpoints(workdir) as saved:
+        saved.save(state, config.to_dict(), None)
+    return state
+
+
+@pytest.mark.slow
+def test_heads_of_other_labels_start_afresh(tmp_path):
+    """Of a run on other labels all else is taken; where nothing fits it says so."""
+    before = small_config()
+    before.seed, before.model.categories, before.model.attributes = 7, 5, 11
+    theirs = _saved_run(before, tmp_path)
+    config = small_config()
+    config.train.init_from = str(tmp_path)
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    with pytest.raises(InputError, match=r"params/attribute/bias: \(11,\) there, \(49,\) here"):
+        start_state(run)
+    config.train.init_parts = "fitting"
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    state, fresh = start_state(run), run.create_state()
+    for part, found in state.params.items():
+        wanted = fresh if part in ("attribute", "category") else theirs
+        jax.tree.map(np.testing.assert_array_equal, found, wanted.params[part])
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, theirs.batch_stats)
+
+    config.model = grnet.get_config().model
+    config.loss, config.data.sampler = grnet.get_config().loss, "pairs"
+    config.model.backbone.preprocessing = "imagenet"
+    with pytest.raises(InputError, match="no part of that model fits this model"):
+        start_state(build_run(config, meshes.make_mesh(jax.devices()[:1])))
