@@ -10,6 +10,8 @@ from configs import darn
 from grnet_jax import commands, losses, models
 from grnet_jax import mesh as meshes
 from grnet_jax.errors import InputError
+from grnet_jax.inference import LoadedMatcher
+from grnet_jax.models import DomainPhotos
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import build_run
@@ -95,3 +97,17 @@ def test_trains_evaluates_and_stores_end_to_end(data_dir, tmp_path):
     commands.evaluate([], config, str(tmp_path), "")
     again = json.loads((tmp_path / "results.json").read_text())["protocols"]
     assert again["all"]["map"] == pytest.approx(plain["all"]["map"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_loaded_matcher_takes_the_stream_of_what_is_embedded():
+    config = small_config()
+    config.eval.batch = 8
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    loaded = LoadedMatcher(run, run.create_state())
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    customer, shop = (loaded.embed([photo], shop=kind).descriptor for kind in (False, True))
+    assert not np.allclose(customer, shop)
+    both = DomainPhotos(np.stack([photo, photo]), np.array([0, 1], np.int32))
+    framed = models.embed(run.matcher, run.create_state().variables, both).descriptor
+    np.testing.assert_allclose(np.concatenate([customer, shop]), framed, atol=1e-4)
