@@ -120,7 +120,8 @@ def get_train() -> ml_collections.ConfigDict:
     # Start from the parameters of this run's best checkpoint (a workdir); "" starts afresh.
     train.init_from = ""
     # What is taken from there: "all", of a run of the same model; the "backbone" of any run with
-    # the same one; or the parts "shared" by both models, while those that it lacks start afresh.
+    # the same one; the parts "shared" by both models, while those that it lacks start afresh; or of
+    # the shared parts those "fitting", while heads of another number of labels start afresh too.
     train.init_parts = "all"
     # Every so many steps: write metrics; evaluate on val (0: never); save a checkpoint.
     train.log_every = 20

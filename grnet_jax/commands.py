@@ -1,6 +1,7 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
 import contextlib
+import json
 import logging as python_logging
 import os
 import pathlib
@@ -33,7 +34,7 @@ from grnet_jax.retrieval.recognition import (
     recognises_categories,
     write_recognition,
 )
-from grnet_jax.retrieval.report import format_table, write_results
+from grnet_jax.retrieval.report import format_breakdowns, format_table, write_results
 from grnet_jax.retrieval.tasks import configured_task, has_both_domains, see_as_trained
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
@@ -163,8 +164,10 @@ def _write(
 ) -> list[str]:
     """Prints the figures and writes results.json and results.html."""
     print(format_table(evaluation))
+    results = write_results(to, evaluation, model, step)
+    print(f"\n{format_breakdowns(json.loads(epath.Path(results).read_text()))}")
     return [
-        write_results(to, evaluation, model, step),
+        results,
         write_result_page(to, evaluation, model, step, explain),
     ]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views
+from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views, photos_of
 from grnet_jax.photos import (
     Box,
     Framing,
@@ -116,7 +116,10 @@ class LoadedMatcher:
                     row: self._read(photos[row], boxes[row], row, framing)
                     for row in dict.fromkeys(chosen)
                 }
-                yield {"photo": np.stack([read[row] for row in chosen])}
+                pixels = np.stack([read[row] for row in chosen])
+                domain = np.full(len(chosen), shop, np.int32)
+                batch_read = {"photo": pixels, "domain": domain}
+                yield {"photo": photos_of(self._matcher, batch_read)}
 
         # Few photos make a smaller batch; powers of two keep the number of compilations small.
         batch = min(self.config.eval.batch, 1 << (len(photos) - 1).bit_length())

@@ -8,14 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import make_framing
-from input_pipeline.batches import (
-    KERNELS,
-    check_rows,
-    check_share,
-    decode,
-    record_batches,
-    turn_upright,
-)
+from input_pipeline.batches import check_rows, check_share, record_batches
+from input_pipeline.decoding import KERNELS, decode, turn_upright
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
 from input_pipeline.sampling import PhotoSampler

@@ -1,12 +1,15 @@
-"""Explains the scores of a trained run: Grad-CAM and the strongest region pairs.
+"""Explains the scores of a trained run: Grad-CAM and the strongest region pairs; plots figures.
 
     python -m grnet_jax.figures --workdir=runs/demo
     python -m grnet_jax.figures --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
     python -m grnet_jax.figures --workdir=runs/demo --photos street.jpg shop.jpg \\
         --boxes 210,95,640,1180 whole
 
-Writes explanations.html and a folder of PNG files. The first two take photos of the run's own
-data set; the last needs none, and no TensorFlow.
+    python -m grnet_jax.figures --workdir=runs/fashionnet_synthetic --plots
+
+The last draws what eval.py measured there: top-k accuracy by pose, scale and category of the query,
+and each attribute's recall. The others write explanations.html and a folder of PNG files: the first
+two of photos of the run's own data set; the third needs none, and no TensorFlow.
 """
 
 import argparse
@@ -28,6 +31,7 @@ from grnet_jax.figures.chosen_pairs import (
 )
 from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
 from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
+from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.mesh import make_mesh
 from grnet_jax.photos import Box, check_box, make_framing, open_photo
 from grnet_jax.retrieval.evaluation import Evaluator
@@ -48,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError("--photos and --query/--gallery: only one can be given")
         if bool(options.query) != bool(options.gallery):
             raise InputError("--query and --gallery: one was given, both are needed")
+        output = epath.Path(options.output or options.workdir).expanduser()
+        if options.plots:
+            written = write_plots(epath.Path(options.workdir).expanduser(), output)
+            print("\n".join(f"Wrote {path}" for path in written))
+            return 0
         run, state = restore_run(options.workdir, make_mesh())
         explainer = Explainer(run.matcher, state.variables, options.top)
         if options.photos:
@@ -56,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sections, source = _of_dataset(run, state, explainer, options)
         if jax.process_index() == 0:
             written = write_explanations(
-                epath.Path(options.output or options.workdir).expanduser(),
+                output,
                 sections,
                 model=run.config.name,
                 step=int(state.step),
@@ -167,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")
     add("--output", default="", help="where to write (the workdir)")
+    add("--plots", action="store_true", help="draw the figures that eval.py wrote to the workdir")
     add("--split", default="", help="whose queries are shown (the run's eval.split)")
     add("--queries", type=int, default=8, help="how many (8)")
     add("--seed", type=int, default=0, help="of their drawing (0)")

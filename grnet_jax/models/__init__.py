@@ -8,6 +8,7 @@ import flax.linen as nn
 from grnet_jax.errors import InputError
 from grnet_jax.models import (
     colour_histogram,
+    darn,
     embedding,
     fashionnet,
     grnet,
@@ -16,6 +17,7 @@ from grnet_jax.models import (
     pair_metric,
 )
 from grnet_jax.models.matcher import (
+    DomainPhotos,
     Features,
     InnerProduct,
     Matcher,
@@ -37,12 +39,14 @@ from grnet_jax.models.matcher import (
     score_maps,
     score_prepared,
     scores_by_descriptor,
+    takes_domain,
     unit_vectors,
 )
 from grnet_jax.models.views import Views, embed_views, make_views
 
 __all__ = [
     "MATCHERS",
+    "DomainPhotos",
     "Features",
     "InnerProduct",
     "Matcher",
@@ -68,11 +72,13 @@ __all__ = [
     "score_maps",
     "score_prepared",
     "scores_by_descriptor",
+    "takes_domain",
     "unit_vectors",
 ]
 
 MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "colour_histogram": colour_histogram.build,
+    "darn": darn.build,
     "embedding": embedding.build,
     "fashionnet": fashionnet.build,
     "grnet": grnet.build,

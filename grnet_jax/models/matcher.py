@@ -104,6 +104,19 @@ class PointedPhotos:
     visible: jax.Array
 
 
+@flax.struct.dataclass
+class DomainPhotos:
+    """What a matcher with `takes_domain` embeds in the place of photos alone.
+
+    Attributes:
+      photos: uint8 [n, h, w, 3].
+      domain: int32 [n], 0 customer, 1 shop.
+    """
+
+    photos: jax.Array
+    domain: jax.Array
+
+
 def model_dtype(model: Any) -> Any:
     """What `config.model` computes in.
 
@@ -202,10 +215,20 @@ def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Prediction
 
 
 def photos_of(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
-    """What the matcher embeds of a batch: its photos, or with their points where it takes them."""
-    if not getattr(matcher, "takes_points", False):
+    """What the matcher embeds of a batch: its photos, with their points or domain if it takes them.
+
+    A batch without points is its photos; the matcher says what it lacks.
+    """
+    if takes_domain(matcher):
+        return DomainPhotos(batch["photo"], batch["domain"])
+    if not getattr(matcher, "takes_points", False) or "points" not in batch:
         return batch["photo"]
     return PointedPhotos(batch["photo"], batch["points"], batch["points_visible"])
+
+
+def takes_domain(matcher: nn.Module) -> bool:
+    """Whether `embed` and `predict` take `DomainPhotos`: one stream a kind of photo."""
+    return getattr(matcher, "takes_domain", False)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

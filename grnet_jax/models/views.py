@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
+    DomainPhotos,
     Features,
     PointedPhotos,
     embed,
@@ -63,12 +64,13 @@ def embed_views(matcher: nn.Module, variables: Any, photos: jax.Array, views: Vi
 
     Raises:
       InputError: crops as large as the photo, or a mirror image for a matcher that scores regions
-        and has no feature map; or either of photos with points, which would have to follow.
+        and has no feature map; or either of photos with points or a domain, which would have to
+        follow.
     """
-    if isinstance(photos, PointedPhotos) and views != Views():
+    if isinstance(photos, PointedPhotos | DomainPhotos) and views != Views():
         raise InputError(
-            "eval.flip_average and eval.five_crop_share: photos with data.points are taken as they "
-            "are; set both to 0"
+            "eval.flip_average and eval.five_crop_share: photos with data.points, or for a matcher "
+            "with a stream for each domain, are taken as they are; set both to 0"
         )
     features = _embed_flip(matcher, variables, photos, views.flip_average)
     if not views.five_crop_share:

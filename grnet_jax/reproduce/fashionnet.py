@@ -15,8 +15,9 @@ _SYNTHETIC = {"train.eval_every": 0}
 _CURVE = ("top1", "top5", "top10", "top20", "top30", "top40", "top50")
 _WITHOUT_ATTRIBUTES = {"loss.pose.attributes": 0.0, "loss.recognition.attributes": 0.0}
 _NOTES = (
-    "WTBI: a learned metric on a pre-trained VGG-16's features; it needs its weights. DARN is not "
-    "built here. Joints and poselets need a file of points: docs/fashionnet.md has their fields.",
+    "WTBI: a learned metric on a pre-trained VGG-16's features; it needs its weights. DARN and "
+    "WTBI are built as their modules say. Joints and poselets need a file of points: "
+    "docs/fashionnet.md has their fields.",
     "On the synthetic set +100 and +500 are the 10 and 25 most frequent of its 52 attributes.",
 )
 _READING = (
@@ -53,7 +54,7 @@ def _retrieval(name: str, title: str, dataset: str, top20: Mapping[str, float]) 
         _CURVE,
         (
             Row(1, "WTBI", {}, quoted.get("WTBI", {}), config="wtbi", weights="vgg16"),
-            Row(2, "DARN", None, quoted.get("DARN", {})),
+            Row(2, "DARN", {}, quoted.get("DARN", {}), config="darn"),
             *_fashionnets(3),
             Row(6, "FashionNet", {}, quoted.get("FashionNet", {})),
         ),
@@ -76,7 +77,7 @@ _RECOGNITION = Table(
             for k in (3, 5)
         ),
     ),
-    (Row(1, "DARN", None), *_fashionnets(2), Row(5, "FashionNet", {})),
+    (Row(1, "DARN", {}, config="darn"), *_fashionnets(2), Row(5, "FashionNet", {})),
     notes=(*_NOTES, "Attributes of the synthetic set have no types: they have the last two alone."),
 )
 

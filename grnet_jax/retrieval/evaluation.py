@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from grnet_jax import metrics
 from grnet_jax.errors import InputError
-from grnet_jax.models import Scoring, keep, make_scoring, make_views, scores_by_descriptor
+from grnet_jax.models import (
+    Scoring,
+    keep,
+    make_scoring,
+    make_views,
+    photos_of,
+    scores_by_descriptor,
+)
 from grnet_jax.retrieval.cascade import make_cascade_scores, make_shortlist, rank_cascade
 from grnet_jax.retrieval.digests import digest, model_digest
 from grnet_jax.retrieval.embedding import embed_rows, make_embed, read_photos
@@ -253,7 +260,9 @@ class Evaluator:
     def _feature_shapes(self, variables: Any) -> Any:
         side, batch = self._config.data.image_size, self._config.eval.batch
         photos = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
-        return jax.eval_shape(self._embed, variables, photos)
+        domain = jax.ShapeDtypeStruct((batch,), np.int32)
+        seen = photos_of(self._matcher, {"photo": photos, "domain": domain})
+        return jax.eval_shape(self._embed, variables, seen)
 
     def _postprocess(
         self, query: FeatureSource, gallery: FeatureSource, task: Task, learned_on: Any

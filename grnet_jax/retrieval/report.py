@@ -2,13 +2,15 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from grnet_jax.metrics import CalibrationSums
+from grnet_jax.retrieval.breakdowns import break_down
 from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import Calibration, OpenSet
+from grnet_jax.retrieval.measures import Calibration, Figures, OpenSet
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
@@ -29,15 +31,7 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
     """
     protocols = {}
     for name, figures in evaluation.figures.items():
-        protocols[name] = {key: _number(value) for key, value in figures.values.items()} | {
-            "queries": figures.queries,
-            "queries_without_match": figures.without_match,
-            "gallery": figures.gallery,
-            "title": figures.title,
-            "intervals_95": {
-                key: [_number(low), _number(high)] for key, (low, high) in figures.intervals.items()
-            },
-        }
+        protocols[name] = _figures(figures)
         if figures.open_set:
             protocols[name]["open_set"] = _open_set(figures.open_set)
         if figures.best_match:
@@ -57,8 +51,24 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
         "model": model,
         "step": step,
         "protocols": protocols,
+        "breakdowns": {
+            kind: {name: _figures(figures) for name, figures in groups.items()}
+            for kind, groups in break_down(evaluation).items()
+        },
         "calibration": {
             name: _calibration(found) | _bins(found) for name, found in reliability.items() if found
+        },
+    }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {key: _number(value) for key, value in figures.values.items()} | {
+        "queries": figures.queries,
+        "queries_without_match": figures.without_match,
+        "gallery": figures.gallery,
+        "title": figures.title,
+        "intervals_95": {
+            key: [_number(low), _number(high)] for key, (low, high) in figures.intervals.items()
         },
     }
 
@@ -98,6 +108,25 @@ def format_table(evaluation: Evaluation) -> str:
     notes += describe_scores(evaluation)
     notes.append("In percent, with 95% intervals (clustered by item).")
     return "\n".join([evaluation.describe(), "", *lines, *notes])
+
+
+def format_breakdowns(results: Mapping[str, Any]) -> str:
+    """Top-1 and top-20 in percent with their intervals, a group of queries a line.
+
+    Args:
+      results: as `results_dict` makes them.
+    """
+    lines = []
+    for kind, groups in results["breakdowns"].items():
+        lines.append(f"By {kind} of the query: queries, top-1, top-20")
+        for name, group in groups.items():
+            cells = [
+                format_figure(group[figure], group["intervals_95"][figure])
+                for figure in ("top1", "top20")
+                if group[figure] is not None
+            ]
+            lines.append(f"  {name:<24}{group['queries']:>8,}  {'  '.join(cells) or '-'}")
+    return "\n".join(lines)
 
 
 def describe_scores(evaluation: Evaluation) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from grnet_jax import losses
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses.arrays import masked_mean
-from grnet_jax.models import has_predictions, photos_of
+from grnet_jax.models import has_predictions, photos_of, takes_domain
 from grnet_jax.training.embedding_objectives import embed_batch, photos_together
 from grnet_jax.training.phases import largest_weight, make_weights
 
@@ -51,19 +51,21 @@ def fashionnet_objective(matcher: nn.Module, config: Any, steps: int, index: Any
             chunk=config.train.embed_chunk, group=photos_together(config.data),
             method="predict", key=key,
         )  # fmt: skip
-        values = {
-            "landmarks": losses.landmark_regression(
+        values = {"category": losses.class_cross_entropy(found.category, batch["category"])}
+        if found.landmarks is not None:
+            values["landmarks"] = losses.landmark_regression(
                 found.landmarks, batch["landmarks"], batch["visibility"] == 0
-            ),
-            "visibility": losses.visibility_cross_entropy(found.visibility, batch["visibility"]),
-            "category": losses.class_cross_entropy(found.category, batch["category"]),
-        }
+            )
+            values["visibility"] = losses.visibility_cross_entropy(
+                found.visibility, batch["visibility"]
+            )
         if found.attributes is not None:
             values["attributes"] = losses.attribute_cross_entropy(
                 found.attributes, batch["attributes"], positive, negative
             )
         if triplets:
-            values["triplets"] = _triplets(features.descriptor, batch, replicate, loss.margin)
+            own = batch["item"], *([batch["domain"]] if takes_domain(matcher) else [])
+            values["triplets"] = _triplets(features.descriptor, own, replicate, loss.margin)
         weights = weights_at(batch["step"])
         value = sum(weights[term] * values[term] for term in values)
         known = batch["category"] >= 0
@@ -79,10 +81,17 @@ def fashionnet_objective(matcher: nn.Module, config: Any, steps: int, index: Any
     return objective
 
 
-def _triplets(descriptor: jax.Array, batch: Any, replicate: Any, margin: float) -> jax.Array:
-    """The loss of all triplets of the batch: any photo, one of its item, one of another."""
-    candidates, item = replicate((descriptor, batch["item"]))
-    positive, negative = losses.comparison_masks(batch["item"], item)
+def _triplets(
+    descriptor: jax.Array, own: tuple[jax.Array, ...], replicate: Any, margin: float
+) -> jax.Array:
+    """The loss of all triplets of the batch: a photo, one of its item, one of another.
+
+    `own` is the photos' items [n]; with their domains [n] besides, the first is a customer's photo
+    and the others are shop photos; else they are any.
+    """
+    candidates, of_candidates = replicate((descriptor, own))
+    of_each = (label for pair in zip(own, of_candidates, strict=True) for label in pair)
+    positive, negative = losses.comparison_masks(*of_each)
     return losses.triplet_loss(descriptor, candidates, positive, negative, margin=margin).loss
 
 
@@ -98,6 +107,11 @@ def _check(matcher: nn.Module, config: Any) -> None:
             f"{loss.most_frequent_attributes}"
         )
     make_weights(loss, TERMS, 1)
+    for term in ("landmarks", "visibility"):
+        if largest_weight(loss, term) > 0 and config.model.name != "fashionnet":
+            raise InputError(
+                f"loss.PHASE.{term}: model.name={config.model.name} finds no landmarks; expected 0"
+            )
     if config.data.sampler == "photos" and largest_weight(loss, "triplets") > 0:
         raise InputError(
             "data.sampler=photos has no triplets: set data.sampler=items, or loss.PHASE.triplets=0 "

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import ml_collections
 import optax
+from absl import logging
 from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
@@ -159,19 +160,37 @@ def start_state(run: Run) -> TrainState:
         _check_same_preprocessing(workdir, from_run.config, run.config)
         source = f"train.init_from={workdir}"
         parts = run.config.train.init_parts
-        if parts == "shared" and run.config.optimizer.trainable:
+        if parts in ("shared", "fitting") and run.config.optimizer.trainable:
             _check_same_scores(workdir, from_run.config, run.config)
+        if parts == "backbone":
+            return _with_backbone(run, state, other.variables, source)
         if parts != "all":
-            shared = set(other.params) & set(state.params)
-            names = {"backbone"} if parts == "backbone" else shared
+            names = _choose_parts(parts, other.variables, state.variables)
             return _with_parts(run, state, other.variables, names, source)
         _check_fit(source, other.variables, state.variables)
         return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
     if not pretrained:
         return state
     theirs = read_weights(pretrained).variables
-    source = f"model.backbone.pretrained={pretrained}"
-    taken = {kind: _take_backbone(run.matcher, part) for kind, part in theirs.items()}
+    return _with_backbone(run, state, theirs, f"model.backbone.pretrained={pretrained}")
+
+
+def _choose_parts(parts: str, theirs: Any, ours: Any) -> set[str]:
+    """The names of the parts of another model's variables that `train.init_parts` takes."""
+    shared = set(theirs["params"]) & set(ours["params"])
+    if parts == "shared":
+        return shared
+    return {name for name in shared if _shapes_of(name, theirs) == _shapes_of(name, ours)}
+
+
+def _shapes_of(name: str, variables: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a part's parameters and statistics."""
+    return _shapes({kind: tree[name] for kind, tree in variables.items() if name in tree})
+
+
+def _with_backbone(run: Run, state: TrainState, theirs: Any, source: str) -> TrainState:
+    """The state with the backbone of other variables, where this matcher has it."""
+    taken = {kind: _take_backbone(run.matcher, part) for kind, part in theirs.items() if part}
     names = {name for part in taken.values() for name in part}
     return _with_parts(run, state, taken, names, source)
 
@@ -210,6 +229,9 @@ _FREE_OF_SCORES = (
     "gallery_chunk",
     "backbone.pretrained",
     "backbone.frozen_batch_norm",
+    # Numbers of labels, by which heads fit or start afresh; no score reads a head.
+    "attributes",
+    "categories",
 )
 
 
@@ -241,7 +263,9 @@ def _with_parts(
 ) -> TrainState:
     """The state with parts of other variables; InputError where one does not fit."""
     if not names:
-        raise InputError(f"{source}: no part of that model is one of this model's")
+        raise InputError(f"{source}: no part of that model fits this model")
+    if afresh := sorted(set(state.params) - set(names)):
+        logging.info("%s: taken are %s; afresh start %s", source, sorted(names), afresh)
     taken, held = (
         {
             kind: {name: part for name, part in tree.items() if name in names}
@@ -324,7 +348,7 @@ def count_steps(train: Any, steps_per_epoch: int) -> int:
     return train.steps or max(round(train.epochs * steps_per_epoch), 1)
 
 
-_INIT_PARTS = ("all", "backbone", "shared")
+_INIT_PARTS = ("all", "backbone", "shared", "fitting")
 # Fields that count something, and the least each may be.
 _LEAST = {
     "data.image_size": 1,

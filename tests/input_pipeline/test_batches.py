@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from grnet_jax.errors import InputError
 from grnet_jax.photos import crop_and_resize, make_framing
-from input_pipeline import DatasetError, batches, photo_batches, train_batches
+from input_pipeline import DatasetError, decoding, photo_batches, train_batches
 from input_pipeline.sampling import make_sampler
 from tests.input_pipeline.conftest import make_data, photo_bytes
 
@@ -149,6 +149,7 @@ def test_photo_batches_pad_the_last(dataset, data):
     assert mask.tolist() == [True] * 12 + [False] * 3
     np.testing.assert_array_equal(np.concatenate([b["row"] for b in batches])[mask], rows)
     assert not np.concatenate([b["photo"] for b in batches])[~mask].any()
+    assert np.concatenate([b["domain"] for b in batches]).tolist() == [1] * 12 + [0] * 3
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -195,11 +196,11 @@ def test_rows_outside_the_split(dataset, data):
 def test_a_cut_is_decoded_to_the_pixels_of_the_whole(subsampling):
     rng = np.random.default_rng(subsampling)
     data = photo_bytes(3, size=(61, 83), quality=70, subsampling=subsampling)
-    whole = batches.decode(tf.constant(data)).numpy()
+    whole = decoding.decode(tf.constant(data)).numpy()
     for _ in range(60):
         left, top = rng.integers(0, 82), rng.integers(0, 60)
         right, bottom = rng.integers(left + 1, 84), rng.integers(top + 1, 62)
-        cut = batches._decode_cut(tf.constant(data), tf.constant([left, top, right, bottom]))
+        cut = decoding._decode_cut(tf.constant(data), tf.constant([left, top, right, bottom]))
         np.testing.assert_array_equal(cut.numpy(), whole[top:bottom, left:right])
 
 
@@ -212,7 +213,7 @@ def test_resizing_gives_the_pixels_of_tensorflow(size, interpolation):
         image = tf.constant(rng.integers(0, 256, (*shape, 3), np.uint8))
         wanted = tf.image.resize(image, [size, size], interpolation, antialias=True)
         wanted = np.clip(np.rint(wanted.numpy()), 0, 255)
-        np.testing.assert_array_equal(batches.resize(image, framing).numpy(), wanted)
+        np.testing.assert_array_equal(decoding.resize(image, framing).numpy(), wanted)
 
 
 def test_item_batches_hold_photos_and_labels(dataset, data):

@@ -148,6 +148,18 @@ def test_rows_of_other_matchers_change_the_matcher_alone(number, name):
         assert experiment.start == of_grnet.start
 
 
+@pytest.mark.parametrize(("number", "name"), [(1, "wtbi"), (2, "darn"), (3, "fashionnet")])
+def test_systems_on_vgg16_are_on_the_papers_data_alone(number, name):
+    table = _PAPER.table("table3")
+    weights = {"vgg16": "vgg16.safetensors"}
+    experiment = _experiment("table3", number, "deepfashion_c2s", weights=weights)
+    config = read_config(name, "deepfashion_c2s", experiment.flags[1:])
+    assert (experiment.config, config.model.backbone.name) == (name, "vgg16")
+    assert config.model.backbone.pretrained == weights["vgg16"]
+    assert number not in [row.number for row in table.on("synthetic").rows]
+    assert table.rows[number - 1].quoted["all"]["top20"] > 0
+
+
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=lambda paper: paper.name)
 def test_numbers_and_names_are_in_order(paper):
     assert len({table.name for table in paper.tables}) == len(paper.tables)
@@ -168,5 +180,5 @@ def test_unknown_papers_tables_and_rows_are_named():
         _PAPER.table("table9")
     with pytest.raises(InputError, match=r"--rows: table5 has no row 8; expected some of"):
         _PAPER.table("table5").choose((1, 8))
-    with pytest.raises(InputError, match=r"--rows: row 1 of table3 \(WTBI\) is quoted"):
-        _PAPER.table("table3").choose((1,))
+    with pytest.raises(InputError, match=r"row 2 of table3 \(DARN\) needs weights: expected --w"):
+        _experiment("table3", 2, "deepfashion_c2s")

@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 from etils import epath
 
 from grnet_jax import metrics
+from grnet_jax.retrieval.breakdowns import box_shares, break_down
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.measures import BINS, mean_of_categories, measure, pair_calibration
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
 from grnet_jax.retrieval.ranking import Ranking
-from grnet_jax.retrieval.report import format_table, results_dict, write_results
+from grnet_jax.retrieval.report import format_breakdowns, format_table, results_dict, write_results
 from grnet_jax.retrieval.tasks import Group, Task
 
 _RANKS = np.array([[1, 4], [2, 0], [0, 0], [60, 0]], np.int32)
@@ -20,6 +22,15 @@ _ITEMS = np.array([0, 1, 2, 3])
 _BEST = np.array([3.0, 1.0, 2.0, -1.0], np.float32)
 _SCORES = np.random.default_rng(0).normal(-2, 3, (4, 70)).astype(np.float32)
 _SAME = np.random.default_rng(1).random((4, 70)) < 0.3
+# Of the last query nothing is known.
+_INDEX = types.SimpleNamespace(
+    item=_ITEMS,
+    view=np.array([0, 1, 0, -1]),
+    category=np.array([2, 2, 0, -1]),
+    categories=np.array(["dress", "coat", "top"]),
+    box=np.array([[0, 0, 10, 4], [0, 0, 10, 20], [2, 3, 7, 9], [-1, -1, -1, -1]], np.float32),
+    size=np.array([[20, 10], [20, 10], [20, 10], [20, 10]]),
+)
 _FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 
 
@@ -32,7 +43,7 @@ def _evaluation():
         dataset="synthetic",
         split="test",
         gallery_splits=("test", "val"),
-        photos=None,
+        photos=types.SimpleNamespace(index=_INDEX),
         query_rows=np.arange(4),
         gallery_rows=np.arange(70),
         positives=np.array([[0, 1], [2, -1], [-1, -1], [3, -1]]),
@@ -40,6 +51,27 @@ def _evaluation():
         sampled="4 of 9, drawn with seed 1",
     )
     return Evaluation(task, figures, protocols, ranking, pair_calibration(sums))
+
+
+def test_breakdowns_are_over_the_queries_of_a_group():
+    found = break_down(_evaluation())
+    assert {kind: list(groups) for kind, groups in found.items()} == {
+        "view": ["front", "side"],
+        "scale": ["0% to 20%", "20% to 40%", "80% to 100%"],
+        "category": ["dress", "top"],
+    }
+    top, dress = found["category"]["top"], found["category"]["dress"]
+    assert (top.queries, top.without_match, dress.queries, dress.without_match) == (2, 0, 0, 1)
+    np.testing.assert_allclose([top.values["top1"], top.values["top5"]], [1 / 2, 1])
+    np.testing.assert_allclose(top.values["map"], ((1 + 2 / 4) / 2 + 1 / 2) / 2)
+    np.testing.assert_allclose(box_shares(_INDEX.box, _INDEX.size), [0.2, 1, 0.15, np.nan])
+    assert found["scale"]["80% to 100%"].values["top1"] == 0
+    results = results_dict(_evaluation(), "x", 1)
+    assert results["breakdowns"]["view"]["side"]["queries"] == 1
+    text = format_breakdowns(results)
+    assert "By scale of the query: queries, top-1, top-20" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("  dress")]
+    assert line.split() == ["dress", "0", "-"]
 
 
 def test_figures_are_over_the_queries_with_a_match():

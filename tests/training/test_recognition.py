@@ -14,6 +14,7 @@ from grnet_jax.backbones.weights import Weights, write_weights
 from grnet_jax.errors import InputError
 from grnet_jax.recognize.__main__ import main as recognize
 from grnet_jax.training import loop
+from grnet_jax.training.checkpoints import Checkpoints, write_config
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.phases import make_weights
 from grnet_jax.training.recognition import TERMS, check_labels
@@ -22,7 +23,7 @@ from input_pipeline import load_dataset
 from input_pipeline.cuts import cut_landmarks
 
 
-class _Index:
+class Index:
     """As much of a split's index as the objective reads."""
 
     categories = np.arange(13).astype(str)
@@ -52,6 +53,7 @@ def random_batch(n=16, size=32, seed=0):
     return {
         "photo": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
         "item": np.repeat(np.arange(n // 2), 2).astype(np.int32),
+        "domain": np.tile([0, 1], n // 2).astype(np.int32),
         "category": category,
         "attributes": rng.integers(-1, 2, (n, 52)).astype(np.int8),
         "landmarks": rng.uniform(size=(n, 8, 2)).astype(np.float32),
@@ -59,9 +61,9 @@ def random_batch(n=16, size=32, seed=0):
     }
 
 
-def _loss_and_gradients(config, devices, dtype):
+def loss_and_gradients(config, devices, dtype):
     run = build_run(config, meshes.make_mesh(jax.devices()[:devices]))
-    objective = make_objective(run.matcher, config, steps=10, index=_Index())
+    objective = make_objective(run.matcher, config, steps=10, index=Index())
     state = run.create_state()
     params, batch_stats = jax.tree.map(
         lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats)
@@ -86,7 +88,7 @@ def test_eight_devices_equal_one():
     config.model.dtype = "float64"
     config.model.dropout = 0.25
     with jax.enable_x64(True):
-        one, eight = (_loss_and_gradients(config, devices, "float64") for devices in (1, 8))
+        one, eight = (loss_and_gradients(config, devices, "float64") for devices in (1, 8))
         found = zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True)
         for x, y in found:
             # Biases before a BatchNorm have no gradient but its rounding.
@@ -97,7 +99,7 @@ def test_eight_devices_equal_one():
 def test_loss_is_the_weighted_sum():
     config = small_config()
     run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
-    objective = make_objective(run.matcher, config, steps=10, index=_Index())
+    objective = make_objective(run.matcher, config, steps=10, index=Index())
     state, batch = run.create_state(), random_batch()
 
     @jax.jit
@@ -109,7 +111,7 @@ def test_loss_is_the_weighted_sum():
     (features, found), _ = run.matcher.apply(
         state.variables, batch["photo"], True, method="predict", mutable=["batch_stats"]
     )
-    has, has_not = _Index().attribute_counts()
+    has, has_not = Index().attribute_counts()
     weights = losses.attribute_weights(has, has_not)
     positive, negative = losses.comparison_masks(batch["item"], batch["item"])
     wanted = {
@@ -179,8 +181,8 @@ def test_a_matcher_that_recognises_nothing_and_other_labels_are_named():
     config = small_config()
     config.model.categories = 12
     with pytest.raises(InputError, match=r"the data set has 13: set --config\.model\.categories"):
-        check_labels(config.model, _Index())
-    check_labels(grnet.get_config().model, _Index())
+        check_labels(config.model, Index())
+    check_labels(grnet.get_config().model, Index())
 
 
 @pytest.mark.slow
@@ -305,3 +307,39 @@ def test_a_vggs_weights_start_shared_and_last_stages(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, found[last], theirs["stage4"])
     for layer in ("fc6_pose", "fc7_fusion"):
         jax.tree.map(np.testing.assert_array_equal, state.params[layer], fresh.params[layer])
+
+
+def _saved_run(config, workdir):
+    """A run of that config as training leaves it, and its state."""
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    state = run.create_state()
+    write_config(workdir, config.to_dict())
+    with Checkpoints(workdir) as saved:
+        saved.save(state, config.to_dict(), None)
+    return state
+
+
+@pytest.mark.slow
+def test_heads_of_other_labels_start_afresh(tmp_path):
+    """Of a run on other labels all else is taken; where nothing fits it says so."""
+    before = small_config()
+    before.seed, before.model.categories, before.model.attributes = 7, 5, 11
+    theirs = _saved_run(before, tmp_path)
+    config = small_config()
+    config.train.init_from = str(tmp_path)
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    with pytest.raises(InputError, match=r"params/attribute/bias: \(11,\) there, \(52,\) here"):
+        start_state(run)
+    config.train.init_parts = "fitting"
+    run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
+    state, fresh = start_state(run), run.create_state()
+    for part, found in state.params.items():
+        wanted = fresh if part in ("attribute", "category") else theirs
+        jax.tree.map(np.testing.assert_array_equal, found, wanted.params[part])
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, theirs.batch_stats)
+
+    config.model = grnet.get_config().model
+    config.loss, config.data.sampler = grnet.get_config().loss, "pairs"
+    config.model.backbone.preprocessing = "imagenet"
+    with pytest.raises(InputError, match="no part of that model fits this model"):
+        start_state(build_run(config, meshes.make_mesh(jax.devices()[:1])))
