@@ -41,6 +41,7 @@ def test_every_matcher_embeds_photo_by_photo_and_scores_all_pairs(name):
     assert scores.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_descriptor_is_the_direction_of_a_projection_of_all_regions():
     matcher, variables = _matcher("grnet", descriptor_dim=6)
     features = models.embed(matcher, variables, _photos(3))

@@ -102,6 +102,7 @@ def test_a_run_that_saw_photos_otherwise_is_no_start(tiny_config, tmp_path):
         loop.train(config, tmp_path / "second")
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_named(tiny_config, tmp_path):
     config = tiny_config()
     config.train.steps = 3
