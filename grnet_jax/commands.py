@@ -200,7 +200,9 @@ def _recognises(run: Run, config: Any) -> bool:
     if not recognises_categories(run.matcher, run.config):
         return False
     if not _on_own_data(run, config):
-        print("\nCategories are not measured: their numbers are those of the run's own data set.")
+        if jax.process_index() == 0:
+            said = "their numbers are those of the run's own data set"
+            print(f"\nCategories are not measured: {said}.")
         return False
     return True
 

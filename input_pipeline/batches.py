@@ -8,11 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from grnet_jax.photos import Framing, make_framing
-from input_pipeline.augmentation import Augmentation, augment, make_augmentation, move_landmarks
+from input_pipeline.augmentation import Augmentation, make_augmentation, move_landmarks
 from input_pipeline.cuts import Cuts, cut_landmarks
 from input_pipeline.dataset import Split
 from input_pipeline.decoding import cut_photo, decode
 from input_pipeline.errors import DatasetError
+from input_pipeline.pixel_changes import augment
 from input_pipeline.points import change_points
 from input_pipeline.sampling import make_sampler
 from input_pipeline.stored_split import StoredSplit

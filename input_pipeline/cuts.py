@@ -62,6 +62,8 @@ class Cuts:
             sides = boxes[:, 2:] - boxes[:, :2]
             boxes = boxes + self._jitter * shift * np.tile(sides, 2)
         if self._square:
+            limits = np.tile(self._index.size[rows, ::-1], 2)
+            boxes = np.clip(boxes, 0, limits)  # a square that leaves the photo would be cut off
             boxes = square_boxes(boxes, np.zeros(len(rows), np.float32) if place is None else place)
         return whole_pixels(boxes, self._index.size[rows])
 

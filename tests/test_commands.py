@@ -252,6 +252,7 @@ assert matcher.score(features, features).shape == (1, 1)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_evaluation_sees_photos_as_training_did(trained, data_dir, tmp_path):
     """Also where the command line says nothing of the run's image size."""
     workdir, _, _ = trained

@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError("--query and --gallery: one was given, both are needed")
         output = epath.Path(options.output or options.workdir).expanduser()
         if options.plots:
-            written = write_plots(epath.Path(options.workdir).expanduser(), output)
-            print("\n".join(f"Wrote {path}" for path in written))
+            if jax.process_index() == 0:
+                written = write_plots(epath.Path(options.workdir).expanduser(), output)
+                print("\n".join(f"Wrote {path}" for path in written))
             return 0
         run, state = restore_run(options.workdir, make_mesh())
         explainer = Explainer(run.matcher, state.variables, options.top)

@@ -56,7 +56,7 @@ def attribute_cross_entropy(
       logits: [n, a].
       label: int [n, a]: 1 has it, 0 has it not, -1 not known, which does not count.
       positive_weight: [a], of `attribute_weights`.
-      negative_weight: [a]; an attribute whose two weights are 0 does not count either.
+      negative_weight: [a]; an attribute one of whose weights is 0 does not count either.
 
     Returns:
       A number of at least float32.
@@ -64,5 +64,5 @@ def attribute_cross_entropy(
     has = label > 0
     losses = optax.losses.sigmoid_binary_cross_entropy(at_least_float32(logits), has)
     weights = jnp.where(has, positive_weight, negative_weight)
-    counts = (label >= 0) & (positive_weight + negative_weight > 0)
+    counts = (label >= 0) & (positive_weight > 0) & (negative_weight > 0)
     return masked_mean(weights * losses, counts)

@@ -26,7 +26,7 @@ from grnet_jax.figures.explanations import SeenPhoto, frame_photo
 from grnet_jax.figures.recognised import Mark, draw_recognised
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.mesh import make_mesh
-from grnet_jax.photos import Box, PhotoError, check_box, make_framing, open_photo
+from grnet_jax.photos import Box, Framing, PhotoError, check_box, make_framing, open_photo
 from grnet_jax.recognize.readings import Reading, format_reading, read_photo
 from grnet_jax.training.labels import Labels, read_labels
 from grnet_jax.training.setup import restore_run
@@ -69,28 +69,30 @@ def _recognise(
     told: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     output.mkdir(parents=True, exist_ok=True)
-    for photos in _batches(matcher, paths, options.box, skipped):
+    framing = make_framing(matcher.config.data, shop=options.shop)
+    for photos in _batches(matcher, framing, paths, options.box, skipped):
         boxes = None if options.box is None else [options.box] * len(photos)
-        found = matcher.predict([photo.whole for photo in photos], boxes)
+        found = matcher.predict([photo.whole for photo in photos], boxes, shop=options.shop)
         for row, photo in enumerate(photos):
             reading = read_photo(found, row, labels, photo.cut, options.top)
-            print(format_reading(photo.name, reading), flush=True)
             picture = f"{len(told) + 1:04}_{epath.Path(photo.name).stem}.png"
-            with (output / picture).open("wb") as file:
-                _draw(photo, reading).save(file, format="PNG")
+            if jax.process_index() == 0:
+                print(format_reading(photo.name, reading), flush=True)
+                with (output / picture).open("wb") as file:
+                    _draw(photo, reading).save(file, format="PNG")
             told.append({"photo": photo.name, "picture": picture, **dataclasses.asdict(reading)})
     return told, skipped
 
 
 def _batches(
     matcher: LoadedMatcher,
+    framing: Framing,
     paths: Sequence[epath.Path],
     box: Box | None,
     skipped: list[dict[str, str]],
 ) -> Iterator[list[SeenPhoto]]:
     """Photos as many as are embedded at once; those that cannot be read are named and noted."""
     data, photos = matcher.config.data, []
-    framing = make_framing(data)
     if box is not None and framing.crop not in ("box", "detected"):
         raise InputError("--box: this matcher was trained without (data.crop)")
     for path in paths:
@@ -171,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", required=True, help="folder or bucket of the trained run")
     add("--output", default="", help="where to write (WORKDIR/recognised)")
     add("--box", type=_box, metavar="X_1,Y_1,X_2,Y_2", help="the garment in a single photo, pixels")
+    add("--shop", action="store_true", help="the photos are a shop's, not customers'")
     add("--top", type=int, default=5, help="categories and attributes to name (5)")
     return parser
 

@@ -4,6 +4,7 @@ The paper's tables and plots were not at hand: rows are those that its descripti
 figures only those that a later plot's legend gives are quoted.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,10 @@ _NOTES = (
     "WTBI are built as their modules say. Joints and poselets need a file of points: "
     "docs/fashionnet.md has their fields.",
     "On the synthetic set +100 and +500 are the 10 and 25 most frequent of its 52 attributes.",
+)
+_START = (
+    "WTBI starts from the weights of --weights, DARN and FashionNet from those of "
+    "--config.model.backbone.pretrained, and from scratch without."
 )
 _READING = (
     "The paper's own figures are not at hand but where quoted: the top-20 of DeepFashion's "
@@ -36,16 +41,20 @@ def _adapt(fields: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     return {**found, **_SYNTHETIC}
 
 
-def _fashionnets(first: int) -> tuple[Row, ...]:
-    return (
-        Row(first, "FashionNet+100", {"loss.most_frequent_attributes": 100}),
-        Row(first + 1, "FashionNet+500", {"loss.most_frequent_attributes": 500}),
-        Row(first + 2, "FashionNet, no landmark pooling", {"model.pooling": "none"}),
-    )
+def _fashionnets(first: int, *, attributes: bool = True) -> tuple[Row, ...]:
+    """FashionNet's variants from a number on; those of attributes where the data set has some."""
+    fields: dict[str, dict[str, Any]] = {}
+    if attributes:
+        fields |= {
+            f"FashionNet+{most}": {"loss.most_frequent_attributes": most} for most in (100, 500)
+        }
+    fields |= {"FashionNet, no landmark pooling": {"model.pooling": "none"}, "FashionNet": {}}
+    return tuple(Row(number, label, of) for number, (label, of) in enumerate(fields.items(), first))
 
 
 def _retrieval(name: str, title: str, dataset: str, top20: Mapping[str, float]) -> Table:
     quoted = {system: {"all": {"top20": value}} for system, value in top20.items()}
+    rows = _fashionnets(3, attributes=dataset == "deepfashion_c2s")  # in-shop photos have none
     return Table(
         name,
         title,
@@ -55,10 +64,10 @@ def _retrieval(name: str, title: str, dataset: str, top20: Mapping[str, float]) 
         (
             Row(1, "WTBI", {}, quoted.get("WTBI", {}), config="wtbi", weights="vgg16"),
             Row(2, "DARN", {}, quoted.get("DARN", {}), config="darn"),
-            *_fashionnets(3),
-            Row(6, "FashionNet", {}, quoted.get("FashionNet", {})),
+            *rows[:-1],
+            dataclasses.replace(rows[-1], quoted=quoted.get("FashionNet", {})),
         ),
-        notes=(*_NOTES, _READING),
+        notes=(*_NOTES, _START, _READING),
         curves=True,
     )
 
@@ -77,7 +86,7 @@ _RECOGNITION = Table(
             for k in (3, 5)
         ),
     ),
-    (Row(1, "DARN", {}, config="darn"), *_fashionnets(2), Row(5, "FashionNet", {})),
+    (Row(1, "DARN", {}, config="darn"), *_fashionnets(2)),
     notes=(*_NOTES, "Attributes of the synthetic set have no types: they have the last two alone."),
 )
 

@@ -123,8 +123,7 @@ def make_experiment(
             )
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
         given += [f"--config.{_PRETRAINED}={weights[row.weights]}"]
-    if row.config:
-        given = _of_model(given, read_config(config, dataset))
+    given = _of_model(given, read_config(config, dataset))
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
     if row.weights:  # the row is the same wherever the file lies
         fields = {**experiment.fields, _PRETRAINED: row.weights}

@@ -21,12 +21,13 @@ def box_shares(box: np.ndarray, size: np.ndarray) -> np.ndarray:
     """The share of each photo that its box fills, float64 [n]; NaN without a box.
 
     Args:
-      box: [n, 4], (x_1, y_1, x_2, y_2) in pixels; of unknown ones every number is -1.
+      box: [n, 4], (x_1, y_1, x_2, y_2) in pixels; one of the whole photo is taken for unknown, as
+        data sets without boxes have them.
       size: [n, 2], (height, width) in pixels.
     """
     box, size = np.asarray(box, np.float64), np.asarray(size, np.float64)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    known = (box >= 0).all(axis=1) & (area > 0)
+    known = (area > 0) & (area < size.prod(axis=1))
     return np.where(known, area, np.nan) / size.prod(axis=1)
 
 

@@ -193,7 +193,8 @@ def _check(matcher: nn.Module, model: Any, loss: Any) -> None:
         raise InputError(f"loss.label_smoothing: expected 1 or less, got {loss.label_smoothing}")
     if loss.class_weight and not matcher.classes:
         raise InputError(
-            f"loss.class_weight: {loss.class_weight}, but model.classes is 0: there is no head"
+            f"loss.class_weight: {loss.class_weight}, but model.classes is 0: there is no head; "
+            "training says how many there are where it is given too few"
         )
     if (loss.name == "proxy_nca") != model.proxies:
         raise InputError(

@@ -31,7 +31,9 @@ def write_labels(workdir: epath.Path, index: Any) -> None:
     known = bool((index.landmarks[..., 0] >= 0).any())
     names = Labels(tuple(map(str, index.categories)), tuple(map(str, index.attributes)), known)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / _FILE).write_text(json.dumps(dataclasses.asdict(names), indent=2) + "\n")
+    half = workdir / f"{_FILE}.tmp"
+    half.write_text(json.dumps(dataclasses.asdict(names), indent=2) + "\n")
+    half.replace(workdir / _FILE)  # a kill leaves the old file or the new one
 
 
 def read_labels(workdir: epath.Path) -> Labels:

@@ -208,7 +208,8 @@ def check_trainable(run: Run) -> None:
 
     Raises:
       InputError: naming the part that there is not; or where the statistics of a backbone's
-        BatchNorm would move though weights of it do not.
+        BatchNorm would move though weights of it do not, or a backbone that stays has no weights
+        to start from.
     """
     trainable = run.config.optimizer.trainable
     if not trainable:
@@ -220,6 +221,12 @@ def check_trainable(run: Run) -> None:
         raise InputError(
             f"optimizer.trainable={trainable} leaves weights of the backbone as they are, but its "
             "BatchNorm would change: set --config.model.backbone.frozen_batch_norm=true"
+        )
+    stays = learns and not any(learns)
+    if stays and not (run.config.train.init_from or run.config.model.backbone.pretrained):
+        raise InputError(
+            f"optimizer.trainable={trainable}: the backbone would stay at random; expected "
+            "train.init_from, a run, or model.backbone.pretrained, its weights"
         )
 
 

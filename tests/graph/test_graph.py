@@ -211,7 +211,7 @@ def test_permuting_the_gallery_permutes_the_scores():
     )
 
 
-@pytest.mark.parametrize("chunk", [2, 5])
+@pytest.mark.parametrize("chunk", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_chunks_of_the_gallery_change_nothing(chunk):
     fields = {"node_dim": 16, "reasoning_dim": 8}
     query, _ = _photos("different", 24, 12)

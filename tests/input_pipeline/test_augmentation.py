@@ -7,8 +7,9 @@ import pytest
 from scipy import ndimage
 
 from input_pipeline import DatasetError
-from input_pipeline.augmentation import Augmentation, augment, make_augmentation, move_landmarks
-from input_pipeline.cuts import square_boxes
+from input_pipeline.augmentation import Augmentation, make_augmentation, move_landmarks
+from input_pipeline.cuts import Cuts, square_boxes
+from input_pipeline.pixel_changes import augment
 from tests.input_pipeline.conftest import make_data
 from tests.input_pipeline.test_batches import changed, take
 
@@ -137,6 +138,10 @@ def test_square_cuts_are_central_but_in_training(dataset, data):
     assert (np.abs(left - (width - right)) <= 1).all()
     assert (np.abs(top - (height - bottom)) <= 1).all()
     assert (height != width).any()
+    jittered = Cuts(split, changed(fields, box_jitter=0.2))
+    outward = np.tile(np.array([-1, -1, 1, 1], np.float32), (len(split), 1))
+    left, top, right, bottom = jittered.pixels(np.arange(len(split)), outward).T
+    np.testing.assert_array_equal(right - left, bottom - top)
     shown = take(split, changed(fields, **_OFF), steps=1)[0]["photo"]
     central = np.stack([split.framed(row, fields) for row in range(len(split))]).astype(int)
     distances = np.abs(shown[:, None].astype(int) - central[None]).max(axis=(2, 3, 4)).min(axis=1)

@@ -67,7 +67,7 @@ def test_visibility_cross_entropy_equals_scikit_learn():
 def naive_attributes(logits, label, positive, negative):
     total, known = 0.0, 0
     for i, a in np.ndindex(*label.shape):
-        if label[i, a] < 0 or positive[a] + negative[a] == 0:
+        if label[i, a] < 0 or 0 in (positive[a], negative[a]):
             continue
         p = 1 / (1 + math.exp(-logits[i, a]))
         total -= positive[a] * math.log(p) if label[i, a] else negative[a] * math.log(1 - p)
@@ -83,7 +83,7 @@ def _attributes(n=7, a=9, seed=0):
 
 def test_attribute_cross_entropy_equals_loops():
     logits, label, positive, negative = _attributes()
-    positive[4] = negative[4] = 0
+    positive[4] = negative[4] = positive[6] = 0
     with jax.enable_x64(True):
         loss = functools.partial(
             losses.attribute_cross_entropy,

@@ -53,8 +53,15 @@ def test_a_models_fields_are_those_of_the_rows_that_have_them():
     assert "model.categories" not in wtbi.fields
     assert wtbi.fields["train.batch_items"] == 8
     assert wtbi.places["model.backbone.pretrained"] == "vgg16.safetensors"
-    ours = _experiment(table, 6, "deepfashion_inshop", given, weights)
+    ours = _experiment(table, 4, "deepfashion_inshop", given, weights)
     assert ours.fields["model.categories"] == 23
+    grnets = find_paper("grnet")
+    (row,) = grnets.table("table3").choose((8,))
+    full = make_experiment(
+        grnets, grnets.table("table3"), row, "deepfashion_c2s", 0, given, weights
+    )
+    assert full.fields == {**full.fields, "train.batch_items": 8}
+    assert "model.categories" not in full.fields
 
 
 def _result(pdj, **values):

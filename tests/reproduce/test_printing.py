@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from grnet_jax.errors import InputError
 from grnet_jax.reproduce.papers import find_paper
 from grnet_jax.reproduce.printing import format_table, separate_rows, top_k_curves
-from grnet_jax.reproduce.tables import CATEGORIES
+from grnet_jax.reproduce.tables import CATEGORIES, Row, Table
 
 _PAPER = find_paper("grnet")
 _NAMES = ("top1", "top5", "top10", "top20", "top30", "top40", "top50", "map")
@@ -57,8 +58,8 @@ def test_every_table_prints_every_row(table, run):
 def test_quoted_figures_stand_as_the_paper_has_them():
     text = format_table(_PAPER.table("table3"), "deepfashion_c2s", {})
     assert "| 8 | GRNet | 0 | – | – | – | 25.7 | 64.4 | 75.0 |" in text
-    assert "| 3 | FashionNet | not built here | – | – | – | – | 18.8 | – |" in text
-    assert "| 1 | WTBI | not built here | – | – | – | – | 6.3 | – |" in text
+    assert "| 3 | FashionNet | needs weights | – | – | – | – | 18.8 | – |" in text
+    assert "| 1 | WTBI | needs weights | – | – | – | – | 6.3 | – |" in text
     assert "| 5 | KPM | 0 | – | – | – | – | – | – |" in text
     assert "| 10 | DINOv2, global similarity | needs weights | – | – | – | – | – | – |" in text
     text = format_table(_PAPER.table("table6"), "deepfashion_c2s", {})
@@ -105,3 +106,12 @@ def test_curves_are_the_tables_figures_and_the_papers_on_its_own_set_alone():
     assert papers.label == "GRNet, paper"
     np.testing.assert_array_equal(papers.ks, [1, 20, 50])
     np.testing.assert_allclose(papers.values, [0.257, 0.644, 0.75])
+
+
+def test_a_row_that_is_only_quoted_is_not_run():
+    rows = (Row(1, "theirs", None, {"all": {"top1": 5.0}}), Row(2, "ours", {}))
+    table = Table("table9", "A table", ("deepfashion_c2s",), ("all",), ("top1",), rows)
+    assert [row.number for row in table.choose(())] == [2]
+    assert "| 1 | theirs | not built here | – | 5.0 |" in format_table(table, "deepfashion_c2s", {})
+    with pytest.raises(InputError, match=r"row 1 of table9 \(theirs\) is quoted from the paper"):
+        table.choose((1,))

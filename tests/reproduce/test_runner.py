@@ -175,7 +175,6 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
         (("x", "table1"), "PAPER: 'x' is none of ['grnet', 'fir', 'kucer', 'fashionnet']"),
         (("grnet", "table1"), "TABLE: grnet has no 'table1'"),
         (("grnet", "table5", "--rows=9"), "--rows: table5 has no row 9"),
-        (("grnet", "table3", "--rows=2"), "row 2 of table3 (DARN) is quoted from the paper"),
         (("grnet", "table5", "--rows=one"), "'one': expected row numbers joined by commas"),
         (("grnet", "table5", "--seeds=0"), "--seeds: expected 1 or more, got 0"),
         (("grnet", "table4", "--dataset=findfashion"), "table4 is not run on 'findfashion'"),

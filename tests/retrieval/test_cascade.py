@@ -368,7 +368,7 @@ def _evaluate(tiny, same_category=False, **fields):
     return Evaluator(run.matcher, config, run.mesh).evaluate(variables, task, store=store)
 
 
-@pytest.mark.parametrize("same_category", [False, True])
+@pytest.mark.parametrize("same_category", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_shortlist_as_long_as_the_gallery_changes_no_figure(tiny, same_category):
     one = _evaluate(tiny, same_category)
     two = _evaluate(tiny, same_category, shortlist=44)

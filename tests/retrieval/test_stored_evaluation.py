@@ -54,7 +54,7 @@ def _assert_same(one, two):
         jax.tree.map(np.testing.assert_array_equal, *plain)
 
 
-@pytest.mark.parametrize("same_category", [False, True])
+@pytest.mark.parametrize("same_category", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_store_changes_no_figure(case, tmp_path, monkeypatch, same_category):
     evaluator, variables, dataset, data = case
     task = make_task(dataset, "test", data, same_category=same_category)
@@ -111,6 +111,7 @@ def test_a_store_of_another_model_is_refused(case, tmp_path):
         evaluator.evaluate(variables, make_task(dataset, "val", data), store=store, step=3)
 
 
+@pytest.mark.slow
 def test_half_precision_stores_rank_nearly_alike(tiny_config, tmp_path):
     config = tiny_config()
     dataset = input_pipeline.load_dataset(config.data)

@@ -68,7 +68,7 @@ CASES = {
 }
 
 
-_FAST = ("deepfashion_c2s", "street2shop")
+_FAST = ("street2shop",)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ def _measure(config, devices=1, dtype="float32"):
     return float(loss), metrics, jax.device_get(grads), descriptors
 
 
-@pytest.mark.parametrize(("dim", "leave_out"), [(0, False), (6, True)])
+@pytest.mark.parametrize(
+    ("dim", "leave_out"), [(0, False), pytest.param(6, True, marks=pytest.mark.slow)]
+)
 def test_it_is_the_softmax_over_shop_photos_of_inner_products(dim, leave_out):
     plain, *_ = _measure(_config(0.0, dim, leave_out))
     loss, metrics, _, descriptors = _measure(_config(0.5, dim, leave_out))
@@ -78,6 +80,7 @@ def test_a_projection_learns_and_leaves_the_rest_alone():
     assert np.any(beside["projection"]["kernel"])
 
 
+@pytest.mark.slow
 def test_without_a_projection_the_backbone_learns():
     _, _, without, _ = _measure(_config(0.0, 0))
     _, _, beside, _ = _measure(_config(0.5, 0))

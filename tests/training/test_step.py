@@ -121,7 +121,7 @@ def test_jit_equals_eager():
     np.testing.assert_allclose(jax.jit(loss)(batch), eager, rtol=1e-5)
 
 
-@pytest.mark.parametrize("leave_out", [False, True])
+@pytest.mark.parametrize("leave_out", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_loss_is_the_mean_over_all_pairs(leave_out):
     config = small_config()
     config.loss.leave_out_identical = leave_out

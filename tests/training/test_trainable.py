@@ -116,6 +116,10 @@ def test_an_older_run_is_the_same_run(tmp_path):
     [
         ({"optimizer.trainable": "graph"}, "frozen_batch_norm=true"),
         ({"optimizer.trainable": "graph,backbone/down1"}, "frozen_batch_norm=true"),
+        (
+            {"optimizer.trainable": "graph", "model.backbone.frozen_batch_norm": True},
+            "the backbone would stay at random",
+        ),
         ({"optimizer.trainable": "grph"}, "no parameter is in 'grph'"),
         ({"train.init_parts": "head"}, "'head' is none of"),
         ({"train.init_parts": "shared"}, "changes nothing without train.init_from"),
