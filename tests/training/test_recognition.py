@@ -30,7 +30,7 @@ class Index:
     attributes = np.arange(52).astype(str)
 
     def attribute_counts(self):
-        return np.arange(1, 50), 100 - np.arange(1, 50)
+        return np.arange(1, 53), 100 - np.arange(1, 53)
 
 
 def small_config():
