@@ -1,7 +1,6 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
 import contextlib
-import json
 import logging as python_logging
 import os
 import pathlib
@@ -34,7 +33,7 @@ from grnet_jax.retrieval.recognition import (
     recognises_categories,
     write_recognition,
 )
-from grnet_jax.retrieval.report import format_breakdowns, format_table, write_results
+from grnet_jax.retrieval.report import format_breakdowns, format_table, results_dict, write_results
 from grnet_jax.retrieval.tasks import configured_task, has_both_domains, see_as_trained
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
@@ -164,10 +163,10 @@ def _write(
 ) -> list[str]:
     """Prints the figures and writes results.json and results.html."""
     print(format_table(evaluation))
-    results = write_results(to, evaluation, model, step)
-    print(f"\n{format_breakdowns(json.loads(epath.Path(results).read_text()))}")
+    results = results_dict(evaluation, model, step)
+    print(f"\n{format_breakdowns(results)}")
     return [
-        results,
+        write_results(to, results),
         write_result_page(to, evaluation, model, step, explain),
     ]
 

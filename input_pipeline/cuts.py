@@ -203,14 +203,23 @@ def _choose(best: _Detections, index: PhotoIndex, row: int) -> _Detection | None
     return None
 
 
-def _best_boxes(path: epath.Path) -> _Detections:
+def read_csv(path: epath.Path, field: str) -> csv.DictReader:
+    """The lines of a CSV of photos that a field of the config names, by their columns.
+
+    Raises:
+      DatasetError: it cannot be read, or is not UTF-8.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read (config.data.detections): {error}") from error
+        raise DatasetError(f"{path}: cannot be read (config.{field}): {error}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8: byte {error.object[error.start]:#04x}") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    return csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+
+
+def _best_boxes(path: epath.Path) -> _Detections:
+    reader = read_csv(path, "data.detections")
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
     if missing:
         raise DatasetError(f"{path}:1: column {missing[0]!r} is missing")

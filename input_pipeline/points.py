@@ -1,7 +1,5 @@
 """Points of photos from a file, such as a pose estimator's joints, in the place of landmarks."""
 
-import csv
-import io
 import posixpath
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline.augmentation import Augmentation, move_landmarks
-from input_pipeline.cuts import csv_rows, number_cell
+from input_pipeline.cuts import csv_rows, number_cell, read_csv
 from input_pipeline.datasets.listing import VISIBLE
 from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
@@ -89,13 +87,7 @@ def read_points(path: str, index: PhotoIndex) -> Points:
         each with file and line.
     """
     file = epath.Path(path).expanduser()
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read (config.data.points): {error}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8: byte {error.object[error.start]:#04x}") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    reader = read_csv(file, "data.points")
     names = _names(file, reader.fieldnames or [])
     rows_of: dict[str, list[int]] = {}
     for row, image in enumerate(index.photo_id.tolist()):

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 EPOCHS = ("pairs", "items")
 SAMPLERS = ("pairs", "items", "photos")
 ITEM_DOMAINS = ("both", "any")
-_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW, _CHANGE = range(
-    7
-)  # independent streams of random numbers
+# Independent streams of random numbers.
+_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW, _CHANGE = range(7)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class StepPlan:
       shift: float32 [n, k, 4] in -1..1, how far each edge (left, top, right, bottom) of each
         photo's cut moves, in units that the caller sets.
       change: float32 [n, k, 7] in -1..1, where in a photo's cut its square is, and what
-        `augmentation.augment` takes.
+        `pixel_changes.augment` takes.
     """
 
     rows: np.ndarray

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.backbones.preprocessing import normalise
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import InputError
 from grnet_jax.models.mapped import map_fields
 from grnet_jax.models.matcher import (
     DomainPhotos,
@@ -24,6 +24,7 @@ from grnet_jax.models.matcher import (
     model_dtype,
     unit_vectors,
 )
+from grnet_jax.models.recogniser import check_outputs, hidden_layer
 
 _STREAMS = ("customer", "shop")  # in the order of a photo's domain
 
@@ -110,17 +111,11 @@ class DARN(InnerProduct):
         return Features(unit_vectors(jnp.concatenate(parts, axis=1))), predictions
 
     def _hidden(self, layer: nn.Dense, x: jax.Array, train: bool) -> jax.Array:
-        fixed = not (train and self.has_rng("dropout"))
-        return self.drop(nn.relu(layer(x)), deterministic=fixed)
+        return hidden_layer(self, layer, self.drop, x, train)
 
     def take_backbone(self, theirs: Any) -> dict[str, Any]:
         """One collection of a backbone's variables as this network's: both streams' start."""
         return dict.fromkeys(_STREAMS, theirs) if theirs else {}
-
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
-        features = self.embed(photos, train)
-        return self.score(features, features)
 
 
 def build(model: Any) -> DARN:
@@ -129,10 +124,7 @@ def build(model: Any) -> DARN:
     Raises:
       InputError: naming the field that cannot be.
     """
-    for field, least in (("categories", 1), ("hidden", 1), ("attributes", 0)):
-        check_at_least(f"model.{field}", model[field], least)
-    if not 0 <= model.dropout < 1:
-        raise InputError(f"model.dropout: expected 0 to less than 1, got {model.dropout}")
+    check_outputs(model)
     fields = dict(map_fields(model))
     backbone = fields.pop("backbone")
     return DARN(

@@ -144,11 +144,6 @@ class Embedding(InnerProduct):
         """Features of feature maps [n, h', w', c]."""
         return self._describe(feature_map, train=False)[0]
 
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
-        features, _ = self.classify(photos, train)
-        return self.score(features, features)
-
     def _describe(self, x: jax.Array, train: bool) -> tuple[Features, jax.Array | None]:
         relaxed = x if self.relaxation is None else self.relaxation(x, train)
         apart = self.relaxation is not None and self.relaxed == "classes"

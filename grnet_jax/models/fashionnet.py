@@ -18,6 +18,7 @@ from grnet_jax.backbones.blocks import max_pool
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.graph.reasoning import accumulation_dtype
 from grnet_jax.models.landmark_pooling import check_pooling, pool_landmarks
 from grnet_jax.models.matcher import (
     Features,
@@ -27,6 +28,7 @@ from grnet_jax.models.matcher import (
     model_dtype,
     unit_vectors,
 )
+from grnet_jax.models.recogniser import check_outputs, hidden_layer
 
 SLOTS = 8  # left and right collar, sleeve, waistline, hem, as the input pipeline has them
 _VISIBILITIES = 4  # visible, occluded, truncated, absent
@@ -151,11 +153,6 @@ class FashionNet(InnerProduct):
         taken = {"backbone": {name: theirs[name] for name in shared if name in theirs}}
         return taken | {name: theirs[last] for name in _LAST if last in theirs}
 
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
-        features = self.embed(photos, train)
-        return self.score(features, features)
-
     def _given(self, photos: jax.Array | PointedPhotos) -> tuple[jax.Array, jax.Array]:
         """Points [n, p, 2] and which are visible; none is for parameters to be made."""
         if isinstance(photos, PointedPhotos) and photos.points.shape[1] == self.given_points:
@@ -177,8 +174,7 @@ class FashionNet(InnerProduct):
         return _flat(max_pool(stage(pooled, moving), 2, 2, ceil=False))
 
     def _hidden(self, layer: nn.Dense, x: jax.Array, train: bool) -> jax.Array:
-        fixed = not (train and self.has_rng("dropout"))
-        return self.drop(nn.relu(layer(x)), deterministic=fixed)
+        return hidden_layer(self, layer, self.drop, x, train)
 
 
 def _flat(x: jax.Array) -> jax.Array:
@@ -186,7 +182,7 @@ def _flat(x: jax.Array) -> jax.Array:
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(accumulation_dtype(x))
 
 
 def build(model: Any) -> FashionNet:
@@ -195,17 +191,14 @@ def build(model: Any) -> FashionNet:
     Raises:
       InputError: naming the field that cannot be.
     """
-    for field in ("categories", "hidden", "embedding"):
-        check_at_least(f"model.{field}", model[field], 1)
-    check_at_least("model.attributes", model.attributes, 0)
+    check_outputs(model)
+    check_at_least("model.embedding", model.embedding, 1)
     if (model.pooling == "given") != (model.given_points > 0):
         raise InputError(
             f"model.given_points: {model.given_points} with model.pooling={model.pooling}; "
             "expected the number of points with 'given', and 0 otherwise"
         )
     check_pooling(model.landmark_window, model.landmark_bins)
-    if not 0 <= model.dropout < 1:
-        raise InputError(f"model.dropout: expected 0 to less than 1, got {model.dropout}")
     if model.pooling not in _POOLING:
         raise InputError(f"model.pooling: {model.pooling!r} is none of {list(_POOLING)}")
     whole = build_backbone(model.backbone.name, model_dtype(model))

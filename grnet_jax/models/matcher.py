@@ -150,6 +150,12 @@ class Matcher(Protocol):
 class InnerProduct(nn.Module):
     """The `score` of matchers whose descriptors say all; without parameters."""
 
+    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
+        """Scores of the photos against themselves; touches every parameter, for `init`."""
+        matcher: Any = self  # of a class with `embed`
+        features = matcher.embed(photos, train)
+        return self.score(features, features)
+
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Inner products of the descriptors, float32 [q, g]."""
         return inner_products(query, gallery)

@@ -122,6 +122,7 @@ class Evaluator:
     def __init__(self, matcher: nn.Module, config: Any, mesh: Mesh):
         self._config = config
         self._mesh = mesh
+        self._digested: tuple[Any, str] | None = None
         self._views = make_views(config.eval)
         self._postprocessing = make_postprocessing(config.eval)
         if self._postprocessing.chosen() or self._views.five_crop_share:
@@ -153,7 +154,7 @@ class Evaluator:
         )
         journal = Journal()
         if store:
-            model = model_digest(self._config, variables)
+            model = self._digest(variables)
             key = self._ranking_digest(task, query, gallery, model)
             journal = Journal(epath.Path(store).expanduser() / "ranking.npz", key)
         learned_on = None
@@ -246,7 +247,7 @@ class Evaluator:
             # Lance is loaded only where it is used.
             from grnet_jax.retrieval.store import FeatureStore, Origin, store_rows
 
-            model = model_digest(config, variables)
+            model = self._digest(variables)
             stored = FeatureStore(
                 f"{store}/{what}.lance",
                 Origin(model, step, _photos_digest(task, rows, config.data)),
@@ -256,6 +257,12 @@ class Evaluator:
             )
             store_rows(stored, resumed=lambda count: _advance(bar, count, True), **how)
         return Kept(stored.reader(), scoring)
+
+    def _digest(self, variables: Any) -> str:
+        """`model_digest` of the variables, which reads them all, once for queries and gallery."""
+        if self._digested is None or self._digested[0] is not variables:
+            self._digested = variables, model_digest(self._config, variables)
+        return self._digested[1]
 
     def _feature_shapes(self, variables: Any) -> Any:
         side, batch = self._config.data.image_size, self._config.eval.batch

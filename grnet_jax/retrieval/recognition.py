@@ -159,9 +159,8 @@ class RecognitionEvaluator:
 
 def photo_kinds(index: Any) -> dict[str, np.ndarray]:
     """By name, customer and shop photos and those of each view, bool [n]; kinds without are out."""
-    names = {("domain", number): name for number, name in enumerate(("customer", "shop"))}
-    names |= {("view", number): name for number, name in VIEWS.items()}
-    found = {name: getattr(index, field) == number for (field, number), name in names.items()}
+    found = {name: index.domain == number for number, name in enumerate(("customer", "shop"))}
+    found |= {name: index.view == number for number, name in VIEWS.items()}
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 

@@ -73,11 +73,11 @@ def _figures(figures: Figures) -> dict[str, Any]:
     }
 
 
-def write_results(directory: epath.Path, evaluation: Evaluation, model: str, step: int) -> str:
-    """Writes `results.json` and returns its path."""
+def write_results(directory: epath.Path, results: Mapping[str, Any]) -> str:
+    """Writes what `results_dict` made as `results.json` and returns its path."""
     path = directory / "results.json"
     directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results_dict(evaluation, model, step), indent=2) + "\n")
+    path.write_text(json.dumps(results, indent=2) + "\n")
     return str(path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from grnet_jax import losses
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses.arrays import masked_mean
-from grnet_jax.models import has_predictions, photos_of, takes_domain
+from grnet_jax.models import Predictions, has_predictions, photos_of, takes_domain
 from grnet_jax.training.embedding_objectives import embed_batch, photos_together
 from grnet_jax.training.phases import largest_weight, make_weights
 
@@ -51,18 +51,7 @@ def fashionnet_objective(matcher: nn.Module, config: Any, steps: int, index: Any
             chunk=config.train.embed_chunk, group=photos_together(config.data),
             method="predict", key=key,
         )  # fmt: skip
-        values = {"category": losses.class_cross_entropy(found.category, batch["category"])}
-        if found.landmarks is not None:
-            values["landmarks"] = losses.landmark_regression(
-                found.landmarks, batch["landmarks"], batch["visibility"] == 0
-            )
-            values["visibility"] = losses.visibility_cross_entropy(
-                found.visibility, batch["visibility"]
-            )
-        if found.attributes is not None:
-            values["attributes"] = losses.attribute_cross_entropy(
-                found.attributes, batch["attributes"], positive, negative
-            )
+        values = _recognition_losses(found, batch, positive, negative)
         if triplets:
             own = batch["item"], *([batch["domain"]] if takes_domain(matcher) else [])
             values["triplets"] = _triplets(features.descriptor, own, replicate, loss.margin)
@@ -79,6 +68,32 @@ def fashionnet_objective(matcher: nn.Module, config: Any, steps: int, index: Any
         return value, (batch_stats, metrics)
 
     return objective
+
+
+def _recognition_losses(
+    found: Predictions, batch: Any, positive: jax.Array, negative: jax.Array
+) -> dict[str, jax.Array]:
+    """By term the loss of each kind of prediction that there is.
+
+    Args:
+      found: predictions of the batch.
+      batch: its labels.
+      positive: [a], weights of having each attribute.
+      negative: [a], of not having it.
+    """
+    values = {"category": losses.class_cross_entropy(found.category, batch["category"])}
+    if found.landmarks is not None and found.visibility is not None:
+        values["landmarks"] = losses.landmark_regression(
+            found.landmarks, batch["landmarks"], batch["visibility"] == 0
+        )
+        values["visibility"] = losses.visibility_cross_entropy(
+            found.visibility, batch["visibility"]
+        )
+    if found.attributes is not None:
+        values["attributes"] = losses.attribute_cross_entropy(
+            found.attributes, batch["attributes"], positive, negative
+        )
+    return values
 
 
 def _triplets(

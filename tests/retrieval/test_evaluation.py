@@ -128,7 +128,7 @@ def test_the_mean_over_categories_is_unweighted():
 
 def test_result_file_has_every_figure(tmp_path):
     evaluation = _evaluation()
-    path = write_results(epath.Path(tmp_path), evaluation, "grnet", 800)
+    path = write_results(epath.Path(tmp_path), results_dict(evaluation, "grnet", 800))
     found = json.loads(epath.Path(path).read_text())
     assert found == results_dict(evaluation, "grnet", 800)
     assert (found["dataset"], found["model"], found["step"]) == ("synthetic", "grnet", 800)

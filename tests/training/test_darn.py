@@ -15,7 +15,7 @@ from grnet_jax.models import DomainPhotos
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import build_run
-from tests.training.test_recognition import Index, loss_and_gradients, random_batch
+from tests.training.test_recognition import Index, check_eight_devices, random_batch
 
 
 def small_config():
@@ -31,13 +31,7 @@ def small_config():
 
 @pytest.mark.slow
 def test_eight_devices_equal_one():
-    config = small_config()
-    config.model.dtype = "float64"
-    config.model.dropout = 0.25
-    with jax.enable_x64(True):
-        one, eight = (loss_and_gradients(config, devices, "float64") for devices in (1, 8))
-        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-            np.testing.assert_allclose(y, x, atol=1e-9 * max(np.abs(x).max(), 1e-3))
+    check_eight_devices(small_config())
 
 
 @pytest.mark.slow

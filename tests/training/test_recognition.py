@@ -82,17 +82,20 @@ def loss_and_gradients(config, devices, dtype):
     return value, metrics, grads, batch_stats
 
 
-@pytest.mark.slow
-def test_eight_devices_equal_one():
-    config = small_config()
+def check_eight_devices(config):
+    """The loss and its gradients in float64, with dropout, are those of one device."""
     config.model.dtype = "float64"
     config.model.dropout = 0.25
     with jax.enable_x64(True):
         one, eight = (loss_and_gradients(config, devices, "float64") for devices in (1, 8))
-        found = zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True)
-        for x, y in found:
+        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
             # Biases before a BatchNorm have no gradient but its rounding.
             np.testing.assert_allclose(y, x, atol=1e-9 * max(np.abs(x).max(), 1e-3))
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one():
+    check_eight_devices(small_config())
 
 
 @pytest.mark.slow
