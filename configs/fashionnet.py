@@ -27,10 +27,12 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.loss = get_loss()
     config.train = common.get_train()
     config.eval = common.get_eval(dataset)
-    if dataset == "deepfashion_attributes":  # each photo an item of its own
+    if dataset in ("deepfashion_attributes", "deepfashion_fine"):  # each photo an item of its own
         config.data.sampler = "photos"
         for phase in config.loss.phases:
             config.loss[phase].triplets = 0.0
+    if dataset == "deepfashion_fine":
+        config.model.attributes = 26
     if dataset not in ("synthetic", "manifest"):
         config.data.image_size = 224
         config.optimizer = common.get_sgd()
@@ -59,8 +61,8 @@ def get_model() -> ml_collections.ConfigDict:
     # "vgg16", "vgg16_bn" or "vgg_small": the last stage is doubled, the others are shared.
     model.backbone.name = "vgg16"
     # Outputs: how many categories and attributes the data set has, of attributes 0 where it has
-    # none. DeepFashion's benchmark of categories and attributes has 50 and 1,000, its finer labels
-    # 26 attributes.
+    # none. DeepFashion's benchmark of categories and attributes has 50 and 1,000, its finer
+    # annotations 26 attributes.
     model.categories = 50
     model.attributes = 1000
     # Width of each dense layer, and of the descriptor.

@@ -189,6 +189,8 @@ def max_pool(
     """
     if not ceil:
         check_window(x, window - 2 * padding)
+        if window == stride and not padding:
+            return _pool_tiles(x, window)
         pads = [(padding, padding)] * 2
         return nn.max_pool(x, (window, window), strides=(stride, stride), padding=pads)
     pads = []
@@ -200,6 +202,59 @@ def max_pool(
         overhang = steps * stride + window - size - padding
         pads.append((padding, max(overhang, 0)))
     return nn.max_pool(x, (window, window), strides=(stride, stride), padding=pads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _pool_tiles(x: jax.Array, side: int) -> jax.Array:
+    """Max-pooling of windows that do not overlap; what fills none is dropped.
+
+    `nn.max_pool`, except that on CPUs its gradient, which takes a search and a scatter there, is a
+    comparison of each cell with its window's maximum. Lowering chooses between the two.
+    Differentiable in reverse mode only.
+    """
+    return nn.max_pool(x, (side, side), strides=(side, side))
+
+
+def _tiles_forward(x: jax.Array, side: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _pool_tiles(x, side)
+    return y, (x, y)
+
+
+def _tiles_backward(
+    side: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array]:
+    def default(x: jax.Array, _: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: nn.max_pool(x, (side, side), strides=(side, side)), x)[1](dy)[0]
+
+    return (
+        lax.platform_dependent(
+            *saved,
+            dy,
+            cpu=lambda x, y, dy: _tiles_backward_by_masks(x, y, dy, side),
+            default=default,
+        ),
+    )
+
+
+def _tiles_backward_by_masks(x: jax.Array, y: jax.Array, dy: jax.Array, side: int) -> jax.Array:
+    """The gradient goes to each window's first maximum, rows first."""
+    n, rows, columns, channels = y.shape
+    whole = x[:, : rows * side, : columns * side]
+    cells = whole.reshape(n, rows, side, columns, side, channels)
+    found = cells == y[:, :, None, :, None]  # [n, rows, side, columns, side, channels]
+    taken = jnp.zeros(y.shape, bool)
+    first = []
+    for place in range(side * side):
+        here = found[:, :, place // side, :, place % side]
+        first.append(here & ~taken)
+        taken |= here
+    firsts = jnp.stack(first, axis=2).reshape(n, rows, side, side, columns, channels)
+    dx = jnp.where(firsts.swapaxes(3, 4), dy[:, :, None, :, None], 0).reshape(whole.shape)
+    rest = [(0, there - used) for there, used in zip(x.shape, dx.shape, strict=True)]
+    return jnp.pad(dx, rest)
+
+
+_pool_tiles.defvjp(_tiles_forward, _tiles_backward)
 
 
 def check_window(x: jax.Array, least: int) -> None:

@@ -77,7 +77,12 @@ class FashionNet(InnerProduct):
         self.conv5_pose = VGGStage(self.last_stage, norm, dtype)
         self.fc6_pose, self.fc7_pose = self._dense(self.hidden), self._dense(self.hidden)
         # Every landmark starts in the middle.
-        self.landmarks = self._dense(2 * SLOTS, bias_init=nn.initializers.constant(0.5))
+        self.landmarks = nn.Dense(
+            2 * SLOTS,
+            kernel_init=nn.initializers.zeros,
+            bias_init=nn.initializers.constant(0.5),
+            dtype=self.backbone.dtype,
+        )
         self.visibility = self._dense(_VISIBILITIES * SLOTS)
         self.fc6_global, self.fc7_fusion = self._dense(self.hidden), self._dense(self.hidden)
         if self.pooling != "none":
@@ -93,10 +98,8 @@ class FashionNet(InnerProduct):
         """Whether `embed` and `predict` take `PointedPhotos`."""
         return self.pooling == "given"
 
-    def _dense(self, width: int, **options: Any) -> nn.Dense:
-        return nn.Dense(
-            width, kernel_init=nn.initializers.he_normal(), dtype=self.backbone.dtype, **options
-        )
+    def _dense(self, width: int) -> nn.Dense:
+        return nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.backbone.dtype)
 
     def embed(self, photos: jax.Array | PointedPhotos, train: bool = False) -> Features:
         """Features of photos uint8 [n, h, w, 3]: descriptor [n, embedding]."""

@@ -97,7 +97,7 @@ class Annotations:
         Raises:
           AnnotationError: the file cannot be read as a whole.
         """
-        lines = _lines(path)
+        lines = read_lines(path)
         expected = _read_count(path, lines)
         if header:
             _check_header(path, lines, columns[0])
@@ -140,16 +140,28 @@ class Annotations:
         bad: set[str] = set()
         self._boxes_file = path
         for place, fields in self.rows(path, ("image_name", *kinds, *BOX_FIELDS), bad=bad):
-            image, numbers = fields[0], fields[1:]
-            row = self._box_row(place, numbers, kinds)
-            known = self._boxes.get(image)
-            if known is None or row is None:
-                self._boxes[image] = None if image in self._boxes else row
-            elif (known.box, known.kinds) == (row.box, row.kinds):
-                self.tolerated["repeated row of a box"] += 1
-            else:
-                self.add(place, "duplicate row", _another("box", image, known.place))
+            self.take_box(place, fields[0], fields[1:], kinds)
         self._boxes |= dict.fromkeys(bad)
+
+    def take_box(
+        self, place: Place, image: str, numbers: Sequence[str], kinds: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Takes a photo's box, to be used by `photo`; arguments as of `read_boxes`.
+
+        Args:
+          place: where the box is listed.
+          image: the photo.
+          numbers: the kinds and the box.
+          kinds: the columns before the box.
+        """
+        row = self._box_row(place, numbers, kinds)
+        known = self._boxes.get(image)
+        if known is None or row is None:
+            self._boxes[image] = None if image in self._boxes else row
+        elif (known.box, known.kinds) == (row.box, row.kinds):
+            self.tolerated["repeated row of a box"] += 1
+        else:
+            self.add(place, "duplicate row", _another("box", image, known.place))
 
     def read_landmarks(self, path: epath.Path, *, variation: bool) -> None:
         """Reads a file of landmarks, to be used by `photo`; variation: it has variation_type."""
@@ -201,6 +213,12 @@ class Annotations:
             raise AnnotationError([str(problem) for problem in found])
         return names
 
+    def read_attribute_names(self, path: epath.Path) -> list[str]:
+        """The list of the attributes, whose types the listing tells."""
+        types = self.read_names(path, "attribute")
+        self._attribute_types = dict(types)
+        return [name for name, _ in types]
+
     def read_attributes(
         self, names_path: epath.Path | None, table_path: epath.Path | None, first: str
     ) -> dict[str, "AttributeRow"]:
@@ -214,9 +232,7 @@ class Annotations:
         table: dict[str, AttributeRow] = {}
         if names_path is None or table_path is None:
             return table
-        types = self.read_names(names_path, "attribute")
-        self._attribute_types = dict(types)
-        names = [name for name, _ in types]
+        names = self.read_attribute_names(names_path)
         for place, fields in self.rows(table_path, (first,), open_ended=True):
             key, values = fields[0], fields[1:]
             strange = sorted(set(values) - {"1", "-1", "0"})
@@ -229,7 +245,7 @@ class Annotations:
                 self.add(place, "duplicate row", f"field {first!r}: {key!r} is there already")
             else:
                 table[key] = AttributeRow(
-                    _with_value("1", names, values), _with_value("0", names, values)
+                    with_value("1", names, values), with_value("0", names, values)
                 )
         return table
 
@@ -372,8 +388,12 @@ class Annotations:
         return LandmarkRow(place, int(clothes_type), points)
 
 
-def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
-    """Yields the number and text of each line that is not blank."""
+def read_lines(path: epath.Path) -> Iterator[tuple[int, str]]:
+    """Yields the number and text of each line that is not blank.
+
+    Raises:
+      AnnotationError: the file cannot be read.
+    """
     line = 0
     try:
         with path.open("rb") as file:
@@ -406,7 +426,8 @@ def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str
         )
 
 
-def _with_value(value: str, names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
+def with_value(value: str, names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
+    """The names that stand over this value."""
     return tuple(name for name, given in zip(names, values, strict=True) if given == value)
 
 

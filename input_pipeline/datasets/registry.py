@@ -42,6 +42,7 @@ REGISTRY: Mapping[str, Registered] = {
     "deepfashion_c2s": Registered("deepfashion_c2s", _DOWNLOAD),
     "deepfashion_inshop": Registered("deepfashion_inshop", _DOWNLOAD),
     "deepfashion_attributes": Registered("deepfashion_attributes", _DOWNLOAD, "photos"),
+    "deepfashion_fine": Registered("deepfashion_fine", _DOWNLOAD, "photos"),
     "deepfashion2": Registered("deepfashion2", _DOWNLOAD, title="DeepFashion2-derived"),
     "street2shop": Registered("street2shop", _DOWNLOAD),
     "coco": Registered("coco", _DOWNLOAD, "objects"),

@@ -64,6 +64,21 @@ def test_max_pool_is_pytorchs(size, window, stride, padding, ceil):
     np.testing.assert_array_equal(np.moveaxis(np.asarray(found), -1, 1), wanted.numpy())
 
 
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("side", [2, 3])
+def test_gradient_of_max_pool_is_pytorchs_where_cells_are_equal(side, size):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, size, size + 2, 3)).astype(np.float32)  # many equal ones
+    theirs = _channels_first(x).requires_grad_()
+    wanted = torch.nn.functional.max_pool2d(theirs, side)
+    dy = rng.standard_normal(wanted.shape).astype(np.float32)
+    wanted.backward(torch.from_numpy(dy))
+
+    _, pull = jax.vjp(lambda x: max_pool(x, side, side, ceil=False), jnp.asarray(x))
+    (found,) = jax.jit(pull)(np.moveaxis(dy, 1, -1))
+    np.testing.assert_array_equal(np.moveaxis(found, -1, 1), theirs.grad.numpy())
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (6, 7), (1, 3), (8, 20), (15, 9)])
 def test_adaptive_average_pool_is_pytorchs(shape):
     x = np.random.default_rng(0).standard_normal((2, *shape, 3)).astype(np.float32)

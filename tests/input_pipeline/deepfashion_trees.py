@@ -160,6 +160,39 @@ def write_attributes(root: Path, annotations: str = "Anno") -> Path:
     return root
 
 
+def write_fine(root: Path) -> Path:
+    """Two folders of photos, three in train, one in val and two in test; two attributes."""
+    splits = {"train": (1, 2, 3), "val": (4,), "test": (5, 6)}
+    folder = root / "Anno_fine"
+    images = []
+    for split, numbers in splits.items():
+        here = [f"img/Two-Tone_Jeans/img_{number:08d}.jpg" for number in numbers]
+        images += here
+        write_lines(folder / f"{split}.txt", here)
+        write_lines(folder / f"{split}_cate.txt", ["2 " for _ in here])
+        write_lines(folder / f"{split}_bbox.txt", ["002 003 023 034" for _ in here])
+        write_lines(folder / f"{split}_attr.txt", [f"1 {number % 2} " for number in numbers])
+    for number, image in enumerate(images):
+        write_photo(root / "Img", image, number)
+    files = {
+        "list_category_cloth.txt": ("category_name  category_type", ["Blouse  1", "Jeans   2"]),
+        "list_attr_cloth.txt": ("attribute_name  attribute_type", ["cotton  2", "long pants  4"]),
+        "list_landmarks.txt": (
+            "image_name  clothes_type  landmark_visibility_1",
+            [f"{image}  2  {POINTS[2]}" for image in images],
+        ),
+    }
+    for name, (header, rows) in files.items():
+        write_list(root, f"Anno_fine/{name}", header, rows)
+    return root
+
+
+def write_lines(path: Path, rows: Sequence[str]) -> None:
+    """A file of the finer annotations, without count and header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def edit(path: Path, line: int, old: str, new: str) -> None:
     """Replaces text on one line, counted from 1; it must be there."""
     lines = path.read_text(encoding="utf-8").split("\n")

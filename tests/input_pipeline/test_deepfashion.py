@@ -16,6 +16,7 @@ WRITERS = {
     "deepfashion_c2s": trees.write_c2s,
     "deepfashion_inshop": trees.write_inshop,
     "deepfashion_attributes": trees.write_attributes,
+    "deepfashion_fine": trees.write_fine,
 }
 
 
@@ -51,6 +52,11 @@ def inshop(tmp_path):
 @pytest.fixture
 def attributes(tmp_path):
     return trees.write_attributes(tmp_path / "attributes")
+
+
+@pytest.fixture
+def fine(tmp_path):
+    return trees.write_fine(tmp_path / "fine")
 
 
 def records(split):
@@ -306,7 +312,7 @@ def test_wrong_source(name, tmp_path, downloads):
     for source, message in (
         ("", r"config\.data\.source is empty: give the folder of DeepFashion's"),
         (str(tmp_path / "nothing"), r"nothing: no such folder \(config\.data\.source\)"),
-        (str(tmp_path), r"Eval/list_eval_partition\.txt, .* missing, which DeepFashion's"),
+        (str(tmp_path), r"(Eval|Anno_fine)/list_.*\.txt, .* missing, which DeepFashion's"),
     ):
         with pytest.raises(DatasetError, match=message):
             load_dataset(make_data(name=name, source=source, dir=str(tmp_path)))
@@ -550,6 +556,53 @@ def test_attributes_bad_category(attributes):
     )
     assert photo.startswith(f"{trees.PARTITION}:3: field 'image_name': {BLOUSE!r} has no category")
     assert photo.endswith("in Anno/list_category_img.txt")
+
+
+def test_fine_records(downloads):
+    dataset = load("deepfashion_fine", downloads["deepfashion_fine"])
+    counts = dataset.summary["splits"]
+    assert [counts[split]["shop_photos"] for split in ("train", "val", "test")] == [3, 1, 2]
+    assert dataset.summary["attribute_types"] == {"cotton": 2, "long pants": 4}
+    found = records(dataset.split("test"))
+    (odd, even) = (found[f"img/Two-Tone_Jeans/img_0000000{number}.jpg"] for number in (5, 6))
+    assert (odd.attributes, even.attributes) == (("cotton", "long pants"), ("cotton",))
+    assert odd.unknown_attributes == even.unknown_attributes == ()
+    assert (odd.category, odd.clothes_type, odd.box) == ("Jeans", 2, (2, 3, 23, 34))
+    assert (odd.item_id, odd.domain) == (odd.photo_id, "shop")
+    assert odd.landmarks[:, 0].tolist() == [-1, -1, -1, -1, 0, 0, 0, 1]
+
+
+def test_fine_needs_no_landmarks(fine):
+    (fine / "Anno_fine/list_landmarks.txt").unlink()
+    dataset = load("deepfashion_fine", fine)
+    assert not (dataset.split("train").index.landmarks[..., 0] >= 0).any()
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "old", "new", "message"),
+    [
+        ("train.txt", 2, "img/", "", "field 'image_name': expected img/..., got 'Two-Tone"),
+        ("val_cate.txt", 1, "2", "51", "field 'category_label': expected 1 to 2, got '51'"),
+        ("test_bbox.txt", 2, "034", "", "expected 4 fields (x_1, y_1, x_2, y_2), got 3"),
+        ("test_bbox.txt", 2, "002", "2.5", "field 'x_1': expected a whole number of pixels"),
+        ("train_attr.txt", 3, "1 1", "1 1 0", "expected 2 values, got 3"),
+        ("train_attr.txt", 3, "1 1", "1 -1", "expected 1 or 0, got '-1'"),
+    ],
+)
+def test_fine_bad_line(fine, file, line, old, new, message):
+    trees.edit(fine / "Anno_fine" / file, line, old, new)
+    (found,) = problems_of("deepfashion_fine", fine)
+    assert found.startswith(f"Anno_fine/{file}:{line}: {message}")
+    kept = load("deepfashion_fine", fine, on_bad_row="skip").summary["splits"]
+    assert sum(kept[split]["shop_photos"] for split in kept) == 5
+
+
+def test_fine_lines_that_may_belong_to_a_neighbour_are_never_skipped(fine):
+    trees.write_lines(fine / "Anno_fine/train_attr.txt", ["1 1", "1 0"])
+    (found,) = problems_of("deepfashion_fine", fine, on_bad_row="skip")
+    assert found == (
+        "Anno_fine/train_attr.txt: has 2 lines, expected 3, a line for each photo of train.txt"
+    )
 
 
 def test_preparing_needs_no_tensorflow(downloads, tmp_path):

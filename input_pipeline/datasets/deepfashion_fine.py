@@ -1,0 +1,156 @@
+"""DeepFashion: the finer annotations of Category and Attribute Prediction, with 26 attributes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from input_pipeline.datasets.base import SPLITS
+from input_pipeline.datasets.deepfashion import DeepFashionConfig
+from input_pipeline.datasets.deepfashion_text import (
+    CLOTHES_TYPES,
+    Annotations,
+    read_lines,
+    with_value,
+)
+from input_pipeline.datasets.download import download_config
+from input_pipeline.datasets.listed import ListedPhotos
+from input_pipeline.datasets.listing import BOX_FIELDS, Listing, PhotoRow, Place
+from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.errors import AnnotationError
+
+_CATEGORIES = "Anno_fine/list_category_cloth.txt"
+_ATTRIBUTES = "Anno_fine/list_attr_cloth.txt"
+_LANDMARKS = "Anno_fine/list_landmarks.txt"
+# Of each split: line by line its photos, and what is said of them.
+_PARTS = ("", "_cate", "_bbox", "_attr")
+
+
+def _part(split: str, part: str) -> str:
+    return f"Anno_fine/{split}{part}.txt"
+
+
+@dataclass(kw_only=True)
+class FineConfig(DeepFashionConfig):
+    """Which download: see `download_config`."""
+
+    benchmark = "DeepFashion's finer annotations"
+    required = (
+        _CATEGORIES,
+        _ATTRIBUTES,
+        *(_part(split, part) for split in SPLITS for part in _PARTS),
+    )
+    optional = (_LANDMARKS,)
+
+    def read(self) -> Listing:
+        """One row a photo, split by split, in the order of the files."""
+        annotations = Annotations()
+        if path := self.optional_file(_LANDMARKS):
+            annotations.read_landmarks(path, variation=False)
+        categories = annotations.read_names(self.file(_CATEGORIES), "category", CLOTHES_TYPES)
+        attributes = annotations.read_attribute_names(self.file(_ATTRIBUTES))
+        labels = {str(label): name for label, name in enumerate(categories, 1)}
+        rows = []
+        for split in SPLITS:
+            for (place, image), *said in self._lines(split):
+                if not image.isprintable():
+                    annotations.add(place, "fields", "holds a control character")
+                    continue
+                parts = dict(zip(_PARTS[1:], said, strict=True))
+                box_place, box = parts["_bbox"]
+                if not _has_fields(annotations, box_place, box.split(), BOX_FIELDS):
+                    continue
+                annotations.take_box(box_place, image, box.split(), {})
+                row = annotations.photo(place, "image_name", image, image, "shop", split)
+                category = _category(annotations, labels, *parts["_cate"])
+                values = _values(annotations, attributes, *parts["_attr"])
+                if row and category and values is not None:
+                    rows.append(_labelled(row, category, with_value("1", attributes, values)))
+        return annotations.listing(rows)
+
+    def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
+        """Of each photo of a split its line of each of the files.
+
+        Raises:
+          AnnotationError: a file has another number of lines than there are photos. Which line is
+            missing cannot be told, so each could belong to its neighbour.
+        """
+        paths = [self.file(_part(split, part)) for part in _PARTS]
+        lines = [list(read_lines(path)) for path in paths]
+        wrong = [
+            f"{path}: has {len(found)} lines, expected {len(lines[0])}, a line for each photo of "
+            f"{paths[0].name}"
+            for path, found in zip(paths, lines, strict=True)
+            if len(found) != len(lines[0])
+        ]
+        if not lines[0]:
+            wrong = [f"{paths[0]}:1: has no rows"]
+        if wrong:
+            raise AnnotationError(wrong)
+        for each in zip(*lines, strict=True):
+            yield tuple(
+                (Place(path, line), text.strip())
+                for path, (line, text) in zip(paths, each, strict=True)
+            )
+
+
+def _has_fields(
+    annotations: Annotations, place: Place, fields: list[str], names: tuple[str, ...]
+) -> bool:
+    if len(fields) == len(names):
+        return True
+    text = f"expected {len(names)} fields ({', '.join(names)}), got {len(fields)}"
+    annotations.add(place, "fields", text)
+    return False
+
+
+def _category(
+    annotations: Annotations,
+    labels: Mapping[str, tuple[str, int]],
+    place: Place,
+    label: str,
+) -> tuple[str, int] | None:
+    """The category's name and clothes type; None, and the problem noted, where there is none."""
+    found = labels.get(label.lstrip("0"))
+    if found is None:
+        text = f"field 'category_label': expected 1 to {len(labels)}, got {label!r}"
+        annotations.add(place, "category", text)
+    return found
+
+
+def _values(
+    annotations: Annotations, names: list[str], place: Place, text: str
+) -> list[str] | None:
+    """A value for each attribute; None, and the problem noted, where a line is wrong."""
+    values = text.split()
+    strange = sorted(set(values) - {"0", "1"})
+    if len(values) != len(names):
+        problem = f"expected {len(names)} values, got {len(values)}"
+    elif strange:
+        problem = f"expected 1 or 0, got {strange[0]!r}"
+    else:
+        return values
+    annotations.add(place, "attributes", problem)
+    return None
+
+
+def _labelled(row: PhotoRow, category: tuple[str, int], attributes: tuple[str, ...]) -> PhotoRow:
+    name, clothes_type = category
+    if row.clothes_type != UNKNOWN:
+        clothes_type = row.clothes_type
+    return replace(row, category=name, clothes_type=clothes_type, attributes=attributes)
+
+
+class Fine(ListedPhotos):
+    """Photos with category and finer attributes, in the release's splits; no pairs.
+
+    Every photo is a shop photo and an item of its own, its path the item_id. Where a photo has
+    landmarks its clothes type is theirs, otherwise its category's.
+    """
+
+    name = "deepfashion_fine"
+    builder_config: FineConfig
+
+
+def from_data(data: Any) -> tuple[type[Fine], FineConfig]:
+    """The builder and its config, for these fields of config.data."""
+    return Fine, download_config(FineConfig, data)
