@@ -73,7 +73,8 @@ def get_data(dataset: str) -> ml_collections.ConfigDict:
     # A detector's boxes: CSV with image, x_1, y_1, x_2, y_2 and, where there are several, score.
     data.detections = ""
     # Points of the photos to pool around (model.pooling "given"), such as joints: CSV with image
-    # and, for each point, x_NAME and y_NAME in pixels of the upright photo; "": none.
+    # and, for each point, x_NAME and y_NAME in pixels of the upright photo; "landmarks": those that
+    # the photos are annotated with; "": none.
     data.points = ""
     # "bilinear" or "bicubic"; and the central square's side, as a share of the photo's shorter
     # side. "" and 0: as model.backbone.preprocessing says.

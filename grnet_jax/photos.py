@@ -22,6 +22,12 @@ Box: TypeAlias = tuple[float, float, float, float]
 PhotoSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
 
 MAX_PIXELS = 50_000_000
+# A garment's landmarks, in the order of their slots; left and right are the wearer's.
+LANDMARKS = tuple(
+    f"{side}_{kind}"
+    for kind in ("collar", "sleeve", "waistline", "hem")
+    for side in ("left", "right")
+)
 _ORIENTATION_TAG = 0x0112
 # Not ImageOps.exif_transpose, which also rewrites the EXIF block and fails where it is broken.
 _TURNS = {

@@ -20,7 +20,7 @@ from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 from input_pipeline.object_index import ObjectSplit
-from input_pipeline.points import Points, read_points
+from input_pipeline.points import ANNOTATED, Points, annotated_points, read_points
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_split import StoredSplit
@@ -51,9 +51,12 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
         return self._detected[path]
 
     def points(self, path: str) -> Points:
-        """See `points.read_points`; a file is read once."""
+        """See `points.read_points`, of ANNOTATED `points.annotated_points`; both read once."""
         if path not in self._points:
-            self._points[path] = read_points(path, self.index)
+            annotated = path == ANNOTATED
+            self._points[path] = (
+                annotated_points(self.index) if annotated else read_points(path, self.index)
+            )
         return self._points[path]
 
     def cuts(self, data: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Points of photos from a file, such as a pose estimator's joints, in the place of landmarks."""
+"""Points to pool around in the place of estimated landmarks: a pose estimator's, or annotated."""
 
 import posixpath
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from grnet_jax.photos import LANDMARKS
 from input_pipeline.augmentation import Augmentation, move_landmarks
 from input_pipeline.cuts import csv_rows, number_cell, read_csv
 from input_pipeline.datasets.listing import VISIBLE
@@ -14,6 +15,8 @@ from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import PhotoIndex
 
+# What config.data.points is for the data set's own annotations.
+ANNOTATED = "landmarks"
 _SIDES = ("left_", "right_")
 
 
@@ -72,6 +75,12 @@ def change_points(
     visibility = np.where(seen, VISIBLE, UNKNOWN)
     places, visibility = move_landmarks(places, visibility, change, augmentation)
     return {"points": places, "points_visible": visibility == VISIBLE}
+
+
+def annotated_points(index: PhotoIndex) -> Points:
+    """The visible ones of the landmarks that a split's photos are annotated with."""
+    visible = index.landmarks[..., :1] == VISIBLE
+    return Points(LANDMARKS, np.where(visible, index.landmarks[..., 1:], np.nan).astype(np.float32))
 
 
 def read_points(path: str, index: PhotoIndex) -> Points:

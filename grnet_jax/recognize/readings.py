@@ -7,7 +7,7 @@ import numpy as np
 
 from grnet_jax.losses import VISIBILITIES
 from grnet_jax.models import Predictions
-from grnet_jax.retrieval.recognition import SLOT_NAMES
+from grnet_jax.photos import LANDMARKS
 from grnet_jax.training.labels import Labels
 
 Named = tuple[str, float]
@@ -83,7 +83,7 @@ def _landmarks(points: np.ndarray, logits: np.ndarray, cut: Sequence[int]) -> li
         told = int(np.argmax(shares[slot]))
         if VISIBILITIES[told] != "absent":
             share = float(shares[slot, told])
-            found.append(Landmark(SLOT_NAMES[slot], x, y, VISIBILITIES[told], share))
+            found.append(Landmark(LANDMARKS[slot], x, y, VISIBILITIES[told], share))
     return found
 
 

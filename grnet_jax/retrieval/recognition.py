@@ -16,14 +16,10 @@ from jax.sharding import Mesh
 
 from grnet_jax import metrics
 from grnet_jax.models import has_predictions
+from grnet_jax.photos import LANDMARKS
 from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
 from grnet_jax.retrieval.protocols import VIEWS
 
-SLOT_NAMES = tuple(
-    f"{side}_{kind}"
-    for kind in ("collar", "sleeve", "waistline", "hem")
-    for side in ("left", "right")
-)
 # DeepFashion's types of attributes, by their numbers in its files.
 TYPE_NAMES = {1: "texture", 2: "fabric", 3: "shape", 4: "part", 5: "style"}
 # Of the PDJ curve, in sides of the square that the network sees.
@@ -280,7 +276,7 @@ def landmark_figures(
     }
     slots = {
         name: _of_landmarks(distances[:, slot : slot + 1], visible[:, slot : slot + 1])
-        for slot, name in enumerate(SLOT_NAMES)
+        for slot, name in enumerate(LANDMARKS)
     }
     return values, slots, pdj
 

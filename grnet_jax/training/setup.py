@@ -387,6 +387,6 @@ def check_fields(config: Any) -> None:
         raise InputError("train.init_parts: changes nothing without train.init_from")
     if (config.model.get("pooling") == "given") != bool(config.data.points):
         raise InputError(
-            f"data.points={config.data.points!r}: expected a file with model.pooling=given, and "
-            "nothing otherwise"
+            f'data.points={config.data.points!r}: expected a file, or "landmarks", with '
+            "model.pooling=given, and nothing otherwise"
         )

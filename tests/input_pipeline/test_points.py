@@ -90,3 +90,18 @@ def test_batches_have_the_points(data_dir, tmp_path):
     (batch,) = train_batches(split, data, batch_items=6, start_step=0, steps=1, seed=0)
     assert batch["points"].shape == (6, 3, 2)
     assert batch["points_visible"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("sampler", ["items", "photos"])
+def test_annotated_landmarks_are_where_the_labels_have_them(data_dir, sampler):
+    fields = {"points": "landmarks", "sampler": sampler, "box_jitter": 0.2, "tilt": 20.0}
+    data = make_data(dir=str(data_dir), **fields)
+    split = load_dataset(data).split("train")
+    (batch,) = train_batches(split, data, batch_items=8, start_step=0, steps=1, seed=3)
+    visible = batch["visibility"] == 0
+    assert visible.any()
+    assert not visible.all()
+    np.testing.assert_array_equal(batch["points_visible"], visible)
+    np.testing.assert_allclose(
+        batch["points"][visible], batch["landmarks"][visible], rtol=0, atol=1e-6
+    )

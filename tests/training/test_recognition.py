@@ -269,6 +269,19 @@ def test_photos_without_items_train_on_what_they_have(data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_trains_and_evaluates_around_the_annotated_landmarks(data_dir, tmp_path):
+    config = small_config()
+    config.data.dir, config.data.size, config.model.attributes = str(data_dir), "tiny", 49
+    config.model.pooling, config.model.given_points = "given", 8
+    config.data.points = "landmarks"
+    config.train.steps = config.train.eval_every = config.train.checkpoint_every = 2
+    config.optimizer.warmup_steps = 1
+    config.eval.batch = 16
+    config.eval.query_block = config.eval.gallery_block = 8
+    assert loop.train(config, tmp_path / "run").finished
+
+
+@pytest.mark.slow
 def test_trains_and_evaluates_around_given_points(data_dir, tmp_path):
     config = small_config()
     config.data.dir, config.data.size, config.model.attributes = str(data_dir), "tiny", 49
