@@ -23,6 +23,7 @@ PAGES = (
     "docs/evaluation.md",
     "docs/performance.md",
     "docs/cost.md",
+    "docs/fashionnet.md",
     "docs/reproduce.md",
 )
 _MARKED = re.compile(

@@ -122,6 +122,16 @@ def read_points(path: str, index: PhotoIndex) -> Points:
     return Points(names, places * index.shrunk[:, None, None])
 
 
+def point_names(path: str) -> tuple[str, ...]:
+    """The names of the points that a file has, as `read_points` reads it.
+
+    Raises:
+      DatasetError: no file, no points, or a column missing.
+    """
+    file = epath.Path(path).expanduser()
+    return _names(file, read_csv(file, "data.points").fieldnames or [])
+
+
 def _names(path: epath.Path, columns: Sequence[str]) -> tuple[str, ...]:
     if "image" not in columns:
         raise DatasetError(f"{path}:1: column 'image' is missing")

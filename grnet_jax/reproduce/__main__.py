@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = [*_source(options), *given]
         folder = pathlib.Path(options.results).expanduser().resolve()
         results = open_results(paper, options.dataset, _command(options, given), folder)
-        weights = _weights(options, table)
-        lacking = [row for row in rows if row.weights and row.weights not in weights]
+        files = _files(options, table)
+        lacking = [row for row in rows if row.file and row.file not in files]
         if options.list or not options.rows:  # to run, a row that is asked for is not left out
             rows = [row for row in rows if row not in lacking]
         wanted = [
-            (row, make_experiment(paper, table, row, options.dataset, seed, given, weights))
+            (row, make_experiment(paper, table, row, options.dataset, seed, given, files))
             for seed in range(options.seeds)
             for row in rows
         ]
@@ -119,14 +119,14 @@ def _list(
     results: ResultsFile,
     runs: pathlib.Path,
 ) -> None:
-    """Prints every row with its commands, then those whose weights lack; runs nothing."""
+    """Prints every row with its commands, then those whose file lacks; runs nothing."""
     for row, experiment in wanted:
         state = "to run" if results.find(**experiment.key) is None else "done"
         print(f"#{row.number} {row.label}, seed {experiment.seed}: {state}")
         for command in commands(experiment, runs):
             print(f"  {shown(command)}")
     for row in lacking:
-        print(f"#{row.number} {row.label}: needs weights, --weights={row.weights}=FILE")
+        print(f"#{row.number} {row.label}: needs {row.kind}, {row.needs}")
 
 
 def _shown_path(path: pathlib.Path) -> pathlib.Path:
@@ -150,13 +150,16 @@ def _source(options: argparse.Namespace) -> list[str]:
     return [f"--config.data.{field}={options.source}"]
 
 
-def _weights(options: argparse.Namespace, table: Table) -> dict[str, str]:
-    """--weights by backbone."""
-    names = list(dict.fromkeys(row.weights for row in table.rows if row.weights))
-    for name, _ in options.weights:
-        if name not in names:
-            raise InputError(f"--weights: {table.name} needs none of {name!r}; it needs {names}")
-    return dict(options.weights)
+def _files(options: argparse.Namespace, table: Table) -> dict[str, str]:
+    """--weights by backbone, and --points by what they are."""
+    found: dict[str, str] = {}
+    for kind, given in (("weights", options.weights), ("points", options.points)):
+        names = list(dict.fromkeys(row.file for row in table.rows if row.kind == kind))
+        for name, file in given:
+            if name not in names:
+                raise InputError(f"--{kind}: {table.name} needs none of {name!r}; it needs {names}")
+            found[name] = file
+    return found
 
 
 def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
@@ -172,6 +175,7 @@ def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
     if options.source:
         words += ["--source=DOWNLOADED"]
     words += [f"--weights={name}=FILE" for name, _ in options.weights]
+    words += [f"--points={name}=FILE" for name, _ in options.points]
     return shown([*words, *(word for word in given if not word.startswith(places))])
 
 
@@ -185,11 +189,11 @@ def _rows(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _backbone_file(text: str) -> tuple[str, str]:
-    """A backbone's name and its file, as the command line gives them."""
+def _named_file(text: str) -> tuple[str, str]:
+    """A backbone's name, or that of points, and its file, as the command line gives them."""
     name, _, file = text.partition("=")
     if not (name and file):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a backbone and its file, NAME=FILE")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a name and its file, NAME=FILE")
     return name, file
 
 
@@ -208,10 +212,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--source", default="", help="the data set as you downloaded it; FindFashion's CSV")
     add(
         "--weights",
-        type=_backbone_file,
+        type=_named_file,
         action="append",
         default=[],
         help="NAME=FILE: converted weights of a backbone, for the rows that need them",
+    )
+    add(
+        "--points",
+        type=_named_file,
+        action="append",
+        default=[],
+        help="NAME=FILE: points of photos, as joints, for the rows that need them",
     )
     add("--rows", type=_rows, default=(), help="their numbers, as 1,4 (all that are built)")
     add("--seeds", type=int, default=1, help="train each row with so many seeds (1)")

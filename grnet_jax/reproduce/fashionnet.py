@@ -18,8 +18,8 @@ _WITHOUT_ATTRIBUTES = {"loss.pose.attributes": 0.0, "loss.recognition.attributes
 _ANNOTATED = {"model.pooling": "given", "model.given_points": 8, "data.points": "landmarks"}
 _NOTES = (
     "WTBI: a learned metric on a pre-trained VGG-16's features; it needs its weights. DARN and "
-    "WTBI are built as their modules say. Joints and poselets need a file of points: "
-    "docs/fashionnet.md has their fields.",
+    "WTBI are built as their modules say. Joints and poselets, around which it pools in the "
+    "landmarks' place, need a file of points (docs/fashionnet.md).",
     "On the synthetic set +100 and +500 are the 10 and 25 most frequent of its 52 attributes.",
 )
 _START = (
@@ -44,13 +44,22 @@ def _adapt(fields: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 
 def _fashionnets(first: int, *, attributes: bool = True) -> tuple[Row, ...]:
     """FashionNet's variants from a number on; those of attributes where the data set has some."""
-    fields: dict[str, dict[str, Any]] = {}
+    variants: list[tuple[str, dict[str, Any], str]] = []
     if attributes:
-        fields |= {
-            f"FashionNet+{most}": {"loss.most_frequent_attributes": most} for most in (100, 500)
-        }
-    fields |= {"FashionNet, no landmark pooling": {"model.pooling": "none"}, "FashionNet": {}}
-    return tuple(Row(number, label, of) for number, (label, of) in enumerate(fields.items(), first))
+        variants += [
+            (f"FashionNet+{most}", {"loss.most_frequent_attributes": most}, "")
+            for most in (100, 500)
+        ]
+    variants += [
+        ("FashionNet+Joints", {"model.pooling": "given"}, "joints"),
+        ("FashionNet+Poselets", {"model.pooling": "given"}, "poselets"),
+        ("FashionNet, no landmark pooling", {"model.pooling": "none"}, ""),
+        ("FashionNet", {}, ""),
+    ]
+    return tuple(
+        Row(number, label, fields, points=points)
+        for number, (label, fields, points) in enumerate(variants, first)
+    )
 
 
 def _retrieval(name: str, title: str, dataset: str, top20: Mapping[str, float]) -> Table:

@@ -188,7 +188,7 @@ def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Ma
 def _seeds(row: Row, seeds: Sequence[Any]) -> str:
     if row.fields is None:
         return "not built here"
-    return "needs weights" if row.weights and not seeds else str(len(seeds))
+    return f"needs {row.kind}" if row.kind and not seeds else str(len(seeds))
 
 
 def our_figure(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:

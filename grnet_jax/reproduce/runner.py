@@ -24,11 +24,12 @@ from grnet_jax.training.setup import count_steps
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _PRETRAINED = "model.backbone.pretrained"
+_POINTS, _GIVEN = "data.points", "model.given_points"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
 _RECOGNISED = ("split", "photos", "values", "intervals", "kinds", "pdj")
 _KEYS = ("dataset", "config", "fields", "seed")
 _LABELS = ("categories", "attributes")  # fields of models that recognise them
-_NO_WEIGHTS: Mapping[str, str] = {}
+_NO_FILES: Mapping[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def make_experiment(
     dataset: str,
     seed: int = 0,
     given: Sequence[str] = (),
-    weights: Mapping[str, str] = _NO_WEIGHTS,
+    files: Mapping[str, str] = _NO_FILES,
 ) -> Experiment:
     """The experiment of a row that is built here.
 
@@ -108,30 +109,37 @@ def make_experiment(
       given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
         that need weights, which have a backbone of their own, and numbers of labels not for rows
         of another config without.
-      weights: by backbone the file that rows which need its weights start from.
+      files: for each backbone whose weights rows start from, and for the points that rows pool
+        around, where the file lies; "" where that does not matter, for nothing is run.
 
     Raises:
-      InputError: a field that the config does not have, a value that it cannot have, or weights
-        that are not given.
+      InputError: a field that the config does not have, a value that it cannot have, or a file
+        that is not given.
     """
     config = row.config or paper.config
+    if row.file and row.file not in files:
+        page = "docs/fashionnet.md" if row.points else "docs/backbones.md"
+        raise InputError(
+            f"row {row.number} of {table.name} ({row.label}) needs {row.kind}: expected "
+            f"{row.needs}, a file that {page} tells how to make"
+        )
     if row.weights:
-        if row.weights not in weights:
-            raise InputError(
-                f"row {row.number} of {table.name} ({row.label}) needs weights: expected "
-                f"--weights={row.weights}=FILE, a file that docs/backbones.md tells how to make"
-            )
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
-        given += [f"--config.{_PRETRAINED}={weights[row.weights]}"]
+        given += [f"--config.{_PRETRAINED}={files[row.weights] or row.weights}"]
     given = _of_model(given, read_config(config, dataset))
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
-    if row.weights:  # the row is the same wherever the file lies
-        fields = {**experiment.fields, _PRETRAINED: row.weights}
-        places = {**experiment.places, _PRETRAINED: weights[row.weights]}
+    if row.file:  # the row is the same wherever the file lies
+        field = _POINTS if row.points else _PRETRAINED
+        fields = _sorted({**experiment.fields, field: row.file})
+        places = {**experiment.places, field: files[row.file]}
+        if row.points and files[row.file]:
+            from input_pipeline.points import point_names  # loaded only where it is used
+
+            places[_GIVEN] = len(point_names(files[row.file]))
         experiment = dataclasses.replace(experiment, fields=fields, places=places)
     if row.members:
         members = tuple(
-            make_experiment(paper, table, member, dataset, seed, given, weights)
+            make_experiment(paper, table, member, dataset, seed, given, files)
             for member in row.members
         )
         together = {"eval.ensemble": ",".join(member.name for member in members)}
@@ -214,9 +222,9 @@ def find_results(
     """
     found = {}
     for row in table.choose(()):
-        weights = {row.weights: row.weights}  # wherever they lie: it is the same row
+        files = {row.file: ""}  # wherever it lies: it is the same row
         try:
-            key = make_experiment(paper, table, row, dataset, 0, given, weights).key
+            key = make_experiment(paper, table, row, dataset, 0, given, files).key
         except InputError:  # a row that cannot have what is given was not measured with it
             continue
         del key["seed"]

@@ -27,7 +27,8 @@ class Row:
       config: the file under configs/ that makes it, without the paper's `base`; "" the paper's.
       members: rows, of the table or not, whose runs are evaluated as one; none for a row that is
         trained.
-      weights: the backbone whose weights the user has to give; "" where nothing else is needed.
+      weights: the backbone whose weights the user has to give; "" where none are needed.
+      points: what the points are, such as joints, whose file the user has to give; "" for none.
     """
 
     number: int
@@ -37,7 +38,23 @@ class Row:
     datasets: tuple[str, ...] = ()
     config: str = ""
     weights: str = ""
+    points: str = ""
     members: "tuple[Row, ...]" = ()
+
+    @property
+    def needs(self) -> str:
+        """The option of the file that the user has to give; "" for rows that need none."""
+        return f"--{self.kind}={self.file}=FILE" if self.kind else ""
+
+    @property
+    def kind(self) -> str:
+        """What it needs: "weights", "points" or nothing, ""."""
+        return "points" if self.points else "weights" if self.weights else ""
+
+    @property
+    def file(self) -> str:
+        """What that file is of: the backbone or the points."""
+        return self.points or self.weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from grnet_jax import mesh as meshes
+from grnet_jax.errors import InputError
 from grnet_jax.reproduce.papers import find_paper
 from grnet_jax.reproduce.printing import format_table, landmark_curves
 from grnet_jax.reproduce.runner import make_experiment, read_config
@@ -14,18 +15,25 @@ from grnet_jax.training.setup import build_run
 _PAPER = find_paper("fashionnet")
 
 
-def _experiment(table, number, dataset, given=(), weights=None):
+def _experiment(table, number, dataset, given=(), files=None):
     (row,) = table.choose((number,))
-    return make_experiment(_PAPER, table, row, dataset, 0, given, weights or {})
+    return make_experiment(_PAPER, table, row, dataset, 0, given, files or {})
+
+
+def _write_joints(folder):
+    path = folder / "joints.csv"
+    path.write_text("image,x_neck,y_neck,x_left_hip,y_left_hip,x_right_hip,y_right_hip\n")
+    return str(path)
 
 
 @pytest.mark.parametrize("table", _PAPER.tables, ids=lambda table: table.name)
-def test_rows_can_be_trained(table):
+def test_rows_can_be_trained(table, tmp_path):
     for dataset in table.datasets:
         for row in table.on(dataset).choose(()):
             if row.weights:
                 continue
-            experiment = _experiment(table, row.number, dataset)
+            files = {row.points: _write_joints(tmp_path)} if row.points else {}
+            experiment = _experiment(table, row.number, dataset, files=files)
             config = read_config(experiment.config, dataset, experiment.flags[1:])
             run = build_run(config, meshes.make_mesh(jax.devices()[:1]))
             make_objective(run.matcher, config)
@@ -35,7 +43,7 @@ def test_rows_are_the_papers_ablations():
     table = _PAPER.table("consumer_to_shop")
     configs = [
         read_config("fashionnet", "synthetic", _experiment(table, number, "synthetic").flags[1:])
-        for number in (3, 4, 5, 6)
+        for number in (3, 4, 7, 8)
     ]
     found = [(one.loss.most_frequent_attributes, one.model.pooling) for one in configs]
     assert found == [(10, "landmarks"), (25, "landmarks"), (0, "none"), (0, "landmarks")]
@@ -53,7 +61,7 @@ def test_a_models_fields_are_those_of_the_rows_that_have_them():
     assert "model.categories" not in wtbi.fields
     assert wtbi.fields["train.batch_items"] == 8
     assert wtbi.places["model.backbone.pretrained"] == "vgg16.safetensors"
-    ours = _experiment(table, 4, "deepfashion_inshop", given, weights)
+    ours = _experiment(table, 6, "deepfashion_inshop", given, weights)
     assert ours.fields["model.categories"] == 23
     grnets = find_paper("grnet")
     (row,) = grnets.table("table3").choose((8,))
@@ -62,6 +70,21 @@ def test_a_models_fields_are_those_of_the_rows_that_have_them():
     )
     assert full.fields == {**full.fields, "train.batch_items": 8}
     assert "model.categories" not in full.fields
+
+
+def test_rows_of_points_take_a_file_wherever_it_lies(tmp_path):
+    table = _PAPER.table("consumer_to_shop")
+    file = _write_joints(tmp_path)
+    found = _experiment(table, 5, "synthetic", files={"joints": file})
+    assert found.fields["data.points"] == "joints"
+    config = read_config("fashionnet", "synthetic", found.flags[1:])
+    assert (config.data.points, config.model.given_points) == (file, 3)
+    assert config.model.pooling == "given"
+    assert found.key == _experiment(table, 5, "synthetic", files={"joints": ""}).key
+    with pytest.raises(InputError, match=r"row 5 .* needs points: expected --points=joints=FILE"):
+        _experiment(table, 5, "synthetic")
+    with pytest.raises(InputError, match=r"nowhere\.csv: cannot be read"):
+        _experiment(table, 5, "synthetic", files={"joints": "nowhere.csv"})
 
 
 def _result(pdj, **values):

@@ -32,7 +32,7 @@ _TABLE_5 = {
 
 
 def _config(table, row, dataset):
-    experiment = make_experiment(_PAPER, table, row, dataset, weights=_WEIGHTS)
+    experiment = make_experiment(_PAPER, table, row, dataset, files=_WEIGHTS)
     return read_config(experiment.config, dataset, experiment.flags[1:])
 
 
@@ -130,7 +130,7 @@ def test_rows_of_dinov2_differ_in_backbone_and_optimiser_alone(number, layers, d
         grnets.model.node_dim,
         grnets.model.reasoning_dim,
     )
-    assert make_experiment(_PAPER, table, row, dataset, weights=_WEIGHTS).start is None
+    assert make_experiment(_PAPER, table, row, dataset, files=_WEIGHTS).start is None
     assert config.loss == grnets.loss
     assert (config.train.steps, config.train.epochs) == (grnets.train.steps, grnets.train.epochs)
 
@@ -152,7 +152,7 @@ def test_rows_of_other_matchers_change_the_matcher_alone(number, name):
 def test_systems_on_vgg16_are_on_the_papers_data_alone(number, name):
     table = _PAPER.table("table3")
     weights = {"vgg16": "vgg16.safetensors"}
-    experiment = _experiment("table3", number, "deepfashion_c2s", weights=weights)
+    experiment = _experiment("table3", number, "deepfashion_c2s", files=weights)
     config = read_config(name, "deepfashion_c2s", experiment.flags[1:])
     assert (experiment.config, config.model.backbone.name) == (name, "vgg16")
     assert config.model.backbone.pretrained == weights["vgg16"]

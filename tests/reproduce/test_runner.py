@@ -184,7 +184,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
         (("grnet", "table5", "--config.train.steps=x"), "invalid literal for int()"),
         (("grnet", "table5", "--row=1"), "unexpected argument '--row=1'"),
         (("grnet", "table3", "--rows=10"), "row 10 of table3 (DINOv2, global similarity) needs"),
-        (("grnet", "table3", "--weights=x"), "'x': expected a backbone and its file, NAME=FILE"),
+        (("grnet", "table3", "--weights=x"), "'x': expected a name and its file, NAME=FILE"),
         (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
         (("grnet", "table3", "--rows=5", "--config.model.layers=1"), "fields of configs/kpm.py"),
     ],

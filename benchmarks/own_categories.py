@@ -1,0 +1,90 @@
+"""FashionNet's categories on a manifest of real photos: from scratch, and from a run on others.
+
+    python -m benchmarks.own_categories --manifest=photos/manifest.csv \\
+        --start=runs/fashionnet_synthetic
+
+The CSV has image, category and split, train and test. Both rows train as many steps; the second
+starts from the parts of `--start` that fit. A row is written as it finishes; run again, the command
+goes on with the one that is missing. Writes benchmarks/results/own_categories.json.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from grnet_jax.results_file import ROOT, ResultsFile, run_command
+
+_STEPS = 600
+_FIELDS = (
+    "--config.data.sampler=photos",
+    "--config.model.attributes=0",
+    "--config.loss.pose.triplets=0",
+    "--config.loss.recognition.triplets=0",
+    f"--config.train.steps={_STEPS}",
+    "--config.train.eval_every=0",
+)
+
+
+def main() -> None:
+    """Measures the rows that are missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
+    parser.add_argument("--photos", default="", help="what the photos are, for the file")
+    parser.add_argument("--categories", type=int, default=17, help="how many there are (17)")
+    parser.add_argument(
+        "--start", default="runs/fashionnet_synthetic", help="run that the second row starts from"
+    )
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--runs", default="runs/own_categories", help="workdirs of the runs")
+    options = parser.parse_args()
+    flags = [
+        "--config=configs/fashionnet.py:manifest",
+        f"--config.data.manifest={options.manifest}",
+        f"--config.data.dir={options.data_dir}",
+        f"--config.model.categories={options.categories}",
+        *_FIELDS,
+    ]
+    tune = [f"--config.train.init_from={options.start}", "--config.train.init_parts=fitting"]
+    results = ResultsFile(
+        "own_categories",
+        "python -m benchmarks.own_categories --manifest=photos/manifest.csv "
+        "--start=runs/fashionnet_synthetic",
+        ("model",),
+    )
+    systems: dict[str, tuple[str, list[str]]] = {
+        f"FashionNet from scratch, {_STEPS} steps": ("scratch", []),
+        f"FashionNet trained on the synthetic set, then {_STEPS} steps": ("tuned", tune),
+    }
+    for name, (folder, fields) in systems.items():
+        if results.find(model=name) is not None:
+            continue
+        workdir = f"{options.runs}/{folder}"
+        for command in ("train.py", "eval.py"):
+            run_command(command, *flags, *fields, f"--workdir={workdir}")
+        found = json.loads((ROOT / workdir / "recognition.json").read_text())
+        row = {name: found[name] for name in ("photos", "values", "intervals")}
+        results.add({"model": name, "data": options.photos} | row)
+    print(format_rows(results.rows))
+    print(f"Wrote {results.path.relative_to(ROOT)}")
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table in percent with 95% intervals."""
+    names = ("category_top1", "category_top3", "category_top5")
+    lines = ["| model | top-1 | top-3 | top-5 |", "|---|---|---|---|"]
+    for row in rows:
+        cells = []
+        for name in names:
+            low, high = row["intervals"][name]
+            cells.append(f"{100 * row['values'][name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
+    if rows:
+        commonest = 100 * rows[0]["values"]["category_commonest"]
+        lines.append(f"| always the commonest category | {commonest:.1f} | | |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
