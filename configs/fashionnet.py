@@ -45,8 +45,8 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     config.model.dropout = 0.0
     config.model.categories, config.model.attributes = 13, 52
     config.optimizer = common.get_adamw()
-    config.train.steps, config.train.epochs = 1000, 0.0
-    config.train.eval_every = config.train.checkpoint_every = 250
+    config.train.steps, config.train.epochs = 1500, 0.0
+    config.train.eval_every = config.train.checkpoint_every = 500
     config.data.box_jitter = 0.1
     return config
 
@@ -103,7 +103,7 @@ def _get_phase(share: float, main: tuple[str, ...]) -> ml_collections.ConfigDict
     """A phase in which some losses weigh much and the others a tenth of that."""
     # Landmarks are shares of a photo's sides, whose squares are small; of attributes it is a mean
     # over all of them, whose two kinds are weighted below 1.
-    most = {"landmarks": 10.0, "visibility": 1.0, "category": 1.0, "attributes": 10.0,
+    most = {"landmarks": 100.0, "visibility": 1.0, "category": 1.0, "attributes": 10.0,
             "triplets": 1.0}  # fmt: skip
     phase = ml_collections.ConfigDict()
     phase.share = share
