@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.training_step import SIZES, best_time, step_seconds
-from grnet_jax.backbones.blocks import convolution, grouped_convolution
+from grnet_jax.backbones.blocks import convolution
+from grnet_jax.backbones.grouped import grouped_convolution
 from grnet_jax.graph import PAPER_SCALES, node_count
 from grnet_jax.graph import reasoning as graph
 from grnet_jax.graph.pyramid import region_counts

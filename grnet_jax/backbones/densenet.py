@@ -7,14 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones.blocks import (
-    ConvNorm,
-    Dtype,
-    batch_norm,
-    check_window,
-    convolution,
-    max_pool,
-)
+from grnet_jax.backbones.blocks import ConvNorm, Dtype, batch_norm, convolution
+from grnet_jax.backbones.pooling import check_window, max_pool
 
 
 class DenseLayer(nn.Module):

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones.blocks import ConvNorm, Dtype, SqueezeExcite, max_pool
+from grnet_jax.backbones.blocks import ConvNorm, Dtype, SqueezeExcite
+from grnet_jax.backbones.pooling import max_pool
 
 
 class Bottleneck(nn.Module):

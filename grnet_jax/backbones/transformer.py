@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones.blocks import Dtype, check_window
+from grnet_jax.backbones.blocks import Dtype
+from grnet_jax.backbones.pooling import check_window
 
 _EPSILON = 1e-6  # of every LayerNorm
 _embedding = nn.initializers.truncated_normal(0.02)

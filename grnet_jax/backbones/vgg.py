@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones.blocks import ConvNorm, Dtype, max_pool
+from grnet_jax.backbones.blocks import ConvNorm, Dtype
+from grnet_jax.backbones.pooling import max_pool
 
 
 class Stage(NamedTuple):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.blocks import max_pool
+from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
 from grnet_jax.errors import InputError, check_at_least

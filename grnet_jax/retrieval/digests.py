@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from grnet_jax.models import Views, make_views
 
 # Fields of config.data that decide what the model sees of a photo, beside its cut.
-_SEEN = ("image_size", "interpolation", "center_share")
+RESIZED = ("image_size", "interpolation", "center_share")
 # Fields of config.model that features do not depend on.
 _FREE = ("gallery_chunk", "backbone.pretrained")
 
@@ -43,7 +43,7 @@ def model_digest(config: Any, variables: Any) -> str:
     return digest(
         [
             described,
-            {name: config.data[name] for name in _SEEN},
+            {name: config.data[name] for name in RESIZED},
             [jax.tree_util.keystr(path) for path, _ in leaves],
             *(np.asarray(leaf) for _, leaf in leaves),
             *([views._asdict()] if views != Views() else []),

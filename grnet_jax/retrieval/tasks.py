@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.retrieval.digests import RESIZED
 
 # What `eval.whitening` is where it is learned on the gallery, and not on a split's photos.
 WHITENED_BY_GALLERY = "gallery"
@@ -73,7 +74,7 @@ class Task:
 
 
 # Fields of config.data that decide what a model sees of a photo.
-_SEEN = ("image_size", "crop", "shop_crop", "square", "interpolation", "center_share")
+_SEEN = (*RESIZED, "crop", "shop_crop", "square")
 
 
 def see_as_trained(data: Any, trained: Any) -> None:

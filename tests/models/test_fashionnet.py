@@ -9,7 +9,7 @@ import pytest
 
 from configs import fashionnet
 from grnet_jax import models
-from grnet_jax.backbones.blocks import max_pool
+from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.backbones.preprocessing import normalise
 from grnet_jax.errors import InputError
 from grnet_jax.models.landmark_pooling import pool_landmarks
