@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 from benchmarks.training_step import SIZES, best_time, step_seconds
 from grnet_jax.backbones.blocks import convolution
 from grnet_jax.backbones.grouped import grouped_convolution
+from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.graph import PAPER_SCALES, node_count
 from grnet_jax.graph import reasoning as graph
 from grnet_jax.graph.pyramid import region_counts
@@ -189,6 +191,16 @@ def _grouped() -> tuple[float, float]:
     )
 
 
+def _pooling() -> tuple[float, float]:
+    """2x2 max-pooling after the first stage of the demo's FashionNet, 64 photos."""
+    x = jax.random.normal(jax.random.key(0), (64, 64, 64, 16))
+    return _times(
+        lambda x: cast(jax.Array, nn.max_pool(x, (2, 2), strides=(2, 2))),
+        lambda x: max_pool(x, 2, 2, ceil=False),
+        x,
+    )
+
+
 def _large_pages() -> tuple[float, float]:
     """The demo's whole training step without and with large memory pages."""
     times = []
@@ -215,6 +227,7 @@ _HOT_SPOTS: Mapping[str, Callable[[], tuple[float, float]]] = {
     "gradients of a 3x3 convolution in 32 groups → block-diagonal ones (SE-ResNeXt layer3)": (
         _grouped
     ),
+    "gradient of 2x2 max-pooling by search and scatter → by comparison (FashionNet)": _pooling,
     "page faults of the step's temporaries → large pages (GLIBC_TUNABLES)": _large_pages,
 }
 

@@ -167,6 +167,20 @@ def test_the_papers_size():
     assert set(params["backbone"]) == {"stage1", "stage2", "stage3", "stage4"}
 
 
+def test_the_finer_annotations_have_their_own_number_of_attributes():
+    config = fashionnet.get_config("deepfashion_fine")
+    assert (config.model.categories, config.model.attributes) == (50, 26)
+    assert config.data.sampler == "photos"
+    assert {config.loss[phase].triplets for phase in config.loss.phases} == {0.0}
+
+
+def test_every_landmark_starts_in_the_middle():
+    matcher = models.build_matcher(small_model())
+    photos = _photos(2)
+    _, found = _predict(matcher, init_variables(matcher, photos.shape[1], seed=0), photos)
+    np.testing.assert_array_equal(found.landmarks, 0.5)
+
+
 def test_dropout_needs_training_and_a_key(built):
     _, variables = built
     matcher = models.build_matcher(small_model(dropout=0.5, **{"backbone.frozen_batch_norm": True}))
