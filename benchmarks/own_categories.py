@@ -1,7 +1,7 @@
 """FashionNet's categories on a manifest of real photos: from scratch, and from a run on others.
 
     python -m benchmarks.own_categories --manifest=photos/manifest.csv \\
-        --start=runs/fashionnet_synthetic
+        --photos="what they are" --start=runs/fashionnet_synthetic
 
 The CSV has image, category and split, train and test. Both rows train as many steps; the second
 starts from the parts of `--start` that fit. A row is written as it finishes; run again, the command
@@ -12,6 +12,7 @@ import argparse
 import json
 from typing import Any
 
+from grnet_jax.reproduce.printing import our_figure
 from grnet_jax.results_file import ROOT, ResultsFile, run_command
 
 _STEPS = 600
@@ -31,7 +32,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
-    parser.add_argument("--photos", default="", help="what the photos are, for the file")
+    parser.add_argument("--photos", required=True, help="what the photos are, for the file")
     parser.add_argument("--categories", type=int, default=17, help="how many there are (17)")
     parser.add_argument(
         "--start", default="runs/fashionnet_synthetic", help="run that the second row starts from"
@@ -49,16 +50,16 @@ def main() -> None:
     tune = [f"--config.train.init_from={options.start}", "--config.train.init_parts=fitting"]
     results = ResultsFile(
         "own_categories",
-        "python -m benchmarks.own_categories --manifest=photos/manifest.csv "
+        "python -m benchmarks.own_categories --manifest=photos/manifest.csv --photos=... "
         "--start=runs/fashionnet_synthetic",
-        ("model",),
+        ("model", "data"),
     )
     systems: dict[str, tuple[str, list[str]]] = {
         f"FashionNet from scratch, {_STEPS} steps": ("scratch", []),
         f"FashionNet trained on the synthetic set, then {_STEPS} steps": ("tuned", tune),
     }
     for name, (folder, fields) in systems.items():
-        if results.find(model=name) is not None:
+        if results.find(model=name, data=options.photos) is not None:
             continue
         workdir = f"{options.runs}/{folder}"
         for command in ("train.py", "eval.py"):
@@ -75,10 +76,8 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     names = ("category_top1", "category_top3", "category_top5")
     lines = ["| model | top-1 | top-3 | top-5 |", "|---|---|---|---|"]
     for row in rows:
-        cells = []
-        for name in names:
-            low, high = row["intervals"][name]
-            cells.append(f"{100 * row['values'][name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        figures = row["values"] | {"intervals_95": row["intervals"]}
+        cells = [our_figure([figures], name) for name in names]
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     if rows:
         commonest = 100 * rows[0]["values"]["category_commonest"]

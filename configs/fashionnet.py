@@ -68,10 +68,10 @@ def get_model() -> ml_collections.ConfigDict:
     # Width of each dense layer, and of the descriptor.
     model.hidden = 4096
     model.embedding = 4096
-    # What the local branch pools around: "landmarks" as estimated, the points "given" by the file
-    # data.points (joints, poselets), or "none": no local branch.
+    # What the local branch pools around: "landmarks" as estimated, the points "given" by
+    # data.points (joints, poselets, annotated landmarks), or "none": no local branch.
     model.pooling = "landmarks"
-    # "given": how many points the file has.
+    # "given": how many points data.points has.
     model.given_points = 0
     # Side of the window around a landmark, in cells of the last shared map (28x28 for photos of 224
     # pixels), and what it is max-pooled to on each axis. Ours: the paper prints neither.

@@ -146,7 +146,7 @@ def photo_labels(
 def given_points(
     split: Split, photos: Photos, data_config: ml_collections.ConfigDict, augmentation: Augmentation
 ) -> dict[str, np.ndarray]:
-    """Of the file data.points, where it is not "", what `change_points` returns."""
+    """Of data.points, where it is not "", what `change_points` returns."""
     if not data_config.points:
         return {}
     places, seen = split.points(data_config.points).cut(photos.rows, photos.cut, photos.flip)

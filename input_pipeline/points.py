@@ -78,8 +78,18 @@ def change_points(
 
 
 def annotated_points(index: PhotoIndex) -> Points:
-    """The visible ones of the landmarks that a split's photos are annotated with."""
+    """The visible ones of the landmarks that a split's photos are annotated with.
+
+    Raises:
+      DatasetError: no photo has any.
+    """
     visible = index.landmarks[..., :1] == VISIBLE
+    if not visible.any():
+        raise DatasetError(
+            f"config.data.points={ANNOTATED!r}: no photo of this split has a visible landmark"
+        )
+    photos = int(visible.any(axis=(1, 2)).sum())
+    print(f"data.points={ANNOTATED}: visible in {photos:,} of {len(index):,} photos")
     return Points(LANDMARKS, np.where(visible, index.landmarks[..., 1:], np.nan).astype(np.float32))
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from benchmarks import own_photos, systems
+from benchmarks import own_categories, own_photos, systems
 from grnet_jax.reproduce.papers import find_paper
 
 _TABLE = find_paper("grnet").table("systems")
@@ -39,3 +39,15 @@ def test_own_photos_rows_have_their_intervals():
     text = own_photos.format_rows([{"model": "GRNet", "protocols": {"all": figures}}])
     assert text.splitlines()[0] == "| system | top-1 | top-5 | top-20 | mAP |"
     assert text.splitlines()[2] == "| GRNet |" + 4 * " 50.0 [40.0, 60.0] |"
+
+
+def test_own_categories_stand_beside_the_commonest():
+    names = ("category_top1", "category_top3", "category_top5")
+    row = {
+        "model": "FashionNet",
+        "values": {**dict.fromkeys(names, 0.5), "category_commonest": 0.25},
+        "intervals": {name: [0.4, 0.6] for name in names},
+    }
+    lines = own_categories.format_rows([row]).splitlines()
+    assert lines[2] == "| FashionNet |" + " 50.0 [40.0, 60.0] |" * 3
+    assert lines[3].startswith("| always the commonest category | 25.0 |")

@@ -35,11 +35,6 @@ class ColourHistogram(InnerProduct):
         counts = jax.vmap(lambda row: jnp.bincount(row, length=self.bins**3))(colour)
         return Features(descriptor=jnp.sqrt(counts / colour.shape[1]))
 
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves, for `init`."""
-        features = self.embed(photos, train)
-        return self.score(features, features)
-
 
 def build(model: Any) -> ColourHistogram:
     """The matcher that `config.model` describes.

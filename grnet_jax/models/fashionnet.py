@@ -162,7 +162,7 @@ class FashionNet(InnerProduct):
             return photos.points, photos.visible
         if isinstance(photos, PointedPhotos):
             raise InputError(
-                f"model.given_points: {self.given_points}, but the file data.points has "
+                f"model.given_points: {self.given_points}, but data.points has "
                 f"{photos.points.shape[1]} points"
             )
         if not self.is_initializing():

@@ -41,7 +41,7 @@ class Experiment:
       dataset: its argument.
       fields: those that differ from the file's own values, as JSON has them.
       seed: of the parameters, the order of the pairs and the flips.
-      places: fields of `FREE`, which change no figure.
+      places: where things lie, fields of `FREE` and the row's own file with its number of points.
       start: whose backbone this one starts from; its workdir stands in `fields`.
       members: those whose runs this one evaluates together, and so trains none itself.
     """
@@ -107,8 +107,8 @@ def make_experiment(
       dataset: one of the table's.
       seed: of the run.
       given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        that need weights, which have a backbone of their own, and numbers of labels not for rows
-        of another config without.
+        that need weights, which have a backbone of their own, those of points not for rows that
+        have points of their own, and numbers of labels not for rows of another config without.
       files: for each backbone whose weights rows start from, and for the points that rows pool
         around, where the file lies; "" where that does not matter, for nothing is run.
 
@@ -123,20 +123,16 @@ def make_experiment(
             f"row {row.number} of {table.name} ({row.label}) needs {row.kind}: expected "
             f"{row.needs}, a file that {page} tells how to make"
         )
+    if row.points:
+        own = tuple(f"--config.{field}=" for field in (_POINTS, _GIVEN))
+        given = [word for word in given if not word.startswith(own)]
     if row.weights:
         given = [word for word in given if not word.startswith("--config.model.backbone.")]
         given += [f"--config.{_PRETRAINED}={files[row.weights] or row.weights}"]
     given = _of_model(given, read_config(config, dataset))
     experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
-    if row.file:  # the row is the same wherever the file lies
-        field = _POINTS if row.points else _PRETRAINED
-        fields = _sorted({**experiment.fields, field: row.file})
-        places = {**experiment.places, field: files[row.file]}
-        if row.points and files[row.file]:
-            from input_pipeline.points import point_names  # loaded only where it is used
-
-            places[_GIVEN] = len(point_names(files[row.file]))
-        experiment = dataclasses.replace(experiment, fields=fields, places=places)
+    if row.file:
+        experiment = _with_file(experiment, row, files[row.file])
     if row.members:
         members = tuple(
             make_experiment(paper, table, member, dataset, seed, given, files)
@@ -151,6 +147,20 @@ def make_experiment(
     begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
     fields = _sorted({**experiment.fields, **begins})
     return dataclasses.replace(experiment, fields=fields, start=start)
+
+
+def _with_file(experiment: Experiment, row: Row, file: str) -> Experiment:
+    """The experiment with the file that its row needs; it is the same wherever that lies."""
+    field = _POINTS if row.points else _PRETRAINED
+    places = {**experiment.places, field: file}
+    if row.points and file:
+        from input_pipeline.points import point_names  # loaded only where it is used
+
+        # As train.py will find it, which runs at the root.
+        path = ROOT / pathlib.Path(file).expanduser()
+        places[_GIVEN] = len(point_names(str(path)))
+    fields = _sorted({**experiment.fields, field: row.file})
+    return dataclasses.replace(experiment, fields=fields, places=places)
 
 
 def _of_model(given: Sequence[str], config: Any) -> list[str]:

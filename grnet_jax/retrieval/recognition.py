@@ -20,8 +20,6 @@ from grnet_jax.photos import LANDMARKS
 from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
 from grnet_jax.retrieval.protocols import VIEWS
 
-# DeepFashion's types of attributes, by their numbers in its files.
-TYPE_NAMES = {1: "texture", 2: "fabric", 3: "shape", 4: "part", 5: "style"}
 # Of the PDJ curve, in sides of the square that the network sees.
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 51))
 _CATEGORY_K = (1, 3, 5)
@@ -55,11 +53,12 @@ class Recognition:
 
 
 class AttributeLabels(NamedTuple):
-    """A split's attributes [a]: names, places in TYPE_NAMES (-1: no type), photos with each."""
+    """A split's attributes [a]: names, places in type_names (-1: none), photos with each."""
 
     names: np.ndarray
     types: np.ndarray
     photos: np.ndarray
+    type_names: tuple[str, ...] = ()
 
 
 class _Landmarks(NamedTuple):
@@ -160,13 +159,15 @@ def photo_kinds(index: Any) -> dict[str, np.ndarray]:
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 
-def label_types(index: Any, types: Mapping[str, int]) -> AttributeLabels:
-    """Of a split's index, with the type's number of each attribute that has one of TYPE_NAMES."""
-    order = {number: place for place, number in enumerate(TYPE_NAMES)}
-    places = [order.get(types.get(str(name), -1), -1) for name in index.attributes]
-    return AttributeLabels(
-        index.attributes, np.array(places, np.int32), np.asarray(index.attribute_counts()[0])
-    )
+def label_types(index: Any, types: Mapping[str, str | int]) -> AttributeLabels:
+    """Of a split's index, with the types of attributes: names, or numbers of unnamed ones."""
+    named = {attribute: kind for attribute, kind in types.items() if isinstance(kind, str)}
+    names = tuple(dict.fromkeys(named.values()))
+    places = [
+        names.index(named[name]) if name in named else -1 for name in map(str, index.attributes)
+    ]
+    photos = np.asarray(index.attribute_counts()[0])
+    return AttributeLabels(index.attributes, np.array(places, np.int32), photos, names)
 
 
 @functools.partial(jax.jit, static_argnames="types")
@@ -245,14 +246,14 @@ def attribute_figures(
     for number, k in enumerate(_ATTRIBUTE_K):
         together, within, commonest = (
             metrics.attribute_recall(
-                ranked[number], attributes.photos, attributes.types, len(TYPE_NAMES)
+                ranked[number], attributes.photos, attributes.types, len(attributes.type_names)
             )
             for ranked in hits
         )
         values[f"attribute_recall{k}"] = together.overall
         values[f"attribute_recall{k}_mean"] = together.mean
         values[f"attribute_recall{k}_commonest"] = commonest.overall
-        for place, name in enumerate(TYPE_NAMES.values()):
+        for place, name in enumerate(attributes.type_names):
             if (attributes.types == place).any():
                 values[f"attribute_recall{k}_{name}"] = float(together.type[place])
                 values[f"attribute_recall{k}_{name}_within"] = float(within.type[place])

@@ -22,6 +22,9 @@ _FREE_FIELDS = (
     "name",
     "eval",
     "data.dir",
+    # Where files lie: what they hold is a part of `data.prepared`.
+    "data.detections",
+    "data.points",
     # How records are written.
     "data.beam_runner",
     "data.beam_options",

@@ -133,9 +133,13 @@ def _load_dataset(config: ml_collections.ConfigDict) -> Any:
 
 def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
     """What the records and the cuts are made from; a run continues on the same alone."""
+    from input_pipeline.points import ANNOTATED  # loaded only where it is used
+
     prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
     for what, path in (("boxes", config.data.detections), ("points", config.data.points)):
-        if path and path != "landmarks":  # the data set's own
+        if path == ANNOTATED:
+            prepared += f", annotated {path}"
+        elif path:
             content = epath.Path(path).expanduser().read_bytes()
             prepared += f", {what} {hashlib.blake2b(content, digest_size=6).hexdigest()}"
     return prepared

@@ -17,6 +17,8 @@ _ATTRIBUTE_NAMES = "Anno/list_attr_cloth.txt"
 _PHOTO_ATTRIBUTES = "Anno/list_attr_img.txt"
 _BOXES = "Anno/list_bbox.txt"
 _LANDMARKS = "Anno/list_landmarks.txt"
+# Of attributes, by the numbers in their list.
+_TYPES = {1: "texture", 2: "fabric", 3: "shape", 4: "part", 5: "style"}
 
 
 @dataclass(kw_only=True)
@@ -61,7 +63,7 @@ class AttributesConfig(DeepFashionConfig):
                         **attributes.get(image, AttributeRow())._asdict(),
                     )
                 )
-        return annotations.listing(rows)
+        return annotations.listing(rows, _TYPES)
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
         """Photos."""

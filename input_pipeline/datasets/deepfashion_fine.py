@@ -14,13 +14,15 @@ from input_pipeline.datasets.deepfashion_text import (
 )
 from input_pipeline.datasets.download import download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import BOX_FIELDS, Listing, PhotoRow, Place
+from input_pipeline.datasets.listing import Listing, PhotoRow, Place
 from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import AnnotationError
 
 _CATEGORIES = "Anno_fine/list_category_cloth.txt"
 _ATTRIBUTES = "Anno_fine/list_attr_cloth.txt"
 _LANDMARKS = "Anno_fine/list_landmarks.txt"
+# Of attributes, by the numbers in their list.
+_TYPES = {1: "texture", 2: "sleeve", 3: "length", 4: "neckline", 5: "fabric", 6: "fit"}
 # Of each split: line by line its photos, and what is said of them.
 _PARTS = ("", "_cate", "_bbox", "_attr")
 
@@ -57,33 +59,35 @@ class FineConfig(DeepFashionConfig):
                     continue
                 parts = dict(zip(_PARTS[1:], said, strict=True))
                 box_place, box = parts["_bbox"]
-                if not _has_fields(annotations, box_place, box.split(), BOX_FIELDS):
-                    continue
                 annotations.take_box(box_place, image, box.split(), {})
                 row = annotations.photo(place, "image_name", image, image, "shop", split)
                 category = _category(annotations, labels, *parts["_cate"])
                 values = _values(annotations, attributes, *parts["_attr"])
                 if row and category and values is not None:
                     rows.append(_labelled(row, category, with_value("1", attributes, values)))
-        return annotations.listing(rows)
+        return annotations.listing(rows, _TYPES)
 
     def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
         """Of each photo of a split its line of each of the files.
 
         Raises:
-          AnnotationError: a file has another number of lines than there are photos. Which line is
-            missing cannot be told, so each could belong to its neighbour.
+          AnnotationError: a file has another number of lines than there are photos, or a line where
+            no photo is. Which line is wrong cannot be told, so each could belong to its neighbour.
         """
         paths = [self.file(_part(split, part)) for part in _PARTS]
         lines = [list(read_lines(path)) for path in paths]
-        wrong = [
-            f"{path}: has {len(found)} lines, expected {len(lines[0])}, a line for each photo of "
-            f"{paths[0].name}"
-            for path, found in zip(paths, lines, strict=True)
-            if len(found) != len(lines[0])
-        ]
-        if not lines[0]:
-            wrong = [f"{paths[0]}:1: has no rows"]
+        photos = [line for line, _ in lines[0]]
+        if not photos:
+            raise AnnotationError([f"{paths[0]}:1: has no rows"])
+        wrong = []
+        for path, found in zip(paths[1:], lines[1:], strict=True):
+            numbers = [line for line, _ in found]
+            if len(numbers) != len(photos):
+                text = f"has {len(numbers)} lines, expected {len(photos)}, a line for each photo of"
+                wrong.append(f"{path}: {text} {paths[0].name}")
+            elif numbers != photos:
+                line = min(set(numbers) - set(photos))
+                wrong.append(f"{path}:{line}: {paths[0].name} has no photo on this line")
         if wrong:
             raise AnnotationError(wrong)
         for each in zip(*lines, strict=True):
@@ -91,16 +95,6 @@ class FineConfig(DeepFashionConfig):
                 (Place(path, line), text.strip())
                 for path, (line, text) in zip(paths, each, strict=True)
             )
-
-
-def _has_fields(
-    annotations: Annotations, place: Place, fields: list[str], names: tuple[str, ...]
-) -> bool:
-    if len(fields) == len(names):
-        return True
-    text = f"expected {len(names)} fields ({', '.join(names)}), got {len(fields)}"
-    annotations.add(place, "fields", text)
-    return False
 
 
 def _category(

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -154,14 +155,20 @@ class Annotations:
           numbers: the kinds and the box.
           kinds: the columns before the box.
         """
-        row = self._box_row(place, numbers, kinds)
+        columns = (*kinds, *BOX_FIELDS)
+        row = None
+        if len(numbers) == len(columns):
+            row = self._box_row(place, numbers, kinds)
+        else:
+            text = f"expected {len(columns)} fields ({', '.join(columns)}), got {len(numbers)}"
+            self.add(place, "fields", text)
         known = self._boxes.get(image)
         if known is None or row is None:
             self._boxes[image] = None if image in self._boxes else row
         elif (known.box, known.kinds) == (row.box, row.kinds):
             self.tolerated["repeated row of a box"] += 1
         else:
-            self.add(place, "duplicate row", _another("box", image, known.place))
+            self.add(place, "duplicate row", _another("box", image, known.place, place))
 
     def read_landmarks(self, path: epath.Path, *, variation: bool) -> None:
         """Reads a file of landmarks, to be used by `photo`; variation: it has variation_type."""
@@ -176,7 +183,7 @@ class Annotations:
             elif (known.points == row.points).all() and known.clothes_type == row.clothes_type:
                 self.tolerated["repeated row of landmarks"] += 1
             else:
-                self.add(place, "duplicate row", _another("landmarks", image, known.place))
+                self.add(place, "duplicate row", _another("landmarks", image, known.place, place))
         self._landmarks |= dict.fromkeys(bad)
 
     def read_items(self, path: epath.Path | None) -> set[str] | None:
@@ -317,15 +324,28 @@ class Annotations:
         self.add(place, "unknown item", f"field 'item_id': {item_id!r} is not in {file}")
         return False
 
-    def listing(self, rows: list[PhotoRow], **facts: int) -> Listing:
-        """These rows and what was noted, once all files are read and all photos asked for."""
+    def listing(
+        self,
+        rows: list[PhotoRow],
+        types: Mapping[int, str] = MappingProxyType({}),
+        **facts: int,
+    ) -> Listing:
+        """These rows and what was noted, once all files are read and all photos asked for.
+
+        Args:
+          rows: of the photos.
+          types: names of the types of attributes, by number.
+          facts: numbers that only the files tell.
+        """
         self._count_unlisted()
         return Listing(
             rows=rows,
             problems=self.problems,
             tolerated=self.tolerated,
             facts=facts,
-            attribute_types=self._attribute_types,
+            attribute_types={
+                name: types.get(number, number) for name, number in self._attribute_types.items()
+            },
             split_field="evaluation_status",
         )
 
@@ -436,5 +456,6 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
-def _another(what: str, image: str, place: Place) -> str:
-    return f"field 'image_name': {image!r} has another {what} on line {place.line}"
+def _another(what: str, image: str, place: Place, here: Place) -> str:
+    there = f"on line {place.line}" if place.path == here.path else f"at {place}"
+    return f"field 'image_name': {image!r} has another {what} {there}"

@@ -95,7 +95,8 @@ class Listing:
       problems: of the other rows.
       tolerated: how often each harmless oddity was met, by kind.
       facts: numbers that only the files tell.
-      attribute_types: the type's number of each attribute that the files list, in their order.
+      attribute_types: of each attribute that the files list, in their order, the name of its type,
+        or the type's number where it has no name.
       split_field: what the list calls the column of the split.
     """
 
@@ -103,7 +104,7 @@ class Listing:
     problems: list[Problem]
     tolerated: Counter[str] = dataclasses.field(default_factory=Counter)
     facts: dict[str, int] = dataclasses.field(default_factory=dict)
-    attribute_types: dict[str, int] = dataclasses.field(default_factory=dict)
+    attribute_types: dict[str, str | int] = dataclasses.field(default_factory=dict)
     split_field: str = "split"
 
 
@@ -126,7 +127,7 @@ class Checked:
     problems: list[Problem]
     tolerated: Counter[str]
     facts: Mapping[str, int]
-    attribute_types: Mapping[str, int]
+    attribute_types: Mapping[str, str | int]
     missing: list[str] = dataclasses.field(default_factory=list)
 
     def bad_rows(self) -> int:

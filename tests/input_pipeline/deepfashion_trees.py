@@ -176,7 +176,7 @@ def write_fine(root: Path) -> Path:
         write_photo(root / "Img", image, number)
     files = {
         "list_category_cloth.txt": ("category_name  category_type", ["Blouse  1", "Jeans   2"]),
-        "list_attr_cloth.txt": ("attribute_name  attribute_type", ["cotton  2", "long pants  4"]),
+        "list_attr_cloth.txt": ("attribute_name  attribute_type", ["cotton  5", "tight  6"]),
         "list_landmarks.txt": (
             "image_name  clothes_type  landmark_visibility_1",
             [f"{image}  2  {POINTS[2]}" for image in images],

@@ -562,10 +562,10 @@ def test_fine_records(downloads):
     dataset = load("deepfashion_fine", downloads["deepfashion_fine"])
     counts = dataset.summary["splits"]
     assert [counts[split]["shop_photos"] for split in ("train", "val", "test")] == [3, 1, 2]
-    assert dataset.summary["attribute_types"] == {"cotton": 2, "long pants": 4}
+    assert dataset.summary["attribute_types"] == {"cotton": "fabric", "tight": "fit"}
     found = records(dataset.split("test"))
     (odd, even) = (found[f"img/Two-Tone_Jeans/img_0000000{number}.jpg"] for number in (5, 6))
-    assert (odd.attributes, even.attributes) == (("cotton", "long pants"), ("cotton",))
+    assert (odd.attributes, even.attributes) == (("cotton", "tight"), ("cotton",))
     assert odd.unknown_attributes == even.unknown_attributes == ()
     assert (odd.category, odd.clothes_type, odd.box) == ("Jeans", 2, (2, 3, 23, 34))
     assert (odd.item_id, odd.domain) == (odd.photo_id, "shop")
@@ -602,6 +602,27 @@ def test_fine_lines_that_may_belong_to_a_neighbour_are_never_skipped(fine):
     (found,) = problems_of("deepfashion_fine", fine, on_bad_row="skip")
     assert found == (
         "Anno_fine/train_attr.txt: has 2 lines, expected 3, a line for each photo of train.txt"
+    )
+
+
+def test_fine_lines_are_those_of_their_photos(fine):
+    for name in ("train.txt", "train_cate.txt", "train_bbox.txt", "train_attr.txt"):
+        path = fine / "Anno_fine" / name
+        lines = path.read_text().splitlines()
+        blank = 0 if name == "train_cate.txt" else 1
+        path.write_text("\n".join([*lines[:blank], "", *lines[blank:]]) + "\n")
+    (found,) = problems_of("deepfashion_fine", fine, on_bad_row="skip")
+    assert found == "Anno_fine/train_cate.txt:2: train.txt has no photo on this line"
+
+
+def test_fine_a_photo_in_two_splits_with_two_boxes(fine):
+    image = "img/Two-Tone_Jeans/img_00000001.jpg"
+    trees.edit(fine / "Anno_fine/test.txt", 2, "00000006", "00000001")
+    trees.edit(fine / "Anno_fine/test_bbox.txt", 2, "002", "001")
+    _, found = problems_of("deepfashion_fine", fine)  # the first: it is listed twice
+    assert found == (
+        f"Anno_fine/test_bbox.txt:2: field 'image_name': {image!r} has another box at "
+        f"{fine}/Anno_fine/train_bbox.txt:1"
     )
 
 
@@ -653,9 +674,9 @@ def test_attributes_are_apart_from_those_not_known(downloads):
     dataset = load("deepfashion_attributes", downloads["deepfashion_attributes"])
     names = ["a-line", "abstract print", "acid wash jean"]  # in the index sorted
     assert dataset.summary["attribute_types"] == {
-        "a-line": 3,
-        "acid wash jean": 1,
-        "abstract print": 1,
+        "a-line": "shape",
+        "acid wash jean": "texture",
+        "abstract print": "texture",
     }
     split = dataset.split("train")
     # Of the blouses all is -1 or unknown, and no photo of any split is an a-line: it has no column.

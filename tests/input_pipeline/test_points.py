@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import DatasetError, load_dataset, photo_batches, train_batches
-from input_pipeline.points import read_points
+from input_pipeline.points import annotated_points, read_points
 from tests.input_pipeline.conftest import make_data
 
 _HEADER = "image,x_left_wrist,y_left_wrist,x_right_wrist,y_right_wrist,x_neck,y_neck"
@@ -105,3 +105,9 @@ def test_annotated_landmarks_are_where_the_labels_have_them(data_dir, sampler):
     np.testing.assert_allclose(
         batch["points"][visible], batch["landmarks"][visible], rtol=0, atol=1e-6
     )
+
+
+def test_annotated_landmarks_are_asked_for_where_there_are_none():
+    index = _Index(photo_id=np.array(["a", "b"]), landmarks=np.full((2, 8, 3), -1, np.int32))
+    with pytest.raises(DatasetError, match=r"data\.points='landmarks': no photo of this split"):
+        annotated_points(index)

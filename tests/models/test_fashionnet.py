@@ -229,7 +229,7 @@ def test_given_points_are_pooled_around_in_the_landmarks_place():
     with pytest.raises(InputError, match=r"model\.pooling=given: photos alone have no points"):
         jax.eval_shape(lambda: models.embed(matcher, variables, batch["photo"]))
     fewer = models.photos_of(matcher, {**batch, "points": points[:, :2]})
-    with pytest.raises(InputError, match=r"model\.given_points: 3, but the file .* has 2 points"):
+    with pytest.raises(InputError, match=r"model\.given_points: 3, but data\.points has 2 points"):
         jax.eval_shape(lambda: models.embed(matcher, variables, fewer))
     views = models.Views(flip_average=True)
     with pytest.raises(InputError, match=r"eval\.flip_average and eval\.five_crop_share"):

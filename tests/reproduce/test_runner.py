@@ -169,6 +169,18 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_of_points_are_listed_with_the_file_that_they_need(called, tmp_path, capsys):
+    assert _main(tmp_path, "fashionnet", "inshop", "--list") == 0
+    assert "#3 FashionNet+Joints: needs points, --points=joints=FILE" in capsys.readouterr().out
+    path = tmp_path / "joints.csv"
+    path.write_text("image,x_neck,y_neck\n")
+    assert _main(tmp_path, "fashionnet", "inshop", "--list", f"--points=joints={path}") == 0
+    text = capsys.readouterr().out
+    assert f"--config.data.points={path} " in text
+    assert "--config.model.given_points=1 " in text
+    assert not called
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -186,6 +198,9 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(called, tmp_path, capsy
         (("grnet", "table3", "--rows=10"), "row 10 of table3 (DINOv2, global similarity) needs"),
         (("grnet", "table3", "--weights=x"), "'x': expected a name and its file, NAME=FILE"),
         (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
+        (("fashionnet", "inshop", "--points=x"), "'x': expected a name and its file, NAME=FILE"),
+        (("fashionnet", "inshop", "--points=x=y"), "--points: inshop needs none of 'x'"),
+        (("fashionnet", "inshop", "--rows=3"), "row 3 of inshop (FashionNet+Joints) needs points"),
         (("grnet", "table3", "--rows=5", "--config.model.layers=1"), "fields of configs/kpm.py"),
     ],
 )

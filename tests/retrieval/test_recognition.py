@@ -144,7 +144,7 @@ def test_types_of_attributes_have_recalls_of_their_own():
         attributes=np.array(["dots", "stripes", "sporty", "odd", "free"]),
         attribute_counts=lambda: (np.array([4, 2, 2, 0, 2]), np.array([6, 8, 8, 10, 8])),
     )
-    types = {"dots": 1, "stripes": 1, "sporty": 5, "odd": 9}
+    types = {"dots": "texture", "stripes": "texture", "sporty": "style", "odd": 9}
     values, each = attribute_figures(hits, label_types(index, types))
     assert values["attribute_recall3"] == 0.6
     assert values["attribute_recall5_commonest"] == 0.6
