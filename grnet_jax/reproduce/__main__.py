@@ -18,11 +18,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from PIL import Image
 
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.figures.curves import draw_curves
+from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.reproduce.papers import PAPERS, find_paper
 from grnet_jax.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
 from grnet_jax.reproduce.runner import (
@@ -35,7 +37,7 @@ from grnet_jax.reproduce.runner import (
     run_experiment,
     shown,
 )
-from grnet_jax.reproduce.tables import RECOGNITION, Row, Table
+from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
 
 
@@ -75,10 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             _list(wanted, lacking, results, runs)
             return 0
-        _run(wanted, results, runs)
+        _run(wanted, results, runs, groups=paper.breaks_down)
         found = find_results(paper, table, options.dataset, results.rows, given)
         print(f"\n{format_table(table, options.dataset, found)}")
         print(f"\nIn {_shown_path(results.path)}")
+        if table.protocols == BREAKDOWNS:
+            _plot_runs(wanted, runs)
         if table.curves:
             path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,16 +102,32 @@ def _draw(
     return draw_curves(top_k_curves(table, dataset, found), title)
 
 
+def _plot_runs(wanted: Sequence[tuple[Row, Experiment]], runs: pathlib.Path) -> None:
+    """Draws what each run measured into its folder; runs that are not here are named."""
+    for row, experiment in wanted:
+        folder = epath.Path(ROOT / runs / experiment.output)
+        if (folder / "results.json").exists():
+            for path in write_plots(folder, folder):
+                print(f"Wrote {_shown_path(pathlib.Path(path))}")
+        else:
+            place = _shown_path(pathlib.Path(folder))
+            print(f"#{row.number} {row.label}: measured elsewhere, {place} is not here to be drawn")
+
+
 def _run(
-    wanted: Sequence[tuple[Row, Experiment]], results: ResultsFile, runs: pathlib.Path
+    wanted: Sequence[tuple[Row, Experiment]],
+    results: ResultsFile,
+    runs: pathlib.Path,
+    *,
+    groups: bool,
 ) -> None:
-    """Makes the rows that are missing, one after another."""
+    """Makes the rows that are missing, one after another; groups as of `run_experiment`."""
     for number, (row, experiment) in enumerate(wanted, start=1):
         if results.find(**experiment.key) is None:
             what = f"#{row.number} {row.label}, seed {experiment.seed}"
             print(f"[{number}/{len(wanted)}] {what}", flush=True)
             try:
-                row_found = run_experiment(experiment, runs)
+                row_found = run_experiment(experiment, runs, groups=groups)
             except subprocess.CalledProcessError as error:
                 raise InputError(f"{what}: {error.cmd[1]} failed; its message is above") from error
             results.add(row_found)

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from grnet_jax.reproduce.tables import RECOGNITION, Paper, Row, Table
+from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Paper, Row, Table
 
 _SYNTHETIC_NUMBERS = {100: 10, 500: 25}  # of the embedded set's 52 attributes
 # On the embedded set every row has just the config's steps: no checkpoint is chosen by validation.
@@ -117,6 +117,21 @@ _LANDMARKS = Table(
     curves=True,
 )
 
+# Of Fig. 7, each attribute's recall, there is the plot that each run's folder gets.
+_BREAKDOWNS = Table(
+    "figure11",
+    "Retrieval by view, scale and category of the query",
+    ("deepfashion_c2s", "synthetic"),
+    BREAKDOWNS,
+    ("top1", "top20", "top50"),
+    (
+        Row(1, "WTBI", {}, config="wtbi", weights="vgg16"),
+        Row(2, "DARN", {}, config="darn"),
+        Row(3, "FashionNet", {}),
+    ),
+    notes=(_NOTES[0], _START, "Scale is the share of the photo that the garment's box fills."),
+)
+
 # On the embedded set alone: what each part is worth, all figures of a run side by side.
 _DEMO = Table(
     "demo",
@@ -163,6 +178,7 @@ PAPER = Paper(
             {"WTBI": 6.3, "DARN": 11.1, "FashionNet": 18.8},
         ),
         _LANDMARKS,
+        _BREAKDOWNS,
         _DEMO,
     ),
     adapt=_adapt,

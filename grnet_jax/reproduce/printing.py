@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.figures.curves import Curve
-from grnet_jax.reproduce.tables import CATEGORIES, RECOGNITION, Row, Table
+from grnet_jax.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
 from grnet_jax.retrieval.report import column_title
 
 _NOTHING = "–"
@@ -29,7 +29,7 @@ def format_table(
     heads = [f"{column_title(name)}, ours" for name in table.figures]
     quoted = table.quoted_figures
     heads += [f"{column_title(name)}, paper" for name in quoted]
-    several = len(table.protocols) > 1 or table.protocols == CATEGORIES
+    several = len(table.protocols) > 1 or table.protocols in (CATEGORIES, BREAKDOWNS)
     first = ["protocol"] if several else []
     lines = [
         _line([*first, "#", "row", "seeds", *heads]),
@@ -146,7 +146,12 @@ def separate_rows(
 
 
 def _protocols(table: Table, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The table's, in order; categories are those that were measured, then their mean."""
+    """The table's, in order; groups are those that were measured, of categories then their mean."""
+    if table.protocols == BREAKDOWNS:
+        measured = [
+            group for results in found.values() for one in results for group in _groups(one)
+        ]
+        return list(dict.fromkeys(measured)) or list(table.protocols)
     if table.protocols != CATEGORIES:
         return list(table.protocols)
     names = {
@@ -177,12 +182,17 @@ def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Ma
                 intervals = {"intervals_95": seen["intervals"]}
                 every.append({**of_photos, **seen["values"], **intervals})
             continue
-        figures = result["protocols"].get(protocol)
+        figures = {**result["protocols"], **_groups(result)}.get(protocol)
         if figures and figures["queries"]:
             of_photos = result.get("recognition", {"values": {}, "intervals": {}})
             intervals = {**figures["intervals_95"], **of_photos["intervals"]}
             every.append({**figures, **of_photos["values"], "intervals_95": intervals})
     return every
+
+
+def _groups(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Figures by group of the queries, of results that have them."""
+    return result.get("breakdowns", {})
 
 
 def _seeds(row: Row, seeds: Sequence[Any]) -> str:

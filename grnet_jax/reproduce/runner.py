@@ -26,6 +26,7 @@ FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _PRETRAINED = "model.backbone.pretrained"
 _POINTS, _GIVEN = "data.points", "model.given_points"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
+_OF_GROUPS = ("top1", "top20", "top50")
 _RECOGNISED = ("split", "photos", "values", "intervals", "kinds", "pdj")
 _KEYS = ("dataset", "config", "fields", "seed")
 _LABELS = ("categories", "attributes")  # fields of models that recognise them
@@ -244,12 +245,15 @@ def find_results(
     return {number: results for number, results in found.items() if results}
 
 
-def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]:
+def run_experiment(
+    experiment: Experiment, runs: pathlib.Path, *, groups: bool = False
+) -> dict[str, Any]:
     """Trains and evaluates, going on where a stopped run was; returns the row of the results file.
 
     Args:
       experiment: what to run.
       runs: folder of the workdirs.
+      groups: whether the row tells retrieval by view, scale and category of the query too.
 
     Raises:
       InputError: training was stopped before its last step.
@@ -279,6 +283,7 @@ def run_experiment(experiment: Experiment, runs: pathlib.Path) -> dict[str, Any]
         "eval_seconds": round(time.monotonic() - trained),
         "protocols": {name: _kept(part) for name, part in found.get("protocols", {}).items()},
         **_recognised(seen),
+        **(by_group(found) if groups else {}),
     }
 
 
@@ -345,6 +350,22 @@ def _recognised(path: pathlib.Path) -> dict[str, Any]:
         return {}
     found = json.loads(path.read_text())
     return {"recognition": {name: found[name] for name in _RECOGNISED}}
+
+
+def by_group(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Retrieval by view, scale and category of the query, where a results.json has it."""
+    groups = {
+        f"{kind}: {name}": {
+            "title": f"{kind}: {name}",
+            "queries": figures["queries"],
+            **{k: figures[k] for k in _OF_GROUPS},
+            "intervals_95": {k: figures["intervals_95"][k] for k in _OF_GROUPS},
+        }
+        for kind, of_kind in found.get("breakdowns", {}).items()
+        for name, figures in of_kind.items()
+        if figures["queries"]
+    }
+    return {"breakdowns": groups} if groups else {}
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:

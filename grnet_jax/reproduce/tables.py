@@ -8,6 +8,8 @@ from grnet_jax.errors import InputError
 
 # The protocols of a table whose rows are Street2Shop's categories: those that the evaluation has.
 CATEGORIES = ("categories",)
+# The protocols of a table of retrieval by view, scale and category: the groups that there are.
+BREAKDOWNS = ("breakdowns",)
 # The protocol of tables of what is recognised in a split's photos, which ranks nothing.
 RECOGNITION = "recognition"
 
@@ -65,7 +67,7 @@ class Table:
       name: as the command names it.
       title: what it shows.
       datasets: that it can be run on, the paper's own first.
-      protocols: of the evaluation, or `CATEGORIES`, or `RECOGNITION` alone.
+      protocols: of the evaluation, or `CATEGORIES`, or `BREAKDOWNS`, or `RECOGNITION` alone.
       figures: its columns, as results name them.
       rows: in the paper's order.
       fields: config fields of every row, such as those of the evaluation.
@@ -144,6 +146,11 @@ class Paper:
     tables: tuple[Table, ...]
     adapt: Callable[[Mapping[str, Any], str], dict[str, Any]]
     start: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def breaks_down(self) -> bool:
+        """Whether a table of it has retrieval by groups of the queries."""
+        return any(table.protocols == BREAKDOWNS for table in self.tables)
 
     def table(self, name: str) -> Table:
         """The table of that name.

@@ -8,7 +8,8 @@ from grnet_jax import mesh as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.reproduce.papers import find_paper
 from grnet_jax.reproduce.printing import format_table, landmark_curves
-from grnet_jax.reproduce.runner import make_experiment, read_config
+from grnet_jax.reproduce.runner import by_group, make_experiment, read_config
+from grnet_jax.retrieval.measures import TOP_K
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import build_run
 
@@ -85,6 +86,31 @@ def test_rows_of_points_take_a_file_wherever_it_lies(tmp_path):
         _experiment(table, 5, "synthetic")
     with pytest.raises(InputError, match=r"nowhere\.csv: cannot be read"):
         _experiment(table, 5, "synthetic", files={"joints": "nowhere.csv"})
+
+
+def _groups(**shares):
+    names = [f"top{k}" for k in TOP_K]
+    return {
+        group: {"queries": 40, **dict.fromkeys(names, share)}
+        | {"intervals_95": {name: [share - 0.05, share + 0.05] for name in names}}
+        for group, share in shares.items()
+    }
+
+
+def test_groups_of_queries_stand_in_their_table():
+    found = by_group({"breakdowns": {"view": _groups(front=0.2, back=0.1), "scale": {}}})
+    assert set(found["breakdowns"]["view: front"]) == {
+        *("title", "queries", "top1", "top20", "top50", "intervals_95")
+    }
+    assert by_group({"breakdowns": {}}) == by_group({}) == {}
+    table = _PAPER.table("figure11")
+    text = format_table(table, "synthetic", {3: [{"protocols": {}, **found}]})
+    assert [line for line in text.splitlines() if "FashionNet |" in line] == [
+        "|  | 3 | FashionNet | 1 |" + " 20.0 [15.0, 25.0] |" * 3,
+        "|  | 3 | FashionNet | 1 |" + " 10.0 [5.0, 15.0] |" * 3,
+    ]
+    assert "| view: front, 40 queries | 1 | WTBI | needs weights |" in text
+    assert "| view: back, 40 queries | 1 | WTBI |" in text
 
 
 def _result(pdj, **values):
