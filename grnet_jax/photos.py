@@ -28,6 +28,8 @@ LANDMARKS = tuple(
     for kind in ("collar", "sleeve", "waistline", "hem")
     for side in ("left", "right")
 )
+# What config.data.points is for those that a data set is annotated with.
+ANNOTATED = "landmarks"
 _ORIENTATION_TAG = 0x0112
 # Not ImageOps.exif_transpose, which also rewrites the EXIF block and fails where it is broken.
 _TURNS = {

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import crop_and_resize, make_framing
+from grnet_jax.photos import ANNOTATED, crop_and_resize, make_framing
 from input_pipeline.cuts import Cuts, read_detections
 from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
@@ -20,7 +20,7 @@ from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
 from input_pipeline.object_index import ObjectSplit
-from input_pipeline.points import ANNOTATED, Points, annotated_points, read_points
+from input_pipeline.points import Points, annotated_points, read_points
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_split import StoredSplit

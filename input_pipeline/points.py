@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from grnet_jax.photos import LANDMARKS
+from grnet_jax.photos import ANNOTATED, LANDMARKS
 from input_pipeline.augmentation import Augmentation, move_landmarks
 from input_pipeline.cuts import csv_rows, number_cell, read_csv
 from input_pipeline.datasets.listing import VISIBLE
@@ -15,8 +15,6 @@ from input_pipeline.datasets.records import UNKNOWN
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import PhotoIndex
 
-# What config.data.points is for the data set's own annotations.
-ANNOTATED = "landmarks"
 _SIDES = ("left_", "right_")
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from grnet_jax import mesh
 from grnet_jax.errors import InputError
+from grnet_jax.photos import ANNOTATED
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.recognition import RecognitionEvaluator, recognises_categories
 from grnet_jax.retrieval.tasks import Task, has_both_domains, make_task
@@ -133,8 +134,6 @@ def _load_dataset(config: ml_collections.ConfigDict) -> Any:
 
 def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
     """What the records and the cuts are made from; a run continues on the same alone."""
-    from input_pipeline.points import ANNOTATED  # loaded only where it is used
-
     prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
     for what, path in (("boxes", config.data.detections), ("points", config.data.points)):
         if path == ANNOTATED:

@@ -19,7 +19,7 @@ from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher, make_scoring, make_views
-from grnet_jax.photos import LANDMARKS, make_framing
+from grnet_jax.photos import ANNOTATED, LANDMARKS, make_framing
 from grnet_jax.retrieval.cascade import make_shortlist
 from grnet_jax.retrieval.postprocessing import make_postprocessing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
@@ -390,8 +390,8 @@ def check_fields(config: Any) -> None:
             f'data.points={config.data.points!r}: expected a file, or "landmarks", with '
             "model.pooling=given, and nothing otherwise"
         )
-    if config.data.points == "landmarks" and config.model.given_points != len(LANDMARKS):
+    if config.data.points == ANNOTATED and config.model.given_points != len(LANDMARKS):
         raise InputError(
-            f"model.given_points: expected {len(LANDMARKS)} with data.points=landmarks, got "
+            f"model.given_points: expected {len(LANDMARKS)} with data.points={ANNOTATED}, got "
             f"{config.model.given_points}"
         )

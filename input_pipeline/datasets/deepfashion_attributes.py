@@ -1,15 +1,14 @@
 """DeepFashion: Category and Attribute Prediction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig
-from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
+from input_pipeline.datasets.deepfashion_text import Annotations, AttributeRow, labelled
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing
-from input_pipeline.datasets.records import UNKNOWN
 
 _CATEGORIES = "Anno/list_category_cloth.txt"
 _PHOTO_CATEGORIES = "Anno/list_category_img.txt"
@@ -52,17 +51,8 @@ class AttributesConfig(DeepFashionConfig):
                 continue
             row = annotations.photo(place, "image_name", image, image, "shop", status)
             if row:
-                category, clothes_type = categories[image]
-                if row.clothes_type != UNKNOWN:
-                    clothes_type = row.clothes_type
-                rows.append(
-                    replace(
-                        row,
-                        category=category,
-                        clothes_type=clothes_type,
-                        **attributes.get(image, AttributeRow())._asdict(),
-                    )
-                )
+                there = attributes.get(image, AttributeRow())
+                rows.append(labelled(row, categories[image], there))
         return annotations.listing(rows, _TYPES)
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
@@ -71,17 +61,15 @@ class AttributesConfig(DeepFashionConfig):
 
     def _categories(self, annotations: Annotations) -> dict[str, tuple[str, int]]:
         """For each photo the name and the clothes type of its category."""
-        names = annotations.read_names(self.file(_CATEGORIES), "category", CLOTHES_TYPES)
-        labels = {str(label): name for label, name in enumerate(names, 1)}
+        labels = annotations.read_categories(self.file(_CATEGORIES))
         categories: dict[str, tuple[str, int]] = {}
         for place, (image, label) in annotations.rows(
             self.file(_PHOTO_CATEGORIES), ("image_name", "category_label")
         ):
-            chosen = labels.get(label.lstrip("0"))
+            chosen = annotations.category(place, labels, label)
             if chosen is None:
-                text = f"field 'category_label': expected 1 to {len(names)}, got {label!r}"
-                annotations.add(place, "category", text)
-            elif image not in categories:
+                continue
+            if image not in categories:
                 categories[image] = chosen
             elif categories[image] == chosen:
                 annotations.tolerated["repeated row of a category"] += 1

@@ -1,21 +1,21 @@
 """DeepFashion: the finer annotations of Category and Attribute Prediction, with 26 attributes."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.deepfashion import DeepFashionConfig
 from input_pipeline.datasets.deepfashion_text import (
-    CLOTHES_TYPES,
     Annotations,
+    AttributeRow,
+    labelled,
     read_lines,
     with_value,
 )
 from input_pipeline.datasets.download import download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Listing, PhotoRow, Place
-from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.datasets.listing import Listing, Place
 from input_pipeline.errors import AnnotationError
 
 _CATEGORIES = "Anno_fine/list_category_cloth.txt"
@@ -48,9 +48,8 @@ class FineConfig(DeepFashionConfig):
         annotations = Annotations()
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=False)
-        categories = annotations.read_names(self.file(_CATEGORIES), "category", CLOTHES_TYPES)
+        categories = annotations.read_categories(self.file(_CATEGORIES))
         attributes = annotations.read_attribute_names(self.file(_ATTRIBUTES))
-        labels = {str(label): name for label, name in enumerate(categories, 1)}
         rows = []
         for split in SPLITS:
             for (place, image), *said in self._lines(split):
@@ -61,10 +60,12 @@ class FineConfig(DeepFashionConfig):
                 box_place, box = parts["_bbox"]
                 annotations.take_box(box_place, image, box.split(), {})
                 row = annotations.photo(place, "image_name", image, image, "shop", split)
-                category = _category(annotations, labels, *parts["_cate"])
+                category_place, label = parts["_cate"]
+                category = annotations.category(category_place, categories, label)
                 values = _values(annotations, attributes, *parts["_attr"])
                 if row and category and values is not None:
-                    rows.append(_labelled(row, category, with_value("1", attributes, values)))
+                    there = AttributeRow(with_value("1", attributes, values))
+                    rows.append(labelled(row, category, there))
         return annotations.listing(rows, _TYPES)
 
     def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
@@ -97,20 +98,6 @@ class FineConfig(DeepFashionConfig):
             )
 
 
-def _category(
-    annotations: Annotations,
-    labels: Mapping[str, tuple[str, int]],
-    place: Place,
-    label: str,
-) -> tuple[str, int] | None:
-    """The category's name and clothes type; None, and the problem noted, where there is none."""
-    found = labels.get(label.lstrip("0"))
-    if found is None:
-        text = f"field 'category_label': expected 1 to {len(labels)}, got {label!r}"
-        annotations.add(place, "category", text)
-    return found
-
-
 def _values(
     annotations: Annotations, names: list[str], place: Place, text: str
 ) -> list[str] | None:
@@ -125,13 +112,6 @@ def _values(
         return values
     annotations.add(place, "attributes", problem)
     return None
-
-
-def _labelled(row: PhotoRow, category: tuple[str, int], attributes: tuple[str, ...]) -> PhotoRow:
-    name, clothes_type = category
-    if row.clothes_type != UNKNOWN:
-        clothes_type = row.clothes_type
-    return replace(row, category=name, clothes_type=clothes_type, attributes=attributes)
 
 
 class Fine(ListedPhotos):

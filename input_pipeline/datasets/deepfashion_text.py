@@ -1,5 +1,6 @@
 """DeepFashion's annotation files: a count, a line of column names, then fields between blanks."""
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,6 +220,21 @@ class Annotations:
         if found := self.problems[before:]:
             raise AnnotationError([str(problem) for problem in found])
         return names
+
+    def read_categories(self, path: epath.Path) -> dict[str, tuple[str, int]]:
+        """The list of the categories: by label, from "1" on, each one's name and clothes type."""
+        names = self.read_names(path, "category", CLOTHES_TYPES)
+        return {str(label): name for label, name in enumerate(names, 1)}
+
+    def category(
+        self, place: Place, categories: Mapping[str, tuple[str, int]], label: str
+    ) -> tuple[str, int] | None:
+        """The category with a label; None, and the problem noted, where there is none."""
+        found = categories.get(label.lstrip("0"))
+        if found is None:
+            text = f"field 'category_label': expected 1 to {len(categories)}, got {label!r}"
+            self.add(place, "category", text)
+        return found
 
     def read_attribute_names(self, path: epath.Path) -> list[str]:
         """The list of the attributes, whose types the listing tells."""
@@ -444,6 +460,16 @@ def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str
         raise AnnotationError(
             [f"{path}:{line}: expected the names of the columns, from {first!r} on; {what}"]
         )
+
+
+def labelled(row: PhotoRow, category: tuple[str, int], attributes: AttributeRow) -> PhotoRow:
+    """The row with its labels; its clothes type is the landmarks' where it has one."""
+    name, clothes_type = category
+    if row.clothes_type != UNKNOWN:
+        clothes_type = row.clothes_type
+    return dataclasses.replace(
+        row, category=name, clothes_type=clothes_type, **attributes._asdict()
+    )
 
 
 def with_value(value: str, names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
