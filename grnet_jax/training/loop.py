@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import mesh
+from grnet_jax.config import Config
 from grnet_jax.errors import InputError
+from grnet_jax.evaluation import build_evaluators
 from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
 from grnet_jax.training.gradient_cache import check_chunk
