@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preprocessing
-from grnet_jax.backbones.weights import read_weights, read_weights_info
+from grnet_jax.backbones.pretrained.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher, make_scoring, make_views
