@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views, photos_of
 from grnet_jax.photos import (
     Box,
@@ -21,6 +20,7 @@ from grnet_jax.photos import (
 from grnet_jax.retrieval.embedding import embed_rows, make_embed, make_predict
 from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
 from grnet_jax.retrieval.recognition import recognises_categories
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.errors import InputError
 from grnet_jax.photos import ANNOTATED
 from grnet_jax.retrieval.evaluation import Evaluator
@@ -43,7 +43,7 @@ from grnet_jax.training.writers import MetricWriter, make_writer
 _SHOWN = ("batch_top1", "descriptor_batch_top1", "batch_accuracy")
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(InputError):
     """The loss is no number any more; the message has the step, norms and last good checkpoint."""
 
 
@@ -69,7 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
       NonFiniteLossError: if the loss is no number any more.
     """
     directory = epath.Path(workdir).expanduser()
-    devices = mesh.make_mesh()
+    devices = sharding.make_mesh()
     config = _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config.to_dict())
     if not checkpoints.has_any(directory):
@@ -108,13 +108,13 @@ def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.C
     if not run.has_parameters:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     check_trainable(run)
-    mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")
+    sharding.check_divisible(config.train.batch_items, devices, "train.batch_items")
     if chunk := config.train.embed_chunk:
         group = photos_together(config.data)
         check_chunk(chunk, config.train.batch_items * group, group)
     if config.train.eval_every:
-        mesh.check_divisible(config.eval.batch, devices, "eval.batch")
-        mesh.check_divisible(config.eval.query_block, devices, "eval.query_block")
+        sharding.check_divisible(config.eval.batch, devices, "eval.batch")
+        sharding.check_divisible(config.eval.query_block, devices, "eval.query_block")
     return config
 
 
@@ -250,7 +250,7 @@ class _Loop:
         ahead = None
         for batch in batches:
             arrays = {name: value for name, value in batch.items() if name != "step"}
-            placed = mesh.place_batch(arrays, self._run.mesh)
+            placed = sharding.place_batch(arrays, self._run.mesh)
             if ahead is not None:
                 yield ahead
             ahead = placed

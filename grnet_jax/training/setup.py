@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preprocessing
 from grnet_jax.backbones.pretrained.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.mesh import place_replicated, replicated
 from grnet_jax.models import build_matcher, make_scoring, make_views
 from grnet_jax.photos import ANNOTATED, LANDMARKS, make_framing
 from grnet_jax.retrieval.cascade import make_shortlist
 from grnet_jax.retrieval.postprocessing import make_postprocessing
+from grnet_jax.sharding import place_replicated, replicated
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import (
     Schedule,
