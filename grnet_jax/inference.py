@@ -28,7 +28,7 @@ from grnet_jax.training.state import TrainState
 class LoadedMatcher:
     """A matcher with its trained parameters.
 
-    Photos are cut, resized and normalised as in evaluation (within one grey level of resizing).
+    Photos are cut, resized and normalized as in evaluation (within one gray level of resizing).
 
     Attributes:
       config: the run's config.
