@@ -21,7 +21,6 @@ from PIL import Image
 
 from benchmarks import grnet_vs_baseline
 from grnet_jax.figures.curves import Curve, draw_curves
-from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
 from grnet_jax.results_file import ROOT, ResultsFile
@@ -30,6 +29,7 @@ from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import restore_run
 from input_pipeline import load_dataset, image_batches
 

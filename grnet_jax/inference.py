@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views, photos_of
 from grnet_jax.retrieval.embedding import embed_rows, make_embed, make_predict
 from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
 from grnet_jax.retrieval.recognition import recognises_categories
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 from input_pipeline.images import (
@@ -28,7 +28,7 @@ from input_pipeline.images import (
 class LoadedMatcher:
     """A matcher with its trained parameters.
 
-    Photos are cut, resized and normalised as in evaluation (within one grey level of resizing).
+    Photos are cut, resized and normalized as in evaluation (within one gray level of resizing).
 
     Attributes:
       config: the run's config.

@@ -16,7 +16,7 @@ import input_pipeline
 from configs import grnet
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.checkpoints import CheckpointError
 from grnet_jax.training.setup import restore_run
 from input_pipeline.images import ImageError

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 from etils import epath
 
-from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.figures.chosen_pairs import (
     ChosenPair,
@@ -32,10 +31,12 @@ from grnet_jax.figures.chosen_pairs import (
 from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
 from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
 from grnet_jax.figures.measured_plots import write_plots
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.tasks import configured_task
+from grnet_jax.runtime import session
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
 from input_pipeline.images import Box, build_transform, check_box, load_image

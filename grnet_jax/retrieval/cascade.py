@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded, split_rows
 from grnet_jax.metrics import count_ahead, positive_ranks
 from grnet_jax.models import Features, Scoring
 from grnet_jax.retrieval.counting import (
@@ -33,6 +32,7 @@ from grnet_jax.retrieval.counting import (
 from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.sources import Distinct, FeatureSource, HeldFeatures, Part, read_blocks
+from grnet_jax.sharding import check_divisible, place_batch, replicated, sharded, split_rows
 
 # Gallery photos whose descriptors pass at once: a product is so little work that small blocks would
 # mostly wait for the next one.

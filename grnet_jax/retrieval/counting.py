@@ -15,7 +15,6 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from grnet_jax.mesh import place_replicated, sharded
 from grnet_jax.metrics import (
     CalibrationSums,
     add_sums,
@@ -27,6 +26,7 @@ from grnet_jax.metrics import (
 from grnet_jax.models import Features
 from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, pad_rows, read_blocks
+from grnet_jax.sharding import place_replicated, sharded
 
 Score = Callable[[Any, Features, Features], jax.Array]
 NO_ROW = np.iinfo(np.int32).max

@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded
 from grnet_jax.models import Features, Views
+from grnet_jax.sharding import check_divisible, place_batch, replicated, sharded
 
 _PLAIN = Views()
 

@@ -21,7 +21,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.mesh import check_divisible, place_replicated, replicated, sharded, split_rows
 from grnet_jax.metrics import CalibrationSums, add_sums, ranks_from_ahead
 from grnet_jax.models import Features, Scoring
 from grnet_jax.retrieval.counting import (
@@ -34,6 +33,7 @@ from grnet_jax.retrieval.counting import (
 )
 from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, read_blocks
+from grnet_jax.sharding import check_divisible, place_replicated, replicated, sharded, split_rows
 
 _PLAIN = Scoring()
 

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from grnet_jax import metrics
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 
 
 def _case(seed=0, shape=(32, 70)):

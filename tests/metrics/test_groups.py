@@ -2,7 +2,6 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import (
     clustered_interval,
     clustered_intervals,
@@ -10,6 +9,7 @@ from grnet_jax.metrics import (
     group_members,
     group_sums,
 )
+from grnet_jax.sharding import make_mesh
 
 
 def _case():

@@ -7,7 +7,7 @@ import sklearn.metrics
 from jax.sharding import NamedSharding, PartitionSpec
 
 from grnet_jax import metrics
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 
 
 def _case(seed, ties):

@@ -1,8 +1,8 @@
 """Pretrained weights in this package's own form: one safetensors file a backbone.
 
-Its tensors are float32 and called by their place, "params/backbone/conv1/conv/kernel" or
-"batch_stats/backbone/conv1/bn/mean"; its metadata says of which backbone they are, what photos
-they expect and where they come from.
+Its tensors are float32 and named by their path, "params/backbone/conv1/conv/kernel" or
+"batch_stats/backbone/conv1/bn/mean". Its metadata names the backbone, the preprocessing and the
+source.
 """
 
 import json
@@ -18,10 +18,11 @@ from etils import epath
 from flax import traverse_util
 
 import grnet_jax
-from grnet_jax.backbones.torch_file import (
+from grnet_jax.backbones.pretrained.checkpoint_file import (
     MAX_SAFETENSORS_HEADER,
-    checkpoint_form,
     describe_foreign,
+    is_safetensors,
+    is_torch,
 )
 from grnet_jax.errors import InputError
 
@@ -35,8 +36,8 @@ class WeightsInfo:
     """What a weights file says about itself.
 
     Attributes:
-      backbone: name of it.
-      preprocessing: name of what photos go through before it.
+      backbone: its name.
+      preprocessing: name of the preprocessing that its images need.
       source: name of the checkpoint file that was converted.
       source_sha256: of that file, in hexadecimal.
       classes: of the ImageNet head, 0 where there is none.
@@ -141,7 +142,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
 
 
 def read_weights_info(path: str | os.PathLike) -> WeightsInfo:
-    """What a weights file says about itself; its tensors are not read.
+    """Reads what a weights file says about itself, without its tensors.
 
     Raises:
       InputError: as `read_weights`, as far as the file's beginning shows it.
@@ -155,7 +156,7 @@ def read_weights_info(path: str | os.PathLike) -> WeightsInfo:
             start = stream.read(512)
             length = int.from_bytes(start[:8], "little")
             header = start[8:]
-            if checkpoint_form(start) == "safetensors" and length > len(header):
+            if is_safetensors(start) and length > len(header):
                 header += stream.read(min(length, MAX_SAFETENSORS_HEADER) - len(header))
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
@@ -167,14 +168,13 @@ def read_weights_info(path: str | os.PathLike) -> WeightsInfo:
 def _parse_info(name: str, start: bytes, header: bytes) -> WeightsInfo:
     if not start:
         raise InputError(f"{name}: is empty (0 bytes)")
-    form = checkpoint_form(start)
     convert = (
         "convert it first: python -m grnet_jax.backbones.convert "
         f"{shlex.quote(name)} --backbone=NAME"
     )
-    if form in ("zip", "legacy stream"):
-        raise InputError(f"{name}: is a PyTorch checkpoint; {convert}")
-    if not form:
+    if not is_safetensors(start):
+        if is_torch(start):
+            raise InputError(f"{name}: is a PyTorch checkpoint; {convert}")
         raise InputError(f"{name}: {describe_foreign(start, 'a weights file')}")
     try:
         found = json.loads(header)

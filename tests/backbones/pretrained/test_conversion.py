@@ -5,7 +5,7 @@ import pytest
 from flax import traverse_util
 
 from grnet_jax.backbones import build_classifier
-from grnet_jax.backbones.conversion import _variables, convert_tensors, fitting_backbones
+from grnet_jax.backbones.pretrained.conversion import _variables, convert_tensors, fitting_backbones
 from grnet_jax.errors import InputError
 
 # A few keys of each checkpoint with their PyTorch shapes, as torchvision, timm and Cadene

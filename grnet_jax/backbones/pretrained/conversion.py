@@ -1,8 +1,7 @@
 """PyTorch's ImageNet checkpoints as variables of `Classifier`.
 
-A checkpoint is a mapping from dotted keys to arrays. Each variable of ours knows its key there:
-the modules carry the checkpoints' names as far as Linen allows, and the rules below mend the
-rest. What a variable's array must look like is read off the module itself.
+A checkpoint is a mapping from dotted keys to arrays. Our modules carry the checkpoints' names as
+far as Linen allows; the rules below translate the rest. Expected shapes come from the modules.
 """
 
 import functools
@@ -40,7 +39,7 @@ class Converted(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """How a family of checkpoints calls its layers.
+    """How a family of checkpoints names its layers.
 
     Attributes:
       layers: from the dotted path of our module to the checkpoint's name.
@@ -56,15 +55,15 @@ class _Names(NamedTuple):
 
 
 def _vgg_names(norm: bool) -> _Names:
-    """Names by a layer's place in a list that counts ReLUs and poolings too."""
+    """Names by a layer's index in a list that counts ReLUs and poolings too."""
     layers = []
-    place = 0
+    index = 0
     for number, stage in enumerate(STAGES.values(), 1):
         for conv in range(1, stage.convolutions + 1):
-            layers.append((rf"^stage{number}\.conv{conv}\.conv$", f"features.{place}"))
-            layers.append((rf"^stage{number}\.conv{conv}\.bn$", f"features.{place + 1}"))
-            place += 3 if norm else 2
-        place += 1
+            layers.append((rf"^stage{number}\.conv{conv}\.conv$", f"features.{index}"))
+            layers.append((rf"^stage{number}\.conv{conv}\.bn$", f"features.{index + 1}"))
+            index += 3 if norm else 2
+        index += 1
     head = {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
     layers += [(f"^{ours}$", theirs) for ours, theirs in head.items()]
     # timm's heads, then Cadene's.
@@ -191,14 +190,14 @@ class _Variable(NamedTuple):
             return tuple(self.shape[axis] for axis in (3, 2, 0, 1))
         return self.shape[::-1]
 
-    def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether PyTorch's array of that shape can be this variable's."""
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether this variable can hold PyTorch's array of that shape."""
         if len(shape) == 4 and len(self.shape) == 2:  # timm's VGG has convolutions in its head
             shape = (shape[0], math.prod(shape[1:]))
         return shape == self.torch_shape
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
-        """PyTorch's array in our order of axes."""
+        """Returns PyTorch's array in our order of axes."""
         array = array.reshape(self.torch_shape)
         if self.path[-2:] == ("fc6", "kernel"):
             # A 7x7 map flattened: channels come first in PyTorch, last in ours.
@@ -216,7 +215,7 @@ class _Match(NamedTuple):
 
     Attributes:
       pairs: variable, and its key in the checkpoint as spelt there.
-      left_out: keys not needed.
+      left_out: keys that are not needed.
       missing: keys of variables without tensors.
       unknown: keys of tensors without variables.
       mis_shaped: key, found and expected shape.
@@ -234,13 +233,13 @@ class _Match(NamedTuple):
 
 
 def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Converted:
-    """The variables that a PyTorch checkpoint holds for a backbone and its ImageNet head.
+    """Converts a PyTorch checkpoint to the variables of a backbone and its ImageNet head.
 
     Keys may be torchvision's, timm's or Cadene's. The head may have any number of classes, or
     be missing. Floating-point arrays of any precision become float32.
 
     Args:
-      backbone: name of it.
+      backbone: its name.
       tensors: the checkpoint's arrays by key.
 
     Raises:
@@ -271,7 +270,7 @@ def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Convert
 
 
 def fitting_backbones(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Names of the backbones that these tensors' keys and shapes fit."""
+    """Returns the names of the backbones that these tensors' keys and shapes fit."""
     return tuple(name for name in _NAMES if _match(name, tensors).fits)
 
 
@@ -300,7 +299,7 @@ def _match(backbone: str, tensors: Mapping[str, np.ndarray]) -> _Match:
             continue
         key = found[spelt]
         shape = tuple(np.shape(tensors[key]))
-        if variable.takes(shape):
+        if variable.fits(shape):
             pairs.append((variable, key))
         else:
             mis_shaped.append((key, shape, variable.torch_shape))
@@ -310,7 +309,7 @@ def _match(backbone: str, tensors: Mapping[str, np.ndarray]) -> _Match:
 
 @functools.lru_cache(maxsize=32)
 def _variables(backbone: str, classes: int) -> Mapping[str, _Variable]:
-    """The variables of a backbone under its head, by their key in a checkpoint."""
+    """Returns the variables of a backbone and its head, by their key in a checkpoint."""
     shapes = jax.eval_shape(
         build_classifier(backbone, classes).init,
         jax.random.key(0),
@@ -331,7 +330,7 @@ def _rewrite(name: str, rules: _Rules) -> str:
 
 
 def _misfit(backbone: str, match: _Match, tensors: Mapping[str, np.ndarray]) -> str:
-    """What a message says of a checkpoint that does not fit."""
+    """Describes a checkpoint that does not fit."""
     parts = []
     if match.missing:
         parts.append(f"missing: {some_of(match.missing)}")
@@ -353,6 +352,6 @@ def _misfit(backbone: str, match: _Match, tensors: Mapping[str, np.ndarray]) -> 
 
 
 def some_of(keys: Sequence[str], most: int = _NAMED) -> str:
-    """The first keys, and how many more there are; for messages."""
+    """Returns the first keys, and how many more there are, for messages."""
     more = len(keys) - most
     return ", ".join(keys[:most]) + (f" and {more} more" if more > 0 else "")
