@@ -30,7 +30,6 @@ from grnet_jax.models.matcher import (
     has_feature_map,
     has_predictions,
     inner_products,
-    keep,
     make_scoring,
     photos_of,
     predict,
@@ -42,7 +41,7 @@ from grnet_jax.models.matcher import (
     takes_domain,
     unit_vectors,
 )
-from grnet_jax.models.views import Views, embed_views, make_views
+from grnet_jax.models.views import embed_augmented
 
 __all__ = [
     "MATCHERS",
@@ -53,18 +52,15 @@ __all__ = [
     "PointedPhotos",
     "Predictions",
     "Scoring",
-    "Views",
     "build_matcher",
     "embed",
-    "embed_views",
+    "embed_augmented",
     "feature_map",
     "global_edges",
     "has_feature_map",
     "has_predictions",
     "inner_products",
-    "keep",
     "make_scoring",
-    "make_views",
     "photos_of",
     "predict",
     "prepare",

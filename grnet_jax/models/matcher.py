@@ -197,13 +197,6 @@ def score_prepared(
     return scores
 
 
-def keep(features: Features, scoring: Scoring) -> Features:
-    """A gallery's features (numpy leaves), regions in the dtype that they are kept in."""
-    if features.regions is None or not scoring.gallery_dtype:
-        return features
-    return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
-
-
 def scores_by_descriptor(matcher: nn.Module) -> bool:
     """Whether the matcher's score is the inner product of descriptors."""
     return isinstance(matcher, InnerProduct)

@@ -18,10 +18,10 @@ from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preproc
 from grnet_jax.backbones.weights import read_weights, read_weights_info
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import place_replicated, replicated
-from grnet_jax.models import build_matcher, make_scoring, make_views
+from grnet_jax.models import build_matcher, make_scoring
 from grnet_jax.photos import ANNOTATED, LANDMARKS, make_framing
-from grnet_jax.retrieval.cascade import make_shortlist
-from grnet_jax.retrieval.postprocessing import make_postprocessing
+from grnet_jax.search.reranking import make_shortlist
+from grnet_jax.search.postprocessing import make_postprocessing
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints, read_config
 from grnet_jax.training.optimizers import (
     Schedule,
@@ -378,7 +378,6 @@ def check_fields(config: Any) -> None:
         section, name = field.split(".")
         check_at_least(field, config[section][name], least)
     make_scoring(config.eval)
-    make_views(config.eval)
     make_postprocessing(config.eval)
     parts = config.train.init_parts
     if parts not in _INIT_PARTS:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.retrieval.protocols import query_choices
+from grnet_jax.evaluation.protocols import query_choices
 from input_pipeline.datasets.download import compare, count_images
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked

@@ -1,5 +1,6 @@
 """What features and ranks depend on, as short texts to compare."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -9,16 +10,29 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from grnet_jax.models import Views, make_views
-
-# Fields of config.data that decide what the model sees of a photo, beside its cut.
+# Fields of config.data that decide what the model sees of an image, beside its crop.
 RESIZED = ("image_size", "interpolation", "center_share")
 # Fields of config.model that features do not depend on.
 _FREE = ("gallery_chunk", "backbone.pretrained")
 
 
-def digest(parts: Iterable[Any]) -> str:
-    """Sixteen hexadecimal digits of values, in order: arrays, or what JSON can hold."""
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What features were computed from; stores of another one are refused.
+
+    Attributes:
+      model: of the matcher's config, images' preprocessing and parameters.
+      step: the checkpoint's.
+      photos: of what images there are and how they are cropped.
+    """
+
+    model: str
+    step: int
+    photos: str
+
+
+def fingerprint(parts: Iterable[Any]) -> str:
+    """Returns sixteen hexadecimal digits of values, in order: arrays, or what JSON can hold."""
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -31,21 +45,17 @@ def digest(parts: Iterable[Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def model_digest(config: Any, variables: Any) -> str:
-    """Of a matcher's fields, of how photos come before it, and of every parameter.
-
-    Also of the views that features are averaged over, where there are any besides the photo.
-    """
-    views = make_views(config.eval)
+def model_fingerprint(config: Any, variables: Any) -> str:
+    """Returns that of a matcher's fields, of how images come before it, and of every parameter."""
     fields = flatten_dict(json.loads(json.dumps(config.model.to_dict())), sep=".")
     described = {name: value for name, value in fields.items() if name not in _FREE}
     leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return digest(
+    return fingerprint(
         [
             described,
             {name: config.data[name] for name in RESIZED},
+            config.eval.flip_average,
             [jax.tree_util.keystr(path) for path, _ in leaves],
             *(np.asarray(leaf) for _, leaf in leaves),
-            *([views._asdict()] if views != Views() else []),
         ]
     )

@@ -1,5 +1,6 @@
-"""Features of many photos, batch by batch over the mesh."""
+"""Features of many images, batch by batch over the mesh."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,32 +11,35 @@ from jax.sharding import Mesh
 
 from grnet_jax import models
 from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded
-from grnet_jax.models import Features, Views
+from grnet_jax.models import Features
+from grnet_jax.search.ranking import Progress, ignore_progress
 
-_PLAIN = Views()
+Batches = Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]]
 
 
+@functools.lru_cache(maxsize=8)
 def make_embed(
-    matcher: nn.Module, mesh: Mesh, views: Views = _PLAIN
+    matcher: nn.Module, mesh: Mesh, flip_average: bool = False
 ) -> Callable[[Any, Any], Features]:
-    """`embed` as (variables, photos) -> features, jitted: photos shared, result whole."""
+    """Returns `embed` as (variables, images) -> features, compiled: images shared, result whole."""
 
-    def embed(variables: Any, photos: jax.Array) -> Features:
-        return models.embed_views(matcher, variables, photos, views)
+    def embed(variables: Any, images: jax.Array) -> Features:
+        return models.embed_augmented(matcher, variables, images, flip_average)
 
-    return _of_photos(embed, mesh)
+    return _jit_images(embed, mesh)
 
 
+@functools.lru_cache(maxsize=8)
 def make_predict(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], models.Predictions]:
-    """`predict` as (variables, photos) -> predictions, jitted as `make_embed` is."""
+    """Returns `predict` as (variables, images) -> predictions, compiled as `make_embed` is."""
 
-    def predict(variables: Any, photos: jax.Array) -> models.Predictions:
-        return models.predict(matcher, variables, photos)
+    def predict(variables: Any, images: jax.Array) -> models.Predictions:
+        return models.predict(matcher, variables, images)
 
-    return _of_photos(predict, mesh)
+    return _jit_images(predict, mesh)
 
 
-def _of_photos(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
+def _jit_images(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
     return jax.jit(
         call,
         in_shardings=(replicated(mesh), sharded(mesh)),
@@ -43,10 +47,10 @@ def _of_photos(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
     )
 
 
-def read_photos(
+def read_images(
     matcher: nn.Module, split: Any, rows: np.ndarray, data: Any, batch: int
 ) -> Iterator[dict[str, Any]]:
-    """The batches of a split's photos that `embed_batches` takes, with what is embedded of each."""
+    """Yields a split's batches as `embed_batches` takes them, with what the matcher embeds."""
     from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
 
     for read in photo_batches(split, rows, data, batch=batch):
@@ -54,13 +58,13 @@ def read_photos(
 
 
 def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray:
-    """The rows that one host reads so that hosts' batches side by side are `rows` in order.
+    """Returns the rows that one host reads so that hosts' batches side by side are `rows` in order.
 
     The last row is repeated until every batch is full; the caller cuts the rest off.
 
     Args:
-      rows: int [n], all photos to embed, n > 0.
-      batch: photos a global batch, a multiple of `hosts`.
+      rows: int [n], all images to embed, n > 0.
+      batch: images a global batch, a multiple of `hosts`.
       host: this host's number.
       hosts: their number.
     """
@@ -72,14 +76,14 @@ def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray
 def embed_batches(
     embed: Callable[[Any, jax.Array], Any],
     variables: Any,
-    batches: Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]],
+    batches: Batches,
     rows: np.ndarray,
     *,
     batch: int,
     mesh: Mesh,
-    progress: Callable[[int], object] = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Iterator[tuple[int, Any]]:
-    """Features (or predictions) of the photos in `rows`, in order, a global batch at a time.
+    """Computes features (or predictions) of the images in `rows`, in order, batch by batch.
 
     Args:
       embed: of `make_embed` or `make_predict`.
@@ -87,12 +91,12 @@ def embed_batches(
       batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3], or what the
         matcher embeds in their place.
       rows: int [n].
-      batch: photos a global batch, a multiple of the number of devices.
+      batch: images a global batch, a multiple of the number of devices.
       mesh: the devices.
-      progress: told the number of photos after every batch.
+      progress: told the number of images after every batch.
 
     Yields:
-      The place in `rows` of the batch's first photo, and the features of its photos as numpy
+      The place in `rows` of the batch's first image, and the features of its images as numpy
       arrays on every host; the last batch may be smaller.
     """
     check_divisible(batch, mesh, "eval.batch")
@@ -102,23 +106,23 @@ def embed_batches(
     mine = host_rows(rows, batch, jax.process_index(), hosts)
     for number, read in enumerate(batches(mine, batch // hosts)):
         start = number * batch
-        there = min(batch, len(rows) - start)
+        count = min(batch, len(rows) - start)
         features = embed(variables, place_batch(read["photo"], mesh))
-        yield start, jax.tree.map(lambda leaf, n=there: np.asarray(leaf)[:n], features)
-        progress(there)
+        yield start, jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], features)
+        progress(count, False)
 
 
 def embed_rows(
-    embed: Callable[[Any, jax.Array], Features],
+    embed: Callable[[Any, jax.Array], Any],
     variables: Any,
-    batches: Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]],
+    batches: Batches,
     rows: np.ndarray,
     *,
     batch: int,
     mesh: Mesh,
-    progress: Callable[[int], object] = lambda _: None,
-) -> Features:
-    """The features of `embed_batches` side by side, for n > 0 photos."""
+    progress: Progress = ignore_progress,
+) -> Any:
+    """Computes what `embed_batches` yields, side by side, for n > 0 images."""
     parts = embed_batches(
         embed, variables, batches, rows, batch=batch, mesh=mesh, progress=progress
     )

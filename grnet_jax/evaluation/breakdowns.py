@@ -1,7 +1,7 @@
-"""Figures of an evaluation by what its queries show: pose, scale and category.
+"""Metrics of retrieval by what its queries show: pose, scale and category.
 
 As Fig. 11 of FashionNet (Liu et al., 2016) breaks retrieval down. Pose is the view of the garment;
-scale the share of the photo that its box fills, in fifths, which are ours.
+scale the fraction of the image that its box fills, in fifths, which are ours.
 """
 
 import itertools
@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import Figures, measure
-from grnet_jax.retrieval.protocols import VIEWS, Protocol
+from grnet_jax.evaluation.protocols import VIEWS, QuerySubset
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.evaluation.retrieval_metrics import Figures, measure
 
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def box_shares(box: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """The share of each photo that its box fills, float64 [n]; NaN without a box.
+def box_area_fraction(box: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Returns the fraction of each image that its box fills, float64 [n]; NaN without a box.
 
     Args:
-      box: [n, 4], (x_1, y_1, x_2, y_2) in pixels; one of the whole photo is taken for unknown, as
+      box: [n, 4], (x_1, y_1, x_2, y_2) in pixels; one of the whole image is taken for unknown, as
         data sets without boxes have them.
       size: [n, 2], (height, width) in pixels.
     """
@@ -31,8 +31,8 @@ def box_shares(box: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.where(known, area, np.nan) / size.prod(axis=1)
 
 
-def groups_of(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Of each kind of group ("view", "scale", "category") and its name the queries, bool [q].
+def group_queries(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yields kind ("view", "scale", "category"), name and queries, bool [q], of every group.
 
     A query of which it is unknown is in none of the kind's groups; groups without any are left out.
 
@@ -41,10 +41,10 @@ def groups_of(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.ndarr
       rows: int [q], the queries' places in it.
     """
     view, category = index.view[rows], index.category[rows]
-    share = box_shares(index.box[rows], index.size[rows])
+    fraction = box_area_fraction(index.box[rows], index.size[rows])
     # The last bin has its upper end too.
-    bin_of = np.clip(np.digitize(share, SCALES) - 1, 0, len(SCALES) - 2)
-    scale = np.where(np.isnan(share), -1, bin_of)
+    bin_of = np.clip(np.digitize(fraction, SCALES) - 1, 0, len(SCALES) - 2)
+    scale = np.where(np.isnan(fraction), -1, bin_of)
     scales = [f"{low:.0%} to {high:.0%}" for low, high in itertools.pairwise(SCALES)]
     kinds: dict[str, tuple[np.ndarray, Mapping[int, str]]] = {
         "view": (view, VIEWS),
@@ -57,17 +57,15 @@ def groups_of(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.ndarr
                 yield kind, name, group == number
 
 
-def break_down(evaluation: Evaluation) -> dict[str, dict[str, Figures]]:
-    """The figures of every group, by its kind and name."""
-    task, ranking = evaluation.task, evaluation.ranking
-    index, gallery = task.photos.index, evaluation.figures["all"].gallery
-    groups = list(groups_of(index, task.query_rows))
-    protocols = [
-        Protocol(f"{kind}:{name}", name, queries, gallery) for kind, name, queries in groups
-    ]
-    if not protocols:
+def break_down(result: RetrievalResult) -> dict[str, dict[str, Figures]]:
+    """Returns the metrics of every group of queries, by its kind and name."""
+    protocol, gallery = result.protocol, result.metrics["all"].gallery
+    index = protocol.images.index
+    groups = list(group_queries(index, protocol.query_rows))
+    if not groups:
         return {}
-    measured = measure(protocols, ranking.ranks, index.item[task.query_rows])
+    subsets = [QuerySubset(f"{kind}:{name}", name, rows, gallery) for kind, name, rows in groups]
+    measured = measure(subsets, result.ranking.ranks, index.item[protocol.query_rows])
     found: dict[str, dict[str, Figures]] = {}
     for kind, name, _ in groups:
         found.setdefault(kind, {})[name] = measured[f"{kind}:{name}"]

@@ -1,4 +1,4 @@
-"""Evaluation of what a matcher recognises: category, attributes and landmarks of every photo."""
+"""Evaluation of what a matcher recognizes: category, attributes and landmarks of every image."""
 
 import dataclasses
 import functools
@@ -15,10 +15,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
+from grnet_jax.evaluation.protocols import VIEWS
 from grnet_jax.models import has_predictions
 from grnet_jax.photos import LANDMARKS
-from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
-from grnet_jax.retrieval.protocols import VIEWS
+from grnet_jax.search.embed import embed_batches, make_predict, read_images
 
 # Of the PDJ curve, in sides of the square that the network sees.
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 51))
@@ -28,7 +28,7 @@ _NO_SHARES = {"landmark_error": "{:.4f}", "landmarks_visible": "{:,.0f}"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognition:
+class RecognitionResult:
     """What was measured on the photos of a split; NaN where nothing could be.
 
     Attributes:
@@ -50,6 +50,14 @@ class Recognition:
     slots: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     kinds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     pdj: list[float] = dataclasses.field(default_factory=list)
+
+    def format(self) -> str:
+        """Returns the metrics in percent, a line each; the landmarks' error in sides of the square."""
+        return format_recognition(self)
+
+    def write(self, directory: epath.Path, model: str, step: int) -> str:
+        """Writes `recognition.json` and returns its path."""
+        return write_recognition(directory, self, model, step)
 
 
 class AttributeLabels(NamedTuple):
@@ -78,78 +86,84 @@ def recognises_categories(matcher: nn.Module, config: Any) -> bool:
 
 
 class RecognitionEvaluator:
-    """Measures predictions on splits of a data set; compiles once, for any number of calls.
+    """Measures predictions on a split of a data set, for any variables.
 
     Args:
-      matcher: one with predictions.
       config: the whole config; `eval.batch` and `data` are read.
+      matcher: one with predictions.
       mesh: the devices.
+      dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
+      split: the name of one of its splits.
     """
 
-    def __init__(self, matcher: nn.Module, config: Any, mesh: Mesh):
-        self._config = config
+    def __init__(self, config: Any, matcher: nn.Module, mesh: Mesh, dataset: Any, split: str):
+        self._data = config.data
+        self._batch = config.eval.batch
         self._matcher = matcher
         self._mesh = mesh
+        self._split = split
+        self._images = dataset.split(split)
+        types = dataset.summary.get("attribute_types", {})
+        self._labels = label_types(self._images.index, types)
         self._predict = make_predict(matcher, mesh)
 
-    def evaluate(self, variables: Any, dataset: Any, split: str) -> Recognition:
-        """Predicts for every photo of a split and measures.
+    def run(self, variables: Any, step: int = 0) -> RecognitionResult:
+        """Predicts for every image of the split and measures.
 
         Args:
           variables: the matcher's.
-          dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
-          split: the name of one of its splits.
+          step: the checkpoint's, which nothing here depends on.
         """
         # The pipeline is loaded only where it is used.
         from input_pipeline.batches import photo_labels, unchanged_photos
         from input_pipeline.cuts import Cuts
 
-        config, photos = self._config, dataset.split(split)
-        index, cuts = photos.index, Cuts(photos, config.data)
-        labels = label_types(index, dataset.summary.get("attribute_types", {}))
-        hits, sums, landmarks = [], [], []
+        del step
+        images, index = self._images, self._images.index
+        crops = Cuts(images, self._data)
+        hits, counts, landmarks = [], [], []
         for start, found in embed_batches(
             self._predict,
             variables,
-            lambda mine, batch: read_photos(self._matcher, photos, mine, config.data, batch),
+            lambda mine, batch: read_images(self._matcher, images, mine, self._data, batch),
             np.arange(len(index)),
-            batch=config.eval.batch,
+            batch=self._batch,
             mesh=self._mesh,
         ):
             rows = np.arange(start, start + len(found.category))
-            label = photo_labels(photos, unchanged_photos(rows, cuts))
-            each = [
-                metrics.category_hits(found.category, label["category"], k) for k in _CATEGORY_K
-            ]
-            hits.append(np.stack(each, axis=1))
+            label = photo_labels(images, unchanged_photos(rows, crops))
+            hits.append(_category_hits(found.category, label["category"]))
             if found.attributes is not None:
-                counted = _count_attributes(
-                    found.attributes,
-                    label["attributes"],
-                    labels.photos,
-                    tuple(labels.types.tolist()),
-                )
-                sums.append(np.asarray(counted))
+                counts.append(self._count_attributes(found.attributes, label["attributes"]))
             if found.landmarks is not None:
                 places = np.asarray(found.landmarks), np.asarray(found.visibility)
                 landmarks.append(_measure_landmarks(*places, label))
         values, intervals = category_figures(index.category, index.item, np.concatenate(hits))
-        attributes: dict[str, dict[str, float]] = {}
-        slots: dict[str, dict[str, float]] = {}
-        kinds: dict[str, dict[str, float]] = {}
-        pdj: list[float] = []
-        if sums:
-            recalls, attributes = attribute_figures(np.sum(sums, axis=0), labels)
+        parts: dict[str, Any] = {}
+        if counts:
+            total = np.sum(counts, axis=0)
+            recalls, parts["attributes"] = attribute_figures(total, self._labels)
             values |= recalls
         if landmarks:
             joined = _Landmarks(*map(np.concatenate, zip(*landmarks, strict=True)))
-            found_places, slots, pdj = landmark_figures(joined)
-            values |= found_places
-            kinds = {
+            measured, parts["slots"], parts["pdj"] = landmark_figures(joined)
+            values |= measured
+            parts["kinds"] = {
                 name: _of_landmarks(joined.distances, joined.visible & chosen[:, None])
                 for name, chosen in photo_kinds(index).items()
             }
-        return Recognition(split, len(index), values, intervals, attributes, slots, kinds, pdj)
+        return RecognitionResult(self._split, len(index), values, intervals, **parts)
+
+    def _count_attributes(self, scores: jax.Array, label: np.ndarray) -> np.ndarray:
+        labels = self._labels
+        types = tuple(labels.types.tolist())
+        return np.asarray(_count_attributes(scores, label, labels.photos, types))
+
+
+def _category_hits(scores: jax.Array, category: np.ndarray) -> np.ndarray:
+    """Whether each image's category is among the first k, [n, 3]."""
+    hits = [metrics.category_hits(scores, category, k) for k in _CATEGORY_K]
+    return np.stack(hits, axis=1)
 
 
 def photo_kinds(index: Any) -> dict[str, np.ndarray]:
@@ -290,7 +304,7 @@ def _of_landmarks(distances: np.ndarray, visible: np.ndarray) -> dict[str, float
     }
 
 
-def format_recognition(found: Recognition) -> str:
+def format_recognition(found: RecognitionResult) -> str:
     """The figures in percent, a line each; the landmarks' error in sides of the square."""
     lines = [f"Recognition on {found.photos:,} photos of {found.split}"]
     for name, value in found.values.items():
@@ -304,7 +318,7 @@ def format_recognition(found: Recognition) -> str:
     return "\n".join(lines)
 
 
-def write_recognition(directory: epath.Path, found: Recognition, model: str, step: int) -> str:
+def write_recognition(directory: epath.Path, found: RecognitionResult, model: str, step: int) -> str:
     """Writes `recognition.json`, shares in 0..1 and null where there is none; returns its path."""
     path = directory / "recognition.json"
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Protocols, evaluators of retrieval and of what is recognized, metrics and reports."""
