@@ -15,10 +15,16 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
-from grnet_jax.evaluation.protocols import VIEWS
 from grnet_jax.models import has_predictions
-from grnet_jax.photos import LANDMARKS
 from grnet_jax.search.embed import embed_batches, make_predict, read_images
+from input_pipeline import (
+    DOMAINS,
+    LANDMARKS,
+    VIEWS,
+    CropBoxes,
+    eval_batch_spec,
+    image_labels,
+)
 
 # Of the PDJ curve, in sides of the square that the network sees.
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 51))
@@ -82,14 +88,14 @@ class _Landmarks(NamedTuple):
 
 def recognises_categories(matcher: nn.Module, config: Any) -> bool:
     """Whether a matcher that was trained by this config has predictions, and of categories."""
-    return has_predictions(matcher) and config.loss.get("label", "category") == "category"
+    return has_predictions(matcher) and getattr(config.loss, "label", "category") == "category"
 
 
 class RecognitionEvaluator:
     """Measures predictions on a split of a data set, for any variables.
 
     Args:
-      config: the whole config; `eval.batch` and `data` are read.
+      config: the whole config; `eval.batch_size` and `image` are read.
       matcher: one with predictions.
       mesh: the devices.
       dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
@@ -97,8 +103,8 @@ class RecognitionEvaluator:
     """
 
     def __init__(self, config: Any, matcher: nn.Module, mesh: Mesh, dataset: Any, split: str):
-        self._data = config.data
-        self._batch = config.eval.batch
+        self._image = config.image
+        self._batch = config.eval.batch_size
         self._matcher = matcher
         self._mesh = mesh
         self._split = split
@@ -114,24 +120,20 @@ class RecognitionEvaluator:
           variables: the matcher's.
           step: the checkpoint's, which nothing here depends on.
         """
-        # The pipeline is loaded only where it is used.
-        from input_pipeline.batches import photo_labels, unchanged_photos
-        from input_pipeline.cuts import Cuts
-
         del step
         images, index = self._images, self._images.index
-        crops = Cuts(images, self._data)
+        crops = CropBoxes(images, self._image)
         hits, counts, landmarks = [], [], []
         for start, found in embed_batches(
             self._predict,
             variables,
-            lambda mine, batch: read_images(self._matcher, images, mine, self._data, batch),
+            lambda mine, batch: read_images(self._matcher, images, mine, self._image, batch),
             np.arange(len(index)),
             batch=self._batch,
             mesh=self._mesh,
         ):
             rows = np.arange(start, start + len(found.category))
-            label = photo_labels(images, unchanged_photos(rows, crops))
+            label = image_labels(images, eval_batch_spec(rows, crops))
             hits.append(_category_hits(found.category, label["category"]))
             if found.attributes is not None:
                 counts.append(self._count_attributes(found.attributes, label["attributes"]))
@@ -168,8 +170,8 @@ def _category_hits(scores: jax.Array, category: np.ndarray) -> np.ndarray:
 
 def photo_kinds(index: Any) -> dict[str, np.ndarray]:
     """By name, customer and shop photos and those of each view, bool [n]; kinds without are out."""
-    found = {name: index.domain == number for number, name in enumerate(("customer", "shop"))}
-    found |= {name: index.view == number for number, name in VIEWS.items()}
+    found = {name: index.domain == number for number, name in enumerate(DOMAINS)}
+    found |= {name: index.view == number for number, name in enumerate(VIEWS)}
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 

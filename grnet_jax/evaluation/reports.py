@@ -7,9 +7,9 @@ from typing import Any
 
 from etils import epath
 
-from grnet_jax.result.breakdowns import break_down
-from grnet_jax.result.retrieval import RetrievalResult
-from grnet_jax.result.retrieval_metrics import Calibration, Figures, OpenSet
+from grnet_jax.evaluation.breakdowns import break_down
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.evaluation.retrieval_metrics import Calibration, Figures, OpenSet
 from grnet_jax.metrics import CalibrationSums
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")

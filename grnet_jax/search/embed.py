@@ -13,6 +13,7 @@ from grnet_jax import models
 from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded
 from grnet_jax.models import Features
 from grnet_jax.search.ranking import Progress, ignore_progress
+from input_pipeline import ImageConfig, image_batches
 
 Batches = Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]]
 
@@ -48,13 +49,12 @@ def _jit_images(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
 
 
 def read_images(
-    matcher: nn.Module, split: Any, rows: np.ndarray, data: Any, batch: int
+    matcher: nn.Module, split: Any, rows: np.ndarray, image: ImageConfig, batch: int
 ) -> Iterator[dict[str, Any]]:
     """Yields a split's batches as `embed_batches` takes them, with what the matcher embeds."""
-    from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
 
-    for read in photo_batches(split, rows, data, batch=batch):
-        yield {"photo": models.photos_of(matcher, read)}
+    for read in image_batches(split, rows, image, batch=batch):
+        yield {"image": models.photos_of(matcher, read)}
 
 
 def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray:
@@ -88,7 +88,7 @@ def embed_batches(
     Args:
       embed: of `make_embed` or `make_predict`.
       variables: the matcher's.
-      batches: (rows, batch size) -> batches with "photo" uint8 [batch, h, w, 3], or what the
+      batches: (rows, batch size) -> batches with "image" uint8 [batch, h, w, 3], or what the
         matcher embeds in their place.
       rows: int [n].
       batch: images a global batch, a multiple of the number of devices.
@@ -99,7 +99,7 @@ def embed_batches(
       The place in `rows` of the batch's first image, and the features of its images as numpy
       arrays on every host; the last batch may be smaller.
     """
-    check_divisible(batch, mesh, "eval.batch")
+    check_divisible(batch, mesh, "eval.batch_size")
     if not len(rows):
         return
     hosts = jax.process_count()
@@ -107,7 +107,7 @@ def embed_batches(
     for number, read in enumerate(batches(mine, batch // hosts)):
         start = number * batch
         count = min(batch, len(rows) - start)
-        features = embed(variables, place_batch(read["photo"], mesh))
+        features = embed(variables, place_batch(read["image"], mesh))
         yield start, jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], features)
         progress(count, False)
 
