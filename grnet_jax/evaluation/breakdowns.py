@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.evaluation.protocols import VIEWS, QuerySubset
+from grnet_jax.evaluation.protocols import QuerySubset
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import Figures, measure
+from input_pipeline import VIEWS
 
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -47,7 +48,7 @@ def group_queries(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.n
     scale = np.where(np.isnan(fraction), -1, bin_of)
     scales = [f"{low:.0%} to {high:.0%}" for low, high in itertools.pairwise(SCALES)]
     kinds: dict[str, tuple[np.ndarray, Mapping[int, str]]] = {
-        "view": (view, VIEWS),
+        "view": (view, dict(enumerate(VIEWS))),
         "scale": (scale, dict(enumerate(scales))),
         "category": (category, dict(enumerate(map(str, index.categories)))),
     }

@@ -4,7 +4,6 @@ Every member sees the same queries and gallery through its own pipeline, for mem
 scale images differently.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,14 +11,12 @@ import flax.linen as nn
 import numpy as np
 from jax.sharding import Mesh
 
+from grnet_jax.config import Config
 from grnet_jax.errors import InputError
-from grnet_jax.evaluation.protocols import build_protocol, see_as_trained
+from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from grnet_jax.models import InnerProduct, scores_by_descriptor
 from grnet_jax.search.features import Concatenated, FeatureSource, InMemoryFeatures, read_all
-
-# Fields of config.data that say which images a run was trained on.
-_SAME = ("name", "size", "train_items", "seed", "manifest", "source")
 
 
 class Member(NamedTuple):
@@ -34,7 +31,7 @@ class Member(NamedTuple):
 
     name: str
     matcher: nn.Module
-    config: Any
+    config: Config
     variables: Any
 
 
@@ -42,46 +39,42 @@ class EnsembleEvaluator(RetrievalEvaluator):
     """Evaluates several matchers as one; its variables are `ensemble_variables` of the members.
 
     Args:
-      config: of the evaluation; its `eval` is that of every member, its `data` says which images.
-      members: one or more, of inner products, trained on the same data.
+      config: of the evaluation; its `eval` is that of every member, its `image.detections`, where
+        there are any, say where the garments are.
+      members: one or more, whose scores are inner products, trained on the same data.
       mesh: the devices.
+      dataset: an `input_pipeline.Dataset`.
 
     Raises:
       InputError: a member whose score is no inner product, or of other training data.
     """
 
-    def __init__(self, config: Any, members: Sequence[Member], mesh: Mesh):
-        from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
-
-        check_members(members)
-        self._names = [member.name for member in members]
-        views = [member_data(config.data, member.config.data) for member in members]
-        self._datasets = [load_dataset(data) for data in views]
-        fields = ("split", "gallery", "queries", "query_seed", "same_category", "whitening")
+    def __init__(self, config: Config, members: Sequence[Member], mesh: Mesh, dataset: Any):
+        _check_members(members)
+        configs = [_member_config(config, member.config) for member in members]
         protocol = build_protocol(
-            self._datasets[0],
-            data=views[0],
-            also_cropped=list(zip(self._datasets[1:], views[1:], strict=True)),
-            **{name: config.eval[name] for name in fields},
+            dataset,
+            configs[0].image,
+            config.eval.protocol,
+            whitening=config.eval.search.whitening,
+            also_cropped=[own.image for own in configs[1:]],
         )
-        config = copy.deepcopy(config)
-        config.data = views[0]
-        super().__init__(config, InnerProduct(), mesh, protocol, config.eval.store)
+        store = config.eval.search.store
+        super().__init__(configs[0], InnerProduct(), mesh, protocol, store)
+        self._names = [member.name for member in members]
         self._members = []
-        for number, (member, data) in enumerate(zip(members, views, strict=True)):
-            own = copy.deepcopy(config)
-            own.model, own.data = member.config.model, data
-            store = self._store and f"{self._store}/{_key(number)}"
-            self._members.append(RetrievalEvaluator(own, member.matcher, mesh, protocol, store))
+        for number, (member, own) in enumerate(zip(members, configs, strict=True)):
+            folder = f"{store}/{_key(number)}" if store else ""
+            self._members.append(RetrievalEvaluator(own, member.matcher, mesh, protocol, folder))
 
     def features(
         self, variables: Any, images: Any, rows: np.ndarray, what: str, step: int = 0
     ) -> FeatureSource:
         """Embeds images by every member; see `RetrievalEvaluator.features`."""
-        parts = []
-        for number, member in enumerate(self._members):
-            own = _same_images(self._names[number], self._datasets[number], images)
-            parts.append(member.features(variables[_key(number)], own, rows, what, step))
+        parts = [
+            member.features(variables[_key(number)], images, rows, what, step)
+            for number, member in enumerate(self._members)
+        ]
         joined = Concatenated(tuple(parts))
         return joined if self._store else InMemoryFeatures(read_all(joined))
 
@@ -98,42 +91,28 @@ def _key(number: int) -> str:
     return f"member_{number}"
 
 
-def member_data(data: Any, trained: Any) -> Any:
-    """Returns the evaluation's config.data, by which a member sees its images as in training.
-
-    A detector's boxes are the evaluation's, where it has any.
-    """
-    data = copy.deepcopy(data)
-    see_as_trained(data, trained)
-    data.long_side = trained.long_side
-    data.detections = data.detections or trained.detections
-    return data
+def _member_config(config: Config, trained: Config) -> Config:
+    """A member's own config, with the evaluation's data set and boxes of a detector."""
+    detections = config.image.detections or trained.image.detections
+    image = trained.image.model_copy(update={"detections": detections})
+    return trained.model_copy(
+        update={"dataset": config.dataset, "image": image, "eval": config.eval}
+    )
 
 
-def check_members(members: Sequence[Member]) -> None:
+def _check_members(members: Sequence[Member]) -> None:
     """Raises InputError, naming the member and the field, where members are not one ensemble."""
+    first = members[0]
     for member in members:
         if not scores_by_descriptor(member.matcher):
             raise InputError(
                 f"--workdir: {member.name} is of model.name={member.config.model.name}, whose "
                 "score is no inner product of embeddings; expected one such as embedding"
             )
-        for field in _SAME:
-            first, other = members[0].config.data[field], member.config.data[field]
-            if first != other:
+        for field in ("name", "source"):
+            one, other = (getattr(run.config.dataset, field) for run in (first, member))
+            if one != other:
                 raise InputError(
-                    f"--workdir: {members[0].name} was trained with data.{field}={first!r}, "
+                    f"--workdir: {first.name} was trained with dataset.{field}={one!r}, "
                     f"{member.name} with {other!r}; expected members of the same data"
                 )
-
-
-def _same_images(name: str, dataset: Any, images: Any) -> Any:
-    """The same splits of a member's data set; InputError where they hold other images."""
-    found = dataset.joined(images.name.split("+"))
-    for field in ("photo_id", "item"):
-        if not np.array_equal(getattr(found.index, field), getattr(images.index, field)):
-            raise InputError(
-                f"--workdir: {name} has other images in {images.name!r} than the first member: "
-                f"{len(found)} there, {len(images)} here; expected the same in the same order"
-            )
-    return found

@@ -8,8 +8,9 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
+from grnet_jax.config import Config
 from grnet_jax.evaluation.protocols import build_protocol, has_both_domains, sample_protocol
-from grnet_jax.evaluation.recognition import RecognitionEvaluator, recognises_categories
+from grnet_jax.evaluation.recognition import RecognitionEvaluator, recognizes_categories
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 
 
@@ -39,7 +40,7 @@ class Evaluator(Protocol):
 
 
 def build_evaluators(
-    config: Any,
+    config: Config,
     matcher: nn.Module,
     mesh: Mesh,
     dataset: Any,
@@ -65,23 +66,21 @@ def build_evaluators(
       "recognition" where the matcher recognizes categories.
     """
     evaluators: dict[str, Evaluator] = {}
-    recognises = recognition and recognises_categories(matcher, config)
+    recognizes = recognition and recognizes_categories(matcher, config)
     # Images of one domain alone cannot be ranked, but what they show can be recognized.
-    if not recognises or has_both_domains(dataset.split(split)):
-        fields = config.eval
-        choices: dict[str, Any] = {"same_category": fields.same_category}
-        if not validation:
-            choices |= {name: fields[name] for name in ("gallery", "queries", "query_seed")}
-        protocol = build_protocol(
-            dataset, split, config.data, whitening=fields.whitening, **choices
-        )
-        store = fields.store
+    if not recognizes or has_both_domains(dataset.split(split)):
+        options = config.eval.protocol.model_copy(update={"split": split})
         if validation:
-            store = ""
-            if fields.get("val_queries", 1000):
-                protocol = sample_protocol(protocol, fields.get("val_queries", 1000))
+            options = options.model_copy(update={"gallery": "", "queries": 0})
+        protocol = build_protocol(
+            dataset, config.image, options, whitening=config.eval.search.whitening
+        )
+        if validation and options.val_queries:
+            protocol = sample_protocol(protocol, options.val_queries)
+        if validation:
             logging.info("Validation: %s", protocol.describe())
+        store = "" if validation else config.eval.search.store
         evaluators["retrieval"] = RetrievalEvaluator(config, matcher, mesh, protocol, store)
-    if recognises:
+    if recognizes:
         evaluators["recognition"] = RecognitionEvaluator(config, matcher, mesh, dataset, split)
     return evaluators

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.search.fingerprints import RESIZED
+from grnet_jax.config import ProtocolConfig
+from grnet_jax.errors import InputError
+from input_pipeline import ImageConfig
 
-# What `eval.whitening` is where it is learned on the gallery, and not on a split's images.
+# What `eval.search.whitening` is where it is learned on the gallery, and not on a split's images.
 WHITENED_BY_GALLERY = "gallery"
 # Of a sampled gallery, images besides the matches, a query.
 _OTHERS_PER_QUERY = 10
-VIEWS = {0: "front", 1: "side", 2: "back"}
 _TITLES = {
     "easy": "Easy",
     "hard_view": "Hard-View",
@@ -108,27 +107,7 @@ class QuerySubset:
     gallery: int | None
 
 
-def query_choices(
-    view: np.ndarray, occluded: np.ndarray, cropped: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Returns the queries of each of FindFashion's subsets, bool [q].
-
-    A query with an unknown flag is in no subset that asks for that flag.
-
-    Args:
-      view: int [q]: 0 front, 1 side, 2 back, -1 unknown.
-      occluded: int [q]: 1 if more than 30% is covered, 0 if not, -1 unknown.
-      cropped: int [q]: 1 if more than 30% is out of the picture, 0 if not, -1 unknown.
-    """
-    return {
-        "easy": (view == 0) & (occluded == 0) & (cropped == 0),
-        "hard_view": (view == 1) | (view == 2),
-        "hard_occlusion": occluded == 1,
-        "hard_cropping": cropped == 1,
-    }
-
-
-def query_subsets(
+def list_subsets(
     dataset: str,
     gallery: int | None,
     choices: dict[str, np.ndarray],
@@ -139,7 +118,7 @@ def query_subsets(
     Args:
       dataset: named in every title, so that no metric passes for another set's.
       gallery: images in it; None where each category has its own.
-      choices: of `query_choices`.
+      choices: of `input_pipeline.query_subsets`.
       categories: for each the name, its queries, bool [q], and the images in its gallery.
 
     Returns:
@@ -160,52 +139,32 @@ def query_subsets(
     return [subset for subset in subsets if subset.queries.any()]
 
 
-# Fields of config.data that decide what a model sees of an image.
-_SEEN = (*RESIZED, "crop", "shop_crop", "square")
-
-
-def see_as_trained(data: Any, trained: Any) -> None:
-    """Sets the fields of a config.data by which a model sees photos to those of its training."""
-    for field in _SEEN:
-        wanted = trained[field]
-        if data[field] != wanted:
-            logging.info("data.%s=%s, as the model was trained", field, wanted)
-        data[field] = wanted
-
-
 def build_protocol(
     dataset: Any,
-    split: str,
-    data: Any,
+    image: ImageConfig,
+    options: ProtocolConfig,
     *,
-    gallery: str = "",
-    queries: int = 0,
-    query_seed: int = 0,
-    same_category: bool = False,
     whitening: str = "",
-    also_cropped: Sequence[tuple[Any, Any]] = (),
+    also_cropped: Sequence[ImageConfig] = (),
 ) -> Protocol:
     """Chooses queries and gallery of a split.
 
     Args:
-      dataset: an `input_pipeline.Dataset`.
-      split: whose customer images are the queries.
-      data: config.data, by which images are cropped.
-      gallery: splits whose shop images are the gallery, joined by "+", or "all" of them; "" for
-        the split itself.
-      queries: as many queries are drawn, among those with a match; 0 takes all.
-      query_seed: of the drawing.
-      same_category: whether a query is ranked among the shop images of its own category alone.
+      dataset: has the splits.
+      image: how images are cropped.
+      options: what is chosen; `val_queries` is of no consequence.
       whitening: the split that it is learned on; "" or "gallery" for none.
-      also_cropped: further data sets of the same images, each with the config.data that they are
-        cropped by: images that any of them tells apart are two in the gallery.
+      also_cropped: other ways, of an ensemble's members: images that any of them tells apart are
+        two in the gallery.
 
     Raises:
       DatasetError: there is no such split.
       EvaluationError: a choice that cannot be, or no query, no gallery image, or no match.
     """
-    check_at_least("eval.queries", queries, 0)
-    names = _gallery_splits(dataset, split, gallery)  # so rows of the split are its own here
+    split, same_category = options.split, options.same_category
+    names = _gallery_splits(
+        dataset, split, options.gallery
+    )  # so rows of the split are its own here
     images = dataset.joined(names)
     index = images.index
     query_rows, shop_rows = dataset.split(split).query_rows(), images.gallery_rows()
@@ -213,9 +172,10 @@ def build_protocol(
     if same_category:
         _check_categories(index, query_rows)
     category = index.category if same_category else np.zeros(len(images), np.int32)
-    seen = [(images, data), *((other.joined(names), own) for other, own in also_cropped)]
-    crops = np.concatenate([split.cuts(own)[shop_rows] for split, own in seen], axis=1)
-    first, place = _distinct(index.photo_id[shop_rows], category[shop_rows], crops)
+    boxes = [images.crop_boxes(one)[shop_rows] for one in (image, *also_cropped)]
+    first, place = _distinct(
+        index.photo_id[shop_rows], category[shop_rows], np.concatenate(boxes, axis=1)
+    )
     gallery_rows = shop_rows[first]
     listed = positive_rows(index.item[query_rows], index.item[shop_rows])
     listed[category[shop_rows[listed]] != category[query_rows, None]] = -1
@@ -227,9 +187,11 @@ def build_protocol(
             "measured"
         )
     sampled = ""
-    if queries:
-        chosen = _sample(positives, queries, query_seed)
-        sampled = f"{queries:,} of {len(query_rows):,}, drawn with seed {query_seed}"
+    if options.queries:
+        chosen = _sample(positives, options.queries, options.query_seed)
+        sampled = (
+            f"{options.queries:,} of {len(query_rows):,}, drawn with seed {options.query_seed}"
+        )
         query_rows, positives = query_rows[chosen], positives[chosen]
     return Protocol(
         dataset=dataset.title,
@@ -241,7 +203,9 @@ def build_protocol(
         positives=positives.astype(np.int32),
         groups=_groups(index, query_rows, gallery_rows, same_category),
         sampled=sampled,
-        whitening_split=None if whitening in ("", WHITENED_BY_GALLERY) else dataset.split(whitening),
+        whitening_split=None
+        if whitening in ("", WHITENED_BY_GALLERY)
+        else dataset.split(whitening),
     )
 
 
@@ -348,8 +312,8 @@ def _gallery_splits(dataset: Any, split: str, gallery: str) -> tuple[str, ...]:
         dataset.split(name)
     if split not in names:
         raise EvaluationError(
-            f"eval.gallery={gallery!r} does not hold eval.split={split!r}: items are in one split, "
-            "so that no query would have a match"
+            f"eval.protocol.gallery={gallery!r} does not hold eval.protocol.split={split!r}: items "
+            "are in one split, so that no query would have a match"
         )
     return split, *(name for name in names if name != split)
 
@@ -391,14 +355,15 @@ def _check_categories(index: Any, query_rows: np.ndarray) -> None:
     without = query_rows[index.category[query_rows] < 0]
     if len(without):
         name = str(index.photo_id[without[0]])
-        raise EvaluationError(f"eval.same_category: query {name!r} has no category")
+        raise EvaluationError(f"eval.protocol.same_category: query {name!r} has no category")
 
 
 def _sample(positives: np.ndarray, queries: int, seed: int) -> np.ndarray:
     matched = np.flatnonzero((positives >= 0).any(axis=1))
     if queries > len(matched):
         raise EvaluationError(
-            f"eval.queries={queries}: only {len(matched)} queries have a match in the gallery"
+            f"eval.protocol.queries={queries}: only {len(matched)} queries have a match in the "
+            "gallery"
         )
     return np.sort(np.random.default_rng(seed).choice(matched, queries, replace=False))
 

@@ -15,6 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
+from grnet_jax.config import Config
 from grnet_jax.models import has_predictions
 from grnet_jax.search.embed import embed_batches, make_predict, read_images
 from input_pipeline import (
@@ -22,8 +23,6 @@ from input_pipeline import (
     LANDMARKS,
     VIEWS,
     CropBoxes,
-    eval_batch_spec,
-    image_labels,
 )
 
 # Of the PDJ curve, in sides of the square that the network sees.
@@ -58,7 +57,7 @@ class RecognitionResult:
     pdj: list[float] = dataclasses.field(default_factory=list)
 
     def format(self) -> str:
-        """Returns the metrics in percent, a line each; the landmarks' error in sides of the square."""
+        """Returns the metrics for the terminal, a line each."""
         return format_recognition(self)
 
     def write(self, directory: epath.Path, model: str, step: int) -> str:
@@ -86,7 +85,7 @@ class _Landmarks(NamedTuple):
     annotated: np.ndarray
 
 
-def recognises_categories(matcher: nn.Module, config: Any) -> bool:
+def recognizes_categories(matcher: nn.Module, config: Config) -> bool:
     """Whether a matcher that was trained by this config has predictions, and of categories."""
     return has_predictions(matcher) and getattr(config.loss, "label", "category") == "category"
 
@@ -102,7 +101,7 @@ class RecognitionEvaluator:
       split: the name of one of its splits.
     """
 
-    def __init__(self, config: Any, matcher: nn.Module, mesh: Mesh, dataset: Any, split: str):
+    def __init__(self, config: Config, matcher: nn.Module, mesh: Mesh, dataset: Any, split: str):
         self._image = config.image
         self._batch = config.eval.batch_size
         self._matcher = matcher
@@ -120,6 +119,8 @@ class RecognitionEvaluator:
           variables: the matcher's.
           step: the checkpoint's, which nothing here depends on.
         """
+        from input_pipeline import eval_batch_spec, image_labels  # which load TensorFlow
+
         del step
         images, index = self._images, self._images.index
         crops = CropBoxes(images, self._image)
@@ -320,7 +321,9 @@ def format_recognition(found: RecognitionResult) -> str:
     return "\n".join(lines)
 
 
-def write_recognition(directory: epath.Path, found: RecognitionResult, model: str, step: int) -> str:
+def write_recognition(
+    directory: epath.Path, found: RecognitionResult, model: str, step: int
+) -> str:
     """Writes `recognition.json`, shares in 0..1 and null where there is none; returns its path."""
     path = directory / "recognition.json"
     directory.mkdir(parents=True, exist_ok=True)

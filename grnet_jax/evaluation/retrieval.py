@@ -13,6 +13,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
+from grnet_jax.config import Config, SearchConfig, fields_affecting
+from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import advance, progress_bar
 from grnet_jax.evaluation.protocols import (
     WHITENED_BY_GALLERY,
@@ -20,8 +22,7 @@ from grnet_jax.evaluation.protocols import (
     Protocol,
     QuerySubset,
     identical_rows,
-    query_choices,
-    query_subsets,
+    list_subsets,
     within_part,
 )
 from grnet_jax.evaluation.retrieval_metrics import (
@@ -32,16 +33,12 @@ from grnet_jax.evaluation.retrieval_metrics import (
     measure,
     pair_calibration,
 )
-from grnet_jax.models import make_scoring, photos_of, scores_by_descriptor
+from grnet_jax.models import photos_of, scores_by_descriptor
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.embed import embed_rows, make_embed, read_images
 from grnet_jax.search.features import FeatureSource, FeatureSubset, InMemoryFeatures
 from grnet_jax.search.fingerprints import Fingerprint, fingerprint, model_fingerprint
-from grnet_jax.search.postprocessing import (
-    check_embeddings_used,
-    make_postprocessing,
-    postprocess,
-)
+from grnet_jax.search.postprocessing import postprocess
 from grnet_jax.search.ranking import (
     ExhaustiveSearch,
     GallerySearch,
@@ -51,7 +48,8 @@ from grnet_jax.search.ranking import (
     merge_rankings,
     rank,
 )
-from grnet_jax.search.reranking import CascadeSearch, make_cascade_scores, make_shortlist
+from grnet_jax.search.reranking import CascadeSearch, make_cascade_scores
+from input_pipeline import CropBoxes, query_subsets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,7 @@ class RetrievalResult:
 
     @property
     def share_scored(self) -> float:
-        """Returns the share of the pairs of a query and an image of its gallery that were scored."""
+        """Returns the share of the pairs of a query and its gallery that were scored."""
         groups = self.protocol.groups
         scored = count_scored(groups, self.shortlist)
         return scored / max(count_scored(groups, 0), 1)
@@ -93,7 +91,7 @@ class RetrievalResult:
         """Returns the protocol in words, what was done to features, and how it was searched."""
         said = [self.protocol.describe()]
         if self.processing:
-            fields = (f"eval.{name}={value}" for name, value in self.processing.items())
+            fields = (f"{name}={value}" for name, value in self.processing.items())
             said.append(f"With {', '.join(fields)}.")
         if self.shortlist:
             said.append(
@@ -116,6 +114,16 @@ class RetrievalResult:
         return reports.write_results(directory, reports.results_dict(self, model, step))
 
 
+# Fields of eval.search that change features after the model; the last ones embeddings alone.
+_PROCESSING = (
+    "flip_average",
+    "whitening",
+    "whitening_dim",
+    "query_expansion",
+    "query_expansion_alpha",
+)
+
+
 def count_scored(groups: Sequence[Group], shortlist: int) -> int:
     """Counts pairs of a query and a gallery image that are scored; all where `shortlist` is 0."""
     return sum(
@@ -128,7 +136,7 @@ class RetrievalEvaluator:
     """Evaluates a matcher's retrieval by one protocol, for any variables.
 
     Args:
-      config: the whole config; `eval` and `data` are read.
+      config: the whole config.
       matcher: the Linen module.
       mesh: the devices.
       protocol: queries and gallery.
@@ -140,23 +148,19 @@ class RetrievalEvaluator:
     """
 
     def __init__(
-        self, config: Any, matcher: nn.Module, mesh: Mesh, protocol: Protocol, store: str = ""
+        self, config: Config, matcher: nn.Module, mesh: Mesh, protocol: Protocol, store: str = ""
     ):
         self.protocol = protocol
         self._config = config
+        self._search = config.eval.search
         self._matcher = matcher
         self._mesh = mesh
         self._store = store
-        self._flip_average = bool(config.eval.flip_average)
-        self._scoring = make_scoring(config.eval)
-        self._shortlist = make_shortlist(config.eval, matcher)
-        self._postprocessing = make_postprocessing(config.eval)
-        used = scores_by_descriptor(matcher) or self._shortlist.size > 0
-        check_embeddings_used(self._postprocessing, used)
         self._logits = bool(getattr(matcher, "scores_are_logits", False))
-        self._embed = make_embed(matcher, mesh, self._flip_average)
-        self._search_mesh = local_mesh(mesh)
+        self._embed = make_embed(matcher, mesh, self._search.flip_average)
+        self._local_mesh = local_mesh(mesh)
         self._fingerprinted: tuple[Any, str] | None = None
+        _check_embeddings(self._search, scores_by_descriptor(matcher))
 
     def run(self, variables: Any, step: int = 0) -> RetrievalResult:
         """Embeds the protocol's queries and gallery, ranks and measures.
@@ -192,7 +196,7 @@ class RetrievalEvaluator:
                 unmatched,
                 len(protocol.query_rows),
             )
-        shortlist = self._shortlist.size if any(map(self._is_listed, protocol.groups)) else 0
+        shortlist = self._search.shortlist if any(map(self._is_listed, protocol.groups)) else 0
         sums = ranking.calibration
         calibration = None if sums is None else pair_calibration(sums)
         return RetrievalResult(
@@ -211,16 +215,16 @@ class RetrievalEvaluator:
           what: "queries", "gallery" or "whitening-SPLIT".
           step: the checkpoint's.
         """
-        config = self._config
+        image = self._config.image
         with progress_bar(len(rows), f"embed {what}", "image") as bar:
             how: Any = {
                 "embed": self._embed,
                 "variables": variables,
                 "batches": lambda mine, batch: read_images(
-                    self._matcher, images, mine, config.data, batch
+                    self._matcher, images, mine, image, batch
                 ),
                 "rows": rows,
-                "batch": config.eval.batch,
+                "batch": self._config.eval.batch_size,
                 "mesh": self._mesh,
                 "progress": functools.partial(advance, bar),
             }
@@ -235,15 +239,15 @@ class RetrievalEvaluator:
                 Fingerprint(model, step, cropped),
                 images.index.photo_id[rows],
                 self._feature_shapes(variables),
-                config.eval.store_dtype,
+                self._search.store_dtype,
             )
             store_rows(stored, **how)
         return stored.reader()
 
     def _processing(self) -> dict[str, Any]:
         """What changes features after the model, by field, where it is set."""
-        changes = {"flip_average": self._flip_average, **self._postprocessing._asdict()}
-        return {name: value for name, value in changes.items() if value}
+        fields = {f"eval.search.{name}": getattr(self._search, name) for name in _PROCESSING}
+        return {name: value for name, value in fields.items() if value}
 
     def _measure(self, ranking: RankingResult) -> tuple[list[QuerySubset], dict[str, Figures]]:
         """The protocol's subsets, and the metrics of these and of all categories by name."""
@@ -254,10 +258,10 @@ class RetrievalEvaluator:
             for group in protocol.groups
             if group.category
         ]
-        subsets = query_subsets(
+        subsets = list_subsets(
             protocol.dataset,
             None if categories else len(protocol.gallery_rows),
-            query_choices(index.view[rows], index.occluded[rows], index.cropped[rows]),
+            query_subsets(index.view[rows], index.occluded[rows], index.cropped[rows]),
             categories,
         )
         items, best = index.item[rows], ranking.scores[:, 0]
@@ -274,14 +278,13 @@ class RetrievalEvaluator:
     def _postprocess(
         self, variables: Any, query: FeatureSource, gallery: FeatureSource, step: int
     ) -> tuple[FeatureSource, FeatureSource]:
-        whitening, learned = self._postprocessing.whitening, None
+        whitening, learned = self._search.whitening, None
         if whitening not in ("", WHITENED_BY_GALLERY):
             split = self.protocol.whitening_split
             rows = np.arange(len(split))
             learned = self.features(variables, split, rows, f"whitening-{whitening}", step)
         groups = [(group.queries, group.gallery) for group in self.protocol.groups]
-        options = self._postprocessing
-        return postprocess(query, gallery, options, groups, self._search_mesh, learned)
+        return postprocess(query, gallery, self._search, groups, self._local_mesh, learned)
 
     def _rank(
         self, variables: Any, query: FeatureSource, gallery: FeatureSource, files: ChunkFiles
@@ -289,7 +292,7 @@ class RetrievalEvaluator:
         """Each group of queries against its part of the gallery, all of it or by the cascade."""
         protocol = self.protocol
         others = None
-        if self._config.eval.count_identical:
+        if self._config.eval.protocol.count_identical:
             content = protocol.images.index.content[protocol.gallery_rows]
             others = identical_rows(protocol.positives, content)
         groups = [group for group in protocol.groups if len(group.gallery)]  # others have no match
@@ -301,7 +304,7 @@ class RetrievalEvaluator:
         listed = [group for group in groups if self._is_listed(group)]
         with (
             progress_bar(count_scored(listed, 0), "compare embeddings", "pair") as first_bar,
-            progress_bar(count_scored(groups, self._shortlist.size), "rank", "pair") as bar,
+            progress_bar(count_scored(groups, self._search.shortlist), "rank", "pair") as bar,
         ):
             searches = self._searches(variables, first_bar, bar)
             for number, group in enumerate(groups):
@@ -320,23 +323,25 @@ class RetrievalEvaluator:
 
     def _searches(self, variables: Any, first_bar: Any, bar: Any) -> Any:
         """How a gallery is searched, exhaustively and by the cascade: gallery -> search."""
-        matcher, mesh, scoring = self._matcher, self._search_mesh, self._scoring
-        top, told = self._config.eval.keep_top, functools.partial(advance, bar)
-        compared = functools.partial(advance, first_bar)
+        matcher, mesh, options = self._matcher, self._local_mesh, self._search
+        compared, told = (functools.partial(advance, one) for one in (first_bar, bar))
 
         def exhaustive(gallery: FeatureSource) -> GallerySearch:
-            score = make_score(matcher, mesh, scoring)(variables)
-            return ExhaustiveSearch(score, gallery, mesh, top, told)
+            score = make_score(matcher, mesh, options.score_dtype)(variables)
+            return ExhaustiveSearch(score, gallery, mesh, options.top_k, told)
 
         def cascade(gallery: FeatureSource) -> GallerySearch:
-            scores = make_cascade_scores(matcher, mesh, scoring)(variables)
-            return CascadeSearch(scores, gallery, mesh, self._shortlist, top, compared, told)
+            scores = make_cascade_scores(matcher, mesh, options.score_dtype)(variables)
+            return CascadeSearch(
+                scores, gallery, mesh, options.shortlist, options.top_k,
+                options.shortlist_recall, compared, told,
+            )  # fmt: skip
 
         return exhaustive, cascade
 
     def _is_listed(self, group: Group) -> bool:
         """Whether a group's gallery is longer than a shortlist; else all of it is scored."""
-        return 0 < self._shortlist.size < len(group.gallery)
+        return 0 < self._search.shortlist < len(group.gallery)
 
     @property
     def _calibration_edges(self) -> np.ndarray | None:
@@ -350,37 +355,58 @@ class RetrievalEvaluator:
 
     def _image_fingerprint(self, images: Any, rows: np.ndarray) -> str:
         """Of which images these are, and of what is cropped out of each."""
-        from input_pipeline.cuts import Cuts
-
         index = images.index
         names = index.photo_id[rows].tolist()
-        crops = Cuts(images, self._config.data).pixels(rows)
+        crops = CropBoxes(images, self._config.image).pixels(rows)
         return fingerprint([self.protocol.dataset, names, index.size[rows], crops])
 
     def _ranking_fingerprint(self, variables: Any) -> str:
         """Of all that ranks depend on, and what is found of one chunk."""
         config, protocol, edges = self._config, self.protocol, self._calibration_edges
         images, learned = protocol.images, protocol.whitening_split
-        fields = ("keep_top", "count_identical", "store_dtype", "score_dtype")
         return fingerprint(
             [
                 self._fingerprint(variables),
-                {name: config.eval[name] for name in fields},
-                [self._postprocessing._asdict(), dataclasses.asdict(self._shortlist)],
+                fields_affecting(config, "scores"),
+                [config.eval.search.top_k, config.eval.protocol.count_identical],
                 [jax.__version__, jax.default_backend(), self._mesh.size, jax.process_count()],
                 self._image_fingerprint(images, protocol.query_rows),
                 self._image_fingerprint(images, protocol.gallery_rows),
                 images.index.content[protocol.gallery_rows],
                 protocol.positives,
-                "" if learned is None else self._image_fingerprint(learned, np.arange(len(learned))),
+                ""
+                if learned is None
+                else self._image_fingerprint(learned, np.arange(len(learned))),
                 [] if edges is None else edges.tolist(),
                 *(part for group in protocol.groups for part in (group.queries, group.gallery)),
             ]
         )
 
     def _feature_shapes(self, variables: Any) -> Any:
-        side, batch = self._config.data.image_size, self._config.eval.batch
+        side, batch = self._config.image.size, self._config.eval.batch_size
         images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
         domain = jax.ShapeDtypeStruct((batch,), np.int32)
-        seen = photos_of(self._matcher, {"photo": images, "domain": domain})
+        seen = photos_of(self._matcher, {"image": images, "domain": domain})
         return jax.eval_shape(self._embed, variables, seen)
+
+
+def _check_embeddings(search: SearchConfig, alone: bool) -> None:
+    """Raises InputError for fields of embeddings that change nothing.
+
+    Args:
+      search: the fields.
+      alone: whether the matcher's score is the inner product of embeddings.
+    """
+    if alone and search.shortlist:
+        raise InputError(
+            f"eval.search.shortlist={search.shortlist}: this matcher's score is the inner product "
+            "of embeddings, so that both stages of the cascade are one and a shortlist changes "
+            "nothing: set it to 0"
+        )
+    fields = [name for name in _PROCESSING[1:] if getattr(search, name)]
+    if fields and not alone and not search.shortlist:
+        names = ", ".join(f"eval.search.{name}" for name in fields)
+        raise InputError(
+            f"{names}: changes embeddings, and this matcher scores regions: its metrics would "
+            "stay as they are. Leave it at its default (eval.search.flip_average works on regions)"
+        )

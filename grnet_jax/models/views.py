@@ -3,7 +3,6 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (

@@ -13,7 +13,7 @@ from grnet_jax import models
 from grnet_jax.mesh import check_divisible, place_batch, replicated, sharded
 from grnet_jax.models import Features
 from grnet_jax.search.ranking import Progress, ignore_progress
-from input_pipeline import ImageConfig, image_batches
+from input_pipeline import ImageConfig
 
 Batches = Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]]
 
@@ -52,6 +52,7 @@ def read_images(
     matcher: nn.Module, split: Any, rows: np.ndarray, image: ImageConfig, batch: int
 ) -> Iterator[dict[str, Any]]:
     """Yields a split's batches as `embed_batches` takes them, with what the matcher embeds."""
+    from input_pipeline import image_batches  # which loads TensorFlow
 
     for read in image_batches(split, rows, image, batch=batch):
         yield {"image": models.photos_of(matcher, read)}

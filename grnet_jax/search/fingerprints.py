@@ -8,12 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
-# Fields of config.data that decide what the model sees of an image, beside its crop.
-RESIZED = ("image_size", "interpolation", "center_share")
-# Fields of config.model that features do not depend on.
-_FREE = ("gallery_chunk", "backbone.pretrained")
+from grnet_jax.config import Config, fields_affecting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +41,12 @@ def fingerprint(parts: Iterable[Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def model_fingerprint(config: Any, variables: Any) -> str:
-    """Returns that of a matcher's fields, of how images come before it, and of every parameter."""
-    fields = flatten_dict(json.loads(json.dumps(config.model.to_dict())), sep=".")
-    described = {name: value for name, value in fields.items() if name not in _FREE}
+def model_fingerprint(config: Config, variables: Any) -> str:
+    """Returns that of the fields that features depend on, and of every parameter."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return fingerprint(
         [
-            described,
-            {name: config.data[name] for name in RESIZED},
-            config.eval.flip_average,
+            fields_affecting(config, "features"),
             [jax.tree_util.keystr(path) for path, _ in leaves],
             *(np.asarray(leaf) for _, leaf in leaves),
         ]

@@ -11,13 +11,14 @@ exactly, in blocks over the mesh.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
-from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.models import Features, InnerProduct, Scoring
+from grnet_jax.config import SearchConfig
+from grnet_jax.errors import InputError
+from grnet_jax.models import Features, InnerProduct
 from grnet_jax.search.features import (
     FeatureSource,
     InMemoryFeatures,
@@ -31,45 +32,10 @@ _ROWS = 1024
 _LEAST_DEVIATION = 1e-5
 
 
-class Postprocessing(NamedTuple):
-    """What to do to embeddings; fields of `config.eval`.
-
-    Attributes:
-      whitening: "gallery", the name of a split, or "" for none.
-      whitening_dim: dimensions kept; 0 for all in which the embeddings vary.
-      query_expansion: gallery images that each query takes in; 0 for none.
-      query_expansion_alpha: they weigh similarity ** alpha, the query itself 1.
-    """
-
-    whitening: str = ""
-    whitening_dim: int = 0
-    query_expansion: int = 0
-    query_expansion_alpha: float = 0.0
-
-
-def make_postprocessing(evaluation: Any) -> Postprocessing:
-    """Returns the post-processing that `config.eval` describes.
-
-    Raises:
-      InputError: naming the field that is too small, or has no effect without another.
-    """
-    found = Postprocessing(**{name: evaluation[name] for name in Postprocessing._fields})
-    for field, owner in (
-        ("whitening_dim", "whitening"),
-        ("query_expansion", ""),
-        ("query_expansion_alpha", "query_expansion"),
-    ):
-        value = evaluation[field]
-        check_at_least(f"eval.{field}", value, 0)
-        if owner and value and not evaluation[owner]:
-            raise InputError(f"eval.{field}={value} does nothing while eval.{owner} is not set")
-    return found
-
-
 def postprocess(
     query: FeatureSource,
     gallery: FeatureSource,
-    options: Postprocessing,
+    options: SearchConfig,
     groups: Iterable[tuple[np.ndarray, np.ndarray]],
     mesh: Mesh,
     whitening_source: FeatureSource | None = None,
@@ -79,7 +45,7 @@ def postprocess(
     Args:
       query: of q queries.
       gallery: of g images.
-      options: what to do.
+      options: what to do, by its fields of whitening and query expansion.
       groups: queries, int [q'], and the part of the gallery that they are ranked against, int
         [g'], in which expansion looks for neighbors.
       mesh: the devices that search for neighbors, all of this process.
@@ -88,7 +54,7 @@ def postprocess(
     Raises:
       InputError: naming the field that asks for more neighbors or dimensions than there are.
     """
-    if options == Postprocessing():
+    if not options.whitening and not options.query_expansion:
         return query, gallery
     queries, images = read_embeddings(query), read_embeddings(gallery)
     if options.whitening:
@@ -137,7 +103,7 @@ def learn_whitening(embeddings: np.ndarray, dim: int) -> Whitening:
 
     count, size = embeddings.shape
     if (embeddings == embeddings[0]).all():
-        raise InputError(f"eval.whitening: it is learned on {count:,} embeddings, all alike")
+        raise InputError(f"eval.search.whitening: it is learned on {count:,} embeddings, all alike")
     # Both are exact; the covariance takes less time where images are many.
     solver = "covariance_eigh" if count >= size else "full"
     pca = PCA(svd_solver=solver).fit(embeddings.astype(np.float64))
@@ -145,8 +111,8 @@ def learn_whitening(embeddings: np.ndarray, dim: int) -> Whitening:
     varying = int((deviation > _LEAST_DEVIATION * deviation[0]).sum())
     if dim > varying:
         raise InputError(
-            f"eval.whitening_dim={dim}: the {count:,} embeddings of {size} numbers that whitening "
-            f"is learned on vary in {varying} directions; expected 0 to {varying}"
+            f"eval.search.whitening_dim={dim}: the {count:,} embeddings of {size} numbers that "
+            f"whitening is learned on vary in {varying} directions; expected 0 to {varying}"
         )
     kept = slice(0, dim or varying)
     projection = pca.components_[kept].T / deviation[kept]  # [d, k]
@@ -173,8 +139,8 @@ def aggregate_neighbors(
     """
     if count > len(gallery):
         raise InputError(
-            f"eval.query_expansion={count}: the gallery has {len(gallery)} images; expected at "
-            "most that"
+            f"eval.search.query_expansion={count}: the gallery has {len(gallery)} images; expected "
+            "at most that"
         )
     near = find_neighbors(embeddings, gallery, count, mesh)
     weights = np.maximum(near.scores, 0) ** np.float32(alpha)  # 0 ** 0 is 1
@@ -200,7 +166,7 @@ def find_neighbors(
         InMemoryFeatures(Features(rows))  # type: ignore[arg-type]
         for rows in (embeddings, gallery)
     )
-    score = make_score(InnerProduct(), mesh, Scoring())({})
+    score = make_score(InnerProduct(), mesh)({})
     return find(ExhaustiveSearch(score, images, mesh, count), query)
 
 
@@ -212,14 +178,3 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def _blocks(count: int) -> Iterable[slice]:
     return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
-
-
-def check_embeddings_used(options: Postprocessing, used: bool) -> None:
-    """Raises InputError where embeddings are changed that no score depends on."""
-    fields = [name for name, value in options._asdict().items() if value]
-    if fields and not used:
-        names = ", ".join(f"eval.{name}" for name in fields)
-        raise InputError(
-            f"{names}: changes embeddings, and this matcher scores regions: its metrics would "
-            "stay as they are. Leave it at its default (eval.flip_average works on regions)"
-        )

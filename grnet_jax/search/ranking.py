@@ -13,7 +13,7 @@ there are, so that neither changes a score.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -26,9 +26,9 @@ from jax.sharding import Mesh
 from grnet_jax import models
 from grnet_jax.mesh import replicated, sharded, split_rows
 from grnet_jax.metrics import CalibrationSums, add_sums, calibration_sums, positive_ranks
-from grnet_jax.models import Features, Scoring
+from grnet_jax.models import Features
 from grnet_jax.search.chunk_files import ChunkFiles
-from grnet_jax.search.features import FeatureSource, InMemoryFeatures, pad_rows, read_blocks
+from grnet_jax.search.features import FeatureSource, InMemoryFeatures, read_blocks
 
 _SCORE_BYTES = 256 << 20  # of a chunk's scores on the host
 _CHUNK_QUERIES = 512  # at most, so that a kill does not cost much
@@ -132,29 +132,29 @@ class ExhaustiveSearch:
 
 
 @functools.lru_cache(maxsize=8)
-def make_score(matcher: nn.Module, mesh: Mesh, scoring: Scoring) -> Callable[[Any], Score]:
+def make_score(matcher: nn.Module, mesh: Mesh, dtype: str = "") -> Callable[[Any], Score]:
     """Returns what binds the matcher's score to variables; it is compiled once for all of them.
 
     Args:
       matcher: the Linen module.
       mesh: the devices, all of this process; each scores its share of the queries.
-      scoring: how pairs are scored.
+      dtype: that products are made in; "" the matcher's own.
     """
 
     def score(prepared: Any, query: Features, gallery: Features) -> jax.Array:
-        return models.score_prepared(matcher, prepared, query, gallery, scoring)
+        return models.score_prepared(matcher, prepared, query, gallery)
 
     jitted = jit_rows(score, mesh)
 
     def bind(variables: Any) -> Score:
-        return functools.partial(jitted, prepare(matcher, variables, mesh, scoring))
+        return functools.partial(jitted, prepare(matcher, variables, mesh, dtype))
 
     return bind
 
 
-def prepare(matcher: nn.Module, variables: Any, mesh: Mesh, scoring: Scoring) -> Any:
+def prepare(matcher: nn.Module, variables: Any, mesh: Mesh, dtype: str) -> Any:
     """Returns what `models.score_prepared` takes first, on every device."""
-    prepared = jax.tree.map(np.asarray, models.prepare(matcher, variables, scoring))
+    prepared = jax.tree.map(np.asarray, models.prepare(matcher, variables, dtype))
     return jax.device_put(prepared, replicated(mesh))
 
 

@@ -17,9 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import replicated, sharded, split_rows
-from grnet_jax.models import Features, Scoring
+from grnet_jax.models import Features
 from grnet_jax.search.features import FeatureSource, InMemoryFeatures, read_ahead, read_blocks
 from grnet_jax.search.ranking import (
     Progress,
@@ -38,39 +37,6 @@ _LIFT = 2.0**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Shortlist:
-    """How long a shortlist is, and how exactly it is chosen; fields of `config.eval`.
-
-    Attributes:
-      size: gallery images that the matcher scores for a query; 0 for the whole gallery.
-      recall: of the images that embeddings rank highest, the share that is aimed at; 1 for all.
-    """
-
-    size: int = 0
-    recall: float = 1.0
-
-
-def make_shortlist(evaluation: Any, matcher: nn.Module) -> Shortlist:
-    """Returns the shortlist that `config.eval` describes, for this matcher.
-
-    Raises:
-      InputError: naming the field that cannot be, or where a shortlist changes nothing.
-    """
-    size, recall = evaluation.shortlist, evaluation.shortlist_recall
-    check_at_least("eval.shortlist", size, 0)
-    if not 0 < recall <= 1:
-        raise InputError(f"eval.shortlist_recall: expected more than 0, up to 1, got {recall}")
-    if recall < 1 and not size:
-        raise InputError(f"eval.shortlist_recall={recall}: changes nothing without eval.shortlist")
-    if size and models.scores_by_descriptor(matcher):
-        raise InputError(
-            f"eval.shortlist={size}: this matcher's score is the inner product of embeddings, so "
-            "that both stages of the cascade are one and a shortlist changes nothing: set it to 0"
-        )
-    return Shortlist(size, recall)
-
-
-@dataclasses.dataclass(frozen=True)
 class CascadeScores:
     """The two stages' scores, compiled.
 
@@ -86,7 +52,7 @@ class CascadeScores:
 
 @functools.lru_cache(maxsize=8)
 def make_cascade_scores(
-    matcher: nn.Module, mesh: Mesh, scoring: Scoring
+    matcher: nn.Module, mesh: Mesh, dtype: str = ""
 ) -> Callable[[Any], CascadeScores]:
     """Returns what binds both stages to variables; as `make_score`."""
 
@@ -96,7 +62,7 @@ def make_cascade_scores(
     def pairs(prepared: Any, each: tuple[Features, Features]) -> jax.Array:
         def one(pair: tuple[Features, Features]) -> jax.Array:
             query = jax.tree.map(lambda leaf: leaf[None], pair[0])
-            return models.score_prepared(matcher, prepared, query, pair[1], scoring)[0]
+            return models.score_prepared(matcher, prepared, query, pair[1])[0]
 
         return jax.lax.map(one, each)
 
@@ -108,7 +74,7 @@ def make_cascade_scores(
     first = functools.partial(jit_rows(products, mesh), ())
 
     def bind(variables: Any) -> CascadeScores:
-        prepared = prepare(matcher, variables, mesh, scoring)
+        prepared = prepare(matcher, variables, mesh, dtype)
         return CascadeScores(first, lambda query, gallery: jitted(prepared, (query, gallery)))
 
     return bind
@@ -122,8 +88,9 @@ class CascadeSearch:
       scores: of `make_cascade_scores`, bound to a model's variables.
       gallery: features of g > 0 images.
       mesh: the devices, all of this process.
-      shortlist: its size is positive; where the gallery has fewer images, it is all of them.
+      shortlist: images that are scored for a query, 1 or more; all where the gallery has fewer.
       top_k: how many of the best images are listed, at most the shortlist's.
+      recall: of the images that embeddings rank highest, the share that is aimed at; 1 for all.
       compared: told how many pairs' embeddings were compared.
       progress: told how many pairs were scored.
     """
@@ -131,8 +98,9 @@ class CascadeSearch:
     scores: CascadeScores
     gallery: FeatureSource
     mesh: Mesh
-    shortlist: Shortlist
+    shortlist: int
     top_k: int
+    recall: float = 1.0
     compared: Progress = ignore_progress
     progress: Progress = ignore_progress
 
@@ -143,7 +111,7 @@ class CascadeSearch:
             self.scores.products, embeddings, self.gallery.embeddings(), self.mesh, block,
             self.compared,
         )  # fmt: skip
-        chosen = top_k(matrix, self.shortlist.size, self.shortlist.recall)
+        chosen = top_k(matrix, self.shortlist, self.recall)
         lists = np.sort(chosen.indices, axis=1)  # so that of equal scores the lower row is first
         scores = self._score_lists(query, lists, block)
         best = top_k(scores, self.top_k)
@@ -154,7 +122,7 @@ class CascadeSearch:
     def skip(self, queries: int) -> None:
         """Tells the progress of so many queries."""
         self.compared(queries * len(self.gallery), True)
-        self.progress(queries * min(self.shortlist.size, len(self.gallery)), True)
+        self.progress(queries * min(self.shortlist, len(self.gallery)), True)
 
     def _score_lists(self, query: Features, lists: np.ndarray, block: int) -> np.ndarray:
         """Scores of each query's own images, float32 [q, n], of lists int [q, n].
@@ -167,7 +135,7 @@ class CascadeSearch:
         # What fills up blocks and parts is the gallery's first row.
         padded = np.pad(lists, ((0, -q % block), (0, parts * width - n)))
         pieces = padded.reshape(-1, block, parts, width).swapaxes(1, 2)
-        images = read_ahead(self.gallery, (piece.reshape(-1) for piece in pieces.reshape(-1, block, width)))
+        images = read_ahead(self.gallery, pieces.reshape(-1, block * width))
         found = np.empty(padded.shape, np.float32)
         for start, count, features in read_blocks(InMemoryFeatures(query), block):
             rows = jax.device_put(features, sharded(self.mesh))

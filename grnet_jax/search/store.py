@@ -94,7 +94,9 @@ class FeatureStore:
 
     def writer(self) -> "StoreWriter":
         """Returns what adds images."""
-        return StoreWriter(self.path, self._schema, self._columns, self._fingerprint, self._photo_ids)
+        return StoreWriter(
+            self.path, self._schema, self._columns, self._fingerprint, self._photo_ids
+        )
 
     def reader(self) -> "StoredFeatures":
         """Returns what reads images, once every process has written its own.
