@@ -20,7 +20,10 @@ from typing import Any
 import jax
 from etils import epath
 
+from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.evaluation.protocols import build_protocol
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from grnet_jax.figures.chosen_pairs import (
     ChosenPair,
     choose_queries,
@@ -32,14 +35,9 @@ from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_exp
 from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
 from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.sharding import make_mesh
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.protocols import VIEWS
-from grnet_jax.retrieval.tasks import configured_task
-from grnet_jax.runtime import session
-from grnet_jax.sharding import make_mesh
-from grnet_jax.training.setup import Run, restore_run
+from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
-from input_pipeline.images import Box, build_transform, check_box, load_image
+from input_pipeline import VIEWS, Box, ImageConfig, build_transform, check_box, load_image
 
 # So many times more queries are ranked than shown, to have right and wrong answers among them.
 _RANKED = 8
@@ -82,15 +80,15 @@ def _of_files(
     run: Run, explainer: Explainer, paths: Sequence[str], boxes: Sequence[Box | None] | None
 ) -> tuple[list[Section], str]:
     """One section of the pair of photo files, and where they come from."""
-    data = run.config.data
+    image = run.config.image
     photos = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
-        if box is not None and build_transform(data, shop).crop not in ("box", "detected"):
-            raise InputError("--boxes: this matcher was trained without (data.crop, shop_crop)")
-        whole = load_image(path, data.max_pixels)
+        if box is not None and build_transform(image, shop).crop not in ("box", "detected"):
+            raise InputError("--boxes: this matcher was trained without (image.crop, shop_crop)")
+        whole = load_image(path)
         if box is not None:
             check_box(box, whole, f"--boxes: that of {path}")
-        photos.append(frame_photo(path, whole, box, build_transform(data, shop)))
+        photos.append(frame_photo(path, whole, box, build_transform(image, shop)))
     query, gallery = photos
     pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
     return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."
@@ -103,30 +101,29 @@ def _of_dataset(
     from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
     config = run.config
-    if options.data_dir:
-        config.data.dir = options.data_dir
-    dataset = load_dataset(config.data)
-    split = options.split or config.eval.split
+    directory = options.data_dir or config.dataset.dir
+    dataset = load_dataset(config.dataset.model_copy(update={"dir": directory}))
+    split = options.split or config.eval.protocol.split
     if options.query:
         photos = dataset.split(split)
         pair = named_pair(photos.index, options.query, options.gallery)
-        section = _section(explainer, photos, config.data, [pair], "")
+        section = _section(explainer, photos, config.image, [pair], "")
         return [section], f"A pair of {dataset.title}, {split} split."
 
-    def task(queries: int) -> Any:
-        return configured_task(
-            dataset, config, split=split, queries=queries, query_seed=options.seed
-        )
+    def protocol(queries: int) -> Any:
+        fields = {"split": split, "queries": queries, "query_seed": options.seed}
+        chosen = config.eval.protocol.model_copy(update=fields)
+        return build_protocol(dataset, config.image, chosen)
 
     check_at_least("--queries", options.queries, 1)
-    matched = int((task(0).positives >= 0).any(axis=1).sum())
-    ranked = task(min(matched, _RANKED * options.queries))
-    evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(state.variables, ranked)
+    matched = int((protocol(0).positives >= 0).any(axis=1).sum())
+    ranked = protocol(min(matched, _RANKED * options.queries))
+    result = RetrievalEvaluator(config, run.matcher, run.mesh, ranked).run(state.variables)
     sections = []
-    for number in choose_queries(evaluation.ranking.ranks, options.queries, options.seed):
-        pairs = pairs_of_query(evaluation, int(number))
+    for number in choose_queries(result.ranking.ranks, options.queries, options.seed):
+        pairs = pairs_of_query(result, int(number))
         answered = "rightly answered" if len(pairs) == 1 else "wrongly answered"
-        sections.append(_section(explainer, ranked.photos, config.data, pairs, answered))
+        sections.append(_section(explainer, ranked.images, config.image, pairs, answered))
     return sections, (
         f"Queries of {dataset.title}, {split} split, drawn with seed {options.seed}: half of them "
         "with the item found first, half with another where there are as many. "
@@ -135,17 +132,17 @@ def _of_dataset(
 
 
 def _section(
-    explainer: Explainer, split: Any, data: Any, pairs: Sequence[ChosenPair], note: str
+    explainer: Explainer, split: Any, image: ImageConfig, pairs: Sequence[ChosenPair], note: str
 ) -> Section:
     """Reads and explains a query's pairs; its title tells what is known of the query."""
-    query = split_photos(split, data, [pairs[0].query])[0]
+    query = split_photos(split, image, [pairs[0].query])[0]
     explained = [
         _explain(explainer, query, photo, pair)
         for pair in pairs
-        for photo in split_photos(split, data, [pair.gallery])
+        for photo in split_photos(split, image, [pair.gallery])
     ]
     index, row = split.index, pairs[0].query
-    known = [note, VIEWS.get(int(index.view[row]), "")]
+    known = [note, VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
     known += [name for name in ("occluded", "cropped") if getattr(index, name)[row] == 1]
     if index.category[row] >= 0:
         known.insert(1, str(index.categories[index.category[row]]))

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.figures.explanations import SeenPhoto
-from grnet_jax.retrieval.evaluation import Evaluation
-
-CUSTOMER, SHOP = 0, 1
+from input_pipeline import CUSTOMER, SHOP, CropBoxes, ImageConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +44,23 @@ def choose_queries(ranks: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.concatenate([kinds[0][:rightly], kinds[1][: count - rightly]])
 
 
-def pairs_of_query(evaluation: Evaluation, number: int) -> list[ChosenPair]:
+def pairs_of_query(result: RetrievalResult, number: int) -> list[ChosenPair]:
     """The query beside what was found first and, where that is wrong, beside its match."""
-    task, ranking = evaluation.task, evaluation.ranking
-    ranks, positives = ranking.ranks[number], task.positives[number]
-    found = ranking.top_rows[number]
-    query = int(task.query_rows[number])
+    protocol, ranking = result.protocol, result.ranking
+    ranks, positives = ranking.ranks[number], protocol.positives[number]
+    found = ranking.indices[number]
+    query = int(protocol.query_rows[number])
     best = int(np.argmin(np.where(ranks > 0, ranks, np.iinfo(ranks.dtype).max)))
     right = ranks[best] == 1
     # A tie counts against us: a match that stands first may have another rank.
     shown = found[(found >= 0) & (np.isin(found, positives) == right)][0]
     if right:
-        return [ChosenPair(query, int(task.gallery_rows[shown]), "Found first, the item", True)]
+        return [ChosenPair(query, int(protocol.gallery_rows[shown]), "Found first, the item", True)]
     return [
-        ChosenPair(query, int(task.gallery_rows[shown]), "Found first, another item", False),
+        ChosenPair(query, int(protocol.gallery_rows[shown]), "Found first, another item", False),
         ChosenPair(
             query,
-            int(task.gallery_rows[positives[best]]),
+            int(protocol.gallery_rows[positives[best]]),
             f"The item, found at rank {ranks[best]}",
             True,
         ),
@@ -89,17 +88,15 @@ def named_pair(index: Any, query: str, gallery: str) -> ChosenPair:
     return ChosenPair(rows[0], rows[1], "The item" if right else "Another item", right)
 
 
-def split_photos(split: Any, data: Any, rows: Sequence[int]) -> list[SeenPhoto]:
-    """Photos of an `input_pipeline.Split`, as batches of `config.data` have them."""
-    from input_pipeline.crops import CropBoxes  # the pipeline is loaded only where it is used
-
-    cuts = CropBoxes(split, data).pixels(np.asarray(rows))
+def split_photos(split: Any, image: ImageConfig, rows: Sequence[int]) -> list[SeenPhoto]:
+    """Photos of an `input_pipeline.Split`, as batches have them."""
+    cuts = CropBoxes(split, image).pixels(np.asarray(rows))
     return [
         SeenPhoto(
             name=str(split.index.photo_id[row]),
             whole=split.picture(row),
             cut=tuple(cut.tolist()),
-            framed=split.framed(row, data),
+            framed=split.model_input(row, image),
         )
         for row, cut in zip(rows, cuts, strict=True)
     ]

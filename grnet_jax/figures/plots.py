@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.report import reliability
+from grnet_jax.evaluation.reports import reliability
+from grnet_jax.evaluation.retrieval import RetrievalResult
 
 _POINTS = 200  # of a curve; more cannot be told apart
 _ENOUGH = 10  # queries a bin; shares of fewer are noise
@@ -45,9 +45,9 @@ class Plot:
         return np.array([0, 100]) + self.line[kept] * np.array([100, -100])
 
 
-def score_plots(evaluation: Evaluation) -> list[Plot]:
+def score_plots(result: RetrievalResult) -> list[Plot]:
     """Over all queries: how far best matches' probabilities hold, and the open-set curve."""
-    figures = evaluation.figures["all"]
+    figures = result.metrics["all"]
     plots = []
     best = figures.best_match
     if best and best.pairs >= _ENOUGH * len(best.equal_mass.counts):

@@ -8,18 +8,18 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
 
-from grnet_jax.figures.explanation_page import PAGE
-from grnet_jax.figures.plots import score_plots
-from grnet_jax.figures.templating import render
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.protocols import VIEWS
-from grnet_jax.retrieval.report import (
+from grnet_jax.evaluation.reports import (
     OTHER_COLUMNS,
     TABLE_COLUMNS,
     column_title,
     describe_scores,
     format_figure,
 )
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.figures.explanation_page import PAGE
+from grnet_jax.figures.plots import score_plots
+from grnet_jax.figures.templating import render
+from input_pipeline import VIEWS
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
@@ -28,30 +28,30 @@ _THUMBNAIL = 128  # pixels, the longer side
 
 
 def write_result_page(
-    directory: epath.Path, evaluation: Evaluation, model: str, step: int, explain: str = ""
+    directory: epath.Path, result: RetrievalResult, model: str, step: int, explain: str = ""
 ) -> str:
     """Writes `results.html`, one file with its pictures inside, and returns its path.
 
     Args:
       directory: where to.
-      evaluation: whose task has the pictures.
+      result: whose protocol has the pictures.
       model: its name.
       step: of the checkpoint.
       explain: the command that writes the page of explanations beside this one; "" for none.
     """
-    examples = _Examples(evaluation)
+    examples = _Examples(result)
     page = render(
         "results.html",
         model=model,
         step=step,
-        dataset=evaluation.task.dataset,
-        split=evaluation.task.split,
-        protocol=evaluation.describe(),
+        dataset=result.protocol.dataset,
+        split=result.protocol.split,
+        protocol=result.describe(),
         columns=TABLE_COLUMNS,
         other_columns=OTHER_COLUMNS,
-        scores=describe_scores(evaluation),
-        plots=score_plots(evaluation),
-        figures=evaluation.figures,
+        scores=describe_scores(result),
+        plots=score_plots(result),
+        figures=result.metrics,
         format_figure=format_figure,
         column_title=column_title,
         sections=examples.sections(),
@@ -66,16 +66,16 @@ def write_result_page(
 class _Examples:
     """Chooses queries and turns them into what the template shows."""
 
-    def __init__(self, evaluation: Evaluation):
-        self._evaluation = evaluation
-        self._task = evaluation.task
-        self._split = evaluation.task.photos
+    def __init__(self, result: RetrievalResult):
+        self._result = result
+        self._protocol = result.protocol
+        self._split = result.protocol.images
         self._pictures: dict[int, str] = {}
         # The best positive's rank decides; equal ranks by the lead over the next photo.
-        ranks = evaluation.ranking.ranks
+        ranks = result.ranking.ranks
         self._matched = (ranks > 0).any(axis=1)
         self._rank = np.where(self._matched, ranks[:, 0], np.iinfo(np.int32).max)
-        scores = evaluation.ranking.top_scores
+        scores = result.ranking.scores
         self._lead = scores[:, 0] - scores[:, min(1, scores.shape[1] - 1)]
 
     def sections(self) -> list[dict[str, Any]]:
@@ -84,15 +84,15 @@ class _Examples:
         matched = np.flatnonzero(self._matched)
         sample = rng.permutation(matched)[:_SAMPLE]
         sections = [{"title": "Drawn at random", "queries": self._queries(sample)}]
-        for protocol in self._evaluation.protocols:
-            chosen = np.flatnonzero(protocol.queries & self._matched)
+        for subset in self._result.subsets:
+            chosen = np.flatnonzero(subset.queries & self._matched)
             order = chosen[np.lexsort((-self._lead[chosen], self._rank[chosen]))]
             best, worst = order[:_EXAMPLES], order[_EXAMPLES:][::-1][:_EXAMPLES]
             for kind, queries in (("best", best), ("worst", worst)):
                 if len(queries):
                     sections.append(
                         {
-                            "title": f"{protocol.title}: {kind} queries",
+                            "title": f"{subset.title}: {kind} queries",
                             "queries": self._queries(queries),
                         }
                     )
@@ -102,20 +102,20 @@ class _Examples:
         return [self._query(int(number)) for number in numbers]
 
     def _query(self, number: int) -> dict[str, Any]:
-        evaluation, index = self._evaluation, self._split.index
-        row = int(self._task.query_rows[number])
-        right = self._task.positives[number]
-        missed = int(self._task.gallery_rows[right[0]])
+        result, index = self._result, self._split.index
+        row = int(self._protocol.query_rows[number])
+        right = self._protocol.positives[number]
+        missed = int(self._protocol.gallery_rows[right[0]])
         matches = []
-        for column, place in enumerate(evaluation.ranking.top_rows[number, :_MATCHES]):
+        for column, place in enumerate(result.ranking.indices[number, :_MATCHES]):
             if place < 0:  # its gallery has no more photos
                 break
-            match = int(self._task.gallery_rows[place])
+            match = int(self._protocol.gallery_rows[place])
             matches.append(
                 {
                     "picture": self._picture(match),
                     "right": bool(place in right),
-                    "score": f"{evaluation.ranking.top_scores[number, column]:.2f}",
+                    "score": f"{result.ranking.scores[number, column]:.2f}",
                     "name": str(index.photo_id[match]),
                 }
             )
@@ -131,7 +131,7 @@ class _Examples:
 
     def _flags(self, row: int) -> str:
         index = self._split.index
-        flags = [VIEWS.get(int(index.view[row]), "")]
+        flags = [VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
         flags += ["occluded"] * int(index.occluded[row] == 1)
         flags += ["cropped"] * int(index.cropped[row] == 1)
         return ", ".join(flag for flag in flags if flag)

@@ -1,4 +1,4 @@
-"""An evaluation as a result file and as a table."""
+"""A retrieval result as a file and as tables."""
 
 import json
 import math
@@ -7,10 +7,10 @@ from typing import Any
 
 from etils import epath
 
+from grnet_jax.evaluation.breakdowns import break_down
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.evaluation.retrieval_metrics import Calibration, Figures, OpenSet
 from grnet_jax.metrics import CalibrationSums
-from grnet_jax.retrieval.breakdowns import break_down
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import Calibration, Figures, OpenSet
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
@@ -23,37 +23,38 @@ _TITLES = {
 }
 
 
-def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any]:
+def results_dict(result: RetrievalResult, model: str, step: int) -> dict[str, Any]:
     """The figures as `results.json` holds them; every share and interval in 0..1.
 
     A figure over no queries is null. "calibration" has a list of [pairs, mean probability, share
     that shows the same item] of the bins that hold any; it is empty where scores are no logits.
     """
-    protocols = {}
-    for name, figures in evaluation.figures.items():
-        protocols[name] = _figures(figures)
+    subsets = {}
+    for name, figures in result.metrics.items():
+        subsets[name] = _figures(figures)
         if figures.open_set:
-            protocols[name]["open_set"] = _open_set(figures.open_set)
+            subsets[name]["open_set"] = _open_set(figures.open_set)
         if figures.best_match:
-            protocols[name]["best_match"] = _calibration(figures.best_match)
-    task = evaluation.task
-    best_match = evaluation.figures["all"].best_match
-    reliability = {"all_pairs": evaluation.calibration, "best_match": best_match}
+            subsets[name]["best_match"] = _calibration(figures.best_match)
+    protocol = result.protocol
+    best_match = result.metrics["all"].best_match
+    reliability = {"all_pairs": result.calibration, "best_match": best_match}
     return {
-        "dataset": task.dataset,
-        "split": task.split,
-        "gallery_splits": list(task.gallery_splits),
-        "same_category": bool(task.groups[0].category),
-        "sampled": task.sampled,
-        "processing": evaluation.processing,
-        "shortlist": evaluation.shortlist,
-        "share_scored": _number(evaluation.share_scored),
+        "dataset": protocol.dataset,
+        "split": protocol.split,
+        "gallery_splits": list(protocol.gallery_splits),
+        "same_category": bool(protocol.groups[0].category),
+        "sampled": protocol.sampled,
+        "gallery_sampled": protocol.gallery_sampled,
+        "processing": result.processing,
+        "shortlist": result.shortlist,
+        "share_scored": _number(result.share_scored),
         "model": model,
         "step": step,
-        "protocols": protocols,
+        "protocols": subsets,
         "breakdowns": {
             kind: {name: _figures(figures) for name, figures in groups.items()}
-            for kind, groups in break_down(evaluation).items()
+            for kind, groups in break_down(result).items()
         },
         "calibration": {
             name: _calibration(found) | _bins(found) for name, found in reliability.items() if found
@@ -81,12 +82,12 @@ def write_results(directory: epath.Path, results: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def format_table(evaluation: Evaluation) -> str:
+def format_table(result: RetrievalResult) -> str:
     """The figures in percent with their 95% intervals, a protocol a line."""
     head = ["protocol", "queries", "gallery", *(column_title(c) for c in TABLE_COLUMNS)]
     rows = [head]
     notes = []
-    for figures in evaluation.figures.values():
+    for figures in result.metrics.values():
         gallery = "by category" if figures.gallery is None else f"{figures.gallery:,}"
         cells = [figures.title, f"{figures.queries:,}", gallery]
         cells += [format_figure(figures.values[c], figures.intervals[c]) for c in TABLE_COLUMNS]
@@ -105,33 +106,29 @@ def format_table(evaluation: Evaluation) -> str:
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
-    notes += describe_scores(evaluation)
+    notes += describe_scores(result)
     notes.append("In percent, with 95% intervals (clustered by item).")
-    return "\n".join([evaluation.describe(), "", *lines, *notes])
+    return "\n".join([result.describe(), "", *lines, *notes])
 
 
-def format_breakdowns(results: Mapping[str, Any]) -> str:
-    """Top-1 and top-20 in percent with their intervals, a group of queries a line.
-
-    Args:
-      results: as `results_dict` makes them.
-    """
+def format_breakdowns(result: RetrievalResult) -> str:
+    """Returns top-1 and top-20 in percent with their intervals, a group of queries a line."""
     lines = []
-    for kind, groups in results["breakdowns"].items():
+    for kind, groups in break_down(result).items():
         lines.append(f"By {kind} of the query: queries, top-1, top-20")
         for name, group in groups.items():
             cells = [
-                format_figure(group[figure], group["intervals_95"][figure])
+                format_figure(group.values[figure], group.intervals[figure])
                 for figure in ("top1", "top20")
-                if group[figure] is not None
+                if group.queries
             ]
-            lines.append(f"  {name:<24}{group['queries']:>8,}  {'  '.join(cells) or '-'}")
+            lines.append(f"  {name:<24}{group.queries:>8,}  {'  '.join(cells) or '-'}")
     return "\n".join(lines)
 
 
-def describe_scores(evaluation: Evaluation) -> list[str]:
+def describe_scores(result: RetrievalResult) -> list[str]:
     """In words, how well the scores over all queries tell who has a match, and are calibrated."""
-    figures = evaluation.figures["all"]
+    figures = result.metrics["all"]
     lines = []
     if figures.open_set:
         found = figures.open_set

@@ -1,17 +1,16 @@
-"""Features of many photos in a Lance table, on a local disk or in a bucket.
+"""Features of many images in a Lance table, on a local disk or in a bucket.
 
-A row is a photo: its index in the gallery, its id, the digest of the model and the checkpoint's
-step that made it, its features and a checksum of each. Photos are appended some at a time, each
-time in one atomic commit, so that a killed process leaves whole rows, in an order of no
-consequence, and the next one adds what is missing. Several processes may append at once. Lance
-does not wait for the disk: a power cut may cost the last commits.
+A row is an image: its index in the gallery, its id, the fingerprint of the model and the
+checkpoint's step that made it, its features and a checksum of each. Images are appended some at a
+time, each time in one atomic commit, so that a killed process leaves whole rows, in any order, and
+the next one adds what is missing. Several processes may append at once. Lance does not wait for
+the disk: a power cut may cost the last commits.
 """
 
 import contextlib
-import dataclasses
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -20,12 +19,14 @@ import lance
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from grnet_jax.errors import InputError
 from grnet_jax.models import Features
-from grnet_jax.retrieval.embedding import embed_batches
-from grnet_jax.retrieval.journal import check_same_everywhere
+from grnet_jax.search.embed import Batches, embed_batches
+from grnet_jax.search.fingerprints import Fingerprint
+from grnet_jax.search.ranking import Progress, ignore_progress
 
 FORMAT = 2
 DTYPES = {
@@ -41,40 +42,25 @@ class StoreError(InputError):
     """A feature store that cannot be used; the message says which and why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """What features were computed from; stores of another one are refused.
-
-    Attributes:
-      model: digest of the matcher's config, photos' preprocessing and parameters.
-      step: the checkpoint's.
-      photos: digest of what photos there are and how they are cut.
-    """
-
-    model: str
-    step: int
-    photos: str
-
-
 class FeatureStore:
-    """The features of n photos in the table at `path`, which is made if there is none.
+    """The features of n images in the table at `path`, which is made if there is none.
 
     Args:
       path: folder or URL of the table, ending in ".lance".
-      origin: of the features.
-      photo_ids: str [n], of photo 0 to n - 1.
-      like: shapes and dtypes of features, of any number of photos.
+      fingerprint: of what the features were computed from.
+      photo_ids: str [n], of image 0 to n - 1.
+      like: shapes and dtypes of features, of any number of images.
       dtype: that real features are stored in, one of DTYPES; they are read in their own.
 
     Raises:
-      StoreError: a table of another model, step, set of photos, shape or dtype, or a damaged one.
+      StoreError: a table of another model, step, set of images, shape or dtype, or a damaged one.
       InputError: no such dtype.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        origin: Origin,
+        fingerprint: Fingerprint,
         photo_ids: np.ndarray,
         like: Features,
         dtype: str = "float32",
@@ -82,14 +68,14 @@ class FeatureStore:
         if dtype not in DTYPES:
             raise InputError(f"eval.store_dtype: {dtype!r} is none of {sorted(DTYPES)}")
         self.path = os.path.expanduser(os.fspath(path))
-        self._origin = origin
+        self._fingerprint = fingerprint
         self._photo_ids = photo_ids
         self._columns = _Columns(like, DTYPES[dtype])
         self._described = {
             "format": str(FORMAT),
-            "model": origin.model,
-            "step": str(origin.step),
-            "photos": origin.photos,
+            "model": fingerprint.model,
+            "step": str(fingerprint.step),
+            "photos": fingerprint.photos,
             "rows": str(len(photo_ids)),
             "features": self._columns.describe(),
         }
@@ -100,21 +86,23 @@ class FeatureStore:
         self._check_described(self._open().schema.metadata or {})
 
     def missing(self) -> np.ndarray:
-        """int64 [m]: the photos that are not stored yet, in order; the same on every process."""
+        """Returns the images that are not stored yet, int64 [m], in order, on every process."""
         offsets = self._offsets(self._open())
         missing = np.flatnonzero(offsets < 0)
         check_same_everywhere(missing.tobytes(), f"{self.path}: processes see different rows")
         return missing
 
     def writer(self) -> "StoreWriter":
-        """To add photos."""
-        return StoreWriter(self.path, self._schema, self._columns, self._origin, self._photo_ids)
+        """Returns what adds images."""
+        return StoreWriter(
+            self.path, self._schema, self._columns, self._fingerprint, self._photo_ids
+        )
 
     def reader(self) -> "StoredFeatures":
-        """To read photos, once every process has written its own.
+        """Returns what reads images, once every process has written its own.
 
         Raises:
-          StoreError: if photos are missing.
+          StoreError: if images are missing.
         """
         check_same_everywhere(b"", "")  # until all have written
         dataset = self._open()
@@ -122,7 +110,7 @@ class FeatureStore:
         missing = np.flatnonzero(offsets < 0)
         if len(missing):
             raise StoreError(
-                f"{self.path} is not complete: it lacks {len(missing)} of {len(offsets)} photos, "
+                f"{self.path} is not complete: it lacks {len(missing)} of {len(offsets)} images, "
                 f"such as number {missing[0]}; the command that was writing it goes on with it"
             )
         return StoredFeatures(self.path, dataset, offsets, self._columns)
@@ -154,12 +142,12 @@ class FeatureStore:
                 for key in differ
             )
             raise StoreError(
-                f"{self.path} holds features of another model, of other photos or in another "
+                f"{self.path} holds features of another model, of other images or in another "
                 f"form; choose another eval.store, or delete it. What differs:\n{listed}"
             )
 
     def _offsets(self, dataset: lance.LanceDataset) -> np.ndarray:
-        """int64 [n]: at which row of the table each photo is, -1 for nowhere."""
+        """Returns at which row of the table each image is, int64 [n], -1 for nowhere."""
         stored = [np.empty(0, np.int64)]
         columns = ["index", "photo_id", "model", "step"]
         with _naming(self.path):
@@ -172,22 +160,22 @@ class FeatureStore:
         if (offsets >= 0).sum() < len(index):
             twice = np.flatnonzero(np.bincount(index) > 1)
             raise StoreError(
-                f"{self.path} holds {len(twice)} photos twice, such as number {twice[0]}: two "
+                f"{self.path} holds {len(twice)} images twice, such as number {twice[0]}: two "
                 "commands wrote it at once; delete it"
             )
         return offsets
 
     def _check_rows(self, batch: pa.RecordBatch) -> np.ndarray:
-        """int64 [k], which photos these rows are; StoreError for those that are none of these."""
+        """Returns which images these rows are, int64 [k]; StoreError for others."""
         index = batch["index"].to_numpy()
         outside = (index < 0) | (index >= len(self._photo_ids))
         if outside.any():
             raise StoreError(
-                f"{self.path} holds photo {index[outside][0]}, of {len(self._photo_ids)}; delete it"
+                f"{self.path} holds image {index[outside][0]}, of {len(self._photo_ids)}; delete it"
             )
         for column, wanted in (
-            ("model", self._origin.model),
-            ("step", self._origin.step),
+            ("model", self._fingerprint.model),
+            ("step", self._fingerprint.step),
             ("photo_id", self._photo_ids[index]),
         ):
             found = np.asarray(batch[column])
@@ -196,27 +184,27 @@ class FeatureStore:
                 row = int(wrong[0])
                 expected = wanted[row] if isinstance(wanted, np.ndarray) else wanted
                 raise StoreError(
-                    f"{self.path} holds photo {index[row]} with {column} {found[row]}, expected "
+                    f"{self.path} holds image {index[row]} with {column} {found[row]}, expected "
                     f"{expected}; delete it"
                 )
         return index
 
 
 class StoreWriter:
-    """Appends photos to a table, many at a time; as a context it writes the last ones too."""
+    """Appends images to a table, many at a time; as a context it writes the last ones too."""
 
     def __init__(
         self,
         path: str,
         schema: pa.Schema,
         columns: "_Columns",
-        origin: Origin,
+        fingerprint: Fingerprint,
         photo_ids: np.ndarray,
     ):
         self._path = path
         self._schema = schema
         self._columns = columns
-        self._origin = origin
+        self._fingerprint = fingerprint
         self._photo_ids = photo_ids
         self._rows_at_once = max(1, min(_GROUP_ROWS, _GROUP_BYTES // columns.row_bytes))
         self._waiting: list[pa.RecordBatch] = []
@@ -229,7 +217,7 @@ class StoreWriter:
             self.flush()
 
     def add(self, index: np.ndarray, features: Features) -> None:
-        """Takes the features (numpy leaves) of these photos, int [k], each but once.
+        """Takes the features (numpy leaves) of these images, int [k], each but once.
 
         Raises:
           StoreError: a number is too large for the store's dtype.
@@ -240,8 +228,8 @@ class StoreWriter:
         arrays = [
             pa.array(np.asarray(index, np.int64)),
             pa.array(self._photo_ids[index].tolist(), pa.string()),
-            pa.array([self._origin.model] * len(index)),
-            pa.array(np.full(len(index), self._origin.step, np.int64)),
+            pa.array([self._fingerprint.model] * len(index)),
+            pa.array(np.full(len(index), self._fingerprint.step, np.int64)),
             _to_arrow(_checksums(parts)),
             *(_to_arrow(part) for part in parts),
         ]
@@ -259,7 +247,7 @@ class StoreWriter:
 
 
 class StoredFeatures:
-    """A complete table as a `FeatureSource`; in memory is one number a photo."""
+    """A complete table as a `FeatureSource`; in memory is one number an image."""
 
     def __init__(
         self, path: str, dataset: lance.LanceDataset, offsets: np.ndarray, columns: "_Columns"
@@ -273,12 +261,13 @@ class StoredFeatures:
         return len(self._offsets)
 
     def take(self, rows: np.ndarray) -> Features:
-        """Features of these photos, in the order asked.
+        """Returns the features of these images, in the order asked.
 
         Raises:
-          StoreError: naming the photo whose features are damaged.
+          StoreError: naming the image whose features are damaged.
         """
         names = ["index", "checksums", *self._columns.names]
+        rows, places = np.unique(rows, return_inverse=True)  # each is read once, and in order
         with _naming(self._path):
             table = self._dataset.take(self._offsets[rows].tolist(), columns=names)
             table = table.combine_chunks()
@@ -290,38 +279,37 @@ class StoredFeatures:
         damaged = (table["index"].to_numpy() != rows) | (written != _checksums(parts)).any(axis=1)
         if damaged.any():
             raise StoreError(
-                f"{self._path} is damaged: photo {rows[int(np.flatnonzero(damaged)[0])]} is not "
+                f"{self._path} is damaged: image {rows[int(np.flatnonzero(damaged)[0])]} is not "
                 "as it was written; delete it"
             )
-        return self._columns.join(parts)
+        return self._columns.join([part[places] for part in parts])
 
-    def descriptors(self) -> "StoredFeatures":
-        """The same photos; only their descriptors are read."""
-        return StoredFeatures(self._path, self._dataset, self._offsets, self._columns.descriptors())
+    def embeddings(self) -> "StoredFeatures":
+        """Returns the same images; only their embeddings are read."""
+        return StoredFeatures(self._path, self._dataset, self._offsets, self._columns.embeddings())
 
 
 def store_rows(
     store: FeatureStore,
     embed: Callable[[Any, jax.Array], Features],
     variables: Any,
-    batches: Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]],
+    batches: Batches,
     rows: np.ndarray,
     *,
     batch: int,
     mesh: Mesh,
-    progress: Callable[[int], object] = lambda _: None,
-    resumed: Callable[[int], object] = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> None:
-    """Embeds the photos in `rows` that a store lacks; every process writes its part of each batch.
+    """Embeds the images in `rows` that a store lacks; every process writes its part of each batch.
 
     Args:
-      store: of the n photos.
-      embed, variables, batches, batch, mesh, progress: of `embed_batches`.
-      rows: int [n], all of the store's photos.
-      resumed: told how many photos were there before.
+      store: of the n images.
+      embed, variables, batches, batch, mesh: of `embed_batches`.
+      rows: int [n], all of the store's images.
+      progress: told how many images are stored, and whether they were before.
     """
     missing = store.missing()
-    resumed(len(rows) - len(missing))
+    progress(len(rows) - len(missing), True)
     parts = embed_batches(
         embed, variables, batches, rows[missing], batch=batch, mesh=mesh, progress=progress
     )
@@ -333,6 +321,15 @@ def store_rows(
             writer.add(places, jax.tree.map(lambda leaf: leaf[mine], features))
     if len(missing):
         store.remove_remains()
+
+
+def check_same_everywhere(content: bytes, otherwise: str) -> None:
+    """Waits for all processes and raises InputError unless they hold the same bytes."""
+    if jax.process_count() == 1:
+        return
+    sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(content)))
+    if len(np.unique(sums)) > 1:
+        raise InputError(f"{otherwise}. It has to lie on a file system that all of them share")
 
 
 class _Columns:
@@ -349,8 +346,8 @@ class _Columns:
         self.places = list(range(len(self.names)))  # among the checksums
         self.row_bytes = sum(w * d.itemsize for w, d in zip(self.widths, self.dtypes, strict=True))
 
-    def descriptors(self) -> "_Columns":
-        """The descriptor's alone, of the same rows."""
+    def embeddings(self) -> "_Columns":
+        """Returns the embedding's alone, of the same rows."""
         part = _Columns(Features(self._like.descriptor), self._dtype)
         part.places = [self.names.index(name) for name in part.names]
         return part
@@ -427,7 +424,7 @@ def _is_real(dtype: np.dtype) -> bool:
 
 
 def _checksums(parts: list[np.ndarray]) -> np.ndarray:
-    """uint32 [n, columns]: CRC-32 of each photo's stored bytes of each column."""
+    """uint32 [n, columns]: CRC-32 of each image's stored bytes of each column."""
     values = [[zlib.crc32(row) for row in part.view(np.uint8)] for part in parts]
     return np.array(values, np.uint32).reshape(len(parts), -1).T.copy()
 

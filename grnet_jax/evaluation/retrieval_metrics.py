@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax import metrics
+from grnet_jax.evaluation.protocols import QuerySubset as Protocol
 from grnet_jax.metrics import CalibrationSums
-from grnet_jax.retrieval.protocols import Protocol
 
 TOP_K = (1, 5, 10, 20, 30, 40, 50)
 _FIGURES: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -1,4 +1,4 @@
-"""Evaluation of what a matcher recognises: category, attributes and landmarks of every photo."""
+"""Evaluation of what a matcher recognizes: category, attributes and landmarks of every image."""
 
 import dataclasses
 import functools
@@ -15,10 +15,15 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax import metrics
+from grnet_jax.config import Config
 from grnet_jax.models import has_predictions
-from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
-from grnet_jax.retrieval.protocols import VIEWS
-from input_pipeline.images import LANDMARKS
+from grnet_jax.search.embed import embed_batches, make_predict, read_images
+from input_pipeline import (
+    DOMAINS,
+    LANDMARKS,
+    VIEWS,
+    CropBoxes,
+)
 
 # Of the PDJ curve, in sides of the square that the network sees.
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 51))
@@ -28,7 +33,7 @@ _NO_SHARES = {"landmark_error": "{:.4f}", "landmarks_visible": "{:,.0f}"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognition:
+class RecognitionResult:
     """What was measured on the photos of a split; NaN where nothing could be.
 
     Attributes:
@@ -51,6 +56,14 @@ class Recognition:
     kinds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     pdj: list[float] = dataclasses.field(default_factory=list)
 
+    def format(self) -> str:
+        """Returns the metrics for the terminal, a line each."""
+        return format_recognition(self)
+
+    def write(self, directory: epath.Path, model: str, step: int) -> str:
+        """Writes `recognition.json` and returns its path."""
+        return write_recognition(directory, self, model, step)
+
 
 class AttributeLabels(NamedTuple):
     """A split's attributes [a]: names, places in type_names (-1: none), photos with each."""
@@ -72,90 +85,94 @@ class _Landmarks(NamedTuple):
     annotated: np.ndarray
 
 
-def recognises_categories(matcher: nn.Module, config: Any) -> bool:
+def recognizes_categories(matcher: nn.Module, config: Config) -> bool:
     """Whether a matcher that was trained by this config has predictions, and of categories."""
-    return has_predictions(matcher) and config.loss.get("label", "category") == "category"
+    return has_predictions(matcher) and getattr(config.loss, "label", "category") == "category"
 
 
 class RecognitionEvaluator:
-    """Measures predictions on splits of a data set; compiles once, for any number of calls.
+    """Measures predictions on a split of a data set, for any variables.
 
     Args:
+      config: the whole config; `eval.batch_size` and `image` are read.
       matcher: one with predictions.
-      config: the whole config; `eval.batch` and `data` are read.
       mesh: the devices.
+      dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
+      split: the name of one of its splits.
     """
 
-    def __init__(self, matcher: nn.Module, config: Any, mesh: Mesh):
-        self._config = config
+    def __init__(self, config: Config, matcher: nn.Module, mesh: Mesh, dataset: Any, split: str):
+        self._image = config.image
+        self._batch = config.eval.batch_size
         self._matcher = matcher
         self._mesh = mesh
+        self._split = split
+        self._images = dataset.split(split)
+        types = dataset.summary.get("attribute_types", {})
+        self._labels = label_types(self._images.index, types)
         self._predict = make_predict(matcher, mesh)
 
-    def evaluate(self, variables: Any, dataset: Any, split: str) -> Recognition:
-        """Predicts for every photo of a split and measures.
+    def run(self, variables: Any, step: int = 0) -> RecognitionResult:
+        """Predicts for every image of the split and measures.
 
         Args:
           variables: the matcher's.
-          dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
-          split: the name of one of its splits.
+          step: the checkpoint's, which nothing here depends on.
         """
-        # The pipeline is loaded only where it is used.
-        from input_pipeline.batches import eval_batch_spec, image_labels
-        from input_pipeline.crops import CropBoxes
+        from input_pipeline import eval_batch_spec, image_labels  # which load TensorFlow
 
-        config, photos = self._config, dataset.split(split)
-        index, cuts = photos.index, CropBoxes(photos, config.data)
-        labels = label_types(index, dataset.summary.get("attribute_types", {}))
-        hits, sums, landmarks = [], [], []
+        del step
+        images, index = self._images, self._images.index
+        crops = CropBoxes(images, self._image)
+        hits, counts, landmarks = [], [], []
         for start, found in embed_batches(
             self._predict,
             variables,
-            lambda mine, batch: read_photos(self._matcher, photos, mine, config.data, batch),
+            lambda mine, batch: read_images(self._matcher, images, mine, self._image, batch),
             np.arange(len(index)),
-            batch=config.eval.batch,
+            batch=self._batch,
             mesh=self._mesh,
         ):
             rows = np.arange(start, start + len(found.category))
-            label = image_labels(photos, eval_batch_spec(rows, cuts))
-            each = [
-                metrics.category_hits(found.category, label["category"], k) for k in _CATEGORY_K
-            ]
-            hits.append(np.stack(each, axis=1))
+            label = image_labels(images, eval_batch_spec(rows, crops))
+            hits.append(_category_hits(found.category, label["category"]))
             if found.attributes is not None:
-                counted = _count_attributes(
-                    found.attributes,
-                    label["attributes"],
-                    labels.photos,
-                    tuple(labels.types.tolist()),
-                )
-                sums.append(np.asarray(counted))
+                counts.append(self._count_attributes(found.attributes, label["attributes"]))
             if found.landmarks is not None:
                 places = np.asarray(found.landmarks), np.asarray(found.visibility)
                 landmarks.append(_measure_landmarks(*places, label))
         values, intervals = category_figures(index.category, index.item, np.concatenate(hits))
-        attributes: dict[str, dict[str, float]] = {}
-        slots: dict[str, dict[str, float]] = {}
-        kinds: dict[str, dict[str, float]] = {}
-        pdj: list[float] = []
-        if sums:
-            recalls, attributes = attribute_figures(np.sum(sums, axis=0), labels)
+        parts: dict[str, Any] = {}
+        if counts:
+            total = np.sum(counts, axis=0)
+            recalls, parts["attributes"] = attribute_figures(total, self._labels)
             values |= recalls
         if landmarks:
             joined = _Landmarks(*map(np.concatenate, zip(*landmarks, strict=True)))
-            found_places, slots, pdj = landmark_figures(joined)
-            values |= found_places
-            kinds = {
+            measured, parts["slots"], parts["pdj"] = landmark_figures(joined)
+            values |= measured
+            parts["kinds"] = {
                 name: _of_landmarks(joined.distances, joined.visible & chosen[:, None])
                 for name, chosen in photo_kinds(index).items()
             }
-        return Recognition(split, len(index), values, intervals, attributes, slots, kinds, pdj)
+        return RecognitionResult(self._split, len(index), values, intervals, **parts)
+
+    def _count_attributes(self, scores: jax.Array, label: np.ndarray) -> np.ndarray:
+        labels = self._labels
+        types = tuple(labels.types.tolist())
+        return np.asarray(_count_attributes(scores, label, labels.photos, types))
+
+
+def _category_hits(scores: jax.Array, category: np.ndarray) -> np.ndarray:
+    """Whether each image's category is among the first k, [n, 3]."""
+    hits = [metrics.category_hits(scores, category, k) for k in _CATEGORY_K]
+    return np.stack(hits, axis=1)
 
 
 def photo_kinds(index: Any) -> dict[str, np.ndarray]:
     """By name, customer and shop photos and those of each view, bool [n]; kinds without are out."""
-    found = {name: index.domain == number for number, name in enumerate(("customer", "shop"))}
-    found |= {name: index.view == number for number, name in VIEWS.items()}
+    found = {name: index.domain == number for number, name in enumerate(DOMAINS)}
+    found |= {name: index.view == number for number, name in enumerate(VIEWS)}
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 
@@ -290,7 +307,7 @@ def _of_landmarks(distances: np.ndarray, visible: np.ndarray) -> dict[str, float
     }
 
 
-def format_recognition(found: Recognition) -> str:
+def format_recognition(found: RecognitionResult) -> str:
     """The figures in percent, a line each; the landmarks' error in sides of the square."""
     lines = [f"Recognition on {found.photos:,} photos of {found.split}"]
     for name, value in found.values.items():
@@ -304,7 +321,9 @@ def format_recognition(found: Recognition) -> str:
     return "\n".join(lines)
 
 
-def write_recognition(directory: epath.Path, found: Recognition, model: str, step: int) -> str:
+def write_recognition(
+    directory: epath.Path, found: RecognitionResult, model: str, step: int
+) -> str:
     """Writes `recognition.json`, shares in 0..1 and null where there is none; returns its path."""
     path = directory / "recognition.json"
     directory.mkdir(parents=True, exist_ok=True)
