@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import Figures, measure
+from grnet_jax.retrieval.measures import RetrievalMetrics, compute_metrics
 from grnet_jax.retrieval.protocols import VIEWS, Protocol
 
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -57,7 +57,7 @@ def groups_of(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.ndarr
                 yield kind, name, group == number
 
 
-def break_down(evaluation: Evaluation) -> dict[str, dict[str, Figures]]:
+def break_down(evaluation: Evaluation) -> dict[str, dict[str, RetrievalMetrics]]:
     """The figures of every group, by its kind and name."""
     task, ranking = evaluation.task, evaluation.ranking
     index, gallery = task.photos.index, evaluation.figures["all"].gallery
@@ -67,8 +67,8 @@ def break_down(evaluation: Evaluation) -> dict[str, dict[str, Figures]]:
     ]
     if not protocols:
         return {}
-    measured = measure(protocols, ranking.ranks, index.item[task.query_rows])
-    found: dict[str, dict[str, Figures]] = {}
+    measured = compute_metrics(protocols, ranking.ranks, index.item[task.query_rows])
+    found: dict[str, dict[str, RetrievalMetrics]] = {}
     for kind, name, _ in groups:
         found.setdefault(kind, {})[name] = measured[f"{kind}:{name}"]
     return found

@@ -257,14 +257,13 @@ def _add(
     return counts._replace(ahead=counts.ahead + ahead, wobble=off, **best)
 
 
-@jax.jit
 def _block_calibration(
     scores: jax.Array,
     positives: jax.Array,
-    edges: jax.Array,
-    queries: jax.Array,
-    first: jax.Array,
-    there: jax.Array,
+    edges: np.ndarray,
+    queries: np.int32,
+    first: np.int32,
+    there: np.int32,
 ) -> CalibrationSums:
     """Sums over the pairs of one block.
 
@@ -276,7 +275,7 @@ def _block_calibration(
       first: row of the block's first photo.
       there: photos in the block; padding follows.
     """
-    rows, columns = (jnp.arange(size) for size in scores.shape)
+    rows, columns = (np.arange(size) for size in scores.shape)
     real = (rows < queries)[:, None] & (columns < there)
     places = jnp.where(positives >= first, positives - first, -1)
     return calibration_sums(scores, positive_mask(places, len(columns)), edges, real)

@@ -30,9 +30,9 @@ from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.measures import (
     BINS,
     Calibration,
-    Figures,
-    mean_of_categories,
-    measure,
+    RetrievalMetrics,
+    compute_metrics,
+    macro_average,
     pair_calibration,
 )
 from grnet_jax.retrieval.postprocessing import (
@@ -70,7 +70,7 @@ class Evaluation:
     """
 
     task: Task
-    figures: dict[str, Figures]
+    figures: dict[str, RetrievalMetrics]
     protocols: list[Protocol]
     ranking: Ranking
     calibration: Calibration | None = None
@@ -184,7 +184,9 @@ class Evaluator:
         processing = {name: value for name, value in changes.items() if value}
         return Evaluation(task, figures, protocols, ranking, calibration, shortlist, processing)
 
-    def _measure(self, task: Task, ranking: Ranking) -> tuple[list[Protocol], dict[str, Figures]]:
+    def _measure(
+        self, task: Task, ranking: Ranking
+    ) -> tuple[list[Protocol], dict[str, RetrievalMetrics]]:
         """The task's protocols, and their figures and those of all categories by name."""
         index, rows = task.photos.index, task.query_rows
         categories = [
@@ -199,7 +201,7 @@ class Evaluator:
             categories,
         )
         items = index.item[rows]
-        figures = measure(
+        figures = compute_metrics(
             protocols,
             ranking.ranks,
             items,
@@ -208,11 +210,11 @@ class Evaluator:
         )
         if categories:
             parts = [figures[f"category:{name}"] for name, _, _ in categories]
-            figures["category_mean"] = mean_of_categories(parts, task.dataset)
+            figures["category_mean"] = macro_average(parts, task.dataset)
         if ranking.other_ranks is not None:
             title = f"All queries, identical files count ({task.dataset})"
             identical = dataclasses.replace(protocols[0], name="all_identical", title=title)
-            figures |= measure([identical], ranking.other_ranks, items)
+            figures |= compute_metrics([identical], ranking.other_ranks, items)
         return protocols, figures
 
     def features(

@@ -10,7 +10,7 @@ from etils import epath
 from grnet_jax.metrics import CalibrationSums
 from grnet_jax.retrieval.breakdowns import break_down
 from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import Calibration, Figures, OpenSet
+from grnet_jax.retrieval.measures import Calibration, OpenSet, RetrievalMetrics
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
@@ -61,7 +61,7 @@ def results_dict(evaluation: Evaluation, model: str, step: int) -> dict[str, Any
     }
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
+def _figures(figures: RetrievalMetrics) -> dict[str, Any]:
     return {key: _number(value) for key, value in figures.values.items()} | {
         "queries": figures.queries,
         "queries_without_match": figures.without_match,
