@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import grnet_vs_baseline
-from grnet_jax.figures.curves import Curve, draw_curves
 from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
@@ -31,6 +30,7 @@ from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
 from grnet_jax.training.setup import restore_run
+from grnet_jax.visualization.curves import Curve, draw_curves
 from input_pipeline import load_dataset, photo_batches
 
 # When descriptors learn: the config, and fields besides its own.

@@ -22,14 +22,14 @@ from etils import epath
 
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.figures.explanations import SeenPhoto, frame_photo
-from grnet_jax.figures.recognised import Mark, draw_recognised
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.mesh import make_mesh
 from grnet_jax.photos import Box, Framing, PhotoError, check_box, make_framing, open_photo
 from grnet_jax.recognize.readings import Reading, format_reading, read_photo
 from grnet_jax.training.labels import Labels, read_labels
 from grnet_jax.training.setup import restore_run
+from grnet_jax.visualization.explanations import SeenPhoto, frame_photo
+from grnet_jax.visualization.predictions import Mark, draw_recognised
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,8 +23,6 @@ from PIL import Image
 
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.figures.curves import draw_curves
-from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.reproduce.papers import PAPERS, find_paper
 from grnet_jax.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
 from grnet_jax.reproduce.runner import (
@@ -39,6 +37,8 @@ from grnet_jax.reproduce.runner import (
 )
 from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
+from grnet_jax.visualization.curves import draw_curves
+from grnet_jax.visualization.measured_plots import write_plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

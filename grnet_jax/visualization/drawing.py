@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from grnet_jax.figures.explanations import SeenPhoto
-from grnet_jax.figures.strongest_nodes import StrongNode, Window
-from grnet_jax.figures.style import COLOURS, FINE, INK, PAPER
+from grnet_jax.visualization.explanations import SeenPhoto
+from grnet_jax.visualization.strongest_nodes import StrongNode, Window
+from grnet_jax.visualization.style import COLOURS, FINE, INK, PAPER
 
 _HEIGHT = 360  # of a photo, in pixels
 _GAP = 44

@@ -7,10 +7,10 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from grnet_jax.figures.__main__ import main
-from grnet_jax.figures.measured_plots import attribute_recalls, breakdown_curves, draw_bars
-from grnet_jax.figures.style import COLOURS
 from grnet_jax.retrieval.measures import TOP_K
+from grnet_jax.visualization.__main__ import main
+from grnet_jax.visualization.measured_plots import attribute_recalls, breakdown_curves, draw_bars
+from grnet_jax.visualization.style import COLOURS
 
 
 def _group(queries, value):

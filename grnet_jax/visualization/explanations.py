@@ -9,9 +9,9 @@ import numpy as np
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.figures.grad_cam import pair_grad_cam
-from grnet_jax.figures.strongest_nodes import StrongNode, strongest_nodes
 from grnet_jax.photos import Box, Framing, crop_and_resize, pixel_box
+from grnet_jax.visualization.grad_cam import pair_grad_cam
+from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.style import COLOURS, FINE, INK, PALE, PAPER
+from grnet_jax.visualization.style import COLOURS, FINE, INK, PALE, PAPER
 
 _WIDTH, _HEIGHT = 640, 420  # of the plot, in pixels
 _LEFT, _TOP, _RIGHT, _BELOW = 60, 44, 16, 56  # around it

@@ -4,9 +4,9 @@ import types
 
 import numpy as np
 
-from grnet_jax.figures.plots import Plot, score_plots
 from grnet_jax.retrieval.measures import BINS, measure
 from grnet_jax.retrieval.protocols import Protocol
+from grnet_jax.visualization.plots import Plot, score_plots
 
 
 def _evaluation(queries):

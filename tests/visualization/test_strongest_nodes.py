@@ -5,11 +5,11 @@ import pytest
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.figures.explanations import Explainer, frame_photo
-from grnet_jax.figures.strongest_nodes import strongest_nodes
 from grnet_jax.graph import PAPER_SCALES
 from grnet_jax.photos import Framing
 from grnet_jax.training.state import init_variables
+from grnet_jax.visualization.explanations import Explainer, frame_photo
+from grnet_jax.visualization.strongest_nodes import strongest_nodes
 from tests.graph import naive
 
 

@@ -1,11 +1,11 @@
 """Explains the scores of a trained run: Grad-CAM and the strongest region pairs; plots figures.
 
-    python -m grnet_jax.figures --workdir=runs/demo
-    python -m grnet_jax.figures --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
-    python -m grnet_jax.figures --workdir=runs/demo --photos street.jpg shop.jpg \\
+    python -m grnet_jax.visualization --workdir=runs/demo
+    python -m grnet_jax.visualization --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
+    python -m grnet_jax.visualization --workdir=runs/demo --photos street.jpg shop.jpg \\
         --boxes 210,95,640,1180 whole
 
-    python -m grnet_jax.figures --workdir=runs/fashionnet_synthetic --plots
+    python -m grnet_jax.visualization --workdir=runs/fashionnet_synthetic --plots
 
 The last draws what eval.py measured there: top-k accuracy by pose, scale and category of the query,
 and each attribute's recall. The others write explanations.html and a folder of PNG files: the first
@@ -22,16 +22,6 @@ from etils import epath
 
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.figures.chosen_pairs import (
-    ChosenPair,
-    choose_queries,
-    named_pair,
-    pairs_of_query,
-    split_photos,
-)
-from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
-from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
-from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.mesh import make_mesh
 from grnet_jax.photos import Box, check_box, make_framing, open_photo
 from grnet_jax.retrieval.evaluation import Evaluator
@@ -39,6 +29,16 @@ from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.tasks import configured_task
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
+from grnet_jax.visualization.chosen_pairs import (
+    ChosenPair,
+    choose_queries,
+    named_pair,
+    pairs_of_query,
+    split_photos,
+)
+from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanations import Explainer, SeenPhoto, frame_photo
+from grnet_jax.visualization.measured_plots import write_plots
 
 # So many times more queries are ranked than shown, to have right and wrong answers among them.
 _RANKED = 8
@@ -172,7 +172,7 @@ def _box(text: str) -> Box | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.figures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.visualization", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from grnet_jax.figures.explanations import SeenPhoto
-from grnet_jax.figures.recognised import Mark, draw_recognised
-from grnet_jax.figures.style import COLOURS
+from grnet_jax.visualization.explanations import SeenPhoto
+from grnet_jax.visualization.predictions import Mark, draw_recognised
+from grnet_jax.visualization.style import COLOURS
 
 
 def test_marks_stand_on_their_places_and_those_outside_nowhere():

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from grnet_jax.figures.drawing import shown_photo
-from grnet_jax.figures.explanations import SeenPhoto
-from grnet_jax.figures.style import COLOURS, FINE, INK, PAPER
+from grnet_jax.visualization.drawing import shown_photo
+from grnet_jax.visualization.explanations import SeenPhoto
+from grnet_jax.visualization.style import COLOURS, FINE, INK, PAPER
 
 _LINE = 20  # of text, in pixels
 _RADIUS = 8  # of a landmark's disc

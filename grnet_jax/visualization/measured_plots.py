@@ -12,9 +12,9 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.curves import Curve, draw_curves
-from grnet_jax.figures.style import COLOURS, FINE, INK, PALE, PAPER
 from grnet_jax.retrieval.measures import TOP_K
+from grnet_jax.visualization.curves import Curve, draw_curves
+from grnet_jax.visualization.style import COLOURS, FINE, INK, PALE, PAPER
 
 _FIGURE = "recall5"
 _MOST = 50  # attributes in a plot: the most frequent

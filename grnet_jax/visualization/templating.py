@@ -8,7 +8,7 @@ import jinja2
 def render(template: str, **values: Any) -> str:
     """The page that a template of `templates/` makes of these values; a missing one is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grnet_jax.figures"),
+        loader=jinja2.PackageLoader("grnet_jax.visualization"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,13 +8,18 @@ from etils import epath
 from PIL import Image
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.chosen_pairs import ChosenPair, choose_queries, named_pair, pairs_of_query
-from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
-from grnet_jax.figures.explanations import Explanation, SeenPhoto
-from grnet_jax.figures.strongest_nodes import StrongNode
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.tasks import Group, Task
+from grnet_jax.visualization.chosen_pairs import (
+    ChosenPair,
+    choose_queries,
+    named_pair,
+    pairs_of_query,
+)
+from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanations import Explanation, SeenPhoto
+from grnet_jax.visualization.strongest_nodes import StrongNode
 
 
 def test_half_of_the_queries_are_rightly_answered():

@@ -8,9 +8,9 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from grnet_jax.figures.drawing import draw_heat, draw_nodes, draw_photos
-from grnet_jax.figures.explanations import Explanation, SeenPhoto
-from grnet_jax.figures.templating import render
+from grnet_jax.visualization.drawing import draw_heat, draw_nodes, draw_photos
+from grnet_jax.visualization.explanations import Explanation, SeenPhoto
+from grnet_jax.visualization.templating import render
 
 PAGE = "explanations.html"
 _FOLDER = "explanations"

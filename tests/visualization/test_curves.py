@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.curves import Curve, draw_curves
-from grnet_jax.figures.style import COLOURS
+from grnet_jax.visualization.curves import Curve, draw_curves
+from grnet_jax.visualization.style import COLOURS
 
 
 def _curve(values, **options):

@@ -8,9 +8,6 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
 
-from grnet_jax.figures.explanation_page import PAGE
-from grnet_jax.figures.plots import score_plots
-from grnet_jax.figures.templating import render
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.report import (
@@ -20,6 +17,9 @@ from grnet_jax.retrieval.report import (
     describe_scores,
     format_figure,
 )
+from grnet_jax.visualization.explanation_page import PAGE
+from grnet_jax.visualization.plots import score_plots
+from grnet_jax.visualization.templating import render
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grnet_jax.figures.drawing import draw_heat, draw_nodes, draw_photos
-from grnet_jax.figures.explanations import SeenPhoto, frame_photo
-from grnet_jax.figures.strongest_nodes import StrongNode
 from grnet_jax.photos import Framing
+from grnet_jax.visualization.drawing import draw_heat, draw_nodes, draw_photos
+from grnet_jax.visualization.explanations import SeenPhoto, frame_photo
+from grnet_jax.visualization.strongest_nodes import StrongNode
 
 _HEIGHT, _GAP = 360, 44
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.figures.explanations import SeenPhoto
 from grnet_jax.retrieval.evaluation import Evaluation
+from grnet_jax.visualization.explanations import SeenPhoto
 
 CUSTOMER, SHOP = 0, 1
 
