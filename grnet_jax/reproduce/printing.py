@@ -7,7 +7,7 @@ import numpy as np
 
 from grnet_jax.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
 from grnet_jax.retrieval.report import column_title
-from grnet_jax.visualization.curves import Curve
+from grnet_jax.visualization.plots import Curve
 
 _NOTHING = "–"
 _MEAN = "category_mean"

@@ -38,7 +38,7 @@ from grnet_jax.visualization.chosen_pairs import (
 )
 from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
 from grnet_jax.visualization.explanations import Explainer, SeenPhoto, frame_photo
-from grnet_jax.visualization.measured_plots import write_plots
+from grnet_jax.visualization.plots import write_plots
 
 # So many times more queries are ranked than shown, to have right and wrong answers among them.
 _RANKED = 8

@@ -8,8 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from grnet_jax.visualization.explanations import SeenPhoto
 from grnet_jax.visualization.strongest_nodes import StrongNode, Window
-from grnet_jax.visualization.style import COLOURS, FINE, INK, PAPER
 
+# Okabe and Ito's colors, which most color-blind people tell apart.
+COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
+INK, PAPER = (38, 42, 48), (255, 255, 255)
+FINE = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
 _HEIGHT = 360  # of a photo, in pixels
 _GAP = 44
 _LINE = 22  # of text
@@ -25,7 +28,7 @@ def draw_photos(query: SeenPhoto, gallery: SeenPhoto) -> Image.Image:
 def draw_heat(
     query: SeenPhoto, gallery: SeenPhoto, query_heat: np.ndarray, gallery_heat: np.ndarray
 ) -> Image.Image:
-    """Grad-CAM [h, w] over each of two photos in grey, where it is: black nothing, yellow most.
+    """Grad-CAM [h, w] over each of two photos in gray, where it is: black nothing, yellow most.
 
     Each heat is drawn on its own scale, up to its own greatest value.
     """
@@ -45,7 +48,7 @@ def draw_heat(
 def draw_nodes(
     query: SeenPhoto, gallery: SeenPhoto, nodes: Sequence[StrongNode], equal_weight: float
 ) -> Image.Image:
-    """Region pairs as rectangles of one colour, joined, the strongest numbered 1.
+    """Region pairs as rectangles of one color, joined, the strongest numbered 1.
 
     Below stand each pair's scale, rows x columns, and its edge's weight beside `equal_weight`, in
     percent of all that flows into the global node.
@@ -55,17 +58,17 @@ def draw_nodes(
     for number, node in enumerate(nodes):
         for side, (photo, window) in enumerate(((query, node.query), (gallery, node.gallery))):
             edges = _inset(sheet.place(side, _in_photo(photo, window)), 1 + 2 * number)
-            sheet.rectangle(edges, COLOURS[number % len(COLOURS)])
+            sheet.rectangle(edges, COLORS[number % len(COLORS)])
             ends[side].append(_free_corner(edges, ends[side]))
     for number in range(len(nodes)):
-        sheet.join(ends[0][number], ends[1][number], COLOURS[number % len(COLOURS)])
+        sheet.join(ends[0][number], ends[1][number], COLORS[number % len(COLORS)])
     for number, node in enumerate(nodes):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         for side in (0, 1):
-            sheet.disc(ends[side][number], str(number + 1), colour)
+            sheet.disc(ends[side][number], str(number + 1), color)
         rows, columns = node.scale
         text = f"{rows} x {columns} regions, weight {100 * node.weight:.2f}%"
-        sheet.write(text, number, (str(number + 1), colour))
+        sheet.write(text, number, (str(number + 1), color))
     sheet.write(f"(equal weights: {100 * equal_weight:.2f}%)", len(nodes))
     return _reduced(sheet.image)
 
@@ -95,29 +98,29 @@ class _Sheet:
             bottom * photo.height,
         )
 
-    def rectangle(self, edges: _Edges, colour: tuple[int, int, int]) -> None:
+    def rectangle(self, edges: _Edges, color: tuple[int, int, int]) -> None:
         """An outline with a dark rim, to be seen on any photo."""
         self._draw.rectangle(_inset(edges, -0.5), outline=INK, width=3 * FINE)
-        self._draw.rectangle(edges, outline=colour, width=2 * FINE)
+        self._draw.rectangle(edges, outline=color, width=2 * FINE)
 
     def join(
-        self, start: tuple[float, float], end: tuple[float, float], colour: tuple[int, int, int]
+        self, start: tuple[float, float], end: tuple[float, float], color: tuple[int, int, int]
     ) -> None:
         """A thin line between two points."""
         self._draw.line([start, end], fill=INK, width=3 * FINE)
-        self._draw.line([start, end], fill=colour, width=2 * FINE)
+        self._draw.line([start, end], fill=color, width=2 * FINE)
 
-    def disc(self, centre: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
+    def disc(self, center: tuple[float, float], text: str, color: tuple[int, int, int]) -> None:
         """A number on a disc."""
         radius = 9 * FINE
-        x, y = centre
+        x, y = center
         self._draw.ellipse(
             (x - radius, y - radius, x + radius, y + radius),
-            fill=colour,
+            fill=color,
             outline=INK,
             width=FINE,
         )
-        self._draw.text(centre, text, fill=(0, 0, 0), font=self._font, anchor="mm")
+        self._draw.text(center, text, fill=(0, 0, 0), font=self._font, anchor="mm")
 
     def write(
         self, text: str, line: int, mark: tuple[str, tuple[int, int, int]] | None = None
@@ -140,16 +143,16 @@ def shown_photo(photo: SeenPhoto) -> Image.Image:
 
 
 def _heated(photo: SeenPhoto, heat: np.ndarray) -> Image.Image:
-    """The photo in grey and pale, the heat over its cut."""
-    grey = Image.fromarray(photo.whole).convert("L").convert("RGB")
-    pale = Image.blend(grey, Image.new("RGB", grey.size, PAPER), 0.6)
-    cut = grey.crop(photo.cut)
+    """The photo in gray and pale, the heat over its cut."""
+    gray = Image.fromarray(photo.whole).convert("L").convert("RGB")
+    pale = Image.blend(gray, Image.new("RGB", gray.size, PAPER), 0.6)
+    cut = gray.crop(photo.cut)
     # The matcher's square is the cut, squeezed: the map's cells spread over the cut evenly.
     spread = Image.fromarray(heat.astype(np.float32)).resize(cut.size, Image.Resampling.BILINEAR)
     share = np.clip(np.asarray(spread) / max(float(heat.max()), 1e-30), 0, 1)
-    colours = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    colors = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
     cover = Image.fromarray((255 * (0.35 + 0.4 * share)).astype(np.uint8))
-    blended = Image.composite(Image.fromarray(colours[..., ::-1]), cut, cover)
+    blended = Image.composite(Image.fromarray(colors[..., ::-1]), cut, cover)
     if not photo.is_cut:
         return _scaled(blended)
     pale.paste(blended, photo.cut[:2])

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from grnet_jax.visualization.drawing import shown_photo
+from grnet_jax.visualization.drawing import COLORS, FINE, INK, PAPER, shown_photo
 from grnet_jax.visualization.explanations import SeenPhoto
-from grnet_jax.visualization.style import COLOURS, FINE, INK, PAPER
 
 _LINE = 20  # of text, in pixels
 _RADIUS = 8  # of a landmark's disc
@@ -44,11 +43,11 @@ def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str
     for number, mark in enumerate(marks):
         if not (0 <= mark.x < width and 0 <= mark.y < height):
             continue
-        centre = (
+        center = (
             (mark.x + 0.5) * picture.width / width,
             (mark.y + 0.5) * picture.height / height,
         )
-        _disc(draw, centre, mark, COLOURS[number % len(COLOURS)], font)
+        _disc(draw, center, mark, COLORS[number % len(COLORS)], font)
     for number, line in enumerate(lines):
         y = picture.height + (8 + (number + 0.5) * _LINE) * FINE
         draw.text((8 * FINE, y), line, fill=INK, font=font, anchor="lm")
@@ -57,17 +56,17 @@ def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str
 
 def _disc(
     draw: ImageDraw.ImageDraw,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     mark: Mark,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    x, y = centre
+    x, y = center
     radius = _RADIUS * FINE
     edges = (x - radius, y - radius, x + radius, y + radius)
     if mark.filled:
-        draw.ellipse(edges, fill=colour, outline=INK, width=FINE)
+        draw.ellipse(edges, fill=color, outline=INK, width=FINE)
     else:
         draw.ellipse(edges, outline=INK, width=4 * FINE)
-        draw.ellipse(edges, outline=colour, width=3 * FINE)
-    draw.text(centre, mark.text, fill=(0, 0, 0), font=font, anchor="mm")
+        draw.ellipse(edges, outline=color, width=3 * FINE)
+    draw.text(center, mark.text, fill=(0, 0, 0), font=font, anchor="mm")

@@ -18,7 +18,7 @@ from grnet_jax.retrieval.report import (
     format_figure,
 )
 from grnet_jax.visualization.explanation_page import PAGE
-from grnet_jax.visualization.plots import score_plots
+from grnet_jax.visualization.plots import plot_scores
 from grnet_jax.visualization.templating import render
 
 _EXAMPLES = 4  # best and worst queries of each protocol
@@ -50,7 +50,7 @@ def write_result_page(
         columns=TABLE_COLUMNS,
         other_columns=OTHER_COLUMNS,
         scores=describe_scores(evaluation),
-        plots=score_plots(evaluation),
+        plots=plot_scores(evaluation.figures["all"]),
         figures=evaluation.figures,
         format_figure=format_figure,
         column_title=column_title,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from grnet_jax.visualization.drawing import COLORS
 from grnet_jax.visualization.explanations import SeenPhoto
 from grnet_jax.visualization.predictions import Mark, draw_recognised
-from grnet_jax.visualization.style import COLOURS
 
 
 def test_marks_stand_on_their_places_and_those_outside_nowhere():
@@ -15,7 +15,7 @@ def test_marks_stand_on_their_places_and_those_outside_nowhere():
     drawn = np.asarray(draw_recognised(photo, marks, ["dress 90%"]))
     assert bare.shape == (360, 360, 3)  # 240 across, and room for text
     assert drawn.shape == (392, 360, 3)
-    np.testing.assert_allclose(drawn[122, 62], COLOURS[0], atol=3)  # filled
+    np.testing.assert_allclose(drawn[122, 62], COLORS[0], atol=3)  # filled
     np.testing.assert_allclose(drawn[242, 182], (20, 60, 160), atol=3)  # an outline alone
     changed = np.argwhere((drawn[:360] != bare).any(axis=-1))
     places = np.array([[122, 62], [242, 182]])
