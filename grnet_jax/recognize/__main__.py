@@ -28,8 +28,8 @@ from grnet_jax.photos import Box, Framing, PhotoError, check_box, make_framing, 
 from grnet_jax.recognize.readings import Reading, format_reading, read_photo
 from grnet_jax.training.labels import Labels, read_labels
 from grnet_jax.training.setup import restore_run
-from grnet_jax.visualization.explanations import SeenPhoto, frame_photo
-from grnet_jax.visualization.predictions import Mark, draw_recognised
+from grnet_jax.visualization.explanations import CroppedImage, crop_image
+from grnet_jax.visualization.predictions import Mark, draw_predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,9 +72,9 @@ def _recognise(
     framing = make_framing(matcher.config.data, shop=options.shop)
     for photos in _batches(matcher, framing, paths, options.box, skipped):
         boxes = None if options.box is None else [options.box] * len(photos)
-        found = matcher.predict([photo.whole for photo in photos], boxes, shop=options.shop)
+        found = matcher.predict([photo.pixels for photo in photos], boxes, shop=options.shop)
         for row, photo in enumerate(photos):
-            reading = read_photo(found, row, labels, photo.cut, options.top)
+            reading = read_photo(found, row, labels, photo.crop, options.top)
             picture = f"{len(told) + 1:04}_{epath.Path(photo.name).stem}.png"
             if jax.process_index() == 0:
                 print(format_reading(photo.name, reading), flush=True)
@@ -90,7 +90,7 @@ def _batches(
     paths: Sequence[epath.Path],
     box: Box | None,
     skipped: list[dict[str, str]],
-) -> Iterator[list[SeenPhoto]]:
+) -> Iterator[list[CroppedImage]]:
     """Photos as many as are embedded at once; those that cannot be read are named and noted."""
     data, photos = matcher.config.data, []
     if box is not None and framing.crop not in ("box", "detected"):
@@ -104,7 +104,7 @@ def _batches(
             continue
         if box is not None:
             check_box(box, whole, "--box")
-        photos.append(frame_photo(str(path), whole, box, framing))
+        photos.append(crop_image(str(path), whole, box, framing))
         if len(photos) == matcher.config.eval.batch:
             yield photos
             photos = []
@@ -112,7 +112,7 @@ def _batches(
         yield photos
 
 
-def _draw(photo: SeenPhoto, reading: Reading) -> Any:
+def _draw(photo: CroppedImage, reading: Reading) -> Any:
     marks = [
         Mark(landmark.x, landmark.y, str(number), landmark.visibility == "visible")
         for number, landmark in enumerate(reading.landmarks, start=1)
@@ -121,7 +121,7 @@ def _draw(photo: SeenPhoto, reading: Reading) -> Any:
              for part in (reading.categories, reading.attributes) if part]  # fmt: skip
     legend = [f"{number} {mark.name}" for number, mark in enumerate(reading.landmarks, start=1)]
     rows = [", ".join(legend[start : start + 3]) for start in range(0, len(legend), 3)]
-    return draw_recognised(photo, marks, [*named, *rows])
+    return draw_predictions(photo, marks, [*named, *rows])
 
 
 def find_files(names: Sequence[str]) -> list[epath.Path]:

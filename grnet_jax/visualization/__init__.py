@@ -1,1 +1,1 @@
-"""Pictures and pages for people."""
+"""Result pages, explanations and plots."""

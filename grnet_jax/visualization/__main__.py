@@ -1,4 +1,4 @@
-"""Explains the scores of a trained run: Grad-CAM and the strongest region pairs; plots figures.
+"""Explains the scores of a trained run by Grad-CAM and the strongest region pairs; plots metrics.
 
     python -m grnet_jax.visualization --workdir=runs/demo
     python -m grnet_jax.visualization --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
@@ -7,9 +7,9 @@
 
     python -m grnet_jax.visualization --workdir=runs/fashionnet_synthetic --plots
 
-The last draws what eval.py measured there: top-k accuracy by pose, scale and category of the query,
-and each attribute's recall. The others write explanations.html and a folder of PNG files: the first
-two of photos of the run's own data set; the third needs none, and no TensorFlow.
+The last plots the metrics that eval.py wrote there: top-k accuracy by view, scale and category of
+the query, and each attribute's recall. The others write explanations.html and a folder of PNG
+files, of photos of the run's own data set or, without a data set and TensorFlow, of two files.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from grnet_jax.training.state import TrainState
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
     choose_queries,
+    load_images,
     named_pair,
     pairs_of_query,
-    split_photos,
 )
 from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
-from grnet_jax.visualization.explanations import Explainer, SeenPhoto, frame_photo
+from grnet_jax.visualization.explanations import CroppedImage, Explainer, crop_image
 from grnet_jax.visualization.plots import write_plots
 
-# So many times more queries are ranked than shown, to have right and wrong answers among them.
+# Queries ranked per query shown, so that there are right and wrong answers among them.
 _RANKED = 8
 
 
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, state = restore_run(options.workdir, make_mesh())
         explainer = Explainer(run.matcher, state.variables, options.top)
         if options.photos:
-            sections, source = _of_files(run, explainer, options.photos, options.boxes)
+            sections, source = _explain_files(run, explainer, options.photos, options.boxes)
         else:
-            sections, source = _of_dataset(run, state, explainer, options)
+            sections, source = _explain_dataset(run, state, explainer, options)
         if jax.process_index() == 0:
             written = write_explanations(
                 output,
@@ -77,28 +77,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _of_files(
+def _explain_files(
     run: Run, explainer: Explainer, paths: Sequence[str], boxes: Sequence[Box | None] | None
 ) -> tuple[list[Section], str]:
-    """One section of the pair of photo files, and where they come from."""
+    """Returns a section for the pair of files, and the source in words."""
     data = run.config.data
-    photos = []
+    images = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
         if box is not None and make_framing(data, shop).crop not in ("box", "detected"):
             raise InputError("--boxes: this matcher was trained without (data.crop, shop_crop)")
-        whole = open_photo(path, data.max_pixels)
+        image = open_photo(path, data.max_pixels)
         if box is not None:
-            check_box(box, whole, f"--boxes: that of {path}")
-        photos.append(frame_photo(path, whole, box, make_framing(data, shop)))
-    query, gallery = photos
+            check_box(box, image, f"--boxes: that of {path}")
+        images.append(crop_image(path, image, box, make_framing(data, shop)))
+    query, gallery = images
     pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
     return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."
 
 
-def _of_dataset(
+def _explain_dataset(
     run: Run, state: TrainState, explainer: Explainer, options: argparse.Namespace
 ) -> tuple[list[Section], str]:
-    """A section a query of the run's own data set, and how they were chosen."""
+    """Returns a section per query of the run's data set, and how they were chosen in words."""
     from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
     config = run.config
@@ -124,7 +124,7 @@ def _of_dataset(
     sections = []
     for number in choose_queries(evaluation.ranking.ranks, options.queries, options.seed):
         pairs = pairs_of_query(evaluation, int(number))
-        answered = "rightly answered" if len(pairs) == 1 else "wrongly answered"
+        answered = "answered correctly" if len(pairs) == 1 else "answered wrongly"
         sections.append(_section(explainer, ranked.photos, config.data, pairs, answered))
     return sections, (
         f"Queries of {dataset.title}, {split} split, drawn with seed {options.seed}: half of them "
@@ -136,12 +136,12 @@ def _of_dataset(
 def _section(
     explainer: Explainer, split: Any, data: Any, pairs: Sequence[ChosenPair], note: str
 ) -> Section:
-    """Reads and explains a query's pairs; its title tells what is known of the query."""
-    query = split_photos(split, data, [pairs[0].query])[0]
+    """Loads and explains a query's pairs; the title has the query's annotations."""
+    query = load_images(split, data, [pairs[0].query])[0]
     explained = [
-        _explain(explainer, query, photo, pair)
+        _explain(explainer, query, image, pair)
         for pair in pairs
-        for photo in split_photos(split, data, [pair.gallery])
+        for image in load_images(split, data, [pair.gallery])
     ]
     index, row = split.index, pairs[0].query
     known = [note, VIEWS.get(int(index.view[row]), "")]
@@ -152,14 +152,14 @@ def _section(
 
 
 def _explain(
-    explainer: Explainer, query: SeenPhoto, gallery: SeenPhoto, pair: ChosenPair
+    explainer: Explainer, query: CroppedImage, gallery: CroppedImage, pair: ChosenPair
 ) -> ExplainedPair:
     caption = f"{pair.caption} ({gallery.name})"
     return ExplainedPair(caption, pair.right, query, gallery, explainer.explain(query, gallery))
 
 
 def _box(text: str) -> Box | None:
-    """A box as the command line gives it."""
+    """Parses a box of the command line."""
     if text == "whole":
         return None
     try:
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")
     add("--output", default="", help="where to write (the workdir)")
-    add("--plots", action="store_true", help="draw the figures that eval.py wrote to the workdir")
+    add("--plots", action="store_true", help="plot the metrics that eval.py wrote to the workdir")
     add("--split", default="", help="whose queries are shown (the run's eval.split)")
     add("--queries", type=int, default=8, help="how many (8)")
     add("--seed", type=int, default=0, help="of their drawing (0)")

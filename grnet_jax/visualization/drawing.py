@@ -1,4 +1,4 @@
-"""Drawings of a pair of photos: as they are seen, under heat, and with regions joined."""
+"""Draws a pair of images with Pillow: their crops, heat maps, and joined regions."""
 
 from collections.abc import Sequence
 
@@ -6,31 +6,31 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from grnet_jax.visualization.explanations import SeenPhoto
+from grnet_jax.visualization.explanations import CroppedImage
 from grnet_jax.visualization.strongest_nodes import StrongNode, Window
 
 # Okabe and Ito's colors, which most color-blind people tell apart.
 COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 INK, PAPER = (38, 42, 48), (255, 255, 255)
 FINE = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
-_HEIGHT = 360  # of a photo, in pixels
+_HEIGHT = 360  # of an image, in pixels
 _GAP = 44
 _LINE = 22  # of text
 
 _Edges = tuple[float, float, float, float]
 
 
-def draw_photos(query: SeenPhoto, gallery: SeenPhoto) -> Image.Image:
-    """The two photos side by side; what the matcher does not see is pale."""
-    return _reduced(_Sheet(shown_photo(query), shown_photo(gallery)).image)
+def draw_images(query: CroppedImage, gallery: CroppedImage) -> Image.Image:
+    """Draws two images side by side, pale outside their crops."""
+    return _reduced(_Sheet(render_image(query), render_image(gallery)).image)
 
 
 def draw_heat(
-    query: SeenPhoto, gallery: SeenPhoto, query_heat: np.ndarray, gallery_heat: np.ndarray
+    query: CroppedImage, gallery: CroppedImage, query_heat: np.ndarray, gallery_heat: np.ndarray
 ) -> Image.Image:
-    """Grad-CAM [h, w] over each of two photos in gray, where it is: black nothing, yellow most.
+    """Draws Grad-CAM [h, w] over each of two gray images: black is zero, yellow the maximum.
 
-    Each heat is drawn on its own scale, up to its own greatest value.
+    Each heat map has its own scale, up to its own maximum.
     """
     heats = query_heat, gallery_heat
     left, right = _heated(query, query_heat), _heated(gallery, gallery_heat)
@@ -46,18 +46,18 @@ def draw_heat(
 
 
 def draw_nodes(
-    query: SeenPhoto, gallery: SeenPhoto, nodes: Sequence[StrongNode], equal_weight: float
+    query: CroppedImage, gallery: CroppedImage, nodes: Sequence[StrongNode], equal_weight: float
 ) -> Image.Image:
-    """Region pairs as rectangles of one color, joined, the strongest numbered 1.
+    """Draws region pairs as joined rectangles of one color, the strongest numbered 1.
 
-    Below stand each pair's scale, rows x columns, and its edge's weight beside `equal_weight`, in
-    percent of all that flows into the global node.
+    Lines below give each pair's scale, rows x columns, and its edge's weight beside `equal_weight`,
+    in percent of all weights into the global node.
     """
-    sheet = _Sheet(shown_photo(query), shown_photo(gallery), lines=len(nodes) + 1)
+    sheet = _Sheet(render_image(query), render_image(gallery), lines=len(nodes) + 1)
     ends: list[list[tuple[float, float]]] = [[], []]
     for number, node in enumerate(nodes):
-        for side, (photo, window) in enumerate(((query, node.query), (gallery, node.gallery))):
-            edges = _inset(sheet.place(side, _in_photo(photo, window)), 1 + 2 * number)
+        for side, (image, window) in enumerate(((query, node.query), (gallery, node.gallery))):
+            edges = _inset(sheet.to_pixels(side, _in_image(image, window)), 1 + 2 * number)
             sheet.rectangle(edges, COLORS[number % len(COLORS)])
             ends[side].append(_free_corner(edges, ends[side]))
     for number in range(len(nodes)):
@@ -74,44 +74,44 @@ def draw_nodes(
 
 
 class _Sheet:
-    """Two photos side by side, and lines of text below; in fine pixels."""
+    """Two images side by side, and lines of text below; in fine pixels."""
 
     def __init__(self, left: Image.Image, right: Image.Image, lines: int = 0):
         width = left.width + right.width + _GAP * FINE
         below = (lines * _LINE + 8) * FINE if lines else 0
         self.image = Image.new("RGB", (width, _HEIGHT * FINE + below), PAPER)
-        self._photos = (left, right)
+        self._images = (left, right)
         self._starts = (0, left.width + _GAP * FINE)
-        for start, photo in zip(self._starts, self._photos, strict=True):
-            self.image.paste(photo, (start, 0))
+        for start, image in zip(self._starts, self._images, strict=True):
+            self.image.paste(image, (start, 0))
         self._draw = ImageDraw.Draw(self.image)
         self._font = ImageFont.load_default(14 * FINE)
 
-    def place(self, side: int, window: Window) -> _Edges:
-        """Shares of a photo as pixels of the sheet."""
-        photo, start = self._photos[side], self._starts[side]
+    def to_pixels(self, side: int, window: Window) -> _Edges:
+        """Converts fractions of an image to pixels of the sheet."""
+        image, start = self._images[side], self._starts[side]
         left, top, right, bottom = window
         return (
-            start + left * photo.width,
-            top * photo.height,
-            start + right * photo.width,
-            bottom * photo.height,
+            start + left * image.width,
+            top * image.height,
+            start + right * image.width,
+            bottom * image.height,
         )
 
     def rectangle(self, edges: _Edges, color: tuple[int, int, int]) -> None:
-        """An outline with a dark rim, to be seen on any photo."""
+        """Draws an outline with a dark rim, visible on any image."""
         self._draw.rectangle(_inset(edges, -0.5), outline=INK, width=3 * FINE)
         self._draw.rectangle(edges, outline=color, width=2 * FINE)
 
     def join(
         self, start: tuple[float, float], end: tuple[float, float], color: tuple[int, int, int]
     ) -> None:
-        """A thin line between two points."""
+        """Draws a thin line between two points."""
         self._draw.line([start, end], fill=INK, width=3 * FINE)
         self._draw.line([start, end], fill=color, width=2 * FINE)
 
     def disc(self, center: tuple[float, float], text: str, color: tuple[int, int, int]) -> None:
-        """A number on a disc."""
+        """Draws a number on a disc."""
         radius = 9 * FINE
         x, y = center
         self._draw.ellipse(
@@ -125,42 +125,43 @@ class _Sheet:
     def write(
         self, text: str, line: int, mark: tuple[str, tuple[int, int, int]] | None = None
     ) -> None:
-        """A line of text below the photos, after a numbered disc."""
+        """Writes a line of text below the images, after a numbered disc."""
         y = (_HEIGHT + 8 + (line + 0.5) * _LINE) * FINE
         if mark:
             self.disc((10 * FINE, y), *mark)
         self._draw.text((26 * FINE, y), text, fill=INK, font=self._font, anchor="lm")
 
 
-def shown_photo(photo: SeenPhoto) -> Image.Image:
-    """The photo at the drawing's height, pale outside the cut."""
-    picture = Image.fromarray(photo.whole)
-    if not photo.is_cut:
+def render_image(image: CroppedImage) -> Image.Image:
+    """Returns the image at the drawing's height, pale outside the crop."""
+    picture = Image.fromarray(image.pixels)
+    if not image.is_cropped:
         return _scaled(picture)
     pale = Image.blend(picture, Image.new("RGB", picture.size, PAPER), 0.6)
-    pale.paste(picture.crop(photo.cut), photo.cut[:2])
-    return _outlined(_scaled(pale), photo)
+    pale.paste(picture.crop(image.crop), image.crop[:2])
+    return _outlined(_scaled(pale), image)
 
 
-def _heated(photo: SeenPhoto, heat: np.ndarray) -> Image.Image:
-    """The photo in gray and pale, the heat over its cut."""
-    gray = Image.fromarray(photo.whole).convert("L").convert("RGB")
+def _heated(image: CroppedImage, heat: np.ndarray) -> Image.Image:
+    """Returns the image in gray and pale, with the heat map over its crop."""
+    gray = Image.fromarray(image.pixels).convert("L").convert("RGB")
     pale = Image.blend(gray, Image.new("RGB", gray.size, PAPER), 0.6)
-    cut = gray.crop(photo.cut)
-    # The matcher's square is the cut, squeezed: the map's cells spread over the cut evenly.
-    spread = Image.fromarray(heat.astype(np.float32)).resize(cut.size, Image.Resampling.BILINEAR)
-    share = np.clip(np.asarray(spread) / max(float(heat.max()), 1e-30), 0, 1)
-    colors = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    cover = Image.fromarray((255 * (0.35 + 0.4 * share)).astype(np.uint8))
-    blended = Image.composite(Image.fromarray(colors[..., ::-1]), cut, cover)
-    if not photo.is_cut:
+    cropped = gray.crop(image.crop)
+    # The square input is the resized crop: the map's cells spread over the crop evenly.
+    heat_image = Image.fromarray(heat.astype(np.float32))
+    resized = heat_image.resize(cropped.size, Image.Resampling.BILINEAR)
+    level = np.clip(np.asarray(resized) / max(float(heat.max()), 1e-30), 0, 1)
+    colors = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    cover = Image.fromarray((255 * (0.35 + 0.4 * level)).astype(np.uint8))
+    blended = Image.composite(Image.fromarray(colors[..., ::-1]), cropped, cover)
+    if not image.is_cropped:
         return _scaled(blended)
-    pale.paste(blended, photo.cut[:2])
-    return _outlined(_scaled(pale), photo)
+    pale.paste(blended, image.crop[:2])
+    return _outlined(_scaled(pale), image)
 
 
-def _outlined(picture: Image.Image, photo: SeenPhoto) -> Image.Image:
-    left, top, right, bottom = _in_photo(photo, (0, 0, 1, 1))
+def _outlined(picture: Image.Image, image: CroppedImage) -> Image.Image:
+    left, top, right, bottom = _in_image(image, (0, 0, 1, 1))
     width, height = picture.size
     edges = (left * width, top * height, right * width - 1, bottom * height - 1)
     ImageDraw.Draw(picture).rectangle(edges, outline=INK, width=FINE)
@@ -177,10 +178,10 @@ def _reduced(picture: Image.Image) -> Image.Image:
     return picture.reduce(FINE)
 
 
-def _in_photo(photo: SeenPhoto, window: Window) -> Window:
-    """Shares of the cut as shares of the whole photo."""
-    height, width, _ = photo.whole.shape
-    left, top, right, bottom = photo.cut
+def _in_image(image: CroppedImage, window: Window) -> Window:
+    """Converts fractions of the crop to fractions of the whole image."""
+    height, width, _ = image.pixels.shape
+    left, top, right, bottom = image.crop
     across, down = right - left, bottom - top
     return (
         (left + window[0] * across) / width,
@@ -191,7 +192,7 @@ def _in_photo(photo: SeenPhoto, window: Window) -> Window:
 
 
 def _inset(edges: _Edges, by: float) -> _Edges:
-    """The rectangle smaller by so many pixels on each side, but never turned inside out."""
+    """Shrinks a rectangle by so many pixels on each side, but never inside out."""
     left, top, right, bottom = edges
     across = min(by * FINE, (right - left) / 2)
     down = min(by * FINE, (bottom - top) / 2)
@@ -199,7 +200,7 @@ def _inset(edges: _Edges, by: float) -> _Edges:
 
 
 def _free_corner(edges: _Edges, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where a disc stands: the first place, row by row, of a rectangle where no other disc is."""
+    """Returns a disc's center: the first point, row by row, of a rectangle without another disc."""
     step = 20 * FINE
     left, top, right, bottom = edges
     places = [

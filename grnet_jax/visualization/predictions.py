@@ -1,12 +1,12 @@
-"""A photo with what was recognised in it: landmarks on it, and lines of text below."""
+"""Draws predictions: landmarks on the image, and lines of text below."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from grnet_jax.visualization.drawing import COLORS, FINE, INK, PAPER, shown_photo
-from grnet_jax.visualization.explanations import SeenPhoto
+from grnet_jax.visualization.drawing import COLORS, FINE, INK, PAPER, render_image
+from grnet_jax.visualization.explanations import CroppedImage
 
 _LINE = 20  # of text, in pixels
 _RADIUS = 8  # of a landmark's disc
@@ -17,10 +17,10 @@ class Mark(NamedTuple):
     """A point to mark.
 
     Attributes:
-      x: in pixels of the whole photo.
-      y: likewise; marks outside the photo are left out.
+      x: in pixels of the whole image.
+      y: likewise; marks outside the image are left out.
       text: on its disc.
-      filled: or the disc is an outline.
+      filled: whether the disc is filled; else it is an outline.
     """
 
     x: float
@@ -29,10 +29,12 @@ class Mark(NamedTuple):
     filled: bool
 
 
-def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str]) -> Image.Image:
-    """The photo, pale where the matcher does not see it, under the marks and above the lines."""
-    picture = shown_photo(photo)
-    height, width, _ = photo.whole.shape
+def draw_predictions(
+    image: CroppedImage, marks: Sequence[Mark], lines: Sequence[str]
+) -> Image.Image:
+    """Draws marks on the image, which is pale outside the crop, and lines of text below."""
+    picture = render_image(image)
+    height, width, _ = image.pixels.shape
     font = ImageFont.load_default(13 * FINE)
     texts = [font.getlength(line) for line in lines]
     across = max([picture.width, _WIDTH * FINE, *(int(length) + 16 * FINE for length in texts)])

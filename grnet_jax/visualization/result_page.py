@@ -1,4 +1,4 @@
-"""The result page: figures, and queries beside what was found for them."""
+"""Writes the result page: metrics, and queries with their first results."""
 
 import base64
 import io
@@ -22,8 +22,8 @@ from grnet_jax.visualization.plots import plot_scores
 from grnet_jax.visualization.templating import render
 
 _EXAMPLES = 4  # best and worst queries of each protocol
-_SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
-_MATCHES = 8  # gallery photos beside a query
+_SAMPLE = 8  # queries drawn at random, so that the page does not show extremes only
+_MATCHES = 8  # gallery images shown for a query
 _THUMBNAIL = 128  # pixels, the longer side
 
 
@@ -34,10 +34,10 @@ def write_result_page(
 
     Args:
       directory: where to.
-      evaluation: whose task has the pictures.
+      evaluation: whose task has the images.
       model: its name.
       step: of the checkpoint.
-      explain: the command that writes the page of explanations beside this one; "" for none.
+      explain: the command that writes the page of explanations; "" for none.
     """
     examples = _Examples(evaluation)
     page = render(
@@ -51,7 +51,7 @@ def write_result_page(
         other_columns=OTHER_COLUMNS,
         scores=describe_scores(evaluation),
         plots=plot_scores(evaluation.figures["all"]),
-        figures=evaluation.figures,
+        metrics=evaluation.figures,
         format_figure=format_figure,
         column_title=column_title,
         sections=examples.sections(),
@@ -64,14 +64,14 @@ def write_result_page(
 
 
 class _Examples:
-    """Chooses queries and turns them into what the template shows."""
+    """Chooses queries and prepares them for the template."""
 
     def __init__(self, evaluation: Evaluation):
         self._evaluation = evaluation
         self._task = evaluation.task
         self._split = evaluation.task.photos
         self._pictures: dict[int, str] = {}
-        # The best positive's rank decides; equal ranks by the lead over the next photo.
+        # Sorted by the best positive's rank, then by the lead over the next image.
         ranks = evaluation.ranking.ranks
         self._matched = (ranks > 0).any(axis=1)
         self._rank = np.where(self._matched, ranks[:, 0], np.iinfo(np.int32).max)
@@ -79,7 +79,7 @@ class _Examples:
         self._lead = scores[:, 0] - scores[:, min(1, scores.shape[1] - 1)]
 
     def sections(self) -> list[dict[str, Any]]:
-        """A random sample first, then each protocol's best and worst queries."""
+        """Returns a random sample, then each protocol's best and worst queries."""
         rng = np.random.default_rng(0)
         matched = np.flatnonzero(self._matched)
         sample = rng.permutation(matched)[:_SAMPLE]
@@ -108,7 +108,7 @@ class _Examples:
         missed = int(self._task.gallery_rows[right[0]])
         matches = []
         for column, place in enumerate(evaluation.ranking.top_rows[number, :_MATCHES]):
-            if place < 0:  # its gallery has no more photos
+            if place < 0:  # its gallery has no more images
                 break
             match = int(self._task.gallery_rows[place])
             matches.append(
@@ -137,7 +137,7 @@ class _Examples:
         return ", ".join(flag for flag in flags if flag)
 
     def _picture(self, row: int) -> str:
-        """The photo as a data URI, its box outlined."""
+        """Returns the image as a data URI, its box outlined."""
         if row not in self._pictures:
             picture = Image.fromarray(self._split.picture(row))
             left, top, right, bottom = (float(v) for v in self._split.index.box[row])

@@ -14,7 +14,7 @@ from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import loop
 from grnet_jax.training.setup import build_run, restore_run
-from grnet_jax.visualization.explanations import Explainer, frame_photo
+from grnet_jax.visualization.explanations import Explainer, crop_image
 from input_pipeline import load_dataset
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_it_trains_is_evaluated_and_explained(tiny_config, start, tmp_path, name
         evaluate(whitening="gallery")
 
     photos = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
-    seen = [frame_photo("one", photo, None, make_framing(run.config.data)) for photo in photos]
+    seen = [crop_image("one", photo, None, make_framing(run.config.data)) for photo in photos]
     explanation = Explainer(run.matcher, state.variables).explain(*seen)
     assert np.isfinite(explanation.score)
     assert np.isfinite(explanation.query_heat).all()
