@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from grnet_jax import models
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import (
-    AVERAGES,
-    FORMS,
     MINERS,
     average_precision_loss,
     best_scores,
@@ -137,10 +135,16 @@ def _labels(batch: Mapping[str, jax.Array], matcher: nn.Module, loss: Any) -> ja
     return batch[loss.label]
 
 
+# The fields' values as `triplet_loss` names them.
+_DISTANCES = {"squared": "squared_l2", "euclidean": "l2"}
+_REDUCTIONS = {"triplets": "mean", "active": "mean_nonzero"}
+
+
 def _triplet(anchors, candidates, positive, negative, loss):
     found = triplet_loss(
         anchors, candidates, positive, negative,
-        margin=loss.margin, form=loss.form, miner=loss.miner, average=loss.average,
+        margin=loss.margin, miner=loss.miner,
+        distance=_DISTANCES[loss.form], reduction=_REDUCTIONS[loss.average],
     )  # fmt: skip
     metrics = {
         "triplet_loss": found.loss,
@@ -179,9 +183,9 @@ def _check(matcher: nn.Module, model: Any, loss: Any) -> None:
         ("domains", DOMAINS),
         ("similarity", SIMILARITIES),
         ("label", LABELS),
-        ("form", FORMS),
+        ("form", _DISTANCES),
         ("miner", MINERS),
-        ("average", AVERAGES),
+        ("average", _REDUCTIONS),
     ):
         if loss[field] not in choices:
             raise InputError(f"loss.{field}: {loss[field]!r} is none of {list(choices)}")

@@ -62,7 +62,7 @@ def test_without_heat_it_is_said():
     assert np.asarray(cold)[_HEIGHT + 4 :].min() < 100  # ink
 
 
-def test_regions_of_a_pair_have_one_colour_and_are_joined():
+def test_regions_of_a_pair_have_one_color_and_are_joined():
     node = StrongNode(0.02, (1, 2), query=(0, 0, 0.5, 1), gallery=(0.5, 0, 1, 1))
     drawn = np.asarray(draw_nodes(_image(100, 100), _image(100, 100), [node], 0.008), np.int32)
     orange = np.abs(drawn - (230, 159, 0)).max(axis=-1) < 25
@@ -79,6 +79,6 @@ def test_regions_that_coincide_are_all_seen():
     nodes = [StrongNode(0.01, (1, 2), windows, windows) for _ in range(5)]
     drawn = draw_nodes(_image(100, 100), _image(100, 100), nodes, 0.008)
     picture = np.asarray(drawn.crop((200, 250, 360, 270)), np.int32)
-    for colour in ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167)):
-        assert (np.abs(picture - colour).max(axis=-1) < 40).any(), colour
+    for color in ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167)):
+        assert (np.abs(picture - color).max(axis=-1) < 40).any(), color
     assert isinstance(drawn, Image.Image)
