@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import numpy as np
+from grnet_jax.training.setup import restore_run
 
 from benchmarks import grnet_vs_baseline
 from grnet_jax.mesh import make_mesh
@@ -28,9 +29,8 @@ from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
-from grnet_jax.training.setup import restore_run
 from grnet_jax.visualization.plots import Curve, plot_curves
-from input_pipeline import load_dataset, photo_batches
+from input_pipeline import image_batches, load_dataset
 
 # When descriptors learn: the config, and fields besides its own.
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -113,7 +113,7 @@ class Search:
                 embed_rows(
                     embed,
                     state.variables,
-                    lambda mine, size: photo_batches(self._task.photos, mine, data, batch=size),
+                    lambda mine, size: image_batches(self._task.photos, mine, data, batch=size),
                     rows,
                     batch=batch,
                     mesh=mesh,

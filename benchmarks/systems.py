@@ -4,7 +4,7 @@
 
 Trains and evaluates what is missing of `python -m grnet_jax.reproduce grnet systems`, then measures
 all of them in one process, each time the best of two rounds: a training step of the same 64 photos,
-what XLA plans for it in memory, embedding, and scoring. Photos are random there. An ensemble costs
+what XLA plans for it in memory, embedding, and scoring. BatchSpec are random there. An ensemble costs
 what its members cost together. Writes benchmarks/results/systems_DEVICE.json.
 """
 

@@ -15,7 +15,7 @@ _SYNTHETIC_NUMBERS = {100: 10, 500: 25}  # of the embedded set's 52 attributes
 _SYNTHETIC = {"train.eval_every": 0}
 _CURVE = ("top1", "top5", "top10", "top20", "top30", "top40", "top50")
 _WITHOUT_ATTRIBUTES = {"loss.pose.attributes": 0.0, "loss.recognition.attributes": 0.0}
-_ANNOTATED = {"model.pooling": "given", "model.given_points": 8, "data.points": "landmarks"}
+_ANNOTATED = {"model.pooling": "given", "model.given_keypoints": 8, "data.points": "landmarks"}
 _NOTES = (
     "WTBI: a learned metric on a pre-trained VGG-16's features; it needs its weights. DARN and "
     "WTBI are built as their modules say. Joints and poselets, around which it pools in the "

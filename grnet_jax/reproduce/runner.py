@@ -24,7 +24,7 @@ from grnet_jax.training.setup import count_steps
 # Fields that tell neither what is trained nor what is measured: where things lie.
 FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _PRETRAINED = "model.backbone.pretrained"
-_POINTS, _GIVEN = "data.points", "model.given_points"
+_POINTS, _GIVEN = "data.points", "model.given_keypoints"
 _FIGURES = (*(f"top{k}" for k in TOP_K), "map")
 _OF_GROUPS = ("top1", "top20", "top50")
 _RECOGNISED = ("split", "photos", "values", "intervals", "kinds", "pdj")
@@ -155,11 +155,11 @@ def _with_file(experiment: Experiment, row: Row, file: str) -> Experiment:
     field = _POINTS if row.points else _PRETRAINED
     places = {**experiment.places, field: file}
     if row.points and file:
-        from input_pipeline.points import point_names  # loaded only where it is used
+        from input_pipeline.keypoints import keypoint_names  # loaded only where it is used
 
         # As train.py will find it, which runs at the root.
         path = ROOT / pathlib.Path(file).expanduser()
-        places[_GIVEN] = len(point_names(str(path)))
+        places[_GIVEN] = len(keypoint_names(str(path)))
     fields = _sorted({**experiment.fields, field: row.file})
     return dataclasses.replace(experiment, fields=fields, places=places)
 

@@ -23,7 +23,6 @@ from etils import epath
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.mesh import make_mesh
-from grnet_jax.photos import Box, check_box, make_framing, open_photo
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.tasks import configured_task
@@ -39,6 +38,7 @@ from grnet_jax.visualization.chosen_pairs import (
 from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
 from grnet_jax.visualization.explanations import CroppedImage, Explainer, crop_image
 from grnet_jax.visualization.plots import write_plots
+from input_pipeline.images import Box, build_transform, check_box, load_image
 
 # Queries ranked per query shown, so that there are right and wrong answers among them.
 _RANKED = 8
@@ -84,12 +84,12 @@ def _explain_files(
     data = run.config.data
     images = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
-        if box is not None and make_framing(data, shop).crop not in ("box", "detected"):
+        if box is not None and build_transform(data, shop).crop not in ("box", "detected"):
             raise InputError("--boxes: this matcher was trained without (data.crop, shop_crop)")
-        image = open_photo(path, data.max_pixels)
+        image = load_image(path, data.max_pixels)
         if box is not None:
             check_box(box, image, f"--boxes: that of {path}")
-        images.append(crop_image(path, image, box, make_framing(data, shop)))
+        images.append(crop_image(path, image, box, build_transform(data, shop)))
     query, gallery = images
     pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
     return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."

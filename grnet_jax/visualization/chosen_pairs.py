@@ -91,9 +91,9 @@ def named_pair(index: Any, query: str, gallery: str) -> ChosenPair:
 
 def load_images(split: Any, data: Any, rows: Sequence[int]) -> list[CroppedImage]:
     """Loads images of an `input_pipeline.Split`, cropped as in batches of `config.data`."""
-    from input_pipeline.cuts import Cuts  # the pipeline is loaded only where it is used
+    from input_pipeline.crops import CropBoxes  # the pipeline is loaded only where it is used
 
-    crops = Cuts(split, data).pixels(np.asarray(rows))
+    crops = CropBoxes(split, data).pixels(np.asarray(rows))
     return [
         CroppedImage(
             name=str(split.index.photo_id[row]),

@@ -9,9 +9,9 @@ import numpy as np
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.photos import Box, Framing, crop_and_resize, pixel_box
 from grnet_jax.visualization.grad_cam import pair_grad_cam
 from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
+from input_pipeline.images import Box, ImageTransform, crop_and_resize, pixel_box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,12 @@ class CroppedImage:
         return self.crop != (0, 0, width, height)
 
 
-def crop_image(name: str, pixels: np.ndarray, box: Box | None, framing: Framing) -> CroppedImage:
-    """Crops an image, uint8 [H, W, 3], as the framing says."""
-    crop = pixel_box(framing.box(box, *pixels.shape[:2]), *pixels.shape[:2])
-    return CroppedImage(name, pixels, crop, crop_and_resize(pixels, box, framing))
+def crop_image(
+    name: str, pixels: np.ndarray, box: Box | None, transform: ImageTransform
+) -> CroppedImage:
+    """Crops an image, uint8 [H, W, 3], as the transform does."""
+    crop = pixel_box(transform.box(box, *pixels.shape[:2]), *pixels.shape[:2])
+    return CroppedImage(name, pixels, crop, crop_and_resize(pixels, box, transform))
 
 
 @dataclasses.dataclass(frozen=True)

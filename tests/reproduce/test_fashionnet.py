@@ -55,12 +55,12 @@ def test_rows_are_the_papers_ablations():
 def test_a_models_fields_are_those_of_the_rows_that_have_them():
     """In-shop photos have other labels than the config's, and WTBI has none at all."""
     table = _PAPER.table("inshop")
-    given = ["--config.model.categories=23", "--config.train.batch_items=8"]
+    given = ["--config.model.categories=23", "--config.train.batch_size=8"]
     weights = {"vgg16": "vgg16.safetensors"}
     wtbi = _experiment(table, 1, "deepfashion_inshop", given, weights)
     assert wtbi.config == "wtbi"
     assert "model.categories" not in wtbi.fields
-    assert wtbi.fields["train.batch_items"] == 8
+    assert wtbi.fields["train.batch_size"] == 8
     assert wtbi.places["model.backbone.pretrained"] == "vgg16.safetensors"
     ours = _experiment(table, 6, "deepfashion_inshop", given, weights)
     assert ours.fields["model.categories"] == 23
@@ -69,7 +69,7 @@ def test_a_models_fields_are_those_of_the_rows_that_have_them():
     full = make_experiment(
         grnets, grnets.table("table3"), row, "deepfashion_c2s", 0, given, weights
     )
-    assert full.fields == {**full.fields, "train.batch_items": 8}
+    assert full.fields == {**full.fields, "train.batch_size": 8}
     assert "model.categories" not in full.fields
 
 
@@ -79,7 +79,7 @@ def test_rows_of_points_take_a_file_wherever_it_lies(tmp_path):
     found = _experiment(table, 5, "synthetic", files={"joints": file})
     assert found.fields["data.points"] == "joints"
     config = read_config("fashionnet", "synthetic", found.flags[1:])
-    assert (config.data.points, config.model.given_points) == (file, 3)
+    assert (config.data.points, config.model.given_keypoints) == (file, 3)
     assert config.model.pooling == "given"
     assert found.key == _experiment(table, 5, "synthetic", files={"joints": ""}).key
     with pytest.raises(InputError, match=r"row 5 .* needs points: expected --points=joints=FILE"):

@@ -106,8 +106,8 @@ def test_every_row_is_a_config_of_the_same_budget(table, row, dataset):
     assert config.model.backbone.name == ("small" if dataset == "synthetic" else "googlenet")
     assert config.optimizer == first.optimizer
     if table.name == "systems" or row.config in ("embedding", "dreml"):
-        photos = photos_together(config.data) * config.train.batch_items
-        assert photos == photos_together(first.data) * first.train.batch_items
+        photos = photos_together(config.data) * config.train.batch_size
+        assert photos == photos_together(first.data) * first.train.batch_size
         assert (config.train.steps, config.train.epochs) == (first.train.steps, first.train.epochs)
         return
     for part in ("train", "loss"):

@@ -34,9 +34,9 @@ def test_rows_are_losses_and_crops(dataset):
         config = _config(_experiment(number, dataset))
         assert (config.loss.name, config.data.shop_crop) == (loss, shop_crop)
         own = read_config("detect_then_retrieve", f"{dataset},{loss}")
-        assert (config.data.square, config.train.batch_items) == (
+        assert (config.data.square, config.train.batch_size) == (
             own.data.square,
-            own.train.batch_items,
+            own.train.batch_size,
         )
         assert config.eval.same_category
         config.train.init_parts = "all"  # where it starts from is the command's

@@ -17,7 +17,7 @@ _TINY = (
     "data.image_size=32",
     "model.node_dim=16",
     "model.reasoning_dim=8",
-    "train.batch_items=8",
+    "train.batch_size=8",
     "train.steps=2",
     "train.checkpoint_every=1",
     "optimizer.warmup_steps=1",
@@ -94,11 +94,11 @@ def test_every_seed_is_a_row_that_says_what_made_it(called, tmp_path):
 
 
 def test_fields_given_are_every_rows_and_tell_rows_apart(called, tmp_path):
-    assert _main(tmp_path, "grnet", "table5", "--rows=1", "--config.train.batch_items=7") == 0
+    assert _main(tmp_path, "grnet", "table5", "--rows=1", "--config.train.batch_size=7") == 0
     assert _main(tmp_path, "grnet", "table5", "--rows=1") == 0
     given, plain = _evaluated(called)
-    assert _flag(given, "config.train.batch_items") == "7"
-    assert _flag(plain, "config.train.batch_items") is None
+    assert _flag(given, "config.train.batch_size") == "7"
+    assert _flag(plain, "config.train.batch_size") is None
     assert _flag(given, "workdir") != _flag(plain, "workdir")
 
 
@@ -177,7 +177,7 @@ def test_rows_of_points_are_listed_with_the_file_that_they_need(called, tmp_path
     assert _main(tmp_path, "fashionnet", "inshop", "--list", f"--points=joints={path}") == 0
     text = capsys.readouterr().out
     assert f"--config.data.points={path} " in text
-    assert "--config.model.given_points=1 " in text
+    assert "--config.model.given_keypoints=1 " in text
     assert not called
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grnet_jax.photos import Framing
 from grnet_jax.visualization.drawing import draw_heat, draw_images, draw_nodes
 from grnet_jax.visualization.explanations import CroppedImage, crop_image
 from grnet_jax.visualization.strongest_nodes import StrongNode
+from input_pipeline.images import ImageTransform
 
 _HEIGHT, _GAP = 360, 44
 
@@ -21,13 +21,13 @@ def _image(height, width, crop=None):
 
 def test_an_image_is_cropped_as_the_framing_says():
     whole = np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8)
-    seen = crop_image("a", whole, (10, 20, 26, 36), Framing(16, "box", "bilinear", 1.0))
+    seen = crop_image("a", whole, (10, 20, 26, 36), ImageTransform(16, "box", "bilinear", 1.0))
     assert seen.crop == (10, 20, 26, 36)
     assert seen.is_cropped
     np.testing.assert_array_equal(seen.input, whole[20:36, 10:26])  # 16 to 16 pixels
-    center = crop_image("a", whole, None, Framing(16, "center", "bilinear", 0.5))
+    center = crop_image("a", whole, None, ImageTransform(16, "center", "bilinear", 0.5))
     assert center.crop == (10, 20, 30, 40)
-    assert not crop_image("a", whole, None, Framing(16, "none", "bilinear", 1.0)).is_cropped
+    assert not crop_image("a", whole, None, ImageTransform(16, "none", "bilinear", 1.0)).is_cropped
 
 
 def test_images_are_pale_outside_the_crop():
