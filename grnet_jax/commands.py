@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.result_page import write_result_page
+from grnet_jax.visualization.result_page import write_result_page
 from grnet_jax.models import has_feature_map
 from grnet_jax.retrieval.ensembles import (
     EnsembleEvaluator,
@@ -33,6 +33,7 @@ from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
+from grnet_jax.visualization.result_page import write_result_page
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -212,7 +213,7 @@ def _explain_command(run: Run, config: Any, directory: epath.Path, output: epath
     """What explains this run's scores; "" where it cannot, or on another data set than its own."""
     if not has_feature_map(run.matcher) or not _on_own_data(run, config):
         return ""
-    command = ["python", "-m", "grnet_jax.figures", f"--workdir={directory}"]
+    command = ["python", "-m", "grnet_jax.visualization", f"--workdir={directory}"]
     if output != directory:
         command.append(f"--output={output}")
     return shlex.join(command)

@@ -8,13 +8,18 @@ from etils import epath
 from PIL import Image
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.chosen_pairs import ChosenPair, choose_queries, named_pair, pairs_of_query
-from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
-from grnet_jax.figures.explanations import Explanation, SeenPhoto
-from grnet_jax.figures.strongest_nodes import StrongNode
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.tasks import Group, Task
+from grnet_jax.visualization.chosen_pairs import (
+    ChosenPair,
+    choose_queries,
+    named_pair,
+    pairs_of_query,
+)
+from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanations import CroppedImage, Explanation
+from grnet_jax.visualization.strongest_nodes import StrongNode
 
 
 def test_half_of_the_queries_are_rightly_answered():
@@ -79,7 +84,7 @@ def test_photos_are_found_by_their_names():
 
 
 def test_the_page_shows_every_picture_it_wrote(tmp_path):
-    photo = SeenPhoto("<street>.jpg", np.full((40, 30, 3), 90, np.uint8), (5, 5, 25, 35), None)
+    photo = CroppedImage("<street>.jpg", np.full((40, 30, 3), 90, np.uint8), (5, 5, 25, 35), None)
     heat = np.ones((4, 4), np.float32)
     node = StrongNode(0.0213, (3, 3), (0, 0, 0.4, 0.4), (0.3, 0.3, 0.7, 0.7))
     full = Explanation(-1.234, heat, heat, [node], [node, node], 1 / 124)

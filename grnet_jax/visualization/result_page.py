@@ -1,4 +1,4 @@
-"""The result page: figures, and queries beside what was found for them."""
+"""Writes the result page: metrics, and queries with their first results."""
 
 import base64
 import io
@@ -16,14 +16,14 @@ from grnet_jax.evaluation.reports import (
     format_figure,
 )
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.figures.explanation_page import PAGE
-from grnet_jax.figures.plots import score_plots
-from grnet_jax.figures.templating import render
+from grnet_jax.visualization.explanation_page import PAGE
+from grnet_jax.visualization.plots import plot_scores
+from grnet_jax.visualization.templating import render
 from input_pipeline import VIEWS
 
 _EXAMPLES = 4  # best and worst queries of each protocol
-_SAMPLE = 8  # queries drawn at random, so that the page does not show extremes alone
-_MATCHES = 8  # gallery photos beside a query
+_SAMPLE = 8  # queries drawn at random, so that the page does not show extremes only
+_MATCHES = 8  # gallery images shown for a query
 _THUMBNAIL = 128  # pixels, the longer side
 
 
@@ -37,7 +37,7 @@ def write_result_page(
       result: whose protocol has the pictures.
       model: its name.
       step: of the checkpoint.
-      explain: the command that writes the page of explanations beside this one; "" for none.
+      explain: the command that writes the page of explanations; "" for none.
     """
     examples = _Examples(result)
     page = render(
@@ -50,8 +50,8 @@ def write_result_page(
         columns=TABLE_COLUMNS,
         other_columns=OTHER_COLUMNS,
         scores=describe_scores(result),
-        plots=score_plots(result),
-        figures=result.metrics,
+        plots=plot_scores(result.metrics["all"]),
+        metrics=result.metrics,
         format_figure=format_figure,
         column_title=column_title,
         sections=examples.sections(),
@@ -64,7 +64,7 @@ def write_result_page(
 
 
 class _Examples:
-    """Chooses queries and turns them into what the template shows."""
+    """Chooses queries and prepares them for the template."""
 
     def __init__(self, result: RetrievalResult):
         self._result = result
@@ -79,7 +79,7 @@ class _Examples:
         self._lead = scores[:, 0] - scores[:, min(1, scores.shape[1] - 1)]
 
     def sections(self) -> list[dict[str, Any]]:
-        """A random sample first, then each protocol's best and worst queries."""
+        """Returns a random sample, then each protocol's best and worst queries."""
         rng = np.random.default_rng(0)
         matched = np.flatnonzero(self._matched)
         sample = rng.permutation(matched)[:_SAMPLE]
@@ -137,7 +137,7 @@ class _Examples:
         return ", ".join(flag for flag in flags if flag)
 
     def _picture(self, row: int) -> str:
-        """The photo as a data URI, its box outlined."""
+        """Returns the image as a data URI, its box outlined."""
         if row not in self._pictures:
             picture = Image.fromarray(self._split.picture(row))
             left, top, right, bottom = (float(v) for v in self._split.index.box[row])

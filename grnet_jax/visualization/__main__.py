@@ -1,15 +1,15 @@
-"""Explains the scores of a trained run: Grad-CAM and the strongest region pairs; plots figures.
+"""Explains the scores of a trained run by Grad-CAM and the strongest region pairs; plots metrics.
 
-    python -m grnet_jax.figures --workdir=runs/demo
-    python -m grnet_jax.figures --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
-    python -m grnet_jax.figures --workdir=runs/demo --photos street.jpg shop.jpg \\
+    python -m grnet_jax.visualization --workdir=runs/demo
+    python -m grnet_jax.visualization --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
+    python -m grnet_jax.visualization --workdir=runs/demo --photos street.jpg shop.jpg \\
         --boxes 210,95,640,1180 whole
 
-    python -m grnet_jax.figures --workdir=runs/fashionnet_synthetic --plots
+    python -m grnet_jax.visualization --workdir=runs/fashionnet_synthetic --plots
 
-The last draws what eval.py measured there: top-k accuracy by pose, scale and category of the query,
-and each attribute's recall. The others write explanations.html and a folder of PNG files: the first
-two of photos of the run's own data set; the third needs none, and no TensorFlow.
+The last plots the metrics that eval.py wrote there: top-k accuracy by view, scale and category of
+the query, and each attribute's recall. The others write explanations.html and a folder of PNG
+files, of photos of the run's own data set or, without a data set and TensorFlow, of two files.
 """
 
 import argparse
@@ -24,22 +24,22 @@ from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
-from grnet_jax.figures.chosen_pairs import (
+from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
     choose_queries,
     named_pair,
     pairs_of_query,
-    split_photos,
+    load_images,
 )
-from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_explanations
-from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
-from grnet_jax.figures.measured_plots import write_plots
+from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanations import Explainer, CroppedImage, crop_image
+from grnet_jax.visualization.plots import write_plots
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
 from input_pipeline import VIEWS, Box, ImageConfig, build_transform, check_box, load_image
 
-# So many times more queries are ranked than shown, to have right and wrong answers among them.
+# Queries ranked per query shown, so that there are right and wrong answers among them.
 _RANKED = 8
 
 
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, state = restore_run(options.workdir, make_mesh())
         explainer = Explainer(run.matcher, state.variables, options.top)
         if options.photos:
-            sections, source = _of_files(run, explainer, options.photos, options.boxes)
+            sections, source = _explain_files(run, explainer, options.photos, options.boxes)
         else:
-            sections, source = _of_dataset(run, state, explainer, options)
+            sections, source = _explain_dataset(run, state, explainer, options)
         if jax.process_index() == 0:
             written = write_explanations(
                 output,
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _of_files(
+def _explain_files(
     run: Run, explainer: Explainer, paths: Sequence[str], boxes: Sequence[Box | None] | None
 ) -> tuple[list[Section], str]:
     """One section of the pair of photo files, and where they come from."""
@@ -88,16 +88,16 @@ def _of_files(
         whole = load_image(path)
         if box is not None:
             check_box(box, whole, f"--boxes: that of {path}")
-        photos.append(frame_photo(path, whole, box, build_transform(image, shop)))
+        photos.append(crop_image(path, whole, box, build_transform(image, shop)))
     query, gallery = photos
     pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
     return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."
 
 
-def _of_dataset(
+def _explain_dataset(
     run: Run, state: TrainState, explainer: Explainer, options: argparse.Namespace
 ) -> tuple[list[Section], str]:
-    """A section a query of the run's own data set, and how they were chosen."""
+    """Returns a section per query of the run's data set, and how they were chosen in words."""
     from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
     config = run.config
@@ -122,7 +122,7 @@ def _of_dataset(
     sections = []
     for number in choose_queries(result.ranking.ranks, options.queries, options.seed):
         pairs = pairs_of_query(result, int(number))
-        answered = "rightly answered" if len(pairs) == 1 else "wrongly answered"
+        answered = "answered correctly" if len(pairs) == 1 else "answered wrongly"
         sections.append(_section(explainer, ranked.images, config.image, pairs, answered))
     return sections, (
         f"Queries of {dataset.title}, {split} split, drawn with seed {options.seed}: half of them "
@@ -135,11 +135,11 @@ def _section(
     explainer: Explainer, split: Any, image: ImageConfig, pairs: Sequence[ChosenPair], note: str
 ) -> Section:
     """Reads and explains a query's pairs; its title tells what is known of the query."""
-    query = split_photos(split, image, [pairs[0].query])[0]
+    query = load_images(split, image, [pairs[0].query])[0]
     explained = [
-        _explain(explainer, query, photo, pair)
+        _explain(explainer, query, image, pair)
         for pair in pairs
-        for photo in split_photos(split, image, [pair.gallery])
+        for photo in load_images(split, image, [pair.gallery])
     ]
     index, row = split.index, pairs[0].query
     known = [note, VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
@@ -150,14 +150,14 @@ def _section(
 
 
 def _explain(
-    explainer: Explainer, query: SeenPhoto, gallery: SeenPhoto, pair: ChosenPair
+    explainer: Explainer, query: CroppedImage, gallery: CroppedImage, pair: ChosenPair
 ) -> ExplainedPair:
     caption = f"{pair.caption} ({gallery.name})"
     return ExplainedPair(caption, pair.right, query, gallery, explainer.explain(query, gallery))
 
 
 def _box(text: str) -> Box | None:
-    """A box as the command line gives it."""
+    """Parses a box of the command line."""
     if text == "whole":
         return None
     try:
@@ -170,12 +170,12 @@ def _box(text: str) -> Box | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.figures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.visualization", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")
     add("--output", default="", help="where to write (the workdir)")
-    add("--plots", action="store_true", help="draw the figures that eval.py wrote to the workdir")
+    add("--plots", action="store_true", help="plot the metrics that eval.py wrote to the workdir")
     add("--split", default="", help="whose queries are shown (the run's eval.split)")
     add("--queries", type=int, default=8, help="how many (8)")
     add("--seed", type=int, default=0, help="of their drawing (0)")

@@ -1,4 +1,4 @@
-"""The page of explanations, and its pictures as PNG files."""
+"""Writes the page of explanations and its PNG files."""
 
 import dataclasses
 import io
@@ -8,9 +8,9 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from grnet_jax.figures.drawing import draw_heat, draw_nodes, draw_photos
-from grnet_jax.figures.explanations import Explanation, SeenPhoto
-from grnet_jax.figures.templating import render
+from grnet_jax.visualization.drawing import draw_heat, draw_images, draw_nodes
+from grnet_jax.visualization.explanations import CroppedImage, Explanation
+from grnet_jax.visualization.templating import render
 
 PAGE = "explanations.html"
 _FOLDER = "explanations"
@@ -21,23 +21,23 @@ class ExplainedPair:
     """A pair on the page.
 
     Attributes:
-      caption: what the gallery photo is to the query.
-      right: whether it shows the query's item; None where that is not known.
+      caption: of the gallery image.
+      right: whether it shows the query's item; None where that is unknown.
       query: the query.
-      gallery: the gallery photo.
+      gallery: the gallery image.
       explanation: of their score.
     """
 
     caption: str
     right: bool | None
-    query: SeenPhoto
-    gallery: SeenPhoto
+    query: CroppedImage
+    gallery: CroppedImage
     explanation: Explanation
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A query on the page, and the pairs that are explained of it."""
+    """A query on the page, and its explained pairs."""
 
     title: str
     pairs: Sequence[ExplainedPair]
@@ -53,7 +53,7 @@ def write_explanations(
       sections: a query each.
       model: its name.
       step: of the checkpoint.
-      source: in words, where the photos come from and how they were chosen.
+      source: where the photos come from and how they were chosen, in words.
     """
     folder = directory / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,14 +86,18 @@ def _write_pairs(folder: epath.Path, number: int, section: Section) -> Iterator[
 
 
 def _pictures(pair: ExplainedPair) -> Iterator[tuple[str, str, Image.Image]]:
-    """Kind, title and drawing."""
-    both, found = (pair.query, pair.gallery), pair.explanation
-    yield "photos", "What the matcher sees", draw_photos(*both)
-    yield "grad_cam", "Grad-CAM", draw_heat(*both, found.query_heat, found.gallery_heat)
-    for kind, nodes in (("before", found.before), ("after", found.after)):
+    """Yields kind, title and picture."""
+    images, explanation = (pair.query, pair.gallery), pair.explanation
+    yield "photos", "What the matcher sees", draw_images(*images)
+    yield (
+        "grad_cam",
+        "Grad-CAM",
+        draw_heat(*images, explanation.query_heat, explanation.gallery_heat),
+    )
+    for kind, nodes in (("before", explanation.before), ("after", explanation.after)):
         if nodes:
             title = f"Strongest region pairs {kind} reasoning"
-            yield f"nodes_{kind}", title, draw_nodes(*both, nodes, found.equal_weight)
+            yield f"nodes_{kind}", title, draw_nodes(*images, nodes, explanation.equal_weight)
 
 
 def _write_png(path: epath.Path, picture: Image.Image) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from configs import global_baseline, grnet, kpm, local_matching
 from grnet_jax import models
-from grnet_jax.figures.grad_cam import grad_cam, pair_grad_cam
 from grnet_jax.training.state import init_variables
+from grnet_jax.visualization.grad_cam import grad_cam, pair_grad_cam
 
 
 def _photos(n, size=32):

@@ -1,4 +1,4 @@
-"""Why a matcher scores a pair as it does: where it looks, and what its graph listens to."""
+"""Explains a pair's score: Grad-CAM on both images, and the strongest nodes of the graph."""
 
 import dataclasses
 from typing import Any
@@ -9,53 +9,53 @@ import numpy as np
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.figures.grad_cam import pair_grad_cam
-from grnet_jax.figures.strongest_nodes import StrongNode, strongest_nodes
+from grnet_jax.visualization.grad_cam import pair_grad_cam
+from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
 from input_pipeline.images import Box, ImageTransform, crop_and_resize, pixel_box
 
 
 @dataclasses.dataclass(frozen=True)
-class SeenPhoto:
-    """A photo, and what of it a matcher sees.
+class CroppedImage:
+    """An image and the crop of it that is a matcher's input.
 
     Attributes:
       name: for captions.
-      whole: uint8 [H, W, 3].
-      cut: (left, top, right, bottom), the part that is seen, in pixels of `whole`.
-      framed: uint8 [size, size, 3], the cut as the matcher gets it.
+      pixels: uint8 [H, W, 3], of the whole image.
+      crop: (x_1, y_1, x_2, y_2) in pixels.
+      input: uint8 [size, size, 3], the crop, resized.
     """
 
     name: str
-    whole: np.ndarray
-    cut: tuple[int, int, int, int]
-    framed: np.ndarray
+    pixels: np.ndarray
+    crop: tuple[int, int, int, int]
+    input: np.ndarray
 
     @property
-    def is_cut(self) -> bool:
-        """Whether anything of the photo is left out."""
-        height, width, _ = self.whole.shape
-        return self.cut != (0, 0, width, height)
+    def is_cropped(self) -> bool:
+        """Whether the crop is less than the whole image."""
+        height, width, _ = self.pixels.shape
+        return self.crop != (0, 0, width, height)
 
 
-def frame_photo(
-    name: str, whole: np.ndarray, box: Box | None, framing: ImageTransform
-) -> SeenPhoto:
-    """A photo uint8 [H, W, 3], cut as the framing says."""
-    cut = pixel_box(framing.box(box, *whole.shape[:2]), *whole.shape[:2])
-    return SeenPhoto(name, whole, cut, crop_and_resize(whole, box, framing))
+def crop_image(
+    name: str, pixels: np.ndarray, box: Box | None, transform: ImageTransform
+) -> CroppedImage:
+    """Crops an image, uint8 [H, W, 3], as the transform does."""
+    crop = pixel_box(transform.box(box, *pixels.shape[:2]), *pixels.shape[:2])
+    return CroppedImage(name, pixels, crop, crop_and_resize(pixels, box, transform))
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What there is to say of one pair's score.
+    """What explains one pair's score.
 
     Attributes:
       score: the matcher's.
-      query_heat: Grad-CAM float32 [h, w] over what is seen of the query.
-      gallery_heat: likewise of the gallery photo.
+      query_heat: Grad-CAM, float32 [h, w] over the query's crop.
+      gallery_heat: likewise of the gallery image.
       before: the strongest nodes before reasoning; none for a matcher without edges.
       after: the strongest nodes after reasoning.
-      equal_weight: weight of an edge, were all edges into the global node equal; 0 without edges.
+      equal_weight: weight of an edge if all edges into the global node were equal; 0 without edges.
     """
 
     score: float
@@ -72,7 +72,7 @@ class Explainer:
     Args:
       matcher: the Linen module.
       variables: its parameters and statistics.
-      top: how many strongest nodes to name.
+      top: how many of the strongest nodes to return.
 
     Raises:
       InputError: for a matcher that has no feature map.
@@ -87,18 +87,18 @@ class Explainer:
         self._scales = graph.scales if graph is not None and graph.layers else None
         self._top = top
         self._variables = variables
-        self._cams = jax.jit(lambda *given: pair_grad_cam(matcher, *given))
-        self._edges = jax.jit(lambda *given: _pair_edges(matcher, *given))
+        self._cams = jax.jit(lambda *inputs: pair_grad_cam(matcher, *inputs))
+        self._edges = jax.jit(lambda *inputs: _pair_edges(matcher, *inputs))
 
-    def explain(self, query: SeenPhoto, gallery: SeenPhoto) -> Explanation:
+    def explain(self, query: CroppedImage, gallery: CroppedImage) -> Explanation:
         """Explains the score of a pair."""
-        given = self._variables, query.framed, gallery.framed
-        score, query_heat, gallery_heat = (np.asarray(found) for found in self._cams(*given))
+        inputs = self._variables, query.input, gallery.input
+        score, query_heat, gallery_heat = map(np.asarray, self._cams(*inputs))
         before: list[StrongNode] = []
         after: list[StrongNode] = []
         equal = 0.0
         if self._scales:
-            edges = [np.asarray(weights) for weights in self._edges(*given)]
+            edges = [np.asarray(weights) for weights in self._edges(*inputs)]
             before, after = (
                 strongest_nodes(weights, self._scales, query_heat.shape, self._top)
                 for weights in edges
@@ -110,7 +110,7 @@ class Explainer:
 def _pair_edges(
     matcher: nn.Module, variables: Any, query: jax.Array, gallery: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Weights of the edges into one pair's global node, before and after reasoning, [n] each."""
-    features = [models.embed(matcher, variables, photo[None]) for photo in (query, gallery)]
+    """Returns weights of edges into a pair's global node, before and after reasoning, [n] each."""
+    features = [models.embed(matcher, variables, image[None]) for image in (query, gallery)]
     before, after = models.global_edges(matcher, variables, *features)
     return before[0, 0], after[0, 0]

@@ -5,10 +5,10 @@ import pytest
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.figures.explanations import Explainer, frame_photo
-from grnet_jax.figures.strongest_nodes import strongest_nodes
 from grnet_jax.graph import PAPER_SCALES
 from grnet_jax.training.state import init_variables
+from grnet_jax.visualization.explanations import Explainer, crop_image
+from grnet_jax.visualization.strongest_nodes import strongest_nodes
 from input_pipeline.images import ImageTransform
 from tests.graph import naive
 
@@ -49,10 +49,10 @@ def _explain(name, **fields):
     rng = np.random.default_rng(0)
     framing = ImageTransform(32, "box", "bilinear", 1.0)
     photos = [
-        frame_photo(n, rng.integers(0, 256, (50, 40, 3), dtype=np.uint8), (4, 5, 30, 44), framing)
+        crop_image(n, rng.integers(0, 256, (50, 40, 3), dtype=np.uint8), (4, 5, 30, 44), framing)
         for n in "ab"
     ]
-    features = [models.embed(matcher, variables, photo.framed[None]) for photo in photos]
+    features = [models.embed(matcher, variables, photo.input[None]) for photo in photos]
     score = float(models.score(matcher, variables, *features)[0, 0])
     return matcher, variables, features, score, Explainer(matcher, variables).explain(*photos)
 

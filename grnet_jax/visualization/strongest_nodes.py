@@ -16,8 +16,8 @@ class StrongNode:
     Attributes:
       weight: of the edge.
       scale: (rows, columns) of the pyramid's scale.
-      query: the query's region, (left, top, right, bottom) as shares of what the matcher sees.
-      gallery: the gallery photo's region, likewise.
+      query: the query's region, (x_1, y_1, x_2, y_2) as fractions of the matcher's input.
+      gallery: the gallery image's region, likewise.
     """
 
     weight: float
@@ -29,13 +29,13 @@ class StrongNode:
 def strongest_nodes(
     weights: np.ndarray, scales: Scales, map_size: tuple[int, int], top: int
 ) -> list[StrongNode]:
-    """The local nodes with the heaviest edges into the global node, heaviest first.
+    """Returns the local nodes with the heaviest edges into the global node, heaviest first.
 
     Args:
-      weights: of every node's edge into the global node, [n]; the global node itself, node 0, is
-        left out.
+      weights: of every node's edge into the global node, [n]; node 0, the global
+        node itself, is left out.
       scales: the pyramid's (rows, columns).
-      map_size: (height, width) of the feature map that the regions are cut from.
+      map_size: (height, width) of the feature map that is pooled into regions.
       top: how many; fewer where there are fewer local nodes.
     """
     height, width = map_size

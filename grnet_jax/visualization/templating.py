@@ -1,4 +1,4 @@
-"""Pages from the templates beside this module."""
+"""Renders the HTML templates beside this module."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import jinja2
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template of `templates/` makes of these values; a missing one is an error."""
+    """Renders a template of `templates/`; a missing value is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grnet_jax.figures"),
+        loader=jinja2.PackageLoader("grnet_jax.visualization"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,13 +1,12 @@
-"""A photo with what was recognised in it: landmarks on it, and lines of text below."""
+"""Draws predictions: landmarks on the image, and lines of text below."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from grnet_jax.figures.drawing import shown_photo
-from grnet_jax.figures.explanations import SeenPhoto
-from grnet_jax.figures.style import COLOURS, FINE, INK, PAPER
+from grnet_jax.visualization.drawing import COLORS, FINE, INK, PAPER, render_image
+from grnet_jax.visualization.explanations import CroppedImage
 
 _LINE = 20  # of text, in pixels
 _RADIUS = 8  # of a landmark's disc
@@ -18,10 +17,10 @@ class Mark(NamedTuple):
     """A point to mark.
 
     Attributes:
-      x: in pixels of the whole photo.
-      y: likewise; marks outside the photo are left out.
+      x: in pixels of the whole image.
+      y: likewise; marks outside the image are left out.
       text: on its disc.
-      filled: or the disc is an outline.
+      filled: whether the disc is filled; else it is an outline.
     """
 
     x: float
@@ -30,10 +29,12 @@ class Mark(NamedTuple):
     filled: bool
 
 
-def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str]) -> Image.Image:
-    """The photo, pale where the matcher does not see it, under the marks and above the lines."""
-    picture = shown_photo(photo)
-    height, width, _ = photo.whole.shape
+def draw_predictions(
+    image: CroppedImage, marks: Sequence[Mark], lines: Sequence[str]
+) -> Image.Image:
+    """Draws marks on the image, which is pale outside the crop, and lines of text below."""
+    picture = render_image(image)
+    height, width, _ = image.pixels.shape
     font = ImageFont.load_default(13 * FINE)
     texts = [font.getlength(line) for line in lines]
     across = max([picture.width, _WIDTH * FINE, *(int(length) + 16 * FINE for length in texts)])
@@ -44,11 +45,11 @@ def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str
     for number, mark in enumerate(marks):
         if not (0 <= mark.x < width and 0 <= mark.y < height):
             continue
-        centre = (
+        center = (
             (mark.x + 0.5) * picture.width / width,
             (mark.y + 0.5) * picture.height / height,
         )
-        _disc(draw, centre, mark, COLOURS[number % len(COLOURS)], font)
+        _disc(draw, center, mark, COLORS[number % len(COLORS)], font)
     for number, line in enumerate(lines):
         y = picture.height + (8 + (number + 0.5) * _LINE) * FINE
         draw.text((8 * FINE, y), line, fill=INK, font=font, anchor="lm")
@@ -57,17 +58,17 @@ def draw_recognised(photo: SeenPhoto, marks: Sequence[Mark], lines: Sequence[str
 
 def _disc(
     draw: ImageDraw.ImageDraw,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     mark: Mark,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    x, y = centre
+    x, y = center
     radius = _RADIUS * FINE
     edges = (x - radius, y - radius, x + radius, y + radius)
     if mark.filled:
-        draw.ellipse(edges, fill=colour, outline=INK, width=FINE)
+        draw.ellipse(edges, fill=color, outline=INK, width=FINE)
     else:
         draw.ellipse(edges, outline=INK, width=4 * FINE)
-        draw.ellipse(edges, outline=colour, width=3 * FINE)
-    draw.text(centre, mark.text, fill=(0, 0, 0), font=font, anchor="mm")
+        draw.ellipse(edges, outline=color, width=3 * FINE)
+    draw.text(center, mark.text, fill=(0, 0, 0), font=font, anchor="mm")
