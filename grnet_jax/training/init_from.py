@@ -101,7 +101,7 @@ def check_trainable(run: Run) -> None:
             "BatchNorm would change: set --config.model.backbone.frozen_batch_norm=true"
         )
     stays = learns and not any(learns)
-    if stays and not (run.config.train.init_from or backbone.pretrained):
+    if stays and not (run.config.train.init_from or _pretrained(run.config)):
         raise InputError(
             f"optimizer.trainable={trainable}: the backbone would stay at random; expected "
             "train.init_from, a run, or model.backbone.pretrained, its weights"

@@ -24,19 +24,19 @@ from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
-from grnet_jax.visualization.chosen_pairs import (
-    ChosenPair,
-    choose_queries,
-    named_pair,
-    pairs_of_query,
-    load_images,
-)
-from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
-from grnet_jax.visualization.explanations import Explainer, CroppedImage, crop_image
-from grnet_jax.visualization.plots import write_plots
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
+from grnet_jax.visualization.chosen_pairs import (
+    ChosenPair,
+    choose_queries,
+    load_images,
+    named_pair,
+    pairs_of_query,
+)
+from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanations import CroppedImage, Explainer, crop_image
+from grnet_jax.visualization.plots import write_plots
 from input_pipeline import VIEWS, Box, ImageConfig, build_transform, check_box, load_image
 
 # Queries ranked per query shown, so that there are right and wrong answers among them.
@@ -105,9 +105,9 @@ def _explain_dataset(
     dataset = load_dataset(config.dataset.model_copy(update={"dir": directory}))
     split = options.split or config.eval.protocol.split
     if options.query:
-        photos = dataset.split(split)
-        pair = named_pair(photos.index, options.query, options.gallery)
-        section = _section(explainer, photos, config.image, [pair], "")
+        images = dataset.split(split)
+        pair = named_pair(images.index, options.query, options.gallery)
+        section = _section(explainer, images, config.image, [pair], "")
         return [section], f"A pair of {dataset.title}, {split} split."
 
     def protocol(queries: int) -> Any:
@@ -137,9 +137,9 @@ def _section(
     """Reads and explains a query's pairs; its title tells what is known of the query."""
     query = load_images(split, image, [pairs[0].query])[0]
     explained = [
-        _explain(explainer, query, image, pair)
+        _explain(explainer, query, gallery, pair)
         for pair in pairs
-        for photo in load_images(split, image, [pair.gallery])
+        for gallery in load_images(split, image, [pair.gallery])
     ]
     index, row = split.index, pairs[0].query
     known = [note, VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
