@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from configs import fashionnet
 from grnet_jax.backbones.preprocessing import find_preprocessing
 from grnet_jax.models import build_matcher
 from grnet_jax.models.fashionnet import FashionNet
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 from grnet_jax.training.state import init_variables
 
 _OUTPUTS = ("descriptor", "landmarks", "visibility", "category", "attributes")

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 
 DEVICES = (1, 8, 256)
 # A test of the paper's size: the queries are a round number, the gallery is the paper's.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, run_command
 
 _TRAINED = ("grnet", "global_baseline")
 _FLOOR = "colour_histogram"

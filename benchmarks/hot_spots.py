@@ -28,7 +28,7 @@ from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.graph import PAPER_SCALES, node_count
 from grnet_jax.graph import reasoning as graph
 from grnet_jax.graph.pyramid import region_counts
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 
 _ITEMS, _CHANNELS, _NODE_DIM, _REASONING_DIM = 32, 128, 64, 32
 _LARGE_PAGES = "glibc.malloc.hugetlb=1"

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 
 _PHOTOS_OF_AN_ITEM = 4  # a shop photo and three of customers
 _BATCH = 64

@@ -12,8 +12,8 @@ import argparse
 import json
 from typing import Any
 
-from grnet_jax.reproduce.printing import our_figure
-from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from benchmarks.reproduce.printing import our_figure
+from benchmarks.results_file import ROOT, ResultsFile, run_command
 
 _STEPS = 600
 _FIELDS = (

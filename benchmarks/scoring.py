@@ -30,7 +30,7 @@ import torch
 from benchmarks.torch_model import TorchFolded, TorchGraph, torch_device
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count, scoring
 from grnet_jax.graph import reasoning as graph
-from grnet_jax.results_file import ROOT, ResultsFile, commit, machine
+from benchmarks.results_file import ROOT, ResultsFile, commit, machine
 
 _QUERIES, _GALLERY, _CHANNELS = 2, 64, 1024
 _PAIRS = _QUERIES * _GALLERY

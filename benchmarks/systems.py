@@ -2,7 +2,7 @@
 
     python -m benchmarks.systems [--seeds=2]
 
-Trains and evaluates what is missing of `python -m grnet_jax.reproduce grnet systems`, then measures
+Trains and evaluates what is missing of `python -m benchmarks.reproduce grnet systems`, then measures
 all of them in one process, each time the best of two rounds: a training step of the same 64 photos,
 what XLA plans for it in memory, embedding, and scoring. Photos are random there. An ensemble costs
 what its members cost together. Writes benchmarks/results/systems_DEVICE.json.
@@ -24,11 +24,11 @@ from benchmarks.training_step import (
     random_photos,
     time_step,
 )
-from grnet_jax.reproduce.papers import find_paper
-from grnet_jax.reproduce.printing import our_figure
-from grnet_jax.reproduce.runner import find_results, make_experiment, read_config
-from grnet_jax.reproduce.tables import Row
-from grnet_jax.results_file import RESULTS, ROOT, ResultsFile, run_command
+from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.printing import our_figure
+from benchmarks.reproduce.runner import find_results, make_experiment, read_config
+from benchmarks.reproduce.tables import Row
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile, run_command
 from grnet_jax.retrieval.embedding import make_embed
 from grnet_jax.retrieval.ranking import make_score, prepare_score
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/reproduce", help="workdirs of the runs")
     options = parser.parse_args()
     run_command(
-        *("-m", "grnet_jax.reproduce", "grnet", "systems"),
+        *("-m", "benchmarks.reproduce", "grnet", "systems"),
         *(f"--seeds={options.seeds}", f"--runs={options.runs}"),
     )
     name = f"systems_{jax.default_backend()}"

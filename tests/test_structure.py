@@ -24,8 +24,6 @@ _MAY_IMPORT = {
     "training": {"backbones", "errors", "losses", "mesh", "models", "photos", "retrieval"},
     "inference": {"errors", "mesh", "models", "photos", "retrieval", "training"},
     "export": {"errors", "models", "photos"},
-    "results_file": set(),
-    "reproduce": {"errors", "figures", "results_file", "retrieval", "training"},
     "recognize": {"figures", "inference", "losses", "models", "photos", "retrieval", "training"},
     "commands": {"errors", "figures", "mesh", "models", "retrieval", "training"},
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.figures.curves import Curve
-from grnet_jax.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
+from benchmarks.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
 from grnet_jax.retrieval.report import column_title
 
 _NOTHING = "–"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce import fashionnet, fir, grnet, kucer
-from grnet_jax.reproduce.tables import Paper
+from benchmarks.reproduce import fashionnet, fir, grnet, kucer
+from benchmarks.reproduce.tables import Paper
 
 PAPERS: Mapping[str, Paper] = {
     paper.name: paper for paper in (grnet.PAPER, fir.PAPER, kucer.PAPER, fashionnet.PAPER)

@@ -3,7 +3,7 @@
 import re
 
 from benchmarks import own_categories, own_photos, systems
-from grnet_jax.reproduce.papers import find_paper
+from benchmarks.reproduce.papers import find_paper
 
 _TABLE = find_paper("grnet").table("systems")
 

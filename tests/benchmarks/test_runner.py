@@ -6,11 +6,11 @@ import pathlib
 import pytest
 
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce import runner
-from grnet_jax.reproduce.__main__ import main
-from grnet_jax.reproduce.papers import find_paper
-from grnet_jax.reproduce.runner import find_results
-from tests.reproduce.test_printing import make_result
+from benchmarks.reproduce import runner
+from benchmarks.reproduce.__main__ import main
+from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.runner import find_results
+from tests.benchmarks.test_printing import make_result
 
 _TINY = (
     "data.size=tiny",
@@ -82,7 +82,7 @@ def test_every_seed_is_a_row_that_says_what_made_it(called, tmp_path):
     words = ("grnet", "layers", "--rows=2", "--seeds=2", "--config.data.dir=elsewhere")
     assert _main(tmp_path, *words) == 0
     content = json.loads((tmp_path / "reproduce_grnet_synthetic.json").read_text())
-    command = "python -m grnet_jax.reproduce grnet layers --rows=2 --seeds=2"
+    command = "python -m benchmarks.reproduce grnet layers --rows=2 --seeds=2"
     assert [(row["seed"], row["command"]) for row in content["rows"]] == [
         (0, command),
         (1, command),

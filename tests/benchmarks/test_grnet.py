@@ -6,8 +6,8 @@ from configs import global_baseline
 from grnet_jax.errors import InputError
 from grnet_jax.graph import PAPER_SCALES, node_count
 from grnet_jax.models import build_matcher
-from grnet_jax.reproduce.papers import PAPERS, find_paper
-from grnet_jax.reproduce.runner import make_experiment, read_config
+from benchmarks.reproduce.papers import PAPERS, find_paper
+from benchmarks.reproduce.runner import make_experiment, read_config
 from grnet_jax.training.embedding_objectives import photos_together
 
 _PAPER = find_paper("grnet")

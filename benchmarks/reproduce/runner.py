@@ -14,8 +14,8 @@ from etils import epath
 from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce.tables import Paper, Row, Table
-from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from benchmarks.reproduce.tables import Paper, Row, Table
+from benchmarks.results_file import ROOT, ResultsFile, run_command
 from grnet_jax.retrieval.digests import digest
 from grnet_jax.retrieval.measures import TOP_K
 from grnet_jax.training.checkpoints import Checkpoints

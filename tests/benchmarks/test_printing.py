@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce.papers import find_paper
-from grnet_jax.reproduce.printing import format_table, separate_rows, top_k_curves
-from grnet_jax.reproduce.tables import CATEGORIES, Row, Table
+from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.printing import format_table, separate_rows, top_k_curves
+from benchmarks.reproduce.tables import CATEGORIES, Row, Table
 
 _PAPER = find_paper("grnet")
 _NAMES = ("top1", "top5", "top10", "top20", "top30", "top40", "top50", "map")

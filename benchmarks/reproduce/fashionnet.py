@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Paper, Row, Table
+from benchmarks.reproduce.tables import BREAKDOWNS, RECOGNITION, Paper, Row, Table
 
 _SYNTHETIC_NUMBERS = {100: 10, 500: 25}  # of the embedded set's 52 attributes
 # On the embedded set every row has just the config's steps: no checkpoint is chosen by validation.

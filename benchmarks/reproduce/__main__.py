@@ -1,10 +1,10 @@
 """Trains and evaluates the rows of a paper's table and prints them beside the paper's.
 
-    python -m grnet_jax.reproduce grnet table5
-    python -m grnet_jax.reproduce grnet table5 --rows=1,4,7 --seeds=3
-    python -m grnet_jax.reproduce grnet table3 --dataset=deepfashion_c2s --source=DeepFashion/c2s
-    python -m grnet_jax.reproduce grnet table5 --list
-    python -m grnet_jax.reproduce fir table2
+    python -m benchmarks.reproduce grnet table5
+    python -m benchmarks.reproduce grnet table5 --rows=1,4,7 --seeds=3
+    python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --source=DeepFashion/c2s
+    python -m benchmarks.reproduce grnet table5 --list
+    python -m benchmarks.reproduce fir table2
 
 On the embedded set without further flags. A row is written as it finishes; the same command goes
 on with the rows that are missing, and with a run where it stopped. Rows that several tables share
@@ -25,9 +25,9 @@ from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.figures.curves import draw_curves
 from grnet_jax.figures.measured_plots import write_plots
-from grnet_jax.reproduce.papers import PAPERS, find_paper
-from grnet_jax.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
-from grnet_jax.reproduce.runner import (
+from benchmarks.reproduce.papers import PAPERS, find_paper
+from benchmarks.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
+from benchmarks.reproduce.runner import (
     FREE,
     Experiment,
     commands,
@@ -37,8 +37,8 @@ from grnet_jax.reproduce.runner import (
     run_experiment,
     shown,
 )
-from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
-from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
+from benchmarks.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,7 +184,7 @@ def _files(options: argparse.Namespace, table: Table) -> dict[str, str]:
 
 def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
     """What makes the row, for the results file; without the folders of this machine."""
-    words = ["-m", "grnet_jax.reproduce", options.paper, options.table]
+    words = ["-m", "benchmarks.reproduce", options.paper, options.table]
     if options.dataset != "synthetic":
         words += [f"--dataset={options.dataset}"]
     if options.rows:
@@ -218,7 +218,7 @@ def _named_file(text: str) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.reproduce", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.allow_abbrev = False
     tables = "; ".join(

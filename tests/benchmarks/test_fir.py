@@ -5,9 +5,9 @@ import pytest
 
 from grnet_jax import mesh as meshes
 from grnet_jax.errors import InputError
-from grnet_jax.reproduce.papers import find_paper
-from grnet_jax.reproduce.printing import format_table
-from grnet_jax.reproduce.runner import make_experiment, read_config
+from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.printing import format_table
+from benchmarks.reproduce.runner import make_experiment, read_config
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import build_run
 

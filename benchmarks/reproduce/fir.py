@@ -7,7 +7,7 @@ its own is quoted.
 from collections.abc import Mapping
 from typing import Any
 
-from grnet_jax.reproduce.tables import Paper, Row, Table
+from benchmarks.reproduce.tables import Paper, Row, Table
 
 _BACKBONES = {
     "DenseNet-121": "densenet121",

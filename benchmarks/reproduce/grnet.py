@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from grnet_jax.reproduce.tables import CATEGORIES, Paper, Row, Table
+from benchmarks.reproduce.tables import CATEGORIES, Paper, Row, Table
 
 _BASELINE = {"model.scales": ((1, 1),), "model.layers": 0}
 _SIZES = {"model.node_dim": 512, "model.reasoning_dim": 128}

@@ -9,8 +9,8 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from grnet_jax.reproduce.runner import read_config
-from grnet_jax.reproduce.tables import CATEGORIES, Paper, Row, Table
+from benchmarks.reproduce.runner import read_config
+from benchmarks.reproduce.tables import CATEGORIES, Paper, Row, Table
 
 _CONFIG = "detect_then_retrieve"
 _DATASETS = ("street2shop", "synthetic")
