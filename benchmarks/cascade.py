@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import grnet_vs_baseline
+from benchmarks.results_file import ROOT, ResultsFile
 from grnet_jax.figures.curves import Curve, draw_curves
 from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
-from benchmarks.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all

@@ -19,13 +19,13 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import best_torch_time, torch_device
 from benchmarks.training_step import best_time, random_photos
 from configs import fashionnet
 from grnet_jax.backbones.preprocessing import find_preprocessing
 from grnet_jax.models import build_matcher
 from grnet_jax.models.fashionnet import FashionNet
-from benchmarks.results_file import ROOT, ResultsFile
 from grnet_jax.training.state import init_variables
 
 _OUTPUTS = ("descriptor", "landmarks", "visibility", "category", "attributes")

@@ -34,8 +34,8 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from configs import grnet
 from benchmarks.results_file import ROOT, ResultsFile
+from configs import grnet
 from grnet_jax.training.setup import resolve_preprocessing
 from input_pipeline import Split, load_dataset, train_batches
 from input_pipeline.cuts import Cuts

@@ -22,9 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.training_step import build_step, planned_bytes, random_batch
 from configs import grnet
-from benchmarks.results_file import ROOT, ResultsFile
 
 _BATCHES = (32, 64, 128, 256)
 _CHUNKS = (0, 8)

@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax
 
 import input_pipeline
+from benchmarks.results_file import ROOT, ResultsFile
 from configs import colour_histogram
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, InnerProduct, Views
-from benchmarks.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training.setup import build_run, restore_run

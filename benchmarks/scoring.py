@@ -27,10 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from benchmarks.results_file import ROOT, ResultsFile, commit, machine
 from benchmarks.torch_model import TorchFolded, TorchGraph, torch_device
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count, scoring
 from grnet_jax.graph import reasoning as graph
-from benchmarks.results_file import ROOT, ResultsFile, commit, machine
 
 _QUERIES, _GALLERY, _CHANNELS = 2, 64, 1024
 _PAIRS = _QUERIES * _GALLERY

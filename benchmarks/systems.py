@@ -16,6 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.printing import our_figure
+from benchmarks.reproduce.runner import find_results, make_experiment, read_config
+from benchmarks.reproduce.tables import Row
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile, run_command
 from benchmarks.training_step import (
     best_time,
     build_step,
@@ -24,11 +29,6 @@ from benchmarks.training_step import (
     random_photos,
     time_step,
 )
-from benchmarks.reproduce.papers import find_paper
-from benchmarks.reproduce.printing import our_figure
-from benchmarks.reproduce.runner import find_results, make_experiment, read_config
-from benchmarks.reproduce.tables import Row
-from benchmarks.results_file import RESULTS, ROOT, ResultsFile, run_command
 from grnet_jax.retrieval.embedding import make_embed
 from grnet_jax.retrieval.ranking import make_score, prepare_score
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import (
     TorchGraph,
     TorchGRNet,
@@ -34,7 +35,6 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
-from benchmarks.results_file import ROOT, ResultsFile
 
 
 def main() -> None:

@@ -15,42 +15,48 @@ import argparse
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
-from PIL import Image
 
+from benchmarks.reproduce.papers import (
+    BREAKDOWNS,
+    NAMES,
+    RECOGNITION,
+    SYNTHETIC,
+    Row,
+    Table,
+    find_paper,
+)
+from benchmarks.reproduce.printing import (
+    Results,
+    format_table,
+    heading,
+    landmark_curves,
+    top_k_curves,
+)
+from benchmarks.reproduce.runner import (
+    Experiment,
+    commands,
+    find_results,
+    local_fields,
+    make_experiment,
+    open_results,
+    run_experiment,
+    show,
+)
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile
 from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.figures.curves import draw_curves
 from grnet_jax.figures.measured_plots import write_plots
-from benchmarks.reproduce.papers import PAPERS, find_paper
-from benchmarks.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
-from benchmarks.reproduce.runner import (
-    FREE,
-    Experiment,
-    commands,
-    find_results,
-    make_experiment,
-    open_results,
-    run_experiment,
-    shown,
-)
-from benchmarks.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
-from benchmarks.results_file import RESULTS, ROOT, ResultsFile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, rest = _parser().parse_known_args(arguments)
     with session():
-        given = [word for word in rest if word.startswith("--config.") and "=" in word]
-        if rest != given:
-            wrong = next(word for word in rest if word not in given)
-            raise InputError(f"unexpected argument {wrong!r}; options are --NAME=VALUE")
-        if any(word.startswith("--config.seed=") for word in given):
-            raise InputError("--config.seed: every row has its own; expected --seeds=HOW_MANY")
+        given = _fields(options, rest)
         paper = find_paper(options.paper)
         table = paper.table(options.table)
         if options.dataset not in table.datasets:
@@ -65,138 +71,150 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = pathlib.Path(options.results).expanduser().resolve()
         results = open_results(paper, options.dataset, _command(options, given), folder)
         files = _files(options, table)
-        lacking = [row for row in rows if row.file and row.file not in files]
+        missing = [row for row in rows if row.file and row.file not in files]
         if options.list or not options.rows:  # to run, a row that is asked for is not left out
-            rows = [row for row in rows if row not in lacking]
-        wanted = [
+            rows = [row for row in rows if row not in missing]
+        experiments = [
             (row, make_experiment(paper, table, row, options.dataset, seed, given, files))
             for seed in range(options.seeds)
             for row in rows
         ]
         runs = pathlib.Path(options.runs).expanduser()
         if options.list:
-            _list(wanted, lacking, results, runs)
+            _list(experiments, missing, results, runs)
             return 0
-        _run(wanted, results, runs, groups=paper.breaks_down)
-        found = find_results(paper, table, options.dataset, results.rows, given)
-        print(f"\n{format_table(table, options.dataset, found)}")
-        print(f"\nIn {_shown_path(results.path)}")
-        if table.protocols == BREAKDOWNS:
-            _plot_runs(wanted, runs)
+        groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
+        _run(experiments, results, runs, groups=groups)
+        measured = find_results(paper, table, options.dataset, results.rows, given)
+        print(f"\n{format_table(table, options.dataset, measured)}")
+        print(f"\nIn {_relative(results.path)}")
+        if table.protocols[0] == BREAKDOWNS:
+            _plot_runs(experiments, runs)
         if table.curves:
             path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            title = heading(table, options.dataset)
-            _draw(table, options.dataset, found, title).save(path)
-            print(f"Wrote {_shown_path(path)}")
+            _draw(table, options.dataset, measured, path)
     return 0
 
 
-def _draw(
-    table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]], title: str
-) -> Image.Image:
-    """The table's curves: of landmarks, or of top-k accuracy."""
-    if table.protocols == (RECOGNITION,):
-        axis = "normalised distance, % of the side of what the network sees"
-        return draw_curves(landmark_curves(table, found), title, axis)
-    return draw_curves(top_k_curves(table, dataset, found), title)
+def _draw(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
+    """Draws the table's curves: of landmarks, or of top-k accuracy."""
+    if table.protocols[0] == RECOGNITION:
+        axis = "normalized distance, % of the side of what the network sees"
+        curves = landmark_curves(table, results)
+    else:
+        axis, curves = "k", top_k_curves(table, dataset, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_curves(curves, heading(table, dataset), axis).save(path)
+    print(f"Wrote {_relative(path)}")
 
 
-def _plot_runs(wanted: Sequence[tuple[Row, Experiment]], runs: pathlib.Path) -> None:
+def _plot_runs(experiments: Sequence[tuple[Row, Experiment]], runs: pathlib.Path) -> None:
     """Draws what each run measured into its folder; runs that are not here are named."""
-    for row, experiment in wanted:
-        folder = epath.Path(ROOT / runs / experiment.output)
+    for row, experiment in experiments:
+        folder = ROOT / runs / experiment.output
         if (folder / "results.json").exists():
-            for path in write_plots(folder, folder):
-                print(f"Wrote {_shown_path(pathlib.Path(path))}")
+            for path in write_plots(epath.Path(folder), epath.Path(folder)):
+                print(f"Wrote {_relative(pathlib.Path(path))}")
         else:
-            place = _shown_path(pathlib.Path(folder))
-            print(f"#{row.number} {row.label}: measured elsewhere, {place} is not here to be drawn")
+            print(f"{_title(row)}: measured elsewhere, {_relative(folder)} is not here to be drawn")
 
 
 def _run(
-    wanted: Sequence[tuple[Row, Experiment]],
+    experiments: Sequence[tuple[Row, Experiment]],
     results: ResultsFile,
     runs: pathlib.Path,
     *,
     groups: bool,
 ) -> None:
     """Makes the rows that are missing, one after another; groups as of `run_experiment`."""
-    for number, (row, experiment) in enumerate(wanted, start=1):
+    for number, (row, experiment) in enumerate(experiments, start=1):
         if results.find(**experiment.key) is None:
-            what = f"#{row.number} {row.label}, seed {experiment.seed}"
-            print(f"[{number}/{len(wanted)}] {what}", flush=True)
+            title = f"{_title(row)}, seed {experiment.seed}"
+            print(f"[{number}/{len(experiments)}] {title}", flush=True)
             try:
-                row_found = run_experiment(experiment, runs, groups=groups)
+                results.add(run_experiment(experiment, runs, groups=groups))
             except subprocess.CalledProcessError as error:
-                raise InputError(f"{what}: {error.cmd[1]} failed; its message is above") from error
-            results.add(row_found)
+                script = error.cmd[1]
+                raise InputError(f"{title}: {script} failed; its message is above") from error
 
 
 def _list(
-    wanted: Sequence[tuple[Row, Experiment]],
-    lacking: Sequence[Row],
+    experiments: Sequence[tuple[Row, Experiment]],
+    missing: Sequence[Row],
     results: ResultsFile,
     runs: pathlib.Path,
 ) -> None:
-    """Prints every row with its commands, then those whose file lacks; runs nothing."""
-    for row, experiment in wanted:
+    """Prints every row with its commands, then those whose file is missing; runs nothing."""
+    for row, experiment in experiments:
         state = "to run" if results.find(**experiment.key) is None else "done"
-        print(f"#{row.number} {row.label}, seed {experiment.seed}: {state}")
+        print(f"{_title(row)}, seed {experiment.seed}: {state}")
         for command in commands(experiment, runs):
-            print(f"  {shown(command)}")
-    for row in lacking:
-        print(f"#{row.number} {row.label}: needs {row.kind}, {row.needs}")
+            print(f"  {show(command)}")
+    for row in missing:
+        print(f"{_title(row)}: needs {row.kind}, {row.needs}")
 
 
-def _shown_path(path: pathlib.Path) -> pathlib.Path:
+def _title(row: Row) -> str:
+    return f"#{row.number} {row.label}"
+
+
+def _relative(path: pathlib.Path) -> pathlib.Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def _fields(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """The user's `--config.FIELD=VALUE`; all else that was not an option is refused."""
+    for word in rest:
+        if not (word.startswith("--config.") and "=" in word):
+            raise InputError(f"unexpected argument {word!r}; options are --NAME=VALUE")
+        if word.startswith("--config.seed="):
+            raise InputError("--config.seed: every row has its own; expected --seeds=HOW_MANY")
+    return list(rest)
 
 
 def _source(options: argparse.Namespace) -> list[str]:
     """--source as the data set's field."""
-    if options.dataset == "synthetic":
+    if options.dataset == SYNTHETIC:
         if options.source:
             raise InputError("--source: the synthetic set is drawn by a program and takes none")
         return []
-    if not options.source:
-        if options.list:
-            return []
-        raise InputError(
-            f"--source: expected where {options.dataset} lies; docs/datasets/{options.dataset}.md "
-            "says what it holds"
-        )
-    field = "manifest" if options.dataset == "findfashion" else "source"
-    return [f"--config.data.{field}={options.source}"]
+    if options.source:
+        return [f"--config.dataset.source={options.source}"]
+    if options.list:
+        return []
+    raise InputError(
+        f"--source: expected where {options.dataset} lies; docs/datasets/{options.dataset}.md "
+        "says what it holds"
+    )
 
 
 def _files(options: argparse.Namespace, table: Table) -> dict[str, str]:
-    """--weights by backbone, and --points by what they are."""
-    found: dict[str, str] = {}
-    for kind, given in (("weights", options.weights), ("points", options.points)):
-        names = list(dict.fromkeys(row.file for row in table.rows if row.kind == kind))
-        for name, file in given:
+    """--weights by backbone, and --keypoints by what they are."""
+    files: dict[str, str] = {}
+    for kind in ("weights", "keypoints"):
+        names = list(dict.fromkeys(row.file for row in table.rows.values() if row.kind == kind))
+        for name, file in getattr(options, kind):
             if name not in names:
                 raise InputError(f"--{kind}: {table.name} needs none of {name!r}; it needs {names}")
-            found[name] = file
-    return found
+            files[name] = file
+    return files
 
 
 def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
     """What makes the row, for the results file; without the folders of this machine."""
     words = ["-m", "benchmarks.reproduce", options.paper, options.table]
-    if options.dataset != "synthetic":
+    if options.dataset != SYNTHETIC:
         words += [f"--dataset={options.dataset}"]
     if options.rows:
         words += [f"--rows={','.join(map(str, options.rows))}"]
     if options.seeds > 1:
         words += [f"--seeds={options.seeds}"]
-    places = tuple(f"--config.{field}=" for field in FREE)
     if options.source:
         words += ["--source=DOWNLOADED"]
     words += [f"--weights={name}=FILE" for name, _ in options.weights]
-    words += [f"--points={name}=FILE" for name, _ in options.points]
-    return shown([*words, *(word for word in given if not word.startswith(places))])
+    words += [f"--keypoints={name}=FILE" for name, _ in options.keypoints]
+    local = tuple(f"--config.{field}=" for field in local_fields(options.dataset))
+    return show([*words, *(word for word in given if not word.startswith(local))])
 
 
 def _rows(text: str) -> tuple[int, ...]:
@@ -210,7 +228,7 @@ def _rows(text: str) -> tuple[int, ...]:
 
 
 def _named_file(text: str) -> tuple[str, str]:
-    """A backbone's name, or that of points, and its file, as the command line gives them."""
+    """A backbone's name, or that of keypoints, and its file, as the command line gives them."""
     name, _, file = text.partition("=")
     if not (name and file):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a name and its file, NAME=FILE")
@@ -221,29 +239,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.allow_abbrev = False
-    tables = "; ".join(
-        f"{name}: {', '.join(table.name for table in paper.tables)}"
-        for name, paper in PAPERS.items()
-    )
     add = parser.add_argument
-    add("paper", metavar="PAPER", help=f"one of {', '.join(PAPERS)}")
-    add("table", metavar="TABLE", help=tables)
-    add("--dataset", default="synthetic", help="(synthetic)")
+    add("paper", metavar="PAPER", help=f"one of {', '.join(NAMES)}")
+    add(
+        "table",
+        metavar="TABLE",
+        help="; ".join(f"{n}: {', '.join(find_paper(n).tables)}" for n in NAMES),
+    )
+    add("--dataset", default=SYNTHETIC, help="(synthetic)")
     add("--source", default="", help="the data set as you downloaded it; FindFashion's CSV")
-    add(
-        "--weights",
-        type=_named_file,
-        action="append",
-        default=[],
-        help="NAME=FILE: converted weights of a backbone, for the rows that need them",
-    )
-    add(
-        "--points",
-        type=_named_file,
-        action="append",
-        default=[],
-        help="NAME=FILE: points of photos, as joints, for the rows that need them",
-    )
+    for kind, of in (
+        ("weights", "converted weights of a backbone"),
+        ("keypoints", "keypoints, as joints"),
+    ):
+        add(
+            f"--{kind}",
+            type=_named_file,
+            action="append",
+            default=[],
+            help=f"NAME=FILE: {of}, for the rows that need them",
+        )
     add("--rows", type=_rows, default=(), help="their numbers, as 1,4 (all that are built)")
     add("--seeds", type=int, default=1, help="train each row with so many seeds (1)")
     add("--runs", default="runs/reproduce", help="workdirs of the runs (runs/reproduce)")

@@ -1,22 +1,28 @@
 """A table in Markdown: ours beside the paper's, and which of ours differ for sure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.reproduce.papers import (
+    BREAKDOWNS,
+    CATEGORIES,
+    RECOGNITION,
+    SYNTHETIC,
+    Row,
+    Table,
+)
 from grnet_jax.figures.curves import Curve
-from benchmarks.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
 from grnet_jax.retrieval.report import column_title
 
+# By row number the results of its seeds; rows without are not there.
+Results = Mapping[int, Sequence[Mapping[str, Any]]]
 _NOTHING = "–"
-_MEAN = "category_mean"
 
 
-def format_table(
-    table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> str:
-    """The table with its title and notes.
+def format_table(table: Table, dataset: str, results: Results) -> str:
+    """Returns the table with its title and notes.
 
     A cell of ours is the mean over the seeds in percent, the 95% interval (the mean over the seeds
     of each bound) and, with several seeds, half of their range.
@@ -24,200 +30,163 @@ def format_table(
     Args:
       table: what to print.
       dataset: that ours were measured on.
-      found: by row number the results of its seeds; rows without are not there.
+      results: ours.
     """
-    heads = [f"{column_title(name)}, ours" for name in table.figures]
-    quoted = table.quoted_figures
+    quoted = table.quoted_metrics
+    heads = ["#", "row", "seeds"]
+    heads += [f"{column_title(name)}, ours" for name in table.metrics]
     heads += [f"{column_title(name)}, paper" for name in quoted]
-    several = len(table.protocols) > 1 or table.protocols in (CATEGORIES, BREAKDOWNS)
-    first = ["protocol"] if several else []
-    lines = [
-        _line([*first, "#", "row", "seeds", *heads]),
-        "|" + "---|" * (len(first) + 3 + len(heads)),
-    ]
-    for protocol in _protocols(table, found):
-        title = _title(protocol, found)
-        for row in table.rows:
-            seeds = _of_protocol(found.get(row.number, ()), protocol)
-            cells = [str(row.number), row.label, _seeds(row, seeds)]
-            cells += [our_figure(seeds, figure) for figure in table.figures]
-            cells += [_quoted(row, protocol, figure) for figure in quoted]
-            lines.append(_line(([title] if several else []) + cells))
+    several = len(table.protocols) > 1 or table.protocols[0] in (CATEGORIES, BREAKDOWNS)
+    lines = [["protocol"] * several + heads, ["---"] * (several + len(heads))]
+    for protocol in _protocols(table, results):
+        title = _title(protocol, results)
+        for number, row in table.rows.items():
+            seeds = _metrics_of(results.get(number, ()), protocol)
+            cells = [str(number), row.label, _seeds(row, seeds)]
+            cells += [format_cell(seeds, metric) for metric in table.metrics]
+            paper = row.quoted.get(protocol, {})
+            cells += [str(paper.get(metric, _NOTHING)) for metric in quoted]
+            lines.append([title] * several + cells)
             title = ""
-    return "\n".join(
-        [f"**{heading(table, dataset)}**", "", *lines, "", *_notes(table, dataset, found)]
-    )
+    shown = [f"| {' | '.join(cells)} |" for cells in lines]
+    shown[1] = shown[1].replace(" ", "")
+    notes = [f"- {note}" for note in _notes(table, dataset, results)]
+    return "\n".join([f"**{heading(table, dataset)}**", "", *shown, "", *notes])
 
 
 def heading(table: Table, dataset: str) -> str:
-    """The table's title and both data sets."""
-    measured = "the synthetic set" if dataset == "synthetic" else dataset
-    if table.ours_alone:
+    """Returns the table's title and both data sets."""
+    measured = "the synthetic set" if dataset == SYNTHETIC else dataset
+    if table.datasets == (SYNTHETIC,):  # no paper's table
         return f"{table.title}. On {measured}."
     return f"{table.title}. Ours on {measured}, the paper's on {table.datasets[0]}."
 
 
-def _notes(
-    table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> list[str]:
-    notes = [
-        "In percent, with 95% intervals clustered by item, and ± half of the seeds' range.",
-        f"{_NOTHING}: not run yet."
-        if not table.quoted_figures
-        else f"{_NOTHING}: of ours not run yet, of the paper's not at hand.",
-        *table.notes,
-    ]
-    if dataset == "synthetic":
-        notes.append(
-            "Drawn clothes and small networks: the figures say nothing about photos of real ones."
-        )
-    for protocol in _protocols(table, found):
-        said = separate_rows(table, protocol, found)
-        if said:
-            notes.append(f"{_title(protocol, found)}, top-1: {said}.")
-    return [f"- {note}" for note in notes]
+def _notes(table: Table, dataset: str, results: Results) -> Iterator[str]:
+    yield "In percent, with 95% intervals clustered by item, and ± half of the seeds' range."
+    quoted = ", of the paper's not quoted here" if table.quoted_metrics else ""
+    yield f"{_NOTHING}: {'of ours ' if quoted else ''}not run yet{quoted}."
+    sources: dict[str, list[str]] = {}
+    for number, row in table.rows.items():
+        if row.source:
+            sources.setdefault(row.source, []).append(f"#{number}")
+    if sources:
+        read = "; ".join(f"{', '.join(rows)}: {source}" for source, rows in sources.items())
+        yield f"Where the paper's figures were read: {read}."
+    yield from table.notes
+    if dataset == SYNTHETIC:
+        yield "Drawn clothes and small networks: the figures say nothing about photos of real ones."
+    for protocol in _protocols(table, results):
+        if text := separate_rows(protocol, results):
+            yield f"{_title(protocol, results)}, top-1: {text}."
 
 
-def top_k_curves(
-    table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> list[Curve]:
-    """A curve a row over the table's first protocol, means over the seeds as `format_table` has.
+def top_k_curves(table: Table, dataset: str, results: Results) -> list[Curve]:
+    """Returns a curve a row over the table's first protocol, means as `format_table` has them.
 
-    The paper's own stand beside them on its own data set alone: elsewhere they mean nothing.
+    The paper's own are beside them on its own data set alone: elsewhere they mean nothing.
     """
     protocol, curves = table.protocols[0], []
-    for row in table.rows:
-        seeds = _of_protocol(found.get(row.number, ()), protocol)
+    for number, row in table.rows.items():
+        seeds = _metrics_of(results.get(number, ()), protocol)
         if seeds:
-            curves.append(
-                Curve(
-                    row.label,
-                    _ks(table.figures),
-                    np.mean([[seed[name] for name in table.figures] for seed in seeds], axis=0),
-                    np.mean(
-                        [[seed["intervals_95"][name] for name in table.figures] for seed in seeds],
-                        axis=0,
-                    ),
-                )
-            )
+            values = [[seed[name] for name in table.metrics] for seed in seeds]
+            bounds = [[seed["intervals_95"][name] for name in table.metrics] for seed in seeds]
+            ks = _ks(table.metrics)
+            curves.append(Curve(row.label, ks, np.mean(values, axis=0), np.mean(bounds, axis=0)))
         quoted = row.quoted.get(protocol, {})
         if quoted and dataset == table.datasets[0]:
             values = np.array(list(quoted.values())) / 100
-            curves.append(Curve(f"{row.label}, paper", _ks(quoted), values))
+            curves.append(Curve(f"{row.label}, paper", _ks(tuple(quoted)), values))
     return curves
 
 
-def landmark_curves(table: Table, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Curve]:
-    """A curve a row of the share of visible landmarks found within a distance, in percent of the
-    side of the square that the network sees; means over the seeds.
-    """  # fmt: skip
+def landmark_curves(table: Table, results: Results) -> list[Curve]:
+    """Returns a curve a row of the fraction of visible landmarks detected within a distance.
+
+    Distances are in percent of the side of the square that the network sees; means over the seeds.
+    """
     curves = []
-    for row in table.rows:
-        seen = [seed.get("recognition", {}) for seed in found.get(row.number, ())]
-        seeds = [of_photos["pdj"] for of_photos in seen if of_photos.get("pdj")]
+    for number, row in table.rows.items():
+        recognized = [seed.get("recognition", {}) for seed in results.get(number, ())]
+        seeds = [one["pdj"] for one in recognized if one.get("pdj")]
         if seeds:
             points = np.mean(seeds, axis=0)[1::2]  # every second, for their labels to have room
             curves.append(Curve(row.label, np.rint(100 * points[:, 0]).astype(int), points[:, 1]))
     return curves
 
 
-def _ks(figures: Iterable[str]) -> np.ndarray:
-    return np.array([int(name.removeprefix("top")) for name in figures])
+def _ks(metrics: Sequence[str]) -> np.ndarray:
+    return np.array([int(name.removeprefix("top")) for name in metrics])
 
 
-def separate_rows(
-    table: Table, protocol: str, found: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> str:
-    """Which rows' intervals of top-1 do not overlap, in words; "" with fewer than two rows."""
+def separate_rows(protocol: str, results: Results) -> str:
+    """Returns in words which rows' intervals of top-1 do not overlap; "" with fewer than two."""
     bounds = {}
-    for number, results in found.items():
-        seeds = [] if protocol == RECOGNITION else _of_protocol(results, protocol)
+    for number in sorted(results):
+        seeds = _metrics_of(results[number], protocol) if protocol != RECOGNITION else ()
         if seeds:
             bounds[number] = np.mean([seed["intervals_95"]["top1"] for seed in seeds], axis=0)
-    above = {high: [low for low in bounds if bounds[low][1] < bounds[high][0]] for high in bounds}
-    said = [
-        f"#{high} above {', '.join(f'#{low}' for low in sorted(lows))}"
-        for high, lows in sorted(above.items())
-        if lows
-    ]
     if len(bounds) < 2:
         return ""
-    return "intervals separate " + "; ".join(said) if said else "no two intervals separate"
+    above = {high: [low for low in bounds if bounds[low][1] < bounds[high][0]] for high in bounds}
+    parts = [
+        f"#{high} above {', '.join(f'#{n}' for n in low)}" for high, low in above.items() if low
+    ]
+    return f"intervals separate {'; '.join(parts)}" if parts else "no two intervals separate"
 
 
-def _protocols(table: Table, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[str]:
+def _protocols(table: Table, results: Results) -> list[str]:
     """The table's, in order; groups are those that were measured, of categories then their mean."""
-    if table.protocols == BREAKDOWNS:
-        measured = [
-            group for results in found.values() for one in results for group in _groups(one)
-        ]
-        return list(dict.fromkeys(measured)) or list(table.protocols)
-    if table.protocols != CATEGORIES:
-        return list(table.protocols)
-    names = {
-        name: None
-        for results in found.values()
-        for result in results
-        for name in result["protocols"]
-        if name.startswith("category:")
-    }
-    return [*sorted(names), _MEAN]
+    measured = [one for seeds in results.values() for one in seeds]
+    if table.protocols[0] == BREAKDOWNS:
+        groups = dict.fromkeys(name for one in measured for name in one.get("breakdowns", {}))
+        return list(groups) or [BREAKDOWNS]
+    if table.protocols[0] == CATEGORIES:
+        names = {name for one in measured for name in one["protocols"]}
+        return [*sorted(n for n in names if n.startswith("category:")), "category_mean"]
+    return list(table.protocols)
 
 
-def _title(protocol: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
-    for results in found.values():
-        for seed in _of_protocol(results, protocol):
-            return f"{seed['title']}, {seed['queries']:,} queries"
+def _title(protocol: str, results: Results) -> str:
+    for seeds in results.values():
+        for metrics in _metrics_of(seeds, protocol):
+            return f"{metrics['title']}, {metrics['queries']:,} queries"
     return protocol.replace("_", " ")
 
 
-def _of_protocol(results: Sequence[Mapping[str, Any]], protocol: str) -> list[Mapping[str, Any]]:
-    """The figures of those with queries, and what was recognised in the photos of the split."""
-    every: list[Mapping[str, Any]] = []
+def _metrics_of(results: Sequence[Mapping[str, Any]], protocol: str) -> list[dict[str, Any]]:
+    """The metrics of those with queries, and what was recognized in the split's images."""
+    every = []
     for result in results:
-        if protocol == RECOGNITION:
-            if seen := result.get("recognition"):
-                title = f"photos of {seen['split']}"
-                of_photos = {"title": title, "queries": seen["photos"]}
-                intervals = {"intervals_95": seen["intervals"]}
-                every.append({**of_photos, **seen["values"], **intervals})
-            continue
-        figures = {**result["protocols"], **_groups(result)}.get(protocol)
-        if figures and figures["queries"]:
-            of_photos = result.get("recognition", {"values": {}, "intervals": {}})
-            intervals = {**figures["intervals_95"], **of_photos["intervals"]}
-            every.append({**figures, **of_photos["values"], "intervals_95": intervals})
+        recognition = result.get("recognition", {"values": {}, "intervals": {}})
+        if protocol != RECOGNITION:
+            metrics = {**result["protocols"], **result.get("breakdowns", {})}.get(protocol)
+        elif recognition["values"]:
+            described = {"title": f"photos of {recognition['split']}"}
+            metrics = described | {"queries": recognition["photos"], "intervals_95": {}}
+        else:
+            metrics = None
+        if metrics and metrics["queries"]:
+            intervals = {**metrics["intervals_95"], **recognition["intervals"]}
+            every.append({**metrics, **recognition["values"], "intervals_95": intervals})
     return every
 
 
-def _groups(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Figures by group of the queries, of results that have them."""
-    return result.get("breakdowns", {})
-
-
 def _seeds(row: Row, seeds: Sequence[Any]) -> str:
-    if row.fields is None:
+    if not row.built:
         return "not built here"
     return f"needs {row.kind}" if row.kind and not seeds else str(len(seeds))
 
 
-def our_figure(seeds: Sequence[Mapping[str, Any]], figure: str) -> str:
-    """A cell of ours, as `format_table` describes it, from a protocol's figures of each seed."""
-    values = [100 * seed[figure] for seed in seeds if seed.get(figure) is not None]
+def format_cell(seeds: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Returns a cell of ours, as `format_table` describes it, from a protocol's metrics by seed."""
+    values = [100 * seed[metric] for seed in seeds if seed.get(metric) is not None]
     if not values:
         return _NOTHING
     cell = f"{np.mean(values):.1f}"
-    bounds = [seed["intervals_95"][figure] for seed in seeds if figure in seed["intervals_95"]]
+    bounds = [seed["intervals_95"][metric] for seed in seeds if metric in seed["intervals_95"]]
     if bounds:
         low, high = np.mean(bounds, axis=0) * 100
         cell += f" [{low:.1f}, {high:.1f}]"
     return cell if len(values) == 1 else f"{cell} ± {(max(values) - min(values)) / 2:.1f}"
-
-
-def _quoted(row: Row, protocol: str, figure: str) -> str:
-    value = row.quoted.get(protocol, {}).get(figure)
-    return _NOTHING if value is None else str(value)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -1,9 +1,11 @@
 """A row of a table as a run of train.py and eval.py, made once whichever tables it stands in."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import pathlib
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -13,23 +15,18 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from grnet_jax.errors import InputError
-from benchmarks.reproduce.tables import Paper, Row, Table
+from benchmarks.reproduce.papers import SYNTHETIC, Paper, Row, Table
 from benchmarks.results_file import ROOT, ResultsFile, run_command
-from grnet_jax.retrieval.digests import digest
-from grnet_jax.retrieval.measures import TOP_K
+from grnet_jax.errors import InputError
 from grnet_jax.training.checkpoints import Checkpoints
 from grnet_jax.training.setup import count_steps
 
-# Fields that tell neither what is trained nor what is measured: where things lie.
-FREE = ("data.dir", "data.source", "data.manifest", "eval.store")
 _PRETRAINED = "model.backbone.pretrained"
-_POINTS, _GIVEN = "data.points", "model.given_points"
-_FIGURES = (*(f"top{k}" for k in TOP_K), "map")
-_OF_GROUPS = ("top1", "top20", "top50")
-_RECOGNISED = ("split", "photos", "values", "intervals", "kinds", "pdj")
+_KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
+_LABELS = ("num_classes", "num_attributes")  # fields of models that recognize them
 _KEYS = ("dataset", "config", "fields", "seed")
-_LABELS = ("categories", "attributes")  # fields of models that recognise them
+_GROUP_METRICS = ("top1", "top20", "top50")
+_RECOGNITION = ("split", "photos", "values", "intervals", "kinds", "pdj")
 _NO_FILES: Mapping[str, str] = {}
 
 
@@ -38,12 +35,13 @@ class Experiment:
     """A config and a seed.
 
     Attributes:
-      config: the file under configs/.
-      dataset: its argument.
-      fields: those that differ from the file's own values, as JSON has them.
+      config: the file under configs/, "FILE" or "FILE:VARIANT".
+      dataset: the config's argument.
+      fields: those that differ from the file's own values, as JSON has them, with the run that it
+        starts from and "ensemble", the runs that it evaluates together.
       seed: of the parameters, the order of the pairs and the flips.
-      places: where things lie, fields of `FREE` and the row's own file with its number of points.
-      start: whose backbone this one starts from; its workdir stands in `fields`.
+      local: fields of this machine: those of `local_fields`, and the row's own file.
+      start: the run whose backbone this one starts from.
       members: those whose runs this one evaluates together, and so trains none itself.
     """
 
@@ -51,7 +49,7 @@ class Experiment:
     dataset: str
     fields: Mapping[str, Any]
     seed: int
-    places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start: "Experiment | None" = None
     members: tuple["Experiment", ...] = ()
 
@@ -61,33 +59,32 @@ class Experiment:
         return {name: getattr(self, name) for name in _KEYS}
 
     @property
-    def flags(self) -> list[str]:
-        """For train.py and eval.py, without folders of runs."""
-        fields = {**self.fields, "seed": self.seed, **self.places}
-        for field in ("train.init_from", "eval.ensemble"):
-            fields.pop(field, None)
-        return [
-            f"--config=configs/{self.config}.py:{self.dataset}",
-            *(f"--config.{name}={_text(value)}" for name, value in fields.items()),
-        ]
+    def name(self) -> str:
+        """The run's folder, whatever the seed; experiments that differ in evaluation share it."""
+        trained = {name: value for name, value in self.fields.items() if not _measures(name)}
+        what = "ensemble_" if self.members else ""
+        return f"{what}{self.config}_{self.dataset}_{_digest(trained)}".replace(":", "_")
 
     @property
     def workdir(self) -> str:
-        """The run's folder; experiments that differ in `eval` alone share it."""
+        """The run's folder."""
         return f"{self.name}_seed{self.seed}"
-
-    @property
-    def name(self) -> str:
-        """The run's folder, whatever the seed."""
-        trained = {name: value for name, value in self.fields.items() if not _measures(name)}
-        what = "ensemble_" if self.members else ""
-        return f"{what}{self.config}_{self.dataset}_{digest([trained])[:8]}"
 
     @property
     def output(self) -> str:
         """The folder of its results.json."""
         measured = {name: value for name, value in self.fields.items() if _measures(name)}
-        return f"{self.workdir}/eval_{digest([measured])[:8]}" if measured else self.workdir
+        return f"{self.workdir}/eval_{_digest(measured)}" if measured else self.workdir
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All config fields that are set, here on this machine."""
+        fields = {name: value for name, value in self.fields.items() if name != "ensemble"}
+        return {**fields, "seed": self.seed, **self.local}
+
+    def read_config(self) -> Any:
+        """Returns its config, a ConfigDict."""
+        return read_config(self.config, self.dataset, _flags(self.settings))
 
 
 def make_experiment(
@@ -99,102 +96,118 @@ def make_experiment(
     given: Sequence[str] = (),
     files: Mapping[str, str] = _NO_FILES,
 ) -> Experiment:
-    """The experiment of a row that is built here.
+    """Returns the experiment of a row that is built here.
 
     Args:
       paper: that the table is of.
       table: that the row stands in.
-      row: with fields.
+      row: to run.
       dataset: one of the table's.
       seed: of the run.
       given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        that need weights, which have a backbone of their own, those of points not for rows that
-        have points of their own, and numbers of labels not for rows of another config without.
-      files: for each backbone whose weights rows start from, and for the points that rows pool
-        around, where the file lies; "" where that does not matter, for nothing is run.
+        with weights of their own, those of keypoints not for rows with their own, and numbers of
+        labels not for rows that recognize none.
+      files: by backbone the file of its weights, and by name that of keypoints; "" where that does
+        not matter, for nothing is run.
 
     Raises:
       InputError: a field that the config does not have, a value that it cannot have, or a file
         that is not given.
     """
-    config = row.config or paper.config
     if row.file and row.file not in files:
-        page = "docs/fashionnet.md" if row.points else "docs/backbones.md"
+        page = "docs/fashionnet.md" if row.keypoints else "docs/backbones.md"
         raise InputError(
             f"row {row.number} of {table.name} ({row.label}) needs {row.kind}: expected "
             f"{row.needs}, a file that {page} tells how to make"
         )
-    if row.points:
-        own = tuple(f"--config.{field}=" for field in (_POINTS, _GIVEN))
-        given = [word for word in given if not word.startswith(own)]
-    if row.weights:
-        given = [word for word in given if not word.startswith("--config.model.backbone.")]
-        given += [f"--config.{_PRETRAINED}={files[row.weights] or row.weights}"]
-    given = _of_model(given, read_config(config, dataset))
-    experiment = _make(config, paper.fields(table, row, dataset), dataset, seed, given)
-    if row.file:
-        experiment = _with_file(experiment, row, files[row.file])
+    fields = paper.fields_of(table, row, dataset)
+    experiment = _make(paper, row, fields, dataset, seed, given, files)
     if row.members:
         members = tuple(
             make_experiment(paper, table, member, dataset, seed, given, files)
-            for member in row.members
+            for member in table.members(row)
         )
-        together = {"eval.ensemble": ",".join(member.name for member in members)}
-        fields = _sorted({**experiment.fields, **together})
+        fields = {**experiment.fields, "ensemble": [member.name for member in members]}
         return dataclasses.replace(experiment, fields=fields, members=members)
-    if row.weights or dataset not in paper.start:
+    first = paper.synthetic.start
+    if dataset != SYNTHETIC or not first or row.weights:
         return experiment
-    start = _make(paper.config, paper.start[dataset], dataset, 0, given)
-    begins = {"train.init_from": start.workdir, "train.init_parts": "backbone"}
-    fields = _sorted({**experiment.fields, **begins})
-    return dataclasses.replace(experiment, fields=fields, start=start)
-
-
-def _with_file(experiment: Experiment, row: Row, file: str) -> Experiment:
-    """The experiment with the file that its row needs; it is the same wherever that lies."""
-    field = _POINTS if row.points else _PRETRAINED
-    places = {**experiment.places, field: file}
-    if row.points and file:
-        from input_pipeline.points import point_names  # loaded only where it is used
-
-        # As train.py will find it, which runs at the root.
-        path = ROOT / pathlib.Path(file).expanduser()
-        places[_GIVEN] = len(point_names(str(path)))
-    fields = _sorted({**experiment.fields, field: row.file})
-    return dataclasses.replace(experiment, fields=fields, places=places)
-
-
-def _of_model(given: Sequence[str], config: Any) -> list[str]:
-    """The flags without numbers of labels where the config's model has none to recognise."""
-    others = {f"--config.model.{field}" for field in _LABELS if field not in config.model}
-    return [word for word in given if word.partition("=")[0] not in others]
+    start = _make(paper, first, first.fields, dataset, 0, given)
+    begins = {"train.init_from": start.workdir, "train.init_params": "backbone"}
+    return dataclasses.replace(experiment, fields={**experiment.fields, **begins}, start=start)
 
 
 def _make(
-    name: str, fields: Mapping[str, Any], dataset: str, seed: int, given: Sequence[str]
+    paper: Paper,
+    row: Row,
+    fields: Mapping[str, Any],
+    dataset: str,
+    seed: int,
+    given: Sequence[str],
+    files: Mapping[str, str] = _NO_FILES,
 ) -> Experiment:
-    flags = [*(f"--config.{field}={_text(value)}" for field, value in fields.items()), *given]
-    config = read_config(name, dataset, flags)
+    """A run of its own, from the fields that differ from the config's."""
+    name = row.config or paper.config
     own = read_config(name, dataset)
-    named = dict.fromkeys(flag.removeprefix("--config.").partition("=")[0] for flag in flags)
-    changed = {at: _at(config, at) for at in named if _at(config, at) != _at(own, at)}
+    words = [*_flags(fields), *_flags_for(row, own.model, given), *_flags(_named_file(row))]
+    config = read_config(name, dataset, words)
+    names = dict.fromkeys(word.removeprefix("--config.").partition("=")[0] for word in words)
+    changed = {at: _at(config, at) for at in names if _at(config, at) != _at(own, at)}
     plain = json.loads(json.dumps(changed))
-    return Experiment(
-        name,
-        dataset,
-        _sorted({field: plain[field] for field in plain if field not in FREE}),
-        seed,
-        {field: plain[field] for field in plain if field in FREE},
-    )
+    local = {field: plain.pop(field) for field in local_fields(dataset) if field in plain}
+    return Experiment(name, dataset, plain, seed, {**local, **_local_file(row, files)})
+
+
+def local_fields(dataset: str) -> tuple[str, ...]:
+    """Returns the fields of where things lie, which tell no rows apart."""
+    source = () if dataset == SYNTHETIC else ("dataset.source",)  # there it is the set's size
+    return ("dataset.dir", *source, "eval.search.store")
+
+
+def _flags_for(row: Row, model: Any, given: Sequence[str]) -> list[str]:
+    """Those of the user's flags that are for a row, given the section `model` of its config."""
+    others = [f"model.{field}" for field in _LABELS if field not in model]
+    if row.config and "num_attributes" not in model:  # another system's classes
+        others.append("model.num_classes")
+    others += [_KEYPOINTS, _NUM_KEYPOINTS] if row.keypoints else []
+    left_out = tuple(f"--config.{field}=" for field in others)
+    left_out += ("--config.model.backbone.",) if row.weights else ()
+    return [word for word in given if not word.startswith(left_out)]
+
+
+def _named_file(row: Row) -> dict[str, str]:
+    """The field of the row's file with what it is of: it is the same row wherever the file lies."""
+    return {_KEYPOINTS if row.keypoints else _PRETRAINED: row.file} if row.file else {}
+
+
+def _local_file(row: Row, files: Mapping[str, str]) -> dict[str, Any]:
+    """The field of the row's file with its path; of keypoints also how many there are."""
+    path = files.get(row.file, "")
+    if not path:
+        return {}
+    if not row.keypoints:
+        return {_PRETRAINED: path}
+    from input_pipeline.points import point_names  # loaded only where it is used
+
+    # As train.py will find it, which runs at the root.
+    names = point_names(str(ROOT / pathlib.Path(path).expanduser()))
+    return {_KEYPOINTS: path, _NUM_KEYPOINTS: len(names)}
 
 
 def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
-    """The config of a file under configs/ with fields set as on the command line.
+    """Returns the config of a file under configs/ with fields set as on the command line.
+
+    Args:
+      config: "FILE" or "FILE:VARIANT".
+      dataset: its argument; behind a comma follows the variant.
+      given: `--config.FIELD=VALUE`.
 
     Raises:
       InputError: a field that it does not have, or a value that it cannot have.
     """
-    own = importlib.import_module(f"configs.{config}").get_config(dataset)
+    file, _, variant = config.partition(":")
+    argument = f"{dataset},{variant}" if variant else dataset
+    own = importlib.import_module(f"configs.{file}").get_config(argument)
     values, argv = flags.FlagValues(), ["", *given]
     try:
         config_flags.DEFINE_config_dict(
@@ -203,7 +216,7 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{' '.join(given)}: expected fields of configs/{config}.py: {error}"
+            f"{' '.join(given)}: expected fields of configs/{file}.py: {error}"
         ) from error
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; options are --NAME=VALUE")
@@ -211,7 +224,7 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
 
 
 def open_results(paper: Paper, dataset: str, command: str, folder: pathlib.Path) -> ResultsFile:
-    """The file of all that was measured for a paper on a data set."""
+    """Opens the file of all that was measured for a paper on a data set."""
     return ResultsFile(f"reproduce_{paper.name}_{dataset}", command, _KEYS, folder)
 
 
@@ -222,7 +235,7 @@ def find_results(
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[str] = (),
 ) -> dict[int, list[Mapping[str, Any]]]:
-    """By number the results of a table's rows, every seed that was measured.
+    """Returns by number the results of a table's rows, every seed that was measured.
 
     Args:
       paper: that the table is of.
@@ -231,18 +244,16 @@ def find_results(
       rows: of the results file.
       given: as `make_experiment` takes it.
     """
-    found = {}
-    for row in table.choose(()):
-        files = {row.file: ""}  # wherever it lies: it is the same row
+    results = {}
+    for row in table.choose():
+        files = {one.file: "" for one in (row, *table.members(row))}
         try:
             key = make_experiment(paper, table, row, dataset, 0, given, files).key
         except InputError:  # a row that cannot have what is given was not measured with it
             continue
-        del key["seed"]
-        found[row.number] = [
-            result for result in rows if all(result[name] == key[name] for name in key)
-        ]
-    return {number: results for number, results in found.items() if results}
+        key.pop("seed")
+        results[row.number] = [one for one in rows if all(one[name] == key[name] for name in key)]
+    return {number: seeds for number, seeds in results.items() if seeds}
 
 
 def run_experiment(
@@ -253,134 +264,115 @@ def run_experiment(
     Args:
       experiment: what to run.
       runs: folder of the workdirs.
-      groups: whether the row tells retrieval by view, scale and category of the query too.
+      groups: whether the row has retrieval by view, scale and category of the query too.
 
     Raises:
       InputError: training was stopped before its last step.
       subprocess.CalledProcessError: train.py or eval.py failed.
     """
-    for needed in (*experiment.members, experiment.start):
-        if needed and not is_trained(needed, runs):
-            _train(needed, runs)
-    begun = bool(experiment.members) or (ROOT / runs / experiment.workdir).exists()
+    seconds = [_train(one, runs) for one in experiment.members or (experiment,)]
     started = time.monotonic()
-    *training, evaluate = commands(experiment, runs)
-    for train in training:
-        run_command(*train)
-        _check_finished(experiment, runs)
-    trained = time.monotonic()
-    run_command(*evaluate)
+    run_command(*commands(experiment, runs)[-1])
     output = ROOT / runs / experiment.output
-    # Of a set whose photos cannot be ranked there is only what was recognised in them.
-    seen = output / "recognition.json"
-    ranked = output / "results.json"
-    found = json.loads((ranked if ranked.exists() else seen).read_text())
+    ranked, recognized = (
+        json.loads(path.read_text()) if path.exists() else {}
+        for path in (output / "results.json", output / "recognition.json")
+    )
     return {
         **experiment.key,
-        "step": found["step"],
-        # Of a run that went on where another had stopped, the time would be a part.
-        "train_seconds": None if begun else round(trained - started),
-        "eval_seconds": round(time.monotonic() - trained),
-        "protocols": {name: _kept(part) for name, part in found.get("protocols", {}).items()},
-        **_recognised(seen),
-        **(by_group(found) if groups else {}),
+        "step": (ranked or recognized)["step"],
+        "train_seconds": None if experiment.members else seconds[0],
+        "eval_seconds": round(time.monotonic() - started),
+        "protocols": {
+            name: _select(metrics, r"top\d+|map") | {"gallery": metrics["gallery"]}
+            for name, metrics in ranked.get("protocols", {}).items()
+        },
+        **({"recognition": {n: recognized[n] for n in _RECOGNITION}} if recognized else {}),
+        **(select_groups(ranked) if groups else {}),
     }
 
 
-def _train(experiment: Experiment, runs: pathlib.Path) -> None:
-    """Trains a run that others need, after what it starts from itself."""
-    if experiment.start and not is_trained(experiment.start, runs):
-        _train(experiment.start, runs)
-    run_command(*commands(experiment, runs)[0])
-    _check_finished(experiment, runs)
+def _train(experiment: Experiment, runs: pathlib.Path) -> int | None:
+    """Trains what the run starts from, then the run, where they are not done.
 
-
-def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...]:
-    """train.py and eval.py with their flags; of an ensemble eval.py alone."""
-    if experiment.members:
-        workdirs = ",".join(str(runs / member.workdir) for member in experiment.members)
-        together = [f"--config.eval.ensemble={workdirs}", f"--output={runs / experiment.output}"]
-        return (["eval.py", *experiment.flags, *together],)
-    given = [*experiment.flags, f"--workdir={runs / experiment.workdir}"]
+    Returns the seconds that the run took; None where it had been begun before.
+    """
     if experiment.start:
-        given.append(f"--config.train.init_from={runs / experiment.start.workdir}")
-    output = []
-    if experiment.output != experiment.workdir:
-        output.append(f"--output={runs / experiment.output}")
-    return ["train.py", *given], ["eval.py", *given, *output]
-
-
-def _check_finished(experiment: Experiment, runs: pathlib.Path) -> None:
-    """train.py ends well also where it was asked to stop: its figures would not be the row's."""
-    last, steps = _progress(experiment, runs)
-    if last < steps:
+        _train(experiment.start, runs)
+    begun = (ROOT / runs / experiment.workdir).exists()
+    if begun and not _steps_left(experiment, runs):
+        return None
+    started = time.monotonic()
+    run_command(*commands(experiment, runs)[0])
+    # train.py ends well also where it was asked to stop: its figures would not be the row's.
+    if left := _steps_left(experiment, runs):
         raise InputError(
-            f"{runs / experiment.workdir}: training stopped at step {last} of {steps}; the same "
+            f"{runs / experiment.workdir}: training stopped {left} steps before its end; the same "
             "command goes on"
         )
+    return None if begun else round(time.monotonic() - started)
 
 
-def is_trained(experiment: Experiment, runs: pathlib.Path) -> bool:
-    """Whether the experiment's workdir has its last step."""
-    if not (ROOT / runs / experiment.workdir).exists():
-        return False
-    last, steps = _progress(experiment, runs)
-    return last >= steps
-
-
-def _progress(experiment: Experiment, runs: pathlib.Path) -> tuple[int, int]:
-    """The step of the last checkpoint, and how many the run has."""
+def _steps_left(experiment: Experiment, runs: pathlib.Path) -> int:
+    """How many steps the run's last checkpoint is before its end."""
     from input_pipeline import load_dataset, steps_per_epoch  # loaded only where it is used
 
-    config = read_config(experiment.config, experiment.dataset, experiment.flags[1:])
+    config = experiment.read_config()
     epoch = 0
     if not config.train.steps:
         split = load_dataset(config.data).split("train")
         epoch = steps_per_epoch(split, config.data, config.train.batch_items)
-    steps = count_steps(config.train, epoch)
-    workdir = epath.Path(ROOT / runs / experiment.workdir)
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
-    with Checkpoints(workdir) as saved:
-        return saved.last_step or 0, steps
+    with Checkpoints(epath.Path(ROOT / runs / experiment.workdir)) as saved:
+        return count_steps(config.train, epoch) - (saved.last_step or 0)
 
 
-def _recognised(path: pathlib.Path) -> dict[str, Any]:
-    """What was measured of a split's photos, where the matcher recognises something in them."""
-    if not path.exists():
-        return {}
-    found = json.loads(path.read_text())
-    return {"recognition": {name: found[name] for name in _RECOGNISED}}
+def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...]:
+    """Returns train.py and eval.py with their flags; of an ensemble eval.py alone."""
+    settings = experiment.settings
+    if experiment.start:
+        settings["train.init_from"] = str(runs / experiment.start.workdir)
+    workdirs = ",".join(str(runs / one.workdir) for one in experiment.members or (experiment,))
+    measured = {n: v for n, v in settings.items() if n.startswith(("eval.", "dataset."))}
+    evaluate = ["eval.py", f"--workdir={workdirs}", *_flags(measured)]
+    if experiment.members or experiment.output != experiment.workdir:
+        evaluate.append(f"--output={runs / experiment.output}")
+    if experiment.members:
+        return (evaluate,)
+    file, _, variant = experiment.config.partition(":")
+    argument = f"{experiment.dataset},{variant}" if variant else experiment.dataset
+    trained = {name: value for name, value in settings.items() if not _measures(name)}
+    words = [f"--config=configs/{file}.py:{argument}", *_flags(trained), f"--workdir={workdirs}"]
+    return ["train.py", *words], evaluate
 
 
-def by_group(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Retrieval by view, scale and category of the query, where a results.json has it."""
+def select_groups(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns retrieval by view, scale and category of the query, where a results.json has it."""
     groups = {
-        f"{kind}: {name}": {
-            "title": f"{kind}: {name}",
-            "queries": figures["queries"],
-            **{k: figures[k] for k in _OF_GROUPS},
-            "intervals_95": {k: figures["intervals_95"][k] for k in _OF_GROUPS},
-        }
-        for kind, of_kind in found.get("breakdowns", {}).items()
-        for name, figures in of_kind.items()
-        if figures["queries"]
+        f"{kind}: {name}": _select(metrics, "|".join(_GROUP_METRICS)) | {"title": f"{kind}: {name}"}
+        for kind, of_kind in results.get("breakdowns", {}).items()
+        for name, metrics in of_kind.items()
+        if metrics["queries"]
     }
     return {"breakdowns": groups} if groups else {}
 
 
-def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What tables and curves need of a protocol's figures."""
-    names = ("title", "queries", "queries_without_match", "gallery", *_FIGURES)
-    intervals = {name: figures["intervals_95"][name] for name in _FIGURES}
-    return {name: figures[name] for name in names} | {"intervals_95": intervals}
-
-
-def _sorted(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: fields[name] for name in sorted(fields)}
+def _select(metrics: Mapping[str, Any], names: str) -> dict[str, Any]:
+    """What tables and curves need of a protocol's metrics: those whose names match."""
+    described = ("title", "queries", "queries_without_match")
+    kept = [name for name in metrics if name in described or re.fullmatch(names, name)]
+    intervals = {k: v for k, v in metrics["intervals_95"].items() if re.fullmatch(names, k)}
+    return {name: metrics[name] for name in kept} | {"intervals_95": intervals}
 
 
 def _measures(field: str) -> bool:
-    return field.startswith("eval.")
+    """Whether a field changes what is measured of a run alone."""
+    validates = field == "eval.protocol.val_queries"
+    return field.startswith(("eval.protocol.", "eval.search.")) and not validates
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _at(config: Any, field: str) -> Any:
@@ -389,15 +381,15 @@ def _at(config: Any, field: str) -> Any:
     return config
 
 
-def _text(value: Any) -> str:
-    """A value as a flag has it; lists are what JSON makes of tuples."""
-    return repr(_tuples(value)) if isinstance(value, list | tuple) else str(value)
+def _flags(fields: Mapping[str, Any]) -> list[str]:
+    """`--config.FIELD=VALUE` of fields in order; lists are what JSON makes of tuples."""
+    return [f"--config.{name}={_tuples(fields[name])}" for name in sorted(fields)]
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def shown(words: Sequence[str]) -> str:
-    """A command as a user types it."""
+def show(words: Sequence[str]) -> str:
+    """Returns a command as a user types it."""
     return shlex.join(["python", *words])
