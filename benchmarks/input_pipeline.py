@@ -97,10 +97,10 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
         ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
         cells = [row["photos"], str(row["image_size"]), *ways, ratio, f"{row['cpu_ratio']:.2f}"]
         rates.append("| " + " | ".join(cells) + " |")
-        found = row["memory"]
-        cells = [row["photos"], f"{found['batches']}", f"{found['epochs']:.1f}"]
-        cells += [f"{found['first_tenth_mb']:.0f}", f"{found['last_tenth_mb']:.0f}"]
-        memory.append("| " + " | ".join([*cells, f"{found['mb_a_1000_batches']:+.1f}"]) + " |")
+        sampled = row["memory"]
+        cells = [row["photos"], f"{sampled['batches']}", f"{sampled['epochs']:.1f}"]
+        cells += [f"{sampled['first_tenth_mb']:.0f}", f"{sampled['last_tenth_mb']:.0f}"]
+        memory.append("| " + " | ".join([*cells, f"{sampled['mb_a_1000_batches']:+.1f}"]) + " |")
     tables = [rates, memory]
     if full := [row for row in rows if row["image_size"] == 224]:
         tables.append(_needed(full))

@@ -105,10 +105,10 @@ def step_seconds(size: Size) -> float:
 
 def time_step(run: Run, step: Any, batch: Mapping[str, Any]) -> float:
     """Seconds of one training step on a batch."""
-    held = [run.create_state()]
+    state = [run.create_state()]
 
     def once() -> None:
-        held[0], metrics = step(held[0], batch)
+        state[0], metrics = step(state[0], batch)
         jax.block_until_ready(metrics)
 
     return best_time(once)

@@ -96,8 +96,8 @@ def top_k_curves(table: Table, dataset: str, results: Results) -> list[Curve]:
             curves.append(Curve(row.label, ks, np.mean(values, axis=0), np.mean(bounds, axis=0)))
         quoted = row.quoted.get(protocol, {})
         if quoted and dataset == table.datasets[0]:
-            values = np.array(list(quoted.values())) / 100
-            curves.append(Curve(f"{row.label}, paper", _ks(tuple(quoted)), values))
+            shares = np.array(list(quoted.values())) / 100
+            curves.append(Curve(f"{row.label}, paper", _ks(tuple(quoted)), shares))
     return curves
 
 
