@@ -1,12 +1,15 @@
-"""Measures a trained matcher: python eval.py --config=configs/grnet.py [--workdir=DIR]."""
+"""Measures trained matchers: python eval.py --workdir=DIR[,DIR...] [--output=DIR].
+
+The config lies in the workdir; several are evaluated as one, their embeddings side by side. A
+matcher without parameters has no workdir: python eval.py --config=configs/color_histogram.py.
+"""
 
 from absl import app, flags
 
 from grnet_jax import commands
 
-_CONFIG = commands.define_config_flag()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Folder or bucket of the trained run; runs/<config.name> if not given."
+    "workdir", "", "Folder or bucket of the trained run; several, joined by commas, as one."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", "", "Folder or bucket for results.json and results.html; the workdir if not given."
@@ -14,9 +17,9 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-    """Parses the flags and evaluates."""
-    commands.evaluate(argv, _CONFIG.value, _WORKDIR.value, _OUTPUT.value)
+    """Evaluates with the flags."""
+    commands.evaluate(argv, flags.FLAGS.config, _WORKDIR.value, _OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=commands.parse_flags)
+    app.run(main, flags_parser=commands.parse_eval_flags)

@@ -4,16 +4,15 @@ from absl import app, flags
 
 from grnet_jax import commands
 
-_CONFIG = commands.define_config_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder or bucket for checkpoints and logs; runs/<config.name> if not given."
 )
 
 
 def main(argv: list[str]) -> None:
-    """Parses the flags and trains."""
-    commands.train(argv, _CONFIG.value, _WORKDIR.value)
+    """Trains with the flags."""
+    commands.train(argv, flags.FLAGS.config, _WORKDIR.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=commands.parse_flags)
+    app.run(main, flags_parser=commands.parse_train_flags)

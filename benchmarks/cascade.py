@@ -31,7 +31,7 @@ from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
 from grnet_jax.training.setup import restore_run
-from input_pipeline import load_dataset, photo_batches
+from input_pipeline import load_dataset, image_batches
 
 # When embeddings learn: the config, and fields besides its own.
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,7 +114,7 @@ class Search:
                 embed_rows(
                     embed,
                     state.variables,
-                    lambda mine, size: photo_batches(self._task.photos, mine, data, batch=size),
+                    lambda mine, size: image_batches(self._task.photos, mine, data, batch=size),
                     rows,
                     batch=batch,
                     mesh=mesh,

@@ -4,7 +4,7 @@
 
 The PyTorch network has our weights; before it is timed its outputs are compared with ours. It runs
 eagerly. A gradient is that of the sum of all outputs' squares by every parameter, BatchNorm as in
-evaluation. Photos are random. Needs PyTorch (`make parity`).
+evaluation. Images are random. Needs PyTorch (`make parity`).
 Writes benchmarks/results/fashionnet_speed_DEVICE.json.
 """
 

@@ -38,7 +38,7 @@ from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
 from grnet_jax.training.setup import resolve_preprocessing
 from input_pipeline import Split, load_dataset, train_batches
-from input_pipeline.cuts import Cuts
+from input_pipeline.crops import CropBoxes
 from input_pipeline.datasets.records import parse_record
 from input_pipeline.sampling import make_sampler
 
@@ -145,7 +145,7 @@ def _measure(
 ) -> dict[str, Any]:
     def pipeline() -> Iterator[Any]:
         return train_batches(
-            split, data, batch_items=_PHOTOS // 2, start_step=0, steps=10**9, seed=0
+            split, data, batch_size=_PHOTOS // 2, start_step=0, steps=10**9, seed=0
         )
 
     memory = _memory(pipeline(), make_sampler(split, data, 0).epoch_length / (_PHOTOS // 2))
@@ -200,14 +200,14 @@ def _held(split: Split, data: ml_collections.ConfigDict) -> tuple[list[bytes], n
     """The upright JPEGs of the pipeline's first batches, and what is cut out of each."""
     sampler = make_sampler(split, data, 0)
     items = _PHOTOS // 2
-    plans = [sampler.plan(s, batch_items=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
+    plans = [sampler.plan(s, batch_size=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
     rows = np.concatenate([plan.rows.reshape(-1) for plan in plans])
     records = [parse_record(record) for record in split.read(rows)]
     kept = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
     if not any(kept):
         raise SystemExit("No photo is an upright JPEG: there is nothing to compare with")
     images = [record.image for record, keep in zip(records, kept, strict=True) if keep]
-    return images, Cuts(split, data).pixels(rows[kept])
+    return images, CropBoxes(split, data).pixels(rows[kept])
 
 
 def _bare(

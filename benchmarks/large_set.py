@@ -87,10 +87,10 @@ def stream(items: int, data_dir: str) -> None:
 
     data = common.get_data("synthetic")
     data.update(dir=data_dir, train_items=items, sampler="photos", image_size=_SIZE)
-    data.update(interpolation="bilinear", center_share=1.0)
+    data.update(interpolation="bilinear", center_fraction=1.0)
     split = load_dataset(data).split("train")
     steps = steps_per_epoch(split, data, _BATCH)
-    batches = train_batches(split, data, batch_items=_BATCH, start_step=0, steps=steps, seed=0)
+    batches = train_batches(split, data, batch_size=_BATCH, start_step=0, steps=steps, seed=0)
     photos = sum(np.shape(batch["photo"])[0] for batch in batches)
     print(f"Streamed {photos:,} photos in {steps:,} batches")
 

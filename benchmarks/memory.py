@@ -5,7 +5,7 @@
 For each batch and `model.gallery_chunk`, in a process of its own: what XLA plans for the step
 (arguments, results and temporaries; from the compiled step, so it is known also where it does
 not fit), and, where that fits this machine and takes minutes at most, the largest resident
-memory over three real steps, the seconds of the last and the losses. Photos are random.
+memory over three real steps, the seconds of the last and the losses. Images are random.
 Writes benchmarks/results/memory_DEVICE.json.
 """
 
@@ -87,7 +87,7 @@ def _in_a_process(key: Mapping[str, Any]) -> dict[str, Any]:
 def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     """Compiles the step, and runs it where it fits."""
     config = grnet.get_config("synthetic" if size == "demo" else "deepfashion_c2s")
-    config.train.batch_items = items
+    config.train.batch_size = items
     config.model.gallery_chunk = gallery_chunk
     run, step = build_step(config)
     side = config.data.image_size

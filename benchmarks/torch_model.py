@@ -115,7 +115,7 @@ class TorchFolded:
 
 
 class TorchGRNet(nn.Module):
-    """Photos to the demo's loss: pair cross-entropy and the softmax over each query's scores."""
+    """Images to the demo's loss: pair cross-entropy and the softmax over each query's scores."""
 
     def __init__(self, backbone: str, channels: int, node_dim: int, reasoning_dim: int):
         super().__init__()

@@ -57,7 +57,7 @@ def build_step(config: Any) -> tuple[Run, Any]:
 
 def random_batch(run: Run) -> dict[str, jax.Array]:
     """A training batch of random photos, all groups of different items, on the device."""
-    data, items = run.config.data, run.config.train.batch_items
+    data, items = run.config.data, run.config.train.batch_size
     item = np.arange(items, dtype=np.int32)
     if data.sampler == "pairs":
         customer, shop = random_photos(items, data.image_size)
@@ -98,7 +98,7 @@ def step_seconds(size: Size) -> float:
     config = grnet.get_config()
     config.model.backbone.name = size.backbone
     config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
-    config.data.image_size, config.train.batch_items = size.image_size, size.items
+    config.data.image_size, config.train.batch_size = size.image_size, size.items
     run, step = build_step(config)
     return time_step(run, step, random_batch(run))
 

@@ -1,32 +1,44 @@
-"""Descriptors for GRNet's shortlists: they learn from a trained GRNet, which stays as it is.
+"""Embeddings for GRNet's shortlists: they learn from a trained GRNet, which stays as it is.
 
     python train.py --config=configs/grnet.py
     python train.py --config=configs/grnet_cascade.py
-    python eval.py --config=configs/grnet_cascade.py --config.eval.shortlist=400
+    python eval.py --workdir=runs/grnet_cascade_synthetic --config.eval.search.shortlist=400
 
-The descriptor is a projection of all regions, trained by the softmax over each customer photo's
-inner products with the batch's shop photos. docs/performance.md has what it costs and saves.
+The embedding is a projection of all regions, trained by the softmax over each customer image's
+inner products with the batch's shop images. docs/performance.md has what it costs and saves. Embedded set:
+top-1 with shortlists of 400 as without, measured (benchmarks/results/cascade.json).
 """
 
 import ml_collections
 
-from configs import grnet
+from configs import common
+from grnet_jax.config import make_config
 
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
-    """GRNet on that data set, from the run that `configs/grnet.py` makes."""
-    config = grnet.get_config(dataset)
-    config.train.init_from = f"runs/{config.name}"
-    config.train.init_parts = "shared"
-    config.name = f"grnet_cascade_{config.data.name}"
-    config.model.descriptor_dim = 256
+    """Returns the config for that data set, from the run that `configs/grnet.py` makes."""
+    small = dataset == "synthetic"
+    recipe = common.recipe(dataset)
+    recipe["train"] |= {
+        "batch_size": 64 if small else 32,
+        "init_from": f"runs/grnet_{dataset}",
+        "init_params": "matching_names",
+        "eval_every": 0,  # validation measures the scores, which stay the same
+    }
     # Nothing but the projection moves, BatchNorm's statistics neither; so no score is computed.
-    config.optimizer.trainable = "projection"
-    config.model.backbone.frozen_batch_norm = True
-    config.loss.pair_weight = 0.0
-    config.loss.descriptor_weight = 1.0
-    # Validation measures the scores, which stay the same.
-    config.train.eval_every = 0
-    if config.model.backbone.name == "small":
-        config.train.batch_items = 64
-    return config
+    recipe["optimizer"]["trainable"] = "projection"
+    return make_config(
+        name=f"grnet_cascade_{dataset}",
+        dataset={"name": dataset},
+        model={
+            "name": "grnet",
+            "backbone": {**common.backbone(dataset), "frozen_batch_norm": True},
+            "embedding_dim": 256,
+            "node_dim": 64 if small else 512,
+            "reasoning_dim": 32 if small else 128,
+            "score_bias_init": common.score_bias_init(dataset),
+        },
+        sampler={"name": "pairs"},
+        loss={**common.pair_loss(dataset), "pair_weight": 0.0, "embedding_weight": 1.0},
+        **recipe,
+    )

@@ -2,23 +2,24 @@
 
     python train.py --config=configs/local_matching.py
 
-All else, backbone, loss, optimiser and steps, is GRNet's on the same data set.
-grnet_jax/models/local_matching.py says what is our reading of the paper.
+All else, backbone, loss, optimizer and steps, is GRNet's on the same data set.
+grnet_jax/models/local_matching.py says what is our reading of the paper. Embedded set, 300 steps
+from a trained backbone: top-1 19.6%, measured (benchmarks/results/reproduce_grnet_synthetic.json).
 """
 
 import ml_collections
 
-from configs import grnet
+from configs import common
+from grnet_jax.config import make_config
 
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
-    """Greedy local matching on that data set."""
-    taken = ("dtype", "backbone", "scales", "gallery_chunk")
-    config = grnet.with_matcher(grnet.get_config(dataset), "local_matching", taken)
-    # Whether a gallery region is matched with one query region at most; else each query region
-    # takes its best.
-    config.model.one_to_one = False
-    # The score is bias + factor * (similarity - 1), similarity in -1..1; where both start.
-    config.model.score_factor_init = 10.0
-    config.model.score_bias_init = 0.0
-    return config
+    """Returns the config of greedy local matching for that data set."""
+    return make_config(
+        name=f"local_matching_{dataset}",
+        dataset={"name": dataset},
+        model={"name": "local_matching", "backbone": common.backbone(dataset)},
+        sampler={"name": "pairs"},
+        loss=common.pair_loss(dataset),
+        **common.recipe(dataset),
+    )

@@ -1,12 +1,8 @@
-"""The one base of errors that a user can mend, and the commonest check."""
+"""The base of errors that a user can mend; commands print them without a traceback."""
 
+from input_pipeline.errors import InputError
 
-class InputError(ValueError):
-    """Something given from outside is wrong: a config field, a file, a folder.
-
-    The message says what was given, what was expected and what to do; commands print it
-    without a traceback.
-    """
+__all__ = ["InputError", "check_at_least"]
 
 
 def check_at_least(field: str, value: float, least: float) -> None:

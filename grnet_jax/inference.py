@@ -9,20 +9,20 @@ import numpy as np
 from grnet_jax.errors import InputError
 from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views, photos_of
-from grnet_jax.photos import (
-    Box,
-    Framing,
-    PhotoSource,
-    check_box,
-    crop_and_resize,
-    make_framing,
-    open_photo,
-)
 from grnet_jax.retrieval.embedding import embed_rows, make_embed, make_predict
 from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
 from grnet_jax.retrieval.recognition import recognises_categories
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
+from input_pipeline.images import (
+    Box,
+    ImageSource,
+    ImageTransform,
+    build_transform,
+    check_box,
+    crop_and_resize,
+    load_image,
+)
 
 
 class LoadedMatcher:
@@ -39,7 +39,7 @@ class LoadedMatcher:
         self.config = run.config
         self.step = int(state.step)
         # Of customer and of shop photos.
-        self._framings = [make_framing(run.config.data, shop=shop) for shop in (False, True)]
+        self._framings = [build_transform(run.config.data, shop=shop) for shop in (False, True)]
         self._mesh = run.mesh
         self._variables = state.variables
         self._matcher = run.matcher
@@ -51,7 +51,7 @@ class LoadedMatcher:
 
     def embed(
         self,
-        photos: Sequence[PhotoSource],
+        photos: Sequence[ImageSource],
         boxes: Sequence[Box | None] | None = None,
         *,
         shop: bool = False,
@@ -68,13 +68,13 @@ class LoadedMatcher:
         Raises:
           InputError: for no photos, another number of boxes than of photos, boxes for a matcher
             that was trained without, or a box that is none.
-          PhotoError: naming the photo that cannot be read.
+          ImageError: naming the photo that cannot be read.
         """
         return self._run(self._embed, photos, boxes, shop)
 
     def predict(
         self,
-        photos: Sequence[PhotoSource],
+        photos: Sequence[ImageSource],
         boxes: Sequence[Box | None] | None = None,
         *,
         shop: bool = False,
@@ -93,7 +93,7 @@ class LoadedMatcher:
     def _run(
         self,
         call: Callable[[Any, Any], Any],
-        photos: Sequence[PhotoSource],
+        photos: Sequence[ImageSource],
         boxes: Sequence[Box | None] | None,
         shop: bool,
     ) -> Any:
@@ -149,9 +149,9 @@ class LoadedMatcher:
         return np.concatenate([scores for _, scores in blocks])
 
     def _read(
-        self, source: PhotoSource, box: Box | None, number: int, framing: Framing
+        self, source: ImageSource, box: Box | None, number: int, framing: ImageTransform
     ) -> np.ndarray:
-        photo = open_photo(source, self.config.data.max_pixels)
+        photo = load_image(source, self.config.data.max_pixels)
         if box is not None:
             check_box(box, photo, f"embed: box {number}")
         return crop_and_resize(photo, box, framing)
@@ -171,7 +171,7 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
     return LoadedMatcher(run, state)
 
 
-def _check_photos(photos: Sequence[PhotoSource], boxes: Sequence[Box | None] | None) -> None:
+def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:
     if isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3:
         raise InputError("embed: expected a list of photos, got a single one: write [photo]")
     if not len(photos):

@@ -3,50 +3,52 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from grnet_jax.photos import Framing, make_framing
-from input_pipeline.augmentation import Augmentation, make_augmentation, move_landmarks
-from input_pipeline.cuts import Cuts, cut_landmarks
+from input_pipeline.augmentation import move_landmarks
+from input_pipeline.config import AugmentConfig, ImageConfig, SamplerConfig
+from input_pipeline.crops import CropBoxes, transform_landmarks
 from input_pipeline.dataset import Split
-from input_pipeline.decoding import cut_photo, decode
+from input_pipeline.decoding import crop_image, decode
 from input_pipeline.errors import DatasetError
+from input_pipeline.images import ImageTransform, build_transform
+from input_pipeline.keypoints import augment_keypoints
 from input_pipeline.pixel_changes import augment
-from input_pipeline.points import change_points
-from input_pipeline.sampling import make_sampler
+from input_pipeline.sampling import build_sampler
 from input_pipeline.stored_split import StoredSplit
 
 tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 
 Batch = dict[str, np.ndarray | int]
-_UNCHANGED = Augmentation()
+_UNCHANGED = AugmentConfig(flip=False)
 _READS_AT_ONCE = 2
 _BATCHES_AHEAD = 2
 
 
-class Photos(NamedTuple):
-    """What to make a batch of n photos of.
+class BatchSpec(NamedTuple):
+    """What to make a batch of n images of.
 
     Attributes:
       rows: int [n], of the split's index.
-      cut: int32 [n, 4] (left, top, right, bottom), what to cut out of each, in pixels.
+      crop: int32 [n, 4] (left, top, right, bottom), what to cut out of each, in pixels.
       flip: bool [n], whether to mirror each.
-      change: float32 [n, 6], what `augment` takes for each.
+      augment: float32 [n, 6], what `augment` takes for each.
     """
 
     rows: np.ndarray
-    cut: np.ndarray
+    crop: np.ndarray
     flip: np.ndarray
-    change: np.ndarray
+    augment: np.ndarray
 
 
 def train_batches(
     split: Split,
-    data_config: ml_collections.ConfigDict,
+    image: ImageConfig,
+    augment_config: AugmentConfig,
+    sampler_config: SamplerConfig,
     *,
-    batch_items: int,
+    batch_size: int,
     start_step: int,
     steps: int,
     seed: int,
@@ -56,12 +58,14 @@ def train_batches(
     """Yields one host's share of the training batches of `steps` steps from `start_step` on.
 
     Which photos a step holds depends on nothing but the seed and the step: see `Sampler`. What it
-    holds n = batch_items / hosts of, config.data.sampler says: pairs, items or photos.
+    holds n = batch_size / hosts of, the sampler's name says: pairs, items or images.
 
     Args:
       split: to train on.
-      data_config: config.data.
-      batch_items: in the global batch.
+      image: how images are cropped and resized.
+      augment_config: how they change.
+      sampler_config: what a batch holds.
+      batch_size: in the global batch.
       start_step: first step, counted from 0 over the whole training.
       steps: number of steps.
       seed: of the order, the flips and the jitter.
@@ -72,46 +76,46 @@ def train_batches(
       step, int, and for "pairs": customer and shop, uint8 [n, S, S, 3]; item, int32 [n], an
       index into split.index.items; content, int32 [n], of the shop photos, equal exactly where
       the files are.
-      For "items" (m = n K photos, an item's side by side) and "photos" (m = n): photo, uint8
+      For "items" (m = n K images, an item's side by side) and "images" (m = n): image, uint8
       [m, S, S, 3]; item, category, clothes_type and domain, int32 [m], as in the index;
       attributes, int8 [m, attributes] (`PhotoIndex.attribute_values`); landmarks, float32
-      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.cut_landmarks`); with data.points also what
-      `given_points` yields.
+      [m, 8, 2], and visibility, int32 [m, 8] (`cuts.transform_landmarks`); with image.keypoints also what
+      `batch_keypoints` yields.
 
     Raises:
       DatasetError: nothing to train on, or the batch cannot be divided among the hosts.
     """
-    sampler = make_sampler(split, data_config, seed)
-    cuts = Cuts(split, data_config)
-    check_share(batch_items, data_config.sampler, host, hosts)
-    paired = data_config.sampler == "pairs"
+    sampler = build_sampler(split, sampler_config, seed)
+    boxes = CropBoxes(split, image, augment_config.crop_jitter)
+    check_share(batch_size, sampler_config.name, host, hosts)
+    paired = sampler_config.name == "pairs"
 
-    def photos_of(step: int) -> Photos:
-        plan = sampler.plan(step, batch_items=batch_items, host=host, hosts=hosts)
+    def spec_of(step: int) -> BatchSpec:
+        plan = sampler.plan(step, batch_size=batch_size, host=host, hosts=hosts)
         if paired:  # customers, then shops
             plan = plan.transposed
         rows, flip = plan.rows.reshape(-1), plan.flip.reshape(-1)
         change = plan.change.reshape(len(rows), -1)
-        cut = cuts.pixels(rows, plan.shift.reshape(-1, 4), change[:, 0])
-        return Photos(rows, cut, flip & data_config.flip, change[:, 1:])
+        crop = boxes.pixels(rows, plan.shift.reshape(-1, 4), change[:, 0])
+        return BatchSpec(rows, crop, flip & augment_config.flip, change[:, 1:])
 
     numbers = range(start_step, start_step + steps)
-    return _train_batches(split, data_config, photos_of, numbers, paired)
+    return _train_batches(split, image, augment_config, spec_of, numbers, paired)
 
 
 def _train_batches(
     split: Split,
-    data_config: ml_collections.ConfigDict,
-    photos_of: Callable[[int], Photos],
+    image: ImageConfig,
+    augment_config: AugmentConfig,
+    spec_of: Callable[[int], BatchSpec],
     steps: range,
     paired: bool,
 ) -> Iterator[Batch]:
-    framing, augmentation = make_framing(data_config), make_augmentation(data_config)
-    photos_read = _pixels(split, steps, photos_of, framing, augmentation)
-    for step, pixels in zip(steps, photos_read, strict=True):
-        photos = photos_of(step)
+    read = _pixels(split, steps, spec_of, build_transform(image), augment_config)
+    for step, pixels in zip(steps, read, strict=True):
+        spec = spec_of(step)
         if paired:
-            customers, shops = np.split(photos.rows, 2)
+            customers, shops = np.split(spec.rows, 2)
             yield {
                 "customer": pixels[: len(customers)],
                 "shop": pixels[len(customers) :],
@@ -120,18 +124,18 @@ def _train_batches(
                 "step": step,
             }
         else:
-            labels = photo_labels(split, photos, augmentation)
-            given = given_points(split, photos, data_config, augmentation)
-            yield {"photo": pixels, **labels, **given, "step": step}
+            labels = image_labels(split, spec, augment_config)
+            keypoints = batch_keypoints(split, spec, image, augment_config)
+            yield {"image": pixels, **labels, **keypoints, "step": step}
 
 
-def photo_labels(
-    split: Split, photos: Photos, augmentation: Augmentation = _UNCHANGED
+def image_labels(
+    split: Split, spec: BatchSpec, augment_config: AugmentConfig = _UNCHANGED
 ) -> dict[str, np.ndarray]:
     """What is known of photos and of their landmarks in what is shown; see `train_batches`."""
-    index, rows = split.index, photos.rows
-    points, visibility = cut_landmarks(index.landmarks[rows], photos.cut, photos.flip)
-    points, visibility = move_landmarks(points, visibility, photos.change, augmentation)
+    index, rows = split.index, spec.rows
+    points, visibility = transform_landmarks(index.landmarks[rows], spec.crop, spec.flip)
+    points, visibility = move_landmarks(points, visibility, spec.augment, augment_config)
     return {
         **{
             name: getattr(index, name)[rows].astype(np.int32)
@@ -143,65 +147,65 @@ def photo_labels(
     }
 
 
-def given_points(
-    split: Split, photos: Photos, data_config: ml_collections.ConfigDict, augmentation: Augmentation
+def batch_keypoints(
+    split: Split, spec: BatchSpec, image: ImageConfig, augment_config: AugmentConfig
 ) -> dict[str, np.ndarray]:
-    """Of data.points, where it is not "", what `change_points` returns."""
-    if not data_config.points:
+    """Returns of image.keypoints, where there are any, what `augment_keypoints` returns."""
+    if not image.keypoints:
         return {}
-    places, seen = split.points(data_config.points).cut(photos.rows, photos.cut, photos.flip)
-    return change_points(places, seen, photos.change, augmentation)
+    points, visible = split.keypoints(image.keypoints).crop(spec.rows, spec.crop, spec.flip)
+    return augment_keypoints(points, visible, spec.augment, augment_config)
 
 
-def unchanged_photos(rows: np.ndarray, cuts: Cuts) -> Photos:
-    """Photos as evaluation sees them: cut, neither mirrored nor otherwise changed."""
+def eval_batch_spec(rows: np.ndarray, boxes: CropBoxes) -> BatchSpec:
+    """Returns the batch as evaluation sees it: cropped, neither mirrored nor augmented."""
     none = np.zeros((len(rows), 6), np.float32)
-    return Photos(rows, cuts.pixels(rows), np.zeros(len(rows), bool), none)
+    return BatchSpec(rows, boxes.pixels(rows), np.zeros(len(rows), bool), none)
 
 
-def photo_batches(
+def image_batches(
     split: Split,
     rows: Sequence[int] | np.ndarray,
-    data_config: ml_collections.ConfigDict,
+    image: ImageConfig,
     *,
     batch: int,
 ) -> Iterator[Batch]:
     """Yields photos in the order of `rows`, never flipped.
 
     Yields:
-      photo, uint8 [batch, S, S, 3]; row and domain, int32 [batch]; mask, bool [batch]; with
-      data.points also what `given_points` yields. The last batch is filled up with black photos of
+      image, uint8 [batch, S, S, 3]; row and domain, int32 [batch]; mask, bool [batch]; with
+      image.keypoints also what `batch_keypoints` yields. The last batch is filled up with black photos of
       row and domain 0, whose mask is False and of which no point is visible.
     """
-    cuts = Cuts(split, data_config)
+    boxes = CropBoxes(split, image)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     rows = np.asarray(rows, np.int32)
     check_rows(split, rows)
-    return _photo_batches(split, rows, data_config, cuts, batch)
+    return _image_batches(split, rows, image, boxes, batch)
 
 
-def _photo_batches(
+def _image_batches(
     split: Split,
     rows: np.ndarray,
-    data_config: ml_collections.ConfigDict,
-    cuts: Cuts,
+    image: ImageConfig,
+    boxes: CropBoxes,
     batch: int,
 ) -> Iterator[Batch]:
-    starts, framing = range(0, len(rows), batch), make_framing(data_config)
+    starts = range(0, len(rows), batch)
 
-    def photos_of(start: int) -> Photos:
-        return unchanged_photos(rows[start : start + batch], cuts)
+    def spec_of(start: int) -> BatchSpec:
+        return eval_batch_spec(rows[start : start + batch], boxes)
 
-    photos_read = _pixels(split, starts, photos_of, framing, _UNCHANGED)
-    for start, photos in zip(starts, photos_read, strict=True):
-        count = len(photos)
+    read = _pixels(split, starts, spec_of, build_transform(image), _UNCHANGED)
+    for start, pixels in zip(starts, read, strict=True):
+        count = len(pixels)
         whole = {
-            "photo": photos,
+            "image": pixels,
             "row": rows[start : start + count],
             "mask": np.ones(count, bool),
             "domain": split.index.domain[rows[start : start + count]].astype(np.int32),
-            **given_points(split, photos_of(start), data_config, _UNCHANGED),
+            **batch_keypoints(split, spec_of(start), image, _UNCHANGED),
         }
         yield {
             name: np.pad(part, [(0, batch - count), *((0, 0),) * (part.ndim - 1)])
@@ -228,25 +232,25 @@ def check_rows(split: StoredSplit, rows: np.ndarray) -> None:
 def _pixels(
     split: Split,
     batches: range,
-    photos_of: Callable[[int], Photos],
-    framing: Framing,
-    augmentation: Augmentation,
+    spec_of: Callable[[int], BatchSpec],
+    transform: ImageTransform,
+    augment_config: AugmentConfig,
 ) -> Iterator[np.ndarray]:
     """Yields uint8 [n, S, S, 3] for each number in `batches`.
 
     Args:
       split: whose photos to read.
       batches: numbers of the batches. All but the last have equally many photos.
-      photos_of: the photos of the batch of a number.
-      framing: of the photos.
-      augmentation: their largest changes.
+      spec_of: the images of the batch of a number.
+      transform: of the images.
+      augment_config: their largest changes.
     """
     return record_batches(
         split,
         batches,
-        photos_of,
-        lambda record, _, cut, flip, change: augment(
-            cut_photo(record, cut, flip, framing), change, augmentation
+        spec_of,
+        lambda record, _, crop, flip, drawn: augment(
+            crop_image(record, crop, flip, transform), drawn, augment_config
         ),
         lambda rows: _undecodable(split, rows) or "a photo",
     )

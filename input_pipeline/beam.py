@@ -9,8 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.errors import InputError
-from input_pipeline.errors import DatasetError
+from input_pipeline.errors import DatasetError, InputError
 
 _JOBS = "jobs"  # folder in the unfinished one
 
@@ -30,16 +29,14 @@ def beam_config(runner: str, options: str) -> tfds.download.DownloadConfig:
     if not runner:
         if options:
             raise DatasetError(
-                f"config.data.beam_options={options!r}: needs a runner: "
-                "config.data.beam_runner=DirectRunner, for one"
+                f"--beam_options={options!r}: needs a runner: --beam_runner=DirectRunner, for one"
             )
         return tfds.download.DownloadConfig()
     try:
         importlib.import_module("apache_beam")
     except ImportError as error:
         raise DatasetError(
-            f"config.data.beam_runner={runner!r}: needs apache-beam: "
-            f"pip install 'grnet_jax[beam]' ({error})"
+            f"--beam_runner={runner!r}: needs apache-beam: pip install 'grnet_jax[beam]' ({error})"
         ) from error
     return tfds.download.DownloadConfig(
         beam_runner=runner, beam_options=_parse_options(runner, options)
@@ -103,17 +100,15 @@ def _parse_options(runner: str, options: str) -> Any:
     try:
         known_runner = runners.create_runner(runner)
     except (ImportError, ValueError) as error:
-        raise DatasetError(f"config.data.beam_runner={runner!r}: {error}") from error
+        raise DatasetError(f"--beam_runner={runner!r}: {error}") from error
     flags = [f"--{flag.strip().lstrip('-')}" for flag in options.split(",") if flag.strip()]
     parsed = PipelineOptions(flags)
     try:
         known = parsed.get_all_options()
         given = parsed.get_all_options(retain_unknown_options=True)
     except SystemExit as error:  # argparse has printed why
-        raise DatasetError(f"config.data.beam_options={options!r}: Beam refuses it") from error
+        raise DatasetError(f"--beam_options={options!r}: Beam refuses it") from error
     unknown = sorted(given.keys() - known.keys())
     if unknown and not isinstance(known_runner, PortableRunner):  # whose servers may know more
-        raise DatasetError(
-            f"config.data.beam_options={options!r}: Beam knows no flag --{unknown[0]}"
-        )
+        raise DatasetError(f"--beam_options={options!r}: Beam knows no flag --{unknown[0]}")
     return parsed

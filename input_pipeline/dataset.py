@@ -5,25 +5,26 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import ANNOTATED, crop_and_resize, make_framing
-from input_pipeline.cuts import Cuts, read_detections
+from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, PrepareOptions
+from input_pipeline.crops import CropBoxes, read_detections
 from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
 from input_pipeline.datasets.listing import Checked, Problem
 from input_pipeline.datasets.records import PhotoRecord, parse_record
 from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
-from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
+from input_pipeline.images import build_transform, crop_and_resize
+from input_pipeline.index import PhotoIndex
+from input_pipeline.keypoints import Keypoints, annotated_keypoints, read_keypoints
 from input_pipeline.object_index import ObjectSplit
-from input_pipeline.points import Points, annotated_points, read_points
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_split import StoredSplit
+from input_pipeline.vocabulary import CUSTOMER, SHOP
 
 
 class Split(StoredSplit[PhotoIndex, PhotoRecord]):
@@ -35,7 +36,7 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
     def __init__(self, name: str, index: PhotoIndex, records: RecordFiles):
         super().__init__(name, index, records)
         self._detected: dict[str, np.ndarray] = {}
-        self._points: dict[str, Points] = {}
+        self._keypoints: dict[str, Keypoints] = {}
 
     @classmethod
     def join(cls, parts: Sequence["Split"]) -> "Split":
@@ -50,24 +51,24 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
             self._detected[path] = read_detections(path, self.index)
         return self._detected[path]
 
-    def points(self, path: str) -> Points:
-        """See `points.read_points`, of ANNOTATED `points.annotated_points`; both read once."""
-        if path not in self._points:
+    def keypoints(self, path: str) -> Keypoints:
+        """See `points.read_keypoints`, of ANNOTATED `points.annotated_keypoints`; both read once."""
+        if path not in self._keypoints:
             annotated = path == ANNOTATED
-            self._points[path] = (
-                annotated_points(self.index) if annotated else read_points(path, self.index)
+            self._keypoints[path] = (
+                annotated_keypoints(self.index) if annotated else read_keypoints(path, self.index)
             )
-        return self._points[path]
+        return self._keypoints[path]
 
-    def cuts(self, data: Any) -> np.ndarray:
-        """int32 [n, 4]: what the fields of config.data cut out of each photo; see `Cuts`."""
-        return Cuts(self, data).pixels(np.arange(len(self)))
+    def crop_boxes(self, image: ImageConfig) -> np.ndarray:
+        """Returns what is cut out of each image, int32 [n, 4]; see `CropBoxes`."""
+        return CropBoxes(self, image).pixels(np.arange(len(self)))
 
-    def framed(self, row: int, data: Any) -> np.ndarray:
-        """uint8 [size, size, 3]: what `photo_batches` yields for this photo and config.data."""
-        cut = Cuts(self, data).pixels(np.array([row]))[0]
-        framing = dataclasses.replace(make_framing(data), crop="box", square=False)
-        return crop_and_resize(self.picture(row), tuple(cut.tolist()), framing)
+    def model_input(self, row: int, image: ImageConfig) -> np.ndarray:
+        """Returns what `image_batches` yields for this row, uint8 [size, size, 3]."""
+        box = CropBoxes(self, image).pixels(np.array([row]))[0]
+        transform = dataclasses.replace(build_transform(image), crop="box", square=False)
+        return crop_and_resize(self.picture(row), tuple(box.tolist()), transform)
 
     def pairs(self) -> np.ndarray:
         """int32 [n, 2]: the rows of every customer and shop photo of one item."""
@@ -148,30 +149,53 @@ class Dataset:
         return parts[0] if len(parts) == 1 else Split.join(parts)
 
 
-def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
-    """Opens the data set that config.data describes; prepares it where that is not yet done.
+def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) -> Dataset:
+    """Opens a data set; prepares it where that is not yet done.
+
+    Args:
+      dataset: which.
+      options: how it is to be prepared. None takes it as it is prepared, whatever the options were,
+        and else the defaults.
 
     Raises:
-      DatasetError: a field is wrong, or the prepared folder is damaged.
+      DatasetError: a field is wrong, the prepared folder is damaged, or it was prepared with other
+        options than those given.
       ManifestError: rows of the manifest are wrong.
       AnnotationError: rows of a benchmark's annotation files are wrong.
     """
-    builder, config = find_dataset(data.name).describe(data)
-    root = epath.Path(data.dir).expanduser()
+    chosen = options or PrepareOptions()
+    builder, config = find_dataset(dataset.name).describe(dataset.source, chosen)
+    root = epath.Path(dataset.dir).expanduser()
     folder = root / builder.name / config.name / str(builder.VERSION)
     ensure_prepared(
         folder,
         lambda: builder(config=config, data_dir=root),
-        # Configs stored before there were these fields lack them.
-        beam_runner=data.get("beam_runner", ""),
-        beam_options=data.get("beam_options", ""),
+        beam_runner=chosen.beam_runner,
+        beam_options=chosen.beam_options,
     )
-    dataset = open_dataset(data.name, folder)
-    _tell_of_arrived(dataset, config)
-    skipped = dataset.summary.get("skipped_rows", 0)
+    opened = open_dataset(dataset.name, folder)
+    if options is not None:
+        _check_options(opened, options)
+    _tell_of_arrived(opened, config)
+    skipped = opened.summary.get("skipped_rows", 0)
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
-    return dataset
+    return opened
+
+
+def _check_options(dataset: Dataset, options: PrepareOptions) -> None:
+    """Raises DatasetError where a folder was prepared with other options than those given."""
+    then, now = dataset.summary["options"], options.for_records()
+    wrong = [
+        f"--{name}={then[name]}, not {now[name]}"
+        for name in options.model_fields_set & set(now)
+        if then[name] != now[name]
+    ]
+    if wrong:
+        raise DatasetError(
+            f"{dataset.directory} was prepared with {', '.join(sorted(wrong))}: delete it, or "
+            "choose another --dir"
+        )
 
 
 def _tell_of_arrived(dataset: Dataset, config: tfds.core.BuilderConfig) -> None:
@@ -199,7 +223,7 @@ class Report(NamedTuple):
     summary: dict[str, Any]
 
 
-def check_source(data: ml_collections.ConfigDict) -> Report:
+def check_source(dataset: DatasetConfig, options: PrepareOptions) -> Report:
     """Reads and checks what a data set would be prepared from, every photo too; writes nothing.
 
     Raises:
@@ -207,9 +231,9 @@ def check_source(data: ml_collections.ConfigDict) -> Report:
       ManifestError: the manifest cannot be read as a whole.
       AnnotationError: an annotation file cannot be read as a whole.
     """
-    _, config = find_dataset(data.name).describe(data)
+    _, config = find_dataset(dataset.name).describe(dataset.source, options)
     if not isinstance(config, ListedConfig):
-        raise DatasetError(f"{data.name}: is not made from files, there is nothing to check")
+        raise DatasetError(f"{dataset.name}: is not made from files, there is nothing to check")
     checked = config.check()
     summary = {"splits": checked.split_counts(), **config.describe(checked)}
     return Report(checked, config.refused(checked), summary)

@@ -2,14 +2,16 @@
 
 import tensorflow as tf
 
-from grnet_jax.photos import Framing
+from input_pipeline.images import ImageTransform
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
-# Pixels around a cut that are decoded with it: a JPEG's colours are interpolated across its edge.
+# Pixels around a cut that are decoded with it: a JPEG's colors are interpolated across its edge.
 _MARGIN = 2
 
 
-def cut_photo(record: tf.Tensor, cut: tf.Tensor, flip: tf.Tensor, framing: Framing) -> tf.Tensor:
+def crop_image(
+    record: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, transform: ImageTransform
+) -> tf.Tensor:
     """uint8 [size, size, 3] of a stored record."""
     stored = tf.io.parse_single_example(
         record,
@@ -21,53 +23,53 @@ def cut_photo(record: tf.Tensor, cut: tf.Tensor, flip: tf.Tensor, framing: Frami
     data, orientation = stored["image"], stored["orientation"]
     image = tf.cond(
         tf.io.is_jpeg(data) & (orientation == 1),
-        lambda: _decode_cut(data, cut),
-        lambda: _slice(turn_upright(decode(data), orientation), cut),
+        lambda: _decode_crop(data, crop),
+        lambda: _slice(turn_upright(decode(data), orientation), crop),
     )
-    image = resize(image, framing)
+    image = resize(image, transform)
     # Not image[:, ::-1], which takes twenty times as long.
     return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def resize(image: tf.Tensor, framing: Framing) -> tf.Tensor:
+def resize(image: tf.Tensor, transform: ImageTransform) -> tf.Tensor:
     """uint8 [size, size, 3]: what `tf.image.resize` gives, antialiased, in half the time.
 
     Its operation filters down the columns many values at a time, but along the rows one pixel at a
     time; so the picture is turned between the two.
     """
-    turned = tf.transpose(_resize_columns(image, framing), [1, 0, 2])
-    resized = _resize_columns(turned, framing)
+    turned = tf.transpose(_resize_columns(image, transform), [1, 0, 2])
+    resized = _resize_columns(turned, transform)
     return tf.transpose(
         tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8), [1, 0, 2]
     )
 
 
-def _resize_columns(image: tf.Tensor, framing: Framing) -> tf.Tensor:
+def _resize_columns(image: tf.Tensor, transform: ImageTransform) -> tf.Tensor:
     """float32 [size, n, 3] of an image [m, n, 3]."""
     height, width = tf.unstack(tf.shape(image)[:2])
     columns = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, [1, height, 1, 3 * width]),  # one pixel wide, of many channels
-        size=[framing.size, 1],
-        scale=tf.stack([framing.size / tf.cast(height, tf.float32), 1.0]),
+        size=[transform.size, 1],
+        scale=tf.stack([transform.size / tf.cast(height, tf.float32), 1.0]),
         translation=[0.0, 0.0],
-        kernel_type=KERNELS[framing.interpolation],
+        kernel_type=KERNELS[transform.interpolation],
         antialias=True,
     )
-    return tf.reshape(columns, [framing.size, width, 3])
+    return tf.reshape(columns, [transform.size, width, 3])
 
 
-def _decode_cut(data: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
+def _decode_crop(data: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
     """The cut of an upright JPEG: the pixels that `decode` gives there, without the others."""
     shape = tf.io.extract_jpeg_shape(data)
-    low = tf.maximum(cut[:2] - _MARGIN, 0)
-    high = tf.minimum(cut[2:] + _MARGIN, shape[1::-1])
+    low = tf.maximum(crop[:2] - _MARGIN, 0)
+    high = tf.minimum(crop[2:] + _MARGIN, shape[1::-1])
     window = tf.stack([low[1], low[0], high[1] - low[1], high[0] - low[0]])
     image = tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method="INTEGER_ACCURATE")
-    return _slice(image, cut - tf.tile(low, [2]))
+    return _slice(image, crop - tf.tile(low, [2]))
 
 
-def _slice(image: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
-    return image[cut[1] : cut[3], cut[0] : cut[2]]
+def _slice(image: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
+    return image[crop[1] : crop[3], crop[0] : crop[2]]
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:

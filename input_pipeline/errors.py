@@ -3,7 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-from grnet_jax.errors import InputError
+
+class InputError(ValueError):
+    """Something given from outside is wrong: a config field, a file, a folder.
+
+    The message says what was given, what was expected and what to do; commands print it
+    without a traceback.
+    """
 
 
 def one_of(values: Sequence[str]) -> str:
@@ -35,8 +41,8 @@ class ListError(InputError):
         cure = "Correct them"
         if rows_can_be_skipped:
             cure += (
-                ", or leave bad rows out: config.data.on_bad_row=skip (of input_pipeline.prepare "
-                "--on_bad_row=skip), or kinds of problems in its place"
+                ", or leave bad rows out: python -m "
+                "input_pipeline.prepare ... --on_error=skip, or kinds of problems in its place"
             )
         super().__init__(f"{self.subject} {count}:\n{shown}\n{cure}.")
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from input_pipeline.stored_index import DIGEST, StoredIndex, number_contents
+from input_pipeline.vocabulary import CUSTOMER, LANDMARKS, SHOP
 
-CUSTOMER, SHOP = 0, 1
-SLOTS = 8  # of landmarks: left and right collar, sleeve, waistline, hem
 _COLUMNS = {  # dtype and shape of one row
     "item": (np.int32, ()),
     "domain": (np.int8, ()),
@@ -22,7 +21,7 @@ _COLUMNS = {  # dtype and shape of one row
     "shrunk": (np.float32, ()),
     "content": (np.int32, ()),
     "clothes_type": (np.int8, ()),
-    "landmarks": (np.int32, (SLOTS, 3)),
+    "landmarks": (np.int32, (len(LANDMARKS), 3)),
     "attribute_ends": (np.int64, ()),
 }
 _ROWS_PER_PART = 65_536

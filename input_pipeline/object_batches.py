@@ -3,38 +3,55 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from grnet_jax.photos import make_framing
 from input_pipeline.batches import check_rows, check_share, record_batches
 from input_pipeline.decoding import KERNELS, decode, turn_upright
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
-from input_pipeline.sampling import PhotoSampler
+from input_pipeline.sampling import ImageSampler
 
 
 class Shape(NamedTuple):
-    """What every photo of a batch is brought to.
+    """What every image of a batch is brought to.
 
     Attributes:
-      size: side of the square, in pixels.
-      kernel: of the resizing.
-      most_objects: places for objects.
+      size: S, side of the square, in pixels.
+      max_objects: M, places for objects; 0: as many as an image of the split has.
       mask_size: side of an object's mask, in pixels; 0: no masks.
+      interpolation: of the resizing, "bilinear" or "bicubic".
     """
 
     size: int
-    kernel: str
-    most_objects: int
-    mask_size: int
+    max_objects: int = 0
+    mask_size: int = 28
+    interpolation: str = "bilinear"
+
+    def for_split(self, split: ObjectSplit) -> "Shape":
+        """Returns the shape with places for every image's objects.
+
+        Raises:
+          DatasetError: a number is wrong, or an image has more objects than there are places.
+        """
+        for name, least in (("size", 1), ("max_objects", 0), ("mask_size", 0)):
+            if getattr(self, name) < least:
+                raise DatasetError(f"{name}={getattr(self, name)}: expected at least {least}")
+        needed = int(split.index.objects.max(initial=0))
+        if 0 < self.max_objects < needed:
+            photo = split.index.photo_id[split.index.objects.argmax()]
+            raise DatasetError(
+                f"max_objects={self.max_objects}: {photo} of split {split.name!r} has {needed} "
+                f"objects; set it to {needed} or more, or to 0"
+            )
+        return self._replace(max_objects=self.max_objects or max(needed, 1))
 
 
 def object_train_batches(
     split: ObjectSplit,
-    data_config: ml_collections.ConfigDict,
+    shape: Shape,
     *,
+    flip: bool = True,
     batch_photos: int,
     start_step: int,
     steps: int,
@@ -45,12 +62,12 @@ def object_train_batches(
     """Yields one host's share of the training batches of `steps` steps from `start_step` on.
 
     Which photos a step holds, and which of them are mirrored, depends on nothing but the seed and
-    the step: see `PhotoSampler`.
+    the step: see `ImageSampler`.
 
     Args:
       split: to train on.
-      data_config: config.data, of which image_size, interpolation, flip, max_objects and mask_size
-        are read.
+      shape: what every image is brought to.
+      flip: random horizontal flips.
       batch_photos: photos in the global batch.
       start_step: first step, counted from 0 over the whole training.
       steps: number of steps.
@@ -65,13 +82,13 @@ def object_train_batches(
       DatasetError: a field is wrong, a photo has too many objects, or the batch cannot be divided
         among the hosts.
     """
-    shape = make_shape(split, data_config)
+    shape = shape.for_split(split)
     check_share(batch_photos, "photos", host, hosts)
-    sampler = PhotoSampler(len(split), seed)
+    sampler = ImageSampler(len(split), seed)
 
     def photos_of(step: int) -> tuple[np.ndarray, np.ndarray]:
-        plan = sampler.plan(step, batch_items=batch_photos, host=host, hosts=hosts)
-        return plan.rows[:, 0], plan.flip[:, 0] & data_config.flip
+        plan = sampler.plan(step, batch_size=batch_photos, host=host, hosts=hosts)
+        return plan.rows[:, 0], plan.flip[:, 0] & flip
 
     def batches() -> Iterator[dict[str, np.ndarray | int]]:
         numbers = range(start_step, start_step + steps)
@@ -84,13 +101,13 @@ def object_train_batches(
 def object_batches(
     split: ObjectSplit,
     rows: Sequence[int] | np.ndarray,
-    data_config: ml_collections.ConfigDict,
+    shape: Shape,
     *,
     batch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields photos in the order of `rows`, never mirrored.
 
-    A photo keeps its aspect: its longer side becomes S = image_size, and black fills the square at
+    A photo keeps its aspect: its longer side becomes S = size, and black fills the square at
     the right or below. M is max_objects, or with 0 the most objects a photo of the split has.
 
     Yields:
@@ -106,7 +123,7 @@ def object_batches(
     Raises:
       DatasetError: a field is wrong, or a photo has too many objects.
     """
-    shape = make_shape(split, data_config)
+    shape = shape.for_split(split)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     chosen = np.asarray(rows, np.int32).reshape(-1)
@@ -121,31 +138,6 @@ def object_batches(
             yield {name: _filled(name, values, batch) for name, values in found.items()}
 
     return batches()
-
-
-def make_shape(split: ObjectSplit, data_config: ml_collections.ConfigDict) -> Shape:
-    """The shape that config.data describes, for the photos of a split.
-
-    Raises:
-      DatasetError: a field is wrong, or a photo has more objects than there are places.
-    """
-    framing = make_framing(data_config)
-    for field in ("max_objects", "mask_size"):
-        if data_config[field] < 0:
-            raise DatasetError(f"config.data.{field}={data_config[field]}: expected at least 0")
-    needed, places = int(split.index.objects.max(initial=0)), data_config.max_objects
-    if 0 < places < needed:
-        photo = split.index.photo_id[split.index.objects.argmax()]
-        raise DatasetError(
-            f"config.data.max_objects={places}: {photo} of split {split.name!r} has {needed} "
-            f"objects; set it to {needed} or more, or to 0"
-        )
-    return Shape(
-        framing.size,
-        KERNELS[framing.interpolation],
-        places or max(needed, 1),
-        data_config.mask_size,
-    )
 
 
 def _filled(name: str, values: np.ndarray, batch: int) -> np.ndarray:
@@ -188,7 +180,7 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Ten
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = shape.size / tf.reduce_max(sides)
     # Not tf.image.resize, which rounds the size first and so scales the shorter side otherwise.
-    square = _scaled(image, [shape.size] * 2, [scale] * 2, [0.0, 0.0], shape.kernel)
+    square = _scaled(image, [shape.size] * 2, [scale] * 2, [0.0, 0.0], KERNELS[shape.interpolation])
     boxes = tf.reshape(stored["boxes"], [-1, 4])
     found = {
         "photo": square,
@@ -256,10 +248,10 @@ def _mirrored_boxes(boxes: tf.Tensor, width: tf.Tensor, flip: tf.Tensor) -> tf.T
 
 
 def _padded(values: tf.Tensor, shape: Shape, nothing: float) -> tf.Tensor:
-    missing = shape.most_objects - tf.shape(values)[0]
+    missing = shape.max_objects - tf.shape(values)[0]
     around = [[0, missing], *([0, 0] for _ in values.shape[1:])]
     padded = tf.pad(values, around, constant_values=tf.cast(nothing, values.dtype))
-    return tf.ensure_shape(padded, [shape.most_objects, *values.shape[1:]])
+    return tf.ensure_shape(padded, [shape.max_objects, *values.shape[1:]])
 
 
 def _sequence(kind: tf.DType) -> tf.io.FixedLenSequenceFeature:

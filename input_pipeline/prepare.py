@@ -1,7 +1,7 @@
 """Prepares a data set and tells what it holds.
 
-    python -m input_pipeline.prepare --dataset=synthetic --size=small --dir=data
-    python -m input_pipeline.prepare --dataset=manifest --manifest=photos/manifest.csv --dir=data
+    python -m input_pipeline.prepare --dataset=synthetic --source=small --dir=data
+    python -m input_pipeline.prepare --dataset=manifest --source=photos/manifest.csv --dir=data
     python -m input_pipeline.prepare --dataset=deepfashion_c2s --source=DeepFashion/c2s --check
 
 --check reads all lists and photos, tells every problem, and writes nothing; its exit status is 2
@@ -15,30 +15,37 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grnet_jax.errors import InputError
-from grnet_jax.photos import MAX_PIXELS
+import pydantic
+
 from input_pipeline.datasets.registry import REGISTRY
+from input_pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
+    from input_pipeline.config import DatasetConfig, PrepareOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     # Imported here: rendering processes import this module, and need none of these.
-    import ml_collections
-
+    from input_pipeline.config import DatasetConfig, PrepareOptions
     from input_pipeline.dataset import load_dataset
 
-    fields = {
-        name: value for name, value in vars(options).items() if name not in ("dataset", "check")
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name in PrepareOptions.model_fields and value is not None
     }
-    data = ml_collections.ConfigDict({**fields, "name": options.dataset})
     try:
+        chosen = PrepareOptions(**given)
+        dataset_config = DatasetConfig(name=options.dataset, source=options.source, dir=options.dir)
         if options.check:
-            return _check(data)
-        dataset = load_dataset(data)
+            return _check(dataset_config, chosen)
+        dataset = load_dataset(dataset_config, chosen)
+    except pydantic.ValidationError as error:
+        for one in error.errors():
+            print(f"error: --{one['loc'][0]}={one['input']}: {one['msg']}", file=sys.stderr)
+        return 2
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -90,10 +97,10 @@ def _optional(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
 
 
-def _check(data: "ConfigDict") -> int:
+def _check(dataset: "DatasetConfig", options: "PrepareOptions") -> int:
     from input_pipeline.dataset import check_source
 
-    checked, refused, summary = check_source(data)
+    checked, refused, summary = check_source(dataset, options)
     for problem in checked.problems:
         print(problem)
     print(f"\n{format_summary(summary)}\n")
@@ -104,8 +111,8 @@ def _check(data: "ConfigDict") -> int:
     if refused:
         kinds = ",".join(sorted({problem.kind for problem in refused}))
         print(
-            f"{bad}, {len(refused):,} problems that preparing refuses; --on_bad_row=skip leaves "
-            f"all bad rows out, --on_bad_row={shlex.quote(kinds)} those of these kinds."
+            f"{bad}, {len(refused):,} problems that preparing refuses; --on_error=skip leaves "
+            f"all bad rows out, --on_error={shlex.quote(kinds)} those of these kinds."
         )
         return 2
     print(f"{bad} will be left out." if checked.problems else "No problems.")
@@ -127,30 +134,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", choices=tuple(REGISTRY), default="synthetic")
     add("--check", action="store_true", help="check lists and photos only; write nothing")
     add("--dir", default="data", help="folder of prepared data sets (%(default)s)")
-    add("--size", default="small", help="synthetic: small or tiny (%(default)s)")
-    add("--train_items", type=int, default=0, help="synthetic: 0 for the size's own")
-    add("--seed", type=int, default=0, help="synthetic: draws another set (%(default)s)")
-    add("--manifest", default="", help="manifest, findfashion: path of the CSV")
-    add("--source", default="", help="all others: the folder you downloaded")
     add(
-        "--on_bad_row",
+        "--source",
         default="",
-        help="error, skip, or kinds of problems to skip, joined by commas; by default those that "
-        "the data set is known to have (docs/datasets.md)",
+        help="the CSV (manifest, findfashion) or the folder you downloaded; synthetic: small, tiny",
     )
-    add("--max_pixels", type=int, default=MAX_PIXELS, help="largest photo (%(default)s pixels)")
-    add("--long_side", type=int, default=0, help="store larger photos at this size; 0: as found")
-    add("--beam_runner", default="", help="write the records with Apache Beam, as DirectRunner")
-    add("--beam_options", default="", help="Beam's flags, joined by commas")
+    from input_pipeline.config import PrepareOptions
+
+    for name, declared in PrepareOptions.model_fields.items():
+        kind: Any = declared.annotation
+        add(f"--{name}", type=kind, help=declared.description)
     return parser
 
 
 def _next_command(options: argparse.Namespace) -> str:
-    defaults = _parser().parse_args([])
+    fields = {"dir": "data", "source": ""}
     given = [
-        f"--config.data.{name}={getattr(options, name)}"
-        for name in ("dir", *REGISTRY[options.dataset].fields)
-        if name == "dir" or getattr(options, name) != getattr(defaults, name)
+        f"--config.dataset.{name}={getattr(options, name)}"
+        for name, default in fields.items()
+        if getattr(options, name) != default
     ]
     return shlex.join(
         ["python", "train.py", f"--config=configs/grnet.py:{options.dataset}", *given]

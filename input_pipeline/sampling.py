@@ -8,25 +8,23 @@ version of NumPy may order an epoch differently.)
 import abc
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from input_pipeline.errors import DatasetError, one_of
+from input_pipeline.config import SamplerConfig
+from input_pipeline.errors import DatasetError
 from input_pipeline.index import PhotoIndex
 
 if TYPE_CHECKING:
     from input_pipeline.dataset import Split
 
-EPOCHS = ("pairs", "items")
-SAMPLERS = ("pairs", "items", "photos")
-ITEM_DOMAINS = ("both", "any")
 # Independent streams of random numbers.
 _ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW, _CHANGE = range(7)
 
 
 @dataclass(frozen=True)
-class StepPlan:
+class SampledBatch:
     """One host's share of a step: n groups of k photos.
 
     Attributes:
@@ -44,10 +42,10 @@ class StepPlan:
     change: np.ndarray
 
     @property
-    def transposed(self) -> "StepPlan":
+    def transposed(self) -> "SampledBatch":
         """The photos of all groups that are first in theirs, then the second: [k, n]."""
         parts = (self.rows, self.flip, self.shift, self.change)
-        return StepPlan(*(part.swapaxes(0, 1) for part in parts))
+        return SampledBatch(*(part.swapaxes(0, 1) for part in parts))
 
 
 class Sampler(abc.ABC):
@@ -77,10 +75,10 @@ class Sampler(abc.ABC):
     def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
         """int32 [n, k]: the photos of these groups of an epoch."""
 
-    def plan(self, step: int, *, batch_items: int, host: int, hosts: int) -> StepPlan:
+    def plan(self, step: int, *, batch_size: int, host: int, hosts: int) -> SampledBatch:
         """The groups of one step that belong to one host."""
-        share = batch_items // hosts
-        positions = step * batch_items + host * share + np.arange(share, dtype=np.int64)
+        share = batch_size // hosts
+        positions = step * batch_size + host * share + np.arange(share, dtype=np.int64)
         epochs, places = np.divmod(positions, self.epoch_length)
         rows = np.empty((share, self.group_size), np.int32)
         for epoch in np.unique(epochs):
@@ -88,7 +86,7 @@ class Sampler(abc.ABC):
             groups = self._order(int(epoch))[places[chosen]]
             rows[chosen] = self._rows(int(epoch), groups)
         photos = self.group_size * positions[:, None] + np.arange(self.group_size)
-        return StepPlan(
+        return SampledBatch(
             rows,
             flip=_uniform(self._seed, _FLIP, photos) < 0.5,
             shift=self._either_way(_SHIFT, photos, 4),
@@ -113,8 +111,6 @@ class PairSampler(Sampler):
     """
 
     def __init__(self, index: PhotoIndex, epoch: str, seed: int):
-        if epoch not in EPOCHS:
-            raise DatasetError(f"config.data.epoch={epoch!r}: expected {one_of(EPOCHS)}")
         self._index = index
         self._by_items = epoch == "items"
         super().__init__(len(index.paired_items) if self._by_items else len(index.pairs), 2, seed)
@@ -145,29 +141,23 @@ class ItemSampler(Sampler):
 
     Args:
       index: of the split.
-      photos_per_item: K, at least 2.
-      domains: "both": the first K // 2 are customer photos and the others shop photos, of items
-        that have both; "any": all of an item's photos alike, of items that have two.
+      images_per_item: K, at least 2.
+      cross_domain: the first K // 2 are customer photos and the others shop photos, of items
+        that have both; false: all of an item's photos alike, of items that have two.
       seed: of the orders.
     """
 
-    def __init__(self, index: PhotoIndex, photos_per_item: int, domains: str, seed: int):
-        if domains not in ITEM_DOMAINS:
-            raise DatasetError(f"config.data.domains={domains!r}: expected {one_of(ITEM_DOMAINS)}")
-        if photos_per_item < 2:
-            raise DatasetError(
-                f"config.data.photos_per_item={photos_per_item}: expected at least 2"
-            )
-        if domains == "both":
-            half = photos_per_item // 2
-            self._parts = [(index.customers, half), (index.shops, photos_per_item - half)]
+    def __init__(self, index: PhotoIndex, images_per_item: int, cross_domain: bool, seed: int):
+        if cross_domain:
+            half = images_per_item // 2
+            self._parts = [(index.customers, half), (index.shops, images_per_item - half)]
             self._items = index.paired_items
         else:
             photos = index.photos
-            self._parts = [(photos, photos_per_item)]
+            self._parts = [(photos, images_per_item)]
             self._items = np.flatnonzero(photos.counts >= 2).astype(np.int32)
         self._photos = len(index)
-        super().__init__(len(self._items), photos_per_item, seed)
+        super().__init__(len(self._items), images_per_item, seed)
 
     def _order_epoch(self, epoch: int) -> np.ndarray:
         return self._items[self._generator(epoch, _ORDER).permutation(self.epoch_length)]
@@ -185,7 +175,7 @@ class ItemSampler(Sampler):
         return np.concatenate(drawn)
 
 
-class PhotoSampler(Sampler):
+class ImageSampler(Sampler):
     """Groups are single photos of a split, of which there are `photos`."""
 
     def __init__(self, photos: int, seed: int):
@@ -198,38 +188,36 @@ class PhotoSampler(Sampler):
         return groups[:, None]
 
 
-def steps_per_epoch(split: "Split", data: Any, batch_items: int) -> int:
-    """Steps of `batch_items` groups that reach every group of an epoch at least once; at least 1.
+def steps_per_epoch(split: "Split", sampler: SamplerConfig, batch_size: int) -> int:
+    """Steps of `batch_size` groups that reach every group of an epoch at least once; at least 1.
 
     Args:
       split: to train on.
-      data: config.data.
-      batch_items: groups in the global batch; see `make_sampler`.
+      sampler: what a batch holds.
+      batch_size: groups in the global batch; see `build_sampler`.
     """
-    return -(-make_sampler(split, data, seed=0).epoch_length // batch_items)
+    return -(-build_sampler(split, sampler, seed=0).epoch_length // batch_size)
 
 
-def make_sampler(split: "Split", data: Any, seed: int) -> Sampler:
-    """The sampler that config.data.sampler names: pairs, items (of K photos each) or photos.
+def build_sampler(split: "Split", config: SamplerConfig, seed: int) -> Sampler:
+    """Builds the sampler of pairs, items (of K images each) or images.
 
     Raises:
-      DatasetError: a field is wrong, or the split has nothing to train on.
+      DatasetError: the split has nothing to train on.
     """
-    if data.sampler not in SAMPLERS:
-        raise DatasetError(f"config.data.sampler={data.sampler!r}: expected {one_of(SAMPLERS)}")
-    if data.sampler == "photos":
-        return PhotoSampler(len(split.index), seed)
+    if config.name == "images":
+        return ImageSampler(len(split.index), seed)
     lack = "both a customer and a shop photo"
     sampler: Sampler
-    if data.sampler == "pairs":
-        sampler = PairSampler(split.index, data.epoch, seed)
+    if config.name == "pairs":
+        sampler = PairSampler(split.index, config.epoch, seed)
     else:
-        sampler = ItemSampler(split.index, data.photos_per_item, data.domains, seed)
-        lack = "two photos" if data.domains == "any" else lack
+        sampler = ItemSampler(split.index, config.images_per_item, config.cross_domain, seed)
+        lack = "two photos" if not config.cross_domain else lack
     if not sampler.epoch_length:
         counts = split.index.counts()
         raise DatasetError(
-            f"split {split.name!r} has no {data.sampler} to train on: no item has {lack} "
+            f"split {split.name!r} has no {config.name} to train on: no item has {lack} "
             f"({counts['customer_photos']} customer and {counts['shop_photos']} shop "
             f"photos of {counts['items']} items)"
         )

@@ -7,8 +7,8 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 from etils import epath
 
-from grnet_jax.photos import open_photo
 from input_pipeline.errors import DatasetError
+from input_pipeline.images import load_image
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_index import StoredIndex
 
@@ -85,4 +85,4 @@ class StoredSplit(abc.ABC, Generic[Index, Record]):
     def picture(self, row: int) -> np.ndarray:
         """uint8 [H, W, 3]: a whole photo, upright."""
         record = self.record(row)
-        return open_photo(record.image, record.height * record.width, record.photo_id)
+        return load_image(record.image, record.height * record.width, record.photo_id)

@@ -31,7 +31,7 @@ def tiny_config(data_dir):
         config.data.image_size = 32
         config.model.node_dim = 16
         config.model.reasoning_dim = 8
-        config.train.batch_items = 8
+        config.train.batch_size = 8
         config.train.steps = 6
         config.optimizer.warmup_steps = 2
         config.train.log_every = 2

@@ -17,16 +17,16 @@ from configs import grnet
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.mesh import make_mesh
-from grnet_jax.photos import PhotoError
 from grnet_jax.training.checkpoints import CheckpointError
 from grnet_jax.training.setup import restore_run
+from input_pipeline.images import ImageError
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _FIELDS = (
     "data.image_size=32",
     "model.node_dim=16",
     "model.reasoning_dim=8",
-    "train.batch_items=8",
+    "train.batch_size=8",
     "train.steps=6",
     "train.eval_every=3",
     "train.checkpoint_every=3",
@@ -224,7 +224,7 @@ def test_load_takes_files_and_arrays(trained, tmp_path):
         matcher.embed([])
     with pytest.raises(InputError, match="1 photos, but 2 boxes"):
         matcher.embed([array], [None, None])
-    with pytest.raises(PhotoError, match=r"missing\.jpg"):
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
         matcher.embed([tmp_path / "missing.jpg"])
     for single in (str(path), array):
         with pytest.raises(InputError, match="expected a list of photos"):

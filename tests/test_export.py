@@ -17,9 +17,9 @@ from grnet_jax.errors import InputError
 from grnet_jax.export import reading
 from grnet_jax.export.reading import ExportError, load_exported
 from grnet_jax.export.writing import export_matcher
-from grnet_jax.photos import Framing, make_framing
 from grnet_jax.training.setup import resolve_preprocessing
 from grnet_jax.training.state import init_variables
+from input_pipeline.images import ImageTransform, build_transform
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _VARIANTS = {
@@ -92,8 +92,8 @@ def test_the_description_tells_what_is_needed(exported):
         "regions": {"shape": ["n", 24, 128], "dtype": "float32"},
     }
     assert (described["step"], described["platforms"]) == (7, ["cpu", "cuda", "tpu"])
-    assert Framing(**described["framing"]) == make_framing(config.data)
-    assert Framing(**described["shop_framing"]) == make_framing(config.data, shop=True)
+    assert ImageTransform(**described["framing"]) == build_transform(config.data)
+    assert ImageTransform(**described["shop_framing"]) == build_transform(config.data, shop=True)
 
 
 def test_the_config_hash_is_the_configs(exported, tmp_path):

@@ -17,9 +17,11 @@ from ml_collections import config_flags
 
 from benchmarks.reproduce.papers import SYNTHETIC, Paper, Row, Table
 from benchmarks.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
+from grnet_jax.training.build import count_steps
 from grnet_jax.training.checkpoints import Checkpoints
-from grnet_jax.training.setup import count_steps
+from input_pipeline import keypoint_names, load_dataset, steps_per_epoch
 
 _PRETRAINED = "model.backbone.pretrained"
 _KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
@@ -187,10 +189,8 @@ def _local_file(row: Row, files: Mapping[str, str]) -> dict[str, Any]:
         return {}
     if not row.keypoints:
         return {_PRETRAINED: path}
-    from input_pipeline.points import point_names  # loaded only where it is used
-
     # As train.py will find it, which runs at the root.
-    names = point_names(str(ROOT / pathlib.Path(path).expanduser()))
+    names = keypoint_names(str(ROOT / pathlib.Path(path).expanduser()))
     return {_KEYPOINTS: path, _NUM_KEYPOINTS: len(names)}
 
 
@@ -315,13 +315,11 @@ def _train(experiment: Experiment, runs: pathlib.Path) -> int | None:
 
 def _steps_left(experiment: Experiment, runs: pathlib.Path) -> int:
     """How many steps the run's last checkpoint is before its end."""
-    from input_pipeline import load_dataset, steps_per_epoch  # loaded only where it is used
-
-    config = experiment.read_config()
+    config: Any = parse_config(experiment.read_config())
     epoch = 0
     if not config.train.steps:
-        split = load_dataset(config.data).split("train")
-        epoch = steps_per_epoch(split, config.data, config.train.batch_items)
+        split = load_dataset(config.dataset).split("train")
+        epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     with Checkpoints(epath.Path(ROOT / runs / experiment.workdir)) as saved:
         return count_steps(config.train, epoch) - (saved.last_step or 0)

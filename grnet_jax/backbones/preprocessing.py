@@ -17,7 +17,7 @@ class Preprocessing(NamedTuple):
       mean: of red, green and blue scaled to 0..1; subtracted.
       deviation: divided by.
       interpolation: of the resizing, "bilinear" or "bicubic", both antialiased.
-      center_share: side of the central square that is seen, as a share of the photo's shorter
+      center_fraction: side of the central square that is seen, as a share of the photo's shorter
         side, where a whole photo is looked at: 0.875 is "shorter side to 256, then the middle
         224".
     """
@@ -25,7 +25,7 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     interpolation: str
-    center_share: float
+    center_fraction: float
 
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

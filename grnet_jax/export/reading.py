@@ -5,7 +5,7 @@
     scores = matcher.score(query, gallery)
 
 The photos are cut, scaled squares: `matcher.description["framing"]` says how, and
-`grnet_jax.photos.crop_and_resize` does it.
+`input_pipeline.images.crop_and_resize` does it.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ import grnet_jax
 from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.export.reading import DESCRIPTION, FORMAT
-from grnet_jax.photos import make_framing
+from input_pipeline.images import build_transform
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -118,5 +118,5 @@ def _write(directory: epath.Path, name: str, half: jax.export.Exported) -> dict[
 
 
 def _framing(data: Any, shop: bool) -> dict[str, Any]:
-    """How a photo becomes the square that `embed` takes: `grnet_jax.photos.Framing`."""
-    return dataclasses.asdict(make_framing(data, shop))
+    """How a photo becomes the square that `embed` takes: `input_pipeline.images.ImageTransform`."""
+    return dataclasses.asdict(build_transform(data, shop))

@@ -33,12 +33,12 @@ from grnet_jax.figures.explanation_page import ExplainedPair, Section, write_exp
 from grnet_jax.figures.explanations import Explainer, SeenPhoto, frame_photo
 from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.mesh import make_mesh
-from grnet_jax.photos import Box, check_box, make_framing, open_photo
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.protocols import VIEWS
 from grnet_jax.retrieval.tasks import configured_task
 from grnet_jax.training.setup import Run, restore_run
 from grnet_jax.training.state import TrainState
+from input_pipeline.images import Box, build_transform, check_box, load_image
 
 # So many times more queries are ranked than shown, to have right and wrong answers among them.
 _RANKED = 8
@@ -84,12 +84,12 @@ def _of_files(
     data = run.config.data
     photos = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
-        if box is not None and make_framing(data, shop).crop not in ("box", "detected"):
+        if box is not None and build_transform(data, shop).crop not in ("box", "detected"):
             raise InputError("--boxes: this matcher was trained without (data.crop, shop_crop)")
-        whole = open_photo(path, data.max_pixels)
+        whole = load_image(path, data.max_pixels)
         if box is not None:
             check_box(box, whole, f"--boxes: that of {path}")
-        photos.append(frame_photo(path, whole, box, make_framing(data, shop)))
+        photos.append(frame_photo(path, whole, box, build_transform(data, shop)))
     query, gallery = photos
     pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
     return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."

@@ -91,9 +91,9 @@ def named_pair(index: Any, query: str, gallery: str) -> ChosenPair:
 
 def split_photos(split: Any, data: Any, rows: Sequence[int]) -> list[SeenPhoto]:
     """Photos of an `input_pipeline.Split`, as batches of `config.data` have them."""
-    from input_pipeline.cuts import Cuts  # the pipeline is loaded only where it is used
+    from input_pipeline.crops import CropBoxes  # the pipeline is loaded only where it is used
 
-    cuts = Cuts(split, data).pixels(np.asarray(rows))
+    cuts = CropBoxes(split, data).pixels(np.asarray(rows))
     return [
         SeenPhoto(
             name=str(split.index.photo_id[row]),

@@ -11,7 +11,7 @@ from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.figures.grad_cam import pair_grad_cam
 from grnet_jax.figures.strongest_nodes import StrongNode, strongest_nodes
-from grnet_jax.photos import Box, Framing, crop_and_resize, pixel_box
+from input_pipeline.images import Box, ImageTransform, crop_and_resize, pixel_box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,9 @@ class SeenPhoto:
         return self.cut != (0, 0, width, height)
 
 
-def frame_photo(name: str, whole: np.ndarray, box: Box | None, framing: Framing) -> SeenPhoto:
+def frame_photo(
+    name: str, whole: np.ndarray, box: Box | None, framing: ImageTransform
+) -> SeenPhoto:
     """A photo uint8 [H, W, 3], cut as the framing says."""
     cut = pixel_box(framing.box(box, *whole.shape[:2]), *whole.shape[:2])
     return SeenPhoto(name, whole, cut, crop_and_resize(whole, box, framing))

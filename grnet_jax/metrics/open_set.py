@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 
 class RocCurve(NamedTuple):
-    """Points of the curve from (0, 0) to (1, 1), thresholds falling.
+    """Keypoints of the curve from (0, 0) to (1, 1), thresholds falling.
 
     Queries that score alike, and those masked out, repeat a point; the curve is the same.
 

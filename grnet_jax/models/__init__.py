@@ -1,21 +1,10 @@
-"""Matchers, one a file, and the registry that builds them from a config."""
+"""Matchers: a file each, found by its name, with `Config` and `build`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib
 
 import flax.linen as nn
 
-from grnet_jax.errors import InputError
-from grnet_jax.models import (
-    colour_histogram,
-    darn,
-    embedding,
-    fashionnet,
-    grnet,
-    kpm,
-    local_matching,
-    pair_metric,
-)
+from grnet_jax.models.config import ModelConfig
 from grnet_jax.models.matcher import (
     DomainPhotos,
     Features,
@@ -45,7 +34,6 @@ from grnet_jax.models.matcher import (
 from grnet_jax.models.views import Views, embed_views, make_views
 
 __all__ = [
-    "MATCHERS",
     "DomainPhotos",
     "Features",
     "InnerProduct",
@@ -76,24 +64,7 @@ __all__ = [
     "unit_vectors",
 ]
 
-MATCHERS: Mapping[str, Callable[[Any], nn.Module]] = {
-    "colour_histogram": colour_histogram.build,
-    "darn": darn.build,
-    "embedding": embedding.build,
-    "fashionnet": fashionnet.build,
-    "grnet": grnet.build,
-    "kpm": kpm.build,
-    "local_matching": local_matching.build,
-    "pair_metric": pair_metric.build,
-}
 
-
-def build_matcher(model: Any) -> nn.Module:
-    """The matcher that `config.model` describes, a Linen module with `embed` and `score`.
-
-    Raises:
-      InputError: naming the matchers there are, or the field that cannot be.
-    """
-    if model.name not in MATCHERS:
-        raise InputError(f"model.name: {model.name!r} is none of {sorted(MATCHERS)}")
-    return MATCHERS[model.name](model)
+def build_matcher(model: ModelConfig) -> nn.Module:
+    """Builds the matcher of this section, a Linen module with `embed` and `score`."""
+    return importlib.import_module(type(model).__module__).build(model)

@@ -7,7 +7,7 @@ the place of a branch for each type; dense layers on the last map's means; and t
 unit vectors of these means and of both dense layers side by side.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,16 +15,15 @@ import jax.numpy as jnp
 
 from grnet_jax.backbones.preprocessing import normalise
 from grnet_jax.errors import InputError
-from grnet_jax.models.mapped import map_fields
 from grnet_jax.models.matcher import (
     DomainPhotos,
     Features,
     InnerProduct,
     Predictions,
-    model_dtype,
     unit_vectors,
 )
-from grnet_jax.models.recogniser import check_outputs, hidden_layer
+from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
+from grnet_jax.models.region_matcher import map_fields
 
 _STREAMS = ("customer", "shop")  # in the order of a photo's domain
 
@@ -38,8 +37,8 @@ class DARN(InnerProduct):
     Attributes:
       customer: backbone of the customer photos; the map of the largest stride is used.
       shop: that of the shop photos.
-      categories: of which a photo has one.
-      attributes: of which a photo has any; 0 for no head of them.
+      num_classes: categories, of which a photo has one.
+      num_attributes: of which a photo has any; 0 for no head of them.
       hidden: width of both dense layers.
       dropout: share that training leaves out after each of them.
       preprocessing: name of the photo normalisation.
@@ -49,8 +48,8 @@ class DARN(InnerProduct):
 
     customer: nn.Module
     shop: nn.Module
-    categories: int
-    attributes: int
+    num_classes: int
+    num_attributes: int
     hidden: int = 4096
     dropout: float = 0.0
     preprocessing: str = "imagenet"
@@ -62,9 +61,9 @@ class DARN(InnerProduct):
     def setup(self) -> None:
         """The layers of both streams."""
         self.fc1, self.fc2 = self._of_each(self.hidden), self._of_each(self.hidden)
-        self.category = self._of_each(self.categories)
-        if self.attributes:
-            self.attribute = self._of_each(self.attributes)
+        self.category = self._of_each(self.num_classes)
+        if self.num_attributes:
+            self.attribute = self._of_each(self.num_attributes)
         self.drop = nn.Dropout(self.dropout)
 
     def _of_each(self, width: int) -> dict[str, nn.Dense]:
@@ -106,7 +105,7 @@ class DARN(InnerProduct):
         first = self._hidden(self.fc1[name], local, train)
         second = self._hidden(self.fc2[name], first, train)
         parts = [unit_vectors(part.astype(wide)) for part in (local, first, second)]
-        attributes = self.attribute[name](second).astype(wide) if self.attributes else None
+        attributes = self.attribute[name](second).astype(wide) if self.num_attributes else None
         predictions = Predictions(self.category[name](second).astype(wide), attributes)
         return Features(unit_vectors(jnp.concatenate(parts, axis=1))), predictions
 
@@ -118,22 +117,23 @@ class DARN(InnerProduct):
         return dict.fromkeys(_STREAMS, theirs) if theirs else {}
 
 
-def build(model: Any) -> DARN:
-    """The matcher that `config.model` describes.
+class Config(RecognitionConfig):
+    """DARN; its hidden is the width of both dense layers of a stream."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    check_outputs(model)
-    fields = dict(map_fields(model))
+    name: Literal["darn"] = "darn"
+
+
+def build(config: Config) -> DARN:
+    """Builds the matcher of this section."""
+    fields = dict(map_fields(config))
     backbone = fields.pop("backbone")
     return DARN(
         customer=backbone,
         shop=backbone.clone(),
-        categories=model.categories,
-        attributes=model.attributes,
-        hidden=model.hidden,
-        dropout=model.dropout,
-        dtype=model_dtype(model),
+        num_classes=config.num_classes,
+        num_attributes=config.num_attributes,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        dtype=jnp.dtype(config.dtype),
         **fields,
     )

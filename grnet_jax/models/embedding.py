@@ -1,29 +1,28 @@
 """One descriptor a photo, compared by inner product: any backbone, a pooling, one linear layer."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pydantic
 
-from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.models.mapped import last_map, map_fields
+from grnet_jax.errors import InputError
+from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
     Predictions,
-    model_dtype,
     unit_vectors,
 )
-
-POOLINGS = ("gem", "average", "max")
-PATHS = ("all", "classes")
+from grnet_jax.models.region_matcher import final_feature_map, map_fields
+from input_pipeline import Section, field
 
 
 class Pooling(nn.Module):
     """Feature maps to one vector a photo.
 
-    "gem" is the generalised mean (Radenovic et al., 2018), (mean of max(x, 1e-6)^p)^(1/p) for each
+    "gem" is the generalized mean (Radenovic et al., 2018), (mean of max(x, 1e-6)^p)^(1/p) for each
     channel, with one learned p that starts at 3: p = 1 is the average, a very large p the maximum.
 
     Attributes:
@@ -87,22 +86,22 @@ class Embedding(InnerProduct):
     Attributes:
       backbone: photos to feature maps; the map of the largest stride is used.
       pooling: "gem", "average" or "max".
-      dim: dimensions of the descriptor; 0 leaves the linear layer out.
-      classes: logits of the class head; 0 for none.
+      embedding_dim: dimensions of the descriptor; 0 leaves the linear layer out.
+      num_classes: logits of the class head; 0 for none.
       proxies: the class head is a learned unit vector a class, whose logits are those of
         `proxy_logits` with the descriptor; else a linear layer on the pooled vector.
       relaxation: module on the map, or None.
       relaxed: what it stands before: the pooling, and so "all", or the "classes" alone, whose head
         then sees the relaxed map's mean, and the descriptor the map as it is.
-      preprocessing: name of the photo normalisation.
+      preprocessing: name of the photo normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       dtype: of the linear layers' computation.
     """
 
     backbone: nn.Module
     pooling: str = "gem"
-    dim: int = 512
-    classes: int = 0
+    embedding_dim: int = 512
+    num_classes: int = 0
     proxies: bool = False
     relaxation: FeatureRelaxation | None = None
     relaxed: str = "all"
@@ -113,13 +112,13 @@ class Embedding(InnerProduct):
     def setup(self) -> None:
         """The layers after the backbone."""
         self.pooled = Pooling(self.pooling)
-        if self.dim:
-            self.linear = nn.Dense(self.dim, dtype=self.dtype)
-        if self.classes and self.proxies:
-            shape = (self.classes, self.dim)
+        if self.embedding_dim:
+            self.linear = nn.Dense(self.embedding_dim, dtype=self.dtype)
+        if self.num_classes and self.proxies:
+            shape = (self.num_classes, self.embedding_dim)
             self.proxy = self.param("proxy", nn.initializers.normal(1.0), shape)
-        elif self.classes:
-            self.head = nn.Dense(self.classes, dtype=self.dtype)
+        elif self.num_classes:
+            self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """Features of photos uint8 [n, h, w, 3]: descriptor [n, dim]."""
@@ -133,12 +132,12 @@ class Embedding(InnerProduct):
         """`embed`, and the categories' logits; for matchers with the head."""
         features, logits = self.classify(photos, train)
         if logits is None:
-            raise InputError("model.classes: 0, so that there are no categories to predict")
+            raise InputError("model.num_classes: 0, so that there are no categories to predict")
         return features, Predictions(category=logits)
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """The backbone's map of photos uint8 [n, h, w, 3], [n, h', w', c]."""
-        return last_map(self, photos, train)
+        return final_feature_map(self, photos, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
@@ -149,10 +148,10 @@ class Embedding(InnerProduct):
         apart = self.relaxation is not None and self.relaxed == "classes"
         pooled = self.pooled(x if apart else relaxed)
         x = unit_vectors(pooled)
-        if self.dim:
+        if self.embedding_dim:
             x = unit_vectors(self.linear(x).astype(pooled.dtype))
         features = Features(descriptor=x)
-        if not self.classes:
+        if not self.num_classes:
             return features, None
         if self.proxies:
             return features, proxy_logits(x, self.proxy)
@@ -160,46 +159,66 @@ class Embedding(InnerProduct):
         return features, self.head(seen).astype(pooled.dtype)
 
 
-def build(model: Any) -> Embedding:
-    """The matcher that `config.model` describes.
+class RelaxationConfig(Section):
+    """Park et al.'s feature relaxation after the backbone; its sizes are ours."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    relaxation = model.relaxation
-    for field, value, least in (
-        ("dim", model.dim, 0),
-        ("classes", model.classes, 0),
-        ("relaxation.channels", relaxation.channels, 0),
-        ("relaxation.kernel", relaxation.kernel, 1),
-    ):
-        check_at_least(f"model.{field}", value, least)
-    if not 0 <= relaxation.dropout < 1:
-        raise InputError(
-            f"model.relaxation.dropout: expected from 0 to less than 1, got {relaxation.dropout}"
-        )
-    for field, value, choices in (
-        ("pooling", model.pooling, POOLINGS),
-        ("relaxation.path", relaxation.path, PATHS),
-    ):
-        if value not in choices:
-            raise InputError(f"model.{field}: {value!r} is none of {list(choices)}")
-    if relaxation.channels and relaxation.path == "classes" and not model.classes:
-        raise InputError(
-            "model.relaxation.path: 'classes', but model.classes is 0: there is no head"
-        )
-    if model.proxies and not (model.dim and model.classes > 1):
-        raise InputError(
-            "model.proxies: needs model.dim above 0 and model.classes above 1; they are "
-            f"{model.dim} and {model.classes}"
-        )
-    dtype = model_dtype(model)
+    channels: int = field(0, "of its two convolutions; 0: none", "parameters", "features", ge=0)
+    kernel: int = field(1, "side of their windows", "parameters", "features", ge=1)
+    dropout: float = field(0.5, "dropout rate", "parameters", ge=0, lt=1)
+    path: Literal["all", "classes"] = field(
+        "all",
+        "before the pooling, and so all, or before the classes alone",
+        "parameters",
+        "features",
+    )
+
+
+class Config(NetworkConfig):
+    """One embedding an image, and a class head where it is asked for."""
+
+    name: Literal["embedding"] = "embedding"
+    pooling: Literal["gem", "average", "max"] = field(
+        "gem", "gem: generalized mean, its power learned from 3", "parameters", "features"
+    )
+    embedding_dim: int = field(
+        512, "0: the pooled vector itself", "parameters", "features", "scores", ge=0
+    )
+    num_classes: int = field(
+        0,
+        "logits of the class head, at least as many as training has categories or items "
+        "(loss.label); 0: no head",
+        "parameters",
+        ge=0,
+    )
+    proxies: bool = field(
+        False,
+        "the class head is a learned unit vector a class, near or far from embeddings; else a "
+        "linear layer on the pooled vector",
+        "parameters",
+    )
+    relaxation: RelaxationConfig = RelaxationConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.relaxation.channels and self.relaxation.path == "classes" and not self.num_classes:
+            raise ValueError("relaxation.path=classes, but num_classes is 0: there is no head")
+        if self.proxies and not (self.embedding_dim and self.num_classes > 1):
+            raise ValueError(
+                "proxies: needs embedding_dim above 0 and num_classes above 1; they are "
+                f"{self.embedding_dim} and {self.num_classes}"
+            )
+        return self
+
+
+def build(config: Config) -> Embedding:
+    """Builds the matcher of this section."""
+    dtype, relaxation = jnp.dtype(config.dtype), config.relaxation
     return Embedding(
-        **map_fields(model),
-        pooling=model.pooling,
-        dim=model.dim,
-        classes=model.classes,
-        proxies=model.proxies,
+        **map_fields(config),
+        pooling=config.pooling,
+        embedding_dim=config.embedding_dim,
+        num_classes=config.num_classes,
+        proxies=config.proxies,
         relaxation=FeatureRelaxation(
             relaxation.channels, relaxation.kernel, relaxation.dropout, dtype
         )

@@ -7,32 +7,32 @@ from which categories, attributes and the descriptor are read.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pydantic
 
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.pooling import max_pool
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.backbones.preprocessing import normalise
 from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import InputError
 from grnet_jax.graph.reasoning import accumulation_dtype
+from grnet_jax.models.config import BackboneConfig
 from grnet_jax.models.landmark_pooling import check_pooling, pool_landmarks
 from grnet_jax.models.matcher import (
     Features,
     InnerProduct,
     PointedPhotos,
     Predictions,
-    model_dtype,
     unit_vectors,
 )
-from grnet_jax.models.recogniser import check_outputs, hidden_layer
+from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
+from grnet_jax.models.region_matcher import map_fields
+from input_pipeline import ANNOTATED, LANDMARKS, VISIBILITIES, field
 
-SLOTS = 8  # left and right collar, sleeve, waistline, hem, as the input pipeline has them
-_VISIBILITIES = 4  # visible, occluded, truncated, absent
-_POOLING = ("landmarks", "given", "none")
 _LAST = ("conv5_global", "conv5_pose")
 
 
@@ -42,13 +42,13 @@ class FashionNet(InnerProduct):
     Attributes:
       backbone: the shared stages; maps of the last one's stride and, pooled, of twice that.
       last_stage: the fifth, of which the global and the pose branch have one each.
-      categories: of which a photo has one.
-      attributes: of which a photo has any; 0 for no head of them.
+      num_classes: categories, of which a photo has one.
+      num_attributes: of which a photo has any; 0 for no head of them.
       hidden: width of each dense layer: fc6 of the branches, fc7_pose and fc7_fusion.
-      embedding: width of the descriptor.
-      pooling: around estimated "landmarks" or around points that are "given" with the photos, or
+      embedding_dim: width of the descriptor.
+      pooling: around estimated "landmarks" or around "keypoints" that come with the images, or
         "none" for the same network without its local branch.
-      given_points: how many are given.
+      num_keypoints: how many come.
       window: side of the pooled window around a landmark, in cells of the last shared map.
       bins: that a window is pooled to, on each axis.
       dropout: share that training leaves out after each dense layer.
@@ -58,12 +58,12 @@ class FashionNet(InnerProduct):
 
     backbone: VGG
     last_stage: Stage
-    categories: int
-    attributes: int
+    num_classes: int
+    num_attributes: int
     hidden: int = 4096
-    embedding: int = 4096
+    embedding_dim: int = 4096
     pooling: str = "landmarks"
-    given_points: int = 0
+    num_keypoints: int = 0
     window: int = 7
     bins: int = 2
     dropout: float = 0.0
@@ -78,25 +78,25 @@ class FashionNet(InnerProduct):
         self.fc6_pose, self.fc7_pose = self._dense(self.hidden), self._dense(self.hidden)
         # Every landmark starts in the middle.
         self.landmarks = nn.Dense(
-            2 * SLOTS,
+            2 * len(LANDMARKS),
             kernel_init=nn.initializers.zeros,
             bias_init=nn.initializers.constant(0.5),
             dtype=self.backbone.dtype,
         )
-        self.visibility = self._dense(_VISIBILITIES * SLOTS)
+        self.visibility = self._dense(len(VISIBILITIES) * len(LANDMARKS))
         self.fc6_global, self.fc7_fusion = self._dense(self.hidden), self._dense(self.hidden)
         if self.pooling != "none":
             self.fc6_local = self._dense(self.hidden)
-        self.category = self._dense(self.categories)
-        if self.attributes:
-            self.attribute = self._dense(self.attributes)
-        self.descriptor = self._dense(self.embedding)
+        self.category = self._dense(self.num_classes)
+        if self.num_attributes:
+            self.attribute = self._dense(self.num_attributes)
+        self.descriptor = self._dense(self.embedding_dim)
         self.drop = nn.Dropout(self.dropout)
 
     @property
     def takes_points(self) -> bool:
         """Whether `embed` and `predict` take `PointedPhotos`."""
-        return self.pooling == "given"
+        return self.pooling == "keypoints"
 
     def _dense(self, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.backbone.dtype)
@@ -121,8 +121,10 @@ class FashionNet(InnerProduct):
         shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])
         pose = self._hidden(self.fc6_pose, self._last(self.conv5_pose, pooled, moving), train)
         pose = self._hidden(self.fc7_pose, pose, train)
-        landmarks = _at_least_float32(self.landmarks(pose)).reshape(-1, SLOTS, 2)
-        visibility = _at_least_float32(self.visibility(pose)).reshape(-1, SLOTS, _VISIBILITIES)
+        landmarks = _at_least_float32(self.landmarks(pose)).reshape(-1, len(LANDMARKS), 2)
+        visibility = _at_least_float32(self.visibility(pose)).reshape(
+            -1, len(LANDMARKS), len(VISIBILITIES)
+        )
         whole = self._last(self.conv5_global, pooled, moving)
         branches = [self._hidden(self.fc6_global, whole, train)]
         if self.pooling != "none":
@@ -138,7 +140,7 @@ class FashionNet(InnerProduct):
             landmarks=landmarks,
             visibility=visibility,
             category=_at_least_float32(self.category(fused)),
-            attributes=_at_least_float32(self.attribute(fused)) if self.attributes else None,
+            attributes=_at_least_float32(self.attribute(fused)) if self.num_attributes else None,
         )
         return Features(descriptor=unit_vectors(self.descriptor(fused))), predictions
 
@@ -157,20 +159,20 @@ class FashionNet(InnerProduct):
         return taken | {name: theirs[last] for name in _LAST if last in theirs}
 
     def _given(self, photos: jax.Array | PointedPhotos) -> tuple[jax.Array, jax.Array]:
-        """Points [n, p, 2] and which are visible; none is for parameters to be made."""
-        if isinstance(photos, PointedPhotos) and photos.points.shape[1] == self.given_points:
+        """Keypoints [n, p, 2] and which are visible; none is for parameters to be made."""
+        if isinstance(photos, PointedPhotos) and photos.points.shape[1] == self.num_keypoints:
             return photos.points, photos.visible
         if isinstance(photos, PointedPhotos):
             raise InputError(
-                f"model.given_points: {self.given_points}, but data.points has "
+                f"model.num_keypoints: {self.num_keypoints}, but image.keypoints has "
                 f"{photos.points.shape[1]} points"
             )
         if not self.is_initializing():
             raise InputError(
-                "model.pooling=given: photos alone have no points to pool around; evaluate with "
-                "data.points and without eval.store"
+                "model.pooling=keypoints: images alone have no keypoints; evaluate with "
+                "image.keypoints and without eval.search.store"
             )
-        there = (len(photos), self.given_points)
+        there = (len(photos), self.num_keypoints)
         return jnp.zeros((*there, 2)), jnp.zeros(there, bool)
 
     def _last(self, stage: VGGStage, pooled: jax.Array, moving: bool) -> jax.Array:
@@ -188,40 +190,82 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(accumulation_dtype(x))
 
 
-def build(model: Any) -> FashionNet:
-    """The matcher that `config.model` describes.
+class Config(RecognitionConfig):
+    """FashionNet, at the paper's size; widths it does not print are VGG-16's."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    check_outputs(model)
-    check_at_least("model.embedding", model.embedding, 1)
-    if (model.pooling == "given") != (model.given_points > 0):
-        raise InputError(
-            f"model.given_points: {model.given_points} with model.pooling={model.pooling}; "
-            "expected the number of points with 'given', and 0 otherwise"
-        )
-    check_pooling(model.landmark_window, model.landmark_bins)
-    if model.pooling not in _POOLING:
-        raise InputError(f"model.pooling: {model.pooling!r} is none of {list(_POOLING)}")
-    whole = build_backbone(model.backbone.name, model_dtype(model))
-    if not isinstance(whole, VGG):
-        raise InputError(
-            f"model.backbone.name: FashionNet is made of a VGG's stages, and "
-            f"{model.backbone.name!r} is none: choose vgg16, vgg16_bn or vgg_small"
-        )
+    name: Literal["fashionnet"] = "fashionnet"
+    backbone: BackboneConfig = BackboneConfig(name="vgg16")
+    embedding_dim: int = field(
+        4096, "width of the embedding", "parameters", "features", "scores", ge=1
+    )
+    pooling: Literal["landmarks", "keypoints", "none"] = field(
+        "landmarks",
+        "what the local branch pools around: landmarks as estimated, image.keypoints (joints, "
+        "poselets, annotated landmarks), or none: no local branch",
+        "parameters",
+        "features",
+    )
+    num_keypoints: int = field(
+        0, "of image.keypoints, with pooling=keypoints", "parameters", "features", ge=0
+    )
+    landmark_window: int = field(
+        7,
+        "side of the window around a landmark, in cells of the last shared map (28x28 for images "
+        "of 224 pixels); ours",
+        "parameters",
+        "features",
+        ge=1,
+    )
+    landmark_bins: int = field(
+        2, "what it is max-pooled to on each axis; ours", "parameters", "features", ge=1
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if not isinstance(build_backbone(self.backbone.name), VGG):
+            raise ValueError(
+                f"backbone.name={self.backbone.name!r}: FashionNet is made of a VGG's stages; "
+                "expected vgg16, vgg16_bn or vgg_small"
+            )
+        if (self.pooling == "keypoints") != (self.num_keypoints > 0):
+            raise ValueError(
+                f"num_keypoints={self.num_keypoints} with pooling={self.pooling}: expected the "
+                "number of keypoints with pooling=keypoints, and 0 otherwise"
+            )
+        check_pooling(self.landmark_window, self.landmark_bins)
+        return self
+
+    def check_config(self, config: Any) -> None:
+        """Raises ValueError where image.keypoints does not fit `pooling`."""
+        keypoints = config.image.keypoints
+        if (self.pooling == "keypoints") != bool(keypoints):
+            raise ValueError(
+                f'image.keypoints={keypoints!r}: expected a file, or "{ANNOTATED}", with '
+                "model.pooling=keypoints, and nothing otherwise"
+            )
+        if keypoints == ANNOTATED and self.num_keypoints != len(LANDMARKS):
+            raise ValueError(
+                f"model.num_keypoints={self.num_keypoints}: expected {len(LANDMARKS)} with "
+                f"image.keypoints={ANNOTATED}"
+            )
+
+
+def build(config: Config) -> FashionNet:
+    """Builds the matcher of this section."""
+    whole: Any = build_backbone(config.backbone.name, jnp.dtype(config.dtype))
+    fields = map_fields(config)
     return FashionNet(
         backbone=whole.clone(stages=whole.stages[:-1]),
         last_stage=whole.stages[-1],
-        categories=model.categories,
-        attributes=model.attributes,
-        hidden=model.hidden,
-        embedding=model.embedding,
-        pooling=model.pooling,
-        given_points=model.given_points,
-        window=model.landmark_window,
-        bins=model.landmark_bins,
-        dropout=model.dropout,
-        preprocessing=choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
-        frozen_batch_norm=model.backbone.frozen_batch_norm,
+        num_classes=config.num_classes,
+        num_attributes=config.num_attributes,
+        hidden=config.hidden,
+        embedding_dim=config.embedding_dim,
+        pooling=config.pooling,
+        num_keypoints=config.num_keypoints,
+        window=config.landmark_window,
+        bins=config.landmark_bins,
+        dropout=config.dropout,
+        preprocessing=fields["preprocessing"],
+        frozen_batch_norm=fields["frozen_batch_norm"],
     )

@@ -4,19 +4,20 @@ With scales ((1, 1),) and no reasoning layers it is the paper's global baseline 
 row 1): the projected difference of the two photos' global features, and one linear unit.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.errors import check_at_least
-from grnet_jax.graph import SimilarityGraph, check_scales, pool_regions
-from grnet_jax.models.mapped import MapMatcher, map_fields, regions_of
+from grnet_jax.graph import SimilarityGraph, pool_regions
+from grnet_jax.models.config import NetworkConfig, Scales
 from grnet_jax.models.matcher import Features, Scoring, unit_vectors
+from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
+from input_pipeline import field
 
 
-class GRNet(MapMatcher, kw_only=True):
+class GRNet(RegionMatcher, kw_only=True):
     """A matcher whose features are max-pooled regions and whose score is the graph's.
 
     Attributes:
@@ -62,34 +63,74 @@ class GRNet(MapMatcher, kw_only=True):
         return self.graph.global_edges(regions_of(query), regions_of(gallery))
 
 
-def build(model: Any) -> GRNet:
-    """The matcher that `config.model` describes.
+class Config(NetworkConfig):
+    """GRNet, at the paper's values."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    for field, least in (
-        ("descriptor_dim", 0),
-        ("layers", 0),
-        ("node_dim", 1),
-        ("reasoning_dim", 1),
-        ("gallery_chunk", 0),
-    ):
-        check_at_least(f"model.{field}", model[field], least)
+    name: Literal["grnet"] = "grnet"
+    scales: Scales = field(
+        ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3)),
+        "the pyramid, (rows, columns); (1, 1) first",
+        "parameters",
+        "features",
+        "scores",
+    )
+    embedding_dim: int = field(
+        0,
+        "dimensions of the embedding, a projection of all regions that loss.embedding_weight trains"
+        " and that leaves the regions as they are; 0: the whole image's region itself",
+        "parameters",
+        ge=0,
+    )
+    node_dim: int = field(512, "D, of a similarity node", "parameters", "scores", ge=1)
+    reasoning_dim: int = field(128, "C', inside the reasoning", "parameters", "scores", ge=1)
+    layers: int = field(
+        3, "T, of reasoning; 0: the global similarity alone", "parameters", "scores", ge=0
+    )
+    intra_scale: bool = field(True, "edges within a scale", "parameters", "scores")
+    inter_scale: bool = field(True, "edges between local scales", "parameters", "scores")
+    recompute_edges: bool = field(
+        False, "edges anew from every layer's input", "parameters", "scores"
+    )
+    norm_feature: bool = field(
+        False, "not the paper's: nodes carry the difference's length", "parameters", "scores"
+    )
+    edge_scale_init: float = field(
+        0.0,
+        "not the paper's: start of a learned factor on the edges' affinities; 0: none",
+        "parameters",
+        "scores",
+    )
+    score_bias_init: float = field(
+        0.0,
+        "start of the score's bias (paper: 0); -log 31 spares the first steps from learning how "
+        "rare a match is among 32 shop images",
+        "parameters",
+    )
+    gallery_chunk: int = field(
+        0,
+        "shop images compared at once in training, whose nodes are computed twice instead of kept; "
+        "0: all",
+        "parameters",
+        ge=0,
+    )
+
+
+def build(config: Config) -> GRNet:
+    """Builds the matcher of this section."""
     return GRNet(
-        **map_fields(model),
+        **map_fields(config),
         graph=SimilarityGraph(
-            scales=check_scales(model.scales),
-            node_dim=model.node_dim,
-            reasoning_dim=model.reasoning_dim,
-            layers=model.layers,
-            intra_scale=model.intra_scale,
-            inter_scale=model.inter_scale,
-            recompute_edges=model.recompute_edges,
-            norm_feature=model.norm_feature,
-            edge_scale_init=model.edge_scale_init,
-            score_bias_init=model.score_bias_init,
-            gallery_chunk=model.gallery_chunk,
+            scales=config.scales,
+            node_dim=config.node_dim,
+            reasoning_dim=config.reasoning_dim,
+            layers=config.layers,
+            intra_scale=config.intra_scale,
+            inter_scale=config.inter_scale,
+            recompute_edges=config.recompute_edges,
+            norm_feature=config.norm_feature,
+            edge_scale_init=config.edge_scale_init,
+            score_bias_init=config.score_bias_init,
+            gallery_chunk=config.gallery_chunk,
         ),
-        projection=nn.Dense(model.descriptor_dim, use_bias=False) if model.descriptor_dim else None,
+        projection=nn.Dense(config.embedding_dim, use_bias=False) if config.embedding_dim else None,
     )

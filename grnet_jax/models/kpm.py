@@ -17,26 +17,27 @@ Our reading, where it is not the paper's letter:
   other cell of its photo shows. A logistic unit on its square weighs the cell.
 """
 
-from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.graph import check_scales, in_chunks, pool_regions, region_counts
+from grnet_jax.graph import in_chunks, pool_regions, region_counts
 from grnet_jax.graph.reasoning import accumulation_dtype, match_logit, product
-from grnet_jax.models.mapped import (
-    MapMatcher,
+from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.matcher import Features, unit_vectors
+from grnet_jax.models.region_matcher import (
+    RegionMatcher,
     global_descriptor,
     map_fields,
 )
-from grnet_jax.models.matcher import Features, unit_vectors
+from input_pipeline import field
 
 _he = nn.initializers.he_normal()
 
 
-class KPM(MapMatcher, kw_only=True):
+class KPM(RegionMatcher, kw_only=True):
     """A matcher that warps the gallery photo's regions onto the query's.
 
     Attributes:
@@ -187,21 +188,52 @@ def self_attention(
     return jax.nn.sigmoid(jnp.einsum("nic,c->ni", jnp.square(residual), weight) + bias)
 
 
-def build(model: Any) -> KPM:
-    """The matcher that `config.model` describes.
+class Config(NetworkConfig):
+    """Kronecker-product matching."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    check_at_least("model.gallery_chunk", model.gallery_chunk, 0)
-    if not model.match_scale > 0:
-        raise InputError(f"model.match_scale: expected more than 0, got {model.match_scale}")
+    name: Literal["kpm"] = "kpm"
+    scales: Scales | tuple[()] = field(
+        (),
+        "of the pyramid, (rows, columns), (1, 1) first, each matched within itself; (): every cell "
+        "of the map with every cell",
+        "parameters",
+        "features",
+        "scores",
+    )
+    match_scale: float = field(
+        1.0,
+        "factor on the cosines in the softmax over a gallery image's cells; the authors' code: 1, "
+        "with which all cells weigh nearly the same where features are positive",
+        "parameters",
+        "scores",
+        gt=0,
+    )
+    self_attention: bool = field(
+        True,
+        "cells of the query count by how far they differ from the rest of their image",
+        "parameters",
+        "scores",
+    )
+    square_first: bool = field(
+        False,
+        "square differences before averaging them over the cells, not after as the authors do",
+        "parameters",
+        "scores",
+    )
+    score_bias_init: float = field(0.0, "start of the score's bias", "parameters")
+    gallery_chunk: int = field(
+        0, "shop images compared at once in training; 0: all", "parameters", ge=0
+    )
+
+
+def build(config: Config) -> KPM:
+    """Builds the matcher of this section."""
     return KPM(
-        **map_fields(model),
-        scales=check_scales(model.scales) if model.scales else (),
-        match_scale=model.match_scale,
-        self_attention=model.self_attention,
-        square_first=model.square_first,
-        score_bias_init=model.score_bias_init,
-        gallery_chunk=model.gallery_chunk,
+        **map_fields(config),
+        scales=config.scales,
+        match_scale=config.match_scale,
+        self_attention=config.self_attention,
+        square_first=config.square_first,
+        score_bias_init=config.score_bias_init,
+        gallery_chunk=config.gallery_chunk,
     )

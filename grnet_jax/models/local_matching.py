@@ -10,24 +10,25 @@ The score is bias + factor * (average - 1), a logit with two learned numbers, so
 trains the features. Identical photos score the bias, and no pair scores more.
 """
 
-from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.graph import check_scales, in_chunks, node_count, pool_regions, region_counts
+from grnet_jax.graph import in_chunks, node_count, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
-from grnet_jax.models.mapped import (
-    MapMatcher,
+from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.matcher import Features, unit_vectors
+from grnet_jax.models.region_matcher import (
+    RegionMatcher,
     global_descriptor,
     map_fields,
 )
-from grnet_jax.models.matcher import Features, unit_vectors
+from input_pipeline import field
 
 
-class LocalMatching(MapMatcher, kw_only=True):
+class LocalMatching(RegionMatcher, kw_only=True):
     """A matcher that averages the similarities of greedily matched regions.
 
     Attributes:
@@ -117,22 +118,43 @@ def matched_one_to_one(similarities: jax.Array) -> jax.Array:
     return total / r
 
 
-def build(model: Any) -> LocalMatching:
-    """The matcher that `config.model` describes.
+class Config(NetworkConfig):
+    """Greedy matching of regions."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    check_at_least("model.gallery_chunk", model.gallery_chunk, 0)
-    if not model.score_factor_init > 0:
-        raise InputError(
-            f"model.score_factor_init: expected more than 0, got {model.score_factor_init}"
-        )
+    name: Literal["local_matching"] = "local_matching"
+    scales: Scales = field(
+        ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3)),
+        "the pyramid, (rows, columns); (1, 1) first",
+        "parameters",
+        "features",
+        "scores",
+    )
+    one_to_one: bool = field(
+        False,
+        "match a gallery region with one query region at most; false: each query region takes its "
+        "best",
+        "parameters",
+        "scores",
+    )
+    score_factor_init: float = field(
+        10.0,
+        "the score is bias + factor * (similarity - 1), similarity in -1..1; start of the factor",
+        "parameters",
+        gt=0,
+    )
+    score_bias_init: float = field(0.0, "start of the bias", "parameters")
+    gallery_chunk: int = field(
+        0, "shop images compared at once in training; 0: all", "parameters", ge=0
+    )
+
+
+def build(config: Config) -> LocalMatching:
+    """Builds the matcher of this section."""
     return LocalMatching(
-        **map_fields(model),
-        scales=check_scales(model.scales),
-        one_to_one=model.one_to_one,
-        score_factor_init=model.score_factor_init,
-        score_bias_init=model.score_bias_init,
-        gallery_chunk=model.gallery_chunk,
+        **map_fields(config),
+        scales=config.scales,
+        one_to_one=config.one_to_one,
+        score_factor_init=config.score_factor_init,
+        score_bias_init=config.score_bias_init,
+        gallery_chunk=config.gallery_chunk,
     )

@@ -28,8 +28,6 @@ from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph.reasoning import accumulation_dtype
 
 _DTYPES = ("", "float32", "bfloat16", "float64")
-# float64 needs JAX_ENABLE_X64; it is for checking formulas.
-_MODEL_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class Scoring(NamedTuple):
@@ -115,17 +113,6 @@ class DomainPhotos:
 
     photos: jax.Array
     domain: jax.Array
-
-
-def model_dtype(model: Any) -> Any:
-    """What `config.model` computes in.
-
-    Raises:
-      InputError: naming the dtypes there are.
-    """
-    if model.dtype not in _MODEL_DTYPES:
-        raise InputError(f"model.dtype: {model.dtype!r} is none of {list(_MODEL_DTYPES)}")
-    return jnp.dtype(model.dtype)
 
 
 def unit_vectors(x: jax.Array) -> jax.Array:

@@ -6,15 +6,17 @@ on them. The paper was not at hand: the layers' widths, and that features are th
 the last map, are ours.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pydantic
 
-from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.models.mapped import MapMatcher, global_descriptor, map_fields
-from grnet_jax.models.matcher import Features, model_dtype
+from grnet_jax.models.config import NetworkConfig
+from grnet_jax.models.matcher import Features
+from grnet_jax.models.region_matcher import RegionMatcher, global_descriptor, map_fields
+from input_pipeline import field
 
 
 class Metric(nn.Module):
@@ -46,7 +48,7 @@ class Metric(nn.Module):
         return logits[..., 0].astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-class PairMetric(MapMatcher):
+class PairMetric(RegionMatcher):
     """A matcher by a metric on the means of the last map.
 
     Attributes:
@@ -77,19 +79,25 @@ class PairMetric(MapMatcher):
         return 2 * max(self.hidden)
 
 
-def build(model: Any) -> PairMetric:
-    """The matcher that `config.model` describes.
+class Config(NetworkConfig):
+    """A learned metric on two images' features."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    if not model.hidden:
-        raise InputError("model.hidden: (), expected the width of one layer or more")
-    for width in model.hidden:
-        check_at_least("model.hidden", width, 1)
+    name: Literal["pair_metric"] = "pair_metric"
+    hidden: tuple[pydantic.PositiveInt, ...] = field(
+        (512, 512),
+        "widths of the metric's dense layers before the logit",
+        "parameters",
+        "scores",
+        min_length=1,
+    )
+    score_bias_init: float = field(0.0, "start of the score's bias", "parameters")
+
+
+def build(config: Config) -> PairMetric:
+    """Builds the matcher of this section."""
     return PairMetric(
-        **map_fields(model),
-        hidden=tuple(model.hidden),
-        score_bias_init=model.score_bias_init,
-        dtype=model_dtype(model),
+        **map_fields(config),
+        hidden=config.hidden,
+        score_bias_init=config.score_bias_init,
+        dtype=jnp.dtype(config.dtype),
     )

@@ -26,10 +26,17 @@ from grnet_jax.figures.explanations import SeenPhoto, frame_photo
 from grnet_jax.figures.recognised import Mark, draw_recognised
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.mesh import make_mesh
-from grnet_jax.photos import Box, Framing, PhotoError, check_box, make_framing, open_photo
 from grnet_jax.recognize.readings import Reading, format_reading, read_photo
 from grnet_jax.training.labels import Labels, read_labels
 from grnet_jax.training.setup import restore_run
+from input_pipeline.images import (
+    Box,
+    ImageError,
+    ImageTransform,
+    build_transform,
+    check_box,
+    load_image,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +76,7 @@ def _recognise(
     told: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     output.mkdir(parents=True, exist_ok=True)
-    framing = make_framing(matcher.config.data, shop=options.shop)
+    framing = build_transform(matcher.config.data, shop=options.shop)
     for photos in _batches(matcher, framing, paths, options.box, skipped):
         boxes = None if options.box is None else [options.box] * len(photos)
         found = matcher.predict([photo.whole for photo in photos], boxes, shop=options.shop)
@@ -86,7 +93,7 @@ def _recognise(
 
 def _batches(
     matcher: LoadedMatcher,
-    framing: Framing,
+    framing: ImageTransform,
     paths: Sequence[epath.Path],
     box: Box | None,
     skipped: list[dict[str, str]],
@@ -97,8 +104,8 @@ def _batches(
         raise InputError("--box: this matcher was trained without (data.crop)")
     for path in paths:
         try:
-            whole = open_photo(path, data.max_pixels)
-        except PhotoError as error:
+            whole = load_image(path, data.max_pixels)
+        except ImageError as error:
             print(f"skipped: {error}", file=sys.stderr)
             skipped.append({"photo": str(path), "reason": str(error)})
             continue

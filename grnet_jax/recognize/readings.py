@@ -7,8 +7,8 @@ import numpy as np
 
 from grnet_jax.losses import VISIBILITIES
 from grnet_jax.models import Predictions
-from grnet_jax.photos import LANDMARKS
 from grnet_jax.training.labels import Labels
+from input_pipeline.vocabulary import LANDMARKS
 
 Named = tuple[str, float]
 

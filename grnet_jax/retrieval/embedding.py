@@ -47,9 +47,9 @@ def read_photos(
     matcher: nn.Module, split: Any, rows: np.ndarray, data: Any, batch: int
 ) -> Iterator[dict[str, Any]]:
     """The batches of a split's photos that `embed_batches` takes, with what is embedded of each."""
-    from input_pipeline import photo_batches  # the pipeline is loaded only where it is used
+    from input_pipeline import image_batches  # the pipeline is loaded only where it is used
 
-    for read in photo_batches(split, rows, data, batch=batch):
+    for read in image_batches(split, rows, data, batch=batch):
         yield {"photo": models.photos_of(matcher, read)}
 
 

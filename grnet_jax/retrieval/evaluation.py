@@ -385,11 +385,13 @@ def _learning(task: Task) -> tuple[Task, np.ndarray]:
 
 def _photos_digest(task: Task, rows: np.ndarray, data: Any) -> str:
     """Of which photos these are, and of what is cut out of each."""
-    from input_pipeline.cuts import Cuts
+    from input_pipeline.crops import CropBoxes
 
     index = task.photos.index
     names = index.photo_id[rows].tolist()
-    return digest([task.dataset, names, index.size[rows], Cuts(task.photos, data).pixels(rows)])
+    return digest(
+        [task.dataset, names, index.size[rows], CropBoxes(task.photos, data).pixels(rows)]
+    )
 
 
 def _within(positives: np.ndarray, gallery: np.ndarray) -> np.ndarray:

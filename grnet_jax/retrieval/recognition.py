@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from grnet_jax import metrics
 from grnet_jax.models import has_predictions
-from grnet_jax.photos import LANDMARKS
 from grnet_jax.retrieval.embedding import embed_batches, make_predict, read_photos
 from grnet_jax.retrieval.protocols import VIEWS
+from input_pipeline.images import LANDMARKS
 
 # Of the PDJ curve, in sides of the square that the network sees.
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 51))
@@ -101,11 +101,11 @@ class RecognitionEvaluator:
           split: the name of one of its splits.
         """
         # The pipeline is loaded only where it is used.
-        from input_pipeline.batches import photo_labels, unchanged_photos
-        from input_pipeline.cuts import Cuts
+        from input_pipeline.batches import eval_batch_spec, image_labels
+        from input_pipeline.crops import CropBoxes
 
         config, photos = self._config, dataset.split(split)
-        index, cuts = photos.index, Cuts(photos, config.data)
+        index, cuts = photos.index, CropBoxes(photos, config.data)
         labels = label_types(index, dataset.summary.get("attribute_types", {}))
         hits, sums, landmarks = [], [], []
         for start, found in embed_batches(
@@ -117,7 +117,7 @@ class RecognitionEvaluator:
             mesh=self._mesh,
         ):
             rows = np.arange(start, start + len(found.category))
-            label = photo_labels(photos, unchanged_photos(rows, cuts))
+            label = image_labels(photos, eval_batch_spec(rows, cuts))
             each = [
                 metrics.category_hits(found.category, label["category"], k) for k in _CATEGORY_K
             ]

@@ -3,80 +3,18 @@
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers
 
+from grnet_jax.config import Config, fields_affecting, parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.training.state import TrainState
 
-# Fields that may differ between a run and its continuation: they change what is reported and
-# where data lies, not what is computed.
-_FREE_FIELDS = (
-    "name",
-    "eval",
-    "data.dir",
-    # Where files lie: what they hold is a part of `data.prepared`.
-    "data.detections",
-    "data.points",
-    # How records are written.
-    "data.beam_runner",
-    "data.beam_options",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    # Where training starts is no matter once it has started.
-    "train.init_from",
-    "train.init_parts",
-    "model.backbone.pretrained",
-)
-_PREPARED = "data.prepared"
-# Fields that came later than others, with the values that leave a run from before as it was. A new
-# field of a config belongs here.
-_LATER: dict[str, Any] = {
-    "data.square": False,
-    "data.tilt": 0.0,
-    "data.skew": 0.0,
-    "data.colour": 0.0,
-    "data.hue": 0.0,
-    "eval.ensemble": "",
-    "eval.shortlist": 0,
-    "eval.shortlist_recall": 1.0,
-    "eval.flip_average": False,
-    "eval.five_crop_share": 0.0,
-    "eval.whitening": "",
-    "eval.whitening_dim": 0,
-    "eval.database_augmentation": 0,
-    "eval.database_augmentation_alpha": 0.0,
-    "eval.query_expansion": 0,
-    "eval.query_expansion_alpha": 0.0,
-    "data.points": "",
-    "train.init_parts": "all",
-    "train.embed_chunk": 0,
-    "optimizer.decay_at": [],
-    "optimizer.trainable": "",
-}
-# The same, of configs that have another field of that value.
-_LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
-    ("model.name", "embedding"): {
-        "model.proxies": False,
-        "loss.label": "category",
-        "loss.grouping": 0,
-        "loss.proxy_scale": 1.0,
-    },
-    ("model.name", "grnet"): {"model.descriptor_dim": 0},
-    ("loss.name", "pairs"): {
-        "loss.pair_weight": 1.0,
-        "loss.descriptor_weight": 0.0,
-        "loss.descriptor_temperature": 0.05,
-    },
-}
 _CONFIG_FILE = "config.json"
 
 
@@ -84,20 +22,32 @@ class CheckpointError(InputError):
     """A workdir whose checkpoints cannot be used; the message says which and why."""
 
 
-def write_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
-    """Writes the run's config beside its checkpoints, for people and for `grnet_jax.load`."""
+def write_config(workdir: epath.Path, config: Config, prepared: str) -> None:
+    """Writes the run's config beside its checkpoints, for people, eval.py and `grnet_jax.load`.
+
+    Args:
+      workdir: of the run.
+      config: the whole config.
+      prepared: which prepared data the run is trained on.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     half = workdir / f"{_CONFIG_FILE}.tmp"
-    half.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    content = {**config.model_dump(exclude_none=True), "prepared": prepared}
+    half.write_text(json.dumps(content, indent=2) + "\n")
     half.replace(workdir / _CONFIG_FILE)  # a kill leaves the old file or the new one
 
 
-def read_config(workdir: epath.Path) -> dict[str, Any]:
-    """The config of the run in `workdir`; fields that came after the run leave it as it was.
+def read_config(workdir: epath.Path) -> Config:
+    """Returns the config of the run in `workdir`.
 
     Raises:
-      CheckpointError: if there is none.
+      CheckpointError: there is none, or it cannot be read.
     """
+    return _read(workdir)[0]
+
+
+def _read(workdir: epath.Path) -> tuple[Config, str]:
+    """The config, and which prepared data."""
     path = workdir / _CONFIG_FILE
     if not path.exists():
         raise CheckpointError(
@@ -105,50 +55,34 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
             f"`python train.py --config=... --workdir={workdir}`"
         )
     try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    return _with_later_fields(config)
+        content = json.loads(path.read_text())
+        prepared = content.pop("prepared", "")
+        return parse_config(content), prepared
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the config of a run: {error}") from error
 
 
-def _with_later_fields(config: dict[str, Any]) -> dict[str, Any]:
-    fields = flatten_dict(config, sep=".", keep_empty_nodes=True)
-    later = dict(_LATER)
-    for (field, value), more in _LATER_OF.items():
-        if fields.get(field) == value:
-            later |= more
-    sections = {field.split(".")[0] for field in fields if "." in field}
-    added = {field: value for field, value in later.items() if field.split(".")[0] in sections}
-    return unflatten_dict(added | fields, sep=".")
-
-
-def check_same_config(
-    workdir: epath.Path, config: Mapping[str, Any], part: str | None = None
-) -> None:
-    """Makes sure that the run in `workdir`, if any, was made by this config.
+def check_same_config(workdir: epath.Path, config: Config, prepared: str = "") -> None:
+    """Makes sure that the run in `workdir`, if any, can be continued with this config.
 
     Args:
       workdir: of the run.
       config: to compare with the run's own.
-      part: the section that has to agree; None for all fields that change what is computed.
+      prepared: which prepared data; "" where that is not known yet.
 
     Raises:
-      CheckpointError: naming every field that differs and matters.
+      CheckpointError: naming every field that differs and affects the records or the parameters.
     """
     if not (workdir / _CONFIG_FILE).exists():
         return
-    old, new = (
-        flatten_dict(fields, sep=".")
-        for fields in (read_config(workdir), json.loads(json.dumps(config)))
-    )
+    stored, stored_data = _read(workdir)
+    old, new = (fields_affecting(one, "records", "parameters") for one in (stored, config))
+    if prepared:
+        old["prepared data"], new["prepared data"] = stored_data, prepared
     changes = [
         f"  {field}: {old.get(field, 'absent')!r} there, {new.get(field, 'absent')!r} now"
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field)
-        # Which prepared data set it was is not known before the data set is open.
-        and not (field == _PREPARED and field not in new)
-        and not _is_free(field)
-        and (part is None or field.startswith(f"{part}."))
     ]
     if changes:
         raise CheckpointError(
@@ -207,14 +141,11 @@ class Checkpoints:
         """The newest checkpoint's step, None without any."""
         return self._manager.latest_step()
 
-    def save(
-        self, state: TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None
-    ) -> None:
+    def save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
         """Begins to write a checkpoint of the state at its step; nothing if a whole one is there.
 
         Args:
           state: to be saved.
-          config: kept beside it.
           metrics: validation figures, `top1`, or without it `category_top1`, deciding which
             checkpoint is best; None if none were measured at this step.
         """
@@ -224,7 +155,7 @@ class Checkpoints:
             self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
-        note = {"config": dict(config), "step": step, "checksum": _checksum(state)}
+        note = {"step": step, "checksum": _checksum(state)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -310,7 +241,3 @@ def _checksum(state: TrainState) -> str:
     for leaf in jax.tree.leaves(state):
         value = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, value)
     return f"{value:08x}"
-
-
-def _is_free(field: str) -> bool:
-    return any(field == free or field.startswith(free + ".") for free in _FREE_FIELDS)

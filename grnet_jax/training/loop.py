@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 from clu import parameter_overview
@@ -17,30 +16,22 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from grnet_jax import mesh
+from grnet_jax.config import Config
 from grnet_jax.errors import InputError
-from grnet_jax.photos import ANNOTATED
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.recognition import RecognitionEvaluator, recognises_categories
-from grnet_jax.retrieval.tasks import Task, has_both_domains, make_task
+from grnet_jax.evaluation import build_evaluators
 from grnet_jax.training import checkpoints
-from grnet_jax.training.embedding_objectives import photos_together
-from grnet_jax.training.labels import write_labels
-from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.recognition import check_labels
-from grnet_jax.training.setup import (
-    Run,
-    build_run,
-    check_pretrained,
-    check_trainable,
-    start_state,
-)
+from grnet_jax.training.build import Run, build_run
+from grnet_jax.training.gradient_cache import check_chunk
+from grnet_jax.training.init_from import check_pretrained, check_trainable, start_state
+from grnet_jax.training.label_names import check_labels, write_label_names
+from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
-from grnet_jax.training.two_stage import check_chunk
 from grnet_jax.training.writers import MetricWriter, make_writer
+from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch, train_batches
 
 # Of the objective's metrics, beside the loss.
-_SHOWN = ("batch_top1", "descriptor_batch_top1", "batch_accuracy")
+_SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -54,7 +45,7 @@ class Trained(NamedTuple):
     finished: bool
 
 
-def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained:
+def train(config: Config, workdir: epath.PathLike) -> Trained:
     """Trains what `config` describes, continuing the run in `workdir` if there is one.
 
     SIGTERM or Ctrl-C ends it after the step under way, with a checkpoint.
@@ -70,19 +61,20 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     """
     directory = epath.Path(workdir).expanduser()
     devices = mesh.make_mesh()
-    config = _check(config, devices)  # before what may be hours of preparing data
-    checkpoints.check_same_config(directory, config.to_dict())
+    _check(config, devices)  # before what may be hours of preparing data
+    checkpoints.check_same_config(directory, config)
     if not checkpoints.has_any(directory):
         check_pretrained(config)
     dataset = _load_dataset(config)
-    _check_classes(config, dataset)
-    run = build_run(config, devices, _steps_per_epoch(config, dataset))
-    described = config.to_dict()
-    described["data"]["prepared"] = _describe_data(config, dataset)
-    checkpoints.check_same_config(directory, described)
+    split = dataset.split("train")
+    check_labels(config, dataset.name, split.index)
+    epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
+    run = build_run(config, devices, epoch)
+    prepared = _describe_data(config, dataset)
+    checkpoints.check_same_config(directory, config, prepared)
     if jax.process_index() == 0:
-        checkpoints.write_config(directory, described)
-        write_labels(directory, dataset.split("train").index)
+        checkpoints.write_config(directory, config, prepared)
+        write_label_names(directory, split.index)
     with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         state = saved.restore_last(run.abstract_state())
         if state is None:
@@ -95,75 +87,41 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Trained
     return Trained(state, finished=int(state.step) >= run.steps)
 
 
-def _check(config: ml_collections.ConfigDict, devices: Mesh) -> ml_collections.ConfigDict:
-    """The config with no field left open; raises InputError for fields that would fail later."""
-    run = build_run(config, devices)
-    config = run.config
-    if config.eval.ensemble:
-        raise InputError(
-            f"eval.ensemble={config.eval.ensemble}: names trained runs for eval.py; expected '' to "
-            "train"
-        )
-    make_objective(run.matcher, config)
-    if not run.has_parameters:
+def _check(config: Config, devices: Mesh) -> None:
+    """Raises InputError for what a config's fields alone do not show to be wrong."""
+    if config.train is None or config.loss is None or config.optimizer is None:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
-    check_trainable(run)
-    mesh.check_divisible(config.train.batch_items, devices, "train.batch_items")
-    if chunk := config.train.embed_chunk:
-        group = photos_together(config.data)
-        check_chunk(chunk, config.train.batch_items * group, group)
+    check_trainable(build_run(config, devices))
+    batch_size, group = config.train.batch_size, config.sampler.group_size
+    mesh.check_divisible(batch_size, devices, "train.batch_size")
+    if config.train.microbatch_size:
+        check_chunk(config.train.microbatch_size, batch_size * group, group)
     if config.train.eval_every:
-        mesh.check_divisible(config.eval.batch, devices, "eval.batch")
-        mesh.check_divisible(config.eval.query_block, devices, "eval.query_block")
-    return config
+        mesh.check_divisible(config.eval.batch_size, devices, "eval.batch_size")
 
 
-def _load_dataset(config: ml_collections.ConfigDict) -> Any:
+def _load_dataset(config: Config) -> Any:
     """Opens the data set; the first process prepares it if need be, the others wait."""
-    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
-
     if jax.process_count() == 1:
-        return load_dataset(config.data)
+        return load_dataset(config.dataset)
     if jax.process_index() == 0:
-        dataset = load_dataset(config.data)
+        dataset = load_dataset(config.dataset)
     multihost_utils.sync_global_devices("data set prepared")
     if jax.process_index() > 0:
-        dataset = load_dataset(config.data)
+        dataset = load_dataset(config.dataset)
     return dataset
 
 
-def _describe_data(config: ml_collections.ConfigDict, dataset: Any) -> str:
-    """What the records and the cuts are made from; a run continues on the same alone."""
+def _describe_data(config: Config, dataset: Any) -> str:
+    """What the records and the crops are made from; a run continues on the same alone."""
     prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
-    for what, path in (("boxes", config.data.detections), ("points", config.data.points)):
+    for what, path in (("boxes", config.image.detections), ("keypoints", config.image.keypoints)):
         if path == ANNOTATED:
             prepared += f", annotated {path}"
         elif path:
             content = epath.Path(path).expanduser().read_bytes()
             prepared += f", {what} {hashlib.blake2b(content, digest_size=6).hexdigest()}"
     return prepared
-
-
-def _check_classes(config: ml_collections.ConfigDict, dataset: Any) -> None:
-    """Raises InputError where a model's outputs are not the data set's labels."""
-    classes, index = config.model.get("classes", 0), dataset.split("train").index
-    check_labels(config.model, index)
-    what, names = "categories", index.categories
-    if config.loss.get("label") == "item":
-        what, names = "items to train on", index.items
-    if config.loss.get("label") == "meta_class":  # classes are made, as many as there are logits
-        return
-    if 0 < classes < len(names):
-        raise InputError(
-            f"model.classes: {classes}, but {dataset.name} has {len(names)} {what}: "
-            f"set --config.model.classes={len(names)}"
-        )
-
-
-def _steps_per_epoch(config: ml_collections.ConfigDict, dataset: Any) -> int:
-    from input_pipeline import steps_per_epoch
-
-    return steps_per_epoch(dataset.split("train"), config.data, config.train.batch_items)
 
 
 class _Loop:
@@ -177,24 +135,15 @@ class _Loop:
         self._saved = saved
         self._writer = writer
         index = dataset.split("train").index
-        objective = make_objective(run.matcher, run.config, steps=run.steps, index=index)
+        objective = build_objective(run.matcher, run.config, steps=run.steps, index=index)
         self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
-        self._evaluator = Evaluator(run.matcher, run.config, run.mesh)
-        self._can_evaluate = run.config.train.eval_every > 0 and dataset.has_split("val")
-        if run.config.train.eval_every > 0 and not self._can_evaluate:
-            logging.info("The data set has no val split: the last checkpoint counts as the best.")
-        self._recognition: RecognitionEvaluator | None = None
-        if recognises_categories(run.matcher, run.config):
-            self._recognition = RecognitionEvaluator(run.matcher, run.config, run.mesh)
-        self._task: Task | None = None
-        if self._can_evaluate and (not self._recognition or has_both_domains(dataset.split("val"))):
-            self._task = make_task(  # all of val's queries, in val's own gallery
-                dataset,
-                "val",
-                run.config.data,
-                same_category=run.config.eval.same_category,
-                whitening=run.config.eval.whitening,
+        self._evaluators: Mapping[str, Any] = {}
+        if run.config.train.eval_every and dataset.has_split("val"):
+            self._evaluators = build_evaluators(
+                run.config, run.matcher, run.mesh, dataset, split="val"
             )
+        elif run.config.train.eval_every:
+            logging.info("The data set has no val split: the last checkpoint counts as the best.")
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def run(self, state: TrainState) -> TrainState:
@@ -220,11 +169,13 @@ class _Loop:
                     stopping = stop.agreed() or stopping
                 elif jax.process_count() == 1:
                     stopping = stop.agreed()
-                evaluating = self._can_evaluate and (step % config.eval_every == 0 or step == last)
+                evaluating = bool(self._evaluators) and (
+                    step % config.eval_every == 0 or step == last
+                )
                 if evaluating or stopping or step % config.checkpoint_every == 0:
                     self._log(bar, started)  # nothing is saved before its loss was looked at
-                    figures = self._evaluate(step, state) if evaluating else None
-                    self._saved.save(state, self._run.config.to_dict(), figures)
+                    metrics_found = self._evaluate(step, state) if evaluating else None
+                    self._saved.save(state, metrics_found)
                     started = None
                 bar.update()
                 if stopping and step < last:
@@ -234,13 +185,13 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
-        from input_pipeline import train_batches
-
         config = self._run.config
         batches = train_batches(
             self._dataset.split("train"),
-            config.data,
-            batch_items=config.train.batch_items,
+            config.image,
+            config.augment,
+            config.sampler,
+            batch_size=config.train.batch_size,
             start_step=first,
             steps=self._run.steps - first,
             seed=config.seed,
@@ -290,16 +241,12 @@ class _Loop:
         )
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Figures over all queries of the val split, and of what is recognised in its photos."""
-        figures: dict[str, float] = {}
-        if self._task is not None:
-            found = self._evaluator.evaluate(state.variables, self._task)
-            figures |= found.figures["all"].values
-        if self._recognition is not None:
-            seen = self._recognition.evaluate(state.variables, self._dataset, "val")
-            figures |= seen.values
-        self._writer.write_scalars(step, {f"val/{k}": v for k, v in figures.items()})
-        return figures
+        """Metrics of the val split."""
+        metrics: dict[str, float] = {}
+        for evaluator in self._evaluators.values():
+            metrics |= evaluator.run(state.variables).values
+        self._writer.write_scalars(step, {f"val/{k}": v for k, v in metrics.items()})
+        return metrics
 
 
 class _StopSignal:
@@ -337,17 +284,17 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     """Logs the parameters, the data and the length of the run."""
     if jax.process_index() == 0:
         parameter_overview.log_parameter_overview(state.params)
-    config = run.config.train
+    config: Any = run.config.train
     batch = {
-        "pairs": f"items x 2 photos ({config.batch_items**2} pairs)",
-        "items": f"items x {run.config.data.photos_per_item} photos",
-        "photos": "photos",
-    }[run.config.data.sampler]
+        "pairs": f"items x 2 images ({config.batch_size**2} pairs)",
+        "items": f"items x {run.config.sampler.images_per_item} images",
+        "images": "images",
+    }[run.config.sampler.name]
     logging.info(
         "%s: %d steps of %d %s on %d device(s)",
         dataset.name,
         run.steps,
-        config.batch_items,
+        config.batch_size,
         batch,
         run.mesh.size,
     )

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules from a config."""
+"""Optimizers and learning-rate schedules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,61 +8,49 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from grnet_jax.config import OptimizerConfig
 from grnet_jax.errors import InputError
 
 Schedule = Callable[[Any], Any]
 
 
-def make_schedule(optimizer: Any, steps: int, steps_per_epoch: int) -> Schedule:
-    """Learning rate by step, for a run of `steps`.
+def build_schedule(optimizer: OptimizerConfig, steps: int, steps_per_epoch: int) -> Schedule:
+    """Returns the learning rate by step, for a run of `steps`.
 
-    "step" divides by `1 / decay_factor` every `decay_epochs` epochs (GRNet's recipe), or after each
-    of the epochs `decay_at` where there are any; "cosine" rises linearly over `warmup_steps` and
-    falls to zero at the last step.
+    "step" multiplies by `lr_factor` after each of the epochs `lr_milestones` (GRNet's recipe: every
+    20 of 60); "cosine" rises linearly over `warmup_steps` and falls to zero at the last step.
 
     Raises:
-      InputError: for a schedule or a number that cannot be.
+      InputError: two milestones are one step, or the warm-up is no shorter than the run.
     """
     rate = optimizer.learning_rate
-    if rate <= 0:
-        raise InputError(f"optimizer.learning_rate: expected more than 0, got {rate}")
     if optimizer.schedule == "step":
-        if epochs := optimizer.decay_at:
-            if list(epochs) != sorted(set(epochs)) or epochs[0] <= 0:
-                raise InputError(
-                    f"optimizer.decay_at: expected rising epochs above 0, got {tuple(epochs)}"
-                )
-            drops = {max(round(e * steps_per_epoch), 1): optimizer.decay_factor for e in epochs}
-            if len(drops) < len(epochs):
-                raise InputError(
-                    f"optimizer.decay_at: two of {tuple(epochs)} are the same step, at "
-                    f"{steps_per_epoch} steps an epoch"
-                )
-            return optax.piecewise_constant_schedule(rate, drops)
-        if optimizer.decay_epochs <= 0:
-            raise InputError("optimizer.decay_epochs: expected more than 0")
-        every = max(round(optimizer.decay_epochs * steps_per_epoch), 1)
-        return optax.exponential_decay(rate, every, optimizer.decay_factor, staircase=True)
-    if optimizer.schedule == "cosine":
-        warmup = optimizer.warmup_steps
-        if warmup >= steps:
+        epochs = optimizer.lr_milestones
+        drops = {max(round(e * steps_per_epoch), 1): optimizer.lr_factor for e in epochs}
+        if len(drops) < len(epochs):
             raise InputError(
-                f"optimizer.warmup_steps: {warmup} must be less than the run's {steps} steps"
+                f"optimizer.lr_milestones: two of {epochs} are the same step, at "
+                f"{steps_per_epoch} steps an epoch"
             )
-        return optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, steps)
-    raise InputError(f"optimizer.schedule: {optimizer.schedule!r} is neither 'step' nor 'cosine'")
+        return optax.piecewise_constant_schedule(rate, drops)
+    warmup = optimizer.warmup_steps
+    if warmup >= steps:
+        raise InputError(
+            f"optimizer.warmup_steps: {warmup} must be less than the run's {steps} steps"
+        )
+    return optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, steps)
 
 
-def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransformation:
-    """The optimiser that `config.optimizer` describes.
+def build_optimizer(optimizer: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """Builds the optimizer.
 
-    "sgd" has momentum and L2 regularisation of every parameter, as Caffe and PyTorch do it;
+    "sgd" has momentum and L2 regularization of every parameter, as Caffe and PyTorch do it;
     "adamw" decays matrices and kernels only, decoupled. Gradients are clipped to a global
     norm of `clip_norm` first; 0 leaves them. Where `trainable` names parts, all others stay as
     they are, undecayed too.
 
     Raises:
-      InputError: for an optimiser that is not there; from `update`, as `trainable_mask` does.
+      InputError: from `update`, as `trainable_mask` does.
     """
     clip = optax.clip_by_global_norm(optimizer.clip_norm)
     parts = [clip] if optimizer.clip_norm > 0 else []
@@ -71,7 +59,7 @@ def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransfor
             optax.add_decayed_weights(optimizer.weight_decay),
             optax.sgd(schedule, momentum=optimizer.momentum),
         ]
-    elif optimizer.name == "adamw":
+    else:
         parts.append(
             optax.adamw(
                 schedule,
@@ -79,8 +67,6 @@ def make_optimizer(optimizer: Any, schedule: Schedule) -> optax.GradientTransfor
                 mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
             )
         )
-    else:
-        raise InputError(f"optimizer.name: {optimizer.name!r} is neither 'sgd' nor 'adamw'")
     if optimizer.trainable:
         parts.append(optax.stateless(lambda updates, _: _only(updates, optimizer.trainable)))
     return optax.chain(*parts)

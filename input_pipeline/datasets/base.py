@@ -15,16 +15,15 @@ from tqdm import tqdm
 
 from input_pipeline.beam import Write, write_with_beam
 from input_pipeline.datasets.records import (
-    DOMAINS,
     NO_LANDMARKS,
     PhotoRecord,
     parse_record,
     photo_features,
     to_example,
 )
-from input_pipeline.index import SLOTS, IndexBuilder, build_indices
+from input_pipeline.index import IndexBuilder, build_indices
+from input_pipeline.vocabulary import DOMAINS, LANDMARKS
 
-SPLITS = ("train", "val", "test")
 SUMMARY_FILE = "summary.json"
 _READ_AT_A_TIME = 256
 
@@ -100,9 +99,12 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, Generic[Record]):
             tfds.core.SplitDict([self._split_info(name, paths[name]) for name in paths])
         )
         counts = self.write_indices(folder, paths)
+        options = self.builder_config.options.for_records()
         for split, count in counts.items():
             count["bytes"] = sum(path.stat().length for path in paths[split])
-        (folder / SUMMARY_FILE).write_text(json.dumps({"splits": counts, **self.notes()}, indent=2))
+        (folder / SUMMARY_FILE).write_text(
+            json.dumps({"splits": counts, "options": options, **self.notes()}, indent=2)
+        )
 
     def _files(self) -> tuple[ShardPaths, dict[epath.Path, Write]]:
         """The paths of each split's shards, and what writes each."""
@@ -187,7 +189,7 @@ def _scan(split: str, paths: Sequence[epath.Path]) -> IndexBuilder:
             shrunk=record.shrunk,
             content_digest=hashlib.blake2b(record.image, digest_size=16).digest(),
             clothes_type=record.clothes_type,
-            landmarks=record.landmarks if len(record.landmarks) == SLOTS else NO_LANDMARKS,
+            landmarks=record.landmarks if len(record.landmarks) == len(LANDMARKS) else NO_LANDMARKS,
             attributes=record.attributes,
             unknown_attributes=record.unknown_attributes,
         )

@@ -1,4 +1,4 @@
-"""Photos with the boxes and masks of many objects, in the form of COCO's files.
+"""BatchSpec with the boxes and masks of many objects, in the form of COCO's files.
 
 SOURCE holds either `annotations/{train,val,test}.json` or `{train,val,test}.json`, of which any
 may lack, or one `annotations.json`. Where the photos of that one have a field `split`, it is their
@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from grnet_jax.photos import encode_png
-from input_pipeline.datasets.base import SPLITS, ShardPaths, index_file, scan_records
+from input_pipeline.config import PrepareOptions
+from input_pipeline.datasets.base import ShardPaths, index_file, scan_records
 from input_pipeline.datasets.coco_file import Categories, CocoFile
 from input_pipeline.datasets.download import DownloadConfig, digest_files, download_config
 from input_pipeline.datasets.listed import ListedRecords, store_photo
@@ -39,7 +39,9 @@ from input_pipeline.datasets.object_records import (
     to_example,
 )
 from input_pipeline.errors import DatasetError
+from input_pipeline.images import encode_png
 from input_pipeline.object_index import build_object_indices
+from input_pipeline.vocabulary import SPLITS
 
 _PHOTOS_PER_SHARD = 4096
 
@@ -80,11 +82,11 @@ class CocoConfig(DownloadConfig):
             "annotations/{train,val,test}.json, {train,val,test}.json or a single annotations.json"
         )
         if not layouts:
-            raise DatasetError(f"{root} (config.data.source): expected {expected}; there is none")
+            raise DatasetError(f"{root} (dataset.source): expected {expected}; there is none")
         if len(layouts) > 1:
             names = ", ".join(str(path) for files in layouts for path in files.values())
             raise DatasetError(
-                f"{root} (config.data.source): expected one of {expected}; there are {names}"
+                f"{root} (dataset.source): expected one of {expected}; there are {names}"
             )
         return layouts[0]
 
@@ -140,14 +142,14 @@ class CocoConfig(DownloadConfig):
 
 
 class Coco(ListedRecords[ObjectRecord]):
-    """Photos with their objects; subclasses set `name`."""
+    """BatchSpec with their objects; subclasses set `name`."""
 
     name = "coco"
     builder_config: CocoConfig
 
     @property
     def photos_per_shard(self) -> int:
-        """Photos in one file of records."""
+        """BatchSpec in one file of records."""
         return _PHOTOS_PER_SHARD
 
     def features(self) -> tfds.features.FeaturesDict:
@@ -192,9 +194,9 @@ class Coco(ListedRecords[ObjectRecord]):
         )
 
 
-def from_data(data: Any) -> tuple[type[Coco], CocoConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Coco, download_config(CocoConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Coco], CocoConfig]:
+    """Returns the builder and its config."""
+    return Coco, download_config(CocoConfig, source, options)
 
 
 def _mask(found: CheckedObject, turn: int) -> bytes:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from etils import epath
 
-from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.listing import Place
 from input_pipeline.datasets.object_listing import Faults, ListedObject, ObjectRow
 from input_pipeline.datasets.outlines import (
@@ -19,6 +18,7 @@ from input_pipeline.datasets.outlines import (
     short,
 )
 from input_pipeline.errors import AnnotationError, one_of
+from input_pipeline.vocabulary import SPLITS
 
 LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 _SPACE = re.compile(r"[ \t\n\r]*")

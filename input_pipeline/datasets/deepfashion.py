@@ -71,4 +71,4 @@ def _photo_folder(root: epath.Path) -> epath.Path:
     for name in _PHOTO_FOLDERS:
         if (root / name / "img").is_dir():
             return root / name
-    raise DatasetError(f"{root} (config.data.source): has neither a folder img nor Img/img")
+    raise DatasetError(f"{root} (dataset.source): has neither a folder img nor Img/img")

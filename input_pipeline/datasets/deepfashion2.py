@@ -3,14 +3,13 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from etils import epath
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from grnet_jax.photos import encode_png
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.deepfashion2_files import (
     FOLDERS,
     digest_states,
@@ -37,9 +36,10 @@ from input_pipeline.datasets.listing import (
 )
 from input_pipeline.datasets.outlines import Runs
 from input_pipeline.errors import AnnotationError, DatasetError
+from input_pipeline.images import encode_png
 from input_pipeline.parallel import ordered_map
 
-# Photos and garments of each folder; the paper's were not all released.
+# BatchSpec and garments of each folder; the paper's were not all released.
 _RELEASE = {"train": (191_961, 312_186), "validation": (32_153, 52_490)}
 _PAPER = {"train": (390_884, 636_624), "validation": (33_669, 54_910)}
 
@@ -58,7 +58,7 @@ class DeepFashion2Config(DownloadConfig):
         folders = _folders(root)
         if not folders:
             raise DatasetError(
-                f"{root} (config.data.source): has neither a folder train nor validation"
+                f"{root} (dataset.source): has neither a folder train nor validation"
             )
         parts = [f"{folder}/{part}" for folder in folders for part in ("image", "annos")]
         check_there(cls.benchmark, root, parts)
@@ -92,7 +92,7 @@ class DeepFashion2Config(DownloadConfig):
         return encode_png(inside * np.uint8(255))
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """Photos and garments of each folder that is there."""
+        """BatchSpec and garments of each folder that is there."""
         garments = Counter(row.split for row, _ in checked.rows)
         return [
             compare(f"{folder} {what}", found, release, paper)
@@ -130,9 +130,9 @@ class DeepFashion2(ListedPhotos):
     builder_config: DeepFashion2Config
 
 
-def from_data(data: Any) -> tuple[type[DeepFashion2], DeepFashion2Config]:
-    """The builder and its config, for these fields of config.data."""
-    return DeepFashion2, download_config(DeepFashion2Config, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[DeepFashion2], DeepFashion2Config]:
+    """Returns the builder and its config."""
+    return DeepFashion2, download_config(DeepFashion2Config, source, options)
 
 
 def _folders(root: epath.Path) -> list[str]:

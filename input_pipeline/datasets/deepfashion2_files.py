@@ -20,8 +20,8 @@ from input_pipeline.datasets.listing import (
     box_size_problems,
 )
 from input_pipeline.datasets.outlines import OutlineError, Polygons, parse_outline
-from input_pipeline.datasets.records import FULL, LOWER, UNKNOWN, UPPER, VIEWS
 from input_pipeline.errors import AnnotationError, one_of
+from input_pipeline.vocabulary import FULL, LOWER, UNKNOWN, UPPER, VIEWS
 
 
 class Category(NamedTuple):

@@ -1,14 +1,14 @@
 """DeepFashion: Category and Attribute Prediction."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from input_pipeline.datasets.base import SPLITS
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig
 from input_pipeline.datasets.deepfashion_text import Annotations, AttributeRow, labelled
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing
+from input_pipeline.vocabulary import SPLITS
 
 _CATEGORIES = "Anno/list_category_cloth.txt"
 _PHOTO_CATEGORIES = "Anno/list_category_img.txt"
@@ -56,7 +56,7 @@ class AttributesConfig(DeepFashionConfig):
         return annotations.listing(rows, _TYPES)
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """Photos."""
+        """BatchSpec."""
         return [compare("photos", count_images(checked), 289_222)]
 
     def _categories(self, annotations: Annotations) -> dict[str, tuple[str, int]]:
@@ -80,7 +80,7 @@ class AttributesConfig(DeepFashionConfig):
 
 
 class Attributes(ListedPhotos):
-    """Photos with category and attributes, in the release's splits; no pairs.
+    """BatchSpec with category and attributes, in the release's splits; no pairs.
 
     The release has no items and no roles: its folders are search words, and a folder's photos
     are spread over the splits. Each photo is an item of its own here, its path the item_id, and
@@ -92,6 +92,6 @@ class Attributes(ListedPhotos):
     builder_config: AttributesConfig
 
 
-def from_data(data: Any) -> tuple[type[Attributes], AttributesConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Attributes, download_config(AttributesConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Attributes], AttributesConfig]:
+    """Returns the builder and its config."""
+    return Attributes, download_config(AttributesConfig, source, options)

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from input_pipeline.datasets.base import SPLITS
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, folder_category
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place
+from input_pipeline.vocabulary import SPLITS
 
 _BOXES = "Anno/list_bbox_consumer2shop.txt"
 _LANDMARKS = "Anno/list_landmarks_consumer2shop.txt"
@@ -54,7 +54,7 @@ class ConsumerToShopConfig(DeepFashionConfig):
         return annotations.listing(rows, pairs_listed=len(pairs.seen))
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """Photos and pairs; pairs as they are listed."""
+        """BatchSpec and pairs; pairs as they are listed."""
         return [
             compare("photos", count_images(checked), 239_557),
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),
@@ -130,6 +130,8 @@ class ConsumerToShop(ListedPhotos):
     builder_config: ConsumerToShopConfig
 
 
-def from_data(data: Any) -> tuple[type[ConsumerToShop], ConsumerToShopConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return ConsumerToShop, download_config(ConsumerToShopConfig, data)
+def describe(
+    source: str, options: PrepareOptions
+) -> tuple[type[ConsumerToShop], ConsumerToShopConfig]:
+    """Returns the builder and its config."""
+    return ConsumerToShop, download_config(ConsumerToShopConfig, source, options)

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from input_pipeline.datasets.base import SPLITS
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.deepfashion import DeepFashionConfig
 from input_pipeline.datasets.deepfashion_text import (
     Annotations,
@@ -17,6 +16,7 @@ from input_pipeline.datasets.download import download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Listing, Place
 from input_pipeline.errors import AnnotationError
+from input_pipeline.vocabulary import SPLITS
 
 _CATEGORIES = "Anno_fine/list_category_cloth.txt"
 _ATTRIBUTES = "Anno_fine/list_attr_cloth.txt"
@@ -115,7 +115,7 @@ def _values(
 
 
 class Fine(ListedPhotos):
-    """Photos with category and finer attributes, in the release's splits; no pairs.
+    """BatchSpec with category and finer attributes, in the release's splits; no pairs.
 
     Every photo is a shop photo and an item of its own, its path the item_id. Where a photo has
     landmarks its clothes type is theirs, otherwise its category's.
@@ -125,6 +125,6 @@ class Fine(ListedPhotos):
     builder_config: FineConfig
 
 
-def from_data(data: Any) -> tuple[type[Fine], FineConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Fine, download_config(FineConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Fine], FineConfig]:
+    """Returns the builder and its config."""
+    return Fine, download_config(FineConfig, source, options)

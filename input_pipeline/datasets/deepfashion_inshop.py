@@ -2,14 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, folder_category
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked, Listing
-from input_pipeline.datasets.records import DOMAINS, UNKNOWN, VIEWS
+from input_pipeline.vocabulary import DOMAINS, UNKNOWN, VIEWS
 
 _BOXES = "Anno/list_bbox_inshop.txt"
 _LANDMARKS = "Anno/list_landmarks_inshop.txt"
@@ -55,7 +55,7 @@ class InShopConfig(DeepFashionConfig):
         return annotations.listing(rows)
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """Photos and items of each part."""
+        """BatchSpec and items of each part."""
         items = {
             split: len({row.item_id for row, _ in checked.rows if row.split == split})
             for split in ("train", "test")
@@ -84,6 +84,6 @@ class InShop(ListedPhotos):
     builder_config: InShopConfig
 
 
-def from_data(data: Any) -> tuple[type[InShop], InShopConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return InShop, download_config(InShopConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[InShop], InShopConfig]:
+    """Returns the builder and its config."""
+    return InShop, download_config(InShopConfig, source, options)

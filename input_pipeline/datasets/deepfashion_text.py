@@ -10,18 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from grnet_jax.photos import Box
 from input_pipeline.datasets.listing import (
     BOX_FIELDS,
-    TRUNCATED,
     Listing,
     PhotoRow,
     Place,
     Problem,
     box_size_problems,
 )
-from input_pipeline.datasets.records import FULL, LOWER, UNKNOWN, UPPER
 from input_pipeline.errors import AnnotationError, one_of
+from input_pipeline.images import Box
+from input_pipeline.vocabulary import FULL, LOWER, TRUNCATED, UNKNOWN, UPPER
 
 CLOTHES_TYPES = ("1", "2", "3")
 # For each clothes type the slots of its landmarks, in the order of the files, among a record's

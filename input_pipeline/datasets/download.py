@@ -6,12 +6,14 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from etils import epath
 
-from input_pipeline.datasets.listed import ListedConfig, config_name, list_options
+from input_pipeline.config import PrepareOptions
+from input_pipeline.datasets.listed import ListedConfig
 from input_pipeline.datasets.listing import Checked
+from input_pipeline.datasets.policy import make_policy
 from input_pipeline.errors import AnnotationError, DatasetError
 
 _CHUNK = 2**20
@@ -48,30 +50,31 @@ class DownloadConfig(ListedConfig):
         return {"source": str(self.root)}
 
 
-def download_config(kind: type[Config], data: Any) -> Config:
-    """Describes a set by config.data's fields; reads the annotation files for their digest.
+def download_config(kind: type[Config], source: str, options: PrepareOptions) -> Config:
+    """Describes a set by its folder; reads the annotation files for their digest.
 
-    Photos are not part of the digest, unless the benchmark's `fingerprint` says so: where photos
+    BatchSpec are not part of the digest, unless the benchmark's `fingerprint` says so: where photos
     were changed or deleted, delete the prepared folder.
 
     Args:
       kind: the benchmark's config.
-      data: config.data, of which source, on_bad_row, max_pixels and long_side are read.
+      source: the folder.
+      options: of preparing.
 
     Raises:
       DatasetError: a field is wrong, or a file or folder is missing.
     """
-    if not data.source:
+    if not source:
         raise DatasetError(
-            f"config.data.source is empty: give the folder of {kind.benchmark} that you "
+            f"dataset.source is empty: give the folder of {kind.benchmark} that you "
             "downloaded (docs/datasets.md says where from)"
         )
-    options = list_options(data, kind.skips)
-    root = epath.Path(data.source).expanduser()
+    make_policy(options.on_error, kind.skips)
+    root = epath.Path(source).expanduser()
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder (config.data.source)")
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.name) or "release"
-    name = config_name(stem, kind.fingerprint(root), options)
+    name = f"{stem}-{short_digest(kind.fingerprint(root))}"
     return kind(name=name, stem=stem, options=options, root=root)
 
 
@@ -87,6 +90,11 @@ def check_there(
         raise DatasetError(
             f"{root} (config.data.source): {', '.join(missing)} missing, which {benchmark} has"
         )
+
+
+def short_digest(fingerprint: str) -> str:
+    """Returns what a prepared folder's name has of a fingerprint: other files, another folder."""
+    return hashlib.blake2b(fingerprint.encode(), digest_size=6).hexdigest()
 
 
 def digest_files(paths: Sequence[epath.Path]) -> str:

@@ -1,15 +1,15 @@
 """FindFashion, as a manifest whose photos are annotated by view, occlusion and cropping."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from grnet_jax.retrieval.protocols import query_choices
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.download import compare, count_images
 from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import Checked
 from input_pipeline.datasets.manifest import ManifestConfig, manifest_config
+from input_pipeline.vocabulary import query_subsets
 
 # Test queries of each protocol (GRNet, Table 2).
 _QUERIES = {"easy": 30_746, "hard_view": 11_383, "hard_occlusion": 1_250, "hard_cropping": 3_883}
@@ -22,13 +22,13 @@ class FindFashionConfig(ManifestConfig):
     needed = ("item_id", "domain", "view", "occluded", "cropped")
 
     def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """Photos, pairs and test queries of each protocol, beside the paper's (no release)."""
+        """BatchSpec, pairs and test queries of each protocol, beside the paper's (no release)."""
         counts = checked.split_counts().values()
         queries = [
             row for row, _ in checked.rows if (row.split, row.domain) == ("test", "customer")
         ]
         flags = np.array([(row.view, row.occluded, row.cropped) for row in queries]).reshape(-1, 3)
-        chosen = query_choices(*flags.T)
+        chosen = query_subsets(*flags.T)
         return [
             compare("photos", count_images(checked), None, 565_041),
             compare("pairs", sum(count["pairs"] for count in counts), None, 382_230),
@@ -46,6 +46,6 @@ class FindFashion(ListedPhotos):
     builder_config: FindFashionConfig
 
 
-def from_data(data: Any) -> tuple[type[FindFashion], FindFashionConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return FindFashion, manifest_config(FindFashionConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[FindFashion], FindFashionConfig]:
+    """Returns the builder and its config."""
+    return FindFashion, manifest_config(FindFashionConfig, source, options)

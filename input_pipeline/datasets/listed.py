@@ -2,10 +2,9 @@
 
 import abc
 import functools
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -14,8 +13,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from grnet_jax.photos import PhotoHeader, encode_png, open_photo
-from input_pipeline.datasets.base import SPLITS, PhotoBuilder, Record, RecordBuilder, ShardSource
+from input_pipeline.config import PrepareOptions
+from input_pipeline.datasets.base import PhotoBuilder, Record, RecordBuilder, ShardSource
 from input_pipeline.datasets.listing import (
     THREADS,
     Checked,
@@ -28,48 +27,13 @@ from input_pipeline.datasets.listing import (
 from input_pipeline.datasets.policy import Policy, make_policy
 from input_pipeline.datasets.records import NO_LANDMARKS, PhotoRecord
 from input_pipeline.datasets.shrinking import Shrinking
-from input_pipeline.errors import DatasetError, ListError
+from input_pipeline.errors import ListError
+from input_pipeline.images import ImageHeader, encode_png, load_image
 from input_pipeline.parallel import ordered_map
+from input_pipeline.vocabulary import SPLITS
 
 _TOLD = 20  # skipped rows that are printed, of each kind
 _REMEMBERED = 1000  # missing photos that the summary names
-
-
-@dataclass(frozen=True)
-class ListOptions:
-    """How to take lists of photos.
-
-    Attributes:
-      policy: which problems stop the preparation.
-      max_pixels: larger photos are unreadable.
-      long_side: larger photos are stored with this longer side, in pixels; 0: as they are.
-    """
-
-    policy: Policy
-    max_pixels: int
-    long_side: int
-
-
-def list_options(data: Any, default: Iterable[str] = ()) -> ListOptions:
-    """The options that config.data describes.
-
-    Args:
-      data: config.data, of which on_bad_row, max_pixels and long_side are read.
-      default: kinds of problems that are skipped where on_bad_row is "".
-
-    Raises:
-      DatasetError: a field is wrong.
-    """
-    for field, least in (("max_pixels", 1), ("long_side", 0)):
-        if data[field] < least:
-            raise DatasetError(f"config.data.{field}={data[field]}: expected at least {least}")
-    return ListOptions(make_policy(data.on_bad_row, default), data.max_pixels, data.long_side)
-
-
-def config_name(stem: str, fingerprint: str, options: ListOptions) -> str:
-    """The prepared folder's name: other lists, or other options, have another."""
-    key = f"{fingerprint} {options.policy} {options.max_pixels} {options.long_side}"
-    return f"{stem}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
 
 
 @dataclass(kw_only=True)
@@ -88,7 +52,12 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
     watches_photos: ClassVar[bool] = False  # whether photos that arrive are prepared anew unasked
 
     stem: str
-    options: ListOptions
+    options: PrepareOptions
+
+    @property
+    def policy(self) -> Policy:
+        """Which problems stop the preparation."""
+        return make_policy(self.options.on_error, self.skips)
 
     @abc.abstractmethod
     def read(self) -> Listing:
@@ -128,16 +97,13 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
 
     def refused(self, checked: Checked) -> list[Problem]:
         """The problems that stop a preparation."""
-        return [
-            problem for problem in checked.problems if self.options.policy.refuses(problem.kind)
-        ]
+        return [problem for problem in checked.problems if self.policy.refuses(problem.kind)]
 
     def describe(self, checked: Checked) -> dict[str, object]:
         """The part of the summary that does not depend on what is written."""
         return {
             **self.origin(),
-            "on_bad_row": str(self.options.policy),
-            "long_side": self.options.long_side,
+            "on_error": str(self.policy),
             "skipped_rows": checked.bad_rows(),
             "problems": checked.problem_counts(),
             "tolerated": dict(sorted(checked.tolerated.items())),
@@ -153,7 +119,7 @@ class StoredPhoto(NamedTuple):
 
     Attributes:
       image: a JPEG of grey or RGB pixels as it was found; all else becomes upright RGB PNG, and
-        photos larger than config.data.long_side upright RGB JPEGs of that size.
+        photos larger than --max_side upright RGB JPEGs of that size.
       height: of the upright photo, in pixels.
       width: of the upright photo, in pixels.
       orientation: EXIF orientation of the stored pixels.
@@ -167,16 +133,16 @@ class StoredPhoto(NamedTuple):
     small: Shrinking | None
 
 
-def store_photo(path: epath.Path, header: PhotoHeader, options: ListOptions) -> StoredPhoto:
+def store_photo(path: epath.Path, header: ImageHeader, options: PrepareOptions) -> StoredPhoto:
     """Reads a photo that was checked."""
     height, width = header.height, header.width
-    if 0 < options.long_side < max(height, width):
-        small = Shrinking.to_long_side(height, width, options.long_side)
-        image = small.jpeg(open_photo(path, options.max_pixels))
+    if 0 < options.max_side < max(height, width):
+        small = Shrinking.to_long_side(height, width, options.max_side)
+        image = small.jpeg(load_image(path, options.max_pixels))
         return StoredPhoto(image, small.height, small.width, 1, small)
     if header.plain_jpeg:
         return StoredPhoto(path.read_bytes(), height, width, header.orientation, None)
-    image = encode_png(open_photo(path, options.max_pixels))
+    image = encode_png(load_image(path, options.max_pixels))
     return StoredPhoto(image, height, width, 1, None)
 
 
@@ -190,7 +156,7 @@ class ListedRecords(RecordBuilder[Record]):
 
     @property
     def photos_per_shard(self) -> int:
-        """Photos in one file of records."""
+        """BatchSpec in one file of records."""
         return 8192
 
     def shards(self) -> Mapping[str, Sequence[ShardSource]]:

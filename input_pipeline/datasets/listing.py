@@ -1,4 +1,4 @@
-"""Photos that files list: a row for each, and the checks that need the photo or other rows."""
+"""BatchSpec that files list: a row for each, and the checks that need the photo or other rows."""
 
 import dataclasses
 import posixpath
@@ -12,14 +12,11 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from grnet_jax.photos import Box, MissingPhotoError, PhotoError, PhotoHeader, inspect_photo
-from input_pipeline.datasets.base import SPLITS
-from input_pipeline.datasets.records import DOMAINS, UNKNOWN
+from input_pipeline.images import Box, ImageError, ImageHeader, MissingImageError, inspect_image
 from input_pipeline.parallel import ordered_map
+from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED, UNKNOWN
 
 BOX_FIELDS = ("x_1", "y_1", "x_2", "y_2")
-VISIBLE = 0  # visibility of a landmark that can be seen
-TRUNCATED = 2  # visibility of a landmark outside the photo
 THREADS = 8  # each may hold a photo of max_pixels
 AHEAD = 4 * THREADS  # photos in the queue before them
 _LAST_NUMBER = re.compile(r"[0-9]+$")
@@ -112,7 +109,7 @@ class CheckedRow(NamedTuple):
     """A row that is right, and the header of its photo."""
 
     row: PhotoRow
-    header: PhotoHeader
+    header: ImageHeader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +210,12 @@ def _check_photos(
 ) -> tuple[list[CheckedRow], list[Problem]]:
     images = list(dict.fromkeys(row.image for row in rows))
     headers = dict(zip(images, inspect_photos(images, locate, max_pixels), strict=True))
-    missing += [image for image in images if isinstance(headers[image], MissingPhotoError)]
+    missing += [image for image in images if isinstance(headers[image], MissingImageError)]
     good, problems = [], []
     for row in rows:
         header = headers[row.image]
-        if isinstance(header, PhotoError):
-            gone = isinstance(header, MissingPhotoError)
+        if isinstance(header, ImageError):
+            gone = isinstance(header, MissingImageError)
             kind = "missing photo" if gone else "unreadable photo"
             problems.append(Problem(row.place, kind, f"field {row.image_field!r}: {header}"))
             continue
@@ -231,13 +228,13 @@ def _check_photos(
 
 def inspect_photos(
     images: Sequence[str], locate: Callable[[str], epath.Path], max_pixels: int
-) -> Iterator[PhotoHeader | PhotoError]:
+) -> Iterator[ImageHeader | ImageError]:
     """Decodes photos, several at a time; yields each header, or why there is none, in order."""
 
-    def inspect(image: str) -> PhotoHeader | PhotoError:
+    def inspect(image: str) -> ImageHeader | ImageError:
         try:
-            return inspect_photo(locate(image), max_pixels, image)
-        except PhotoError as error:
+            return inspect_image(locate(image), max_pixels, image)
+        except ImageError as error:
             return error
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -246,7 +243,7 @@ def inspect_photos(
 
 
 def _fit(
-    row: PhotoRow, header: PhotoHeader, overhang: int, tolerated: Counter[str]
+    row: PhotoRow, header: ImageHeader, overhang: int, tolerated: Counter[str]
 ) -> tuple[PhotoRow, list[Problem]]:
     """The row with its box and landmarks within the photo, or why they are not."""
     problems = []
@@ -266,7 +263,7 @@ def _fit(
     return row, problems
 
 
-def _fit_box(box: Box, header: PhotoHeader, overhang: int) -> tuple[Box, list[str]]:
+def _fit_box(box: Box, header: ImageHeader, overhang: int) -> tuple[Box, list[str]]:
     limits = (header.width, header.height, header.width, header.height)
     texts = [
         f"field {name!r}: {value:g} is outside {_picture(header)}"
@@ -282,7 +279,7 @@ def _fit_box(box: Box, header: PhotoHeader, overhang: int) -> tuple[Box, list[st
 
 
 def _fit_landmarks(
-    landmarks: np.ndarray, header: PhotoHeader, overhang: int
+    landmarks: np.ndarray, header: ImageHeader, overhang: int
 ) -> tuple[np.ndarray, list[str]]:
     fitted, texts = landmarks.copy(), []
     last = np.array([header.width - 1, header.height - 1])
@@ -295,7 +292,7 @@ def _fit_landmarks(
     return fitted, texts
 
 
-def _picture(header: PhotoHeader) -> str:
+def _picture(header: ImageHeader) -> str:
     return f"the picture, which is {header.width}x{header.height} pixels (upright)"
 
 

@@ -2,14 +2,17 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from etils import epath
 
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets import manifest_rows
-from input_pipeline.datasets.listed import ListedConfig, ListedPhotos, config_name, list_options
+from input_pipeline.datasets.download import short_digest
+from input_pipeline.datasets.listed import ListedConfig, ListedPhotos
 from input_pipeline.datasets.listing import Listing
 from input_pipeline.datasets.manifest_rows import Table
+from input_pipeline.datasets.policy import make_policy
 from input_pipeline.errors import DatasetError, ManifestError
 
 _ROWS_PER_SHARD = 512  # of photos of a megabyte or so
@@ -48,23 +51,24 @@ class ManifestConfig(ListedConfig):
         return {"manifest": str(self.table.path)}
 
 
-def manifest_config(kind: type[Config], data: Any) -> Config:
-    """Describes a set by config.data's fields; reads the CSV, and looks for each photo.
+def manifest_config(kind: type[Config], source: str, options: PrepareOptions) -> Config:
+    """Describes a set by its CSV; reads the CSV, and looks for each photo.
 
     Args:
       kind: of the config.
-      data: config.data, of which manifest, on_bad_row, max_pixels and long_side are read.
+      source: path of the CSV.
+      options: of preparing.
 
     Raises:
       DatasetError: a field is wrong.
       ManifestError: the CSV cannot be read as a whole.
     """
-    if not data.manifest:
-        raise DatasetError("config.data.manifest is empty: give the path of the CSV")
-    options = list_options(data, kind.skips)
-    table = manifest_rows.read_table(epath.Path(data.manifest).expanduser(), kind.needed)
+    if not source:
+        raise DatasetError("dataset.source is empty: give the path of the CSV")
+    make_policy(options.on_error, kind.skips)
+    table = manifest_rows.read_table(epath.Path(source).expanduser(), kind.needed)
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", table.path.stem)
-    name = config_name(stem, manifest_rows.fingerprint(table), options)
+    name = f"{stem}-{short_digest(manifest_rows.fingerprint(table))}"
     return kind(name=name, table=table, stem=stem, options=options)
 
 
@@ -79,6 +83,6 @@ class Manifest(ListedPhotos):
         return _ROWS_PER_SHARD
 
 
-def from_data(data: Any) -> tuple[type[Manifest], ManifestConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Manifest, manifest_config(ManifestConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Manifest], ManifestConfig]:
+    """Returns the builder and its config."""
+    return Manifest, manifest_config(ManifestConfig, source, options)

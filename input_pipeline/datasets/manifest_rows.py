@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from etils import epath
 
-from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.listing import (
     AHEAD,
     BOX_FIELDS,
@@ -21,9 +20,9 @@ from input_pipeline.datasets.listing import (
     Problem,
     box_size_problems,
 )
-from input_pipeline.datasets.records import DOMAINS, UNKNOWN, VIEWS
 from input_pipeline.errors import ManifestError, one_of
 from input_pipeline.parallel import ordered_map
+from input_pipeline.vocabulary import DOMAINS, SPLITS, UNKNOWN, VIEWS
 
 _REQUIRED = ("image", "split")
 # Retrieval needs the first two, classification the last alone.
@@ -115,7 +114,7 @@ def _read_bytes(path: epath.Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ManifestError([f"{path}: no such file (config.data.manifest)"]) from None
+        raise ManifestError([f"{path}: no such file (dataset.source)"]) from None
     except OSError as error:
         raise ManifestError([f"{path}: cannot be read: {error}"]) from error
     if not data.strip():

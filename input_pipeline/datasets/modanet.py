@@ -8,10 +8,11 @@ val instead.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from etils import epath
 
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.coco import Coco, CocoConfig
 from input_pipeline.datasets.download import download_config
 from input_pipeline.errors import DatasetError
@@ -64,7 +65,7 @@ class ModanetConfig(CocoConfig):
         for path in (root / "annotations" / _FILE, root / _FILE):
             if path.exists():
                 return {"": path}
-        raise DatasetError(f"{root} (config.data.source): annotations/{_FILE} missing")
+        raise DatasetError(f"{root} (dataset.source): annotations/{_FILE} missing")
 
 
 class Modanet(Coco):
@@ -73,6 +74,6 @@ class Modanet(Coco):
     name = "modanet"
 
 
-def from_data(data: Any) -> tuple[type[Modanet], ModanetConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Modanet, download_config(ModanetConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Modanet], ModanetConfig]:
+    """Returns the builder and its config."""
+    return Modanet, download_config(ModanetConfig, source, options)

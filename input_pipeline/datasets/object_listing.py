@@ -1,4 +1,4 @@
-"""Photos with many objects each as files list them, and the checks that need the photo."""
+"""BatchSpec with many objects each as files list them, and the checks that need the photo."""
 
 import dataclasses
 import posixpath
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from grnet_jax.photos import Box, MissingPhotoError, PhotoError, PhotoHeader
-from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.listing import Checked, Listing, Place, Problem, inspect_photos
 from input_pipeline.datasets.outlines import Outline, Runs, rasterise
+from input_pipeline.images import Box, ImageError, ImageHeader, MissingImageError
 from input_pipeline.object_index import object_counts
+from input_pipeline.vocabulary import SPLITS
 
 _FAR = 1e9  # pixels; float32 has no numbers beyond 3e38
 
@@ -121,7 +121,7 @@ class CheckedPhoto(NamedTuple):
     """
 
     row: ObjectRow
-    header: PhotoHeader
+    header: ImageHeader
     objects: tuple[CheckedObject, ...]
     turn: int
 
@@ -186,8 +186,8 @@ def check_objects(
     good, missing = [], []
     images = [row.image for row in rows]
     for row, header in zip(rows, inspect_photos(images, locate, max_pixels), strict=True):
-        if isinstance(header, PhotoError):
-            gone = isinstance(header, MissingPhotoError)
+        if isinstance(header, ImageError):
+            gone = isinstance(header, MissingImageError)
             missing += [row.image] * gone
             kind = "missing photo" if gone else "unreadable photo"
             faults.add(row.place, row.label, kind, f"field 'file_name': {header}")
@@ -238,7 +238,7 @@ def _without_repeats(rows: Sequence[ObjectRow], faults: Faults) -> list[ObjectRo
 
 
 def _turn(
-    row: ObjectRow, header: PhotoHeader, faults: Faults, tolerated: Counter[str]
+    row: ObjectRow, header: ImageHeader, faults: Faults, tolerated: Counter[str]
 ) -> int | None:
     """The orientation that the photo's objects still have to be turned by; 1: none.
 
@@ -262,7 +262,7 @@ def _turn(
 
 def _fit_objects(
     row: ObjectRow,
-    header: PhotoHeader,
+    header: ImageHeader,
     turn: int,
     overhang: int,
     faults: Faults,

@@ -38,7 +38,7 @@ KINDS: Mapping[str, str] = {
     "unknown split": "neither train nor val nor test",
     "unknown status": "a split that there is not",
     "unknown view": "neither front nor side nor back, or no level of the data set's own",
-    "unreadable photo": "not a whole photo, or larger than config.data.max_pixels",
+    "unreadable photo": "not a whole photo, or larger than --max_pixels",
 }
 
 
@@ -62,25 +62,25 @@ class Policy:
         return "skip" if self.skipped >= KINDS.keys() else ",".join(sorted(self.skipped))
 
 
-def make_policy(on_bad_row: str, default: Iterable[str]) -> Policy:
-    """The policy that config.data.on_bad_row describes.
+def make_policy(on_error: str, default: Iterable[str]) -> Policy:
+    """The policy that config.data.on_error describes.
 
     Args:
-      on_bad_row: "error" stops at every problem, "skip" leaves out all bad rows, kinds joined by
+      on_error: "error" stops at every problem, "skip" leaves out all bad rows, kinds joined by
         commas leave out rows with these problems, and "" those of `default`.
       default: the kinds that the data set is known to have.
 
     Raises:
       DatasetError: there is no such kind.
     """
-    if on_bad_row == "skip":
+    if on_error == "skip":
         return Policy(frozenset(KINDS))
-    if on_bad_row == "error":
+    if on_error == "error":
         return Policy(frozenset())
-    chosen = frozenset(kind.strip() for kind in on_bad_row.split(",")) if on_bad_row else default
+    chosen = frozenset(kind.strip() for kind in on_error.split(",")) if on_error else default
     if unknown := sorted(set(chosen) - KINDS.keys()):
         raise DatasetError(
-            f"config.data.on_bad_row={on_bad_row!r}: {unknown[0]!r} is neither error nor skip nor "
+            f"--on_error={on_error!r}: {unknown[0]!r} is neither error nor skip nor "
             f"a kind of problem; the kinds are {', '.join(KINDS)}"
         )
     return Policy(frozenset(chosen))

@@ -7,13 +7,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from grnet_jax.photos import Box
+from input_pipeline.images import Box
+from input_pipeline.vocabulary import LANDMARKS, UNKNOWN
 
-DOMAINS = ("customer", "shop")
-VIEWS = ("front", "side", "back")
-UPPER, LOWER, FULL = 1, 2, 3  # clothes types, by the part of the body
-UNKNOWN = -1
-NO_LANDMARKS = np.full((8, 3), UNKNOWN, np.int32)
+NO_LANDMARKS = np.full((len(LANDMARKS), 3), UNKNOWN, np.int32)
 
 
 @dataclass(frozen=True)

@@ -2,60 +2,66 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from input_pipeline.errors import DatasetError, one_of
 
-_OPTIONS = ("on_bad_row", "max_pixels", "long_side")
-_DOWNLOAD = ("source", *_OPTIONS)
 
-
-@dataclass(frozen=True)
-class Registered:
+class Registered(NamedTuple):
     """A data set that can be prepared.
 
     Attributes:
-      module: below input_pipeline.datasets; its `from_data(config.data)` returns the TFDS builder's
-        class and config.
-      fields: those of config.data that say which data it is, beside `dir`.
-      kind: "pairs" for items with customer and shop photos, which matchers train on; "photos" for
-        photos with a category; "objects" for photos with the boxes of many objects.
-      title: what headings of figures call it, where that is not its name.
+      module: below input_pipeline.datasets; its `describe(source, options)` returns the TFDS
+        builder's class and config.
+      kind: "pairs" for items with customer and shop images, which matchers train on; "images" for
+        images with a category; "objects" for images with the boxes of many objects.
+      title: what headings call it, where that is not its name.
+      protocol: fields of `eval.protocol` as its benchmark has them.
     """
 
     module: str
-    fields: tuple[str, ...]
     kind: str = "pairs"
     title: str = ""
+    protocol: Mapping[str, Any] = {}
 
-    def describe(self, data: Any) -> tuple[Any, Any]:
-        """The builder's class and config for these fields of config.data."""
+    def describe(self, source: str, options: Any) -> tuple[Any, Any]:
+        """Returns the builder's class and config for a source and `PrepareOptions`."""
         module = importlib.import_module(f"input_pipeline.datasets.{self.module}")
-        return module.from_data(data)
+        return module.describe(source, options)
 
 
 REGISTRY: Mapping[str, Registered] = {
-    "synthetic": Registered("synthetic", ("size", "train_items", "seed")),
-    "manifest": Registered("manifest", ("manifest", *_OPTIONS)),
-    "findfashion": Registered("findfashion", ("manifest", *_OPTIONS)),
-    "deepfashion_c2s": Registered("deepfashion_c2s", _DOWNLOAD),
-    "deepfashion_inshop": Registered("deepfashion_inshop", _DOWNLOAD),
-    "deepfashion_attributes": Registered("deepfashion_attributes", _DOWNLOAD, "photos"),
-    "deepfashion_fine": Registered("deepfashion_fine", _DOWNLOAD, "photos"),
-    "deepfashion2": Registered("deepfashion2", _DOWNLOAD, title="DeepFashion2-derived"),
-    "street2shop": Registered("street2shop", _DOWNLOAD),
-    "coco": Registered("coco", _DOWNLOAD, "objects"),
-    "modanet": Registered("modanet", _DOWNLOAD, "objects"),
+    "synthetic": Registered("synthetic"),
+    "manifest": Registered("manifest"),
+    "findfashion": Registered("findfashion"),
+    "deepfashion_c2s": Registered("deepfashion_c2s"),
+    "deepfashion_inshop": Registered("deepfashion_inshop"),
+    "deepfashion_attributes": Registered("deepfashion_attributes", "images"),
+    "deepfashion_fine": Registered("deepfashion_fine", "images"),
+    "deepfashion2": Registered("deepfashion2", title="DeepFashion2-derived"),
+    # Kiapour et al.: per category, with all its shop images.
+    "street2shop": Registered("street2shop", protocol={"gallery": "all", "same_category": True}),
+    "coco": Registered("coco", "objects"),
+    "modanet": Registered("modanet", "objects"),
 }
 
 
 def find_dataset(name: str) -> Registered:
-    """The data set of this name.
+    """Returns the data set of this name.
 
     Raises:
       DatasetError: naming the data sets there are.
     """
     if name not in REGISTRY:
-        raise DatasetError(f"config.data.name={name!r}: expected {one_of(tuple(REGISTRY))}")
+        raise DatasetError(f"dataset.name={name!r}: expected {one_of(tuple(REGISTRY))}")
     return REGISTRY[name]
+
+
+def dataset_names(*kinds: str) -> tuple[str, ...]:
+    """Returns the names of the data sets of these kinds."""
+    return tuple(name for name, entry in REGISTRY.items() if entry.kind in kinds)
+
+
+def benchmark_protocol(name: str) -> dict[str, Any]:
+    """Returns the fields of `eval.protocol` as this data set's benchmark has them."""
+    return dict(REGISTRY[name].protocol) if name in REGISTRY else {}

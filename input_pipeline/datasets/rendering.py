@@ -11,8 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from grnet_jax.photos import Box, encode_png
 from input_pipeline import synthetic
+from input_pipeline.images import Box, encode_png
 from input_pipeline.parallel import ordered_map
 
 _ITEMS_PER_TASK = 8

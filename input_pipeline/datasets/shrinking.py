@@ -1,4 +1,4 @@
-"""Photos stored smaller than they were found, with boxes, landmarks and masks to match."""
+"""BatchSpec stored smaller than they were found, with boxes, landmarks and masks to match."""
 
 import dataclasses
 import io
@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from grnet_jax.photos import Box, encode_png
-from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.images import Box, encode_png
+from input_pipeline.vocabulary import UNKNOWN
 
 _QUALITY = 95
 
@@ -32,9 +32,9 @@ class Shrinking:
         return self.factors[0] if self.width > self.height else self.factors[1]
 
     @classmethod
-    def to_long_side(cls, height: int, width: int, long_side: int) -> "Shrinking":
+    def to_long_side(cls, height: int, width: int, max_side: int) -> "Shrinking":
         """The one that gives a photo this longer side, in pixels."""
-        scale = long_side / max(height, width)
+        scale = max_side / max(height, width)
         new = max(round(width * scale), 1), max(round(height * scale), 1)
         return cls((new[0] / width, new[1] / height), height=new[1], width=new[0])
 

@@ -5,11 +5,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from etils import epath
 
-from grnet_jax.photos import Box
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.download import (
     DownloadConfig,
     compare,
@@ -29,6 +29,7 @@ from input_pipeline.datasets.street2shop_files import (
     read_photos,
 )
 from input_pipeline.errors import DatasetError
+from input_pipeline.images import Box
 
 # Queries of the release, (test, train): each photo, product and box counts once.
 QUERIES = {
@@ -142,14 +143,14 @@ def find_categories(root: epath.Path) -> list[str]:
         missing = [str(path.relative_to(root)) for path in paths if not path.exists()]
         if missing and len(missing) < len(paths):
             raise DatasetError(
-                f"{root} (config.data.source): {', '.join(missing)} missing, which the category "
+                f"{root} (dataset.source): {', '.join(missing)} missing, which the category "
                 f"{category} needs beside its other lists"
             )
         if not missing:
             found.append(category)
     if not found:
         raise DatasetError(
-            f"{root} (config.data.source): has the lists of no category, as "
+            f"{root} (dataset.source): has the lists of no category, as "
             "meta/json/train_pairs_bags.json, test_pairs_bags.json and retrieval_bags.json"
         )
     return found
@@ -171,9 +172,9 @@ class Street2Shop(ListedPhotos):
     builder_config: Street2ShopConfig
 
 
-def from_data(data: Any) -> tuple[type[Street2Shop], Street2ShopConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Street2Shop, download_config(Street2ShopConfig, data)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Street2Shop], Street2ShopConfig]:
+    """Returns the builder and its config."""
+    return Street2Shop, download_config(Street2ShopConfig, source, options)
 
 
 def _lists(root: epath.Path, category: str) -> dict[str, epath.Path]:

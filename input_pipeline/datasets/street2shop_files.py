@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from grnet_jax.photos import Box
 from input_pipeline.datasets.listing import Place, Problem
 from input_pipeline.errors import AnnotationError, DatasetError
+from input_pipeline.images import Box
 
 PHOTO_LIST = "photos/photos.txt"
 _FOLDERS = ("photos", "images")  # the lists' own archive, and where the usual scripts download to
@@ -59,12 +59,12 @@ def find_photos(root: epath.Path) -> PhotoFolder:
     ]
     if not found:
         raise DatasetError(
-            f"{root} (config.data.source): neither photos/ nor images/ holds a photo, named as "
+            f"{root} (dataset.source): neither photos/ nor images/ holds a photo, named as "
             "000000001.jpg (or .jpeg or .png)"
         )
     if len(found) > 1:
         raise DatasetError(
-            f"{root} (config.data.source): photos/ and images/ both hold photos; keep all in one"
+            f"{root} (dataset.source): photos/ and images/ both hold photos; keep all in one"
         )
     ((path, names),) = found
     by_number: dict[int, str] = {}

@@ -4,15 +4,16 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.base import PhotoBuilder, ShardSource
-from input_pipeline.datasets.records import VIEWS, PhotoRecord
+from input_pipeline.datasets.records import PhotoRecord
 from input_pipeline.datasets.rendering import ItemJob, RenderedPhoto, render, render_item
 from input_pipeline.errors import DatasetError
+from input_pipeline.vocabulary import VIEWS
 
 PICTURE_SIZE = 160  # pixels, of the long side
 _PHOTOS_PER_SHARD = 4096
@@ -42,30 +43,15 @@ SIZES: dict[str, dict[str, SplitSize]] = {
 
 @dataclass(kw_only=True)
 class SyntheticConfig(tfds.core.BuilderConfig):
-    """Which synthetic set: see `synthetic_config`."""
+    """Which synthetic set."""
 
     splits: Mapping[str, SplitSize]
-    seed: int
+    options: PrepareOptions
 
-
-def synthetic_config(size: str, items: int, seed: int) -> SyntheticConfig:
-    """Describes a set by config.data's fields.
-
-    Args:
-      size: a name in SIZES.
-      items: number of training items; 0 takes the size's own.
-      seed: draws another set of garments and scenes.
-    """
-    if size not in SIZES:
-        raise DatasetError(f"config.data.size={size!r}: expected one of {', '.join(SIZES)}")
-    if items < 0 or seed < 0:
-        field, value = ("train_items", items) if items < 0 else ("seed", seed)
-        raise DatasetError(f"config.data.{field}={value}: must not be negative")
-    splits = dict(SIZES[size])
-    if items:
-        splits["train"] = SplitSize(items, splits["train"].customers)
-    name = f"{size}-{splits['train'].items}-seed{seed}"
-    return SyntheticConfig(name=name, splits=splits, seed=seed)
+    @property
+    def seed(self) -> int:
+        """Of the drawing."""
+        return self.options.seed
 
 
 class Synthetic(PhotoBuilder):
@@ -112,9 +98,19 @@ class Synthetic(PhotoBuilder):
                     yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
 
 
-def from_data(data: Any) -> tuple[type[Synthetic], SyntheticConfig]:
-    """The builder and its config, for these fields of config.data."""
-    return Synthetic, synthetic_config(data.size, data.train_items, data.seed)
+def describe(source: str, options: PrepareOptions) -> tuple[type[Synthetic], SyntheticConfig]:
+    """Returns the builder and its config; the source is a name in SIZES, "" for "small".
+
+    Raises:
+      DatasetError: naming the sizes there are.
+    """
+    size = source or "small"
+    if size not in SIZES:
+        raise DatasetError(f"dataset.source={size!r}: expected one of {', '.join(SIZES)}")
+    splits = dict(SIZES[size])
+    if options.items:
+        splits["train"] = SplitSize(options.items, splits["train"].customers)
+    return Synthetic, SyntheticConfig(name=size, splits=splits, options=options)
 
 
 def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:

@@ -9,11 +9,11 @@ numpy and OpenCV are used.
 from __future__ import annotations
 
 from input_pipeline.synthetic.garments import ATTRIBUTES, CATEGORIES, CLOTHES_TYPES
-from input_pipeline.synthetic.items import SPLITS, Item, make_item, stream
+from input_pipeline.synthetic.items import Item, make_item, stream
 from input_pipeline.synthetic.photo import Photo
 from input_pipeline.synthetic.shop import render_shop
 from input_pipeline.synthetic.street import SHARES, render_customer
-from input_pipeline.synthetic.tailoring import LANDMARKS
+from input_pipeline.vocabulary import LANDMARKS, SPLITS
 
 __all__ = [
     "ATTRIBUTES",

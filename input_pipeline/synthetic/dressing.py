@@ -9,10 +9,11 @@ import numpy as np
 
 from input_pipeline.synthetic import body, palette, tailoring
 from input_pipeline.synthetic.body import Figure
-from input_pipeline.synthetic.garments import CLOTHES_TYPES, LOWER, Garment
+from input_pipeline.synthetic.garments import CLOTHES_TYPES, Garment
 from input_pipeline.synthetic.painting import Canvas, Panel, limb
 from input_pipeline.synthetic.palette import Colour
 from input_pipeline.synthetic.panels import panels_of
+from input_pipeline.vocabulary import LOWER
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,7 @@ import numpy as np
 
 from input_pipeline.synthetic import palette
 from input_pipeline.synthetic.palette import Colour
-
-UPPER, LOWER, FULL = 1, 2, 3
+from input_pipeline.vocabulary import FULL, LOWER, UPPER
 
 FABRICS: tuple[str, ...] = (
     "plain",

@@ -11,7 +11,7 @@ _SIZE = 64
 
 
 def _ring(count: int, radius: float, start: float, inner: float | None = None) -> np.ndarray:
-    """Points of a regular polygon, or of a star where `inner` is given, round the middle."""
+    """Keypoints of a regular polygon, or of a star where `inner` is given, round the middle."""
     total = count if inner is None else 2 * count
     turns = start + np.arange(total) * 2 * np.pi / total
     radii = np.full(total, radius)

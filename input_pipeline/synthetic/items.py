@@ -8,8 +8,7 @@ import numpy as np
 
 from input_pipeline.synthetic import garments
 from input_pipeline.synthetic.garments import Garment
-
-SPLITS: tuple[str, ...] = ("train", "val", "test")
+from input_pipeline.vocabulary import SPLITS
 
 # How a block of ten consecutive items falls into families: 4 of 10 items stand alone.
 _BLOCK = 10

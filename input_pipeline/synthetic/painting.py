@@ -1,6 +1,6 @@
 """The canvas and its primitives: tubes of cloth or skin, polygons, strokes, discs.
 
-Points are given in head heights (x to the right, y down); the canvas knows its own scale. Beside
+Keypoints are given in head heights (x to the right, y down); the canvas knows its own scale. Beside
 the picture it keeps two masks of the garment being photographed: `whole`, every pixel the garment
 was drawn on, and `visible`, those that nothing was drawn over afterwards.
 """

@@ -9,10 +9,11 @@ import numpy as np
 
 from input_pipeline.synthetic import body, palette, tailoring
 from input_pipeline.synthetic.fabrics import paint_fabric
-from input_pipeline.synthetic.garments import CLOTHES_TYPES, LOWER, UPPER, Garment, Logo, has_legs
+from input_pipeline.synthetic.garments import CLOTHES_TYPES, Garment, Logo, has_legs
 from input_pipeline.synthetic.glyphs import glyph_mask
 from input_pipeline.synthetic.painting import Panel
 from input_pipeline.synthetic.palette import Colour
+from input_pipeline.vocabulary import LOWER, UPPER
 
 PER_UNIT = 48  # pixels of cloth a head height
 _SHIFT = 4

@@ -10,7 +10,7 @@ import numpy as np
 from input_pipeline.synthetic import body, camera, dressing, occluders, palette, scenery, tailoring
 from input_pipeline.synthetic.body import Figure
 from input_pipeline.synthetic.dressing import Looks, Worn
-from input_pipeline.synthetic.garments import CLOTHES_TYPES, LOWER, UPPER, Fabric, Garment
+from input_pipeline.synthetic.garments import CLOTHES_TYPES, Fabric, Garment
 from input_pipeline.synthetic.items import Item, stream
 from input_pipeline.synthetic.painting import Canvas
 from input_pipeline.synthetic.photo import (
@@ -22,6 +22,7 @@ from input_pipeline.synthetic.photo import (
     masks_of,
     outside_share,
 )
+from input_pipeline.vocabulary import LOWER, UPPER
 
 OVERSAMPLING = 1.5
 ASPECT = 0.75

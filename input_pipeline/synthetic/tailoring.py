@@ -9,19 +9,10 @@ import numpy as np
 
 from input_pipeline.synthetic import body
 from input_pipeline.synthetic.body import Figure, Point
-from input_pipeline.synthetic.garments import CLOTHES_TYPES, FULL, LOWER, Garment, has_legs
+from input_pipeline.synthetic.garments import CLOTHES_TYPES, Garment, has_legs
 from input_pipeline.synthetic.painting import Tube, limb, profile
+from input_pipeline.vocabulary import FULL, LOWER
 
-LANDMARKS: tuple[str, ...] = (
-    "left_collar",
-    "right_collar",
-    "left_sleeve",
-    "right_sleeve",
-    "left_waistline",
-    "right_waistline",
-    "left_hem",
-    "right_hem",
-)
 SIDES = ("left", "right")
 
 # Half width and depth of the neck opening.

@@ -88,7 +88,7 @@ def test_torchvisions_weights_say_the_same(weights):
     theirs = chosen.transforms()
     ours = PREPROCESSING[published_preprocessing(chosen.url.rsplit("/", 1)[-1])]
     assert ours.interpolation == theirs.interpolation.value
-    assert ours.center_share == theirs.crop_size[0] / theirs.resize_size[0]
+    assert ours.center_fraction == theirs.crop_size[0] / theirs.resize_size[0]
     if "GoogLeNet" not in weights:  # whose own forward pass does the rest
         assert (list(ours.mean), list(ours.deviation)) == (theirs.mean, theirs.std)
 
@@ -118,5 +118,5 @@ def test_timms_weights_say_the_same(backbone, tag):
         default_preprocessing(backbone),
     )
     ours = PREPROCESSING[default_preprocessing(backbone)]
-    assert (ours.interpolation, ours.center_share) == (theirs.interpolation, theirs.crop_pct)
+    assert (ours.interpolation, ours.center_fraction) == (theirs.interpolation, theirs.crop_pct)
     assert (ours.mean, ours.deviation) == (tuple(theirs.mean), tuple(theirs.std))

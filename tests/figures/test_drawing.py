@@ -7,7 +7,7 @@ from PIL import Image
 from grnet_jax.figures.drawing import draw_heat, draw_nodes, draw_photos
 from grnet_jax.figures.explanations import SeenPhoto, frame_photo
 from grnet_jax.figures.strongest_nodes import StrongNode
-from grnet_jax.photos import Framing
+from input_pipeline.images import ImageTransform
 
 _HEIGHT, _GAP = 360, 44
 
@@ -21,13 +21,13 @@ def _photo(height, width, cut=None):
 
 def test_a_photo_is_framed_as_the_matcher_sees_it():
     whole = np.arange(60 * 40 * 3, dtype=np.uint32).reshape(60, 40, 3).astype(np.uint8)
-    seen = frame_photo("a", whole, (10, 20, 26, 36), Framing(16, "box", "bilinear", 1.0))
+    seen = frame_photo("a", whole, (10, 20, 26, 36), ImageTransform(16, "box", "bilinear", 1.0))
     assert seen.cut == (10, 20, 26, 36)
     assert seen.is_cut
     np.testing.assert_array_equal(seen.framed, whole[20:36, 10:26])  # 16 to 16 pixels
-    centre = frame_photo("a", whole, None, Framing(16, "center", "bilinear", 0.5))
+    centre = frame_photo("a", whole, None, ImageTransform(16, "center", "bilinear", 0.5))
     assert centre.cut == (10, 20, 30, 40)
-    assert not frame_photo("a", whole, None, Framing(16, "none", "bilinear", 1.0)).is_cut
+    assert not frame_photo("a", whole, None, ImageTransform(16, "none", "bilinear", 1.0)).is_cut
 
 
 def test_what_is_not_seen_is_pale():

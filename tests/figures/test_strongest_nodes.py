@@ -8,8 +8,8 @@ from grnet_jax.errors import InputError
 from grnet_jax.figures.explanations import Explainer, frame_photo
 from grnet_jax.figures.strongest_nodes import strongest_nodes
 from grnet_jax.graph import PAPER_SCALES
-from grnet_jax.photos import Framing
 from grnet_jax.training.state import init_variables
+from input_pipeline.images import ImageTransform
 from tests.graph import naive
 
 
@@ -47,7 +47,7 @@ def _explain(name, **fields):
     matcher = models.build_matcher(config.model)
     variables = init_variables(matcher, 32, seed=0)
     rng = np.random.default_rng(0)
-    framing = Framing(32, "box", "bilinear", 1.0)
+    framing = ImageTransform(32, "box", "bilinear", 1.0)
     photos = [
         frame_photo(n, rng.integers(0, 256, (50, 40, 3), dtype=np.uint8), (4, 5, 30, 44), framing)
         for n in "ab"

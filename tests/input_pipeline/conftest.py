@@ -21,14 +21,14 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "seed": 0,
         "manifest": "",
         "source": "",
-        "on_bad_row": "",
+        "on_error": "",
         "image_size": 16,
         "crop": "box",
         "shop_crop": "",
         "detections": "",
         "points": "",
         "interpolation": "bilinear",
-        "center_share": 0.875,
+        "center_fraction": 0.875,
         "flip": True,
         "square": False,
         "box_jitter": 0.0,
@@ -38,12 +38,12 @@ def make_data(**changes: object) -> ml_collections.ConfigDict:
         "hue": 0.0,
         "sampler": "pairs",
         "epoch": "pairs",
-        "photos_per_item": 2,
+        "images_per_item": 2,
         "domains": "both",
         "max_objects": 0,
         "mask_size": 28,
         "max_pixels": 1_000_000,
-        "long_side": 0,
+        "max_side": 0,
     }
     return ml_collections.ConfigDict({**fields, **changes})
 
@@ -97,7 +97,7 @@ def dataset(data) -> input_pipeline.Dataset:
 
 @pytest.fixture
 def three_garments(monkeypatch) -> None:
-    """Cuts the tiny set to three items a split, for tests that prepare it anew."""
+    """CropBoxes the tiny set to three items a split, for tests that prepare it anew."""
     from input_pipeline.datasets.synthetic import SIZES, SplitSize
 
     monkeypatch.setitem(SIZES, "tiny", {split: SplitSize(3, 1) for split in ("train", "test")})

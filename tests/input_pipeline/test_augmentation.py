@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from input_pipeline import DatasetError
-from input_pipeline.augmentation import Augmentation, make_augmentation, move_landmarks
-from input_pipeline.cuts import Cuts, square_boxes
+from input_pipeline.augmentation import Augmentation, build_augmentation, move_landmarks
+from input_pipeline.crops import CropBoxes, square_boxes
 from input_pipeline.pixel_changes import augment
 from tests.input_pipeline.conftest import make_data
 from tests.input_pipeline.test_batches import changed, take
@@ -138,7 +138,7 @@ def test_square_cuts_are_central_but_in_training(dataset, data):
     assert (np.abs(left - (width - right)) <= 1).all()
     assert (np.abs(top - (height - bottom)) <= 1).all()
     assert (height != width).any()
-    jittered = Cuts(split, changed(fields, box_jitter=0.2))
+    jittered = CropBoxes(split, changed(fields, box_jitter=0.2))
     outward = np.tile(np.array([-1, -1, 1, 1], np.float32), (len(split), 1))
     left, top, right, bottom = jittered.pixels(np.arange(len(split)), outward).T
     np.testing.assert_array_equal(right - left, bottom - top)
@@ -154,4 +154,4 @@ def test_square_cuts_are_central_but_in_training(dataset, data):
 )
 def test_changes_that_cannot_be_are_named(field, value):
     with pytest.raises(DatasetError, match=rf"config\.data\.{field}={value}: expected 0 to less"):
-        make_augmentation(make_data(**{field: value}))
+        build_augmentation(make_data(**{field: value}))

@@ -6,17 +6,17 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from grnet_jax.errors import InputError
-from grnet_jax.photos import crop_and_resize, make_framing
-from input_pipeline import DatasetError, decoding, photo_batches, train_batches
+from input_pipeline import DatasetError, decoding, image_batches, train_batches
+from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.sampling import make_sampler
 from tests.input_pipeline.conftest import make_data, photo_bytes
 
 
-def take(split, data, start_step=0, steps=3, batch_items=8, seed=0, **hosts):
+def take(split, data, start_step=0, steps=3, batch_size=8, seed=0, **hosts):
     batches = train_batches(
         split,
         data,
-        batch_items=batch_items,
+        batch_size=batch_size,
         start_step=start_step,
         steps=steps,
         seed=seed,
@@ -75,9 +75,9 @@ def test_jitter_moves_the_edges_of_the_box(dataset, data):
     split = dataset.split("train")
     moved = take(split, changed(data, flip=False, box_jitter=0.2))
     sampler = make_sampler(split, data, seed=0)
-    framing = make_framing(data)
+    framing = build_transform(data)
     for step, batch in enumerate(moved):
-        plan = sampler.plan(step, batch_items=8, host=0, hosts=1)
+        plan = sampler.plan(step, batch_size=8, host=0, hosts=1)
         for place, (rows, shifts) in enumerate(zip(plan.rows, plan.shift, strict=True)):
             for name, row, shift in zip(("customer", "shop"), rows, shifts, strict=True):
                 x_1, y_1, x_2, y_2 = split.index.box[row]
@@ -119,30 +119,30 @@ def test_no_steps(dataset, data):
 
 
 def test_batch_larger_than_the_split(dataset, data):
-    (batch,) = take(dataset.split("val"), data, steps=1, batch_items=40)  # of 16 pairs
+    (batch,) = take(dataset.split("val"), data, steps=1, batch_size=40)  # of 16 pairs
     assert batch["customer"].shape[0] == 40
 
 
 def test_wrong_arguments_are_refused_at_once(dataset, data):
     split = dataset.split("train")
-    arguments = {"batch_items": 8, "start_step": 0, "steps": 1, "seed": 0}
+    arguments = {"batch_size": 8, "start_step": 0, "steps": 1, "seed": 0}
     with pytest.raises(ValueError, match="8 pairs cannot be divided among 3 hosts"):
         train_batches(split, data, **arguments, hosts=3)
     with pytest.raises(DatasetError, match="host 2 of 2"):
         train_batches(split, data, **arguments, host=2, hosts=2)
-    for field, value in (("crop", "middle"), ("interpolation", ""), ("center_share", 1.5)):
+    for field, value in (("crop", "middle"), ("interpolation", ""), ("center_fraction", 1.5)):
         with pytest.raises(InputError, match=rf"config\.data\.{field}='?{value}"):
             train_batches(split, changed(data, **{field: value}), **arguments)
     with pytest.raises(InputError, match=r"config\.data\.image_size=0"):
-        photo_batches(split, [0], changed(data, image_size=0), batch=1)
+        image_batches(split, [0], changed(data, image_size=0), batch=1)
     with pytest.raises(DatasetError, match="at least 1"):
-        photo_batches(split, [0], data, batch=0)
+        image_batches(split, [0], data, batch=0)
 
 
 def test_photo_batches_pad_the_last(dataset, data):
     split = dataset.split("test")
     rows = split.gallery_rows()[::-1]
-    batches = list(photo_batches(split, rows, data, batch=5))
+    batches = list(image_batches(split, rows, data, batch=5))
     assert len(batches) == 3
     assert all(batch["photo"].shape == (5, 16, 16, 3) for batch in batches)
     mask = np.concatenate([batch["mask"] for batch in batches])
@@ -156,14 +156,14 @@ def test_photo_batches_pad_the_last(dataset, data):
 @pytest.mark.parametrize("crop", ["box", "none", "center"])
 def test_photo_batches_equal_the_twin(dataset, data, crop, interpolation):
     split = dataset.split("test")
-    data = changed(data, crop=crop, interpolation=interpolation, center_share=0.7)
-    for batch in photo_batches(split, range(len(split)), data, batch=36):
+    data = changed(data, crop=crop, interpolation=interpolation, center_fraction=0.7)
+    for batch in image_batches(split, range(len(split)), data, batch=36):
         for photo, row in zip(batch["photo"], batch["row"], strict=True):
             assert np.abs(photo.astype(int) - split.framed(row, data)).max() <= 1
 
 
 def test_no_photos(dataset, data):
-    assert list(photo_batches(dataset.split("test"), [], data, batch=4)) == []
+    assert list(image_batches(dataset.split("test"), [], data, batch=4)) == []
 
 
 def test_undecodable_photo_is_named(dataset, data, monkeypatch):
@@ -178,7 +178,7 @@ def test_undecodable_photo_is_named(dataset, data, monkeypatch):
 
     monkeypatch.setattr(split, "read", read)
     name = split.index.photo_id[7]
-    batches = photo_batches(split, range(12), data, batch=4)
+    batches = image_batches(split, range(12), data, batch=4)
     assert next(batches)["mask"].all()
     with pytest.raises(DatasetError, match=f"cannot decode {name}: "):
         next(batches)
@@ -187,7 +187,7 @@ def test_undecodable_photo_is_named(dataset, data, monkeypatch):
 def test_rows_outside_the_split(dataset, data):
     split = dataset.split("test")
     with pytest.raises(DatasetError, match="of a split of 36"):
-        list(photo_batches(split, [36], data, batch=1))
+        list(image_batches(split, [36], data, batch=1))
     with pytest.raises(DatasetError, match="of a split of 36"):
         split.read([-1])
 
@@ -207,7 +207,7 @@ def test_a_cut_is_decoded_to_the_pixels_of_the_whole(subsampling):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [16, 224])
 def test_resizing_gives_the_pixels_of_tensorflow(size, interpolation):
-    framing = make_framing(make_data(image_size=size, interpolation=interpolation))
+    framing = build_transform(make_data(image_size=size, interpolation=interpolation))
     rng = np.random.default_rng(size)
     for shape in [(245, 185), (90, 400), (16, 224), (1, 1), (1, 300), (7, 3)]:
         image = tf.constant(rng.integers(0, 256, (*shape, 3), np.uint8))
@@ -217,14 +217,14 @@ def test_resizing_gives_the_pixels_of_tensorflow(size, interpolation):
 
 
 def test_item_batches_hold_photos_and_labels(dataset, data):
-    data = changed(data, sampler="items", photos_per_item=3, flip=False)
+    data = changed(data, sampler="items", images_per_item=3, flip=False)
     split = dataset.split("train")
     index = split.index
-    (batch,) = take(split, data, steps=1, batch_items=4)
+    (batch,) = take(split, data, steps=1, batch_size=4)
     assert batch["photo"].shape == (12, 16, 16, 3)
     assert (batch["item"].reshape(4, 3) == batch["item"].reshape(4, 3)[:, :1]).all()
     assert batch["domain"].reshape(4, 3).tolist() == [[0, 1, 1]] * 4
-    plan = make_sampler(split, data, seed=0).plan(0, batch_items=4, host=0, hosts=1)
+    plan = make_sampler(split, data, seed=0).plan(0, batch_size=4, host=0, hosts=1)
     for place, row in enumerate(plan.rows.reshape(-1)):
         assert np.abs(batch["photo"][place].astype(int) - split.framed(row, data)).max() <= 1
         record = split.record(row)
@@ -240,7 +240,7 @@ def test_item_batches_hold_photos_and_labels(dataset, data):
 def test_photo_batches_for_training_hold_every_photo(dataset, data):
     split = dataset.split("train")
     data = changed(data, sampler="photos")
-    found = take(split, data, steps=9, batch_items=8)  # 72 photos
+    found = take(split, data, steps=9, batch_size=8)  # 72 photos
     items = np.concatenate([batch["item"] for batch in found])
     np.testing.assert_array_equal(np.bincount(items), np.bincount(split.index.item))
     assert all(batch["photo"].shape == (8, 16, 16, 3) for batch in found)

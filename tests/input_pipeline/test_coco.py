@@ -234,7 +234,7 @@ def test_turned_photos(tmp_path, orientation, stated):
 
 
 def test_long_side(street):
-    full, small = photos(load(street)), photos(load(street, long_side=18))
+    full, small = photos(load(street)), photos(load(street, max_side=18))
     for name, (_, record) in small.items():
         assert (record.height, record.width) == (12, 18)
         assert Image.open(io.BytesIO(record.image)).size == (18, 12)
@@ -540,7 +540,7 @@ def test_problems(tmp_path, where, value, kind, text):
     root = trees.write_coco(tmp_path / "coco", trees.street())
     trees.write_json(root / "annotations.json", content)
     assert f"annotations.json:1: {text}" in problems_of(root)
-    dataset = load(root, on_bad_row="skip")
+    dataset = load(root, on_error="skip")
     assert dataset.summary["problems"][kind] >= 1
     assert dataset.summary["skipped_rows"] >= 1
     found = photos(dataset)
@@ -590,7 +590,7 @@ def test_image_id_twice(tmp_path):
     found = problems_of(root)
     assert "annotations.json:1: images[1]: field 'id': there is image 1 already" in found
     assert "annotations.json:1: image 1: field 'id': another image has it too" in found
-    assert sorted(photos(load(root, on_bad_row="skip"))) == ["0003.jpg", "0004.jpg", "0005.jpg"]
+    assert sorted(photos(load(root, on_error="skip"))) == ["0003.jpg", "0004.jpg", "0005.jpg"]
 
 
 def test_categories_of_two_files(tmp_path):
@@ -607,7 +607,7 @@ def test_categories_of_two_files(tmp_path):
         "test.json:1: category 7: field 'name': 'hat' is 'bag' in another file",
         "test.json:1: annotation 11: field 'category_id': there is no category 7",
     ]
-    dataset = load(root, on_bad_row="skip")
+    dataset = load(root, on_error="skip")
     assert dataset.split("test").record(0).categories.tolist() == [0, 0]
     assert dataset.summary["skipped_rows"] == 2
 
@@ -640,7 +640,7 @@ def test_files_that_cannot_be_read(tmp_path, damage, text):
     damaged = damage(path.read_text())
     path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
     for policy in ("error", "skip"):
-        (problem,) = problems_of(root, on_bad_row=policy)
+        (problem,) = problems_of(root, on_error=policy)
         assert problem.startswith("annotations.json:")
         assert text in problem
 
@@ -720,7 +720,7 @@ def test_modanet(moda):
     for name, (_, record) in found.items():
         assert record.categories.tolist() == [int(name[:7]) % 13]
     (moda / "images/0000003.jpg").unlink()  # the photos are another download
-    again = load(moda, name="modanet", long_side=30)
+    again = load(moda, name="modanet", max_side=30)
     assert again.summary["problems"] == {"missing photo": 1}
 
 

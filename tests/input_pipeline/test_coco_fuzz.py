@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from grnet_jax.errors import InputError
 from input_pipeline.dataset import check_source
-from input_pipeline.datasets.base import SPLITS
 from input_pipeline.datasets.object_listing import turn_mask
 from input_pipeline.datasets.policy import KINDS
+from input_pipeline.vocabulary import SPLITS
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import make_data
 
@@ -44,7 +44,7 @@ def damage_value(content, draw):
 
 
 def damage_text(data, draw):
-    """Cuts bytes out, or puts some in."""
+    """CropBoxes bytes out, or puts some in."""
     start = draw(st.integers(0, len(data)))
     stop = min(len(data), start + draw(st.integers(0, 8)))
     inserted = draw(
@@ -102,7 +102,7 @@ def test_damaged_annotations(root, data):
     if data.draw(st.integers(0, 3)) == 0:
         text = damage_text(text, data.draw)
     path.write_bytes(text)
-    fields = make_data(name="coco", source=str(root), on_bad_row="skip")
+    fields = make_data(name="coco", source=str(root), on_error="skip")
     message = ""
     try:
         checked, refused, _ = check_source(fields)

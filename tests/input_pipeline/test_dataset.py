@@ -13,8 +13,8 @@ import pytest
 
 from input_pipeline import DatasetError, load_dataset
 from input_pipeline.dataset import open_dataset
-from input_pipeline.datasets.records import VIEWS
 from input_pipeline.locks import preparation_lock
+from input_pipeline.vocabulary import VIEWS
 from tests.input_pipeline.conftest import make_data
 
 REPOSITORY = Path(__file__).parents[2]

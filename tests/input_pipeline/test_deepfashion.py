@@ -227,7 +227,7 @@ def test_c2s_skipping(c2s, capsys):
     (c2s / C2S_FIRST).unlink()
     trees.edit(c2s / trees.C2S_BOXES, 4, "002 003", "023 003")
     trees.edit(c2s / trees.PARTITION, 30, "test", "dev")
-    dataset = load("deepfashion_c2s", c2s, on_bad_row="skip")
+    dataset = load("deepfashion_c2s", c2s, on_error="skip")
     printed = capsys.readouterr().out
     assert f"Skipped {c2s}/{trees.PARTITION}:3: field 'image_pair_name_1'" in printed
     assert printed.count("Skipped ") == 3
@@ -288,7 +288,7 @@ def test_c2s_tolerated(c2s, capsys):
 def test_unreadable_file(c2s, content, message):
     (c2s / trees.PARTITION).write_bytes(content)
     with pytest.raises(AnnotationError, match=re.escape(str(c2s / trees.PARTITION)) + message):
-        load("deepfashion_c2s", c2s, on_bad_row="skip")
+        load("deepfashion_c2s", c2s, on_error="skip")
 
 
 def test_truncated_file(c2s):
@@ -320,8 +320,8 @@ def test_wrong_source(name, tmp_path, downloads):
     next(path for path in (root / "Img", root / "img") if path.exists()).rename(root / "photos")
     with pytest.raises(DatasetError, match="has neither a folder img nor Img/img"):
         load(name, root)
-    with pytest.raises(DatasetError, match=r"config\.data\.on_bad_row='drop'"):
-        load(name, downloads[name], on_bad_row="drop")
+    with pytest.raises(DatasetError, match=r"config\.data\.on_error='drop'"):
+        load(name, downloads[name], on_error="drop")
 
 
 def test_changed_annotations_are_prepared_anew(c2s):
@@ -343,7 +343,7 @@ def test_many_problems_are_shown_in_part(c2s, monkeypatch):
     with pytest.raises(
         AnnotationError, match=r"(?s)have 28 problems:.*and 23 more; .*--check"
     ) as caught:
-        load("deepfashion_c2s", c2s, on_bad_row="skip")
+        load("deepfashion_c2s", c2s, on_error="skip")
     assert len(caught.value.problems) == 28
 
 
@@ -358,7 +358,7 @@ def test_prepare_command(downloads, tmp_path, capsys):
     prepared = capsys.readouterr().out.splitlines()
     for lines in (checked, prepared):
         rows = [line.split() for line in lines]
-        # Photos, categories, items, customer and shop photos, pairs, queries and gallery.
+        # BatchSpec, categories, items, customer and shop photos, pairs, queries and gallery.
         assert ["train", "16", "3", "4", "8", "8", "16", "8", "8"] in [row[:9] for row in rows]
         assert ["test", "8", "2", "2", "4", "4", "8", "4", "4"] in [row[:9] for row in rows]
         assert ["photos", "28", "239,557", "differs"] in rows
@@ -377,8 +377,8 @@ def test_check_command_lists_every_problem(c2s, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(f"{c2s}/") for line in lines) == 2
     assert {"  box: 1", "  missing photo: 1"} <= set(lines)
-    assert lines[-1].startswith("2 bad rows, 2 problems that preparing refuses; --on_bad_row=skip")
-    assert prepare.main([*command, "--on_bad_row=skip"]) == 0
+    assert lines[-1].startswith("2 bad rows, 2 problems that preparing refuses; --on_error=skip")
+    assert prepare.main([*command, "--on_error=skip"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
     assert prepare.main(["--check"]) == 2
     assert "nothing to check" in capsys.readouterr().err
@@ -593,13 +593,13 @@ def test_fine_bad_line(fine, file, line, old, new, message):
     trees.edit(fine / "Anno_fine" / file, line, old, new)
     (found,) = problems_of("deepfashion_fine", fine)
     assert found.startswith(f"Anno_fine/{file}:{line}: {message}")
-    kept = load("deepfashion_fine", fine, on_bad_row="skip").summary["splits"]
+    kept = load("deepfashion_fine", fine, on_error="skip").summary["splits"]
     assert sum(kept[split]["shop_photos"] for split in kept) == 5
 
 
 def test_fine_lines_that_may_belong_to_a_neighbour_are_never_skipped(fine):
     trees.write_lines(fine / "Anno_fine/train_attr.txt", ["1 1", "1 0"])
-    (found,) = problems_of("deepfashion_fine", fine, on_bad_row="skip")
+    (found,) = problems_of("deepfashion_fine", fine, on_error="skip")
     assert found == (
         "Anno_fine/train_attr.txt: has 2 lines, expected 3, a line for each photo of train.txt"
     )
@@ -611,7 +611,7 @@ def test_fine_lines_are_those_of_their_photos(fine):
         lines = path.read_text().splitlines()
         blank = 0 if name == "train_cate.txt" else 1
         path.write_text("\n".join([*lines[:blank], "", *lines[blank:]]) + "\n")
-    (found,) = problems_of("deepfashion_fine", fine, on_bad_row="skip")
+    (found,) = problems_of("deepfashion_fine", fine, on_error="skip")
     assert found == "Anno_fine/train_cate.txt:2: train.txt has no photo on this line"
 
 
@@ -666,7 +666,7 @@ def test_c2s_a_photo_of_two_items_is_stored_for_each(c2s):
 def test_a_wrong_name_is_never_skipped(attributes, file, old, new, message):
     """Left out, it would shift all names after it."""
     trees.edit(attributes / "Anno" / file, 4, old, new)
-    (problem,) = problems_of("deepfashion_attributes", attributes, on_bad_row="skip")
+    (problem,) = problems_of("deepfashion_attributes", attributes, on_error="skip")
     assert problem.startswith(f"Anno/{file}:4: {message}")
 
 
@@ -738,11 +738,11 @@ def test_contents_are_numbered_alike_in_all_splits(c2s):
 def test_photos_that_arrive_later_are_told_of(c2s, capsys):
     content = (c2s / C2S_FIRST).read_bytes()
     (c2s / C2S_FIRST).unlink()
-    dataset = load("deepfashion_c2s", c2s, on_bad_row="missing photo")
+    dataset = load("deepfashion_c2s", c2s, on_error="missing photo")
     assert dataset.summary["missing_photos"] == [C2S_FIRST]
-    load("deepfashion_c2s", c2s, on_bad_row="missing photo")
+    load("deepfashion_c2s", c2s, on_error="missing photo")
     assert "are there now" not in capsys.readouterr().out
     (c2s / C2S_FIRST).write_bytes(content)
-    load("deepfashion_c2s", c2s, on_bad_row="missing photo")
+    load("deepfashion_c2s", c2s, on_error="missing photo")
     said = f"1 photos that were missing when {dataset.directory} was prepared are there now"
     assert said in capsys.readouterr().out

@@ -213,7 +213,7 @@ def test_mask_fits_the_upright_photo(root):
 
 
 def test_masks_shrink_with_their_photos(root):
-    record = load_dataset(fields(root, long_side=18)).split("train").record(0)
+    record = load_dataset(fields(root, max_side=18)).split("train").record(0)
     assert (record.height, record.width) == (18, 12)
     mask = pixels(record.mask)
     assert mask.shape == (18, 12)
@@ -421,7 +421,7 @@ def test_bad_photo(root, change, kind, message):
 @pytest.mark.parametrize("name", ["source", "pair_id"])
 def test_a_photo_without_what_is_said_of_it_loses_all_garments(root, name):
     trees.edit(root, "train", 1, lambda content: content.pop(name))
-    report = check_source(fields(root, on_bad_row="skip"))
+    report = check_source(fields(root, on_error="skip"))
     assert [str(problem) for problem in report.checked.problems] == [
         f"{root}/train/annos/000001.json:1: field {name!r}: is missing"
     ]
@@ -575,7 +575,7 @@ def test_preparing_refuses_or_skips(root):
     trees.edit(root, "train", 1, lambda content: content["item1"].update(style="x"))
     with pytest.raises(AnnotationError, match=r"000001\.json:1: item1: field 'style'"):
         load_dataset(fields(root))
-    dataset = load_dataset(fields(root, on_bad_row="fields"))
+    dataset = load_dataset(fields(root, on_error="fields"))
     assert dataset.summary["problems"] == {"fields": 1}
     assert len(dataset.split("train")) == 8
     assert dataset.split("train").record(0).item_id == "train/1/0/000001/item2"

@@ -138,7 +138,7 @@ def test_mutated_annotation_files(root, data):
     files = sorted(root.rglob("*.json"))
     damaged = data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2, unique=True))
     originals = {path: path.read_bytes() for path in damaged}
-    fields = make_data(name="deepfashion2", source=str(root), dir="unused", on_bad_row="skip")
+    fields = make_data(name="deepfashion2", source=str(root), dir="unused", on_error="skip")
     try:
         for path, original in originals.items():
             content = json.loads(original)

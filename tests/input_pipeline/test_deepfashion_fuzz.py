@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from grnet_jax.errors import InputError
 from input_pipeline.dataset import check_source
-from input_pipeline.datasets.base import SPLITS
-from input_pipeline.datasets.listing import TRUNCATED
 from input_pipeline.datasets.policy import KINDS
-from input_pipeline.datasets.records import DOMAINS
+from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED
 from tests.input_pipeline import deepfashion_trees as trees
 from tests.input_pipeline.conftest import make_data
 
@@ -119,7 +117,7 @@ def test_mutated_annotation_files(tree, data):
     damaged = data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2, unique=True))
     policy = data.draw(st.sampled_from(["error", "skip"]))
     originals = {path: path.read_bytes() for path in damaged}
-    fields = make_data(name=name, source=str(root), dir="unused", on_bad_row=policy)
+    fields = make_data(name=name, source=str(root), dir="unused", on_error=policy)
     message, checked = "", None
     try:
         for path, content in originals.items():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grnet_jax.photos import encode_png
 from input_pipeline import DatasetError, ManifestError, load_dataset, prepare
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.policy import KINDS, make_policy
 from input_pipeline.datasets.shrinking import Shrinking
+from input_pipeline.images import encode_png
 from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
 
 HEADER = "image,item_id,domain,split,x_1,y_1,x_2,y_2"
@@ -31,25 +31,25 @@ def load(folder, rows=ROWS, header=HEADER, **changes):
 
 def test_kinds_that_are_skipped(tmp_path, capsys):
     with pytest.raises(ManifestError) as caught:
-        load(tmp_path, on_bad_row="missing photo")
+        load(tmp_path, on_error="missing photo")
     assert len(caught.value.problems) == 1  # of the other kind
     assert "has no size" in caught.value.problems[0]
-    dataset = load(tmp_path, on_bad_row="missing photo, box")
+    dataset = load(tmp_path, on_error="missing photo, box")
     assert len(dataset.split("train")) == 2
     assert dataset.summary["problems"] == {"box": 1, "missing photo": 1}
-    assert dataset.summary["on_bad_row"] == "box,missing photo"
+    assert dataset.summary["on_error"] == "box,missing photo"
     assert "(2 bad rows were left out)" in capsys.readouterr().out
 
 
 def test_the_check_says_which_kinds_to_skip(tmp_path, capsys):
     path = write_manifest(tmp_path, ROWS, HEADER)
     command = ["--dataset=manifest", f"--manifest={path}", "--check"]
-    assert prepare.main([*command, "--on_bad_row=box"]) == 2
-    said = "2 bad rows, 1 problems that preparing refuses; --on_bad_row=skip leaves all bad rows "
+    assert prepare.main([*command, "--on_error=box"]) == 2
+    said = "2 bad rows, 1 problems that preparing refuses; --on_error=skip leaves all bad rows "
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"{said}out, --on_bad_row='missing photo' those of these kinds."
+        f"{said}out, --on_error='missing photo' those of these kinds."
     )
-    assert prepare.main([*command, "--on_bad_row=box,missing photo"]) == 0
+    assert prepare.main([*command, "--on_error=box,missing photo"]) == 0
 
 
 def test_default_policies():
@@ -58,19 +58,19 @@ def test_default_policies():
     assert make_policy("error", ["box"]).refuses("box")
     assert not any(make_policy("skip", []).refuses(kind) for kind in KINDS)
     assert make_policy("box,domain", ["path"]).refuses("path")
-    with pytest.raises(DatasetError, match=r"config\.data\.on_bad_row='box,hat': 'hat' is neither"):
+    with pytest.raises(DatasetError, match=r"config\.data\.on_error='box,hat': 'hat' is neither"):
         make_policy("box,hat", [])
 
 
 def test_many_skipped_rows_are_summed_up(tmp_path, capsys):
     rows = [*ROWS[:2], *(f"gone{n}.png,a,shop,train,,,," for n in range(30))]
-    load(tmp_path, rows, on_bad_row="skip")
+    load(tmp_path, rows, on_error="skip")
     printed = capsys.readouterr().out
     assert printed.count("Skipped ") == 20
     assert "Skipped: missing photo: 30 in all; --check lists them" in printed
 
 
-@pytest.mark.parametrize(("field", "value"), [("max_pixels", 0), ("long_side", -1)])
+@pytest.mark.parametrize(("field", "value"), [("max_pixels", 0), ("max_side", -1)])
 def test_sizes_that_cannot_be(tmp_path, field, value):
     with pytest.raises(DatasetError, match=rf"config\.data\.{field}={value}"):
         load(tmp_path, **{field: value})
@@ -88,7 +88,7 @@ def test_stored_size(tmp_path):
         "turned.jpg,b,shop,train,0,0,80,120",
         "s.jpg,a,shop,train,,,,",
     ]
-    split = load(tmp_path, rows, long_side=60).split("train")
+    split = load(tmp_path, rows, max_side=60).split("train")
     large, turned, small = (split.record(row) for row in range(3))
     for record in (large, turned):
         assert (record.height, record.width, record.orientation) == (60, 40, 1)
@@ -100,7 +100,7 @@ def test_stored_size(tmp_path):
     # The same picture: near Pillow's own reduction of the file.
     reduced = Image.open(folder / "c.jpg").reduce(2)
     assert np.abs(split.picture(0).astype(int) - np.asarray(reduced)).mean() < 4
-    assert load(tmp_path, rows).directory != load(tmp_path, rows, long_side=60).directory
+    assert load(tmp_path, rows).directory != load(tmp_path, rows, max_side=60).directory
 
 
 def exif_of(orientation: int) -> bytes:
@@ -171,6 +171,6 @@ def test_findfashion_needs_its_flags(tmp_path):
 
 
 def test_the_summary_is_stored(tmp_path):
-    dataset = load(tmp_path, on_bad_row="skip", long_side=500)
+    dataset = load(tmp_path, on_error="skip", max_side=500)
     stored = json.loads((dataset.directory / "summary.json").read_text())
-    assert (stored["on_bad_row"], stored["long_side"], stored["skipped_rows"]) == ("skip", 500, 2)
+    assert (stored["on_error"], stored["max_side"], stored["skipped_rows"]) == ("skip", 500, 2)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grnet_jax.photos import open_photo
-from input_pipeline import DatasetError, ManifestError, load_dataset, photo_batches, train_batches
+from input_pipeline import DatasetError, ManifestError, load_dataset, image_batches, train_batches
 from input_pipeline.datasets.manifest_rows import read_table
+from input_pipeline.images import load_image
 from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
 
 FULL = "image,item_id,domain,split,category,x_1,y_1,x_2,y_2,view,occluded,cropped"
@@ -84,7 +84,7 @@ def test_every_bad_row_is_listed(tmp_path):
         load(path, tmp_path)
     message = str(caught.value)
     assert message.count("photos.csv:") == 27
-    assert "on_bad_row=skip" in message
+    assert "on_error=skip" in message
     assert not list((tmp_path / "data").glob("manifest/*/*"))
 
 
@@ -133,15 +133,15 @@ def test_unreadable_manifest(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ManifestError, match=message) as caught:
         load(path, tmp_path)
-    assert "on_bad_row=skip" not in str(caught.value)
+    assert "on_error=skip" not in str(caught.value)
 
 
 def test_missing_manifest_and_policy(tmp_path):
     with pytest.raises(ManifestError, match="no such file"):
         load(tmp_path / "photos.csv", tmp_path)
     path = write_manifest(tmp_path, GOOD)
-    with pytest.raises(DatasetError, match=r"config\.data\.on_bad_row='drop'"):
-        load(path, tmp_path, on_bad_row="drop")
+    with pytest.raises(DatasetError, match=r"config\.data\.on_error='drop'"):
+        load(path, tmp_path, on_error="drop")
 
 
 def test_line_is_the_physical_line_where_the_row_begins(tmp_path):
@@ -162,16 +162,16 @@ def test_line_is_the_physical_line_where_the_row_begins(tmp_path):
 def test_skipping_bad_rows(tmp_path, capsys):
     rows = [*GOOD, "c.jpg,a,customer,train", "gone.png,a,shop,train", "x.jpg,b,door,dev"]
     path = write_manifest(tmp_path / "photos", rows)
-    dataset = load(path, tmp_path, on_bad_row="skip")
+    dataset = load(path, tmp_path, on_error="skip")
     printed = capsys.readouterr().out
     assert f"Skipped {path}:4: field 'image': gone.png: no such file" in printed
     assert printed.count("Skipped") == 3
     assert dataset.summary["skipped_rows"] == 2
     assert len(dataset.split("train")) == 2
-    load(path, tmp_path, on_bad_row="skip")
+    load(path, tmp_path, on_error="skip")
     assert "(2 bad rows were left out)" in capsys.readouterr().out
     with pytest.raises(ManifestError):
-        load(write_manifest(tmp_path / "bad", ["x.jpg,b,door,dev"]), tmp_path, on_bad_row="skip")
+        load(write_manifest(tmp_path / "bad", ["x.jpg,b,door,dev"]), tmp_path, on_error="skip")
 
 
 def test_bom_spaces_extra_columns_and_paths_upwards(tmp_path, capsys):
@@ -239,14 +239,14 @@ def test_files_are_kept_or_converted(kinds_dataset):
         kept = name.startswith(("turned", "grey")) and name.endswith(".jpg")
         assert (record.image == content) is kept
         assert record.image.startswith(b"\xff\xd8" if kept else b"\x89PNG")
-        picture = open_photo(content)
+        picture = load_image(content)
         assert (record.height, record.width) == picture.shape[:2]
         np.testing.assert_array_equal(split.picture(row), picture)
 
 
 def test_every_kind_reaches_the_model_upright(kinds_dataset):
     split = kinds_dataset[1].split("train")
-    (batch,) = photo_batches(split, range(len(split)), make_data(), batch=len(split))
+    (batch,) = image_batches(split, range(len(split)), make_data(), batch=len(split))
     for photo, row in zip(batch["photo"], batch["row"], strict=True):
         assert np.abs(photo.astype(int) - split.framed(row, make_data())).max() <= 1
 
@@ -284,7 +284,7 @@ def test_queries_without_a_match_are_counted_and_not_trained_on(tmp_path):
     assert dataset.summary["splits"]["test"]["queries_without_match"] == 1
     split = dataset.split("train")
     with pytest.raises(DatasetError, match="split 'train' has no pairs to train on"):
-        train_batches(split, make_data(), batch_items=2, start_step=0, steps=1, seed=0)
+        train_batches(split, make_data(), batch_size=2, start_step=0, steps=1, seed=0)
 
 
 def test_several_files_of_records(tmp_path, monkeypatch):

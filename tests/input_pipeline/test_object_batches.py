@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grnet_jax.photos import crop_and_resize, encode_png, make_framing
 from input_pipeline import DatasetError, load_dataset
+from input_pipeline.images import build_transform, crop_and_resize, encode_png
 from input_pipeline.object_batches import object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import make_data
@@ -32,7 +32,7 @@ def mask(number, height, width):
 
 
 def content_of(mirrored):
-    """Photos as PNG of every split; number n has n % 4 objects, some without a mask."""
+    """BatchSpec as PNG of every split; number n has n % 4 objects, some without a mask."""
     images, annotations, pictures = [], [], {}
     for number, (height, width) in enumerate(SIZES):
         name = f"{number}.png"
@@ -164,7 +164,7 @@ def test_as_other_photos_are_scaled(split, interpolation):
     """A square photo becomes what the matcher's batches make of it."""
     data = config(image_size=13, interpolation=interpolation, crop="none")
     (batch,) = object_batches(split, [2], data, batch=1)
-    expected = crop_and_resize(split.picture(2), None, make_framing(data))
+    expected = crop_and_resize(split.picture(2), None, build_transform(data))
     assert np.abs(batch["photo"][0].astype(int) - expected).max() <= 1
 
 

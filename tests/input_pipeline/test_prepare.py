@@ -10,7 +10,7 @@ def test_synthetic(tmp_path, three_garments, capsys):
     assert prepare.main(["--size=tiny", f"--dir={tmp_path}", "--train_items=4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = [line.split() for line in lines if line.lstrip().startswith(("train ", "test "))]
-    # Photos, categories, items, customer and shop photos, pairs, queries and gallery.
+    # BatchSpec, categories, items, customer and shop photos, pairs, queries and gallery.
     assert [row[:9] for row in table] == [
         ["train", "8", "3", "4", "4", "4", "4", "4", "4"],
         ["test", "6", "2", "3", "3", "3", "3", "3", "3"],

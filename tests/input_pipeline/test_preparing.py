@@ -206,7 +206,7 @@ def _large(name, folder):
         ]
         path = folder / name / "photos.csv"
         path.write_text("\n".join(["image,item_id,domain,split", *rows]) + "\n")
-        return ["--dataset=manifest", f"--manifest={path}", "--long_side=200"]
+        return ["--dataset=manifest", f"--manifest={path}", "--max_side=200"]
     root = folder / name
     pairs = [
         f"{customer} {shop} id_{item:08d} {splits[item]}"
@@ -223,7 +223,7 @@ def _large(name, folder):
     header = "image_pair_name_1 image_pair_name_2 item_id evaluation_status"
     write_list(root, PARTITION, header, pairs)
     write_list(root, C2S_BOXES, f"image_name clothes_type source_type {BOX_COLUMNS}", boxes)
-    return ["--dataset=deepfashion_c2s", f"--source={root}", "--long_side=200"]
+    return ["--dataset=deepfashion_c2s", f"--source={root}", "--max_side=200"]
 
 
 def _unfinished(folder, pattern):

@@ -6,7 +6,7 @@ import pytest
 from input_pipeline import DatasetError, PhotoIndex, steps_per_epoch
 from input_pipeline.datasets.records import NO_LANDMARKS
 from input_pipeline.index import IndexBuilder, build_indices
-from input_pipeline.sampling import ItemSampler, PairSampler, PhotoSampler, Sampler
+from input_pipeline.sampling import ItemSampler, PairSampler, ImageSampler, Sampler
 from tests.input_pipeline.conftest import make_data
 
 
@@ -50,7 +50,7 @@ class FakeSplit:
 
 def rows_of(sampler: Sampler, steps: range, batch: int, hosts: int = 1) -> np.ndarray:
     plans = [
-        sampler.plan(step, batch_items=batch, host=host, hosts=hosts)
+        sampler.plan(step, batch_size=batch, host=host, hosts=hosts)
         for step in steps
         for host in range(hosts)
     ]
@@ -102,15 +102,15 @@ def test_a_step_is_a_function_of_seed_and_step(epoch):
 
 def test_hosts_share_a_batch():
     sampler = PairSampler(make_index(PHOTOS), "pairs", seed=5)
-    whole = sampler.plan(3, batch_items=6, host=0, hosts=1)
-    parts = [sampler.plan(3, batch_items=6, host=host, hosts=3) for host in range(3)]
+    whole = sampler.plan(3, batch_size=6, host=0, hosts=1)
+    parts = [sampler.plan(3, batch_size=6, host=host, hosts=3) for host in range(3)]
     np.testing.assert_array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
     np.testing.assert_array_equal(np.concatenate([part.flip for part in parts]), whole.flip)
 
 
 def test_coins_are_fair_and_independent():
     sampler = PairSampler(make_index(PHOTOS), "pairs", seed=1)
-    flips = sampler.plan(0, batch_items=20_000, host=0, hosts=1).flip
+    flips = sampler.plan(0, batch_size=20_000, host=0, hosts=1).flip
     both = flips.mean(axis=0)
     assert np.abs(both - 0.5).max() < 0.02
     assert abs((flips[:, 0] == flips[:, 1]).mean() - 0.5) < 0.02
@@ -142,7 +142,7 @@ def test_large_index_is_packed_in_parts(monkeypatch):
 
 def test_items_of_both_domains():
     index = make_index(PHOTOS)
-    sampler = ItemSampler(index, photos_per_item=3, domains="both", seed=4)
+    sampler = ItemSampler(index, images_per_item=3, domains="both", seed=4)
     assert sampler.epoch_length == 3  # a, c and d have both
     dealt = rows_of(sampler, range(60), batch=3)
     for epoch in dealt.reshape(60, 3, 3):
@@ -158,7 +158,7 @@ def test_items_of_both_domains():
 
 def test_items_of_any_domain():
     index = make_index(PHOTOS)
-    sampler = ItemSampler(index, photos_per_item=4, domains="any", seed=0)
+    sampler = ItemSampler(index, images_per_item=4, domains="any", seed=0)
     assert sampler.epoch_length == 3  # b and e have one photo
     for group in rows_of(sampler, range(20), batch=3):
         item = index.item[group[0]]
@@ -168,7 +168,7 @@ def test_items_of_any_domain():
 
 
 def test_photos_come_once_an_epoch():
-    dealt = rows_of(PhotoSampler(11, seed=2), range(11), batch=2)
+    dealt = rows_of(ImageSampler(11, seed=2), range(11), batch=2)
     for epoch in (dealt[:11, 0], dealt[11:, 0]):
         assert sorted(epoch) == list(range(11))
     assert (dealt[:11] != dealt[11:]).any()
@@ -189,7 +189,7 @@ def test_item_batches_are_a_function_of_seed_and_step(domains):
     [
         ({"sampler": "garments"}, r"config\.data\.sampler='garments': expected pairs, items or"),
         ({"sampler": "items", "domains": "shop"}, r"config\.data\.domains='shop'"),
-        ({"sampler": "items", "photos_per_item": 1}, r"config\.data\.photos_per_item=1"),
+        ({"sampler": "items", "images_per_item": 1}, r"config\.data\.images_per_item=1"),
         ({"sampler": "items"}, "no items to train on: no item has both"),
         ({"sampler": "items", "domains": "any"}, "no items to train on: no item has two photos"),
     ],

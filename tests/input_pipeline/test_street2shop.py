@@ -31,7 +31,7 @@ def problems_of(root, **changes):
     """What stops the preparation; nothing is left behind."""
     before = set((root.parent / "data").glob("*/*/*"))
     with pytest.raises(AnnotationError) as caught:
-        load(root, **{"on_bad_row": "error", **changes})
+        load(root, **{"on_error": "error", **changes})
     assert set((root.parent / "data").glob("*/*/*")) == before
     return [problem.replace(f"{root}/", "") for problem in caught.value.problems]
 
@@ -289,7 +289,7 @@ def test_no_json_list(root, content, message):
     path = trees.list_path(root, "retrieval_bags")
     path.write_bytes(content)
     with pytest.raises(AnnotationError) as caught:
-        load(root, on_bad_row="skip")
+        load(root, on_error="skip")
     (problem,) = caught.value.problems
     assert problem.startswith(f"{path}{message}")
 
@@ -337,8 +337,8 @@ DOUBLE = [*trees.PAIRS[DOUBLED][:2], (1, 10, trees.BOX), trees.PAIRS[DOUBLED][2]
 def test_a_product_of_both_splits(root):
     change(root, "test_pairs_bags", 2, trees.element(4, 11, trees.BOX))
     expected = "field 'product': 11 has a training pair at meta/json/train_pairs_bags.json:1: "
-    assert problems_of(root, on_bad_row="") == [f"{P}{expected}element 3"]
-    dataset = load(root, on_bad_row="item in two splits")
+    assert problems_of(root, on_error="") == [f"{P}{expected}element 3"]
+    dataset = load(root, on_error="item in two splits")
     train, test = (dataset.split(split) for split in ("train", "test"))
     assert [r.photo_id for r in records(train) if r.item_id == "bags/11"] == [
         "000000002.jpg",
@@ -361,7 +361,7 @@ def test_a_product_keeps_its_split_where_its_training_pairs_are_bad(root):
 def test_a_customers_photo_among_a_shops(root):
     change(root, "retrieval_bags", 4, trees.element(3, 20))
     place = "meta/json/test_pairs_bags.json:1: element 1"
-    assert problems_of(root, on_bad_row="") == [
+    assert problems_of(root, on_error="") == [
         "meta/json/retrieval_bags.json:1: element 4: field 'photo': 3 is the customer's photo of "
         f"product 20 at {place}"
     ]
@@ -395,8 +395,8 @@ def test_a_photo_that_the_list_of_urls_lacks(root):
     trees.photo_path(root, 4).unlink()
     trees.write_photo_list(root, [photo for photo in trees.PHOTOS if photo not in (4, 104)])
     expected = "field 'photo': 4 is not in photos/photos.txt, and photos/ has no such photo"
-    assert problems_of(root, on_bad_row="") == [f"{P}{expected}"]
-    summary = load(root, on_bad_row="skip").summary
+    assert problems_of(root, on_error="") == [f"{P}{expected}"]
+    summary = load(root, on_error="skip").summary
     assert summary["problems"] == {"unknown photo": 1}
     assert summary["facts"]["dead_customer_photos"] == 0
     assert summary["tolerated"]["photo that photos.txt does not list"] == 1
@@ -416,7 +416,7 @@ def test_rows_of_the_list_of_urls(root):
     assert summary["tolerated"] == {WITHOUT: 9, "photo listed twice in photos.txt": 1}
     strange = [b"http://a,b", b"5;http://a", b"1234567890,http://a", b"-1,x", b"\xb2,x", b",x"]
     path.write_bytes(b"\n".join([*rows[:4], *strange]) + b"\n")
-    problems = problems_of(root, on_bad_row="")
+    problems = problems_of(root, on_error="")
     assert problems == [
         f"photos/photos.txt:{line}: expected id,url with an id of one to nine digits, got {got!r}"
         for line, got in enumerate(
@@ -470,8 +470,8 @@ def test_wrong_source(root, tmp_path):
     (root / "photos").rename(root / "pictures")
     with pytest.raises(DatasetError, match="neither photos/ nor images/ holds a photo"):
         load(root)
-    with pytest.raises(DatasetError, match=r"config\.data\.on_bad_row='drop'"):
-        load(root, on_bad_row="drop")
+    with pytest.raises(DatasetError, match=r"config\.data\.on_error='drop'"):
+        load(root, on_error="drop")
 
 
 def test_one_category(root):
@@ -513,5 +513,5 @@ def test_check_command(root, capsys):
     assert f"{place}: field 'product': is missing" in lines
     assert any(re.fullmatch(r" *bags: test queries +1 +174 +differs", line) for line in lines)
     assert lines[-1].startswith("2 bad rows, 1 problems that preparing refuses;")
-    assert prepare.main([*command, "--on_bad_row=fields,missing photo"]) == 0
+    assert prepare.main([*command, "--on_error=fields,missing photo"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."

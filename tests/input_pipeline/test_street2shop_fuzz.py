@@ -146,7 +146,7 @@ def test_mutated_lists(tree, data):
     damaged = data.draw(st.lists(st.sampled_from(paths), min_size=1, max_size=2, unique=True))
     policy = data.draw(st.sampled_from(["error", "skip"]))
     originals = {path: path.read_bytes() for path in damaged}
-    fields = make_data(name="street2shop", source=str(tree), dir="unused", on_bad_row=policy)
+    fields = make_data(name="street2shop", source=str(tree), dir="unused", on_error=policy)
     message, checked = "", None
     try:
         for path, content in originals.items():

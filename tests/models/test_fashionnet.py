@@ -216,7 +216,7 @@ def test_bad_fields_are_named(field, value, message):
 
 
 def test_given_points_are_pooled_around_in_the_landmarks_place():
-    matcher = models.build_matcher(small_model(pooling="given", given_points=3))
+    matcher = models.build_matcher(small_model(pooling="given", given_keypoints=3))
     variables = _drawn(matcher)
     rng = np.random.default_rng(4)
     points, visible = rng.uniform(size=(2, 3, 2)).astype(np.float32), np.ones((2, 3), bool)
@@ -229,7 +229,9 @@ def test_given_points_are_pooled_around_in_the_landmarks_place():
     with pytest.raises(InputError, match=r"model\.pooling=given: photos alone have no points"):
         jax.eval_shape(lambda: models.embed(matcher, variables, batch["photo"]))
     fewer = models.photos_of(matcher, {**batch, "points": points[:, :2]})
-    with pytest.raises(InputError, match=r"model\.given_points: 3, but data\.points has 2 points"):
+    with pytest.raises(
+        InputError, match=r"model\.given_keypoints: 3, but data\.points has 2 points"
+    ):
         jax.eval_shape(lambda: models.embed(matcher, variables, fewer))
     views = models.Views(flip_average=True)
     with pytest.raises(InputError, match=r"eval\.flip_average and eval\.five_crop_share"):
@@ -238,8 +240,8 @@ def test_given_points_are_pooled_around_in_the_landmarks_place():
 
 @pytest.mark.parametrize(("pooling", "points"), [("given", 0), ("landmarks", 2)])
 def test_given_points_are_counted_in_the_config(pooling, points):
-    with pytest.raises(InputError, match=r"model\.given_points: "):
-        models.build_matcher(small_model(pooling=pooling, given_points=points))
+    with pytest.raises(InputError, match=r"model\.given_keypoints: "):
+        models.build_matcher(small_model(pooling=pooling, given_keypoints=points))
 
 
 @pytest.mark.slow

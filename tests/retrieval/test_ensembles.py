@@ -47,9 +47,9 @@ def test_descriptors_are_side_by_side_and_of_length_one():
 def test_members_see_photos_as_in_their_training():
     data = colour_histogram.get_config().data
     trained = copy.deepcopy(data)
-    trained.update(image_size=24, crop="none", square=True, long_side=50, size="tiny", dir="else")
+    trained.update(image_size=24, crop="none", square=True, max_side=50, size="tiny", dir="else")
     seen = member_data(data, trained)
-    for field in ("image_size", "crop", "square", "long_side"):
+    for field in ("image_size", "crop", "square", "max_side"):
         assert seen[field] == trained[field] != data[field]
     data.detections, trained.detections = "", "theirs.csv"
     assert member_data(data, trained).detections == "theirs.csv"
@@ -75,7 +75,7 @@ def ensemble(data_dir):
     from input_pipeline import load_dataset
 
     config = colour_histogram.get_config()
-    config.data.update(dir=str(data_dir), size="tiny", interpolation="bilinear", center_share=1.0)
+    config.data.update(dir=str(data_dir), size="tiny", interpolation="bilinear", center_fraction=1.0)
     config.eval.batch, config.eval.query_block, config.eval.gallery_block = 16, 8, 8
     members = []
     for crop, size in (("none", 16), ("box", 24)):

@@ -25,8 +25,8 @@ from grnet_jax.retrieval.recognition import (
     write_recognition,
 )
 from grnet_jax.training.setup import resolve_preprocessing
-from input_pipeline import load_dataset, photo_batches
-from input_pipeline.cuts import cut_landmarks
+from input_pipeline import load_dataset, image_batches
+from input_pipeline.crops import transform_landmarks
 
 
 class _Brightness(nn.Module):
@@ -45,7 +45,7 @@ def test_every_photo_counts_once_on_any_number_of_devices(tiny_config):
     split = dataset.split("test")
     matcher = _Brightness()
     assert models.has_predictions(matcher)
-    (batch,) = photo_batches(
+    (batch,) = image_batches(
         split, np.arange(len(split.index)), config.data, batch=len(split.index)
     )
     variables = matcher.init(jax.random.key(0), batch["photo"], method="predict")
@@ -89,7 +89,7 @@ def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
     dataset = load_dataset(config.data)
     split = dataset.split("test")
     rows = np.arange(len(split))
-    (batch,) = photo_batches(split, rows, config.data, batch=len(split))
+    (batch,) = image_batches(split, rows, config.data, batch=len(split))
     matcher = _Colours(len(split.index.attributes))
     variables = matcher.init(jax.random.key(0), batch["photo"], method="predict")
     predicted = jax.tree.map(np.asarray, models.predict(matcher, variables, batch["photo"]))
@@ -113,7 +113,7 @@ def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
         )
     assert set(found.attributes) == set(split.index.attributes[has.any(axis=0)])
     cut = split.cuts(config.data)
-    points, visibility = cut_landmarks(split.index.landmarks, cut, np.zeros(len(rows), bool))
+    points, visibility = transform_landmarks(split.index.landmarks, cut, np.zeros(len(rows), bool))
     apart = np.hypot(*np.moveaxis(predicted.landmarks - points, -1, 0))
     seen = visibility == 0
     assert found.values["landmarks_visible"] == seen.sum()

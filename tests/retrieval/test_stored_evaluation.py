@@ -69,17 +69,17 @@ def test_a_store_changes_no_figure(case, tmp_path, monkeypatch, same_category):
     def forbidden(*args, **options):
         raise AssertionError("photos were read again")
 
-    monkeypatch.setattr(input_pipeline, "photo_batches", forbidden)
+    monkeypatch.setattr(input_pipeline, "image_batches", forbidden)
     _assert_same(held, evaluator.evaluate(variables, task, store=store, step=3))
 
 
 def test_an_interrupted_embedding_goes_on(case, tmp_path, monkeypatch):
     evaluator, variables, dataset, data = case
     task = make_task(dataset, "test", data, gallery="all")
-    read, photo_batches = [], input_pipeline.photo_batches
+    read, image_batches = [], input_pipeline.image_batches
 
     def some(split, rows, data, *, batch):
-        for number, found in enumerate(photo_batches(split, rows, data, batch=batch)):
+        for number, found in enumerate(image_batches(split, rows, data, batch=batch)):
             if len(read) == 1 and number == 2:
                 raise ConnectionError("gone")
             yield found
@@ -87,7 +87,7 @@ def test_an_interrupted_embedding_goes_on(case, tmp_path, monkeypatch):
 
     store = str(tmp_path / "store")
     monkeypatch.setattr("grnet_jax.retrieval.store._GROUP_ROWS", 16)
-    monkeypatch.setattr(input_pipeline, "photo_batches", some)
+    monkeypatch.setattr(input_pipeline, "image_batches", some)
     with pytest.raises(ConnectionError):
         evaluator.evaluate(variables, task, store=store)
     read.append(0)

@@ -87,7 +87,7 @@ def test_one_step_and_one_evaluation(name, tmp_path):
     config.model.backbone.name = "small"
     config.model.node_dim = 16
     config.model.reasoning_dim = 8
-    config.train.batch_items = 8
+    config.train.batch_size = 8
     config.train.steps, config.train.epochs = 1, 0.0
     config.train.eval_every = config.train.checkpoint_every = config.train.log_every = 1
     config.eval.batch = config.eval.query_block = config.eval.gallery_block = 8

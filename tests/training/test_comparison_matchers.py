@@ -10,12 +10,12 @@ from configs import global_baseline
 from grnet_jax.errors import InputError
 from grnet_jax.figures.explanations import Explainer, frame_photo
 from grnet_jax.mesh import make_mesh
-from grnet_jax.photos import make_framing
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import loop
 from grnet_jax.training.setup import build_run, restore_run
 from input_pipeline import load_dataset
+from input_pipeline.images import build_transform
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_it_trains_is_evaluated_and_explained(tiny_config, start, tmp_path, name
         evaluate(whitening="gallery")
 
     photos = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
-    seen = [frame_photo("one", photo, None, make_framing(run.config.data)) for photo in photos]
+    seen = [frame_photo("one", photo, None, build_transform(run.config.data)) for photo in photos]
     explanation = Explainer(run.matcher, state.variables).explain(*seen)
     assert np.isfinite(explanation.score)
     assert np.isfinite(explanation.query_heat).all()

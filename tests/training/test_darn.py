@@ -23,7 +23,7 @@ def small_config():
     config.data.image_size = 32
     config.model.backbone.name = "small"
     config.model.hidden = 16
-    config.train.batch_items = 8
+    config.train.batch_size = 8
     config.train.steps = 10
     config.optimizer.warmup_steps = 2
     return config

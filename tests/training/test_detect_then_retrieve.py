@@ -32,11 +32,11 @@ def test_the_config_builds_for_every_set(dataset, loss):
     assert (config.model.backbone.name == "resnet50") == published
     if published and loss != "classification":
         assert config.data.image_size == 800
-        assert (config.data.long_side, config.data.square) == (
+        assert (config.data.max_side, config.data.square) == (
             (800, False) if loss == "triplet" else (0, True)
         )
         assert config.model.backbone.frozen_batch_norm
-        photos = config.train.batch_items * config.data.photos_per_item
+        photos = config.train.batch_size * config.data.images_per_item
         assert photos % config.train.embed_chunk == 0
 
 

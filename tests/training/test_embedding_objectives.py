@@ -20,7 +20,7 @@ def small_config(name="triplet") -> ml_collections.ConfigDict:
     config = embedding.get_config()
     config.data.image_size = 16
     config.model.dim = 8
-    config.train.batch_items = 16
+    config.train.batch_size = 16
     config.train.steps = 10
     config.optimizer.warmup_steps = 2
     config.loss.name = name
@@ -121,7 +121,7 @@ def test_pairs_in_chunks_with_frozen_statistics_are_the_whole_batch():
         found = []
         for chunk in (0, 8):
             config = grnet.get_config()
-            config.data.image_size, config.train.batch_items = 32, 8
+            config.data.image_size, config.train.batch_size = 32, 8
             config.model.node_dim, config.model.reasoning_dim = 8, 4
             config.model.dtype = "float64"
             config.model.backbone.frozen_batch_norm = True
@@ -143,7 +143,7 @@ def test_pairs_in_chunks_with_frozen_statistics_are_the_whole_batch():
                     )
                 )(params)
             )
-    # Photos are normalised in float32, and a loop's program may round their last digit otherwise.
+    # BatchSpec are normalised in float32, and a loop's program may round their last digit otherwise.
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=2e-6 * max(np.abs(x).max(), 1e-3))
 
@@ -175,8 +175,8 @@ def test_bad_fields_are_named(fields, message):
 def test_a_batch_of_one_item_has_no_negatives_and_is_refused():
     config = small_config()
     run = build_run(config, meshes.make_mesh())
-    config.train.batch_items = 1
-    with pytest.raises(InputError, match=r"train\.batch_items: expected 2 or more, got 1"):
+    config.train.batch_size = 1
+    with pytest.raises(InputError, match=r"train\.batch_size: expected 2 or more, got 1"):
         make_objective(run.matcher, config)
 
 

@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_config, tmp_path):
     assert f"step {int(last.step) + 1}:" in message
 
 
-@pytest.mark.parametrize("field", ["train.batch_items", "eval.batch", "eval.query_block"])
+@pytest.mark.parametrize("field", ["train.batch_size", "eval.batch", "eval.query_block"])
 def test_a_batch_that_devices_cannot_share_is_refused_first(tiny_config, tmp_path, field):
     config = tiny_config()
     config.update_from_flattened_dict({field: 9})

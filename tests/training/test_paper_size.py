@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def test_a_step_of_the_papers_recipe_lowers_the_loss(dtype):
     config = grnet.get_config("deepfashion_c2s")
     config.model.dtype = dtype
-    config.train.batch_items = 8
+    config.train.batch_size = 8
     devices = mesh.make_mesh(jax.devices()[:1])
     run = build_run(config, devices, steps_per_epoch=100)
     step = make_train_step(make_objective(run.matcher, config), run.tx, run.schedule, devices)

@@ -144,12 +144,12 @@ def test_open_fields_follow_the_backbone(tiny_config, backbone, named, expected)
     wanted = PREPROCESSING[expected]
     assert resolved.model.backbone.preprocessing == expected
     assert resolved.data.interpolation == wanted.interpolation
-    assert resolved.data.center_share == wanted.center_share
+    assert resolved.data.center_fraction == wanted.center_fraction
     assert config.data.interpolation == ""  # the given one is left as it was
 
 
 def test_fields_that_are_given_stay(tiny_config):
     config = tiny_config()
-    config.data.interpolation, config.data.center_share = "bicubic", 0.5
+    config.data.interpolation, config.data.center_fraction = "bicubic", 0.5
     resolved = build_run(config, mesh.make_mesh(jax.devices()[:1])).config
-    assert (resolved.data.interpolation, resolved.data.center_share) == ("bicubic", 0.5)
+    assert (resolved.data.interpolation, resolved.data.center_fraction) == ("bicubic", 0.5)

@@ -25,7 +25,7 @@ _FIELDS = {
     "data.image_size": 32,
     "model.node_dim": 16,
     "model.reasoning_dim": 8,
-    "train.batch_items": 8,
+    "train.batch_size": 8,
     "train.steps": 12,
     "train.log_every": 2,
     "train.eval_every": 6,

@@ -20,7 +20,7 @@ from grnet_jax.training.phases import make_weights
 from grnet_jax.training.recognition import TERMS, check_labels
 from grnet_jax.training.setup import build_run, restore_run, start_state
 from input_pipeline import load_dataset
-from input_pipeline.cuts import cut_landmarks
+from input_pipeline.crops import transform_landmarks
 
 
 class Index:
@@ -38,7 +38,7 @@ def small_config():
     config.data.image_size = 32
     config.model.hidden = config.model.embedding = 16
     config.model.landmark_window = 2
-    config.train.batch_items = 8
+    config.train.batch_size = 8
     config.train.steps = 10
     config.optimizer.warmup_steps = 2
     return config
@@ -220,7 +220,7 @@ def test_trains_and_evaluates_end_to_end(data_dir, tmp_path):
     hits = np.take_along_axis(has, order, axis=1).sum()
     np.testing.assert_allclose(values["attribute_recall5"], hits / has.sum(), atol=0.02)
     cut = split.cuts(run.config.data)
-    points, visibility = cut_landmarks(split.index.landmarks, cut, np.zeros(len(rows), bool))
+    points, visibility = transform_landmarks(split.index.landmarks, cut, np.zeros(len(rows), bool))
     apart = np.linalg.norm(np.asarray(predicted.landmarks) - points, axis=-1)[visibility == 0]
     np.testing.assert_allclose(values["landmark_error"], apart.mean(), rtol=0.02)
     np.testing.assert_allclose(values["landmark_pdj_0.1"], (apart <= 0.1).mean(), atol=0.03)
@@ -272,7 +272,7 @@ def test_photos_without_items_train_on_what_they_have(data_dir, tmp_path):
 def test_trains_and_evaluates_around_the_annotated_landmarks(data_dir, tmp_path):
     config = small_config()
     config.data.dir, config.data.size, config.model.attributes = str(data_dir), "tiny", 49
-    config.model.pooling, config.model.given_points = "given", 8
+    config.model.pooling, config.model.given_keypoints = "given", 8
     config.data.points = "landmarks"
     config.train.steps = config.train.eval_every = config.train.checkpoint_every = 2
     config.optimizer.warmup_steps = 1
@@ -292,7 +292,7 @@ def test_trains_and_evaluates_around_given_points(data_dir, tmp_path):
     }
     rows = ["image,x_neck,y_neck", *(f"{name},60,50" for name in sorted(names))]
     (tmp_path / "joints.csv").write_text("\n".join(rows) + "\n")
-    config.model.pooling, config.model.given_points = "given", 1
+    config.model.pooling, config.model.given_keypoints = "given", 1
     with pytest.raises(InputError, match=r"data\.points=''"):
         build_run(config, meshes.make_mesh())
     config.data.points = str(tmp_path / "joints.csv")

@@ -20,7 +20,7 @@ def small_config(system=grnet) -> ml_collections.ConfigDict:
     if config.model.name == "grnet":
         config.model.node_dim = 16
         config.model.reasoning_dim = 8
-    config.train.batch_items = 16
+    config.train.batch_size = 16
     config.train.steps = 10
     config.optimizer.warmup_steps = 2
     return config
@@ -242,8 +242,8 @@ def test_bad_fields_are_named(field, value, message):
 
 
 def test_a_batch_that_the_devices_cannot_share_is_named():
-    with pytest.raises(InputError, match=r"train\.batch_items: 12 cannot be shared evenly by 8"):
-        meshes.check_divisible(12, meshes.make_mesh(), "train.batch_items")
+    with pytest.raises(InputError, match=r"train\.batch_size: 12 cannot be shared evenly by 8"):
+        meshes.check_divisible(12, meshes.make_mesh(), "train.batch_size")
 
 
 def test_the_matcher_is_the_configs():

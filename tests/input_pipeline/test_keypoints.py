@@ -1,12 +1,12 @@
-"""Points from a file, where they are in cuts, and what is wrong with a file."""
+"""Keypoints from a file, where they are in cuts, and what is wrong with a file."""
 
 import types
 
 import numpy as np
 import pytest
 
-from input_pipeline import DatasetError, load_dataset, photo_batches, train_batches
-from input_pipeline.points import annotated_points, read_points
+from input_pipeline import DatasetError, load_dataset, image_batches, train_batches
+from input_pipeline.keypoints import annotated_keypoints, read_keypoints
 from tests.input_pipeline.conftest import make_data
 
 _HEADER = "image,x_left_wrist,y_left_wrist,x_right_wrist,y_right_wrist,x_neck,y_neck"
@@ -29,7 +29,7 @@ def _write(path, *rows, header=_HEADER):
 
 def test_points_of_photos(tmp_path, capsys):
     path = _write(tmp_path / "p.csv", "./a.jpg,1,2,3,4,,", "b.jpg,10,20,30,40,50,60", "z.jpg,,,,,,")
-    found = read_points(path, _index())
+    found = read_keypoints(path, _index())
     assert found.names == ("left_wrist", "right_wrist", "neck")
     assert found.mirrored == [1, 0, 2]
     np.testing.assert_array_equal(found.places[0], [[1, 2], [3, 4], [np.nan, np.nan]])
@@ -40,7 +40,7 @@ def test_points_of_photos(tmp_path, capsys):
 
 def test_points_in_cuts(tmp_path):
     path = _write(tmp_path / "p.csv", "a.jpg,1,2,3,4,,", "b.jpg,10,20,30,40,50,60")
-    found = read_points(path, _index())
+    found = read_keypoints(path, _index())
     cut = np.array([[1, 0, 5, 10], [5, 5, 25, 25], [1, 0, 5, 10]], np.int32)
     places, seen = found.cut(np.arange(3), cut, np.array([False, False, True]))
     np.testing.assert_allclose(places[0], [[0.125, 0.25], [0.625, 0.45], [0, 0]])
@@ -66,9 +66,9 @@ def test_points_in_cuts(tmp_path):
 )  # fmt: skip
 def test_wrong_files_are_named(tmp_path, header, row, message):
     with pytest.raises(DatasetError, match=message):
-        read_points(_write(tmp_path / "p.csv", row, header=header), _index())
+        read_keypoints(_write(tmp_path / "p.csv", row, header=header), _index())
     with pytest.raises(DatasetError, match=r"cannot be read \(config\.data\.points\)"):
-        read_points(str(tmp_path / "none.csv"), _index())
+        read_keypoints(str(tmp_path / "none.csv"), _index())
 
 
 def test_batches_have_the_points(data_dir, tmp_path):
@@ -80,14 +80,14 @@ def test_batches_have_the_points(data_dir, tmp_path):
     wanted, seen = split.points(data.points).cut(
         np.arange(len(split)), split.cuts(data), np.zeros(len(split), bool)
     )
-    batches = list(photo_batches(split, np.arange(len(split)), data, batch=7))
+    batches = list(image_batches(split, np.arange(len(split)), data, batch=7))
     found = np.concatenate([batch["points"] for batch in batches])
     np.testing.assert_array_equal(found[: len(split)], wanted)
     found = np.concatenate([batch["points_visible"] for batch in batches])
     np.testing.assert_array_equal(found[: len(split)], seen)
     assert not found[len(split) :].any()
     assert not seen[-1].any()
-    (batch,) = train_batches(split, data, batch_items=6, start_step=0, steps=1, seed=0)
+    (batch,) = train_batches(split, data, batch_size=6, start_step=0, steps=1, seed=0)
     assert batch["points"].shape == (6, 3, 2)
     assert batch["points_visible"].shape == (6, 3)
 
@@ -97,7 +97,7 @@ def test_annotated_landmarks_are_where_the_labels_have_them(data_dir, sampler):
     fields = {"points": "landmarks", "sampler": sampler, "box_jitter": 0.2, "tilt": 20.0}
     data = make_data(dir=str(data_dir), **fields)
     split = load_dataset(data).split("train")
-    (batch,) = train_batches(split, data, batch_items=8, start_step=0, steps=1, seed=3)
+    (batch,) = train_batches(split, data, batch_size=8, start_step=0, steps=1, seed=3)
     visible = batch["visibility"] == 0
     assert visible.any()
     assert not visible.all()
@@ -110,4 +110,4 @@ def test_annotated_landmarks_are_where_the_labels_have_them(data_dir, sampler):
 def test_annotated_landmarks_are_asked_for_where_there_are_none():
     index = _Index(photo_id=np.array(["a", "b"]), landmarks=np.full((2, 8, 3), -1, np.int32))
     with pytest.raises(DatasetError, match=r"data\.points='landmarks': no photo of this split"):
-        annotated_points(index)
+        annotated_keypoints(index)

@@ -1,13 +1,12 @@
-"""What matchers that recognise categories and attributes share: FashionNet and DARN."""
-
-from typing import Any
+"""What matchers that recognize categories and attributes share: FashionNet and DARN."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.models.config import NetworkConfig
+from input_pipeline import field
 
 
 def hidden_layer(
@@ -31,9 +30,12 @@ def hidden_layer(
     return drop(hidden, deterministic=fixed)
 
 
-def check_outputs(model: Any) -> None:
-    """Raises InputError, naming the field of `config.model`, where a head or layer cannot be."""
-    for field, least in (("categories", 1), ("hidden", 1), ("attributes", 0)):
-        check_at_least(f"model.{field}", model[field], least)
-    if not 0 <= model.dropout < 1:
-        raise InputError(f"model.dropout: expected 0 to less than 1, got {model.dropout}")
+class RecognitionConfig(NetworkConfig):
+    """A matcher that recognizes categories and attributes."""
+
+    num_classes: int = field(50, "categories", "parameters", ge=1)
+    num_attributes: int = field(1000, "attributes; 0: no head of them", "parameters", ge=0)
+    hidden: int = field(4096, "width of dense layers", "parameters", "features", ge=1)
+    dropout: float = field(
+        0.5, "share that training leaves out after each dense layer", "parameters", ge=0, lt=1
+    )

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from grnet_jax import photos
-from grnet_jax.photos import (
-    Framing,
-    PhotoError,
+from input_pipeline.images import (
+    ImageError,
+    ImageTransform,
     crop_and_resize,
-    inspect_photo,
-    open_photo,
+    inspect_image,
+    load_image,
     pixel_box,
 )
 
@@ -42,114 +41,114 @@ def with_orientation(orientation: int, kind: str = "JPEG") -> bytes:
 def test_orientation_is_applied(orientation, kind):
     data = with_orientation(orientation, kind)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    np.testing.assert_array_equal(open_photo(data), expected)
-    header = inspect_photo(data)
+    np.testing.assert_array_equal(load_image(data), expected)
+    header = inspect_image(data)
     assert header.orientation == orientation
     assert (header.height, header.width) == expected.shape[:2]
 
 
 def test_impossible_orientation_is_upright():
-    assert inspect_photo(with_orientation(0)).orientation == 1
-    assert open_photo(with_orientation(0)).shape == (20, 30, 3)
+    assert inspect_image(with_orientation(0)).orientation == 1
+    assert load_image(with_orientation(0)).shape == (20, 30, 3)
 
 
 def test_alpha_is_laid_on_white():
     rgba = np.dstack([picture(), np.full((20, 30), 255, np.uint8)])
     rgba[:5, :, 3] = 0
     rgba[5:10, :, 3] = 128
-    read = open_photo(encoded(Image.fromarray(rgba), "PNG"))
+    read = load_image(encoded(Image.fromarray(rgba), "PNG"))
     assert (read[:5] == 255).all()
     half = (rgba[5:10, :, :3].astype(float) * 128 + 255.0 * 127) / 255
     assert np.abs(read[5:10] - half).max() <= 1
     np.testing.assert_array_equal(read[10:], rgba[10:, :, :3])
-    np.testing.assert_array_equal(read, open_photo(rgba))
+    np.testing.assert_array_equal(read, load_image(rgba))
 
 
 def test_transparent_palette_and_grey():
     palette = Image.fromarray(picture()).convert("P")
     index = int(np.asarray(palette)[0, 0])
-    read = open_photo(encoded(palette, "PNG", transparency=index))
+    read = load_image(encoded(palette, "PNG", transparency=index))
     assert (read[0, 0] == 255).all()
-    opaque = open_photo(encoded(palette, "PNG"))
+    opaque = load_image(encoded(palette, "PNG"))
     np.testing.assert_array_equal(opaque, np.asarray(palette.convert("RGB")))
     grey_alpha = Image.merge("LA", [Image.new("L", (4, 3), 10), Image.new("L", (4, 3), 0)])
-    assert (open_photo(encoded(grey_alpha, "PNG")) == 255).all()
+    assert (load_image(encoded(grey_alpha, "PNG")) == 255).all()
 
 
 def test_grey_and_array_sources():
     grey = picture()[:, :, 0]
-    read = open_photo(encoded(Image.fromarray(grey), "PNG"))
+    read = load_image(encoded(Image.fromarray(grey), "PNG"))
     np.testing.assert_array_equal(read, np.repeat(grey[:, :, None], 3, axis=2))
-    np.testing.assert_array_equal(open_photo(grey), read)
-    np.testing.assert_array_equal(open_photo(picture()), picture())
+    np.testing.assert_array_equal(load_image(grey), read)
+    np.testing.assert_array_equal(load_image(picture()), picture())
 
 
 def test_sixteen_bits_are_scaled():
     values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
-    read = open_photo(encoded(Image.fromarray(values), "PNG"))
+    read = load_image(encoded(Image.fromarray(values), "PNG"))
     np.testing.assert_array_equal(read[0, :, 0], [0, 1, 1, 128, 255])
 
 
 def test_thirty_two_bits_are_refused():
     data = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
-    with pytest.raises(PhotoError, match="32-bit pixels"):
-        open_photo(data)
+    with pytest.raises(ImageError, match="32-bit pixels"):
+        load_image(data)
 
 
 def test_cmyk():
     cmyk = Image.fromarray(picture()).convert("CMYK")
     data = encoded(cmyk, "JPEG", quality=95)
-    assert np.abs(open_photo(data).astype(int) - picture()).max() < 12
-    assert not inspect_photo(data).plain_jpeg
+    assert np.abs(load_image(data).astype(int) - picture()).max() < 12
+    assert not inspect_image(data).plain_jpeg
 
 
 @pytest.mark.parametrize(("mode", "plain"), [("RGB", True), ("L", True), ("CMYK", False)])
 def test_plain_jpeg(mode, plain):
-    assert inspect_photo(encoded(Image.new(mode, (8, 8)), "JPEG")).plain_jpeg is plain
+    assert inspect_image(encoded(Image.new(mode, (8, 8)), "JPEG")).plain_jpeg is plain
     if mode != "CMYK":
-        assert not inspect_photo(encoded(Image.new(mode, (8, 8)), "PNG")).plain_jpeg
+        assert not inspect_image(encoded(Image.new(mode, (8, 8)), "PNG")).plain_jpeg
 
 
 def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for kind in ("WEBP", "GIF", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert np.abs(open_photo(data)[0, 0].astype(int) - [255, 0, 0]).max() < 3
+        assert np.abs(load_image(data)[0, 0].astype(int) - [255, 0, 0]).max() < 3
 
 
 def test_webp():
     data = encoded(Image.fromarray(picture()), "WEBP", lossless=True)
-    np.testing.assert_array_equal(open_photo(data), picture())
+    np.testing.assert_array_equal(load_image(data), picture())
 
 
 def test_path_and_name(tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(Image.fromarray(picture()), "PNG"))
-    np.testing.assert_array_equal(open_photo(path), picture())
-    np.testing.assert_array_equal(open_photo(str(path)), picture())
+    np.testing.assert_array_equal(load_image(path), picture())
+    np.testing.assert_array_equal(load_image(str(path)), picture())
     path.write_bytes(b"no photo")
-    with pytest.raises(PhotoError, match=r"photo\.png: is not a photo that can be read"):
-        open_photo(path)
+    with pytest.raises(ImageError, match=r"photo\.png: is not a photo that can be read"):
+        load_image(path)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_truncated(kind):
     data = encoded(Image.fromarray(picture(200, 300)), kind)
-    with pytest.raises(PhotoError, match=r"shirt\.jpg: is (damaged or truncated|not a photo)"):
-        open_photo(data[: len(data) * 2 // 3], name="shirt.jpg")
+    with pytest.raises(ImageError, match=r"shirt\.jpg: is (damaged or truncated|not a photo)"):
+        load_image(data[: len(data) * 2 // 3], name="shirt.jpg")
 
 
 def test_missing_empty_and_folder(tmp_path):
-    with pytest.raises(PhotoError, match=r"nothing\.jpg: no such file"):
-        open_photo(tmp_path / "nothing.jpg")
-    with pytest.raises(PhotoError, match="is a folder"):
-        open_photo(tmp_path)
-    with pytest.raises(PhotoError, match="is empty"):
-        open_photo(b"")
-    with pytest.raises(PhotoError, match="has no pixels"):
-        open_photo(np.zeros((0, 4, 3), np.uint8))
-    with pytest.raises(PhotoError, match="float32"):
-        open_photo(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(ImageError, match=r"nothing\.jpg: no such file"):
+        load_image(tmp_path / "nothing.jpg")
+    with pytest.raises(ImageError, match="is a folder"):
+        load_image(tmp_path)
+    with pytest.raises(ImageError, match="is empty"):
+        load_image(b"")
+    with pytest.raises(ImageError, match="has no pixels"):
+        load_image(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(ImageError, match="float32"):
+        load_image(np.zeros((4, 4, 3), np.float32))
 
 
 def bomb(side: int) -> bytes:
@@ -166,14 +165,14 @@ def bomb(side: int) -> bytes:
 def test_too_large_is_refused_by_its_header():
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises(
-        PhotoError,
+        ImageError,
         match=r"30000x30000 pixels = 900 MP; limit 50 MP, config\.data\.max_pixels",
     ):
-        open_photo(bomb(30000))
+        load_image(bomb(30000))
     assert limit == Image.MAX_IMAGE_PIXELS
-    with pytest.raises(PhotoError, match="10x10 pixels"):
-        open_photo(picture(10, 10), max_pixels=99)
-    assert open_photo(picture(10, 10), max_pixels=100).shape == (10, 10, 3)
+    with pytest.raises(ImageError, match="10x10 pixels"):
+        load_image(picture(10, 10), max_pixels=99)
+    assert load_image(picture(10, 10), max_pixels=100).shape == (10, 10, 3)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,7 @@ def test_pixel_box(box, expected):
 def test_crop_takes_the_box():
     image = np.zeros((20, 30, 3), np.uint8)
     image[5:10, 6:16] = (10, 20, 30)
-    framing = Framing(7, "box", "bilinear", 1.0)
+    framing = ImageTransform(7, "box", "bilinear", 1.0)
     assert (crop_and_resize(image, (6, 5, 16, 10), framing) == (10, 20, 30)).all()
     assert crop_and_resize(image, None, framing).shape == (7, 7, 3)
 
@@ -200,9 +199,11 @@ def test_crop_takes_the_box():
 def test_center_takes_the_middle_of_the_shorter_side():
     image = np.zeros((20, 30, 3), np.uint8)
     image[5:15, 10:20] = 200
-    assert (crop_and_resize(image, None, Framing(4, "center", "bilinear", 0.5)) == 200).all()
+    assert (crop_and_resize(image, None, ImageTransform(4, "center", "bilinear", 0.5)) == 200).all()
     # A box is no matter to it.
-    assert (crop_and_resize(image, (0, 0, 5, 5), Framing(4, "center", "bicubic", 0.5)) == 200).all()
+    assert (
+        crop_and_resize(image, (0, 0, 5, 5), ImageTransform(4, "center", "bicubic", 0.5)) == 200
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_resize_is_that_of_tensorflow(height, width, size, interpolation):
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     theirs = tf.image.resize(image, [size, size], interpolation, antialias=True).numpy()
     theirs = np.clip(np.round(theirs), 0, 255)
-    ours = crop_and_resize(image, None, Framing(size, "none", interpolation, 1.0))
+    ours = crop_and_resize(image, None, ImageTransform(size, "none", interpolation, 1.0))
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
@@ -226,8 +227,8 @@ def test_decoding_is_that_of_tensorflow(subsampling, progressive):
     image = Image.fromarray(picture(61, 83))
     data = encoded(image, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
     theirs = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-    np.testing.assert_array_equal(open_photo(data), theirs)
+    np.testing.assert_array_equal(load_image(data), theirs)
 
 
 def test_png_round_trip():
-    np.testing.assert_array_equal(open_photo(photos.encode_png(picture())), picture())
+    np.testing.assert_array_equal(load_image(photos.encode_png(picture())), picture())

@@ -12,10 +12,11 @@ from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
-from grnet_jax.models.matcher import Features, Scoring, model_dtype, unit_vectors
+from grnet_jax.models.config import NetworkConfig
+from grnet_jax.models.matcher import Features, Scoring, unit_vectors
 
 
-class MapMatcher(nn.Module):
+class RegionMatcher(nn.Module):
     """A matcher that embeds a photo by its feature map and scores pairs of photos by their regions.
 
     Subclasses have `pool` and `score_regions`, and `pair_numbers` or a `score_prepared` of their
@@ -37,7 +38,7 @@ class MapMatcher(nn.Module):
 
     def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
-        return last_map(self, photos, train)
+        return final_feature_map(self, photos, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Features of feature maps [n, h', w', c]."""
@@ -82,7 +83,7 @@ class MapMatcher(nn.Module):
         return self.score(features, features)
 
 
-def last_map(matcher: Any, photos: jax.Array, train: bool) -> jax.Array:
+def final_feature_map(matcher: Any, photos: jax.Array, train: bool) -> jax.Array:
     """The map of the largest stride, [n, h', w', c], of a matcher with the fields of `map_fields`.
 
     Args:
@@ -112,14 +113,11 @@ def regions_of(features: Features) -> jax.Array:
     return features.regions
 
 
-def map_fields(model: Any) -> Mapping[str, Any]:
-    """The fields from photos to the map that `config.model` describes, by name.
-
-    Raises:
-      InputError: naming the field that cannot be.
-    """
+def map_fields(config: NetworkConfig) -> Mapping[str, Any]:
+    """Returns a matcher's attributes from images to the feature map, by name."""
+    backbone = config.backbone
     return {
-        "backbone": build_backbone(model.backbone.name, model_dtype(model)),
-        "preprocessing": choose_preprocessing(model.backbone.preprocessing, model.backbone.name),
-        "frozen_batch_norm": model.backbone.frozen_batch_norm,
+        "backbone": build_backbone(backbone.name, jnp.dtype(config.dtype)),
+        "preprocessing": choose_preprocessing(backbone.preprocessing, backbone.name),
+        "frozen_batch_norm": backbone.frozen_batch_norm,
     }

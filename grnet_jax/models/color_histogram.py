@@ -1,15 +1,16 @@
-"""The floor: nearest neighbour by a colour histogram, nothing learned."""
+"""The floor: nearest neighbour by a color histogram, nothing learned."""
 
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.errors import InputError
+from grnet_jax.models.config import ModelConfig
 from grnet_jax.models.matcher import Features, InnerProduct
+from input_pipeline import field
 
 
-class ColourHistogram(InnerProduct):
+class ColorHistogram(InnerProduct):
     """A matcher without parameters: joint RGB histogram of the photo's middle.
 
     The descriptor holds the roots of the shares of pixels, so that the inner product is the
@@ -31,20 +32,23 @@ class ColourHistogram(InnerProduct):
         middle = photos[:, top : height - top, left : width - left]
         levels = (middle.astype(jnp.int32) * self.bins) // 256
         red, green, blue = levels[..., 0], levels[..., 1], levels[..., 2]
-        colour = ((red * self.bins + green) * self.bins + blue).reshape(n, -1)
-        counts = jax.vmap(lambda row: jnp.bincount(row, length=self.bins**3))(colour)
-        return Features(descriptor=jnp.sqrt(counts / colour.shape[1]))
+        color = ((red * self.bins + green) * self.bins + blue).reshape(n, -1)
+        counts = jax.vmap(lambda row: jnp.bincount(row, length=self.bins**3))(color)
+        return Features(descriptor=jnp.sqrt(counts / color.shape[1]))
 
 
-def build(model: Any) -> ColourHistogram:
-    """The matcher that `config.model` describes.
+class Config(ModelConfig):
+    """Nearest neighbor by color; nothing learns."""
 
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    if model.bins < 1 or not 0 < model.middle <= 1:
-        raise InputError(
-            f"model.bins must be positive and model.middle in (0, 1]; got {model.bins} and "
-            f"{model.middle}"
-        )
-    return ColourHistogram(bins=model.bins, middle=model.middle)
+    name: Literal["color_histogram"] = "color_histogram"
+    bins: int = field(
+        8, "levels a channel; the histogram has their cube", "features", "scores", ge=1
+    )
+    middle: float = field(
+        0.6, "share of each side that is looked at, around the center", "features", gt=0, le=1
+    )
+
+
+def build(config: Config) -> ColorHistogram:
+    """Builds the matcher of this section."""
+    return ColorHistogram(bins=config.bins, middle=config.middle)

@@ -9,41 +9,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from grnet_jax.photos import Framing, make_framing
-from input_pipeline.datasets.listing import TRUNCATED
-from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.config import ImageConfig
 from input_pipeline.errors import DatasetError
-from input_pipeline.index import CUSTOMER, SHOP, PhotoIndex
+from input_pipeline.images import ImageTransform, build_transform
+from input_pipeline.index import PhotoIndex
+from input_pipeline.vocabulary import CUSTOMER, SHOP, TRUNCATED, UNKNOWN
 
 _MIRRORED = [1, 0, 3, 2, 5, 4, 7, 6]  # the slot of the other side
 _COLUMNS = ("image", "x_1", "y_1", "x_2", "y_2")
 
 
-class Cuts:
-    """What is cut out of every photo of a split, by config.data's fields.
+class CropBoxes:
+    """What is cut out of every photo of a split, by the `image` section.
 
     Args:
       split: an `input_pipeline.Split`.
-      data: config.data, of which crop, shop_crop, square, center_share, detections and box_jitter
-        are read.
+      image: how.
+      jitter: how far training may move an edge, as a share of the crop's side.
 
     Raises:
       InputError: a field is wrong.
     """
 
-    def __init__(self, split: Any, data: Any):
+    def __init__(self, split: Any, image: ImageConfig, jitter: float = 0.0):
         self._index: PhotoIndex = split.index
-        self._jitter = np.float32(data.box_jitter)
-        if not 0 <= data.box_jitter < 0.5:
-            raise DatasetError(
-                f"config.data.box_jitter={data.box_jitter}: expected 0 to less than 0.5"
-            )
+        self._jitter = np.float32(jitter)
         self._boxes = np.empty((len(split.index), 4), np.float32)
         for domain in (CUSTOMER, SHOP):
-            framing = make_framing(data, shop=domain == SHOP)
+            transform = build_transform(image, shop=domain == SHOP)
             rows = np.flatnonzero(split.index.domain == domain)
-            self._boxes[rows] = _boxes(split, rows, framing, data.detections)
-            self._square = framing.square
+            self._boxes[rows] = _boxes(split, rows, transform, image.detections)
+            self._square = transform.square
 
     def pixels(
         self, rows: np.ndarray, shift: np.ndarray | None = None, place: np.ndarray | None = None
@@ -52,9 +48,9 @@ class Cuts:
 
         Args:
           rows: int [n].
-          shift: float32 [n, 4] in -1..1; each edge moves by this times config.data.box_jitter
+          shift: float32 [n, 4] in -1..1; each edge moves by this times the jitter
             of the cut's width or height.
-          place: float32 [n] in -1..1; where along the cut config.data.square takes its square,
+          place: float32 [n] in -1..1; where along the cut `image.square` takes its square,
             from the left or top end to the right or bottom one; None for the middle.
         """
         boxes = self._boxes[rows]
@@ -65,7 +61,7 @@ class Cuts:
             limits = np.tile(self._index.size[rows, ::-1], 2)
             boxes = np.clip(boxes, 0, limits)  # a square that leaves the photo would be cut off
             boxes = square_boxes(boxes, np.zeros(len(rows), np.float32) if place is None else place)
-        return whole_pixels(boxes, self._index.size[rows])
+        return round_to_pixels(boxes, self._index.size[rows])
 
 
 def square_boxes(boxes: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -81,7 +77,7 @@ def square_boxes(boxes: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.concatenate([corner, corner + side], axis=1).astype(np.float32)
 
 
-def whole_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def round_to_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Rounds boxes float32 [n, 4] in photos of sizes [n, 2] (height, width), as `pixel_box` does.
 
     Returns:
@@ -93,14 +89,14 @@ def whole_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([low, np.clip(edges[:, 2:], low + 1, limits)], axis=1)
 
 
-def cut_landmarks(
+def transform_landmarks(
     landmarks: np.ndarray, cut: np.ndarray, flip: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Landmarks where they are in the cut.
 
     Args:
       landmarks: int32 [n, 8, 3] (visibility, x, y) of whole photos, as in an index.
-      cut: int32 [n, 4] of `Cuts.pixels`.
+      cut: int32 [n, 4] of `CropBoxes.pixels`.
       flip: bool [n], whether the cut is mirrored: left and right change places.
 
     Returns:
@@ -119,16 +115,16 @@ def cut_landmarks(
     return points, visibility
 
 
-def _boxes(split: Any, rows: np.ndarray, framing: Framing, detections: str) -> np.ndarray:
+def _boxes(split: Any, rows: np.ndarray, transform: ImageTransform, detections: str) -> np.ndarray:
     """float32 [n, 4]: what the framing cuts out of these photos, before rounding."""
-    if framing.crop == "box":
+    if transform.crop == "box":
         return split.index.box[rows]
-    if framing.crop == "detected":
+    if transform.crop == "detected":
         return split.detected(detections)[rows]
     size = split.index.size[rows, ::-1].astype(np.float64)  # width, height
     cut = size
-    if framing.crop == "center":
-        cut = framing.center_share * size.min(axis=1, keepdims=True).repeat(2, axis=1)
+    if transform.crop == "center":
+        cut = transform.center_fraction * size.min(axis=1, keepdims=True).repeat(2, axis=1)
     corner = (size - cut) / 2
     return np.concatenate([corner, corner + cut], axis=1).astype(np.float32)
 
@@ -148,8 +144,7 @@ def read_detections(path: str, index: PhotoIndex) -> np.ndarray:
     """
     if not path:
         raise DatasetError(
-            "config.data.detections is empty, but config.data.crop or config.data.shop_crop is "
-            "'detected'"
+            "image.detections is empty, but image.crop or image.shop_crop is 'detected'"
         )
     best = _best_boxes(epath.Path(path).expanduser())
     whole = np.zeros((len(index), 4), np.float32)
@@ -219,7 +214,7 @@ def read_csv(path: epath.Path, field: str) -> csv.DictReader:
 
 
 def _best_boxes(path: epath.Path) -> _Detections:
-    reader = read_csv(path, "data.detections")
+    reader = read_csv(path, "image.detections")
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
     if missing:
         raise DatasetError(f"{path}:1: column {missing[0]!r} is missing")

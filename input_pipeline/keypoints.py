@@ -1,4 +1,4 @@
-"""Points to pool around in the place of estimated landmarks: a pose estimator's, or annotated."""
+"""Keypoints to pool around in the place of estimated landmarks: a pose estimator's, or annotated."""
 
 import posixpath
 from collections.abc import Sequence
@@ -7,19 +7,18 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from grnet_jax.photos import ANNOTATED, LANDMARKS
-from input_pipeline.augmentation import Augmentation, move_landmarks
-from input_pipeline.cuts import csv_rows, number_cell, read_csv
-from input_pipeline.datasets.listing import VISIBLE
-from input_pipeline.datasets.records import UNKNOWN
+from input_pipeline.augmentation import move_landmarks
+from input_pipeline.config import ANNOTATED, AugmentConfig
+from input_pipeline.crops import csv_rows, number_cell, read_csv
 from input_pipeline.errors import DatasetError
 from input_pipeline.index import PhotoIndex
+from input_pipeline.vocabulary import LANDMARKS, UNKNOWN, VISIBLE
 
 _SIDES = ("left_", "right_")
 
 
-class Points(NamedTuple):
-    """Points of every photo of a split.
+class Keypoints(NamedTuple):
+    """Keypoints of every photo of a split.
 
     Attributes:
       names: of the P points.
@@ -34,35 +33,35 @@ class Points(NamedTuple):
         """For each point the one that has its place in a mirrored photo: left_NAME, right_NAME."""
         return [self.names.index(_other_side(name)) for name in self.names]
 
-    def cut(
-        self, rows: np.ndarray, cut: np.ndarray, flip: np.ndarray
+    def crop(
+        self, rows: np.ndarray, box: np.ndarray, flip: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The points of some photos where they are in the cut.
 
         Args:
           rows: int [n].
-          cut: int32 [n, 4] of `Cuts.pixels`.
+          box: int32 [n, 4] of `CropBoxes.pixels`.
           flip: bool [n], whether the cut is mirrored.
 
         Returns:
           float32 [n, P, 2], (x, y) as shares of the cut's width and height, as landmarks are; 0
           where a point is unknown. bool [n, P], whether it is known and within the cut.
         """
-        sides = (cut[:, 2:] - cut[:, :2])[:, None]  # [n, 1, 2]
-        points = ((self.places[rows] + 0.5 - cut[:, None, :2]) / sides).astype(np.float32)
+        sides = (box[:, 2:] - box[:, :2])[:, None]  # [n, 1, 2]
+        points = ((self.places[rows] + 0.5 - box[:, None, :2]) / sides).astype(np.float32)
         points[flip, :, 0] = 1 - points[flip, :, 0]
         points[flip] = points[flip][:, self.mirrored]
         seen = ((points >= 0) & (points < 1)).all(axis=-1)
         return np.nan_to_num(points), seen
 
 
-def change_points(
-    places: np.ndarray, seen: np.ndarray, change: np.ndarray, augmentation: Augmentation
+def augment_keypoints(
+    places: np.ndarray, seen: np.ndarray, change: np.ndarray, augmentation: AugmentConfig
 ) -> dict[str, np.ndarray]:
     """What a batch has of given points where `augment` moves what they mark.
 
     Args:
-      places: float32 [n, P, 2] of `Points.cut`.
+      places: float32 [n, P, 2] of `Keypoints.cut`.
       seen: bool [n, P] of the same.
       change: float32 [n, 6], as `augment` takes it.
       augmentation: largest changes.
@@ -75,7 +74,7 @@ def change_points(
     return {"points": places, "points_visible": visibility == VISIBLE}
 
 
-def annotated_points(index: PhotoIndex) -> Points:
+def annotated_keypoints(index: PhotoIndex) -> Keypoints:
     """The visible ones of the landmarks that a split's photos are annotated with.
 
     Raises:
@@ -84,27 +83,29 @@ def annotated_points(index: PhotoIndex) -> Points:
     visible = index.landmarks[..., :1] == VISIBLE
     if not visible.any():
         raise DatasetError(
-            f"config.data.points={ANNOTATED!r}: no photo of this split has a visible landmark"
+            f"image.keypoints={ANNOTATED!r}: no photo of this split has a visible landmark"
         )
     photos = int(visible.any(axis=(1, 2)).sum())
-    print(f"data.points={ANNOTATED}: visible in {photos:,} of {len(index):,} photos")
-    return Points(LANDMARKS, np.where(visible, index.landmarks[..., 1:], np.nan).astype(np.float32))
+    print(f"image.keypoints={ANNOTATED}: visible in {photos:,} of {len(index):,} photos")
+    return Keypoints(
+        LANDMARKS, np.where(visible, index.landmarks[..., 1:], np.nan).astype(np.float32)
+    )
 
 
-def read_points(path: str, index: PhotoIndex) -> Points:
+def read_keypoints(path: str, index: PhotoIndex) -> Keypoints:
     """The points that a file has for the photos of a split.
 
     The file is a CSV with the column image (a photo_id of the data set) and, for each point, x_NAME
     and y_NAME: pixels of the upright photo as it was found, both empty where the point was not
     found. Names that differ in left_ and right_ at their start alone change places in a mirrored
-    photo. Photos without a line have no points; lines of other photos are passed over.
+    photo. BatchSpec without a line have no points; lines of other photos are passed over.
 
     Raises:
       DatasetError: no file, no points, a column missing, no line for any photo, or wrong cells,
         each with file and line.
     """
     file = epath.Path(path).expanduser()
-    reader = read_csv(file, "data.points")
+    reader = read_csv(file, "image.keypoints")
     names = _names(file, reader.fieldnames or [])
     rows_of: dict[str, list[int]] = {}
     for row, image in enumerate(index.photo_id.tolist()):
@@ -127,17 +128,17 @@ def read_points(path: str, index: PhotoIndex) -> Points:
             f"{str(index.photo_id[0])!r}"
         )
     print(f"{path}: {len(names)} points, for {len(found):,} of {len(rows_of):,} photos")
-    return Points(names, places * index.shrunk[:, None, None])
+    return Keypoints(names, places * index.shrunk[:, None, None])
 
 
-def point_names(path: str) -> tuple[str, ...]:
-    """The names of the points that a file has, as `read_points` reads it.
+def keypoint_names(path: str) -> tuple[str, ...]:
+    """The names of the points that a file has, as `read_keypoints` reads it.
 
     Raises:
       DatasetError: no file, no points, or a column missing.
     """
     file = epath.Path(path).expanduser()
-    return _names(file, read_csv(file, "data.points").fieldnames or [])
+    return _names(file, read_csv(file, "image.keypoints").fieldnames or [])
 
 
 def _names(path: epath.Path, columns: Sequence[str]) -> tuple[str, ...]:

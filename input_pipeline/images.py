@@ -10,26 +10,19 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
-from grnet_jax.errors import InputError
+from input_pipeline.config import ImageConfig
+from input_pipeline.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
-PhotoSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
+ImageSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
 
 MAX_PIXELS = 50_000_000
-# A garment's landmarks, in the order of their slots; left and right are the wearer's.
-LANDMARKS = tuple(
-    f"{side}_{kind}"
-    for kind in ("collar", "sleeve", "waistline", "hem")
-    for side in ("left", "right")
-)
-# What config.data.points is for those that a data set is annotated with.
-ANNOTATED = "landmarks"
 _ORIENTATION_TAG = 0x0112
 # Not ImageOps.exif_transpose, which also rewrites the EXIF block and fails where it is broken.
 _TURNS = {
@@ -45,31 +38,31 @@ _ROWS_AT_A_TIME = 256
 _BOMB_LIMIT_LOCK = threading.Lock()
 
 
-class PhotoError(InputError):
+class ImageError(InputError):
     """A photo cannot be used; the message names the file and why."""
 
 
-class MissingPhotoError(PhotoError):
+class MissingImageError(ImageError):
     """There is no such file."""
 
 
 @dataclass(frozen=True)
-class Framing:
-    """How any photo becomes the square that a model sees; the `data` fields of a config.
+class ImageTransform:
+    """How any photo becomes the square that a model sees; built from the `image` section.
 
     Attributes:
       size: side of the square, in pixels.
       crop: "box" cuts the garment's box out, "detected" the one that a detector found, "none"
         takes the whole photo, "center" the central square.
       interpolation: of the resizing, "bilinear" or "bicubic", antialiased.
-      center_share: side of the central square as a share of the photo's shorter side.
+      center_fraction: side of the central square as a share of the photo's shorter side.
       square: whether of what is cut out the central square of its shorter side is taken.
     """
 
     size: int
     crop: str
     interpolation: str
-    center_share: float
+    center_fraction: float
     square: bool = False
 
     def box(self, box: Box | None, height: int, width: int) -> Box:
@@ -86,41 +79,25 @@ class Framing:
             return box
         if self.crop != "center":
             return 0.0, 0.0, float(width), float(height)
-        side = self.center_share * min(height, width)
+        side = self.center_fraction * min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 
 
-CROPS = ("box", "detected", "none", "center")
-INTERPOLATIONS = ("bilinear", "bicubic")
-
-
-def make_framing(data: Any, shop: bool = False) -> Framing:
-    """The framing that `config.data` describes.
-
-    Args:
-      data: config.data.
-      shop: of shop photos, where `data.shop_crop` says otherwise than `data.crop`.
-
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    if data.image_size < 1:
-        raise InputError(f"config.data.image_size={data.image_size}: expected at least 1 pixel")
-    fields = ("crop", CROPS), ("shop_crop", ("", *CROPS)), ("interpolation", INTERPOLATIONS)
-    for field, known in fields:
-        if data[field] not in known:
-            raise InputError(f"config.data.{field}={data[field]!r}: expected one of {known}")
-    if not 0 < data.center_share <= 1:
-        raise InputError(
-            f"config.data.center_share={data.center_share}: expected more than 0, at most 1"
-        )
-    crop = (shop and data.shop_crop) or data.crop
-    return Framing(data.image_size, crop, data.interpolation, data.center_share, data.square)
+def build_transform(image: ImageConfig, shop: bool = False) -> ImageTransform:
+    """Builds the transform of customer images or, with `shop`, of shop images."""
+    crop = (shop and image.shop_crop) or image.crop
+    return ImageTransform(
+        image.size,
+        crop,
+        image.interpolation or "bilinear",
+        image.center_fraction or 1.0,
+        image.square,
+    )
 
 
 @dataclass(frozen=True)
-class PhotoHeader:
+class ImageHeader:
     """What a photo file says about itself before its pixels are decoded.
 
     Attributes:
@@ -136,7 +113,7 @@ class PhotoHeader:
     plain_jpeg: bool
 
 
-def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
     """Reads a photo as upright RGB pixels.
 
     The EXIF orientation is applied; transparency is laid on white; grey, palette, CMYK and
@@ -153,7 +130,7 @@ def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, name: str = ""
       uint8 [H, W, 3].
 
     Raises:
-      PhotoError: missing, unreadable, truncated, empty or too large.
+      ImageError: missing, unreadable, truncated, empty or too large.
     """
     if isinstance(source, np.ndarray):
         name = name or "the given array"
@@ -167,19 +144,19 @@ def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, name: str = ""
     return np.asarray(_to_rgb(picture))
 
 
-def inspect_photo(
+def inspect_image(
     source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS, name: str = ""
-) -> PhotoHeader:
+) -> ImageHeader:
     """Decodes a whole photo file, to know that it can be, and tells its size and kind.
 
-    Args and errors are those of `open_photo`.
+    Args and errors are those of `load_image`.
     """
     data, name = _read(source, name)
     return _decode(data, max_pixels, name)[1]
 
 
-def crop_and_resize(image: np.ndarray, box: Box | None, framing: Framing) -> np.ndarray:
-    """Cuts a photo and scales the cut to a square, with an antialiasing filter.
+def crop_and_resize(image: np.ndarray, box: Box | None, framing: ImageTransform) -> np.ndarray:
+    """CropBoxes a photo and scales the cut to a square, with an antialiasing filter.
 
     Args:
       image: uint8 [H, W, 3].
@@ -268,35 +245,35 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[bytes, str]:
     try:
         return path.read_bytes(), name
     except FileNotFoundError:
-        raise MissingPhotoError(f"{name}: no such file") from None
+        raise MissingImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise PhotoError(f"{name}: is a folder, expected a photo") from None
+        raise ImageError(f"{name}: is a folder, expected a photo") from None
     except OSError as error:
-        raise PhotoError(f"{name}: cannot be read: {error}") from error
+        raise ImageError(f"{name}: cannot be read: {error}") from error
 
 
-def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, PhotoHeader]:
+def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, ImageHeader]:
     if not data:
-        raise PhotoError(f"{name}: is empty (0 bytes)")
+        raise ImageError(f"{name}: is empty (0 bytes)")
     try:
         picture = _open_unlimited(data)
     except UnidentifiedImageError:
         kinds = ", ".join(_formats())
-        raise PhotoError(f"{name}: is not a photo that can be read ({kinds})") from None
+        raise ImageError(f"{name}: is not a photo that can be read ({kinds})") from None
     except Exception as error:  # a broken header raises nearly anything in Pillow's plug-ins
-        raise PhotoError(f"{name}: is not a photo that can be read: {error}") from error
+        raise ImageError(f"{name}: is not a photo that can be read: {error}") from error
     _check_size(picture.size, max_pixels, name)
     if picture.mode in ("I", "F"):
-        raise PhotoError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
+        raise ImageError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
     try:
         picture.load()
         orientation = _orientation(picture)
     except Exception as error:  # as above, and in the pixels
-        raise PhotoError(f"{name}: is damaged or truncated: {error}") from error
+        raise ImageError(f"{name}: is damaged or truncated: {error}") from error
     width, height = picture.size if orientation < 5 else picture.size[::-1]
     # MPO is a JPEG followed by others (phones write it): the first is the photo.
     plain_jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
-    return picture, PhotoHeader(height, width, orientation, plain_jpeg)
+    return picture, ImageHeader(height, width, orientation, plain_jpeg)
 
 
 def _open_unlimited(data: bytes) -> Image.Image:
@@ -323,11 +300,11 @@ def _formats() -> tuple[str, ...]:
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise PhotoError(f"{name}: has no pixels ({width}x{height})")
+        raise ImageError(f"{name}: has no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise PhotoError(
+        raise ImageError(
             f"{name}: a picture of {width}x{height} pixels = {width * height / 1e6:.4g} MP; "
-            f"limit {max_pixels / 1e6:.4g} MP, config.data.max_pixels"
+            f"limit {max_pixels / 1e6:.4g} MP, --max_pixels"
         )
 
 
@@ -339,12 +316,12 @@ def _orientation(picture: Image.Image) -> int:
 def _picture_of_array(array: np.ndarray, name: str) -> Image.Image:
     shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not shape_fits:
-        raise PhotoError(
+        raise ImageError(
             f"{name}: expected uint8 [H, W, 3], [H, W, 4] or [H, W], "
             f"got {array.dtype} {list(array.shape)}"
         )
     if array.size == 0:
-        raise PhotoError(f"{name}: has no pixels ({list(array.shape)})")
+        raise ImageError(f"{name}: has no pixels ({list(array.shape)})")
     return Image.fromarray(array)
 
 

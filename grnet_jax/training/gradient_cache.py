@@ -11,6 +11,7 @@ of `embed`, and the rest of an objective stays as it is.
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -48,7 +49,7 @@ def embed_in_chunks(
       The features, leaves [n, ...] in the photos' order, and what is carried after the last chunk.
 
     Raises:
-      InputError: naming train.embed_chunk where it cannot be.
+      InputError: naming train.microbatch_size where it cannot be.
     """
     n = jax.tree.leaves(photos)[0].shape[0]
     if chunk in (0, n):
@@ -80,8 +81,48 @@ def embed_in_chunks(
 def check_chunk(chunk: int, photos: int, group: int) -> None:
     """Raises InputError unless chunks of whole groups make up a batch of so many photos."""
     if chunk <= 0 or photos % chunk:
-        raise InputError(f"train.embed_chunk: {chunk} does not divide a batch of {photos} photos")
+        raise InputError(
+            f"train.microbatch_size: {chunk} does not divide a batch of {photos} photos"
+        )
     if chunk % group:
         raise InputError(
-            f"train.embed_chunk: {chunk} photos are no whole items, of {group} photos each"
+            f"train.microbatch_size: {chunk} photos are no whole items, of {group} photos each"
         )
+
+
+def embed_batch(
+    matcher: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    photos: Any,
+    *,
+    microbatch_size: int = 0,
+    group: int = 1,
+    method: str = "embed",
+    key: jax.Array | None = None,
+) -> tuple[Any, Any]:
+    """What a matcher's method gives in training for photos [n, h, w, 3], and the new statistics.
+
+    Args:
+      matcher: the module.
+      params: its parameters.
+      batch_stats: BatchNorm's running statistics.
+      photos: uint8, or what the matcher embeds in their place.
+      microbatch_size: photos at once, 0 for all; see `embed_in_chunks`.
+      group: neighbouring photos that stay in one chunk.
+      method: `embed` or another with its arguments.
+      key: of dropout; None for matchers without.
+    """
+
+    def embed(batch_stats: Any, photos: Any, number: jax.Array) -> tuple[Any, Any]:
+        found, updated = matcher.apply(
+            {"params": params, "batch_stats": batch_stats},
+            photos,
+            train=True,
+            method=method,
+            mutable=["batch_stats"],
+            rngs=None if key is None else {"dropout": jax.random.fold_in(key, number)},
+        )
+        return found, updated.get("batch_stats", batch_stats)
+
+    return embed_in_chunks(embed, batch_stats, photos, microbatch_size, group)

@@ -1,18 +1,14 @@
 """Objectives on batches of single photos: triplets, average precision, classification."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from grnet_jax import models
-from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.losses import (
-    AVERAGES,
-    FORMS,
-    MINERS,
     average_precision_loss,
     best_scores,
     class_cross_entropy,
@@ -22,59 +18,76 @@ from grnet_jax.losses import (
     triplet_loss,
 )
 from grnet_jax.losses.arrays import masked_mean
-from grnet_jax.training.two_stage import embed_in_chunks
+from grnet_jax.training.gradient_cache import embed_batch
+from grnet_jax.training.objectives.base import Objective, check_sampler
+from input_pipeline import Section, field
 
-DOMAINS = ("both", "any")
-SIMILARITIES = ("item", "category")
-LABELS = ("category", "item", "meta_class")
 # (anchors, candidates, positive, negative, config.loss) -> (loss, metrics)
 RankingLoss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def embed_batch(
-    matcher: nn.Module,
-    params: Any,
-    batch_stats: Any,
-    photos: Any,
-    *,
-    chunk: int = 0,
-    group: int = 1,
-    method: str = "embed",
-    key: jax.Array | None = None,
-) -> tuple[Any, Any]:
-    """What a matcher's method gives in training for photos [n, h, w, 3], and the new statistics.
+class Config(Section):
+    """A ranking loss and a class head's cross-entropy; docs/losses.md has the equations."""
 
-    Args:
-      matcher: the module.
-      params: its parameters.
-      batch_stats: BatchNorm's running statistics.
-      photos: uint8, or what the matcher embeds in their place.
-      chunk: photos at once, 0 for all; see `embed_in_chunks`.
-      group: neighbouring photos that stay in one chunk.
-      method: `embed` or another with its arguments.
-      key: of dropout; None for matchers without.
-    """
+    name: Literal["triplet", "ap", "classification", "proxy_nca"] = field(
+        "triplet",
+        "triplet or ap on batches of items; of classes alone classification or, with model.proxies,"
+        " proxy_nca",
+        "parameters",
+    )
+    similarity: Literal["item", "category"] = field(
+        "item",
+        "what makes two images alike for the ranking loss: the same item or category",
+        "parameters",
+    )
+    margin: float = field(0.3, "triplet: m, in the distance's unit", "parameters", ge=0)
+    distance: Literal["squared_l2", "l2"] = field("squared_l2", "triplet", "parameters")
+    miner: Literal["all", "semi_hard", "hardest"] = field("all", "triplet", "parameters")
+    reduction: Literal["mean", "mean_nonzero"] = field(
+        "mean", "triplet: the mean over all that count, or over those with a loss", "parameters"
+    )
+    bins: int = field(20, "ap: of the histogram over cosines", "parameters", ge=2)
+    label: Literal["category", "item", "meta_class"] = field(
+        "category",
+        "what the class head tells apart; meta_class: every item belongs at random to one of "
+        "model.num_classes",
+        "parameters",
+    )
+    group_seed: int = field(0, "of the meta-classes", "parameters", ge=0)
+    weight: float = field(1.0, "of the ranking loss; Park et al.: 0.1", "parameters", ge=0)
+    class_weight: float = field(
+        0.0, "of the class head's cross-entropy; Park et al.: 1", "parameters", ge=0
+    )
+    label_smoothing: float = field(
+        0.0, "share of a label that all labels have evenly", "parameters", ge=0, le=1
+    )
+    proxy_scale: float = field(
+        1.0, "proxy_nca: factor on squared distances; its paper: 1", "parameters", gt=0
+    )
 
-    def embed(batch_stats: Any, photos: Any, number: jax.Array) -> tuple[Any, Any]:
-        found, updated = matcher.apply(
-            {"params": params, "batch_stats": batch_stats},
-            photos,
-            train=True,
-            method=method,
-            mutable=["batch_stats"],
-            rngs=None if key is None else {"dropout": jax.random.fold_in(key, number)},
-        )
-        return found, updated.get("batch_stats", batch_stats)
+    def check_config(self, config: Any) -> None:
+        """Raises ValueError, naming the field, where the whole config does not fit the loss."""
+        model, ranking = config.model, self.name in _RANKINGS
+        if model.name != "embedding":
+            raise ValueError(f"loss.name={self.name!r}: trains model.name=embedding alone")
+        check_sampler(config, "items", *([] if ranking else ["images"]))
+        if self.class_weight and not model.num_classes:
+            raise ValueError(
+                f"loss.class_weight={self.class_weight}: model.num_classes is 0, there is no head; "
+                "training says how many there are where it is given too few"
+            )
+        if (self.name == "proxy_nca") != model.proxies:
+            raise ValueError(
+                f"loss.name={self.name!r} with model.proxies={model.proxies}: expected proxy_nca "
+                "with proxies, another loss without"
+            )
+        if not self.class_weight and not (ranking and self.weight):
+            raise ValueError("loss.class_weight=0: nothing else to train on; expected above 0")
+        if ranking and config.train.batch_size < 2:
+            raise ValueError("train.batch_size=1: of one item alone there is no negative")
 
-    return embed_in_chunks(embed, batch_stats, photos, chunk, group)
 
-
-def photos_together(data: Any) -> int:
-    """How many neighbouring photos of a batch are an item's, by `config.data`."""
-    return {"pairs": 2, "items": data.photos_per_item, "photos": 1}[data.sampler]
-
-
-def embedding_objective(matcher: nn.Module, config: Any) -> Any:
+def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
     """The ranking loss that `config.loss` names over the global batch, and cross-entropy.
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
@@ -83,21 +96,16 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
     (2019): weights 0.1 and 1. Photos are alike where they show the same item, or with
     `loss.similarity` "category" the same category; one whose category is unknown is then neither an
     anchor nor a candidate.
-
-    Raises:
-      InputError: naming the field that cannot be.
     """
-    loss = config.loss
-    _check(matcher, config.model, loss)
+    del steps, index
+    loss, across = config.loss, config.sampler.cross_domain
     ranking = _RANKINGS.get(loss.name)
-    if ranking:  # of one item alone there is no negative
-        check_at_least("train.batch_items", config.train.batch_items, 2)
 
     def objective(params, batch_stats, batch, replicate):
         key = jax.random.fold_in(jax.random.key(config.seed), batch["step"])
         (features, logits), batch_stats = embed_batch(
-            matcher, params, batch_stats, batch["photo"],
-            chunk=config.train.embed_chunk, group=photos_together(config.data),
+            matcher, params, batch_stats, batch["image"],
+            microbatch_size=config.train.microbatch_size, group=config.sampler.group_size,
             method="classify", key=key,
         )  # fmt: skip
         value = jnp.zeros(())
@@ -106,7 +114,7 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
             own = (features.descriptor, batch[loss.similarity], batch["domain"])
             anchors, group, domain = own
             candidates, *labels = replicate(own)
-            if loss.domains == "both":
+            if across:
                 positive, negative = comparison_masks(group, labels[0], domain, labels[1])
             else:
                 positive, negative = comparison_masks(group, labels[0])
@@ -133,14 +141,14 @@ def embedding_objective(matcher: nn.Module, config: Any) -> Any:
 def _labels(batch: Mapping[str, jax.Array], matcher: nn.Module, loss: Any) -> jax.Array:
     """int [n], what the class head is to tell of each photo; -1 where it is unknown."""
     if loss.label == "meta_class":
-        return random_meta_classes(batch["item"], matcher.classes, loss.grouping)
+        return random_meta_classes(batch["item"], matcher.num_classes, loss.group_seed)
     return batch[loss.label]
 
 
 def _triplet(anchors, candidates, positive, negative, loss):
     found = triplet_loss(
         anchors, candidates, positive, negative,
-        margin=loss.margin, form=loss.form, miner=loss.miner, average=loss.average,
+        margin=loss.margin, distance=loss.distance, miner=loss.miner, reduction=loss.reduction,
     )  # fmt: skip
     metrics = {
         "triplet_loss": found.loss,
@@ -169,38 +177,3 @@ def _top1(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Ar
     """Share of the anchors with positives and negatives whose best candidate is a positive."""
     own, other = best_scores(scores, positive, negative)
     return masked_mean(own > other, jnp.any(positive, axis=1) & jnp.any(negative, axis=1))
-
-
-def _check(matcher: nn.Module, model: Any, loss: Any) -> None:
-    """Raises InputError, naming the field, where a loss cannot be computed."""
-    if not hasattr(matcher, "classify"):
-        raise InputError(f"loss.name: {loss.name!r} trains model.name=embedding alone")
-    for field, choices in (
-        ("domains", DOMAINS),
-        ("similarity", SIMILARITIES),
-        ("label", LABELS),
-        ("form", FORMS),
-        ("miner", MINERS),
-        ("average", AVERAGES),
-    ):
-        if loss[field] not in choices:
-            raise InputError(f"loss.{field}: {loss[field]!r} is none of {list(choices)}")
-    check_at_least("loss.bins", loss.bins, 2)
-    check_at_least("loss.grouping", loss.grouping, 0)
-    for field in ("margin", "weight", "class_weight", "label_smoothing"):
-        check_at_least(f"loss.{field}", loss[field], 0)
-    if loss.label_smoothing > 1:
-        raise InputError(f"loss.label_smoothing: expected 1 or less, got {loss.label_smoothing}")
-    if loss.class_weight and not matcher.classes:
-        raise InputError(
-            f"loss.class_weight: {loss.class_weight}, but model.classes is 0: there is no head; "
-            "training says how many there are where it is given too few"
-        )
-    if (loss.name == "proxy_nca") != model.proxies:
-        raise InputError(
-            f"loss.name: {loss.name!r} with model.proxies={model.proxies}; expected 'proxy_nca' "
-            "with proxies, another loss without"
-        )
-    check_at_least("loss.proxy_scale", loss.proxy_scale, 1e-6)
-    if not loss.class_weight and (loss.name not in _RANKINGS or not loss.weight):
-        raise InputError("loss.class_weight: 0, and nothing else to train on; expected more than 0")

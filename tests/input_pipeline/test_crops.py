@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from grnet_jax.photos import pixel_box
 from input_pipeline import DatasetError
-from input_pipeline.cuts import Cuts, cut_landmarks, read_detections, whole_pixels
+from input_pipeline.crops import CropBoxes, read_detections, round_to_pixels, transform_landmarks
+from input_pipeline.images import pixel_box
 from tests.input_pipeline.conftest import make_data
 
 
@@ -38,17 +38,19 @@ def test_rounding_is_that_of_a_single_box():
     boxes = rng.uniform(-30, 90, (500, 4)).astype(np.float32)
     boxes[:50] = np.round(boxes[:50]) + 0.5
     sizes = rng.integers(1, 60, (500, 2))
-    for box, (height, width), found in zip(boxes, sizes, whole_pixels(boxes, sizes), strict=True):
+    for box, (height, width), found in zip(
+        boxes, sizes, round_to_pixels(boxes, sizes), strict=True
+    ):
         assert tuple(found) == pixel_box(tuple(box), height, width)
 
 
 def test_shop_photos_may_be_cut_otherwise():
     rows = np.arange(3)
-    assert Cuts(make_split(), make_data()).pixels(rows).tolist() == [[4, 2, 30, 18]] * 3
-    found = Cuts(make_split(), make_data(shop_crop="none")).pixels(rows).tolist()
+    assert CropBoxes(make_split(), make_data()).pixels(rows).tolist() == [[4, 2, 30, 18]] * 3
+    found = CropBoxes(make_split(), make_data(shop_crop="none")).pixels(rows).tolist()
     assert found == [[4, 2, 30, 18], [0, 0, 40, 20], [0, 0, 40, 20]]
-    data = make_data(crop="center", center_share=0.5, shop_crop="box")
-    found = Cuts(make_split(), data).pixels(rows).tolist()
+    data = make_data(crop="center", center_fraction=0.5, shop_crop="box")
+    found = CropBoxes(make_split(), data).pixels(rows).tolist()
     assert found == [[15, 5, 25, 15], [4, 2, 30, 18], [4, 2, 30, 18]]
 
 
@@ -66,7 +68,7 @@ def test_detected_boxes(tmp_path, capsys):
         "0.jpg,5,5,9,9,0.1",
     )
     data = make_data(shop_crop="detected", detections=path)
-    found = Cuts(make_split(), data).pixels(np.arange(3)).tolist()
+    found = CropBoxes(make_split(), data).pixels(np.arange(3)).tolist()
     assert found == [[4, 2, 30, 18], [3, 3, 40, 12], [0, 0, 40, 20]]
     printed = capsys.readouterr().out
     assert "boxes for 2 of 3 photos, 1 cut at the photo's edge; without a box 1" in printed
@@ -85,7 +87,7 @@ def test_detected_boxes_of_a_category_or_an_item(tmp_path):
         header="image,x_1,y_1,x_2,y_2,score,category,item_id",
     )
     data = make_data(crop="detected", detections=path)
-    found = Cuts(make_split(), data).pixels(np.arange(3))
+    found = CropBoxes(make_split(), data).pixels(np.arange(3))
     assert found[:, :2].tolist() == [[2, 2], [5, 5], [0, 0]]
 
 
@@ -93,7 +95,7 @@ def test_detections_shrink_with_their_photo(tmp_path):
     path = write_boxes(tmp_path / "boxes.csv", "0.jpg,8,4,60,36,1")
     split = make_split()
     split.index.shrunk[:] = 0.5
-    found = Cuts(split, make_data(crop="detected", detections=path)).pixels(np.arange(1))
+    found = CropBoxes(split, make_data(crop="detected", detections=path)).pixels(np.arange(1))
     assert found.tolist() == [[4, 2, 30, 18]]
 
 
@@ -113,17 +115,17 @@ def test_detections_shrink_with_their_photo(tmp_path):
 def test_wrong_detections_are_named(tmp_path, rows, message):
     path = write_boxes(tmp_path / "boxes.csv", *rows)
     with pytest.raises(DatasetError, match=message):
-        Cuts(make_split(), make_data(crop="detected", detections=path))
+        CropBoxes(make_split(), make_data(crop="detected", detections=path))
 
 
 def test_detections_that_are_not_there(tmp_path):
     with pytest.raises(DatasetError, match=r"config\.data\.detections is empty"):
-        Cuts(make_split(), make_data(crop="detected"))
+        CropBoxes(make_split(), make_data(crop="detected"))
     with pytest.raises(DatasetError, match=r"gone\.csv: cannot be read"):
-        Cuts(make_split(), make_data(crop="detected", detections=str(tmp_path / "gone.csv")))
+        CropBoxes(make_split(), make_data(crop="detected", detections=str(tmp_path / "gone.csv")))
     path = write_boxes(tmp_path / "boxes.csv", header="image,x_1,y_1,x_2")
     with pytest.raises(DatasetError, match=r"boxes\.csv:1: column 'y_2' is missing"):
-        Cuts(make_split(), make_data(crop="detected", detections=path))
+        CropBoxes(make_split(), make_data(crop="detected", detections=path))
 
 
 def test_landmarks_follow_their_pixels():
@@ -142,7 +144,7 @@ def test_landmarks_follow_their_pixels():
         flip = bool(case % 2)
         cut = picture[top:bottom, left:right]
         cut = cut[:, ::-1] if flip else cut
-        ((points,), (visibility,)) = cut_landmarks(
+        ((points,), (visibility,)) = transform_landmarks(
             landmarks[None], np.array([[left, top, right, bottom]]), np.array([flip])
         )
         names = np.array(["left", "right"] * 4)
@@ -166,10 +168,10 @@ def test_mirroring_twice_changes_nothing():
     landmarks = rng.integers(0, 20, (6, 8, 3)).astype(np.int32)
     landmarks[..., 0] %= 3
     cut = np.tile([0, 0, 20, 20], (6, 1))
-    points, visibility = cut_landmarks(landmarks, cut, np.ones(6, bool))
+    points, visibility = transform_landmarks(landmarks, cut, np.ones(6, bool))
     pixels = np.floor(points * 20).astype(np.int32)
     again = np.concatenate([visibility[..., None], pixels], axis=-1)
-    twice, seen = cut_landmarks(again, cut, np.ones(6, bool))
-    once, wanted = cut_landmarks(landmarks, cut, np.zeros(6, bool))
+    twice, seen = transform_landmarks(again, cut, np.ones(6, bool))
+    once, wanted = transform_landmarks(landmarks, cut, np.zeros(6, bool))
     np.testing.assert_allclose(twice, once, atol=1e-6)
     np.testing.assert_array_equal(seen, wanted)

@@ -1,0 +1,420 @@
+"""The whole config, typed: parsed once at the entry; everything behind takes its sections.
+
+`ml_collections` stays the outside: config files return a `ConfigDict`, whose fields are flags
+(`--config.SECTION.FIELD=VALUE`). `python -m grnet_jax.config` prints every field.
+
+A matcher's section is the class `Config` of its file in `grnet_jax/models/`, a loss's that of its
+file in `grnet_jax/training/objectives/`; both are found by the section's `name`.
+"""
+
+import difflib
+import functools
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import ml_collections
+import pydantic
+
+from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preprocessing
+from grnet_jax.errors import InputError
+from input_pipeline import (
+    AugmentConfig,
+    DatasetConfig,
+    ImageConfig,
+    SamplerConfig,
+    Section,
+    benchmark_protocol,
+    field,
+)
+
+_PLUGINS = {"model": "grnet_jax.models", "loss": "grnet_jax.training.objectives"}
+
+
+class OptimizerConfig(Section):
+    """How parameters are updated."""
+
+    name: Literal["sgd", "adamw"] = field("sgd", "sgd (with momentum) or adamw", "parameters")
+    learning_rate: float = field(0.01, "the highest one", "parameters", gt=0)
+    weight_decay: float = field(
+        5e-4, "sgd: L2 on every parameter; adamw: decoupled, matrices only", "parameters", ge=0
+    )
+    momentum: float = field(0.9, "of sgd", "parameters", ge=0, lt=1)
+    schedule: Literal["step", "cosine"] = field(
+        "step", "step: falls at lr_milestones; cosine: warm-up, then to 0", "parameters"
+    )
+    warmup_steps: int = field(100, "cosine: linear rise over so many steps", "parameters", ge=0)
+    lr_milestones: tuple[float, ...] = field(
+        (20.0, 40.0), "step: epochs after which the rate is multiplied by lr_factor", "parameters"
+    )
+    lr_factor: float = field(0.1, "step: see lr_milestones", "parameters", gt=0, le=1)
+    clip_norm: float = field(
+        0.0, "largest global gradient norm; 0: no clipping", "parameters", ge=0
+    )
+    trainable: str = field(
+        "",
+        "parts of the model that learn, joined by commas, as graph,backbone/conv1; empty: all",
+        "parameters",
+    )
+
+    @pydantic.field_validator("lr_milestones")
+    @classmethod
+    def _rise(cls, epochs: tuple[float, ...]) -> tuple[float, ...]:
+        if any(b <= a for a, b in zip((0.0, *epochs), epochs, strict=False)):
+            raise ValueError("expected rising epochs above 0")
+        return epochs
+
+
+class TrainConfig(Section):
+    """Length, batches and start of training."""
+
+    batch_size: int = field(
+        32, "pairs, items or images a batch, as sampler.name says; all devices", "parameters", ge=1
+    )
+    microbatch_size: int = field(
+        0,
+        "images embedded at once, for batches larger than memory: a divisor of the batch's images, "
+        "in whole items; 0: all. BatchNorm that is not frozen normalizes each by itself",
+        "parameters",
+        ge=0,
+    )
+    steps: int = field(0, "length in steps; wins over epochs", "parameters", ge=0)
+    epochs: float = field(60.0, "length in epochs, where steps is 0", "parameters", ge=0)
+    init_from: str = field("", "start from the best checkpoint of the run in this workdir")
+    init_params: Literal["all", "backbone", "matching_names", "matching_shapes"] = field(
+        "all",
+        "what is taken from there: all; the backbone; parts of the same name; of these the parts "
+        "of the same shapes",
+    )
+    log_every: int = field(20, "steps between metrics", ge=1)
+    eval_every: int = field(500, "steps between evaluations on val; 0: never", ge=0)
+    checkpoint_every: int = field(500, "steps between checkpoints", ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if not self.steps and not self.epochs:
+            raise ValueError("steps, epochs: expected one of them above 0")
+        if self.init_params != "all" and not self.init_from:
+            raise ValueError("init_params: changes nothing without init_from")
+        return self
+
+
+class ProtocolConfig(Section):
+    """Which queries are searched for in which gallery."""
+
+    split: str = field("test", "split whose customer images are the queries")
+    gallery: str = field(
+        "", 'splits whose shop images are the gallery, joined by "+", or "all"; empty: the split'
+    )
+    queries: int = field(0, "as many queries, drawn among those with a match; 0: all", ge=0)
+    query_seed: int = field(0, "of that drawing", ge=0, lt=2**32)
+    same_category: bool = field(False, "rank each query among its own category's images alone")
+    count_identical: bool = field(
+        False, "report a second time with byte-identical copies of a match as matches"
+    )
+    val_queries: int = field(
+        1000,
+        "queries drawn for validation while training, in a gallery of ten times as many; 0: all",
+        ge=0,
+    )
+
+
+_DTYPES = Literal["", "float32", "bfloat16", "float64"]
+
+
+class SearchConfig(Section):
+    """How features are made, stored and searched."""
+
+    store: str = field(
+        "",
+        "folder or bucket for features, so that memory does not grow and the same command goes on "
+        "after a kill; empty: in memory",
+    )
+    store_dtype: Literal["float32", "float16", "bfloat16"] = field(
+        "float32", "of stored features", "scores"
+    )
+    score_dtype: _DTYPES = field("", "of scoring's products; empty: model.dtype", "scores")
+    shortlist: int = field(
+        0,
+        "score each query with so many images alone, those nearest by embedding; the rest stands "
+        "behind them in that order; 0: with all",
+        "scores",
+        ge=0,
+    )
+    shortlist_recall: float = field(
+        1.0, "share of those images that choosing aims at; less may be faster", "scores", gt=0, le=1
+    )
+    top_k: int = field(10, "best images kept for each query", ge=1)
+    flip_average: bool = field(False, "average features with the mirrored image's", "features")
+    whitening: str = field(
+        "", "PCA whitening of embeddings, learned on the gallery or a split; empty: none", "scores"
+    )
+    whitening_dim: int = field(0, "dimensions kept; 0: all", "scores", ge=0)
+    query_expansion: int = field(
+        0, "gallery embeddings that a query is averaged with; 0: none", "scores", ge=0
+    )
+    query_expansion_alpha: float = field(
+        0.0, "they weigh similarity ** alpha, the query 1", "scores", ge=0
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _effective(self) -> "SearchConfig":
+        for name, owner in (
+            ("shortlist_recall", "shortlist"),
+            ("whitening_dim", "whitening"),
+            ("query_expansion_alpha", "query_expansion"),
+        ):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and not getattr(self, owner):
+                raise ValueError(f"{name}={value}: changes nothing without {owner}")
+        return self
+
+
+class EvalConfig(Section):
+    """Evaluation."""
+
+    batch_size: int = field(64, "images embedded at once, all devices together", ge=1)
+    protocol: ProtocolConfig = ProtocolConfig()
+    search: SearchConfig = SearchConfig()
+
+
+class Config(Section):
+    """A run; sections that a matcher without parameters does not need are None."""
+
+    name: str = field("", "of the run: runs/NAME is its workdir unless --workdir says otherwise")
+    seed: int = field(0, "of parameters, order and augmentation", "parameters", ge=0, lt=2**63)
+    dataset: DatasetConfig = DatasetConfig()
+    image: ImageConfig = ImageConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    model: Any
+    loss: Any = None
+    optimizer: OptimizerConfig | None = None
+    train: TrainConfig | None = None
+    eval: EvalConfig = EvalConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        for section in (self.model, self.loss):
+            check = getattr(section, "check_config", None)
+            if check is not None:
+                check(self)
+        return self
+
+
+class ConfigField(NamedTuple):
+    """A field as it is declared, and its value: name is dotted, as model.backbone.name."""
+
+    name: str
+    value: Any
+    declared: pydantic.fields.FieldInfo
+
+    @property
+    def affects(self) -> Sequence[str]:
+        """What another value changes; see `field`."""
+        extra = self.declared.json_schema_extra
+        return extra["affects"] if isinstance(extra, dict) else ()  # type: ignore[return-value]
+
+
+def list_fields(section: Section, prefix: str = "") -> Iterator[ConfigField]:
+    """Yields every field of a section and of the sections in it."""
+    for name, declared in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from list_fields(value, f"{prefix}{name}.")
+        elif value is not None or declared.json_schema_extra:
+            yield ConfigField(prefix + name, value, declared)
+
+
+def fields_affecting(config: Section, *what: str) -> dict[str, Any]:
+    """Returns by dotted name the values of the fields that affect any of these; see `field`."""
+    return {one.name: one.value for one in list_fields(config) if set(what) & set(one.affects)}
+
+
+def parse_config(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+    """Parses and checks a whole config; fields that are left to the backbone get their values.
+
+    Raises:
+      InputError: naming every field that is wrong or unknown, with what was expected.
+    """
+    return _resolve_preprocessing(_validate(config))
+
+
+def make_config(**sections: Any) -> ml_collections.ConfigDict:
+    """Returns the config with these fields, all others at their defaults; for config files.
+
+    A section is a mapping. The protocol's defaults are those of the data set's benchmark.
+    """
+    dataset = sections.get("dataset", {}).get("name", "synthetic")
+    evaluation = dict(sections.get("eval", {}))
+    evaluation["protocol"] = {**benchmark_protocol(dataset), **evaluation.get("protocol", {})}
+    return to_config_dict(_validate({**sections, "eval": evaluation}))
+
+
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """Returns the fields that can be set for this matcher and loss, as flags take them."""
+    values = ml_collections.ConfigDict(config.model_dump(exclude_none=True))
+    for name in _without_effect(config):
+        *path, last = name.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        del section[last]
+    return values
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    """Fields and sections that this matcher or loss has no use for."""
+    if not hasattr(config.model, "num_keypoints"):
+        yield "image.keypoints"
+    if config.train is None:
+        yield from ("seed", "augment", "sampler", "eval.batch_size", "eval.search")
+        yield "eval.protocol.val_queries"
+        return
+    if config.sampler.name != "pairs":
+        yield "sampler.epoch"
+    if config.sampler.name != "items":
+        yield "sampler.images_per_item"
+    if config.sampler.name == "pairs":
+        yield "sampler.cross_domain"
+        if not config.loss.embedding_weight:  # no embedding that anything would search by
+            yield from (f"eval.search.{name}" for name in _OF_EMBEDDINGS)
+
+
+_OF_EMBEDDINGS = ("whitening", "whitening_dim", "query_expansion", "query_expansion_alpha")
+
+
+def _validate(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    model, loss = (str((values.get(name) or {}).get("name", "")) for name in _PLUGINS)
+    kind = _config_class(model, loss)
+    try:
+        return kind.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise InputError(_message(error, kind)) from None
+
+
+def _resolve_preprocessing(config: Config) -> Config:
+    """Fills in model.backbone.preprocessing, image.interpolation and image.center_fraction.
+
+    A matcher without backbone sees images as ImageNet's networks do.
+    """
+    model, image, name = config.model, config.image, "imagenet"
+    if hasattr(model, "backbone"):
+        backbone = model.backbone
+        name = choose_preprocessing(backbone.preprocessing, backbone.name)
+        backbone = backbone.model_copy(update={"preprocessing": name})
+        model = model.model_copy(update={"backbone": backbone})
+    preprocessing = find_preprocessing(name)
+    image = image.model_copy(
+        update={
+            "interpolation": image.interpolation or preprocessing.interpolation,
+            "center_fraction": image.center_fraction or preprocessing.center_fraction,
+        }
+    )
+    return config.model_copy(update={"model": model, "image": image})
+
+
+@functools.cache
+def _config_class(model: str, loss: str) -> type[Config]:
+    """The config whose model and loss are those of these names."""
+    kinds: dict[str, Any] = {"model": (_section_class("model", model), ...)}
+    if loss:
+        kinds["loss"] = (_section_class("loss", loss), ...)
+    return pydantic.create_model("Config", __base__=Config, **kinds)
+
+
+def _section_class(section: str, name: str) -> type[Section]:
+    """The class `Config` of the matcher or loss of this name."""
+    package = importlib.import_module(_PLUGINS[section])
+    file = getattr(package, "ALIASES", {}).get(name, name)
+    try:
+        return importlib.import_module(f"{package.__name__}.{file}").Config
+    except (ImportError, AttributeError) as error:
+        known = plugin_names(section)
+        if name in known:
+            raise
+        raise InputError(f"config.{section}.name={name!r}: expected one of {known}") from error
+
+
+def plugin_names(section: str) -> list[str]:
+    """Returns the names of all matchers ("model") or losses ("loss"): the files with a `Config`."""
+    package = importlib.import_module(_PLUGINS[section])
+    aliases = getattr(package, "ALIASES", {})
+    files = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    modules = {file: importlib.import_module(f"{package.__name__}.{file}") for file in files}
+    found = [
+        file
+        for file, module in modules.items()
+        if hasattr(module, "Config") and file not in aliases.values()
+    ]
+    return sorted([*found, *aliases])
+
+
+def _message(error: pydantic.ValidationError, kind: type[Config]) -> str:
+    """All wrong fields, a line each."""
+    lines = []
+    for one in error.errors(include_url=False):
+        name = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(
+                str(one["loc"][-1]), _names_beside(kind, one["loc"]), 1
+            )
+            lines.append(
+                f"config.{name}: unknown field" + (f"; did you mean {close[0]}?" if close else "")
+            )
+        elif one["type"] == "missing":
+            lines.append(f"config.{name}: is missing")
+        else:
+            text = one["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            what = "expected " if text != one["msg"] and one["type"] != "value_error" else ""
+            shown = "" if isinstance(one["input"], dict | Section) else f"={one['input']!r}"
+            lines.append(f"config.{name}{shown}: {what}{text}" if name else f"config.{text}")
+    return "\n".join(lines)
+
+
+def _names_beside(kind: type[pydantic.BaseModel], place: Sequence[Any]) -> list[str]:
+    """Names of the fields of the section that an unknown one stands in."""
+    for name in place[:-1]:
+        annotation = kind.model_fields[name].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        kind = next(one for one in options if isinstance(one, type) and issubclass(one, Section))
+    return list(kind.model_fields)
+
+
+def describe_fields(section: str, kind: type[Section]) -> str:
+    """Returns a section's fields: name, default and meaning, a line or two each."""
+    lines = []
+    for name, declared in kind.model_fields.items():
+        inner = declared.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            lines.append(describe_fields(f"{section}.{name}", inner))
+        else:
+            default = "" if declared.is_required() else f" = {declared.default!r}"
+            lines.append(f"{section}.{name}{default}\n    {declared.description or ''}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Prints every field of every section."""
+    print("Fields of the config, with their defaults; --config.SECTION.FIELD=VALUE sets one.\n")
+    for name, declared in Config.model_fields.items():
+        if name in _PLUGINS:
+            for plugin in sorted(plugin_names(name)):
+                print(f"\n# {name}.name={plugin}")
+                print(describe_fields(f"config.{name}", _section_class(name, plugin)))
+            continue
+        options = getattr(declared.annotation, "__args__", (declared.annotation,))
+        kinds = [one for one in options if isinstance(one, type) and issubclass(one, Section)]
+        if kinds:
+            print(f"\n# {(kinds[0].__doc__ or '').splitlines()[0]}")
+            print(describe_fields(f"config.{name}", kinds[0]))
+        else:
+            print(f"config.{name} = {declared.default!r}\n    {declared.description or ''}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What the config sections of all matchers share."""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from grnet_jax.backbones import BACKBONES
+from grnet_jax.backbones.preprocessing import PREPROCESSING
+from grnet_jax.graph import check_scales
+from input_pipeline import Section, field
+
+# A pyramid, (rows, columns) of each scale, the whole image first.
+Scales = Annotated[
+    tuple[tuple[pydantic.PositiveInt, pydantic.PositiveInt], ...],
+    pydantic.AfterValidator(check_scales),
+]
+
+
+class ModelConfig(Section):
+    """A matcher; its own section declares `name` and its fields."""
+
+    name: str
+
+    def check_config(self, config: Any) -> None:
+        """Raises ValueError, naming the field, where the whole config does not fit the matcher."""
+
+
+class BackboneConfig(Section):
+    """From an image to feature maps."""
+
+    name: str = field("googlenet", f"{', '.join(BACKBONES)}", "parameters", "features", "scores")
+    pretrained: str = field(
+        "", "weights to start from, a file of `python -m grnet_jax.backbones.convert`"
+    )
+    preprocessing: str = field(
+        "",
+        "normalization and resizing; empty: as the backbone's ImageNet weights expect",
+        "parameters",
+        "features",
+        "scores",
+    )
+    frozen_batch_norm: bool = field(
+        False, "BatchNorm keeps its statistics while training", "parameters"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> "BackboneConfig":
+        for name, known in (("name", BACKBONES), ("preprocessing", {"": None, **PREPROCESSING})):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {sorted(known)}")
+        return self
+
+
+class NetworkConfig(ModelConfig):
+    """A matcher on a backbone."""
+
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = field(
+        "float32",
+        "of the computation; parameters and reductions are float32",
+        "parameters",
+        "features",
+        "scores",
+    )
+    backbone: BackboneConfig = BackboneConfig()

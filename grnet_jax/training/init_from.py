@@ -1,0 +1,213 @@
+"""Where training starts: fresh, from another run's parameters, or from a file of weights."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import flax.linen as nn
+import jax
+from absl import logging
+
+from grnet_jax.backbones.weights import read_weights, read_weights_info
+from grnet_jax.config import Config, fields_affecting
+from grnet_jax.errors import InputError
+from grnet_jax.mesh import place_replicated
+from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.optimizers import trainable_mask
+from grnet_jax.training.state import TrainState
+
+# Backbones that no ImageNet weights are published for.
+_FROM_SCRATCH = ("small", "vgg_small")
+
+
+def start_state(run: Run) -> TrainState:
+    """The state before the first step: fresh, or with the parameters it is to start from.
+
+    These are those of another run (`train.init_from`), or of some of its parts
+    (`train.init_params`), or of a weights file for the backbone (`model.backbone.pretrained`).
+
+    Raises:
+      InputError: naming a parameter that does not fit this model.
+    """
+    state = run.create_state()
+    workdir, pretrained = run.config.train.init_from, _pretrained(run.config)
+    if workdir:
+        from_run, other = restore_run(workdir, run.mesh)
+        _check_same_preprocessing(workdir, from_run.config, run.config)
+        source = f"train.init_from={workdir}"
+        parts = run.config.train.init_params
+        if parts in ("matching_names", "matching_shapes") and run.config.optimizer.trainable:
+            _check_same_scores(workdir, from_run.config, run.config)
+        if parts == "backbone":
+            return _with_backbone(run, state, other.variables, source)
+        if parts != "all":
+            names = _choose_parts(parts, other.variables, state.variables)
+            return _with_parts(run, state, other.variables, names, source)
+        _check_fit(source, other.variables, state.variables)
+        return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
+    if not pretrained:
+        _warn_of_scratch(run.config)
+        return state
+    theirs = read_weights(pretrained).variables
+    return _with_backbone(run, state, theirs, f"model.backbone.pretrained={pretrained}")
+
+
+def _choose_parts(parts: str, theirs: Any, ours: Any) -> set[str]:
+    """The names of the parts of another model's variables that `train.init_params` takes."""
+    shared = set(theirs["params"]) & set(ours["params"])
+    if parts == "matching_names":
+        return shared
+    return {name for name in shared if _shapes_of(name, theirs) == _shapes_of(name, ours)}
+
+
+def _shapes_of(name: str, variables: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a part's parameters and statistics."""
+    return _shapes({kind: tree[name] for kind, tree in variables.items() if name in tree})
+
+
+def _with_backbone(run: Run, state: TrainState, theirs: Any, source: str) -> TrainState:
+    """The state with the backbone of other variables, where this matcher has it."""
+    taken = {kind: _take_backbone(run.matcher, part) for kind, part in theirs.items() if part}
+    names = {name for part in taken.values() for name in part}
+    return _with_parts(run, state, taken, names, source)
+
+
+def _take_backbone(matcher: nn.Module, theirs: Any) -> dict[str, Any]:
+    """One collection of a backbone's variables under the names that they have in the matcher."""
+    backbone = theirs.get("backbone", {})
+    if hasattr(matcher, "take_backbone"):
+        return dict(matcher.take_backbone(backbone))
+    return {"backbone": backbone}
+
+
+def check_trainable(run: Run) -> None:
+    """Makes sure that `optimizer.trainable` names parts of the model, and what it holds can stay.
+
+    Raises:
+      InputError: naming the part that there is not; or where the statistics of a backbone's
+        BatchNorm would move though weights of it do not, or a backbone that stays has no weights
+        to start from.
+    """
+    trainable = run.config.optimizer.trainable
+    if not trainable:
+        return
+    state = run.abstract_state()
+    learns = jax.tree.leaves(trainable_mask(state.params, trainable).get("backbone", {}))
+    backbone = getattr(run.config.model, "backbone", None)
+    frozen = backbone is not None and backbone.frozen_batch_norm
+    if state.batch_stats and not all(learns) and not frozen:
+        raise InputError(
+            f"optimizer.trainable={trainable} leaves weights of the backbone as they are, but its "
+            "BatchNorm would change: set --config.model.backbone.frozen_batch_norm=true"
+        )
+    stays = learns and not any(learns)
+    if stays and not (run.config.train.init_from or backbone.pretrained):
+        raise InputError(
+            f"optimizer.trainable={trainable}: the backbone would stay at random; expected "
+            "train.init_from, a run, or model.backbone.pretrained, its weights"
+        )
+
+
+def _check_same_scores(workdir: str, theirs: Config, ours: Config) -> None:
+    """Raises InputError where parts that stay as they are would be used otherwise than there."""
+    there, here = (
+        fields_affecting(config.model, "features", "scores")
+        | {f"image.{name}": getattr(config.image, name) for name in ("size", "crop")}
+        for config in (theirs, ours)
+    )
+    wrong = [name for name in sorted(there.keys() & here.keys()) if there[name] != here[name]]
+    if wrong:
+        raise InputError(
+            f"train.init_from={workdir}: its parts stay as they are, so these fields have to be "
+            "those of that run: "
+            + "; ".join(f"{name}: {there[name]!r} there, {here[name]!r} here" for name in wrong)
+        )
+
+
+def _with_parts(
+    run: Run, state: TrainState, theirs: Any, names: Collection[str], source: str
+) -> TrainState:
+    """The state with parts of other variables; InputError where one does not fit."""
+    if not names:
+        raise InputError(f"{source}: no part of that model fits this model")
+    if afresh := sorted(set(state.params) - set(names)):
+        logging.info("%s: taken are %s; afresh start %s", source, sorted(names), afresh)
+    taken, held = (
+        {
+            kind: {name: part for name, part in tree.items() if name in names}
+            for kind, tree in variables.items()
+        }
+        for variables in (theirs, state.variables)
+    )
+    _check_fit(source, taken, held)
+    taken = place_replicated(taken, run.mesh)
+    return dataclasses.replace(
+        state,
+        params={**state.params, **taken["params"]},
+        batch_stats={**state.batch_stats, **taken.get("batch_stats", {})},
+    )
+
+
+def check_pretrained(config: Config) -> None:
+    """Makes sure, from its header, that the weights file that a config names is for its backbone.
+
+    Raises:
+      InputError: naming the file and the field that does not agree with it.
+    """
+    path = _pretrained(config)
+    if not path:
+        return
+    if config.train.init_from:
+        raise InputError("train.init_from and model.backbone.pretrained: only one can be given")
+    backbone, info = config.model.backbone, read_weights_info(path)
+    for field, wanted in (("name", info.backbone), ("preprocessing", info.preprocessing)):
+        if getattr(backbone, field) != wanted:
+            raise InputError(
+                f"{path} holds weights for model.backbone.{field}={wanted}, but the config has "
+                f"{getattr(backbone, field)}: set --config.model.backbone.{field}={wanted}"
+            )
+
+
+def _check_same_preprocessing(workdir: str, theirs: Any, ours: Any) -> None:
+    """Raises InputError where another run's backbone sees photos otherwise than this one's."""
+    if not hasattr(theirs.model, "backbone") or not hasattr(ours.model, "backbone"):
+        return
+    there, here = (config.model.backbone.preprocessing for config in (theirs, ours))
+    if there != here:
+        raise InputError(
+            f"train.init_from={workdir} was trained with model.backbone.preprocessing={there}, but "
+            f"the config has {here}: set --config.model.backbone.preprocessing={there}"
+        )
+
+
+def _pretrained(config: Config) -> str:
+    backbone = getattr(config.model, "backbone", None)
+    return backbone.pretrained if backbone else ""
+
+
+def _check_fit(source: str, theirs: Any, ours: Any) -> None:
+    """Raises InputError naming a parameter that only one has, or in another shape."""
+    there, here = _shapes(theirs), _shapes(ours)
+    wrong = sorted(name for name in there | here if there.get(name) != here.get(name))
+    if wrong:
+        raise InputError(
+            f"{source}: {len(wrong)} parameters do not fit this model, such as {wrong[0]}: "
+            f"{there.get(wrong[0], 'absent')} there, {here.get(wrong[0], 'absent')} here"
+        )
+
+
+def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
+
+
+def _warn_of_scratch(config: Config) -> None:
+    """Says in one line where a backbone that papers start from ImageNet starts from scratch."""
+    backbone = getattr(config.model, "backbone", None)
+    if backbone and backbone.name not in _FROM_SCRATCH:
+        logging.warning(
+            "%s starts from random numbers; its papers start from ImageNet: convert a checkpoint "
+            "with `python -m grnet_jax.backbones.convert CHECKPOINT` and give "
+            "--config.model.backbone.pretrained=FILE (docs/backbones.md has the files).",
+            backbone.name,
+        )

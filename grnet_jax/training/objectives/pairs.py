@@ -1,0 +1,134 @@
+"""Same item or not, over all customer x shop pairs of a batch (GRNet)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grnet_jax import models
+from grnet_jax.losses import (
+    best_scores,
+    pair_cross_entropy,
+    pair_labels,
+    query_softmax_cross_entropy,
+)
+from grnet_jax.training.gradient_cache import embed_batch
+from grnet_jax.training.objectives.base import Objective, check_sampler
+from input_pipeline import Section, field
+
+
+class Config(Section):
+    """Cross-entropy over all customer x shop pairs of the batch."""
+
+    name: Literal["pairs"] = "pairs"
+    pair_weight: float = field(
+        1.0,
+        "of it and of the softmax over scores; 0 scores no pair, and embeddings learn alone",
+        "parameters",
+        ge=0,
+    )
+    leave_out_identical: bool = field(
+        False,
+        "leave out negatives whose shop image is byte for byte that of the customer's item in the "
+        "batch: catalogs list one image under several items",
+        "parameters",
+    )
+    query_softmax_weight: float = field(
+        0.0,
+        "of the softmax over each customer image's scores, beside the pair loss; the paper: 0",
+        "parameters",
+        ge=0,
+    )
+    embedding_weight: float = field(
+        0.0,
+        "of the same softmax over inner products of embeddings, divided by embedding_temperature: "
+        "makes them fit for eval.search.shortlist; the paper: 0",
+        "parameters",
+        ge=0,
+    )
+    embedding_temperature: float = field(0.05, "see embedding_weight", "parameters", gt=0)
+
+    def check_config(self, config: Any) -> None:
+        """Raises ValueError, naming the field, where the whole config does not fit the loss."""
+        if not self.pair_weight and not self.embedding_weight:
+            raise ValueError("loss.pair_weight, loss.embedding_weight: nothing learns with both 0")
+        check_sampler(config, "pairs")
+
+
+def embed_pairs(
+    matcher: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    batch: Mapping[str, jax.Array],
+    microbatch_size: int = 0,
+) -> tuple[Any, Any, Any]:
+    """Features of a batch's customer photos and shop photos, and the new batch statistics.
+
+    Both go through the network as one batch, customer and shop photo of an item side by side,
+    so that BatchNorm sees both and no device's rows move; with `microbatch_size` so many photos at once.
+    """
+    photos = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
+    items = photos.shape[0]
+    features, batch_stats = embed_batch(
+        matcher,
+        params,
+        batch_stats,
+        photos.reshape(2 * items, *photos.shape[2:]),
+        microbatch_size=microbatch_size,
+        group=2,
+    )
+    paired = jax.tree.map(lambda leaf: leaf.reshape(items, 2, *leaf.shape[1:]), features)
+    customer = jax.tree.map(lambda leaf: leaf[:, 0], paired)
+    shop = jax.tree.map(lambda leaf: leaf[:, 1], paired)
+    return customer, shop, batch_stats
+
+
+def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
+    """Same item or not, over all customer x shop pairs of the global batch (GRNet).
+
+    `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
+    the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
+    customer's shop photos, `loss.embedding_weight` the same over the inner products of
+    embeddings, divided by `loss.embedding_temperature`. With `loss.pair_weight` 0 no pair is
+    scored, and embeddings learn alone."""
+    del steps, index
+    loss, microbatch_size = config.loss, config.train.microbatch_size
+
+    def objective(params, batch_stats, batch, replicate):
+        customer, shop, batch_stats = embed_pairs(
+            matcher, params, batch_stats, batch, microbatch_size
+        )
+        shop, item, content = replicate((shop, batch["item"], batch["content"]))
+        same = pair_labels(batch["item"], item)
+        mask = None
+        if loss.leave_out_identical:
+            mask = same | (batch["content"][:, None] != content[None, :])
+        value, metrics = jnp.zeros(()), {}
+        if loss.pair_weight:
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
+            pairs = pair_cross_entropy(logits, same, mask)
+            if loss.query_softmax_weight:
+                ranking = query_softmax_cross_entropy(logits, same, mask)
+                pairs = pairs + loss.query_softmax_weight * ranking
+            value = loss.pair_weight * pairs
+            own, best_negative = best_scores(logits, same, ~same)
+            metrics = {
+                "batch_top1": jnp.mean(own > best_negative),
+                "positive_logit": jnp.mean(own),
+                "best_negative_logit": jnp.mean(best_negative),
+            }
+        if loss.embedding_weight:
+            similarity = models.inner_products(customer, shop) / loss.embedding_temperature
+            auxiliary = query_softmax_cross_entropy(similarity, same, mask)
+            value = value + loss.embedding_weight * auxiliary
+            own, best_negative = best_scores(similarity, same, ~same)
+            metrics |= {
+                "embedding_loss": auxiliary,
+                "embedding_batch_top1": jnp.mean(own > best_negative),
+            }
+        return value, (batch_stats, {"loss": value, **metrics})
+
+    return objective
