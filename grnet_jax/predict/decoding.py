@@ -1,14 +1,13 @@
-"""What a matcher recognises in a photo, by name and in the photo's pixels."""
+"""What predictions say of an image, by name and in the image's pixels."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from grnet_jax.losses import VISIBILITIES
 from grnet_jax.models import Predictions
-from grnet_jax.training.labels import Labels
-from input_pipeline.vocabulary import LANDMARKS
+from grnet_jax.training.label_names import LabelNames
+from input_pipeline import LANDMARKS, VISIBILITIES
 
 Named = tuple[str, float]
 
@@ -33,8 +32,8 @@ class Landmark:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """What is recognised in a photo.
+class Prediction:
+    """What an image shows.
 
     Attributes:
       categories: the likeliest with their shares of the softmax, the best first.
@@ -48,43 +47,47 @@ class Reading:
     landmarks: list[Landmark]
 
 
-def read_photo(
-    found: Predictions, row: int, labels: Labels, cut: Sequence[int], top: int
-) -> Reading:
-    """What predictions say of one photo.
+def decode(
+    predictions: Predictions, row: int, labels: LabelNames, box: Sequence[int], top: int
+) -> Prediction:
+    """Returns what predictions say of one image.
 
     Args:
-      found: of a batch, numpy leaves.
-      row: of the photo in it.
+      predictions: of a batch, numpy leaves.
+      row: of the image in it.
       labels: of the run.
-      cut: (left, top, right, bottom), the part of the photo that was seen, in its pixels.
+      box: (left, top, right, bottom), the part of the image that was seen, in its pixels.
       top: categories and attributes to name at most.
     """
-    categories = _best(labels.categories, _softmax(np.asarray(found.category[row])), top)
+    categories = _best(labels.categories, _softmax(np.asarray(predictions.category[row])), top)
     attributes: list[Named] = []
-    if found.attributes is not None:
-        scores = 1 / (1 + np.exp(-np.asarray(found.attributes[row], np.float64)))
+    if predictions.attributes is not None:
+        scores = 1 / (1 + np.exp(-np.asarray(predictions.attributes[row], np.float64)))
         attributes = _best(labels.attributes, scores, top)
     landmarks: list[Landmark] = []
-    if labels.landmarks and found.landmarks is not None and found.visibility is not None:
+    if (
+        labels.landmarks
+        and predictions.landmarks is not None
+        and predictions.visibility is not None
+    ):
         landmarks = _landmarks(
-            np.asarray(found.landmarks[row]), np.asarray(found.visibility[row]), cut
+            np.asarray(predictions.landmarks[row]), np.asarray(predictions.visibility[row]), box
         )
-    return Reading(categories, attributes, landmarks)
+    return Prediction(categories, attributes, landmarks)
 
 
-def _landmarks(points: np.ndarray, logits: np.ndarray, cut: Sequence[int]) -> list[Landmark]:
-    left, top, right, bottom = cut
+def _landmarks(points: np.ndarray, logits: np.ndarray, box: Sequence[int]) -> list[Landmark]:
+    left, top, right, bottom = box
     # A landmark in the middle of a pixel has that pixel's number.
     pixels = points * [right - left, bottom - top] + [left, top] - 0.5  # [p, 2]
     shares = _softmax(logits)
-    found = []
+    landmarks = []
     for slot, (x, y) in enumerate(pixels.tolist()):
-        told = int(np.argmax(shares[slot]))
-        if VISIBILITIES[told] != "absent":
-            share = float(shares[slot, told])
-            found.append(Landmark(LANDMARKS[slot], x, y, VISIBILITIES[told], share))
-    return found
+        state = int(np.argmax(shares[slot]))
+        if VISIBILITIES[state] != "absent":
+            share = float(shares[slot, state])
+            landmarks.append(Landmark(LANDMARKS[slot], x, y, VISIBILITIES[state], share))
+    return landmarks
 
 
 def _best(names: Sequence[str], scores: np.ndarray, top: int) -> list[Named]:
@@ -98,12 +101,12 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def format_reading(name: str, reading: Reading) -> str:
-    """A photo's name and, below it, what it shows."""
-    lines = [name, f"  category    {_listed(reading.categories)}"]
-    if reading.attributes:
-        lines.append(f"  attributes  {_listed(reading.attributes)}")
-    for number, landmark in enumerate(reading.landmarks, start=1):
+def format_prediction(name: str, prediction: Prediction) -> str:
+    """Returns an image's name and, below it, what it shows."""
+    lines = [name, f"  category    {_listed(prediction.categories)}"]
+    if prediction.attributes:
+        lines.append(f"  attributes  {_listed(prediction.attributes)}")
+    for number, landmark in enumerate(prediction.landmarks, start=1):
         head = "landmarks" if number == 1 else ""
         lines.append(
             f"  {head:<12}{number} {landmark.name:<16}{landmark.x:7.1f}{landmark.y:8.1f}  "

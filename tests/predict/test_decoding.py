@@ -8,12 +8,12 @@ from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.models import Predictions
-from grnet_jax.recognize.__main__ import find_files, main
-from grnet_jax.recognize.readings import format_reading, read_photo
+from grnet_jax.predict.__main__ import find_files, main
+from grnet_jax.predict.decoding import decode, format_prediction
 from grnet_jax.training.checkpoints import CheckpointError
-from grnet_jax.training.labels import Labels, read_labels
+from grnet_jax.training.label_names import LabelNames, read_label_names
 
-_LABELS = Labels(("dress", "skirt"), ("striped", "long", "dotted"), landmarks=True)
+_LABELS = LabelNames(("dress", "skirt"), ("striped", "long", "dotted"), landmarks=True)
 
 
 def _predictions():
@@ -32,7 +32,7 @@ def _predictions():
 
 
 def test_names_and_pixels_of_the_whole_photo():
-    found = read_photo(_predictions(), 1, _LABELS, (10, 20, 50, 120), top=2)
+    found = decode(_predictions(), 1, _LABELS, (10, 20, 50, 120), top=2)
     assert [name for name, _ in found.categories] == ["skirt", "dress"]
     np.testing.assert_allclose(found.categories[0][1] / found.categories[1][1], 3)
     assert [name for name, _ in found.attributes] == ["long", "dotted"]
@@ -43,21 +43,21 @@ def test_names_and_pixels_of_the_whole_photo():
     np.testing.assert_allclose(first.share, np.exp(2) / (np.exp(2) + 3))
     assert (second.name, second.visibility) == ("right_sleeve", "truncated")
     np.testing.assert_allclose((second.x, second.y), (10 + 60 - 0.5, 20 + 10 - 0.5), rtol=1e-6)
-    text = format_reading("a.jpg", found).splitlines()
+    text = format_prediction("a.jpg", found).splitlines()
     assert text[0] == "a.jpg"
     assert text[3].split() == ["landmarks", "1", "left_collar", "19.5", "69.5", "visible", "71%"]
 
 
 def test_a_matcher_of_categories_alone_says_no_more():
-    found = read_photo(Predictions(np.zeros((1, 2))), 0, _LABELS, (0, 0, 9, 9), top=5)
+    found = decode(Predictions(np.zeros((1, 2))), 0, _LABELS, (0, 0, 9, 9), top=5)
     assert found.categories == [("dress", 0.5), ("skirt", 0.5)]
     assert found.attributes == found.landmarks == []
-    assert format_reading("a", found) == "a\n  category    dress 50%, skirt 50%"
+    assert format_prediction("a", found) == "a\n  category    dress 50%, skirt 50%"
 
 
 def test_landmarks_that_were_not_learned_are_left_out():
     labels = dataclasses.replace(_LABELS, landmarks=False)
-    found = read_photo(_predictions(), 1, labels, (10, 20, 50, 120), top=2)
+    found = decode(_predictions(), 1, labels, (10, 20, 50, 120), top=2)
     assert not found.landmarks
     assert found.attributes
 
@@ -65,10 +65,10 @@ def test_landmarks_that_were_not_learned_are_left_out():
 def test_missing_and_wrong_labels_are_named(tmp_path):
     folder = epath.Path(tmp_path)
     with pytest.raises(CheckpointError, match=r"labels\.json is missing"):
-        read_labels(folder)
+        read_label_names(folder)
     (folder / "labels.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"labels\.json: not the labels of a run"):
-        read_labels(folder)
+        read_label_names(folder)
 
 
 def test_folders_stand_for_their_files(tmp_path):
