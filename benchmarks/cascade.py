@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import numpy as np
+from grnet_jax.training.setup import restore_run
 from PIL import Image
 
 from benchmarks import grnet_vs_baseline
@@ -30,8 +31,7 @@ from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
-from grnet_jax.training.setup import restore_run
-from input_pipeline import load_dataset, image_batches
+from input_pipeline import image_batches, load_dataset
 
 # When embeddings learn: the config, and fields besides its own.
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {

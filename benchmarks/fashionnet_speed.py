@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import best_torch_time, torch_device
-from benchmarks.training_step import best_time, random_photos
+from benchmarks.training_step import best_time, random_images
 from configs import fashionnet
 from grnet_jax.backbones.preprocessing import find_preprocessing
+from grnet_jax.config import parse_config
 from grnet_jax.models import build_matcher
 from grnet_jax.models.fashionnet import FashionNet
 from grnet_jax.training.state import init_variables
@@ -60,10 +61,10 @@ def main() -> None:
 
 def measure(size: Size) -> dict[str, Any]:
     """Times both networks; raises ValueError where they are not the same."""
-    config = fashionnet.get_config(size.dataset)
+    config = parse_config(fashionnet.get_config(size.dataset))
     matcher: Any = build_matcher(config.model)
-    variables = init_variables(matcher, config.data.image_size, seed=0)
-    photos = np.concatenate(random_photos(size.photos // 2, config.data.image_size))
+    variables = init_variables(matcher, config.image.size, seed=0)
+    photos = np.concatenate(random_images(size.photos // 2, config.image.size))
 
     @jax.jit
     def network(variables: Any, photos: jax.Array) -> dict[str, jax.Array]:

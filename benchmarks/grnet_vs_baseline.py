@@ -56,18 +56,16 @@ def measure(
       workdir: of the run.
       fields: config fields that differ from the file's.
     """
-    flags = [
-        f"--config=configs/{model}.py:synthetic",
-        f"--config.seed={seed}",
-        f"--config.dataset.dir={data_dir}",
-        f"--workdir={workdir}",
-        *(f"--config.{field}={value}" for field, value in (fields or {}).items()),
-    ]
+    flags = [f"--config=configs/{model}.py:synthetic", f"--config.dataset.dir={data_dir}"]
     started = time.monotonic()
-    if model != _FLOOR:
-        run_command("train.py", *flags)
+    if model == _FLOOR:
+        run_command("eval.py", *flags, f"--output={workdir}")
+    else:
+        flags += [f"--config.{name}={value}" for name, value in (fields or {}).items()]
+        run_command("train.py", *flags, f"--config.seed={seed}", f"--workdir={workdir}")
     trained = time.monotonic()
-    run_command("eval.py", *flags)
+    if model != _FLOOR:
+        run_command("eval.py", f"--workdir={workdir}")
     results = json.loads((ROOT / workdir / "results.json").read_text())
     return {
         "model": model,

@@ -90,10 +90,10 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     config.train.batch_size = items
     config.model.gallery_chunk = gallery_chunk
     run, step = build_step(config)
-    side = config.data.image_size
-    photos = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
+    side = config.image.size
+    images = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
     item = jax.ShapeDtypeStruct((items,), np.int32)
-    batch = {"customer": photos, "shop": photos, "item": item, "content": item}
+    batch = {"customer": images, "shop": images, "item": item, "content": item}
     planned = planned_bytes(run, step, batch)
     row: dict[str, Any] = {"planned_gb": round(planned / 1e9, 3), "losses": []}
     work = items**2 * config.model.node_dim

@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/own_categories", help="workdirs of the runs")
     options = parser.parse_args()
     flags = [
-        "--config=configs/fashionnet.py:manifest",
+        "--config=configs/fashionnet.py:synthetic",  # its size
+        "--config.dataset.name=manifest",
         f"--config.dataset.source={options.manifest}",
         f"--config.dataset.dir={options.data_dir}",
         f"--config.model.num_classes={options.categories}",
@@ -65,8 +66,8 @@ def main() -> None:
         if results.find(model=name, data=options.photos) is not None:
             continue
         workdir = f"{options.runs}/{folder}"
-        for command in ("train.py", "eval.py"):
-            run_command(command, *flags, *fields, f"--workdir={workdir}")
+        run_command("train.py", *flags, *fields, f"--workdir={workdir}")
+        run_command("eval.py", f"--workdir={workdir}")
         measured = json.loads((ROOT / workdir / "recognition.json").read_text())
         row = {name: measured[name] for name in ("photos", "values", "intervals")}
         results.add({"model": name, "data": options.photos} | row)

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/own_photos", help="workdirs of the runs")
     options = parser.parse_args()
     data = [
+        "--config.dataset.name=manifest",
         f"--config.dataset.source={options.manifest}",
         f"--config.dataset.dir={options.data_dir}",
     ]
@@ -64,15 +65,17 @@ def main() -> None:
     backbone = [*tune, "--config.train.init_params=backbone"]
     for config, title in _OTHERS.items():
         name = f"{title}, {_STEPS} steps on these photos"
-        systems[name] = (config, f"{options.runs}/{config}", backbone)
+        fields = [*backbone, "--config.model.num_classes=50"] if config == "fir" else backbone
+        systems[name] = (config, f"{options.runs}/{config}", fields)
     for name, (config, workdir, fields) in systems.items():
         if results.find(model=name) is not None:
             continue
-        flags = [f"--config=configs/{config}.py:manifest", *data, *fields, f"--workdir={workdir}"]
+        file = f"--config=configs/{config}.py:synthetic"  # its size
         if fields:
-            run_command("train.py", *flags)
+            run_command("train.py", file, *data, *fields, f"--workdir={workdir}")
         output = f"{options.runs}/{config}_untuned" if workdir == options.start else workdir
-        run_command("eval.py", *flags, f"--output={output}")
+        run = file if config == "color_histogram" else f"--workdir={workdir}"
+        run_command("eval.py", run, *data, f"--output={output}")
         measured = json.loads((ROOT / output / "results.json").read_text())
         results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
     print(format_rows(results.rows))

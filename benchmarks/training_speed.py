@@ -30,7 +30,7 @@ from benchmarks.torch_model import (
     make_torch_backbone,
     torch_device,
 )
-from benchmarks.training_step import SIZES, Size, best_time, random_photos, step_seconds
+from benchmarks.training_step import SIZES, Size, best_time, random_images, step_seconds
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
@@ -220,7 +220,7 @@ def _step(size: Size, device: str) -> dict[str, Any]:
     peer = TorchGRNet(size.backbone, size.channels, size.node_dim, size.reasoning_dim).to(device)
     optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-4, weight_decay=0.05)
     x, y = (
-        torch.from_numpy(p.copy()).to(device) for p in random_photos(size.items, size.image_size)
+        torch.from_numpy(p.copy()).to(device) for p in random_images(size.items, size.image_size)
     )
 
     def run_torch(queries: int) -> None:
