@@ -140,8 +140,8 @@ def _config(manifest: str, folder: str) -> Config:
 def _measure(split: Split, config: Config, rounds: int, seconds: float) -> dict[str, Any]:
     def pipeline() -> Iterator[Any]:
         sections = config.image, config.augment, config.sampler
-        batch = {"batch_size": _PHOTOS // 2, "start_step": 0, "steps": 10**9, "seed": 0}
-        return train_batches(split, *sections, **batch)
+        items = _PHOTOS // 2
+        return train_batches(split, *sections, batch_size=items, start_step=0, steps=10**9, seed=0)
 
     epoch = build_sampler(split, config.sampler, 0).epoch_length / (_PHOTOS // 2)
     memory = _memory(pipeline(), epoch)

@@ -25,7 +25,7 @@ from benchmarks.training_step import (
     build_step,
     planned_bytes,
     random_batch,
-    random_photos,
+    random_images,
     time_step,
 )
 from grnet_jax.retrieval.embedding import make_embed
@@ -79,7 +79,7 @@ def measure(row: Row) -> dict[str, float]:
     run, step = build_step(config)
     batch, state = random_batch(run), run.create_state()
     variables = state.variables
-    photos = jnp.concatenate(random_photos(_PHOTOS // 2, config.data.image_size))
+    photos = jnp.concatenate(random_images(_PHOTOS // 2, config.image.size))
     embed = make_embed(run.matcher, run.mesh)
     features = jax.device_get(embed(variables, photos))
     query, gallery = (
