@@ -208,6 +208,8 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
     file, _, variant = config.partition(":")
     argument = f"{dataset},{variant}" if variant else dataset
     own = importlib.import_module(f"configs.{file}").get_config(argument)
+    if not given:
+        return own
     values, argv = flags.FlagValues(), ["", *given]
     try:
         config_flags.DEFINE_config_dict(
