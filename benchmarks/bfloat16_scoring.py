@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
-
-from benchmarks.results_file import ROOT, ResultsFile
-from grnet_jax.mesh import make_mesh
 from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.tasks import configured_task
-from grnet_jax.training.setup import restore_run
+
+from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
 
 _TOP_K = 50
 

@@ -17,20 +17,19 @@ import time
 from typing import Any
 
 import numpy as np
-from grnet_jax.training.setup import restore_run
-from PIL import Image
-
-from benchmarks import grnet_vs_baseline
-from benchmarks.results_file import ROOT, ResultsFile
-from grnet_jax.figures.curves import Curve, draw_curves
-from grnet_jax.mesh import make_mesh
-from grnet_jax.metrics import top_k_hits
-from grnet_jax.models import make_scoring
 from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
+
+from benchmarks import grnet_vs_baseline
+from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.metrics import top_k_hits
+from grnet_jax.models import make_scoring
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
+from grnet_jax.visualization.plots import Curve, plot_curves
 from input_pipeline import image_batches, load_dataset
 
 # When embeddings learn: the config, and fields besides its own.
@@ -67,7 +66,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for trained in RECIPES if seed == 0 else ("without", "after"):
             add_rows(results, trained, seed, options)
-    draw(results.rows).save(ROOT / _PLOT)
+    plot(results.rows).savefig(ROOT / _PLOT)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
 
@@ -195,28 +194,30 @@ def _order(row: dict[str, Any]) -> tuple:
     return order, row["seed"], row["shortlist"] or np.inf
 
 
-def draw(rows: list[dict[str, Any]]) -> Image.Image:
-    """The plot, of the first seed's searches by embeddings that learned after GRNet."""
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Plots the first seed's searches by embeddings that learned after GRNet."""
     all_pairs = _all_pairs(rows, "after", 0)
     key = ("search", "after", 0)
     searches = [row for row in rows if (row["what"], row["trained"], row["seed"]) == key]
     searches = sorted((row for row in searches if row["shortlist"] > 1), key=_order)
     sizes = np.array([row["shortlist"] for row in searches])
-    recall = f"recall{_LISTED}"
-    shares = {
-        f"{title} (all pairs: {100 * all_pairs[name]:.1f}%)": [row[name] for row in searches]
-        for name, title in _TITLES.items()
+
+    def curve(label: str, name: str, of: float = 1.0) -> Curve:
+        return Curve(label, sizes, np.array([row[name] for row in searches]) / of)
+
+    panels = {
+        "top-k accuracy": [
+            curve(f"{title} (all pairs: {all_pairs[name]:.1%})", name)
+            for name, title in _TITLES.items()
+        ],
+        "recall of the shortlist": [curve(f"first {_LISTED} of all pairs", f"recall{_LISTED}")],
+        "time, of all pairs'": [curve("ranking", "cpu_seconds", all_pairs["cpu_seconds"])],
     }
-    shares[f"first {_LISTED} of all pairs found"] = [row[recall] for row in searches]
-    shares["time, of all pairs'"] = [
-        row["cpu_seconds"] / all_pairs["cpu_seconds"] for row in searches
-    ]
-    return draw_curves(
-        [Curve(label, sizes, np.array(values)) for label, values in shares.items()],
+    title = (
         f"{all_pairs['queries']:,} queries of the synthetic set among {all_pairs['gallery']:,} "
-        "shop photos",
-        "photos in a shortlist",
+        "shop photos"
     )
+    return plot_curves(panels, title, "images in a shortlist", log_x=True)
 
 
 def _all_pairs(rows: list[dict[str, Any]], trained: str, seed: int) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import argparse
 import json
 from typing import Any
 
+from grnet_jax.retrieval.report import column_title
+
 from benchmarks.reproduce.printing import format_cell
 from benchmarks.results_file import ROOT, ResultsFile, run_command
-from grnet_jax.retrieval.report import column_title
 
 _STEPS = 200
 # Configs of the other systems, with what they are called.

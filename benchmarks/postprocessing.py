@@ -15,15 +15,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
 
 import input_pipeline
 from benchmarks.results_file import ROOT, ResultsFile
 from configs import color_histogram
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, InnerProduct, Views
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
-from grnet_jax.training.setup import build_run, restore_run
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import build_run, restore_run
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from grnet_jax.retrieval.embedding import make_embed
+from grnet_jax.retrieval.ranking import make_score, prepare_score
 
 from benchmarks.reproduce.papers import Row, find_paper
 from benchmarks.reproduce.printing import format_cell
@@ -28,8 +30,6 @@ from benchmarks.training_step import (
     random_images,
     time_step,
 )
-from grnet_jax.retrieval.embedding import make_embed
-from grnet_jax.retrieval.ranking import make_score, prepare_score
 
 _PAPER = find_paper("grnet")
 _TABLE = _PAPER.table("systems")

@@ -9,7 +9,7 @@ import numpy as np
 
 from configs import grnet
 from grnet_jax.config import parse_config
-from grnet_jax.mesh import make_mesh, place_batch
+from grnet_jax.sharding import make_mesh, place_batch
 from grnet_jax.training.build import Run, build_run
 from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.step import make_train_step

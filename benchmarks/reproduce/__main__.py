@@ -46,10 +46,9 @@ from benchmarks.reproduce.runner import (
     show,
 )
 from benchmarks.results_file import RESULTS, ROOT, ResultsFile
-from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.figures.curves import draw_curves
-from grnet_jax.figures.measured_plots import write_plots
+from grnet_jax.runtime import session
+from grnet_jax.visualization.plots import plot_curves, write_plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,19 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _plot_runs(experiments, runs)
         if table.curves:
             path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
-            _draw(table, options.dataset, measured, path)
+            _plot(table, options.dataset, measured, path)
     return 0
 
 
-def _draw(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
-    """Draws the table's curves: of landmarks, or of top-k accuracy."""
+def _plot(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
+    """Plots the table's curves: of landmarks, or of top-k accuracy."""
     if table.protocols[0] == RECOGNITION:
-        axis = "normalized distance, % of the side of what the network sees"
-        curves = landmark_curves(table, results)
+        panels = {"visible landmarks within the distance": landmark_curves(table, results)}
+        x_label = "normalized distance, % of the side of the input"
     else:
-        axis, curves = "k", top_k_curves(table, dataset, results)
+        panels, x_label = {"top-k accuracy": top_k_curves(table, dataset, results)}, "k"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_curves(curves, heading(table, dataset), axis).save(path)
+    plot_curves(panels, heading(table, dataset), x_label).savefig(path)
     print(f"Wrote {_relative(path)}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from grnet_jax.retrieval.report import column_title
 
 from benchmarks.reproduce.papers import (
     BREAKDOWNS,
@@ -13,8 +14,7 @@ from benchmarks.reproduce.papers import (
     Row,
     Table,
 )
-from grnet_jax.figures.curves import Curve
-from grnet_jax.retrieval.report import column_title
+from grnet_jax.visualization.plots import Curve
 
 # By row number the results of its seeds; rows without are not there.
 Results = Mapping[int, Sequence[Mapping[str, Any]]]

@@ -100,13 +100,13 @@ def test_curves_are_the_tables_metrics_and_the_papers_on_its_own_set_alone():
     results = {1: [make_result(("all",), 0.2), make_result(("all",), 0.4)]}
     (ours,) = top_k_curves(table, "synthetic", results)
     assert ours.label == "global baseline"
-    np.testing.assert_array_equal(ours.ks, [1, 5, 10, 20, 30, 40, 50])
-    np.testing.assert_allclose(ours.values, 0.3)
+    np.testing.assert_array_equal(ours.x, [1, 5, 10, 20, 30, 40, 50])
+    np.testing.assert_allclose(ours.y, 0.3)
     np.testing.assert_allclose(ours.intervals, [[0.28, 0.32]] * 7)
     _, papers = top_k_curves(table, "deepfashion_c2s", results)
     assert papers.label == "GRNet, paper"
-    np.testing.assert_array_equal(papers.ks, [1, 20, 50])
-    np.testing.assert_allclose(papers.values, [0.257, 0.644, 0.75])
+    np.testing.assert_array_equal(papers.x, [1, 20, 50])
+    np.testing.assert_allclose(papers.y, [0.257, 0.644, 0.75])
 
 
 def test_groups_of_queries_are_in_their_table():
@@ -147,5 +147,5 @@ def test_curves_of_landmarks_are_means_over_the_seeds():
     results = {2: [_recognition(one), _recognition(two)], 1: [_recognition([])]}
     (curve,) = landmark_curves(_FASHIONNET.table("landmarks"), results)
     assert curve.label == "FashionNet"
-    assert curve.ks.tolist() == [2, 4]
-    np.testing.assert_allclose(curve.values, [0.3, 0.6])
+    assert curve.x.tolist() == [2, 4]
+    np.testing.assert_allclose(curve.y, [0.3, 0.6])
