@@ -25,8 +25,6 @@ _MAY_IMPORT = {
     "training": {"backbones", "errors", "losses", "sharding", "models", "photos", "retrieval"},
     "inference": {"errors", "sharding", "models", "photos", "retrieval", "training"},
     "export": {"errors", "models", "photos"},
-    "results_file": set(),
-    "reproduce": {"errors", "figures", "results_file", "retrieval", "training"},
     "recognize": {"figures", "inference", "losses", "models", "photos", "retrieval", "training"},
     "commands": {"errors", "figures", "models", "retrieval", "runtime", "sharding", "training"},
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.

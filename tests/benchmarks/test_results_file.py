@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from grnet_jax.results_file import ResultsFile, run_command
+from benchmarks.results_file import ResultsFile, run_command
 
 
 def test_rows_are_written_as_they_finish_and_found_again(tmp_path):

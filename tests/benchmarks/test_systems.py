@@ -3,7 +3,7 @@
 import re
 
 from benchmarks import own_categories, own_photos, systems
-from grnet_jax.reproduce.papers import find_paper
+from benchmarks.reproduce.papers import find_paper
 
 _TABLE = find_paper("grnet").table("systems")
 
@@ -16,17 +16,17 @@ def _cost(label, **costs):
 def test_costs_are_multiples_of_the_baselines_and_members_add_up(monkeypatch, tmp_path):
     (tmp_path / "reproduce_grnet_synthetic.json").write_text('{"rows": []}')
     monkeypatch.setattr(systems, "RESULTS", tmp_path)
-    members = {member.label for row in _TABLE.rows for member in row.members or (row,)}
+    members = {run.label for row in _TABLE.rows.values() for run in _TABLE.members(row) or (row,)}
     rows = [_cost(label) for label in members - {"triplets"}]
     rows.append(_cost("triplets", step_ms=300.0, step_mb=75.0, numbers=64))
     lines = systems.format_rows(rows).splitlines()
     cells = {
         row.label: [cell.strip() for cell in line.strip("|").split("|")]
-        for row, line in zip(_TABLE.rows, lines[2:], strict=False)
+        for row, line in zip(_TABLE.rows.values(), lines[2:], strict=False)
     }
     assert cells["global baseline"][4:] == ["1,000", "128", "1 x", "1 x", "1 x", "1 x"]
     assert cells["triplets"][4:] == ["1,000", "64", "3 x", "1.5 x", "1 x", "1 x"]
-    (joined,) = (row.label for row in _TABLE.rows if row.label.startswith("triplets and"))
+    joined = _TABLE.rows[7].label
     # Trained one after another, so that the largest memory counts.
     assert cells[joined][4:] == ["2,000", "192", "4 x", "1.5 x", "2 x", "2 x"]
     assert cells["DREML, 4 members"][4:6] == ["4,000", "512"]
@@ -34,9 +34,9 @@ def test_costs_are_multiples_of_the_baselines_and_members_add_up(monkeypatch, tm
 
 
 def test_own_photos_rows_have_their_intervals():
-    figures = dict.fromkeys(("top1", "top5", "top20", "map"), 0.5)
-    figures["intervals_95"] = {name: [0.4, 0.6] for name in figures}
-    text = own_photos.format_rows([{"model": "GRNet", "protocols": {"all": figures}}])
+    metrics = dict.fromkeys(("top1", "top5", "top20", "map"), 0.5)
+    metrics["intervals_95"] = {name: [0.4, 0.6] for name in metrics}
+    text = own_photos.format_rows([{"model": "GRNet", "protocols": {"all": metrics}}])
     assert text.splitlines()[0] == "| system | top-1 | top-5 | top-20 | mAP |"
     assert text.splitlines()[2] == "| GRNet |" + 4 * " 50.0 [40.0, 60.0] |"
 
