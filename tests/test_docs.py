@@ -8,6 +8,7 @@ import shlex
 import typing
 
 import pytest
+
 from benchmarks.reproduce.__main__ import main as reproduce
 from benchmarks.reproduce.papers import find_paper
 from input_pipeline import DatasetConfig, prepare
