@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from grnet_jax.mesh import make_mesh
 from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.tasks import configured_task
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import restore_run
 
 _KEPT = 50

@@ -17,11 +17,10 @@ import time
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from grnet_jax.training.setup import restore_run
 
 from benchmarks import grnet_vs_baseline
 from grnet_jax.figures.curves import Curve, draw_curves
-from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import top_k_hits
 from grnet_jax.models import make_scoring
 from grnet_jax.results_file import ROOT, ResultsFile
@@ -30,6 +29,7 @@ from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import restore_run
 from input_pipeline import load_dataset, image_batches
 
@@ -67,7 +67,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for trained in RECIPES if seed == 0 else ("without", "after"):
             add_rows(results, trained, seed, options)
-    draw(results.rows).save(ROOT / _PLOT)
+    plot(results.rows).savefig(ROOT / _PLOT)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
 
@@ -195,25 +195,29 @@ def _place(row: dict[str, Any]) -> tuple:
     return order, row["seed"], row["shortlist"] or np.inf
 
 
-def draw(rows: list[dict[str, Any]]) -> Image.Image:
-    """The plot, of the first seed's searches by descriptors that learned after GRNet."""
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Plots the first seed's searches by descriptors that learned after GRNet."""
     whole = _all_pairs(rows, "after", 0)
     key = ("search", "after", 0)
     found = [row for row in rows if (row["what"], row["trained"], row["seed"]) == key]
     found = sorted((row for row in found if row["shortlist"] > 1), key=_place)
     sizes = np.array([row["shortlist"] for row in found])
-    recall = f"recall{_LISTED}"
-    shares = {
-        f"{title} (all pairs: {100 * whole[name]:.1f}%)": [row[name] for row in found]
-        for name, title in _TITLES.items()
+
+    def curve(label: str, name: str, whole: float = 1.0) -> Curve:
+        return Curve(label, sizes, np.array([row[name] for row in found]) / whole)
+
+    panels = {
+        "top-k accuracy": [
+            curve(f"{title} (all pairs: {whole[name]:.1%})", name)
+            for name, title in _TITLES.items()
+        ],
+        "recall of the shortlist": [curve(f"first {_LISTED} of all pairs", f"recall{_LISTED}")],
+        "time, of all pairs'": [curve("ranking", "cpu_seconds", whole["cpu_seconds"])],
     }
-    shares[f"first {_LISTED} of all pairs found"] = [row[recall] for row in found]
-    shares["time, of all pairs'"] = [row["cpu_seconds"] / whole["cpu_seconds"] for row in found]
-    return draw_curves(
-        [Curve(label, sizes, np.array(values)) for label, values in shares.items()],
-        f"{whole['queries']:,} queries of the synthetic set among {whole['gallery']:,} shop photos",
-        "photos in a shortlist",
+    title = (
+        f"{whole['queries']:,} queries of the synthetic set among {whole['gallery']:,} shop photos"
     )
+    return plot_curves(panels, title, "images in a shortlist", log_x=True)
 
 
 def _all_pairs(rows: list[dict[str, Any]], trained: str, seed: int) -> dict[str, Any]:

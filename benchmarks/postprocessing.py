@@ -18,11 +18,11 @@ import jax
 
 import input_pipeline
 from configs import colour_histogram
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, InnerProduct, Views
 from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import build_run, restore_run
 
 _SETTINGS: dict[str, dict[str, Any]] = {

@@ -25,12 +25,12 @@ import jax
 import numpy as np
 
 from configs import grnet
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
 from grnet_jax.retrieval.store import FeatureStore, Origin
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 
 _REGIONS = 24

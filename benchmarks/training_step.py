@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from configs import grnet
-from grnet_jax.mesh import make_mesh, place_batch
+from grnet_jax.sharding import make_mesh, place_batch
 from grnet_jax.training.embedding_objectives import photos_together
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import Run, build_run

@@ -1,13 +1,8 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
-import contextlib
-import logging as python_logging
-import os
-import pathlib
 import shlex
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,8 +11,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
-from grnet_jax.figures.result_page import write_result_page
-from grnet_jax.mesh import initialise_distributed, make_mesh
+from grnet_jax.visualization.result_page import write_result_page
 from grnet_jax.models import has_feature_map
 from grnet_jax.retrieval.ensembles import (
     EnsembleEvaluator,
@@ -35,8 +29,11 @@ from grnet_jax.retrieval.recognition import (
 )
 from grnet_jax.retrieval.report import format_breakdowns, format_table, results_dict, write_results
 from grnet_jax.retrieval.tasks import configured_task, has_both_domains, see_as_trained
+from grnet_jax.runtime import session
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.setup import Run, build_run, restore_run
+from grnet_jax.visualization.result_page import write_result_page
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -216,7 +213,7 @@ def _explain_command(run: Run, config: Any, directory: epath.Path, output: epath
     """What explains this run's scores; "" where it cannot, or on another data set than its own."""
     if not has_feature_map(run.matcher) or not _on_own_data(run, config):
         return ""
-    command = ["python", "-m", "grnet_jax.figures", f"--workdir={directory}"]
+    command = ["python", "-m", "grnet_jax.visualization", f"--workdir={directory}"]
     if output != directory:
         command.append(f"--output={output}")
     return shlex.join(command)
@@ -233,55 +230,3 @@ def _config_flags(directory: Any) -> str:
         else:
             given.append(word)
     return shlex.join([*given, f"--workdir={directory}"])
-
-
-def _worth_reading(record: python_logging.LogRecord) -> bool:
-    """Whether a line is for the user: the libraries below tell of every file they touch."""
-    packages = [pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[1] / "input_pipeline"]
-    ours = any(pathlib.Path(record.pathname).is_relative_to(package) for package in packages)
-    metrics = record.filename in ("logging_writer.py", "parameter_overview.py")
-    return ours or metrics or record.levelno >= python_logging.WARNING
-
-
-@contextlib.contextmanager
-def session(argv: Sequence[str] = ()) -> Iterator[None]:
-    """Logging and devices for a command; a user's mistake ends it with its message alone."""
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(_worth_reading)
-    logging.get_absl_handler().setFormatter(
-        python_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    )
-    # TensorFlow only reads photos here: its start-up lines tell nothing about the run.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
-        initialise_distributed()
-        yield
-    except (InputError, loop.NonFiniteLossError) as error:
-        logging.debug("Where it came from:", exc_info=True)
-        print(f"\nerror: {error}", file=sys.stderr)
-        _leave(2)
-    except Exception:
-        if jax.process_count() == 1:
-            raise
-        traceback.print_exc()
-        print(
-            f"\nerror: process {jax.process_index()} of {jax.process_count()} cannot go on; where "
-            "the error above speaks of connections, peers or barriers, another process was lost. "
-            "All processes end. The same command, started on all of them again, continues from the "
-            "last checkpoint.",
-            file=sys.stderr,
-        )
-        _leave(1)
-
-
-def _leave(code: int) -> None:
-    """Ends with that exit code; in a job of several processes at once, without waiting for them."""
-    if jax.process_count() == 1:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
 from grnet_jax.models.config import NetworkConfig
-from grnet_jax.models.matcher import Features, Scoring, unit_vectors
+from grnet_jax.models.matcher import Features, unit_vectors
 
 
 class RegionMatcher(nn.Module):
@@ -24,13 +24,15 @@ class RegionMatcher(nn.Module):
 
     Attributes:
       backbone: photos to feature maps; the map of the largest stride is used.
-      preprocessing: name of the photo normalisation.
+      preprocessing: name of the photo normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
     backbone: nn.Module
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
+
+    scores_are_logits = True
 
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, d]."""
@@ -56,14 +58,12 @@ class RegionMatcher(nn.Module):
         """How many numbers comparing two photos of so many regions makes at once."""
         raise NotImplementedError
 
-    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+    def prepare(self, variables: Any, dtype: str) -> Any:
         """The score's parameters, and the dtype that regions are compared in."""
         params = {name: part for name, part in variables["params"].items() if name != "backbone"}
-        return {"params": params, "dtype": np.zeros((), scoring.dtype or self.backbone.dtype)}
+        return {"params": params, "dtype": np.zeros((), dtype or self.backbone.dtype)}
 
-    def score_prepared(
-        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
-    ) -> jax.Array:
+    def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
         """As `score`, of one query and a tile of gallery photos at a time: float32 [q, g].
 
         Memory does not grow with the queries, and with the gallery only where tiles are as large.
@@ -74,8 +74,7 @@ class RegionMatcher(nn.Module):
             logits: Any = self.apply({"params": prepared["params"]}, x, y, method="score_regions")
             return logits
 
-        tile = scoring.tile or choose_tile(self.pair_numbers(*x.shape[1:]))
-        return in_tiles(score, x, y, tile)
+        return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""
@@ -92,7 +91,7 @@ def final_feature_map(matcher: Any, photos: jax.Array, train: bool) -> jax.Array
       train: whether BatchNorm that is not frozen takes the batch's statistics.
     """
     maps = matcher.backbone(
-        normalise(photos, matcher.preprocessing), train and not matcher.frozen_batch_norm
+        normalize(photos, matcher.preprocessing), train and not matcher.frozen_batch_norm
     )
     return maps[max(maps)]
 

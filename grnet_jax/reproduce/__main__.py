@@ -21,7 +21,6 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.figures.curves import draw_curves
 from grnet_jax.figures.measured_plots import write_plots
@@ -39,6 +38,7 @@ from grnet_jax.reproduce.runner import (
 )
 from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
+from grnet_jax.runtime import session
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,8 +16,8 @@ from ml_collections import config_flags
 from grnet_jax.errors import InputError
 from grnet_jax.reproduce.tables import Paper, Row, Table
 from grnet_jax.results_file import ROOT, ResultsFile, run_command
-from grnet_jax.retrieval.digests import digest
-from grnet_jax.retrieval.measures import TOP_K
+from grnet_jax.search.fingerprints import fingerprint
+from grnet_jax.evaluation.retrieval_metrics import TOP_K
 from grnet_jax.training.checkpoints import Checkpoints
 from grnet_jax.training.setup import count_steps
 
@@ -81,13 +81,13 @@ class Experiment:
         """The run's folder, whatever the seed."""
         trained = {name: value for name, value in self.fields.items() if not _measures(name)}
         what = "ensemble_" if self.members else ""
-        return f"{what}{self.config}_{self.dataset}_{digest([trained])[:8]}"
+        return f"{what}{self.config}_{self.dataset}_{fingerprint([trained])[:8]}"
 
     @property
     def output(self) -> str:
         """The folder of its results.json."""
         measured = {name: value for name, value in self.fields.items() if _measures(name)}
-        return f"{self.workdir}/eval_{digest([measured])[:8]}" if measured else self.workdir
+        return f"{self.workdir}/eval_{fingerprint([measured])[:8]}" if measured else self.workdir
 
 
 def make_experiment(

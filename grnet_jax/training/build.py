@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config, TrainConfig
-from grnet_jax.mesh import replicated
+from grnet_jax.sharding import replicated
 from grnet_jax.models import build_matcher
 from grnet_jax.training.checkpoints import Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, build_optimizer, build_schedule

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
@@ -34,7 +34,7 @@ from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch, train_batch
 _SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(InputError):
     """The loss is no number any more; the message has the step, norms and last good checkpoint."""
 
 
@@ -60,7 +60,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
       NonFiniteLossError: if the loss is no number any more.
     """
     directory = epath.Path(workdir).expanduser()
-    devices = mesh.make_mesh()
+    devices = sharding.make_mesh()
     _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config)
     if not checkpoints.has_any(directory):
@@ -93,11 +93,11 @@ def _check(config: Config, devices: Mesh) -> None:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     check_trainable(build_run(config, devices))
     batch_size, group = config.train.batch_size, config.sampler.group_size
-    mesh.check_divisible(batch_size, devices, "train.batch_size")
+    sharding.check_divisible(batch_size, devices, "train.batch_size")
     if config.train.microbatch_size:
         check_chunk(config.train.microbatch_size, batch_size * group, group)
     if config.train.eval_every:
-        mesh.check_divisible(config.eval.batch_size, devices, "eval.batch_size")
+        sharding.check_divisible(config.eval.batch_size, devices, "eval.batch_size")
 
 
 def _load_dataset(config: Config) -> Any:
@@ -201,7 +201,7 @@ class _Loop:
         ahead = None
         for batch in batches:
             arrays = {name: value for name, value in batch.items() if name != "step"}
-            placed = mesh.place_batch(arrays, self._run.mesh)
+            placed = sharding.place_batch(arrays, self._run.mesh)
             if ahead is not None:
                 yield ahead
             ahead = placed

@@ -137,5 +137,5 @@ def test_curves_of_landmarks_are_means_over_the_seeds():
     curves = landmark_curves(table, {2: [_result(one), _result(two)], 1: [_result([])]})
     (curve,) = curves
     assert curve.label == "FashionNet"
-    assert curve.ks.tolist() == [2, 4]
-    np.testing.assert_allclose(curve.values, [0.3, 0.6])
+    assert curve.x.tolist() == [2, 4]
+    np.testing.assert_allclose(curve.y, [0.3, 0.6])

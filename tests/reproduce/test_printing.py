@@ -99,13 +99,13 @@ def test_curves_are_the_tables_figures_and_the_papers_on_its_own_set_alone():
     found = {1: [make_result(("all",), 0.2), make_result(("all",), 0.4)]}
     (ours,) = top_k_curves(table, "synthetic", found)
     assert ours.label == "global baseline"
-    np.testing.assert_array_equal(ours.ks, [1, 5, 10, 20, 30, 40, 50])
-    np.testing.assert_allclose(ours.values, 0.3)
+    np.testing.assert_array_equal(ours.x, [1, 5, 10, 20, 30, 40, 50])
+    np.testing.assert_allclose(ours.y, 0.3)
     np.testing.assert_allclose(ours.intervals, [[0.28, 0.32]] * 7)
     _, papers = top_k_curves(table, "deepfashion_c2s", found)
     assert papers.label == "GRNet, paper"
-    np.testing.assert_array_equal(papers.ks, [1, 20, 50])
-    np.testing.assert_allclose(papers.values, [0.257, 0.644, 0.75])
+    np.testing.assert_array_equal(papers.x, [1, 20, 50])
+    np.testing.assert_allclose(papers.y, [0.257, 0.644, 0.75])
 
 
 def test_a_row_that_is_only_quoted_is_not_run():
