@@ -1,16 +1,13 @@
-"""Checkpoints of a run: the last ones and the best, each with its config, step and checksum."""
+"""Checkpoints of a run: the last ones and the best, each with its config and step."""
 
 import json
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from grnet_jax.errors import InputError
@@ -37,46 +34,6 @@ _FREE_FIELDS = (
     "model.backbone.pretrained",
 )
 _PREPARED = "data.prepared"
-# Fields that came later than others, with the values that leave a run from before as it was. A new
-# field of a config belongs here.
-_LATER: dict[str, Any] = {
-    "data.square": False,
-    "data.tilt": 0.0,
-    "data.skew": 0.0,
-    "data.colour": 0.0,
-    "data.hue": 0.0,
-    "eval.ensemble": "",
-    "eval.shortlist": 0,
-    "eval.shortlist_recall": 1.0,
-    "eval.flip_average": False,
-    "eval.five_crop_share": 0.0,
-    "eval.whitening": "",
-    "eval.whitening_dim": 0,
-    "eval.database_augmentation": 0,
-    "eval.database_augmentation_alpha": 0.0,
-    "eval.query_expansion": 0,
-    "eval.query_expansion_alpha": 0.0,
-    "data.points": "",
-    "train.init_parts": "all",
-    "train.embed_chunk": 0,
-    "optimizer.decay_at": [],
-    "optimizer.trainable": "",
-}
-# The same, of configs that have another field of that value.
-_LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
-    ("model.name", "embedding"): {
-        "model.proxies": False,
-        "loss.label": "category",
-        "loss.grouping": 0,
-        "loss.proxy_scale": 1.0,
-    },
-    ("model.name", "grnet"): {"model.descriptor_dim": 0},
-    ("loss.name", "pairs"): {
-        "loss.pair_weight": 1.0,
-        "loss.descriptor_weight": 0.0,
-        "loss.descriptor_temperature": 0.05,
-    },
-}
 _CONFIG_FILE = "config.json"
 
 
@@ -93,7 +50,7 @@ def write_config(workdir: epath.Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(workdir: epath.Path) -> dict[str, Any]:
-    """The config of the run in `workdir`; fields that came after the run leave it as it was.
+    """Reads the config of the run in `workdir`.
 
     Raises:
       CheckpointError: if there is none.
@@ -105,21 +62,9 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
             f"`python train.py --config=... --workdir={workdir}`"
         )
     try:
-        config = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    return _with_later_fields(config)
-
-
-def _with_later_fields(config: dict[str, Any]) -> dict[str, Any]:
-    fields = flatten_dict(config, sep=".", keep_empty_nodes=True)
-    later = dict(_LATER)
-    for (field, value), more in _LATER_OF.items():
-        if fields.get(field) == value:
-            later |= more
-    sections = {field.split(".")[0] for field in fields if "." in field}
-    added = {field: value for field, value in later.items() if field.split(".")[0] in sections}
-    return unflatten_dict(added | fields, sep=".")
 
 
 def check_same_config(
@@ -224,7 +169,7 @@ class Checkpoints:
             self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
-        note = {"config": dict(config), "step": step, "checksum": _checksum(state)}
+        note = {"config": dict(config), "step": step}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -287,29 +232,14 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
-            ),
-        )
-        expected, found = restored.note["checksum"], _checksum(restored.state)
-        if expected != found:
-            raise CheckpointError(f"checksum is {found}, {expected} was written")
-        return restored.state
+        return self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        ).state
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:
     # Where photos cannot be ranked, they have categories.
     return metrics["top1"] if "top1" in metrics else metrics["category_top1"]
-
-
-def _checksum(state: TrainState) -> str:
-    """A checksum over every value of the state."""
-    value = 0
-    for leaf in jax.tree.leaves(state):
-        value = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, value)
-    return f"{value:08x}"
 
 
 def _is_free(field: str) -> bool:
