@@ -112,8 +112,8 @@ def has_any(workdir: epath.Path) -> bool:
 class Checkpoints:
     """The checkpoints under `workdir/checkpoints`, written in the background.
 
-    Kept are the last two, so that one damaged file costs little, and the one with the best
-    validation figure. Close it, or use it as a context, to wait for the writing.
+    It keeps the last two, so that one damaged file costs little, and the one with the best
+    validation metric. Close it, or use it as a context, to wait for the writing.
     """
 
     def __init__(self, workdir: epath.Path):
@@ -149,18 +149,18 @@ class Checkpoints:
 
     @property
     def last_step(self) -> int | None:
-        """The newest checkpoint's step, None without any."""
+        """Returns the newest checkpoint's step, None without any."""
         return self._manager.latest_step()
 
     def save(
         self, state: TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None
     ) -> None:
-        """Begins to write a checkpoint of the state at its step; nothing if a whole one is there.
+        """Starts writing a checkpoint of the state at its step, unless an undamaged one is there.
 
         Args:
           state: to be saved.
           config: kept beside it.
-          metrics: validation figures, `top1`, or without it `category_top1`, deciding which
+          metrics: validation metrics, `top1`, or without it `category_top1`, deciding which
             checkpoint is best; None if none were measured at this step.
         """
         step = int(state.step)
@@ -180,10 +180,9 @@ class Checkpoints:
         )
 
     def restore_last(self, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that is whole, None if there is none at all.
+        """Restores the newest undamaged checkpoint; None if there is none at all.
 
-        A damaged one is named and passed over for the one before; it stays until its step is
-        saved again.
+        A damaged one is logged and skipped; it stays until its step is saved again.
 
         Args:
           abstract: the state's shapes, dtypes and shardings.
@@ -194,14 +193,14 @@ class Checkpoints:
         return self._first_whole(sorted(self._manager.all_steps(), reverse=True), abstract)
 
     def restore_best(self, abstract: TrainState) -> TrainState:
-        """The checkpoint with the best validation figure, else the newest.
+        """Restores the checkpoint with the best validation metric, else the newest.
 
         Raises:
           CheckpointError: if there is none, or every one is damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         best = self._manager.best_step()
-        # orbax calls the newest "best" where no checkpoint has a figure; so do we.
+        # orbax calls the newest "best" where no checkpoint has a metric; so do we.
         order = ([] if best is None else [best]) + [step for step in steps if step != best]
         state = self._first_whole(order, abstract)
         if state is None:
