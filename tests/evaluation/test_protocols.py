@@ -96,7 +96,10 @@ def test_a_photo_of_two_items_is_in_the_gallery_once():
     assert names(protocol, protocol.query_rows) == ["q1", "q2", "q3"]
     assert names(protocol, protocol.gallery_rows) == ["s1", "s2", "s3", "s3"]
     assert [sorted(found(protocol, q)) for q in range(3)] == [["s1", "s3", "s3"], ["s1", "s2"], []]
-    assert "3 customer photos of test. Gallery: 4 shop photos of test; 1 queries" in protocol.describe()
+    assert (
+        "3 customer photos of test. Gallery: 4 shop photos of test; 1 queries"
+        in protocol.describe()
+    )
 
 
 def test_boxes_that_are_not_cut_out_do_not_tell_photos_apart():
@@ -208,7 +211,10 @@ def test_a_split_that_cannot_be_measured_is_named(photos, message):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"gallery": "train"}, r"eval\.protocol\.gallery='train' does not hold eval\.protocol\.split='test'"),
+        (
+            {"gallery": "train"},
+            r"eval\.protocol\.gallery='train' does not hold eval\.protocol\.split='test'",
+        ),
         ({"gallery": "test+dev"}, "no split 'dev'"),
     ],
 )

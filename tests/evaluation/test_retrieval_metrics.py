@@ -74,7 +74,9 @@ def test_breakdowns_are_over_the_queries_of_a_group():
     assert (top.queries, top.without_match, dress.queries, dress.without_match) == (2, 0, 0, 1)
     np.testing.assert_allclose([top.values["top1"], top.values["top5"]], [1 / 2, 1])
     np.testing.assert_allclose(top.values["map"], ((1 + 2 / 4) / 2 + 1 / 2) / 2)
-    np.testing.assert_allclose(box_area_fraction(_INDEX.box, _INDEX.size), [0.2, 0.95, 0.15, np.nan])
+    np.testing.assert_allclose(
+        box_area_fraction(_INDEX.box, _INDEX.size), [0.2, 0.95, 0.15, np.nan]
+    )
     assert found["scale"]["80% to 100%"].values["top1"] == 0
     results = results_dict(_evaluation(), "x", 1)
     assert results["breakdowns"]["view"]["side"]["queries"] == 1
