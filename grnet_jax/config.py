@@ -181,7 +181,7 @@ class EvalConfig(Section):
 
 
 class Config(Section):
-    """A run; sections that a matcher without parameters does not need are None."""
+    """A run; a matcher without parameters has no loss."""
 
     name: str = field("", "of the run: runs/NAME is its workdir unless --workdir says otherwise")
     seed: int = field(0, "of parameters, order and augmentation", "parameters", ge=0, lt=2**63)
@@ -191,8 +191,8 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     model: Any
     loss: Any = None
-    optimizer: OptimizerConfig | None = None
-    train: TrainConfig | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
 
     @pydantic.model_validator(mode="after")
@@ -269,8 +269,9 @@ def _without_effect(config: Config) -> Iterator[str]:
     """Fields and sections that this matcher or loss has no use for."""
     if not hasattr(config.model, "num_keypoints"):
         yield "image.keypoints"
-    if config.train is None:
-        yield from ("seed", "augment", "sampler", "eval.batch_size", "eval.search")
+    if config.loss is None:
+        yield from ("seed", "augment", "sampler", "optimizer", "train")
+        yield from ("eval.batch_size", "eval.search")
         yield "eval.protocol.val_queries"
         return
     if config.sampler.name != "pairs":

@@ -12,7 +12,7 @@ import numpy as np
 
 from grnet_jax.evaluation.protocols import QuerySubset
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.evaluation.retrieval_metrics import Figures, measure
+from grnet_jax.evaluation.retrieval_metrics import RetrievalMetrics, compute_metrics
 from input_pipeline import VIEWS
 
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -58,7 +58,7 @@ def group_queries(index: Any, rows: np.ndarray) -> Iterator[tuple[str, str, np.n
                 yield kind, name, group == number
 
 
-def break_down(result: RetrievalResult) -> dict[str, dict[str, Figures]]:
+def break_down(result: RetrievalResult) -> dict[str, dict[str, RetrievalMetrics]]:
     """Returns the metrics of every group of queries, by its kind and name."""
     protocol, gallery = result.protocol, result.metrics["all"].gallery
     index = protocol.images.index
@@ -66,8 +66,8 @@ def break_down(result: RetrievalResult) -> dict[str, dict[str, Figures]]:
     if not groups:
         return {}
     subsets = [QuerySubset(f"{kind}:{name}", name, rows, gallery) for kind, name, rows in groups]
-    measured = measure(subsets, result.ranking.ranks, index.item[protocol.query_rows])
-    found: dict[str, dict[str, Figures]] = {}
+    measured = compute_metrics(subsets, result.ranking.ranks, index.item[protocol.query_rows])
+    found: dict[str, dict[str, RetrievalMetrics]] = {}
     for kind, name, _ in groups:
         found.setdefault(kind, {})[name] = measured[f"{kind}:{name}"]
     return found

@@ -212,7 +212,7 @@ def _measure_landmarks(
     """Of estimated points [n, p, 2] and logits of their visibility [n, p, v]."""
     visibility = label["visibility"]
     return _Landmarks(
-        distances=np.asarray(metrics.normalised_distances(points, label["landmarks"])),
+        distances=np.asarray(metrics.normalized_distances(points, label["landmarks"])),
         visible=visibility == 0,
         # -1, absent, is the last class.
         right=np.argmax(logits, axis=-1) == visibility % logits.shape[-1],
@@ -288,7 +288,7 @@ def landmark_figures(
     right = found.right[found.annotated]
     values = {
         "landmark_pdj_0.1": pdj[THRESHOLDS.index(0.1)],
-        "landmark_error": float(metrics.normalised_error(distances, visible)),
+        "landmark_error": float(metrics.normalized_error(distances, visible)),
         "landmarks_visible": float(visible.sum()),
         "visibility_accuracy": float(right.mean()) if right.size else math.nan,
     }
@@ -303,7 +303,7 @@ def _of_landmarks(distances: np.ndarray, visible: np.ndarray) -> dict[str, float
     return {
         "visible": float(visible.sum()),
         "pdj_0.1": float(metrics.detection_rate(distances, visible, np.array([0.1]))[0]),
-        "error": float(metrics.normalised_error(distances, visible)),
+        "error": float(metrics.normalized_error(distances, visible)),
     }
 
 

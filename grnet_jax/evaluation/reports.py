@@ -9,7 +9,7 @@ from etils import epath
 
 from grnet_jax.evaluation.breakdowns import break_down
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.evaluation.retrieval_metrics import Calibration, Figures, OpenSet
+from grnet_jax.evaluation.retrieval_metrics import Calibration, OpenSet, RetrievalMetrics
 from grnet_jax.metrics import CalibrationSums
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
@@ -62,7 +62,7 @@ def results_dict(result: RetrievalResult, model: str, step: int) -> dict[str, An
     }
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
+def _figures(figures: RetrievalMetrics) -> dict[str, Any]:
     return {key: _number(value) for key, value in figures.values.items()} | {
         "queries": figures.queries,
         "queries_without_match": figures.without_match,

@@ -28,9 +28,9 @@ from grnet_jax.evaluation.protocols import (
 from grnet_jax.evaluation.retrieval_metrics import (
     BINS,
     Calibration,
-    Figures,
-    mean_of_categories,
-    measure,
+    RetrievalMetrics,
+    compute_metrics,
+    macro_average,
     pair_calibration,
 )
 from grnet_jax.models import photos_of, scores_by_descriptor
@@ -68,7 +68,7 @@ class RetrievalResult:
     """
 
     protocol: Protocol
-    metrics: dict[str, Figures]
+    metrics: dict[str, RetrievalMetrics]
     subsets: list[QuerySubset]
     ranking: RankingResult
     calibration: Calibration | None = None
@@ -249,7 +249,9 @@ class RetrievalEvaluator:
         fields = {f"eval.search.{name}": getattr(self._search, name) for name in _PROCESSING}
         return {name: value for name, value in fields.items() if value}
 
-    def _measure(self, ranking: RankingResult) -> tuple[list[QuerySubset], dict[str, Figures]]:
+    def _measure(
+        self, ranking: RankingResult
+    ) -> tuple[list[QuerySubset], dict[str, RetrievalMetrics]]:
         """The protocol's subsets, and the metrics of these and of all categories by name."""
         protocol = self.protocol
         index, rows = protocol.images.index, protocol.query_rows
@@ -265,14 +267,14 @@ class RetrievalEvaluator:
             categories,
         )
         items, best = index.item[rows], ranking.scores[:, 0]
-        measured = measure(subsets, ranking.ranks, items, best, logits=self._logits)
+        measured = compute_metrics(subsets, ranking.ranks, items, best, logits=self._logits)
         if categories:
             parts = [measured[f"category:{name}"] for name, _, _ in categories]
-            measured["category_mean"] = mean_of_categories(parts, protocol.dataset)
+            measured["category_mean"] = macro_average(parts, protocol.dataset)
         if ranking.other_ranks is not None:
             title = f"All queries, identical files count ({protocol.dataset})"
             identical = dataclasses.replace(subsets[0], name="all_identical", title=title)
-            measured |= measure([identical], ranking.other_ranks, items)
+            measured |= compute_metrics([identical], ranking.other_ranks, items)
         return subsets, measured
 
     def _postprocess(

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones.preprocessing import normalise
+from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
     DomainPhotos,
@@ -41,7 +41,7 @@ class DARN(InnerProduct):
       num_attributes: of which a photo has any; 0 for no head of them.
       hidden: width of both dense layers.
       dropout: share that training leaves out after each of them.
-      preprocessing: name of the photo normalisation.
+      preprocessing: name of the photo normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       dtype: of the dense layers' computation.
     """
@@ -91,14 +91,14 @@ class DARN(InnerProduct):
                     "DomainPhotos"
                 )
             photos = DomainPhotos(photos, jnp.zeros(len(photos), jnp.int32))
-        seen = normalise(photos.photos, self.preprocessing)
+        seen = normalize(photos.photos, self.preprocessing)
         customer, shop = (self._stream(name, seen, train) for name in _STREAMS)
         return jax.tree.map(
             lambda one, other: jnp.where(photos.domain[:, None] == 0, one, other), customer, shop
         )
 
     def _stream(self, name: str, seen: jax.Array, train: bool) -> tuple[Features, Predictions]:
-        """What one stream says of normalised photos."""
+        """What one stream says of normalized photos."""
         maps = getattr(self, name)(seen, train and not self.frozen_batch_norm)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         local = jnp.mean(maps[max(maps)].astype(wide), axis=(1, 2))  # [n, c]

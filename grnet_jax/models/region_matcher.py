@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
 from grnet_jax.models.config import NetworkConfig
@@ -24,7 +24,7 @@ class RegionMatcher(nn.Module):
 
     Attributes:
       backbone: photos to feature maps; the map of the largest stride is used.
-      preprocessing: name of the photo normalisation.
+      preprocessing: name of the photo normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
@@ -91,7 +91,7 @@ def final_feature_map(matcher: Any, photos: jax.Array, train: bool) -> jax.Array
       train: whether BatchNorm that is not frozen takes the batch's statistics.
     """
     maps = matcher.backbone(
-        normalise(photos, matcher.preprocessing), train and not matcher.frozen_batch_norm
+        normalize(photos, matcher.preprocessing), train and not matcher.frozen_batch_norm
     )
     return maps[max(maps)]
 

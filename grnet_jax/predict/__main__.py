@@ -27,7 +27,7 @@ from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from grnet_jax.training.label_names import LabelNames, read_label_names
-from grnet_jax.visualization.explanations import SeenPhoto, frame_photo
+from grnet_jax.visualization.explanations import CroppedImage, crop_image
 from grnet_jax.visualization.predictions import Mark, draw_predictions
 from input_pipeline import (
     Box,
@@ -82,9 +82,9 @@ def _predict(
     transform = build_transform(matcher.config.image, shop=options.shop)
     for photos in _batches(matcher, transform, paths, options.box, skipped):
         boxes = None if options.box is None else [options.box] * len(photos)
-        batch = matcher.predict([photo.whole for photo in photos], boxes, shop=options.shop)
+        batch = matcher.predict([photo.pixels for photo in photos], boxes, shop=options.shop)
         for row, photo in enumerate(photos):
-            prediction = decode(batch, row, labels, photo.box, options.top)
+            prediction = decode(batch, row, labels, photo.crop, options.top)
             picture = f"{len(predictions) + 1:04}_{epath.Path(photo.name).stem}.png"
             if jax.process_index() == 0:
                 print(format_prediction(photo.name, prediction), flush=True)
@@ -101,9 +101,9 @@ def _batches(
     paths: Sequence[epath.Path],
     box: Box | None,
     skipped: list[dict[str, str]],
-) -> Iterator[list[SeenPhoto]]:
+) -> Iterator[list[CroppedImage]]:
     """Photos as many as are embedded at once; those that cannot be read are named and noted."""
-    photos: list[SeenPhoto] = []
+    photos: list[CroppedImage] = []
     if box is not None and transform.crop not in ("box", "detected"):
         raise InputError("--box: this matcher was trained without (image.crop)")
     for path in paths:
@@ -115,7 +115,7 @@ def _batches(
             continue
         if box is not None:
             check_box(box, whole, "--box")
-        photos.append(frame_photo(str(path), whole, box, transform))
+        photos.append(crop_image(str(path), whole, box, transform))
         if len(photos) == matcher.config.eval.batch_size:
             yield photos
             photos = []
@@ -123,7 +123,7 @@ def _batches(
         yield photos
 
 
-def _draw(photo: SeenPhoto, prediction: Prediction) -> Any:
+def _draw(photo: CroppedImage, prediction: Prediction) -> Any:
     marks = [
         Mark(landmark.x, landmark.y, str(number), landmark.visibility == "visible")
         for number, landmark in enumerate(prediction.landmarks, start=1)

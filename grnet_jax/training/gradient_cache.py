@@ -35,7 +35,7 @@ def embed_in_chunks(
     Chunk k holds the groups k, k + chunks, k + 2 chunks, ...: on several devices each has its
     equal share of every chunk and no photo moves between them, and the chunks are the same on
     any number of devices. A group is an item's photos, so that every chunk has customer photos
-    and shop photos as the batch has, and BatchNorm does not normalise one kind apart.
+    and shop photos as the batch has, and BatchNorm does not normalize one kind apart.
 
     Args:
       embed: what embeds one chunk, differentiable in what it closes over.

@@ -13,9 +13,9 @@ from grnet_jax.errors import InputError
 from grnet_jax.evaluation.ensembles import EnsembleEvaluator, Member, ensemble_variables
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.search.features import Concatenated, InMemoryFeatures
+from grnet_jax.sharding import make_mesh
 from input_pipeline import load_dataset
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 from sklearn.metrics import recall_score
 
-from grnet_jax import mesh as meshes
 from grnet_jax import metrics, models
+from grnet_jax import sharding as meshes
 from grnet_jax.config import parse_config
 from grnet_jax.evaluation.recognition import (
     THRESHOLDS,
@@ -163,7 +163,7 @@ def test_unknown_categories_do_not_count_and_intervals_are_by_item():
         "category_top1": 0.4, "category_top3": 0.8, "category_top5": 1.0, "category_commonest": 0.4
     }  # fmt: skip
     kept = category >= 0
-    wanted = metrics.clustered_interval(hits[kept, 0].astype(float), item[kept])
+    wanted = metrics.clustered_intervals(hits[kept, :1], item[kept], np.ones((1, 5), bool))[0, 0]
     np.testing.assert_allclose(intervals["category_top1"], wanted)
     values, intervals = category_figures(np.full(6, -1), item, hits)
     assert all(map(math.isnan, values.values()))

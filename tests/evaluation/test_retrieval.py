@@ -20,10 +20,10 @@ from grnet_jax.evaluation import build_evaluators
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.reports import format_table, results_dict
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
-from grnet_jax.mesh import make_mesh
 from grnet_jax.search.features import read_all
 from grnet_jax.search.fingerprints import model_fingerprint
 from grnet_jax.search.store import StoreError
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run
 from tests.search.cases import naive_order, naive_ranks
 
@@ -272,10 +272,11 @@ from etils import epath
 from configs import color_histogram
 from grnet_jax.config import parse_config
 from grnet_jax.evaluation import build_evaluators
-from grnet_jax.mesh import initialise_distributed, make_mesh
+from grnet_jax.runtime import initialize_distributed
+from grnet_jax.sharding import make_mesh
 from grnet_jax.models import build_matcher
 from input_pipeline import load_dataset
-initialise_distributed()
+initialize_distributed()
 data, to = sys.argv[1:]
 values = color_histogram.get_config().to_dict()
 values["dataset"].update(dir=data, source="tiny")

@@ -40,7 +40,7 @@ def test_equals_the_papers_formula(bins):
 
 
 @pytest.mark.parametrize("bins", [21, 401])
-def test_scores_on_bins_centres_give_the_exact_value(bins):
+def test_scores_on_bin_centers_give_the_exact_value(bins):
     scores, positive, negative = _lists(1, queries=40)
     scores = np.round(scores * (bins - 1) / 2) / ((bins - 1) / 2)  # with 21 bins many tie
     with jax.enable_x64(True):

@@ -7,7 +7,7 @@ import pytest
 from configs import darn
 from configs.common import DATASETS
 from grnet_jax import models
-from grnet_jax.backbones.preprocessing import normalise
+from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.models import DomainPhotos
 from grnet_jax.training.state import init_variables
@@ -67,7 +67,7 @@ def test_outputs_are_those_of_each_photos_own_stream(built):
     for name in ("customer", "shop"):
         own = {kind: part[name] for kind, part in variables.items()}
         maps = jax.jit(getattr(matcher, name).apply)(
-            own, normalise(photos.photos, matcher.preprocessing)
+            own, normalize(photos.photos, matcher.preprocessing)
         )
         wanted.append(naive_stream(variables["params"], name, maps[max(maps)]))
     ours = features.descriptor, found.category, found.attributes

@@ -7,7 +7,6 @@ from sklearn.decomposition import PCA
 
 from grnet_jax.config import SearchConfig
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
 from grnet_jax.search.features import InMemoryFeatures, read_all
 from grnet_jax.search.postprocessing import (
@@ -16,6 +15,7 @@ from grnet_jax.search.postprocessing import (
     learn_whitening,
     postprocess,
 )
+from grnet_jax.sharding import make_mesh
 
 _Q, _G, _D = 13, 29, 6
 

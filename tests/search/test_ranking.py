@@ -16,7 +16,6 @@ from etils import epath
 from configs import grnet
 from grnet_jax.config import parse_config
 from grnet_jax.evaluation.protocols import identical_rows, positive_rows, within_part
-from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import calibration_sums, fine_edges, positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.search import ranking
@@ -34,6 +33,7 @@ from grnet_jax.search.ranking import (
     top_k,
 )
 from grnet_jax.search.store import FeatureStore
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 from tests.search.cases import Dot, make_case, naive_order, naive_ranks, naive_scores
 
@@ -206,7 +206,7 @@ def test_rankings_of_parts_are_those_of_masked_scores():
     positives = np.array([np.pad(np.flatnonzero(row), (0, 50))[:50] for row in same])
     positives[np.arange(50)[None] >= same.sum(axis=1)[:, None]] = -1
     positives = positives[:, : same.sum(axis=1).max()]
-    ranks_of, sums_of = jax.jit(positive_ranks), jax.jit(calibration_sums)
+    ranks_of = jax.jit(positive_ranks)
     scores = rng.normal(size=(20, 50)).astype(np.float32)
     masked = np.where(queries[:, None] == gallery, scores, -np.inf)
     parts = []
@@ -214,12 +214,12 @@ def test_rankings_of_parts_are_those_of_masked_scores():
         q, g = np.flatnonzero(queries == group), np.flatnonzero(gallery == group)
         own = scores[np.ix_(q, g)]
         ranks = np.asarray(ranks_of(own, within_part(positives[q], g)))
-        sums = sums_of(own, same[np.ix_(q, g)], np.array([0.0]))
+        sums = calibration_sums(own, same[np.ix_(q, g)], np.array([0.0]))
         best = top_k(own, 9)
         parts.append((RankingResult(best.indices, best.scores, ranks, calibration=sums), q, g))
     merged = merge_rankings(parts, 20)
     np.testing.assert_array_equal(merged.ranks, ranks_of(masked, positives))
-    together = sums_of(scores, same, np.array([0.0]), masked > -np.inf)
+    together = calibration_sums(scores, same, np.array([0.0]), masked > -np.inf)
     for one, other in zip(merged.calibration, together, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     np.testing.assert_array_equal(merged.indices, np.argsort(-masked, axis=1)[:, :9])

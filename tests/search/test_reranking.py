@@ -9,13 +9,13 @@ import pytest
 from etils import epath
 
 from grnet_jax.evaluation.protocols import identical_rows
-from grnet_jax.mesh import make_mesh
 from grnet_jax.search import ranking, reranking
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.fingerprints import Fingerprint
 from grnet_jax.search.ranking import ExhaustiveSearch, make_score, rank
 from grnet_jax.search.reranking import CascadeSearch, lift_scores, make_cascade_scores
 from grnet_jax.search.store import FeatureStore
+from grnet_jax.sharding import make_mesh
 from tests.search.cases import OfRegions, make_case, naive_order, naive_ranks, naive_scores
 
 
