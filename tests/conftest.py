@@ -26,9 +26,9 @@ def tiny_config(data_dir):
 
     def make():
         config = grnet.get_config()
-        config.data.dir = str(data_dir)
-        config.data.size = "tiny"
-        config.data.image_size = 32
+        config.dataset.dir = str(data_dir)
+        config.dataset.source = "tiny"
+        config.image.size = 32
         config.model.node_dim = 16
         config.model.reasoning_dim = 8
         config.train.batch_size = 8
@@ -36,9 +36,7 @@ def tiny_config(data_dir):
         config.optimizer.warmup_steps = 2
         config.train.log_every = 2
         config.train.eval_every = config.train.checkpoint_every = 3
-        config.eval.batch = 16
-        config.eval.query_block = 8
-        config.eval.gallery_block = 8
+        config.eval.batch_size = 16
         return config
 
     return make
