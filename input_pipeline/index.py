@@ -18,7 +18,7 @@ _COLUMNS = {  # dtype and shape of one row
     "cropped": (np.int8, ()),
     "box": (np.float32, (4,)),
     "size": (np.int32, (2,)),
-    "shrunk": (np.float32, ()),
+    "resize_scale": (np.float32, ()),
     "content": (np.int32, ()),
     "clothes_type": (np.int8, ()),
     "landmarks": (np.int32, (len(LANDMARKS), 3)),
@@ -41,7 +41,7 @@ class PhotoIndex(StoredIndex):
       cropped: int8 [N], 0 or 1.
       box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright photo.
       size: int32 [N, 2], (height, width) of the upright photo in pixels.
-      shrunk: float32 [N], longer side of the stored photo by that of the photo as it was found.
+      resize_scale: float32 [N], longer side of the stored photo by that of the original.
       content: int32 [N], equal exactly where the stored image bytes are equal, in all splits; of a
         photo with several boxes each has its own, the n-th the same in equal photos.
       clothes_type: int8 [N], 1 upper body, 2 lower body, 3 full body.
@@ -66,7 +66,7 @@ class PhotoIndex(StoredIndex):
     cropped: np.ndarray
     box: np.ndarray
     size: np.ndarray
-    shrunk: np.ndarray
+    resize_scale: np.ndarray
     content: np.ndarray
     clothes_type: np.ndarray
     landmarks: np.ndarray
@@ -220,8 +220,9 @@ class IndexBuilder:
           category: name of the category, "" where unknown.
           attributes: names of those the photo has.
           unknown_attributes: names of those not known of it.
-          **columns: photo_id, domain, view, occluded, cropped, box, size, shrunk, clothes_type,
-            landmarks, and content_digest: 16 bytes, equal where the stored image bytes are equal.
+          **columns: photo_id, domain, view, occluded, cropped, box, size, resize_scale,
+            clothes_type, landmarks, and content_digest: 16 bytes, equal where the stored image
+            bytes are equal.
         """
         columns["item"] = _number(self.items, item_id)
         columns["category"] = _number(self.categories, category) if category else -1

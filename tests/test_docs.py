@@ -14,7 +14,7 @@ from grnet_jax.reproduce.papers import PAPERS
 from input_pipeline import prepare
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.datasets.registry import REGISTRY
 from input_pipeline.datasets.street2shop import QUERIES
 from tests.input_pipeline.conftest import make_data, write_manifest

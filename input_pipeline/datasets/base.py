@@ -53,7 +53,7 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, Generic[Record]):
 
     apart = False
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
 
     @abc.abstractmethod
     def shards(self) -> Mapping[str, Sequence[ShardSource]]:
@@ -186,7 +186,7 @@ def _scan(split: str, paths: Sequence[epath.Path]) -> IndexBuilder:
             cropped=record.cropped,
             box=record.box,
             size=(record.height, record.width),
-            shrunk=record.shrunk,
+            resize_scale=record.resize_scale,
             content_digest=hashlib.blake2b(record.image, digest_size=16).digest(),
             clothes_type=record.clothes_type,
             landmarks=record.landmarks if len(record.landmarks) == len(LANDMARKS) else NO_LANDMARKS,

@@ -28,18 +28,18 @@ from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import (
     AHEAD,
     THREADS,
-    Checked,
     Listing,
     PhotoRow,
     Place,
     Problem,
+    ValidationReport,
 )
-from input_pipeline.datasets.outlines import Runs
+from input_pipeline.datasets.segmentation import RLE
 from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.images import encode_png
 from input_pipeline.parallel import ordered_map
 
-# BatchSpec and garments of each folder; the paper's were not all released.
+# Photos and garments of each folder; the paper's were not all released.
 _RELEASE = {"train": (191_961, 312_186), "validation": (32_153, 52_490)}
 _PAPER = {"train": (390_884, 636_624), "validation": (33_669, 54_910)}
 
@@ -88,11 +88,11 @@ class DeepFashion2Config(DownloadConfig):
         """
         polygons = [points.tolist() for points in read_polygons(row)]
         parts = coco_mask.frPyObjects(polygons, height, width)
-        inside = Runs(height, width, coco_mask.merge(parts)["counts"]).pixels()
+        inside = RLE(height, width, coco_mask.merge(parts)["counts"]).pixels()
         return encode_png(inside * np.uint8(255))
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec and garments of each folder that is there."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Photos and garments of each folder that is there."""
         garments = Counter(row.split for row, _ in checked.rows)
         return [
             compare(f"{folder} {what}", found, release, paper)
@@ -123,7 +123,7 @@ class DeepFashion2(ListedPhotos):
     cropped.
 
     Landmarks are in the category's own order and number; visibility 0 visible, 1 occluded, -1 not
-    labelled.
+    labeled.
     """
 
     name = "deepfashion2"

@@ -19,7 +19,7 @@ from input_pipeline.datasets.listing import (
     Problem,
     box_size_problems,
 )
-from input_pipeline.datasets.outlines import OutlineError, Polygons, parse_outline
+from input_pipeline.datasets.segmentation import Polygons, SegmentationError, parse_segmentation
 from input_pipeline.errors import AnnotationError, one_of
 from input_pipeline.vocabulary import FULL, LOWER, UNKNOWN, UPPER, VIEWS
 
@@ -143,9 +143,9 @@ def read_polygons(row: PhotoRow) -> Polygons:
     _, content, problem = _read_object(row.place.path)
     garment = content.get(row.place.part)
     value = garment.get("segmentation") if isinstance(garment, dict) else None
-    if problem is not None or any(_outline_problems(value, list(row.box or ()))):
+    if problem is not None or any(_segmentation_problems(value, list(row.box or ()))):
         raise AnnotationError([f"{row.place}: has changed since it was checked"])
-    return parse_outline(value)  # type: ignore[return-value]
+    return parse_segmentation(value)  # type: ignore[return-value]
 
 
 def _entries(folder: epath.Path, *, states: bool = False) -> Iterator[tuple[str, str]]:
@@ -272,7 +272,7 @@ def _garment_problems(garment: Any) -> Iterator[tuple[str, str]]:
         for text in _landmark_problems(garment["landmarks"], garment.get("category_name")):
             yield "landmarks", text
     if "segmentation" in garment:
-        for text in _outline_problems(garment["segmentation"], garment.get("bounding_box")):
+        for text in _segmentation_problems(garment["segmentation"], garment.get("bounding_box")):
             yield "outline", f"field 'segmentation': {text}"
 
 
@@ -315,13 +315,13 @@ def _landmark_problems(landmarks: Any, category: Any) -> Iterator[str]:
         yield f"field 'landmarks': expected a visibility of 0, 1 or 2, got {strange[0]}"
 
 
-def _outline_problems(value: Any, box: Any) -> Iterator[str]:
+def _segmentation_problems(value: Any, box: Any) -> Iterator[str]:
     if not isinstance(value, list) or not value:
         yield f"expected a list of polygons, got {_describe(value)}"
         return
     try:
-        polygons: Any = parse_outline(value)
-    except OutlineError as error:
+        polygons: Any = parse_segmentation(value)
+    except SegmentationError as error:
         yield str(error)
         return
     points = np.concatenate(polygons).reshape(-1, 2)
@@ -364,7 +364,7 @@ def _to_landmarks(values: list[int], tolerated: Counter) -> np.ndarray:
     given = np.array(values, np.int32).reshape(-1, 3)
     absent = given[:, 2] == 0
     if strange := int(given[absent, :2].any(axis=1).sum()):
-        tolerated["place of a landmark that is not labelled"] += strange
+        tolerated["place of a landmark that is not labeled"] += strange
     landmarks = np.zeros_like(given)
     landmarks[:, 0] = [_VISIBILITIES[visibility] for visibility in given[:, 2].tolist()]
     landmarks[~absent, 1:] = given[~absent, :2]

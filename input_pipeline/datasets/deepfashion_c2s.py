@@ -8,7 +8,7 @@ from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, fo
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place
+from input_pipeline.datasets.listing import Listing, PhotoRow, Place, ValidationReport
 from input_pipeline.vocabulary import SPLITS
 
 _BOXES = "Anno/list_bbox_consumer2shop.txt"
@@ -53,8 +53,8 @@ class ConsumerToShopConfig(DeepFashionConfig):
         rows = [row for row in pairs.photos.values() if row]
         return annotations.listing(rows, pairs_listed=len(pairs.seen))
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec and pairs; pairs as they are listed."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Photos and pairs; pairs as they are listed."""
         return [
             compare("photos", count_images(checked), 239_557),
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),

@@ -8,7 +8,7 @@ from input_pipeline.datasets.deepfashion import DeepFashionConfig
 from input_pipeline.datasets.deepfashion_text import (
     Annotations,
     AttributeRow,
-    labelled,
+    labeled,
     read_lines,
     with_value,
 )
@@ -65,7 +65,7 @@ class FineConfig(DeepFashionConfig):
                 values = _values(annotations, attributes, *parts["_attr"])
                 if row and category and values is not None:
                     there = AttributeRow(with_value("1", attributes, values))
-                    rows.append(labelled(row, category, there))
+                    rows.append(labeled(row, category, there))
         return annotations.listing(rows, _TYPES)
 
     def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
@@ -73,7 +73,7 @@ class FineConfig(DeepFashionConfig):
 
         Raises:
           AnnotationError: a file has another number of lines than there are photos, or a line where
-            no photo is. Which line is wrong cannot be told, so each could belong to its neighbour.
+            no photo is. Which line is wrong cannot be told, so each could belong to its neighbor.
         """
         paths = [self.file(_part(split, part)) for part in _PARTS]
         lines = [list(read_lines(path)) for path in paths]
@@ -115,7 +115,7 @@ def _values(
 
 
 class Fine(ListedPhotos):
-    """BatchSpec with category and finer attributes, in the release's splits; no pairs.
+    """Photos with category and finer attributes, in the release's splits; no pairs.
 
     Every photo is a shop photo and an item of its own, its path the item_id. Where a photo has
     landmarks its clothes type is theirs, otherwise its category's.

@@ -204,7 +204,7 @@ class Annotations:
 
         Raises:
           AnnotationError: any row is wrong. Other files name rows by their place: without one
-            of them every later name would belong to its neighbour.
+            of them every later name would belong to its neighbor.
         """
         before = len(self.problems)
         names = []
@@ -461,7 +461,7 @@ def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str
         )
 
 
-def labelled(row: PhotoRow, category: tuple[str, int], attributes: AttributeRow) -> PhotoRow:
+def labeled(row: PhotoRow, category: tuple[str, int], attributes: AttributeRow) -> PhotoRow:
     """The row with its labels; its clothes type is the landmarks' where it has one."""
     name, clothes_type = category
     if row.clothes_type != UNKNOWN:

@@ -1,4 +1,4 @@
-"""BatchSpec that files list: a row for each, and the checks that need the photo or other rows."""
+"""Photos that files list: a row for each, and the checks that need the photo or other rows."""
 
 import dataclasses
 import posixpath
@@ -113,7 +113,7 @@ class CheckedRow(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class ValidationReport:
     """A listing after all checks; fields as in `Listing`.
 
     Attributes:
@@ -151,7 +151,7 @@ def check_listing(
     *,
     overhang: int = 0,
     many_boxes: bool = False,
-) -> Checked:
+) -> ValidationReport:
     """Decodes every photo, and checks each row against its photo and the rows before it.
 
     Args:
@@ -170,7 +170,9 @@ def check_listing(
     rows, relation_problems = _check_relations(rows, listing.split_field, many_boxes)
     problems = [*listing.problems, *photo_problems, *relation_problems]
     problems.sort(key=lambda problem: problem.place.order())
-    return Checked(rows, problems, tolerated, listing.facts, listing.attribute_types, missing)
+    return ValidationReport(
+        rows, problems, tolerated, listing.facts, listing.attribute_types, missing
+    )
 
 
 def box_size_problems(box: Mapping[str, str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from input_pipeline.datasets.download import short_digest
 from input_pipeline.datasets.listed import ListedConfig, ListedPhotos
 from input_pipeline.datasets.listing import Listing
 from input_pipeline.datasets.manifest_rows import Table
-from input_pipeline.datasets.policy import make_policy
+from input_pipeline.datasets.on_error import parse_on_error
 from input_pipeline.errors import DatasetError, ManifestError
 
 _ROWS_PER_SHARD = 512  # of photos of a megabyte or so
@@ -65,7 +65,7 @@ def manifest_config(kind: type[Config], source: str, options: PrepareOptions) ->
     """
     if not source:
         raise DatasetError("dataset.source is empty: give the path of the CSV")
-    make_policy(options.on_error, kind.skips)
+    parse_on_error(options.on_error, kind.skips)
     table = manifest_rows.read_table(epath.Path(source).expanduser(), kind.needed)
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", table.path.stem)
     name = f"{stem}-{short_digest(manifest_rows.fingerprint(table))}"

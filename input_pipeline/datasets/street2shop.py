@@ -18,7 +18,7 @@ from input_pipeline.datasets.download import (
     download_config,
 )
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place, Problem
+from input_pipeline.datasets.listing import Listing, PhotoRow, Place, Problem, ValidationReport
 from input_pipeline.datasets.street2shop_files import (
     PHOTO_LIST,
     ListedPhoto,
@@ -100,7 +100,7 @@ class Street2ShopConfig(DownloadConfig):
             reader.tolerated[f"category without files ({', '.join(missing)})"] += len(missing)
         return reader.listing()
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
         """Queries and photos that can be used, beside those of the release.
 
         What the lists have, whether or not it can be used, is in the summary's facts.

@@ -133,7 +133,7 @@ def _light_field(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 def take_snapshot(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, int]:
     """Camera effects of a customer's photo on uint8 RGB: (the same kind of picture, JPEG quality).
 
-    Light and its colour, exposure, contrast, blur and noise.
+    Light and its color, exposure, contrast, blur and noise.
     """
     height, width = image.shape[:2]
     picture = image.astype(np.float32)
@@ -144,8 +144,8 @@ def take_snapshot(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarr
     picture *= field[..., None] * gains.astype(np.float32)
     contrast, lift = rng.uniform(0.72, 1.12), rng.uniform(-12, 22)
     picture = (picture - 110) * np.float32(contrast) + np.float32(110 + lift)
-    grey = 0.3 * picture[..., 0] + 0.59 * picture[..., 1] + 0.11 * picture[..., 2]
-    picture += np.float32(rng.uniform(-0.1, 0.4)) * (grey[..., None] - picture)
+    gray = 0.3 * picture[..., 0] + 0.59 * picture[..., 1] + 0.11 * picture[..., 2]
+    picture += np.float32(rng.uniform(-0.1, 0.4)) * (gray[..., None] - picture)
     if rng.random() < 0.5:
         cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 0.9)), dst=picture)
     rows = (np.arange(height) + int(rng.integers(512))) & 511

@@ -1,4 +1,4 @@
-"""A labelled sheet of synthetic items: `python -m input_pipeline.synthetic.contact_sheet`.
+"""A labeled sheet of synthetic items: `python -m input_pipeline.synthetic.contact_sheet`.
 
 One item a row: the shop photo, then customer photos with their view and o (occluded) and c
 (cropped) flags. Items of a family stand next to each other.

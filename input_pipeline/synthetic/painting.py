@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from input_pipeline.synthetic.fabrics import noise_tile
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 
 _STATIONS = 256
 _SHIFT = 4  # fractional bits of cv2's fixed-point coordinates
@@ -40,7 +40,7 @@ class Tube:
     """A piece of clothing or limb round a straight axis, seen from one side.
 
     half: float32 [256] apparent half width along the axis; girth: float32 [256] half width as
-    seen from the front, which the cloth is measured in; centre: float32 [256] sideways shift.
+    seen from the front, which the cloth is measured in; center: float32 [256] sideways shift.
     rows: range of the panel (head heights) that the axis covers. turn: rotation of the cloth
     round the axis (radians, 0 shows the front).
     """
@@ -49,7 +49,7 @@ class Tube:
     end: tuple[float, float]
     half: np.ndarray
     girth: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     rows: tuple[float, float] = (0.0, 1.0)
     turn: float = 0.0
     round_start: bool = False
@@ -95,21 +95,21 @@ class Canvas:
         pixels = (np.asarray(points, np.float32) - self.origin) * self.scale
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
-    def polygon(self, points: np.ndarray, colour: Colour) -> None:
+    def polygon(self, points: np.ndarray, color: Color) -> None:
         """Fill a polygon (float [n, 2]) over whatever is there."""
         fixed = [self._fixed(points)]
-        cv2.fillPoly(self.image, fixed, colour, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.image, fixed, color, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(self.visible, fixed, 0, cv2.LINE_AA, _SHIFT)
 
-    def stroke(self, points: np.ndarray, width: float, colour: Colour) -> None:
+    def stroke(self, points: np.ndarray, width: float, color: Color) -> None:
         """Draw a line through points (float [n, 2]), `width` head heights thick."""
         fixed = [self._fixed(points)]
         thick = max(1, round(width * self.scale))
-        cv2.polylines(self.image, fixed, False, colour, thick, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(self.image, fixed, False, color, thick, cv2.LINE_AA, _SHIFT)
         cv2.polylines(self.visible, fixed, False, 0, thick, cv2.LINE_AA, _SHIFT)
 
     def ellipse(
-        self, middle: tuple[float, float], axes: tuple[float, float], tilt: float, colour: Colour
+        self, middle: tuple[float, float], axes: tuple[float, float], tilt: float, color: Color
     ) -> None:
         """Fill an ellipse: half axes in head heights, tilt in degrees."""
         turns = np.linspace(0, 2 * np.pi, 28, endpoint=False)
@@ -117,19 +117,19 @@ class Canvas:
         sine, cosine = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
         x = middle[0] + across * cosine - down * sine
         y = middle[1] + across * sine + down * cosine
-        self.polygon(np.stack([x, y], axis=1), colour)
+        self.polygon(np.stack([x, y], axis=1), color)
 
     def tube(
         self,
         tube: Tube,
-        surface: Panel | Colour,
+        surface: Panel | Color,
         *,
         garment: bool = False,
         flat: bool = False,
         dim: float = 1.0,
         back_side: bool = False,
     ) -> None:
-        """Draw a tube in cloth (a Panel) or one colour.
+        """Draw a tube in cloth (a Panel) or one color.
 
         garment: it belongs to the photographed garment (both masks take it). flat: laid out, not
         wrapped round a body. dim: brightness factor. back_side: show the panel's back half.
@@ -144,16 +144,16 @@ class Canvas:
         if isinstance(surface, Panel):
             place = _cloth_places(tube, surface, along, side, station, flat, back_side)
             cloth = cv2.remap(surface.pixels, *place, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-            colour = cloth[..., :3].astype(np.float32)
+            color = cloth[..., :3].astype(np.float32)
             alpha = alpha * (cloth[..., 3].astype(np.float32) * (1 / 255))
         else:
-            colour = np.asarray(surface, np.float32)
+            color = np.asarray(surface, np.float32)
         shade = self._shade(tube, side, station, rows, columns, flat) * dim
-        self._blend(rows, columns, colour * shade[..., None], alpha, garment)
+        self._blend(rows, columns, color * shade[..., None], alpha, garment)
 
     def _tube_area(self, tube: Tube) -> tuple[slice, slice] | None:
         ends = np.array([self.pixel(tube.start), self.pixel(tube.end)])
-        reach = (float(tube.half.max()) + float(np.abs(tube.centre).max())) * self.scale + 2
+        reach = (float(tube.half.max()) + float(np.abs(tube.center).max())) * self.scale + 2
         low = np.floor(ends.min(axis=0) - reach).astype(int)
         high = np.ceil(ends.max(axis=0) + reach).astype(int)
         height, width = self.whole.shape
@@ -176,8 +176,8 @@ class Canvas:
         across = np.float32(axis[1]) * x - np.float32(axis[0]) * y
         station = np.clip(along * np.float32(255 / length), 0, 255).astype(np.int16)
         half = (tube.half * np.float32(self.scale))[station]
-        if tube.centre.any():
-            across = across - (tube.centre * np.float32(self.scale))[station]
+        if tube.center.any():
+            across = across - (tube.center * np.float32(self.scale))[station]
         away = np.abs(across)
         if tube.round_start:
             away = np.hypot(away, np.minimum(along, 0))
@@ -211,10 +211,10 @@ class Canvas:
         return shade
 
     def _blend(
-        self, rows: slice, columns: slice, colour: np.ndarray, alpha: np.ndarray, garment: bool
+        self, rows: slice, columns: slice, color: np.ndarray, alpha: np.ndarray, garment: bool
     ) -> None:
         below = self.image[rows, columns].astype(np.float32)
-        below += alpha[..., None] * (np.minimum(colour, 255) - below)
+        below += alpha[..., None] * (np.minimum(color, 255) - below)
         self.image[rows, columns] = below + 0.5
         cover = (alpha * 255).astype(np.uint8)
         visible = self.visible[rows, columns]

@@ -180,25 +180,25 @@ def _outfit(rng: np.random.Generator, garment: Garment) -> list[Worn]:
 
 
 def _extra(rng: np.random.Generator, categories: tuple[str, ...]) -> Worn:
-    """A plain garment of one of the categories, in one colour."""
+    """A plain garment of one of the categories, in one color."""
     category = categories[int(rng.integers(len(categories)))]
-    colour = palette.jitter(rng, palette.pick(rng, tuple(palette.CLOTHING.values())), 12)
+    color = palette.jitter(rng, palette.pick(rng, tuple(palette.CLOTHING.values())), 12)
     length = "short" if category == "Shorts" else "long" if category == "Joggers" else "regular"
     sleeve = {"Tee": "short", "Shirt": "long", "Sweater": "long"}.get(category, "none")
     if category in ("Tee", "Sweater", "Shirt", "Tank"):
         length = "short"
-    garment = plain_garment(category, colour, length, sleeve, float(rng.uniform(0, 0.5)))
-    return Worn(garment, target=False, colour=colour)
+    garment = plain_garment(category, color, length, sleeve, float(rng.uniform(0, 0.5)))
+    return Worn(garment, target=False, color=color)
 
 
 def plain_garment(
-    category: str, colour: palette.Colour, length: str, sleeve: str, fit: float
+    category: str, color: palette.Color, length: str, sleeve: str, fit: float
 ) -> Garment:
     """A garment of a category without any details."""
     return Garment(
         category=category,
-        fabric=Fabric("plain", (colour, colour, colour), 1.0, 0.0, 0),
-        trim=colour,
+        fabric=Fabric("plain", (color, color, color), 1.0, 0.0, 0),
+        trim=color,
         fit=fit,
         flare=0.1,
         length=length,

@@ -148,13 +148,13 @@ def trunk_tube(garment: Garment, figure: Figure, wobble: np.ndarray | None = Non
     girth = profile(places, list(outline.halves))
     depth = trunk_depth(garment)
     half = girth * body.narrowing(figure.yaw, depth)
-    centre = np.zeros_like(girth)
+    center = np.zeros_like(girth)
     if wobble is not None:
         steps = [0.0, 0.2, 0.45, 0.7, 0.9, 1.0]
         half = half + profile(steps, [0.0, 0.0, *np.abs(wobble[:3]), float(wobble[2])])
-        centre = profile(steps, [0.0, 0.0, *wobble[3:6], float(wobble[5])])
+        center = profile(steps, [0.0, 0.0, *wobble[3:6], float(wobble[5])])
     turn = body.cloth_turn(figure.yaw, depth)
-    return Tube(start, end, half.astype(np.float32), girth, centre, (top, bottom), turn)
+    return Tube(start, end, half.astype(np.float32), girth, center, (top, bottom), turn)
 
 
 def sleeve_pieces(garment: Garment, figure: Figure, side: int) -> list[Piece]:
@@ -213,8 +213,8 @@ def _thigh(
     share = 0.45 / (rows[1] - rows[0])
     full = halves[0] + share * (halves[1] - halves[0])
     half = profile([0, share, 1], [0.34, full, halves[1]])
-    start, end, centre = figure.seen(first), figure.seen(last), np.zeros_like(half)
-    return Tube(start, end, half, half, centre, rows, figure.yaw, round_end=round_end)
+    start, end, center = figure.seen(first), figure.seen(last), np.zeros_like(half)
+    return Tube(start, end, half, half, center, rows, figure.yaw, round_end=round_end)
 
 
 def leg_pieces(garment: Garment, figure: Figure, side: int) -> list[Piece]:

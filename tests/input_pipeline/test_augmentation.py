@@ -1,19 +1,19 @@
-"""Tilt, skew and colours of training photos, and the landmarks that move along."""
+"""Tilt, skew and colors of training photos, and the landmarks that move along."""
 
 import colorsys
 
 import numpy as np
 import pytest
+from input_pipeline.pixel_changes import augment
 from scipy import ndimage
 
 from input_pipeline import DatasetError
 from input_pipeline.augmentation import Augmentation, build_augmentation, move_landmarks
 from input_pipeline.crops import CropBoxes, square_boxes
-from input_pipeline.pixel_changes import augment
 from tests.input_pipeline.conftest import make_data
 from tests.input_pipeline.test_batches import changed, take
 
-_ALL = Augmentation(tilt=20.0, skew=0.3, colour=0.4, hue=0.1)
+_ALL = Augmentation(tilt=20.0, skew=0.3, color=0.4, hue=0.1)
 _OFF = {"flip": False, "sampler": "items"}
 
 
@@ -41,31 +41,31 @@ def test_tilt_and_skew_are_scipys(size):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn @ np.array([[1, shear], [0, 1]])  # (x, y), y down
     back = np.linalg.inv(forward)[::-1, ::-1]  # (row, column)
-    centre = np.full(2, (size - 1) / 2)
+    center = np.full(2, (size - 1) / 2)
     wanted = np.stack(
         [
             ndimage.affine_transform(
-                photo[..., c].astype(float), back, centre - back @ centre, order=1, mode="nearest"
+                photo[..., c].astype(float), back, center - back @ center, order=1, mode="nearest"
             )
             for c in range(3)
         ],
         axis=-1,
     )
-    found = np.asarray(augment(photo, _drawn(tilt=0.7, skew=-0.5), _ALL._replace(colour=0, hue=0)))
+    found = np.asarray(augment(photo, _drawn(tilt=0.7, skew=-0.5), _ALL._replace(color=0, hue=0)))
     assert np.abs(found - wanted).max() <= 0.51
     assert (found != photo).any()
 
 
-def test_colours_are_those_of_loops():
+def test_colors_are_those_of_loops():
     photo, drawn = _photo(6), _drawn(brightness=0.5, contrast=-0.8, saturation=0.6, hue=-0.4)
     x = photo / 255 * (1 + 0.5 * 0.4)
     x = x.mean() + (x - x.mean()) * (1 - 0.8 * 0.4)
-    grey = x @ [0.2989, 0.5870, 0.1140]
-    x = np.clip(grey[..., None] + (x - grey[..., None]) * (1 + 0.6 * 0.4), 0, 1)
+    gray = x @ [0.2989, 0.5870, 0.1140]
+    x = np.clip(gray[..., None] + (x - gray[..., None]) * (1 + 0.6 * 0.4), 0, 1)
     for pixel in x.reshape(-1, 3):
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
         pixel[:] = colorsys.hsv_to_rgb((hue - 0.4 * 0.1) % 1, saturation, value)
-    found = np.asarray(augment(photo, drawn, Augmentation(colour=0.4, hue=0.1))).astype(int)
+    found = np.asarray(augment(photo, drawn, Augmentation(color=0.4, hue=0.1))).astype(int)
     assert np.abs(found - 255 * x).max() <= 0.6
 
 
@@ -87,11 +87,11 @@ def test_landmarks_move_with_what_they_mark():
         photo[row - 1 : row + 2, column - 1 : column + 2] = 255
         shown = np.asarray(augment(photo, drawn, largest), float)[..., 0]
         weights = shown / shown.sum()
-        centre = np.array([(weights.sum(0) @ np.arange(64)), (weights.sum(1) @ np.arange(64))])
+        center = np.array([(weights.sum(0) @ np.arange(64)), (weights.sum(1) @ np.arange(64))])
         points = np.array([[[(column + 0.5) / 64, (row + 0.5) / 64]]], np.float32)
         moved, visibility = move_landmarks(points, np.zeros((1, 1), np.int32), drawn[None], largest)
         assert visibility.item() == 0
-        np.testing.assert_allclose(moved[0, 0] * 64 - 0.5, centre, atol=0.15)
+        np.testing.assert_allclose(moved[0, 0] * 64 - 0.5, center, atol=0.15)
 
 
 def test_landmarks_that_leave_are_truncated_and_absent_ones_stay():
@@ -106,7 +106,7 @@ def test_landmarks_that_leave_are_truncated_and_absent_ones_stay():
 
 def test_batches_are_augmented_by_seed_and_step(dataset, data):
     split = dataset.split("train")
-    fields = changed(data, **_OFF, tilt=15.0, skew=0.1, colour=0.3, hue=0.05)
+    fields = changed(data, **_OFF, tilt=15.0, skew=0.1, color=0.3, hue=0.05)
     plain, first = take(split, changed(data, **_OFF)), take(split, fields)
     later = take(split, fields, start_step=1, steps=1)
     np.testing.assert_array_equal(first[1]["photo"], later[0]["photo"])
@@ -150,7 +150,7 @@ def test_square_cuts_are_central_but_in_training(dataset, data):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("tilt", 180.0), ("tilt", -1.0), ("skew", 1.0), ("colour", 1.0), ("hue", 0.5)],
+    [("tilt", 180.0), ("tilt", -1.0), ("skew", 1.0), ("color", 1.0), ("hue", 0.5)],
 )
 def test_changes_that_cannot_be_are_named(field, value):
     with pytest.raises(DatasetError, match=rf"config\.data\.{field}={value}: expected 0 to less"):

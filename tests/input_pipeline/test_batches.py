@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from grnet_jax.errors import InputError
-from input_pipeline import DatasetError, decoding, image_batches, train_batches
+from input_pipeline import DatasetError, InputError, decoding, image_batches, train_batches
 from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.sampling import make_sampler
 from tests.input_pipeline.conftest import make_data, photo_bytes

@@ -24,7 +24,7 @@ def make_split(domain=(0, 1, 1)):
         box=np.tile(np.array([4, 2, 30, 18], np.float32), (count, 1)),
         size=np.tile(np.array([20, 40], np.int32), (count, 1)),
         photo_id=np.array([f"{n}.jpg" for n in range(count)]),
-        shrunk=np.ones(count, np.float32),
+        resize_scale=np.ones(count, np.float32),
         item=np.arange(count),
         items=np.array([f"item{n}" for n in range(count)]),
         category=np.array([0, 1, -1]),
@@ -94,7 +94,7 @@ def test_detected_boxes_of_a_category_or_an_item(tmp_path):
 def test_detections_shrink_with_their_photo(tmp_path):
     path = write_boxes(tmp_path / "boxes.csv", "0.jpg,8,4,60,36,1")
     split = make_split()
-    split.index.shrunk[:] = 0.5
+    split.index.resize_scale[:] = 0.5
     found = CropBoxes(split, make_data(crop="detected", detections=path)).pixels(np.arange(1))
     assert found.tolist() == [[4, 2, 30, 18]]
 

@@ -203,7 +203,7 @@ def test_damage_inside_a_shard_is_met_on_reading(copy):
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path, three_garments, capsys):
-    leftover = tmp_path / "synthetic" / "tiny-3-seed0" / "incomplete.ABCDEF_1.1.0"
+    leftover = tmp_path / "synthetic" / "tiny-3-seed0" / "incomplete.ABCDEF_1.2.0"
     leftover.mkdir(parents=True)
     (leftover / "synthetic-train.array_record-00000-of-00001").write_bytes(b"half")
     load_dataset(make_data(dir=str(tmp_path)))

@@ -64,22 +64,22 @@ def test_alpha_is_laid_on_white():
     np.testing.assert_array_equal(read, load_image(rgba))
 
 
-def test_transparent_palette_and_grey():
+def test_transparent_palette_and_gray():
     palette = Image.fromarray(picture()).convert("P")
     index = int(np.asarray(palette)[0, 0])
     read = load_image(encoded(palette, "PNG", transparency=index))
     assert (read[0, 0] == 255).all()
     opaque = load_image(encoded(palette, "PNG"))
     np.testing.assert_array_equal(opaque, np.asarray(palette.convert("RGB")))
-    grey_alpha = Image.merge("LA", [Image.new("L", (4, 3), 10), Image.new("L", (4, 3), 0)])
-    assert (load_image(encoded(grey_alpha, "PNG")) == 255).all()
+    gray_alpha = Image.merge("LA", [Image.new("L", (4, 3), 10), Image.new("L", (4, 3), 0)])
+    assert (load_image(encoded(gray_alpha, "PNG")) == 255).all()
 
 
-def test_grey_and_array_sources():
-    grey = picture()[:, :, 0]
-    read = load_image(encoded(Image.fromarray(grey), "PNG"))
-    np.testing.assert_array_equal(read, np.repeat(grey[:, :, None], 3, axis=2))
-    np.testing.assert_array_equal(load_image(grey), read)
+def test_gray_and_array_sources():
+    gray = picture()[:, :, 0]
+    read = load_image(encoded(Image.fromarray(gray), "PNG"))
+    np.testing.assert_array_equal(read, np.repeat(gray[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(load_image(gray), read)
     np.testing.assert_array_equal(load_image(picture()), picture())
 
 
@@ -110,7 +110,7 @@ def test_plain_jpeg(mode, plain):
 
 
 def test_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for kind in ("WEBP", "GIF", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
         assert np.abs(load_image(data)[0, 0].astype(int) - [255, 0, 0]).max() < 3

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from input_pipeline import DatasetError, load_dataset, image_batches, train_batches
+from input_pipeline import DatasetError, image_batches, load_dataset, train_batches
 from input_pipeline.keypoints import annotated_keypoints, read_keypoints
 from tests.input_pipeline.conftest import make_data
 
@@ -19,7 +19,7 @@ class _Index(types.SimpleNamespace):
 
 def _index():
     names = np.array(["a.jpg", "b.jpg", "a.jpg"])  # a photo with two boxes
-    return _Index(photo_id=names, shrunk=np.array([1.0, 0.5, 1.0], np.float32))
+    return _Index(photo_id=names, resize_scale=np.array([1.0, 0.5, 1.0], np.float32))
 
 
 def _write(path, *rows, header=_HEADER):

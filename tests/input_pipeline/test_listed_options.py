@@ -9,8 +9,8 @@ from PIL import Image
 
 from input_pipeline import DatasetError, ManifestError, load_dataset, prepare
 from input_pipeline.dataset import check_source
-from input_pipeline.datasets.policy import KINDS, make_policy
-from input_pipeline.datasets.shrinking import Shrinking
+from input_pipeline.datasets.on_error import KINDS, parse_on_error
+from input_pipeline.datasets.resizing import Resize
 from input_pipeline.images import encode_png
 from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
 
@@ -53,13 +53,13 @@ def test_the_check_says_which_kinds_to_skip(tmp_path, capsys):
 
 
 def test_default_policies():
-    assert make_policy("", ["box"]).refuses("domain")
-    assert not make_policy("", ["box"]).refuses("box")
-    assert make_policy("error", ["box"]).refuses("box")
-    assert not any(make_policy("skip", []).refuses(kind) for kind in KINDS)
-    assert make_policy("box,domain", ["path"]).refuses("path")
+    assert parse_on_error("", ["box"]).is_fatal("domain")
+    assert not parse_on_error("", ["box"]).is_fatal("box")
+    assert parse_on_error("error", ["box"]).is_fatal("box")
+    assert not any(parse_on_error("skip", []).is_fatal(kind) for kind in KINDS)
+    assert parse_on_error("box,domain", ["path"]).is_fatal("path")
     with pytest.raises(DatasetError, match=r"config\.data\.on_error='box,hat': 'hat' is neither"):
-        make_policy("box,hat", [])
+        parse_on_error("box,hat", [])
 
 
 def test_many_skipped_rows_are_summed_up(tmp_path, capsys):
@@ -110,7 +110,7 @@ def exif_of(orientation: int) -> bytes:
 
 
 def test_landmarks_and_masks_shrink_with_their_photo():
-    small = Shrinking.to_long_side(100, 50, 40)
+    small = Resize.to_max_side(100, 50, 40)
     assert (small.height, small.width) == (40, 20)
     landmarks = np.array([[0, 49, 99], [1, 0, 0], [-1, 0, 0], [2, 60, -3]], np.int32)
     assert small.landmarks(landmarks).tolist() == [[0, 19, 39], [1, 0, 0], [-1, 0, 0], [2, 24, -2]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DatasetError, ManifestError, load_dataset, image_batches, train_batches
+from input_pipeline import DatasetError, ManifestError, image_batches, load_dataset, train_batches
 from input_pipeline.datasets.manifest_rows import read_table
 from input_pipeline.images import load_image
 from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
@@ -180,11 +180,11 @@ def test_bom_spaces_extra_columns_and_paths_upwards(tmp_path, capsys):
     folder.mkdir()
     path = folder / "photos.csv"
     path.write_text(
-        "split, domain ,item_id,image,colour\ntest,shop,Bluse ü, ../photo one.jpg,red\n",
+        "split, domain ,item_id,image,color\ntest,shop,Bluse ü, ../photo one.jpg,red\n",
         encoding="utf-8-sig",
     )
     dataset = load(path, tmp_path)
-    assert "columns that are not used: 'colour'" in capsys.readouterr().out
+    assert "columns that are not used: 'color'" in capsys.readouterr().out
     assert dataset.splits == ("test",)
     index = dataset.split("test").index
     assert index.items.tolist() == ["Bluse ü"]
@@ -209,7 +209,7 @@ def photo_kinds() -> dict[str, bytes]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         kinds[f"turned{orientation}.jpg"] = photo_bytes(orientation, quality=95, exif=exif)
-    kinds["grey.jpg"] = photo_bytes(20, mode="L")
+    kinds["gray.jpg"] = photo_bytes(20, mode="L")
     kinds["cmyk.jpg"] = photo_bytes(21, mode="CMYK", quality=95)
     kinds["palette.png"] = photo_bytes(22, mode="P", kind="PNG")
     kinds["alpha.png"] = photo_bytes(23, mode="RGBA", kind="PNG")
@@ -236,7 +236,7 @@ def test_files_are_kept_or_converted(kinds_dataset):
     split = dataset.split("train")
     for row, (name, content) in enumerate(kinds.items()):
         record = split.record(row)
-        kept = name.startswith(("turned", "grey")) and name.endswith(".jpg")
+        kept = name.startswith(("turned", "gray")) and name.endswith(".jpg")
         assert (record.image == content) is kept
         assert record.image.startswith(b"\xff\xd8" if kept else b"\x89PNG")
         picture = load_image(content)

@@ -32,7 +32,7 @@ def mask(number, height, width):
 
 
 def content_of(mirrored):
-    """BatchSpec as PNG of every split; number n has n % 4 objects, some without a mask."""
+    """Photos as PNG of every split; number n has n % 4 objects, some without a mask."""
     images, annotations, pictures = [], [], {}
     for number, (height, width) in enumerate(SIZES):
         name = f"{number}.png"
@@ -89,10 +89,10 @@ def config(**changes):
 
 def weights(pixels, places, scale, shift):
     """[places, pixels]: a triangle filter, as wide as the shrinking needs, at each place."""
-    centres = (np.arange(places) + 0.5 - shift) / scale
+    centers = (np.arange(places) + 0.5 - shift) / scale
     reach = max(1 / scale, 1)
-    found = np.maximum(0, 1 - np.abs(np.arange(pixels) + 0.5 - centres[:, None]) / reach)
-    found[(centres < 0) | (centres > pixels)] = 0
+    found = np.maximum(0, 1 - np.abs(np.arange(pixels) + 0.5 - centers[:, None]) / reach)
+    found[(centers < 0) | (centers > pixels)] = 0
     total = found.sum(axis=1, keepdims=True)
     return np.divide(found, total, where=total > 0, out=np.zeros_like(found))
 

@@ -10,12 +10,12 @@ def test_synthetic(tmp_path, three_garments, capsys):
     assert prepare.main(["--size=tiny", f"--dir={tmp_path}", "--train_items=4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = [line.split() for line in lines if line.lstrip().startswith(("train ", "test "))]
-    # BatchSpec, categories, items, customer and shop photos, pairs, queries and gallery.
+    # Photos, categories, items, customer and shop photos, pairs, queries and gallery.
     assert [row[:9] for row in table] == [
         ["train", "8", "3", "4", "4", "4", "4", "4", "4"],
         ["test", "6", "2", "3", "3", "3", "3", "3", "3"],
     ]
-    assert lines[-2] == f"Wrote {tmp_path}/synthetic/tiny-4-seed0/1.1.0"
+    assert lines[-2] == f"Wrote {tmp_path}/synthetic/tiny-4-seed0/1.2.0"
     assert lines[-1] == (
         "Next: python train.py --config=configs/grnet.py:synthetic "
         f"--config.data.dir={tmp_path} --config.data.size=tiny --config.data.train_items=4"

@@ -264,7 +264,7 @@ def _kill_at(moment, process, folder):
     process.kill()
     process.wait()
     assert not psutil.wait_procs(children, timeout=30)[1]
-    return not list(folder.glob("*/*/1.1.0"))
+    return not list(folder.glob("*/*/1.2.0"))
 
 
 def _is_past(seconds, folder, process):
@@ -290,7 +290,7 @@ def test_killed_at_any_moment(name, tmp_path, start):
             if _kill_at(at, process, folder):
                 killed.append(moment)
                 break
-            shutil.rmtree(next(folder.glob("*/*/1.1.0")))
+            shutil.rmtree(next(folder.glob("*/*/1.2.0")))
     assert len(killed) == 8
     assert list(folder.glob("*/*/incomplete.*"))
     last = start(flags, folder)

@@ -6,7 +6,7 @@ import pytest
 from input_pipeline import DatasetError, PhotoIndex, steps_per_epoch
 from input_pipeline.datasets.records import NO_LANDMARKS
 from input_pipeline.index import IndexBuilder, build_indices
-from input_pipeline.sampling import ItemSampler, PairSampler, ImageSampler, Sampler
+from input_pipeline.sampling import ImageSampler, ItemSampler, PairSampler, Sampler
 from tests.input_pipeline.conftest import make_data
 
 
@@ -24,7 +24,7 @@ def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
             cropped=-1,
             box=(0, 0, 1, 1),
             size=(1, 1),
-            shrunk=1.0,
+            resize_scale=1.0,
             content_digest=bytes([number]) * 16,
             clothes_type=-1,
             landmarks=NO_LANDMARKS,
