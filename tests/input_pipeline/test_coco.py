@@ -236,8 +236,8 @@ def test_turned_photos(tmp_path, orientation, stated):
     )
 
 
-def test_long_side(street):
-    full, small = photos(load(street)), photos(load(street, max_side=18))
+def test_max_side(street, tmp_path):
+    full, small = photos(load(street)), photos(load_from("coco", street, tmp_path, max_side=18))
     for name, (_, record) in small.items():
         assert (record.height, record.width) == (12, 18)
         assert Image.open(io.BytesIO(record.image)).size == (18, 12)
@@ -723,7 +723,7 @@ def test_modanet(moda):
     for name, (_, record) in found.items():
         assert record.categories.tolist() == [int(name[:7]) % 13]
     (moda / "images/0000003.jpg").unlink()  # the photos are another download
-    again = load(moda, name="modanet", max_side=30)
+    again = load_from("modanet", moda, moda.parent / "again")
     assert again.summary["problems"] == {"missing photo": 1}
 
 

@@ -376,7 +376,7 @@ def test_check_command_lists_every_problem(c2s, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(f"{c2s}/") for line in lines) == 2
     assert {"  box: 1", "  missing photo: 1"} <= set(lines)
-    assert lines[-1].startswith("2 bad rows, 2 problems that preparing refuses; --on_error=skip")
+    assert lines[-1].startswith("2 bad rows, 2 problems that stop preparing; --on_error=skip")
     assert prepare.main([*command, "--on_error=skip"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
     assert prepare.main(["--check"]) == 2

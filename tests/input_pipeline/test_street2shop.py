@@ -507,6 +507,6 @@ def test_check_command(root, capsys):
     place = f"{root}/meta/json/retrieval_bags.json:1: element 1"
     assert f"{place}: field 'product': is missing" in lines
     assert any(re.fullmatch(r" *bags: test queries +1 +174 +differs", line) for line in lines)
-    assert lines[-1].startswith("2 bad rows, 1 problems that preparing refuses;")
+    assert lines[-1].startswith("2 bad rows, 1 problems that stop preparing;")
     assert prepare.main([*command, "--on_error=fields,missing photo"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
