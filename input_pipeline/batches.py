@@ -214,7 +214,8 @@ def check_hosts(batch_size: int, what: str, host: int, hosts: int) -> None:
     """Raises DatasetError unless hosts can divide a batch, and `host` is one of them."""
     if batch_size < 1 or batch_size % hosts:
         raise DatasetError(
-            f"a batch of {batch_size} {what} cannot be divided among {hosts} hosts: choose a multiple"
+            f"a batch of {batch_size} {what} cannot be divided among {hosts} hosts: choose a "
+            "multiple"
         )
     if not 0 <= host < hosts:
         raise DatasetError(f"host {host} of {hosts}: expected 0 to {hosts - 1}")

@@ -169,5 +169,5 @@ class SamplerConfig(Section):
 
     @property
     def group_size(self) -> int:
-        """How many neighboring images of a batch are one item's."""
+        """Returns how many neighboring images of a batch are one item's."""
         return {"pairs": 2, "items": self.images_per_item, "images": 1}[self.name]

@@ -1,4 +1,4 @@
-"""One process prepares a data set, the others wait for it."""
+"""A lock: one process prepares a data set, the others wait for it."""
 
 import contextlib
 import multiprocessing
@@ -23,16 +23,16 @@ _POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def preparation_lock(path: epath.Path) -> Iterator[None]:
-    """Holds a lock among the processes that see this file system; waits where it is taken.
+    """Holds a lock among the processes that see this file system; waits while another holds it.
 
-    The operating system frees the lock of a process that dies, so none can be left behind; the
-    file itself stays, for deleting it would let two processes lock two files. On a bucket, or
-    where the system has no such locks, it only says that there is none.
+    The operating system frees the lock of a process that dies. The file itself stays: deleting it
+    would let two processes lock two files. On a bucket, or without such locks in the system, it
+    only prints a warning.
 
     Raises:
-      DatasetError: in a renderer that runs the main script again, which would wait for ever.
+      DatasetError: in a renderer that runs the main script again, which would wait forever.
     """
-    # As multiprocessing itself finds out that a new process is still importing the main module.
+    # As multiprocessing itself tests whether a new process is still importing the main module.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise DatasetError(
             "the script that prepares a data set is run again by each process that helps it: put "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """RLE the command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     # Imported here: rendering processes import this module, and need none of these.
     from input_pipeline.config import DatasetConfig, PrepareOptions

@@ -62,7 +62,7 @@ class CocoConfig(DownloadConfig):
 
     @classmethod
     def files(cls, root: epath.Path) -> dict[str, epath.Path]:
-        """The annotation files by split; a single one has "".
+        """Returns the annotation files by split; a single one has "".
 
         Raises:
           DatasetError: there are none, or not in one of the layouts.
@@ -92,12 +92,12 @@ class CocoConfig(DownloadConfig):
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """A digest of the annotation files."""
+        """Returns a digest of the annotation files."""
         files = cls.files(root)
         return f"{','.join(files)} {digest_files(list(files.values()))}"
 
     def read(self) -> ObjectListing:
-        """The photos and objects that are right in themselves."""
+        """Returns the photos and objects that are right in themselves."""
         log, categories = ProblemLog(), Categories(self.names)
         rows = []
         for split, path in self.files(self.root).items():
@@ -113,7 +113,7 @@ class CocoConfig(DownloadConfig):
         )
 
     def split_of(self, image: int | str) -> str:
-        """The split of an image's id where files do not tell: a pure function of it."""
+        """Returns the split of an image's id where files do not tell: a pure function of it."""
         digest = hashlib.blake2b(str(image).encode(), digest_size=8).digest()
         place = int.from_bytes(digest, "big") / 2**64
         for split, share in self.shares.items():
@@ -123,7 +123,7 @@ class CocoConfig(DownloadConfig):
         return next(iter(self.shares))  # what rounding leaves over
 
     def photo_path(self, image: str) -> epath.Path:
-        """Below `images` or beside it."""
+        """Returns the path of a photo: below `images` or beside it."""
         path = self.root / "images" / image
         return path if path.exists() else self.root / image
 
@@ -149,7 +149,7 @@ class Coco(ListedRecords[ObjectRecord]):
 
     @property
     def photos_per_shard(self) -> int:
-        """Photos in one file of records."""
+        """Returns how many photos a file of records holds."""
         return _PHOTOS_PER_SHARD
 
     def features(self) -> tfds.features.FeaturesDict:
@@ -206,7 +206,7 @@ def _mask(found: CheckedObject, turn: int) -> bytes:
 
 
 def _numbered(row: ObjectRow, numbers: Mapping[int, int]) -> ObjectRow:
-    """The row with places among the categories in the place of the file's ids."""
+    """Returns the row with indices of categories in place of the file's ids."""
     objects = tuple(
         dataclasses.replace(found, category=numbers[found.category]) for found in row.objects
     )

@@ -79,7 +79,7 @@ class CocoFile:
         self._repeated: set[object] = set()  # ids of images that several have
 
     def rows(self, split_of: SplitOf, *, own_splits: bool) -> list[ObjectRow]:
-        """The photos that are right in themselves, in order, each with its objects in order.
+        """Returns the photos that are correct in themselves, in order, each with its objects.
 
         Args:
           split_of: the split of each photo.
@@ -115,7 +115,7 @@ class CocoFile:
         self._log.add(entry.place, entry.label, kind, text)
 
     def _entry(self, name: str, place: Place, number: int, value: Any) -> Entry | None:
-        """An entry that can be used."""
+        """Returns the entry, or None if it cannot be used."""
         entry = Entry(place, f"{name}[{number}]", value)
         if not isinstance(value, dict):
             self._fault(entry, "fields", f"expected fields in braces, got {short(value)}")
@@ -186,7 +186,7 @@ class CocoFile:
     def _by_image(
         self, found: Sequence[tuple[int | str, ListedObject]]
     ) -> dict[int | str, list[ListedObject]]:
-        """The objects by image; only now, for the lists may stand in any order in the file."""
+        """Groups objects by image, once all lists are read: they come in any order."""
         objects: dict[int | str, list[ListedObject]] = {}
         for image, listed in found:
             if listed.category not in self._own:
@@ -332,7 +332,7 @@ class _Scanner:
 
 
 def _skip(text: str, start: int) -> int:
-    """Where the next character stands that is no white space."""
+    """Returns the index of the next character that is no white space."""
     found = _SPACE.match(text, start)
     return found.end() if found else start
 
@@ -346,13 +346,13 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 
 def _size(fields: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """(height, width) as stated; None where neither is."""
+    """Returns (height, width) as stated; None where neither is."""
     size = fields.get("height"), fields.get("width")
     return None if size == (None, None) else size
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path leads to something below the folder it is relative to."""
+    """Returns whether a path leads to something below the folder it is relative to."""
     normal = posixpath.normpath(path)
     return not (
         posixpath.isabs(path) or normal in (".", "..") or normal.startswith("../") or "://" in path

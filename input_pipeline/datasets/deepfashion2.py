@@ -54,7 +54,7 @@ class DeepFashion2Config(DownloadConfig):
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """Of the annotation files' names, sizes and times: there are too many to read twice."""
+        """Returns a digest of the annotation files' names, sizes and times, not content."""
         folders = _folders(root)
         if not folders:
             raise DatasetError(
@@ -65,7 +65,7 @@ class DeepFashion2Config(DownloadConfig):
         return digest_states(root / folder / "annos" for folder in folders)
 
     def read(self) -> Listing:
-        """One row a garment, in the order of the files and of the garments' numbers."""
+        """Returns one row a garment, in the order of the files and of the garments' numbers."""
         listing = Listing(rows=[], problems=[])
         for folder in _folders(self.root):
             _read_folder(self.root / folder, listing)
@@ -78,11 +78,11 @@ class DeepFashion2Config(DownloadConfig):
         return listing
 
     def photo_path(self, image: str) -> epath.Path:
-        """The path begins with train/ or validation/."""
+        """Returns the path of a photo, whose name begins with train/ or validation/."""
         return self.root / image
 
     def mask(self, row: PhotoRow, height: int, width: int) -> bytes:
-        """What any of the garment's polygons encloses, taken to be drawn on the upright photo.
+        """Returns the mask that the garment's polygons enclose, drawn on the upright photo.
 
         Coordinates are COCO's: (0, 0) is the outer corner of the first pixel.
         """
@@ -92,7 +92,7 @@ class DeepFashion2Config(DownloadConfig):
         return encode_png(inside * np.uint8(255))
 
     def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Photos and garments of each folder that is there."""
+        """Returns counts of photos and garments of each folder."""
         garments = Counter(row.split for row, _ in checked.rows)
         return [
             compare(f"{folder} {what}", found, release, paper)
@@ -165,7 +165,7 @@ def _read_folder(folder: epath.Path, listing: Listing) -> None:
 
 
 def _other_categories(rows: list[PhotoRow]) -> Counter[str]:
-    """How many garments have another category than the first of their item."""
+    """Returns how many garments have another category than the first of their item."""
     first: dict[str, str] = {}
     count = sum(first.setdefault(row.item_id, row.category) != row.category for row in rows)
     return Counter({"garment of another category than its item's first": count} if count else {})

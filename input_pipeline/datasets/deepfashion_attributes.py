@@ -29,7 +29,7 @@ class AttributesConfig(DeepFashionConfig):
     optional = (_ATTRIBUTE_NAMES, _PHOTO_ATTRIBUTES, _LANDMARKS)
 
     def read(self) -> Listing:
-        """One row a photo, in the order of the partition."""
+        """Returns one row a photo, in the order of the partition."""
         annotations = Annotations()
         annotations.read_boxes(self.file(_BOXES), {})
         if path := self.optional_file(_LANDMARKS):
@@ -56,11 +56,11 @@ class AttributesConfig(DeepFashionConfig):
         return annotations.listing(rows, _TYPES)
 
     def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Photos."""
+        """Returns the count of photos."""
         return [compare("photos", count_images(checked), 289_222)]
 
     def _categories(self, annotations: Annotations) -> dict[str, tuple[str, int]]:
-        """For each photo the name and the clothes type of its category."""
+        """Returns for each photo the name and the clothes type of its category."""
         labels = annotations.read_categories(self.file(_CATEGORIES))
         categories: dict[str, tuple[str, int]] = {}
         for place, (image, label) in annotations.rows(

@@ -30,7 +30,7 @@ class ConsumerToShopConfig(DeepFashionConfig):
     optional = (_LANDMARKS, _ITEMS, _ATTRIBUTE_NAMES, _ITEM_ATTRIBUTES)
 
     def read(self) -> Listing:
-        """One row a photo and item, in the order in which the pairs first name them."""
+        """Returns one row a photo and item, in the order in which the pairs first name them."""
         annotations = Annotations()
         kinds = {"clothes_type": CLOTHES_TYPES, "source_type": ("1", "2")}
         annotations.read_boxes(self.file(_BOXES), kinds)
@@ -54,7 +54,7 @@ class ConsumerToShopConfig(DeepFashionConfig):
         return annotations.listing(rows, pairs_listed=len(pairs.seen))
 
     def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Photos and pairs; pairs as they are listed."""
+        """Returns counts of photos and of the pairs listed."""
         return [
             compare("photos", count_images(checked), 239_557),
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),

@@ -44,7 +44,7 @@ class FineConfig(DeepFashionConfig):
     optional = (_LANDMARKS,)
 
     def read(self) -> Listing:
-        """One row a photo, split by split, in the order of the files."""
+        """Returns one row a photo, split by split, in the order of the files."""
         annotations = Annotations()
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=False)
@@ -69,7 +69,7 @@ class FineConfig(DeepFashionConfig):
         return annotations.listing(rows, _TYPES)
 
     def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
-        """Of each photo of a split its line of each of the files.
+        """Returns the line of each file for each photo of a split.
 
         Raises:
           AnnotationError: a file has another number of lines than there are photos, or a line where
@@ -101,7 +101,7 @@ class FineConfig(DeepFashionConfig):
 def _values(
     annotations: Annotations, names: list[str], place: Place, text: str
 ) -> list[str] | None:
-    """A value for each attribute; None, and the problem noted, where a line is wrong."""
+    """Returns a value for each attribute; None, and the problem noted, where a line is wrong."""
     values = text.split()
     strange = sorted(set(values) - {"0", "1"})
     if len(values) != len(names):

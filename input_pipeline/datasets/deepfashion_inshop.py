@@ -29,7 +29,7 @@ class InShopConfig(DeepFashionConfig):
     optional = (_LANDMARKS, _ITEMS)
 
     def read(self) -> Listing:
-        """One row a photo, in the order of the partition."""
+        """Returns one row a photo, in the order of the partition."""
         annotations = Annotations()
         kinds = {"clothes_type": CLOTHES_TYPES, "pose_type": tuple("123456")}
         annotations.read_boxes(self.file(_BOXES), kinds)
@@ -55,7 +55,7 @@ class InShopConfig(DeepFashionConfig):
         return annotations.listing(rows)
 
     def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Photos and items of each part."""
+        """Returns counts of the photos and items of each part."""
         items = {
             split: len({row.item_id for row, _ in checked.rows if row.split == split})
             for split in ("train", "test")

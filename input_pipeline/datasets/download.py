@@ -39,14 +39,14 @@ class DownloadConfig(ListedConfig):
     @classmethod
     @abc.abstractmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """A digest that changes when an annotation file changes.
+        """Returns a digest that changes when an annotation file changes.
 
         Raises:
           DatasetError: a file or folder of the benchmark is missing.
         """
 
     def origin(self) -> dict[str, object]:
-        """The download."""
+        """Returns the download."""
         return {"source": str(self.root)}
 
 
@@ -98,7 +98,7 @@ def short_digest(fingerprint: str) -> str:
 
 
 def digest_files(paths: Sequence[epath.Path]) -> str:
-    """A digest that changes when one of these files changes, comes or goes."""
+    """Returns a digest that changes when one of these files changes, comes or goes."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         digest.update(f"{path.name}\0{path.exists()}\0".encode())
@@ -116,12 +116,12 @@ def digest_files(paths: Sequence[epath.Path]) -> str:
 def compare(
     what: str, found: int, release: int | None, paper: int | None = None
 ) -> dict[str, object]:
-    """A count beside the release's and, where it differs, the paper's; None where not known."""
+    """Returns a count beside the release's and, if it differs, the paper's; None if unknown."""
     return {"what": what, "found": found, "release": release, "paper": paper}
 
 
 def count_images(checked: ValidationReport, split: str = "", domain: str = "") -> int:
-    """Different photos, all or those of a split and domain."""
+    """Counts different photos, all or those of a split and domain."""
     return len(
         {
             row.image

@@ -22,7 +22,7 @@ class FindFashionConfig(ManifestConfig):
     needed = ("item_id", "domain", "view", "occluded", "cropped")
 
     def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Photos, pairs and test queries of each protocol, beside the paper's (no release)."""
+        """Returns counts of photos, pairs and each protocol's test queries, beside the paper's."""
         counts = checked.split_counts().values()
         queries = [
             row for row, _ in checked.rows if (row.split, row.domain) == ("test", "customer")

@@ -65,14 +65,14 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
 
     @abc.abstractmethod
     def photo_path(self, image: str) -> epath.Path:
-        """Where the photo of a path in the lists lies."""
+        """Returns where the photo of a path in the lists lies."""
 
     @abc.abstractmethod
     def origin(self) -> dict[str, object]:
-        """What the summary tells of where the photos came from."""
+        """Returns what the summary says of the photos' origin."""
 
     def mask(self, row: PhotoRow, height: int, width: int) -> bytes:
-        """PNG of the garment's pixels in the upright photo of that size; b"" where unknown."""
+        """Returns a PNG of the garment's pixels in the upright photo; b"" if unknown."""
         del row, height, width
         return b""
 
@@ -82,7 +82,7 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
         return []
 
     def without_lists(self) -> Self:
-        """What other processes need of it to write records."""
+        """Returns what other processes need of it to write records."""
         return self
 
     def check(self) -> ValidationReport:
@@ -100,7 +100,7 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
         return [problem for problem in report.problems if self.on_error.is_fatal(problem.kind)]
 
     def describe(self, checked: ValidationReport) -> dict[str, object]:
-        """The part of the summary that does not depend on what is written."""
+        """Returns the part of the summary that does not depend on what is written."""
         return {
             **self.origin(),
             "on_error": str(self.on_error),
@@ -156,11 +156,11 @@ class ListedRecords(RecordBuilder[Record]):
 
     @property
     def photos_per_shard(self) -> int:
-        """Photos in one file of records."""
+        """Returns how many photos a file of records holds."""
         return 8192
 
     def shards(self) -> Mapping[str, Sequence[ShardSource]]:
-        """The good rows in the order of the lists."""
+        """Returns the good rows in the order of the lists."""
         config = self.builder_config
         report = config.check()
         fatal = config.fatal_problems(report)
@@ -179,7 +179,7 @@ class ListedRecords(RecordBuilder[Record]):
         }
 
     def notes(self) -> dict[str, object]:
-        """Where it came from, and how many rows were bad or odd, by kind."""
+        """Returns the origin, and how many rows were bad or odd, by kind."""
         return self._notes
 
     def __getstate__(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class ListedRecords(RecordBuilder[Record]):
 
     @abc.abstractmethod
     def _record(self, checked: Any) -> Record:
-        """The record of an element of what the config's `check` returns as rows."""
+        """Returns the record of a row of the config's `check`."""
 
     def _shards_of(self, split: str, rows: Sequence[Any]) -> list[ShardSource]:
         step = self.photos_per_shard

@@ -35,19 +35,19 @@ class ManifestConfig(ListedConfig):
     table: Table
 
     def read(self) -> Listing:
-        """The rows whose cells are right."""
+        """Returns the rows whose cells are right."""
         return manifest_rows.read_listing(self.table)
 
     def without_lists(self) -> Self:
-        """The table without its rows."""
+        """Returns the table without its rows."""
         return replace(self, table=self.table._replace(data=b"", rows=[], problems=[]))
 
     def photo_path(self, image: str) -> epath.Path:
-        """The path is relative to the CSV."""
+        """Returns the path of a photo, relative to the CSV."""
         return self.table.photo_path(image)
 
     def origin(self) -> dict[str, object]:
-        """The path of the CSV."""
+        """Returns the path of the CSV."""
         return {"manifest": str(self.table.path)}
 
 
@@ -79,7 +79,7 @@ class Manifest(ListedPhotos):
 
     @property
     def photos_per_shard(self) -> int:
-        """Fewer than of a benchmark's small photos."""
+        """Returns fewer photos than for a benchmark's small ones."""
         return _ROWS_PER_SHARD
 
 

@@ -144,7 +144,7 @@ class ObjectValidationReport(ValidationReport):
     categories: tuple[str, ...] = ()
 
     def split_counts(self) -> dict[str, dict[str, int]]:
-        """For each split what `ObjectIndex.counts` will count."""
+        """Returns what `ObjectIndex.counts` will count, by split."""
         return {
             split: object_counts(
                 np.array([len(photo.objects) for photo in photos]),
@@ -155,7 +155,7 @@ class ObjectValidationReport(ValidationReport):
         }
 
     def category_counts(self) -> dict[str, dict[str, int]]:
-        """For each category how many objects each split has."""
+        """Returns how many objects of each category each split has."""
         numbers = {
             split: Counter(found.category for photo in photos for found in photo.objects)
             for split in SPLITS
@@ -214,7 +214,7 @@ def check_objects(
 
 
 def turn_box(box: Box, turn: int, height: int, width: int) -> Box:
-    """A box of a stored photo, in its upright picture of this size."""
+    """Returns a box of a stored photo, in its upright picture of this size."""
     x_1, y_1, x_2, y_2 = box
     if turn >= 5:
         x_1, y_1, x_2, y_2 = y_1, x_1, y_2, x_2
@@ -226,7 +226,7 @@ def turn_box(box: Box, turn: int, height: int, width: int) -> Box:
 
 
 def turn_mask(mask: np.ndarray, turn: int) -> np.ndarray:
-    """A mask [H, W] of a stored photo, as that of its upright picture."""
+    """Returns a mask [H, W] of a stored photo, as that of its upright picture."""
     mask = mask.T if turn >= 5 else mask
     mask = mask[:, ::-1] if turn in (2, 3, 6, 7) else mask
     return mask[::-1] if turn in (3, 4, 7, 8) else mask
@@ -249,7 +249,7 @@ def _without_repeats(rows: Sequence[ObjectRow], log: ProblemLog) -> list[ObjectR
 def _turn(
     row: ObjectRow, header: ImageHeader, log: ProblemLog, tolerated: Counter[str]
 ) -> int | None:
-    """The orientation that the photo's objects still have to be turned by; 1: none.
+    """Returns the orientation that the photo's objects still have to be turned by; 1: none.
 
     A file tells by the size it states whether its annotator saw the photo upright or as stored.
     """
@@ -296,7 +296,7 @@ def _fit_box(
     log: ProblemLog,
     tolerated: Counter[str],
 ) -> Box:
-    """The box within the photo, as float32 has it."""
+    """Returns the box clipped to the photo, in float32."""
     # So that sums of decimals end where they should.
     box = np.clip(found.box, -_FAR, _FAR).astype(np.float32)
     limits = np.array([size[1], size[0]] * 2, np.float32)

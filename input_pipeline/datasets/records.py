@@ -60,7 +60,7 @@ class PhotoRecord:
 
 
 def photo_features() -> tfds.features.FeaturesDict:
-    """The schema that every builder writes; field for field that of `PhotoRecord`."""
+    """Returns the schema that every builder writes; field for field that of `PhotoRecord`."""
     integer = tfds.features.Scalar(np.int32)
     text = tfds.features.Text()
     return tfds.features.FeaturesDict(
@@ -89,7 +89,7 @@ def photo_features() -> tfds.features.FeaturesDict:
 
 
 def to_example(record: PhotoRecord) -> dict[str, object]:
-    """The record as a TFDS example."""
+    """Returns the record as a TFDS example."""
     example = dict(vars(record))
     example["box"] = np.asarray(record.box, np.float32)
     example["attributes"] = list(record.attributes)

@@ -140,7 +140,7 @@ def _parse_rle(value: dict[Any, Any]) -> RLE:
 
 
 def _decompress(counts: str) -> list[int]:
-    """Returns the runs' lengths, to be checked: pycocotools takes some that miss the mask's size."""
+    """Returns the runs' lengths, to be checked: pycocotools takes sums other than the size."""
     runs: list[int] = []
     value = shift = 0
     for code in counts.encode():

@@ -27,7 +27,7 @@ class Worn:
     wobble: np.ndarray | None = None
 
     def surface(self, panel: str) -> Panel | Color:
-        """What the named panel is drawn with."""
+        """Returns what the named panel is drawn with."""
         return panels_of(self.garment)[panel] if self.color is None else self.color
 
 
@@ -42,7 +42,7 @@ class Looks:
 
 
 def random_looks(rng: np.random.Generator) -> Looks:
-    """Anybody."""
+    """Returns a random person's looks."""
     long_hair = rng.random() < 0.5
     return Looks(
         skin=palette.jitter(rng, palette.pick(rng, palette.SKIN), 8),
@@ -53,7 +53,7 @@ def random_looks(rng: np.random.Generator) -> Looks:
 
 
 def lay_out(canvas: Canvas, garment: Garment, figure: Figure) -> None:
-    """The garment of a shop photo, on an invisible dummy."""
+    """Draws the garment of a shop photo, on an invisible dummy."""
     worn = Worn(garment, target=True)
     neck = tailoring.neck_tube(garment, figure)
     base = garment.fabric.colors[0]
@@ -100,14 +100,14 @@ def _draw_neck_piece(canvas: Canvas, worn: Worn, figure: Figure) -> None:
 
 
 def _arm_is_near(figure: Figure, side: int) -> bool:
-    """Whether an arm passes in front of the trunk rather than behind it."""
+    """Returns whether an arm passes in front of the trunk rather than behind it."""
     shoulder, elbow, wrist = figure.arm(side)
     near = [figure.nearness(float(p[0]), float(p[2])) for p in (shoulder, elbow, wrist)]
     return near[0] * 0.5 + near[1] * 0.25 + near[2] * 0.6 > 0.12
 
 
 def draw_person(canvas: Canvas, figure: Figure, looks: Looks, outfit: list[Worn]) -> None:
-    """A dressed person; `outfit` from the innermost garment to the outermost."""
+    """Draws a dressed person; `outfit` from the innermost garment to the outermost."""
     facing = math.cos(figure.yaw)
     arms_near = [_arm_is_near(figure, side) for side in (0, 1)]
     if facing > 0:

@@ -1,4 +1,4 @@
-"""Fabric patterns: colors as functions of the place on the garment, vectorised.
+"""Fabric patterns: colors as functions of the place on the garment, vectorized.
 
 Every function takes float32 coordinates x, y (head heights, any equal shapes) and returns
 uint8 RGB of that shape plus a channel axis.
@@ -19,7 +19,7 @@ _TILE = 256
 
 @functools.lru_cache(maxsize=8)
 def noise_tile(cell: int) -> np.ndarray:
-    """float32 [256, 256] smooth noise in about [-1, 1] that tiles, with blobs of `cell` pixels."""
+    """Returns smooth noise in [-1, 1] that tiles, in blobs of `cell` pixels, float32 [256, 256]."""
     rng = np.random.default_rng(9000 + cell)
     white = rng.standard_normal((_TILE, _TILE)).astype(np.float32)
     padded = np.tile(white, (3, 3))
@@ -175,5 +175,5 @@ _PATTERNS: dict[str, Callable[[Fabric, np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def paint_fabric(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """uint8 [..., 3]: the fabric's color at x, y (float32 head heights on the garment)."""
+    """Returns the fabric's color at x, y (float32 head heights on the garment), uint8 [..., 3]."""
     return np.clip(_PATTERNS[fabric.kind](fabric, x, y), 0, 255).astype(np.uint8)

@@ -332,7 +332,7 @@ _OPEN_NECKS = ("crew", "v", "scoop", "square", "collar")
 
 
 def has_legs(category: str) -> bool:
-    """Whether garments of the category have two legs."""
+    """Returns whether garments of the category have two legs."""
     return category in ("Trousers", "Joggers", "Shorts", "Jumpsuit")
 
 
@@ -383,7 +383,7 @@ def _new_logo(
 
 
 def _hides_pocket(garment: Garment, place: str) -> bool:
-    """Whether a print at `place` would lie on a pocket of the garment."""
+    """Returns whether a print at `place` would lie on a pocket of the garment."""
     side, _, spot = place.partition("_")
     if spot == "chest":
         return garment.chest_pocket in (side, "both")
@@ -393,7 +393,7 @@ def _hides_pocket(garment: Garment, place: str) -> bool:
 
 
 def _pockets_clear(garment: Garment) -> Garment:
-    """The garment without pockets that its print would hide."""
+    """Returns the garment without pockets that its print would hide."""
     if garment.logo is None or not _hides_pocket(garment, garment.logo.place):
         return garment
     if garment.logo.place.endswith("chest"):
@@ -402,7 +402,7 @@ def _pockets_clear(garment: Garment) -> Garment:
 
 
 def sample_garment(rng: np.random.Generator) -> Garment:
-    """The base garment of a family."""
+    """Returns the base garment of a family."""
     return _pockets_clear(_sample_garment(rng))
 
 
@@ -491,14 +491,14 @@ def _changed_logo(rng: np.random.Generator, garment: Garment, change: str) -> Lo
 
 
 def _changed(rng: np.random.Generator, base: Garment, change: str) -> Garment:
-    """`base` with one change, its new value drawn from `rng`."""
+    """Returns `base` with one change, its new value drawn from `rng`."""
     if change.startswith("logo"):
         return dataclasses.replace(base, logo=_changed_logo(rng, base, change))
     return _with(base, change, _choose(rng, _field_alternatives(base, change)))
 
 
 def sibling(rng: np.random.Generator, base: Garment, member: int) -> tuple[Garment, str]:
-    """Member number `member` >= 1 of the family of `base`, and the name of the one change.
+    """Returns member number `member` >= 1 of the family of `base`, and the name of the one change.
 
     `rng` must stand in the same state for every member of the family: the members before are
     worked out on the way, so that no two are alike.
@@ -521,7 +521,7 @@ def _fabric_attribute(kind: str) -> str:
 
 
 def attributes_of(garment: Garment) -> tuple[str, ...]:
-    """The sorted attribute names (all in ATTRIBUTES) that hold for `garment`."""
+    """Returns the sorted attribute names (all in ATTRIBUTES) that hold for `garment`."""
     names = {_fabric_attribute(garment.fabric.kind), f"length_{garment.length}"}
     names.add(
         "fit_slim" if garment.fit < 0.33 else "fit_loose" if garment.fit > 0.66 else "fit_mid"

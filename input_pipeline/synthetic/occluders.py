@@ -26,7 +26,7 @@ def _middle(box: Box) -> tuple[float, float]:
 
 
 def _strap(canvas: Canvas, rng: np.random.Generator, figure: Figure) -> None:
-    """A shoulder bag: a diagonal strap over the trunk and the bag at one hip."""
+    """Draws a shoulder bag: a diagonal strap over the trunk and the bag at one hip."""
     sign = 1.0 if rng.random() < 0.5 else -1.0
     color = _any(rng)
     front = 0.3 * math.copysign(1.0, math.cos(figure.yaw))
@@ -70,7 +70,7 @@ def _hair(canvas: Canvas, rng: np.random.Generator, figure: Figure, hair: Color)
 
 
 def _leaves(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """A plant reaching in from one side, covering about `share` of the box's width."""
+    """Draws a plant reaching in from one side, covering about `share` of the box's width."""
     from_left = rng.random() < 0.5
     edge = box[0] if from_left else box[2]
     reach = share * (box[2] - box[0])
@@ -84,7 +84,7 @@ def _leaves(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) ->
 
 
 def _table(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """A counter, bench or seat back in front of the lower `share` of the box."""
+    """Draws a counter, bench or seat back in front of the lower `share` of the box."""
     color = palette.jitter(rng, (134, 100, 72) if rng.random() < 0.5 else _any(rng), 20)
     top = box[3] - share * (box[3] - box[1])
     slope = float(rng.uniform(-0.12, 0.12))
@@ -100,7 +100,7 @@ def _table(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> 
 
 
 def _passer_by(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """The shoulder and arm of somebody nearer to the camera, over one side of the box."""
+    """Draws the shoulder and arm of somebody nearer to the camera, over one side of the box."""
     from_left = rng.random() < 0.5
     sign = 1.0 if from_left else -1.0
     edge = (box[0] if from_left else box[2]) + sign * share * (box[2] - box[0])
@@ -114,7 +114,7 @@ def _passer_by(canvas: Canvas, rng: np.random.Generator, box: Box, share: float)
 
 
 def _big_bag(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """A tote or parcel held before the garment."""
+    """Draws a tote or parcel held before the garment."""
     color = _any(rng)
     x, y = _middle(box)
     x += float(rng.uniform(-0.1, 0.1)) * (box[2] - box[0])
@@ -134,7 +134,7 @@ def _big_bag(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -
 def draw_open_jacket(
     canvas: Canvas, rng: np.random.Generator, figure: Figure, jacket: Garment, gap: float
 ) -> None:
-    """An unbuttoned jacket over everything, `gap` (half width, head heights) open in front."""
+    """Draws an unbuttoned jacket over everything, open by `gap` (half width, head heights)."""
     color = _any(rng)
     outline = tailoring.trunk_outline(jacket)
     half_width = max(outline.halves) + 0.1
@@ -164,7 +164,7 @@ def draw_light(
     skin: Color,
     hair: Color,
 ) -> None:
-    """One small thing in front of the garment."""
+    """Draws one small thing in front of the garment."""
     kind = int(rng.choice(5, p=[0.3, 0.2, 0.2, 0.15, 0.15]))
     if kind == 0:
         _strap(canvas, rng, figure)
@@ -187,5 +187,5 @@ _HEAVY: tuple[Callable[[Canvas, np.random.Generator, Box, float], None], ...] = 
 
 
 def draw_heavy(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """One large thing over about `share` of the box."""
+    """Draws one large thing over about `share` of the box."""
     _HEAVY[int(rng.integers(len(_HEAVY)))](canvas, rng, box, share)

@@ -56,16 +56,16 @@ class Tube:
     round_end: bool = False
 
 
-def profile(places: list[float], values: list[float]) -> np.ndarray:
-    """float32 [256]: `values` at `places` (0 start .. 1 end of the axis), linear between."""
+def profile(positions: list[float], values: list[float]) -> np.ndarray:
+    """Interpolates `values` at `positions` (0 start .. 1 end of the axis), float32 [256]."""
     line = np.linspace(0, 1, _STATIONS)
-    return np.interp(line, places, values).astype(np.float32)
+    return np.interp(line, positions, values).astype(np.float32)
 
 
 def limb(
     start: tuple[float, float], end: tuple[float, float], first: float, last: float, **more: Any
 ) -> Tube:
-    """A tube whose half width goes evenly from `first` to `last`."""
+    """Returns a tube whose half width goes evenly from `first` to `last`."""
     half = profile([0, 1], [first, last])
     return Tube(start, end, half, half, np.zeros(_STATIONS, np.float32), **more)
 
@@ -88,7 +88,7 @@ class Canvas:
         self._folds = _fold_field(width, height, scale, fold_seed)
 
     def pixel(self, point: tuple[float, float]) -> tuple[float, float]:
-        """The canvas place (pixels) of a point (head heights)."""
+        """Returns the canvas place (pixels) of a point (head heights)."""
         return (point[0] - self.origin[0]) * self.scale, (point[1] - self.origin[1]) * self.scale
 
     def _fixed(self, points: np.ndarray) -> np.ndarray:
@@ -96,13 +96,13 @@ class Canvas:
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
     def polygon(self, points: np.ndarray, color: Color) -> None:
-        """Fill a polygon (float [n, 2]) over whatever is there."""
+        """Fills a polygon (float [n, 2]) over whatever is there."""
         fixed = [self._fixed(points)]
         cv2.fillPoly(self.image, fixed, color, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(self.visible, fixed, 0, cv2.LINE_AA, _SHIFT)
 
     def stroke(self, points: np.ndarray, width: float, color: Color) -> None:
-        """Draw a line through points (float [n, 2]), `width` head heights thick."""
+        """Draws a line through points (float [n, 2]), `width` head heights thick."""
         fixed = [self._fixed(points)]
         thick = max(1, round(width * self.scale))
         cv2.polylines(self.image, fixed, False, color, thick, cv2.LINE_AA, _SHIFT)
@@ -111,7 +111,7 @@ class Canvas:
     def ellipse(
         self, middle: tuple[float, float], axes: tuple[float, float], tilt: float, color: Color
     ) -> None:
-        """Fill an ellipse: half axes in head heights, tilt in degrees."""
+        """Fills an ellipse: half axes in head heights, tilt in degrees."""
         turns = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         across, down = axes[0] * np.cos(turns), axes[1] * np.sin(turns)
         sine, cosine = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
@@ -129,7 +129,7 @@ class Canvas:
         dim: float = 1.0,
         back_side: bool = False,
     ) -> None:
-        """Draw a tube in cloth (a Panel) or one color.
+        """Draws a tube in cloth (a Panel) or one color.
 
         garment: it belongs to the photographed garment (both masks take it). flat: laid out, not
         wrapped round a body. dim: brightness factor. back_side: show the panel's back half.
@@ -166,7 +166,7 @@ class Canvas:
     def _tube_coordinates(
         self, tube: Tube, rows: slice, columns: slice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(place along the axis 0..1, coverage 0..1, side -1..1, station index) per pixel."""
+        """Returns (position along the axis 0..1, coverage 0..1, side -1..1, station) per pixel."""
         start, end = self.pixel(tube.start), self.pixel(tube.end)
         length = max(float(np.hypot(end[0] - start[0], end[1] - start[1])), 1e-3)
         axis = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
@@ -234,7 +234,7 @@ def _cloth_places(
     flat: bool,
     back_side: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of the panel for every pixel (float32, as cv2.remap takes them)."""
+    """Returns the panel's column and row for every pixel (float32, as cv2.remap takes them)."""
     height, width = panel.pixels.shape[:2]
     panel_width = width // 2 if panel.two_sided else width
     back: np.ndarray | bool = back_side
@@ -256,7 +256,7 @@ def _cloth_places(
 
 
 def _fold_field(width: int, height: int, scale: float, seed: int) -> np.ndarray:
-    """float32 [height, width] brightness of folds, about 1, the same folds at any scale."""
+    """Returns the brightness of folds, about 1, the same at any scale, float32 [height, width]."""
     tile = noise_tile(28)
     shift = (seed % 193, seed // 193 % 191)
     rolled = np.roll(tile, shift, (0, 1))

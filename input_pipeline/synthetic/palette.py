@@ -57,41 +57,41 @@ HAIR: tuple[Color, ...] = (
 
 
 def jitter(rng: np.random.Generator, color: Color, spread: int) -> Color:
-    """`color` with every channel moved by up to `spread`, kept within 0-255."""
+    """Returns `color` with every channel moved by up to `spread`, kept within 0-255."""
     moved = np.asarray(color) + rng.integers(-spread, spread + 1, 3)
     return as_color(np.clip(moved, 0, 255))
 
 
 def as_color(values: np.ndarray) -> Color:
-    """Three numbers as a tuple of plain ints."""
+    """Returns three numbers as a tuple of plain ints."""
     red, green, blue = (round(float(value)) for value in values)
     return red, green, blue
 
 
 def scaled(color: Color, factor: float) -> Color:
-    """`color` made darker (factor < 1) or lighter, kept within 0-255."""
+    """Returns `color` made darker (factor < 1) or lighter, kept within 0-255."""
     return as_color(np.clip(np.asarray(color, np.float32) * factor, 0, 255))
 
 
 def mixed(first: Color, second: Color, share: float) -> Color:
-    """`share` of `second` in `first`."""
+    """Returns `first` with `share` of `second` mixed in."""
     return as_color(np.asarray(first) * (1 - share) + np.asarray(second) * share)
 
 
 def distance(first: Color, second: Color) -> float:
-    """Euclidean distance of two RGB colors."""
+    """Returns the Euclidean distance of two RGB colors."""
     return float(np.linalg.norm(np.asarray(first, float) - np.asarray(second, float)))
 
 
 def pick(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
-    """One of `colors`, evenly."""
+    """Returns one of `colors`, evenly."""
     return colors[int(rng.integers(len(colors)))]
 
 
 def contrasting(
     rng: np.random.Generator, colors: tuple[Color, ...], against: Color, least: float = 110.0
 ) -> Color:
-    """One of `colors` at least `least` away from `against` (the farthest where none is)."""
+    """Returns one of `colors` at least `least` away from `against` (the farthest where none is)."""
     far = [color for color in colors if distance(color, against) >= least]
     if not far:
         return max(colors, key=lambda color: distance(color, against))

@@ -46,29 +46,29 @@ class Pen:
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
     def fill(self, points: object, color: Color) -> None:
-        """Fill a polygon."""
+        """Fills a polygon."""
         cv2.fillPoly(self.rgb, [self._fixed(points)], color, cv2.LINE_AA, _SHIFT)
 
     def cut(self, points: object) -> None:
-        """Cut a polygon out of the cloth."""
+        """Cuts a polygon out of the cloth."""
         cv2.fillPoly(self.alpha, [self._fixed(points)], 0, cv2.LINE_AA, _SHIFT)
 
     def line(self, points: object, width: float, color: Color, closed: bool = False) -> None:
-        """Draw a line `width` head heights thick."""
+        """Draws a line `width` head heights thick."""
         thick = max(1, round(width * PER_UNIT))
         fixed = [self._fixed(points)]
         cv2.polylines(self.rgb, fixed, closed, color, thick, cv2.LINE_AA, _SHIFT)
 
     def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
-        """Fill an upright rectangle, x and y its middle."""
+        """Fills an upright rectangle, x and y its middle."""
         self.fill(_rectangle(x, y, width, height), color)
 
     def disc(self, x: float, y: float, radius: float, color: Color) -> None:
-        """Fill a disc."""
+        """Fills a disc."""
         self.fill(_oval(x, y, radius, radius), color)
 
     def stamp(self, mask: np.ndarray, x: float, y: float, size: float, color: Color) -> None:
-        """Print a square mask with its middle at x, y and `size` head heights wide."""
+        """Prints a square mask with its middle at x, y and `size` head heights wide."""
         pixels = max(4, round(size * PER_UNIT))
         small = cv2.resize(mask, (pixels, pixels), None, 0, 0, cv2.INTER_AREA)
         left = round(float(x + self._shift[0]) * PER_UNIT - pixels / 2)
@@ -94,19 +94,19 @@ def _oval(x: float, y: float, across: float, down: float) -> np.ndarray:
 
 
 def seam_color(garment: Garment) -> Color:
-    """The color of stitching: darker than the cloth, or lighter where that is dark."""
+    """Returns the color of stitching: darker than the cloth, or lighter where that is dark."""
     base = garment.fabric.colors[0]
     return palette.scaled(base, 0.62) if sum(base) > 210 else palette.mixed(base, (255,) * 3, 0.3)
 
 
 def pocket_color(garment: Garment) -> Color:
-    """Pockets and patches stand out from the cloth, though not as much as trim."""
+    """Returns a color that stands out from the cloth, though not as much as trim."""
     return palette.mixed(garment.fabric.colors[0], garment.trim, 0.5)
 
 
 @functools.lru_cache(maxsize=64)
 def panels_of(garment: Garment) -> dict[str, Panel]:
-    """All panels of a garment by name: trunk, sleeve_left/right, leg_left/right."""
+    """Returns all panels of a garment by name: trunk, sleeve_left/right, leg_left/right."""
     panels = {"trunk": _trunk_panel(garment)}
     if garment.sleeve != "none":
         for side in tailoring.SIDES:
@@ -120,7 +120,7 @@ def panels_of(garment: Garment) -> dict[str, Panel]:
 def _cloth(
     garment: Garment, half_width: float, top: float, bottom: float, shift: float
 ) -> np.ndarray:
-    """uint8 RGB of bare fabric; `shift` moves the pattern sideways."""
+    """Returns uint8 RGB of bare fabric; `shift` moves the pattern sideways."""
     columns, rows = round(2 * half_width * PER_UNIT), round((bottom - top) * PER_UNIT)
     fine = 1 if garment.fabric.kind in ("plain", "denim", "gradient") else 2
     x = (np.arange(columns * fine, dtype=np.float32) + 0.5) / (PER_UNIT * fine) - half_width
@@ -207,7 +207,7 @@ def _draw_waist(pen: Pen, garment: Garment, outline: tailoring.Outline, front: b
 def _draw_pocket(
     pen: Pen, garment: Garment, x: float, y: float, width: float, height: float
 ) -> None:
-    """A patch pocket with a flap line, x and y its middle."""
+    """Draws a patch pocket with a flap line, x and y its middle."""
     seam = seam_color(garment)
     bottom = y + height / 2
     shape = [*_rectangle(x, y, width, height)[:2]]
@@ -257,7 +257,7 @@ def _draw_lower_front(pen: Pen, garment: Garment) -> None:
 
 
 def trunk_bottom(garment: Garment) -> float:
-    """Where the trunk piece of the garment ends."""
+    """Returns where the trunk piece of the garment ends."""
     return tailoring.trunk_outline(garment).bottom
 
 

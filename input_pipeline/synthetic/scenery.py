@@ -23,7 +23,7 @@ _WALLS: tuple[Color, ...] = (
 
 
 def draw_scene(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fill the canvas with a random scene."""
+    """Fills the canvas with a random scene."""
     height, width = canvas.whole.shape
     rows, columns = height // _COARSE + 1, width // _COARSE + 1
     page = np.empty((rows, columns, 3), np.uint8)
@@ -136,7 +136,7 @@ def _park(page: np.ndarray, rng: np.random.Generator, floor: int) -> None:
 
 
 def _thing(page: np.ndarray, rng: np.random.Generator) -> None:
-    """An object or a passer-by somewhere in the background."""
+    """Draws an object or a passer-by somewhere in the background."""
     rows, columns = page.shape[:2]
     x, y = rng.uniform(-0.1, 1.1) * columns, rng.uniform(0.0, 1.0) * rows
     kind = int(rng.integers(4))
