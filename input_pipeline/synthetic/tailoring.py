@@ -208,7 +208,7 @@ def _thigh(
     rows: tuple[float, float],
     round_end: bool = False,
 ) -> Tube:
-    """Returns the upper part of a leg, narrower below the seat, so as not to stick out at the hip."""
+    """Returns the upper part of a leg, narrower below the seat, so that it stays inside the hip."""
     share = 0.45 / (rows[1] - rows[0])
     full = halves[0] + share * (halves[1] - halves[0])
     half = profile([0, share, 1], [0.34, full, halves[1]])
