@@ -15,7 +15,7 @@ from input_pipeline import DatasetConfig, prepare
 from input_pipeline.config import PrepareOptions
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.datasets.registry import REGISTRY
 from input_pipeline.datasets.street2shop import QUERIES
 from tests.input_pipeline.conftest import write_manifest
