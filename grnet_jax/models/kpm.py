@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from grnet_jax.graph import in_chunks, pool_regions, region_counts
 from grnet_jax.graph.reasoning import accumulation_dtype, match_logit, product
-from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.config import NetworkConfig, ScalesOrNone
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import (
     RegionMatcher,
@@ -192,7 +192,7 @@ class Config(NetworkConfig):
     """Kronecker-product matching."""
 
     name: Literal["kpm"] = "kpm"
-    scales: Scales | tuple[()] = field(
+    scales: ScalesOrNone = field(
         (),
         "of the pyramid, (rows, columns), (1, 1) first, each matched within itself; (): every cell "
         "of the map with every cell",

@@ -61,8 +61,7 @@ def check_pooling(window: int, bins: int) -> None:
     """Raises InputError unless a window of so many cells can be cut into so many bins."""
     if not 1 <= bins <= window:
         raise InputError(
-            "model.landmark_bins: expected 1 to model.landmark_window bins, got "
-            f"{bins} of a window of {window} cells"
+            f"landmark_bins: expected 1 to landmark_window={window}, a window's cells, got {bins}"
         )
 
 
