@@ -186,7 +186,7 @@ class EvalConfig(Section):
 
 
 class Config(Section):
-    """A run; sections that a matcher without parameters does not need are None."""
+    """A run; loss, optimizer and train are None for a matcher without parameters."""
 
     name: str = field("", "of the run: runs/NAME is its workdir unless --workdir says otherwise")
     seed: int = field(0, "of parameters, order and augmentation", "parameters", ge=0, lt=2**63)
@@ -196,8 +196,8 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     model: Any
     loss: Any = None
-    optimizer: OptimizerConfig | None = None
-    train: TrainConfig | None = None
+    optimizer: OptimizerConfig = None  # type: ignore[assignment]
+    train: TrainConfig = None  # type: ignore[assignment]
     eval: EvalConfig = EvalConfig()
 
     @pydantic.model_validator(mode="after")

@@ -37,6 +37,8 @@ def _parse_with(config, **fields):
         for part in path:
             section = section[part]
         section[last] = value
+        if value is None:
+            del section[last]
     return parse_config(values)
 
 

@@ -198,7 +198,7 @@ def scores_by_descriptor(matcher: nn.Module) -> bool:
 
 def has_predictions(matcher: nn.Module) -> bool:
     """Whether the matcher has `predict`, and a head to do so where one can be left out."""
-    return hasattr(matcher, "predict") and getattr(matcher, "classes", 1) > 0
+    return hasattr(matcher, "predict") and getattr(matcher, "num_classes", 1) > 0
 
 
 def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Predictions:
@@ -213,10 +213,10 @@ def photos_of(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
     A batch without points is its photos; the matcher says what it lacks.
     """
     if takes_domain(matcher):
-        return DomainPhotos(batch["photo"], batch["domain"])
+        return DomainPhotos(batch["image"], batch["domain"])
     if not getattr(matcher, "takes_points", False) or "points" not in batch:
-        return batch["photo"]
-    return PointedPhotos(batch["photo"], batch["points"], batch["points_visible"])
+        return batch["image"]
+    return PointedPhotos(batch["image"], batch["points"], batch["points_visible"])
 
 
 def takes_domain(matcher: nn.Module) -> bool:
