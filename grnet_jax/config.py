@@ -186,7 +186,7 @@ class EvalConfig(Section):
 
 
 class Config(Section):
-    """A run; loss, optimizer and train are None for a matcher without parameters."""
+    """A run; a matcher without parameters has no loss."""
 
     name: str = field("", "of the run: runs/NAME is its workdir unless --workdir says otherwise")
     seed: int = field(0, "of parameters, order and augmentation", "parameters", ge=0, lt=2**63)
@@ -196,14 +196,12 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     model: Any
     loss: Any = None
-    optimizer: OptimizerConfig = None  # type: ignore[assignment]
-    train: TrainConfig = None  # type: ignore[assignment]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if len({section is None for section in (self.loss, self.optimizer, self.train)}) > 1:
-            raise ValueError("loss, optimizer, train: expected all of them, or none")
         for section in (self.model, self.loss):
             if hasattr(section, "check_config"):
                 section.check_config(self)
@@ -259,8 +257,9 @@ def _without_effect(config: Config) -> Iterator[str]:
     """Yields the fields and sections that this matcher or loss has no use for."""
     if not hasattr(config.model, "num_keypoints"):
         yield "image.keypoints"
-    if config.train is None:
-        yield from ("seed", "augment", "sampler", "eval.batch_size", "eval.search")
+    if config.loss is None:
+        yield from ("seed", "augment", "sampler", "optimizer", "train")
+        yield from ("eval.batch_size", "eval.search")
         yield "eval.protocol.val_queries"
         return
     if config.sampler.name != "pairs":

@@ -9,8 +9,8 @@ import typing
 
 import pytest
 
-from grnet_jax.reproduce.__main__ import main as reproduce
-from grnet_jax.reproduce.papers import PAPERS
+from benchmarks.reproduce.__main__ import main as reproduce
+from benchmarks.reproduce.papers import find_paper
 from input_pipeline import prepare
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.listed import ListedConfig
@@ -177,18 +177,18 @@ def test_commands_that_prepare(command):
     assert given <= {"dataset", "dir", "check", *REGISTRY[name].fields}
 
 
-@pytest.mark.parametrize("command", _commands("-m grnet_jax.reproduce"))
+@pytest.mark.parametrize("command", _commands("-m benchmarks.reproduce"))
 def test_commands_that_reproduce(command, capsys):
     words = shlex.split(command, comments=True)
-    given = words[words.index("grnet_jax.reproduce") + 1 :]
+    given = words[words.index("benchmarks.reproduce") + 1 :]
     assert reproduce(["--list", *given]) == 0
-    config = PAPERS[given[0]].config
+    config = find_paper(given[0]).config.partition(":")[0]
     assert f"python train.py --config=configs/{config}.py" in capsys.readouterr().out
 
 
 def test_every_table_of_a_paper_is_on_its_page():
     rows = _table(_ROOT / "docs/reproduce.md", "table", "what", "its own data set")
-    tables = {table.name: table.datasets[0] for table in PAPERS["grnet"].tables}
+    tables = {name: table.datasets[0] for name, table in find_paper("grnet").tables.items()}
     assert {row[0].strip("`"): row[2].strip("`") for row in rows} == tables
 
 

@@ -1,8 +1,8 @@
 """Networks from a photo to feature maps, under one interface.
 
-A backbone is a Linen module: `backbone(photos, train)` takes normalised photos [n, h, w, 3]
+A backbone is a Linen module: `backbone(photos, train)` takes normalized photos [n, h, w, 3]
 and returns its feature maps by stride, {stride: [n, h / stride, w / stride, c]}. With
-`train` BatchNorm normalises by the batch and updates its statistics (collection
+`train` BatchNorm normalizes by the batch and updates its statistics (collection
 "batch_stats"); otherwise it uses them. `build_classifier` puts the ImageNet head on one.
 """
 

@@ -25,7 +25,7 @@ class Classifier(nn.Module):
     head: nn.Module
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Logits float32 [n, classes] of normalised photos [n, h, w, 3].
+        """Logits float32 [n, classes] of normalized photos [n, h, w, 3].
 
         With `train` and a "dropout" rng, the head's dropout is on.
         """

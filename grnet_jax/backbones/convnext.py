@@ -37,7 +37,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 4, 8, 16 and 32: each stage's output.
+    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32: each stage's output.
 
     Cells right and below the last whole window of a strided layer are dropped.
 

@@ -57,7 +57,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 4, 8, 16 and 32.
+    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32.
 
     Channels are 256, 512, 1024 and 1024: each dense block's output before its transition, the
     last after the final BatchNorm and ReLU.

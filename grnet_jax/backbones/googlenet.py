@@ -67,7 +67,7 @@ BLOCKS: dict[int, dict[str, Widths]] = {
 
 
 class GoogLeNet(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 4, 8, 16 and 32.
+    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32.
 
     Channels are 192, 480, 832 and 1024; a 224x224 photo gives a 7x7 map at stride 32.
     """

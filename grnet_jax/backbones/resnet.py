@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 4, 8, 16 and 32.
+    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32.
 
     Channels are 256, 512, 1024 and 2048: the outputs of layer1 to layer4.
 

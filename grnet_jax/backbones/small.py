@@ -8,7 +8,7 @@ from grnet_jax.backbones.blocks import ConvNorm, Dtype
 
 
 class SmallNet(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 2, 4 and 8.
+    """Photos [n, h, w, 3], normalized, to maps of stride 2, 4 and 8.
 
     A 64x64 photo gives an 8x8 map of `widths[-1]` channels at stride 8, which the pyramid's
     3x3 windows still divide finely.

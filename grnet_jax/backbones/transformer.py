@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Photos [n, h, w, 3], normalised, to one map: the patches after the last LayerNorm.
+    """Photos [n, h, w, 3], normalized, to one map: the patches after the last LayerNorm.
 
     Its stride is the patch's side. Pixels right and below the last whole patch are not seen. Where
     the photo has another grid than the weights were trained on, the position embeddings are resized

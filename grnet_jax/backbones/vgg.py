@@ -64,7 +64,7 @@ class VGGStage(nn.Module):
 
 
 class VGG(nn.Module):
-    """Photos [n, h, w, 3], normalised, to maps of stride 1, 2, 4, ... twice the last stage's.
+    """Photos [n, h, w, 3], normalized, to maps of stride 1, 2, 4, ... twice the last stage's.
 
     VGG-16's channels are 64, 128, 256, 512, 512 and 512: conv1_2, conv2_2, conv3_3, conv4_3,
     conv5_3, each before its pooling, and pool5. Sides are rounded down at each pooling.

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones.preprocessing import normalise
+from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
     DomainPhotos,
@@ -91,7 +91,7 @@ class DARN(InnerProduct):
                     "DomainPhotos"
                 )
             images = DomainPhotos(images, jnp.zeros(len(images), jnp.int32))
-        normal = normalise(images.photos, self.preprocessing)
+        normal = normalize(images.photos, self.preprocessing)
         customer, shop = (self._stream(name, normal, train) for name in _STREAMS)
         is_customer = images.domain[:, None] == 0
         return jax.tree.map(lambda one, other: jnp.where(is_customer, one, other), customer, shop)

@@ -16,7 +16,7 @@ import pydantic
 
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.pooling import max_pool
-from grnet_jax.backbones.preprocessing import normalise
+from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
 from grnet_jax.errors import InputError
 from grnet_jax.graph.reasoning import accumulation_dtype
@@ -117,7 +117,7 @@ class FashionNet(InnerProduct):
         """
         pixels = images.photos if isinstance(images, PointedPhotos) else images
         moving = train and not self.frozen_batch_norm
-        maps = self.backbone(normalise(pixels, self.preprocessing), moving)
+        maps = self.backbone(normalize(pixels, self.preprocessing), moving)
         shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])
         pose = self._hidden(self.fc6_pose, self._last(self.conv5_pose, pooled, moving), train)
         pose = self._hidden(self.fc7_pose, pose, train)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from grnet_jax.graph import SimilarityGraph, pool_regions
 from grnet_jax.models.config import NetworkConfig, Scales
-from grnet_jax.models.matcher import Features, Scoring, unit_vectors
+from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
 from input_pipeline import field
 
@@ -44,19 +44,15 @@ class GRNet(RegionMatcher, kw_only=True):
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         return self.graph(query, gallery)
 
-    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+    def prepare(self, variables: Any, dtype: str) -> Any:
         """Returns the graph's parameters as `score_prepared` takes them."""
         # Squares of small differences leave float16's range: it scores in float32.
-        dtype = scoring.dtype or jnp.promote_types(self.backbone.dtype, jnp.bfloat16)
-        return self.graph.prepare(variables["params"]["graph"], dtype)
+        wide = jnp.promote_types(self.backbone.dtype, jnp.bfloat16)
+        return self.graph.prepare(variables["params"]["graph"], dtype or wide)
 
-    def score_prepared(
-        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
-    ) -> jax.Array:
+    def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns same-item logits float32 [q, g]."""
-        return self.graph.score_prepared(
-            prepared, regions_of(query), regions_of(gallery), scoring.tile
-        )
+        return self.graph.score_prepared(prepared, regions_of(query), regions_of(gallery))
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Returns the global node's edge weights before and after reasoning, [q, g, n]."""

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.preprocessing import choose_preprocessing, normalise
+from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
 from grnet_jax.models.config import NetworkConfig
-from grnet_jax.models.matcher import Features, Scoring, unit_vectors
+from grnet_jax.models.matcher import Features, unit_vectors
 
 
 class RegionMatcher(nn.Module):
@@ -30,6 +30,8 @@ class RegionMatcher(nn.Module):
     backbone: nn.Module
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
+
+    scores_are_logits = True
 
     def embed(self, images: jax.Array, train: bool = False) -> Features:
         """Returns features of images uint8 [n, h, w, 3]: regions [n, r, c], embeddings [n, d]."""
@@ -55,14 +57,12 @@ class RegionMatcher(nn.Module):
         """Returns how many numbers comparing two images of so many regions makes at once."""
         raise NotImplementedError
 
-    def prepare(self, variables: Any, scoring: Scoring) -> Any:
+    def prepare(self, variables: Any, dtype: str) -> Any:
         """Returns the score's parameters, and the dtype that regions are compared in."""
         params = {name: part for name, part in variables["params"].items() if name != "backbone"}
-        return {"params": params, "dtype": np.zeros((), scoring.dtype or self.backbone.dtype)}
+        return {"params": params, "dtype": np.zeros((), dtype or self.backbone.dtype)}
 
-    def score_prepared(
-        self, prepared: Any, query: Features, gallery: Features, scoring: Scoring
-    ) -> jax.Array:
+    def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns what `score` does, computed by one query and a tile of gallery images at a time.
 
         Memory does not grow with the queries, and with the gallery only where tiles are as large.
@@ -73,8 +73,7 @@ class RegionMatcher(nn.Module):
             logits: Any = self.apply({"params": prepared["params"]}, x, y, method="score_regions")
             return logits
 
-        tile = scoring.tile or choose_tile(self.pair_numbers(*x.shape[1:]))
-        return in_tiles(score, x, y, tile)
+        return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Scores the images against themselves; touches every parameter, for `init`."""
@@ -91,7 +90,7 @@ def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array
       train: whether BatchNorm that is not frozen takes the batch's statistics.
     """
     maps = matcher.backbone(
-        normalise(images, matcher.preprocessing), train and not matcher.frozen_batch_norm
+        normalize(images, matcher.preprocessing), train and not matcher.frozen_batch_norm
     )
     return maps[max(maps)]
 

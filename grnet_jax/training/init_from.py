@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 from absl import logging
 
-from grnet_jax.backbones.weights import read_weights, read_weights_info
+from grnet_jax.backbones.pretrained.weights import read_weights, read_weights_info
 from grnet_jax.config import Config, fields_affecting
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import place_replicated
+from grnet_jax.sharding import place_replicated
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.optimizers import trainable_mask
 from grnet_jax.training.state import TrainState

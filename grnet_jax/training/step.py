@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from grnet_jax.mesh import replicated, sharded
+from grnet_jax.sharding import replicated, sharded
 from grnet_jax.training.objectives import Objective
 from grnet_jax.training.optimizers import Schedule
 from grnet_jax.training.state import TrainState

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from grnet_jax import models
-from grnet_jax.backbones.preprocessing import normalise
+from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.models import DomainPhotos
 from tests.small import random_images, random_variables, small_matcher
@@ -42,7 +42,7 @@ def test_outputs_are_those_of_each_images_own_stream(matcher):
     streams = []
     for name in ("customer", "shop"):
         backbone = {kind: part[name] for kind, part in variables.items()}
-        pixels = normalise(images.photos, matcher.preprocessing)
+        pixels = normalize(images.photos, matcher.preprocessing)
         maps = jax.jit(getattr(matcher, name).apply)(backbone, pixels)
         streams.append(naive_stream(variables["params"], name, maps[max(maps)]))
     outputs = features.descriptor, predictions.category, predictions.attributes

@@ -10,7 +10,7 @@ import pytest
 from configs import fashionnet
 from grnet_jax import models
 from grnet_jax.backbones.pooling import max_pool
-from grnet_jax.backbones.preprocessing import normalise
+from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.models.landmark_pooling import pool_landmarks
@@ -42,7 +42,7 @@ def test_equals_its_layers_in_numpy(built):
         return np.maximum(dense(name, x), 0)
 
     bound = matcher.bind(variables)
-    maps = bound.backbone(normalise(images, "imagenet"), False)
+    maps = bound.backbone(normalize(images, "imagenet"), False)
     shared, pooled = maps[4], maps[8]
     np.testing.assert_array_equal(pooled, max_pool(shared, 2, 2, ceil=False))
 

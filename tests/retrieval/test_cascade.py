@@ -12,7 +12,6 @@ from etils import epath
 import input_pipeline
 from configs import colour_histogram
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, Scoring
 from grnet_jax.retrieval.cascade import (
     Shortlist,
@@ -29,6 +28,7 @@ from grnet_jax.retrieval.report import format_table, results_dict
 from grnet_jax.retrieval.sources import Distinct, HeldFeatures, Part
 from grnet_jax.retrieval.store import FeatureStore, Origin
 from grnet_jax.retrieval.tasks import identical_rows, make_task, positive_rows
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import build_run
 
 _FIELDS = ("ranks", "other_ranks", "top_rows", "top_scores")

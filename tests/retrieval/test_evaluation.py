@@ -11,7 +11,7 @@ from etils import epath
 from grnet_jax import metrics
 from grnet_jax.retrieval.breakdowns import box_shares, break_down
 from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import BINS, mean_of_categories, measure, pair_calibration
+from grnet_jax.retrieval.measures import BINS, compute_metrics, macro_average, pair_calibration
 from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.report import format_breakdowns, format_table, results_dict, write_results
@@ -36,7 +36,7 @@ _FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 
 def _evaluation():
     protocols = make_protocols("synthetic", 70, query_choices(*_FLAGS))
-    figures = measure(protocols, _RANKS, _ITEMS, _BEST, logits=True)
+    figures = compute_metrics(protocols, _RANKS, _ITEMS, _BEST, logits=True)
     ranking = Ranking(_RANKS, np.zeros((4, 1), int), _BEST[:, None])
     sums = metrics.calibration_sums(_SCORES, _SAME, metrics.fine_edges(BINS))
     task = Task(
@@ -105,7 +105,7 @@ def test_categories_are_protocols_with_galleries_of_their_own():
     bags = np.array([True, False, False, True])
     protocols = make_protocols("made up", 70, query_choices(*_FLAGS), [("bags", bags, 12)])
     assert [p.name for p in protocols][-1] == "category:bags"
-    figures = measure(protocols, _RANKS, _ITEMS)["category:bags"]
+    figures = compute_metrics(protocols, _RANKS, _ITEMS)["category:bags"]
     assert (figures.title, figures.gallery, figures.queries) == ("bags (made up)", 12, 2)
 
 
@@ -114,8 +114,8 @@ def test_the_mean_over_categories_is_unweighted():
         Protocol(name, name, np.array(queries, bool), 10)
         for name, queries in (("a", [1, 1, 0, 0]), ("b", [0, 0, 0, 1]), ("c", [0, 0, 1, 0]))
     ]
-    parts = list(measure(protocols, _RANKS, _ITEMS).values())
-    mean = mean_of_categories(parts, "made up")
+    parts = list(compute_metrics(protocols, _RANKS, _ITEMS).values())
+    mean = macro_average(parts, "made up")
     assert mean.title == "Mean over 2 categories (made up)"  # c has no measured query
     assert mean.values["top1"] == pytest.approx((1 / 2 + 0) / 2)
     assert mean.values["top5"] == pytest.approx((1 + 0) / 2)
@@ -164,7 +164,7 @@ def test_table_names_queries_without_a_match():
 
 def test_measuring_no_query_gives_no_number():
     nothing = Protocol("easy", "Easy", np.zeros(4, bool), 70)
-    figures = measure([nothing], _RANKS, _ITEMS, _BEST, logits=True)["easy"]
+    figures = compute_metrics([nothing], _RANKS, _ITEMS, _BEST, logits=True)["easy"]
     assert all(np.isnan(value) for value in figures.values.values())
     assert np.isnan(list(figures.intervals.values())).all()
     assert (figures.open_set, figures.best_match) == (None, None)
@@ -177,11 +177,11 @@ def test_protocols_measured_together_are_those_measured_alone():
     ranks[:, 2] = np.where(rng.random(60) < 0.5, 0, ranks[:, 2])
     items, best = rng.integers(0, 20, 60), rng.normal(size=60).astype(np.float32)
     protocols = [Protocol(str(g), str(g), rng.random(60) < 0.5, 70) for g in range(3)]
-    together = measure(protocols, ranks, items, best, logits=True)
+    together = compute_metrics(protocols, ranks, items, best, logits=True)
     for protocol in protocols:
         q = protocol.queries
         whole = Protocol("only", "only", np.ones(q.sum(), bool), 70)
-        alone = measure([whole], ranks[q], items[q], best[q], logits=True)["only"]
+        alone = compute_metrics([whole], ranks[q], items[q], best[q], logits=True)["only"]
         found = together[protocol.name]
         for one, other in (
             (found.values, alone.values),
@@ -216,12 +216,12 @@ def test_calibration_of_best_matches_counts_queries_without_a_match_as_misses():
     assert found.values["ece"] == pytest.approx(np.mean(np.abs(p - right)))
     low, high = found.brier_interval
     assert 0 <= low < found.values["brier"] < high <= 1
-    assert measure(_evaluation().protocols, _RANKS, _ITEMS, _BEST)["all"].best_match is None
+    assert compute_metrics(_evaluation().protocols, _RANKS, _ITEMS, _BEST)["all"].best_match is None
 
 
 def test_a_query_without_a_gallery_has_no_best_match():
     best = np.array([3.0, 1.0, -np.inf, -1.0], np.float32)
-    figures = measure(_evaluation().protocols, _RANKS, _ITEMS, best, logits=True)
+    figures = compute_metrics(_evaluation().protocols, _RANKS, _ITEMS, best, logits=True)
     assert figures["all"].best_match.pairs == 3
     assert figures["all"].open_set.auroc == 1
     assert figures["hard_cropping"].best_match is None

@@ -8,7 +8,6 @@ from sklearn.decomposition import PCA
 import input_pipeline
 from configs import colour_histogram
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
 from grnet_jax.retrieval.digests import model_digest
 from grnet_jax.retrieval.evaluation import Evaluator
@@ -25,6 +24,7 @@ from grnet_jax.retrieval.postprocessing import (
 from grnet_jax.retrieval.report import results_dict
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Group, make_task
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import build_run
 
 _Q, _G, _D = 13, 29, 6

@@ -10,7 +10,6 @@ from etils import epath
 
 from configs import grnet
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.metrics import calibration_sums, fine_edges, positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.embedding import embed_rows, host_rows, make_embed
@@ -18,6 +17,7 @@ from grnet_jax.retrieval.journal import Journal
 from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all, score_blocks
 from grnet_jax.retrieval.sources import HeldFeatures, Part
 from grnet_jax.retrieval.tasks import identical_rows, positive_rows
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 
 

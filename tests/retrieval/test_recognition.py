@@ -164,7 +164,7 @@ def test_unknown_categories_do_not_count_and_intervals_are_by_item():
         "category_top1": 0.4, "category_top3": 0.8, "category_top5": 1.0, "category_commonest": 0.4
     }  # fmt: skip
     kept = category >= 0
-    wanted = metrics.clustered_interval(hits[kept, 0].astype(float), item[kept])
+    wanted = metrics.clustered_intervals(hits[kept, :1], item[kept], np.ones((1, 5), bool))[0, 0]
     np.testing.assert_allclose(intervals["category_top1"], wanted)
     values, intervals = category_figures(np.full(6, -1), item, hits)
     assert all(map(math.isnan, values.values()))

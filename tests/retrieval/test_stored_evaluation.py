@@ -17,7 +17,6 @@ from etils import epath
 
 import input_pipeline
 from configs import colour_histogram
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.journal import Journal
@@ -25,6 +24,7 @@ from grnet_jax.retrieval.ranking import make_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.store import FeatureStore, Origin, StoreError
 from grnet_jax.retrieval.tasks import make_task, positive_rows
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.setup import build_run
 from tests.retrieval.test_ranking import InnerProduct
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.config import parse_config
 from grnet_jax.training.build import build_run
 from grnet_jax.training.objectives import build_objective

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints
 from grnet_jax.training.setup import build_run

@@ -8,7 +8,7 @@ import pytest
 from configs import fashionnet, fir, grnet
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run, count_steps
 from grnet_jax.training.loss_schedule import build_loss_weights
 from grnet_jax.training.optimizers import build_optimizer, trainable_mask

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.training.step import make_train_step
 from tests.small import small_config

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
 from grnet_jax.training.checkpoints import check_same_config, read_config, write_config
