@@ -217,5 +217,5 @@ class Checkpoints:
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:
-    # Where photos cannot be ranked, they have categories.
+    # Where images cannot be ranked, they have categories.
     return metrics["top1"] if "top1" in metrics else metrics["category_top1"]
