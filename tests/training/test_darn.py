@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from grnet_jax.training.setup import build_run
 
 from configs import darn
 from grnet_jax import commands, losses, models
@@ -14,7 +15,6 @@ from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import DomainPhotos
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
 from tests.training.test_recognition import Index, check_eight_devices, random_batch
 
 

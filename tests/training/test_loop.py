@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from grnet_jax.training.setup import build_run
 
 from grnet_jax.errors import InputError
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints
-from grnet_jax.training.setup import build_run
 
 # Reading a damaged file, orbax leaves tasks of its own behind that cannot be awaited any more.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

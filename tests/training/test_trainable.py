@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grnet_jax.training.setup import build_run, check_trainable, restore_run, start_state
 
 from grnet_jax import sharding
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
 from grnet_jax.training.optimizers import make_optimizer, trainable_mask
-from grnet_jax.training.setup import build_run, check_trainable, restore_run, start_state
 from tests.training.test_step import first_step, small_config
 
 

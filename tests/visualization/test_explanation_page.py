@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 from etils import epath
-from PIL import Image
-
-from grnet_jax.errors import InputError
 from grnet_jax.retrieval.evaluation import Evaluation
 from grnet_jax.retrieval.ranking import Ranking
 from grnet_jax.retrieval.tasks import Group, Task
+from PIL import Image
+
+from grnet_jax.errors import InputError
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
     choose_queries,

@@ -6,11 +6,11 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 from etils import epath
+from grnet_jax.retrieval.measures import BINS, TOP_K, compute_metrics
+from grnet_jax.retrieval.protocols import Protocol
 from PIL import Image
 
 from grnet_jax.errors import InputError
-from grnet_jax.retrieval.measures import BINS, TOP_K, compute_metrics
-from grnet_jax.retrieval.protocols import Protocol
 from grnet_jax.visualization import plots
 from grnet_jax.visualization.__main__ import main
 from grnet_jax.visualization.plots import Curve, plot_curves
