@@ -9,7 +9,7 @@ from etils import epath
 
 from grnet_jax.evaluation.breakdowns import break_down
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.evaluation.retrieval_metrics import Calibration, RetrievalMetrics, OpenSet
+from grnet_jax.evaluation.retrieval_metrics import Calibration, OpenSet, RetrievalMetrics
 from grnet_jax.metrics import CalibrationSums
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")

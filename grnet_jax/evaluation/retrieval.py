@@ -29,8 +29,8 @@ from grnet_jax.evaluation.retrieval_metrics import (
     BINS,
     Calibration,
     RetrievalMetrics,
-    macro_average,
     compute_metrics,
+    macro_average,
     pair_calibration,
 )
 from grnet_jax.models import photos_of, scores_by_descriptor
@@ -249,7 +249,9 @@ class RetrievalEvaluator:
         fields = {f"eval.search.{name}": getattr(self._search, name) for name in _PROCESSING}
         return {name: value for name, value in fields.items() if value}
 
-    def _measure(self, ranking: RankingResult) -> tuple[list[QuerySubset], dict[str, RetrievalMetrics]]:
+    def _measure(
+        self, ranking: RankingResult
+    ) -> tuple[list[QuerySubset], dict[str, RetrievalMetrics]]:
         """The protocol's subsets, and the metrics of these and of all categories by name."""
         protocol = self.protocol
         index, rows = protocol.images.index, protocol.query_rows

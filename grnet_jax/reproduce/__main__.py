@@ -19,11 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from PIL import Image
 
 from grnet_jax.errors import InputError, check_at_least
-from grnet_jax.figures.curves import draw_curves
-from grnet_jax.figures.measured_plots import write_plots
 from grnet_jax.reproduce.papers import PAPERS, find_paper
 from grnet_jax.reproduce.printing import format_table, heading, landmark_curves, top_k_curves
 from grnet_jax.reproduce.runner import (
@@ -39,6 +36,7 @@ from grnet_jax.reproduce.runner import (
 from grnet_jax.reproduce.tables import BREAKDOWNS, RECOGNITION, Row, Table
 from grnet_jax.results_file import RESULTS, ROOT, ResultsFile
 from grnet_jax.runtime import session
+from grnet_jax.visualization.plots import plot_curves, write_plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,19 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             title = heading(table, options.dataset)
-            _draw(table, options.dataset, found, title).save(path)
+            _plot(table, options.dataset, found, title).savefig(path)
             print(f"Wrote {_shown_path(path)}")
     return 0
 
 
-def _draw(
+def _plot(
     table: Table, dataset: str, found: Mapping[int, Sequence[Mapping[str, Any]]], title: str
-) -> Image.Image:
-    """The table's curves: of landmarks, or of top-k accuracy."""
+) -> Any:
+    """Plots the table's curves: of landmarks, or of top-k accuracy."""
     if table.protocols == (RECOGNITION,):
-        axis = "normalised distance, % of the side of what the network sees"
-        return draw_curves(landmark_curves(table, found), title, axis)
-    return draw_curves(top_k_curves(table, dataset, found), title)
+        panels = {"visible landmarks within the distance": landmark_curves(table, found)}
+        return plot_curves(panels, title, "normalized distance, % of the side of the input")
+    return plot_curves({"top-k accuracy": top_k_curves(table, dataset, found)}, title)
 
 
 def _plot_runs(wanted: Sequence[tuple[Row, Experiment]], runs: pathlib.Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.figures.curves import Curve
-from grnet_jax.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
 from grnet_jax.evaluation.reports import column_title
+from grnet_jax.reproduce.tables import BREAKDOWNS, CATEGORIES, RECOGNITION, Row, Table
+from grnet_jax.visualization.plots import Curve
 
 _NOTHING = "–"
 _MEAN = "category_mean"

@@ -14,10 +14,10 @@ from etils import epath
 from ml_collections import config_flags
 
 from grnet_jax.errors import InputError
+from grnet_jax.evaluation.retrieval_metrics import TOP_K
 from grnet_jax.reproduce.tables import Paper, Row, Table
 from grnet_jax.results_file import ROOT, ResultsFile, run_command
 from grnet_jax.search.fingerprints import fingerprint
-from grnet_jax.evaluation.retrieval_metrics import TOP_K
 from grnet_jax.training.checkpoints import Checkpoints
 from grnet_jax.training.setup import count_steps
 

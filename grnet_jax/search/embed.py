@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.sharding import check_divisible, place_batch, replicated, sharded
 from grnet_jax.models import Features
 from grnet_jax.search.ranking import Progress, ignore_progress
+from grnet_jax.sharding import check_divisible, place_batch, replicated, sharded
 from input_pipeline import ImageConfig
 
 Batches = Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]]

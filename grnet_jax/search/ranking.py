@@ -24,11 +24,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.sharding import replicated, sharded, split_rows
 from grnet_jax.metrics import CalibrationSums, add_sums, calibration_sums, positive_ranks
 from grnet_jax.models import Features
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.features import FeatureSource, InMemoryFeatures, read_blocks
+from grnet_jax.sharding import replicated, sharded, split_rows
 
 _SCORE_BYTES = 256 << 20  # of a chunk's scores on the host
 _CHUNK_QUERIES = 512  # at most, so that a kill does not cost much
@@ -36,7 +36,6 @@ _QUERY_ROWS = 32  # queries that a device scores at once
 _GALLERY_ROWS = 64  # gallery images with regions that they are scored against
 _EMBEDDING_ROWS = 4096  # embeddings: products so small would mostly wait for the next block
 _MATRIX_ROWS = 32  # of the matrix, that ranks and lists are computed of at once
-_CALIBRATION_COLUMNS = 64  # of a row that are summed up in float32
 
 Score = Callable[[Features, Features], jax.Array]
 # Told how many pairs are done, and whether an earlier call did them.
@@ -342,24 +341,17 @@ def _rank_chunk(
 
 
 _positive_ranks = jax.jit(positive_ranks)
-_calibration_sums = jax.jit(calibration_sums)
 
 
 def _pair_sums(scores: np.ndarray, positives: np.ndarray, edges: np.ndarray) -> CalibrationSums:
-    """Sums over all pairs of scores [q, g], piece by piece, in float64: float32 is too short."""
+    """Sums over all pairs of scores [q, g], some rows at a time."""
     sums = CalibrationSums(*np.zeros((len(CalibrationSums._fields), len(edges) + 1)))
-    rows, columns = _MATRIX_ROWS, 8 * _CALIBRATION_COLUMNS
-    for first in range(0, len(scores), rows):
-        part = scores[first : first + rows]
+    for first in range(0, len(scores), _MATRIX_ROWS):
+        part = scores[first : first + _MATRIX_ROWS]
         same = np.zeros(part.shape, bool)
-        query, place = np.nonzero(positives[first : first + len(part)] >= 0)
-        same[query, positives[first + query, place]] = True
-        for start in range(0, part.shape[1], columns):
-            piece = (slice(None), slice(start, start + columns))
-            arrays = [part[piece], same[piece], np.ones_like(same[piece])]
-            missing = ((0, rows - len(part)), (0, columns - arrays[0].shape[1]))
-            padded = [np.pad(array, missing).reshape(-1, _CALIBRATION_COLUMNS) for array in arrays]
-            sums = add_sums(sums, _calibration_sums(padded[0], padded[1], edges, padded[2]))
+        query, column = np.nonzero(positives[first : first + len(part)] >= 0)
+        same[query, positives[first + query, column]] = True
+        sums = add_sums(sums, calibration_sums(part, same, edges))
     return sums
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.sharding import replicated, sharded, split_rows
 from grnet_jax.models import Features
 from grnet_jax.search.features import FeatureSource, InMemoryFeatures, read_ahead, read_blocks
 from grnet_jax.search.ranking import (
@@ -30,6 +29,7 @@ from grnet_jax.search.ranking import (
     score_matrix,
     top_k,
 )
+from grnet_jax.sharding import replicated, sharded, split_rows
 
 _LIST_ROWS = 64  # of each query's shortlist, that are scored at once, at most
 # Above every inner product; whole numbers from here to 2 ** 24 are exact in float32.

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from grnet_jax.errors import InputError
-from grnet_jax.retrieval.measures import TOP_K, RetrievalMetrics
+from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
