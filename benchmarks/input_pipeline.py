@@ -3,14 +3,15 @@
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --manifest=photos/manifest.csv --photos="what they are"
 
-The first measures the embedded set at 64 pixels, the second a manifest's training photos at 224.
+The first measures the embedded set at the demo's size, the second a manifest's training photos at
+224 pixels.
 
-pipeline: `train_batches` as training reads it: the order, records from disk, decoding, cut,
+pipeline: `train_batches` as training reads it: the order, records from disk, decoding, crop,
   antialiased resizing, rounding, flips, batches of 64 photos as uint8 NumPy arrays.
-bare: tf.data over the encoded photos of the pipeline's first batches and the same cuts, all held
+bare: tf.data over the encoded photos of the pipeline's first batches and the same crops, all held
   in memory: tf.image.decode_and_crop_jpeg and tf.image.resize, with the pipeline's arithmetic
   (accurate inverse DCT, antialiased), AUTOTUNE, batches of 64 as float32 NumPy arrays. No order,
-  no records, no margin around a cut, no rounding, no flips.
+  no records, no margin around a crop, no rounding, no flips.
 bare, uint8: as bare, each photo then cast to uint8, which makes batches a quarter as large.
 default: as bare, with the defaults of both functions: other pixels, without antialiasing.
 The ratio of a round is that to the faster of the two bare ways in this round.
@@ -30,17 +31,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
-from grnet_jax.results_file import ROOT, ResultsFile
-from grnet_jax.training.setup import resolve_preprocessing
-from input_pipeline import Split, load_dataset, train_batches
-from input_pipeline.crops import CropBoxes
+from grnet_jax.config import Config, parse_config
+from input_pipeline import CropBoxes, ImageConfig, Split, load_dataset, train_batches
 from input_pipeline.datasets.records import parse_record
-from input_pipeline.sampling import make_sampler
+from input_pipeline.sampling import build_sampler
 
 _WAYS = ("pipeline", "bare", "bare_uint8", "default")
 _BARE = ("bare", "bare_uint8")
@@ -71,10 +70,10 @@ def main() -> None:
     options = parser.parse_args()
     command = "python -m benchmarks.input_pipeline [--manifest=photos/manifest.csv]"
     results = ResultsFile("input_pipeline_cpu", command, ("photos",))
-    data = _data(options.manifest, options.data_dir)
-    split = load_dataset(data).split("train")
+    config = _config(options.manifest, options.data_dir)
+    split = load_dataset(config.dataset).split("train")
     photos = options.photos or ("manifest" if options.manifest else "synthetic set")
-    row = {"photos": photos, **_measure(split, data, options.rounds, options.seconds)}
+    row = {"photos": photos, **_measure(split, config, options.rounds, options.seconds)}
     results.add(row)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
@@ -97,10 +96,10 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
         ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
         cells = [row["photos"], str(row["image_size"]), *ways, ratio, f"{row['cpu_ratio']:.2f}"]
         rates.append("| " + " | ".join(cells) + " |")
-        found = row["memory"]
-        cells = [row["photos"], f"{found['batches']}", f"{found['epochs']:.1f}"]
-        cells += [f"{found['first_tenth_mb']:.0f}", f"{found['last_tenth_mb']:.0f}"]
-        memory.append("| " + " | ".join([*cells, f"{found['mb_a_1000_batches']:+.1f}"]) + " |")
+        sampled = row["memory"]
+        cells = [row["photos"], f"{sampled['batches']}", f"{sampled['epochs']:.1f}"]
+        cells += [f"{sampled['first_tenth_mb']:.0f}", f"{sampled['last_tenth_mb']:.0f}"]
+        memory.append("| " + " | ".join([*cells, f"{sampled['mb_a_1000_batches']:+.1f}"]) + " |")
     tables = [rates, memory]
     if full := [row for row in rows if row["image_size"] == 224]:
         tables.append(_needed(full))
@@ -132,37 +131,35 @@ def _step_macs(photos: int) -> float:
     return 1e9 * (photos * photo + (photos // 2) ** 2 * pair)
 
 
-def _data(manifest: str, folder: str) -> ml_collections.ConfigDict:
+def _config(manifest: str, folder: str) -> Config:
     config = grnet.get_config("manifest" if manifest else "synthetic")
-    if manifest:
-        config.model.backbone.name, config.data.image_size = "googlenet", 224
-    config.data.manifest, config.data.dir, config.data.box_jitter = manifest, folder, 0.0
-    return resolve_preprocessing(config).data
+    config.dataset.source, config.dataset.dir = manifest, folder
+    config.augment.update(crop_jitter=0.0, color_jitter=0.0)
+    return parse_config(config)
 
 
-def _measure(
-    split: Split, data: ml_collections.ConfigDict, rounds: int, seconds: float
-) -> dict[str, Any]:
+def _measure(split: Split, config: Config, rounds: int, seconds: float) -> dict[str, Any]:
     def pipeline() -> Iterator[Any]:
-        return train_batches(
-            split, data, batch_size=_PHOTOS // 2, start_step=0, steps=10**9, seed=0
-        )
+        sections = config.image, config.augment, config.sampler
+        items = _PHOTOS // 2
+        return train_batches(split, *sections, batch_size=items, start_step=0, steps=10**9, seed=0)
 
-    memory = _memory(pipeline(), make_sampler(split, data, 0).epoch_length / (_PHOTOS // 2))
-    images, cuts = _held(split, data)
+    epoch = build_sampler(split, config.sampler, 0).epoch_length / (_PHOTOS // 2)
+    memory = _memory(pipeline(), epoch)
+    images, crops = _read_images(split, config)
     ways = {
         "pipeline": pipeline(),
-        "bare": _bare(images, cuts, data),
-        "bare_uint8": _bare(images, cuts, data, dtype=tf.uint8),
-        "default": _bare(images, cuts, data, dct="", antialias=False),
+        "bare": _bare(images, crops, config.image),
+        "bare_uint8": _bare(images, crops, config.image, dtype=tf.uint8),
+        "default": _bare(images, crops, config.image, dct="", antialias=False),
     }
     for batches in ways.values():
         _turn(batches, seconds)  # AUTOTUNE finds its settings
     turns = [{name: _turn(ways[name], seconds) for name in ways} for _ in range(rounds)]
     row: dict[str, Any] = {
-        "image_size": data.image_size,
-        "interpolation": data.interpolation,
-        "mean_cut": np.mean(cuts[:, 2:] - cuts[:, :2], axis=0).round().tolist(),
+        "image_size": config.image.size,
+        "interpolation": config.image.interpolation,
+        "mean_crop": np.mean(crops[:, 2:] - crops[:, :2], axis=0).round().tolist(),
         "mean_bytes": round(float(np.mean([len(image) for image in images]))),
         "memory": memory,
         "ratios": [
@@ -196,36 +193,36 @@ def _turn(batches: Iterator[Any], seconds: float) -> _Turn:
     )
 
 
-def _held(split: Split, data: ml_collections.ConfigDict) -> tuple[list[bytes], np.ndarray]:
-    """The upright JPEGs of the pipeline's first batches, and what is cut out of each."""
-    sampler = make_sampler(split, data, 0)
+def _read_images(split: Split, config: Config) -> tuple[list[bytes], np.ndarray]:
+    """The upright JPEGs of the pipeline's first batches, and the crop of each."""
+    sampler = build_sampler(split, config.sampler, 0)
     items = _PHOTOS // 2
     plans = [sampler.plan(s, batch_size=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
     rows = np.concatenate([plan.rows.reshape(-1) for plan in plans])
     records = [parse_record(record) for record in split.read(rows)]
-    kept = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
-    if not any(kept):
+    upright = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
+    if not any(upright):
         raise SystemExit("No photo is an upright JPEG: there is nothing to compare with")
-    images = [record.image for record, keep in zip(records, kept, strict=True) if keep]
-    return images, CropBoxes(split, data).pixels(rows[kept])
+    images = [record.image for record, keep in zip(records, upright, strict=True) if keep]
+    return images, CropBoxes(split, config.image).pixels(rows[upright])
 
 
 def _bare(
     images: list[bytes],
-    cuts: np.ndarray,
-    data: ml_collections.ConfigDict,
+    crops: np.ndarray,
+    image: ImageConfig,
     *,
     dct: str = "INTEGER_ACCURATE",
     antialias: bool = True,
     dtype: tf.DType = tf.float32,
 ) -> Iterator[np.ndarray]:
-    left, top, right, bottom = cuts.T
-    size, method = [data.image_size] * 2, data.interpolation
+    left, top, right, bottom = crops.T
+    size, method = [image.size] * 2, image.interpolation
     windows = np.stack([top, left, bottom - top, right - left], axis=1).astype(np.int32)
 
     def photo(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=dct)
-        return tf.cast(tf.image.resize(image, size, method, antialias=antialias), dtype)
+        crop = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=dct)
+        return tf.cast(tf.image.resize(crop, size, method, antialias=antialias), dtype)
 
     return (
         tf.data.Dataset.from_tensor_slices((images, windows))

@@ -8,7 +8,6 @@ import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
-from grnet_jax.sharding import make_mesh
 from grnet_jax.models import Features, Predictions, photos_of
 from grnet_jax.search.embed import embed_rows, make_embed, make_predict
 from grnet_jax.search.features import InMemoryFeatures
@@ -21,6 +20,7 @@ from grnet_jax.search.ranking import (
     query_block,
     score_matrix,
 )
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
 from input_pipeline import (

@@ -16,7 +16,7 @@ from etils import epath
 from grnet_jax.export.writing import PLATFORMS, export_matcher
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.setup import restore_run
+from grnet_jax.training.build import restore_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

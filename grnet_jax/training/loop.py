@@ -28,7 +28,7 @@ from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
-from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch, train_batches
+from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch
 
 # Of the objective's metrics, beside the loss.
 _SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
@@ -89,7 +89,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
 
 def _check(config: Config, devices: Mesh) -> None:
     """Raises InputError for what a config's fields alone do not show to be wrong."""
-    if config.train is None or config.loss is None or config.optimizer is None:
+    if config.loss is None:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     check_trainable(build_run(config, devices))
     batch_size, group = config.train.batch_size, config.sampler.group_size
@@ -140,7 +140,7 @@ class _Loop:
         self._evaluators: Mapping[str, Any] = {}
         if run.config.train.eval_every and dataset.has_split("val"):
             self._evaluators = build_evaluators(
-                run.config, run.matcher, run.mesh, dataset, split="val"
+                run.config, run.matcher, run.mesh, dataset, "val", validation=True
             )
         elif run.config.train.eval_every:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
@@ -185,6 +185,8 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
+        from input_pipeline import train_batches  # needs TensorFlow
+
         config = self._run.config
         batches = train_batches(
             self._dataset.split("train"),
@@ -284,7 +286,7 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     """Logs the parameters, the data and the length of the run."""
     if jax.process_index() == 0:
         parameter_overview.log_parameter_overview(state.params)
-    config: Any = run.config.train
+    config = run.config.train
     batch = {
         "pairs": f"items x 2 images ({config.batch_size**2} pairs)",
         "items": f"items x {run.config.sampler.images_per_item} images",

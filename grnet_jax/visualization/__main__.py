@@ -106,9 +106,9 @@ def _explain_dataset(
     dataset = load_dataset(config.dataset.model_copy(update={"dir": directory}))
     split = options.split or config.eval.protocol.split
     if options.query:
-        photos = dataset.split(split)
-        pair = named_pair(photos.index, options.query, options.gallery)
-        section = _section(explainer, photos, config.image, [pair], "")
+        images = dataset.split(split)
+        pair = named_pair(images.index, options.query, options.gallery)
+        section = _section(explainer, images, config.image, [pair], "")
         return [section], f"A pair of {dataset.title}, {split} split."
 
     def protocol(queries: int) -> Any:
@@ -138,9 +138,9 @@ def _section(
     """Loads and explains a query's pairs; the title has the query's annotations."""
     query = load_images(split, config, [pairs[0].query])[0]
     explained = [
-        _explain(explainer, query, image, pair)
+        _explain(explainer, query, gallery, pair)
         for pair in pairs
-        for image in load_images(split, config, [pair.gallery])
+        for gallery in load_images(split, config, [pair.gallery])
     ]
     index, row = split.index, pairs[0].query
     known = [note, VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
