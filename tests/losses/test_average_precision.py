@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.losses import average_precision_loss
 from tests.losses import naive
 

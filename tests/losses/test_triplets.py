@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.losses import AVERAGES, FORMS, MINERS, comparison_masks, triplet_loss, triplets
 from tests.losses import naive
 

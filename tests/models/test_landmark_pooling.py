@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models.landmark_pooling import pool_landmarks
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.reproduce.papers import find_paper
 from grnet_jax.reproduce.printing import format_table, landmark_curves

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.reproduce.papers import find_paper
 from grnet_jax.reproduce.printing import format_table

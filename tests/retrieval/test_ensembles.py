@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import colour_histogram
-from grnet_jax import mesh as meshes
 from grnet_jax import models
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.retrieval.ensembles import (

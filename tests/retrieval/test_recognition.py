@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 from sklearn.metrics import recall_score
 
-from grnet_jax import mesh as meshes
 from grnet_jax import metrics, models
+from grnet_jax import sharding as meshes
 from grnet_jax.retrieval.recognition import (
     THRESHOLDS,
     Recognition,

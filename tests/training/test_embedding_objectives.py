@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import embedding, grnet
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.losses import average_precision_loss, class_cross_entropy, triplet_loss
 from grnet_jax.retrieval.evaluation import Evaluator

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import grnet_jax
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.backbones import build_classifier
 from grnet_jax.backbones.preprocessing import PREPROCESSING
 from grnet_jax.backbones.pretrained.weights import Weights, write_weights
@@ -33,7 +33,7 @@ def weights(tmp_path_factory):
 def test_the_backbone_starts_from_the_file_and_the_graph_afresh(tiny_config, weights):
     config = tiny_config()
     path, variables = weights
-    devices = mesh.make_mesh(jax.devices()[:2])
+    devices = sharding.make_mesh(jax.devices()[:2])
     fresh = build_run(config, devices).create_state()
     config.model.backbone.pretrained = path
     state = start_state(build_run(config, devices))
@@ -78,7 +78,7 @@ def test_a_file_that_does_not_agree_is_named(tiny_config, weights, field, value,
     config.model.backbone.pretrained = weights[0]
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
-        check_pretrained(build_run(config, mesh.make_mesh(jax.devices()[:1])).config)
+        check_pretrained(build_run(config, sharding.make_mesh(jax.devices()[:1])).config)
 
 
 def test_a_file_without_a_backbone_is_named(tiny_config, tmp_path):
@@ -88,7 +88,7 @@ def test_a_file_without_a_backbone_is_named(tiny_config, tmp_path):
     config = tiny_config()
     config.model.backbone.pretrained = path
     with pytest.raises(InputError, match=r"head\.safetensors: \d+ parameters do not fit"):
-        start_state(build_run(config, mesh.make_mesh(jax.devices()[:1])))
+        start_state(build_run(config, sharding.make_mesh(jax.devices()[:1])))
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_another_width_is_named(tiny_config, weights, tmp_path):
     with pytest.raises(
         InputError, match=r"params/backbone/down1/conv/kernel: \(3, 3, 3, 5\) there"
     ):
-        start_state(build_run(config, mesh.make_mesh(jax.devices()[:1])))
+        start_state(build_run(config, sharding.make_mesh(jax.devices()[:1])))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_another_width_is_named(tiny_config, weights, tmp_path):
 def test_open_fields_follow_the_backbone(tiny_config, backbone, named, expected):
     config = tiny_config()
     config.model.backbone.name, config.model.backbone.preprocessing = backbone, named
-    resolved = build_run(config, mesh.make_mesh(jax.devices()[:1])).config
+    resolved = build_run(config, sharding.make_mesh(jax.devices()[:1])).config
     wanted = PREPROCESSING[expected]
     assert resolved.model.backbone.preprocessing == expected
     assert resolved.data.interpolation == wanted.interpolation
@@ -151,5 +151,5 @@ def test_open_fields_follow_the_backbone(tiny_config, backbone, named, expected)
 def test_fields_that_are_given_stay(tiny_config):
     config = tiny_config()
     config.data.interpolation, config.data.center_share = "bicubic", 0.5
-    resolved = build_run(config, mesh.make_mesh(jax.devices()[:1])).config
+    resolved = build_run(config, sharding.make_mesh(jax.devices()[:1])).config
     assert (resolved.data.interpolation, resolved.data.center_share) == ("bicubic", 0.5)

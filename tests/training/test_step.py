@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common, global_baseline, grnet, kpm, local_matching
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
 from grnet_jax.training.objectives import make_objective
