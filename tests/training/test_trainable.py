@@ -63,13 +63,13 @@ def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_pat
     config = tiny_config()
     config.train.steps, config.train.eval_every = 3, 0
     loop.train(config, tmp_path / "first")
-    before = restore_run(tmp_path / "first", mesh.make_mesh())[1]
+    before = restore_run(tmp_path / "first", sharding.make_mesh())[1]
 
     config = _descriptor_config(config)
     config.train.init_from, config.train.init_parts = str(tmp_path / "first"), "shared"
     config.loss.pair_weight, config.optimizer.trainable = 0.0, "projection"
     loop.train(config, tmp_path / "second")
-    run, after = restore_run(tmp_path / "second", mesh.make_mesh())
+    run, after = restore_run(tmp_path / "second", sharding.make_mesh())
     for part in before.params:
         jax.tree.map(np.testing.assert_array_equal, after.params[part], before.params[part])
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before.batch_stats)
@@ -78,7 +78,7 @@ def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_pat
 
     config.model.intra_scale = False  # as many parameters, other scores
     with pytest.raises(InputError, match=r"intra_scale: True there, False here"):
-        start_state(build_run(config, mesh.make_mesh()))
+        start_state(build_run(config, sharding.make_mesh()))
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_what_cannot_be(fields, message):
     config = small_config()
     config.update_from_flattened_dict(fields)
     with pytest.raises(InputError, match=message):
-        check_trainable(build_run(config, mesh.make_mesh(jax.devices()[:1])))
+        check_trainable(build_run(config, sharding.make_mesh(jax.devices()[:1])))
