@@ -233,9 +233,8 @@ def test_given_points_are_pooled_around_in_the_landmarks_place():
         InputError, match=r"model\.given_keypoints: 3, but data\.points has 2 points"
     ):
         jax.eval_shape(lambda: models.embed(matcher, variables, fewer))
-    views = models.Views(flip_average=True)
-    with pytest.raises(InputError, match=r"eval\.flip_average and eval\.five_crop_share"):
-        models.embed_views(matcher, variables, models.photos_of(matcher, batch), views)
+    with pytest.raises(InputError, match=r"eval\.search\.flip_average: images with"):
+        models.embed_augmented(matcher, variables, models.photos_of(matcher, batch), True)
 
 
 @pytest.mark.parametrize(("pooling", "points"), [("given", 0), ("landmarks", 2)])

@@ -6,17 +6,17 @@ import pytest
 
 from configs import wtbi
 from grnet_jax import models
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.models.matcher import Scoring
 from grnet_jax.models.pair_metric import PairMetric
 from grnet_jax.training.optimizers import trainable_mask
 from grnet_jax.training.state import init_variables
 
 
 def _built():
-    model = wtbi.get_config().model
-    model.hidden = (16, 8)
-    return models.build_matcher(model)
+    config = wtbi.get_config()
+    config.model.hidden = (16, 8)
+    return models.build_matcher(parse_config(config).model)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,8 @@ def test_score_is_that_of_each_pair(built):
     ]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     assert not np.allclose(found[:3, :3], np.transpose(found[:3, :3]))  # it is no symmetric one
-    for tile in (0, 1, 3):
-        scoring = Scoring(tile=tile)
-        prepared = models.prepare(matcher, variables, scoring)
-        again = models.score_prepared(matcher, prepared, query, gallery, scoring)
-        np.testing.assert_allclose(again, found, rtol=1e-4, atol=1e-4)
+    again = models.score_prepared(matcher, models.prepare(matcher, variables), query, gallery)
+    np.testing.assert_allclose(again, found, rtol=1e-4, atol=1e-4)
 
 
 def test_the_metric_alone_learns(built):
@@ -64,12 +61,12 @@ def test_the_metric_alone_learns(built):
     assert config.model.backbone.frozen_batch_norm
     paper = wtbi.get_config("deepfashion_c2s")
     assert (paper.model.backbone.name, paper.train.init_from) == ("vgg16", "")
-    assert isinstance(models.build_matcher(paper.model), PairMetric)
+    assert isinstance(models.build_matcher(parse_config(paper).model), PairMetric)
 
 
 @pytest.mark.parametrize("hidden", [(), (4, 0)])
 def test_bad_widths_are_named(hidden):
-    model = wtbi.get_config().model
-    model.hidden = hidden
+    config = wtbi.get_config()
+    config.model.hidden = hidden
     with pytest.raises(InputError, match=r"model\.hidden"):
-        models.build_matcher(model)
+        parse_config(config)

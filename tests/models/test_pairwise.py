@@ -9,11 +9,13 @@ import pytest
 
 from configs import kpm, local_matching
 from grnet_jax import models
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.graph import region_counts
+from grnet_jax.models import region_matcher
 from grnet_jax.models.kpm import match_weights
 from grnet_jax.models.local_matching import matched_best, matched_one_to_one
-from grnet_jax.models.matcher import Features, Scoring
+from grnet_jax.models.matcher import Features
 from tests.models import naive
 
 _CHANNELS, _CELLS = 6, 5
@@ -29,7 +31,7 @@ _LOCAL = [{"scales": _SCALES, "one_to_one": one_to_one} for one_to_one in (True,
 def _matcher(system, **fields):
     config = system.get_config()
     config.model.update(fields)
-    return models.build_matcher(config.model)
+    return models.build_matcher(parse_config(config).model)
 
 
 def _photos(kind, regions):
@@ -135,9 +137,15 @@ def test_the_order_of_the_gallery_and_its_chunks_change_no_score(system, fields)
     np.testing.assert_allclose(chunked, scores, rtol=1e-5, atol=1e-5)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _score_prepared(matcher, prepared, query, gallery, tile):
-    return models.score_prepared(matcher, prepared, query, gallery, Scoring(tile=tile))
+def _score_prepared(matcher, tile):
+    """The matcher's prepared score, so many gallery images at a time; 0 for all."""
+
+    def score(prepared, query, gallery):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(region_matcher, "choose_tile", lambda numbers: tile)
+            return models.score_prepared(matcher, prepared, query, gallery)
+
+    return jax.jit(score)
 
 
 @pytest.mark.parametrize(("system", "fields"), _MATCHERS, ids=str)
@@ -146,9 +154,9 @@ def test_the_tiles_of_evaluation_change_no_score(system, fields):
     query, gallery = _photos("different", sum(_counts(matcher)))
     variables = _variables(matcher)
     variables["params"]["backbone"] = {}
-    prepared = models.prepare(matcher, variables, Scoring())
+    prepared = models.prepare(matcher, variables)
     assert "backbone" not in prepared["params"]
-    found = _score_prepared(matcher, prepared, query, gallery, 2)
+    found = _score_prepared(matcher, 2)(prepared, query, gallery)
     assert found.dtype == jnp.float32
     wanted = _score(matcher, variables, query, gallery)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
@@ -156,13 +164,13 @@ def test_the_tiles_of_evaluation_change_no_score(system, fields):
 
 def test_a_block_takes_the_memory_of_a_tile():
     matcher, (r, c, q, g) = _matcher(kpm, square_first=True), (16, 8, 8, 64)
-    prepared = models.prepare(matcher, _variables(matcher), Scoring())
+    prepared = models.prepare(matcher, _variables(matcher))
     prepared["params"]["attention_weight"] = np.ones((c, 1), np.float32)
     prepared["params"]["score_weight"] = np.ones((c, 1), np.float32)
     shapes = [Features(np.ones((n, c)), np.ones((n, r, c), np.float32)) for n in (q, g)]
     whole = q * g * matcher.pair_numbers(r, c) * 4
     for tile in (4, 0):
-        compiled = _score_prepared.lower(matcher, prepared, *shapes, tile).compile()
+        compiled = _score_prepared(matcher, tile).lower(prepared, *shapes).compile()
         taken = compiled.memory_analysis().temp_size_in_bytes
         assert taken < (whole / 4 if tile else whole)
     assert matcher.pair_numbers(r, c) == r * r + r * c + c
@@ -250,9 +258,9 @@ def test_bfloat16_is_near(system):
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, scores, atol=0.05 * np.abs(scores).max())
     # The same of features in float32 that scoring compares in bfloat16, stored ones in another.
-    prepared = models.prepare(matcher, variables, Scoring(dtype="bfloat16"))
+    prepared = models.prepare(matcher, variables, "bfloat16")
     stored = gallery.replace(regions=gallery.regions.astype(jnp.float16))
-    again = _score_prepared(matcher, prepared, query, stored, 0)
+    again = _score_prepared(matcher, 0)(prepared, query, stored)
     np.testing.assert_allclose(again, scores, atol=0.05 * np.abs(scores).max())
     assert np.abs(again - scores).max() > 1e-6
 
