@@ -3,9 +3,9 @@
     python -m benchmarks.bfloat16_scoring --workdir=runs/demo [--queries=400]
 
 The run's queries are ranked twice by the one evaluator, with products in float32 and in
-bfloat16 (`eval.score_dtype`). A row has the largest and mean difference of a logit among the first
-50 of each query, how much the two lists overlap, how many neighbors of the float32 list change
-their order and how far apart they were at most, and both accuracies.
+bfloat16 (`eval.search.score_dtype`). A row has the largest and mean difference of a logit among the
+first 50 of each query, how much the two lists overlap, how many neighbors of the float32 list
+change their order and how far apart they were at most, and both accuracies.
 Writes benchmarks/results/bfloat16_scoring_DEVICE.json.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
-from grnet_jax.retrieval.tasks import configured_task
 
 from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.evaluation.protocols import build_protocol
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 
@@ -47,25 +47,28 @@ def measure(workdir: str, queries: int) -> dict[str, Any]:
 
     run, state = restore_run(workdir, make_mesh())
     config = run.config
-    config.eval.queries, config.eval.keep_top = queries, _TOP_K
-    task = configured_task(load_dataset(config.data), config)
-    evaluations = {}
+    options = config.eval.protocol.model_copy(update={"queries": queries})
+    protocol = build_protocol(load_dataset(config.dataset), config.image, options)
+    results = {}
     for dtype in ("float32", "bfloat16"):
-        config.eval.score_dtype = dtype
-        evaluator = Evaluator(run.matcher, config, run.mesh)
-        evaluations[dtype] = evaluator.evaluate(state.variables, task)
-    row = {"model": config.name, "queries": queries, "gallery": len(task.gallery_rows)}
-    return row | compare(evaluations["float32"], evaluations["bfloat16"])
+        fields = {"top_k": _TOP_K, "score_dtype": dtype}
+        search = config.eval.search.model_copy(update=fields)
+        evaluation = config.eval.model_copy(update={"search": search})
+        own = config.model_copy(update={"eval": evaluation})
+        evaluator = RetrievalEvaluator(own, run.matcher, run.mesh, protocol)
+        results[dtype] = evaluator.run(state.variables)
+    row = {"model": config.name, "queries": queries, "gallery": len(protocol.gallery_rows)}
+    return row | compare(results["float32"], results["bfloat16"])
 
 
-def compare(exact: Evaluation, rounded: Evaluation) -> dict[str, Any]:
+def compare(exact: RetrievalResult, rounded: RetrievalResult) -> dict[str, Any]:
     """How far a rounded evaluation is from the exact one of the same task."""
     differences, overlaps, gaps = [], [], []
     lists = zip(
-        exact.ranking.top_rows,
-        exact.ranking.top_scores,
-        rounded.ranking.top_rows,
-        rounded.ranking.top_scores,
+        exact.ranking.indices,
+        exact.ranking.scores,
+        rounded.ranking.indices,
+        rounded.ranking.scores,
         strict=True,
     )
     for rows, scores, other_rows, other_scores in lists:
@@ -77,7 +80,7 @@ def compare(exact: Evaluation, rounded: Evaluation) -> dict[str, Any]:
         gaps.append((best[:-1] - best[1:])[ranks[1:] < ranks[:-1]])
     off, swapped = np.concatenate(differences), np.concatenate(gaps)
     metrics = {
-        key: {name: float(of.figures["all"].values[name]) for name in ("top1", "top20", "map")}
+        key: {name: float(of.values[name]) for name in ("top1", "top20", "map")}
         for key, of in (("float32", exact), ("bfloat16", rounded))
     }
     return {

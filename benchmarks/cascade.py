@@ -17,20 +17,20 @@ import time
 from typing import Any
 
 import numpy as np
-from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
-from grnet_jax.retrieval.embedding import embed_rows, make_embed
-from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
-from grnet_jax.retrieval.sources import HeldFeatures
-from grnet_jax.retrieval.tasks import Task, make_task
 
 from benchmarks import grnet_vs_baseline
 from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.evaluation.protocols import build_protocol
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from grnet_jax.metrics import top_k_hits
-from grnet_jax.models import make_scoring
+from grnet_jax.search.features import FeatureSubset
+from grnet_jax.search.ranking import ExhaustiveSearch, RankingResult, make_score, rank
+from grnet_jax.search.reranking import CascadeSearch, make_cascade_scores
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from grnet_jax.visualization.plots import Curve, plot_curves
-from input_pipeline import image_batches, load_dataset
+from input_pipeline import load_dataset
+from input_pipeline.config import PrepareOptions
 
 # When embeddings learn: the config, and fields besides its own.
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,7 +45,7 @@ _TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
 _SPECIAL = {0: "all pairs", 1: "embeddings' order"}
 _LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
 # Another draw: 3,600 + 150 + 500 shop photos, none of a garment that the run has seen.
-_ANOTHER = {"seed": 1, "train_items": 3600}
+_ANOTHER = PrepareOptions(seed=1, items=3600)
 _PLOT = "docs/cascade.png"
 
 
@@ -100,44 +100,33 @@ class Search:
     """A run's queries and gallery in memory, ranked by all pairs or by shortlists."""
 
     def __init__(self, workdir: str, data_dir: str, queries: int):
-        mesh = make_mesh()
-        run, state = restore_run(workdir, mesh)
-        data = run.config.data.copy_and_resolve_references()
-        data.update(dir=data_dir, **_ANOTHER)
-        self._task: Task = make_task(
-            load_dataset(data), "test", data, gallery="all", queries=queries
-        )
-        embed, batch = make_embed(run.matcher, mesh), run.config.eval.batch
+        self._mesh = make_mesh()
+        run, state = restore_run(workdir, self._mesh)
+        config = run.config
+        # Beside the set that the run was trained on, which may lie in `data_dir` already.
+        folder = f"{data_dir}/another"
+        dataset = load_dataset(config.dataset.model_copy(update={"dir": folder}), _ANOTHER)
+        options = config.eval.protocol.model_copy(update={"gallery": "all", "queries": queries})
+        protocol = build_protocol(dataset, config.image, options)
+        evaluator = RetrievalEvaluator(config, run.matcher, self._mesh, protocol)
         self._query, self._gallery = (
-            HeldFeatures(
-                embed_rows(
-                    embed,
-                    state.variables,
-                    lambda mine, size: image_batches(self._task.photos, mine, data, batch=size),
-                    rows,
-                    batch=batch,
-                    mesh=mesh,
-                )
+            evaluator.features(state.variables, protocol.images, rows, what)
+            for what, rows in (
+                ("queries", protocol.query_rows),
+                ("gallery", protocol.gallery_rows),
             )
-            for rows in (self._task.query_rows, self._task.gallery_rows)
         )
-        scoring = make_scoring(run.config.eval)
-        self._all_pairs = make_score(run.matcher, mesh, scoring)
-        self._cascade = make_cascade_scores(run.matcher, mesh, scoring)
-        self._how: dict[str, Any] = {
-            "prepared": prepare_score(run.matcher, state.variables, mesh, scoring),
-            "query_block": run.config.eval.query_block,
-            "gallery_block": run.config.eval.gallery_block,
-            "mesh": mesh,
-        }
+        self._positives = protocol.positives
+        self._all_pairs = make_score(run.matcher, self._mesh)(state.variables)
+        self._cascade = make_cascade_scores(run.matcher, self._mesh)(state.variables)
         self._everything = np.arange(len(self._query))
         self._first: np.ndarray | None = None
 
     def measure(self, shortlist: int) -> dict[str, Any]:
         """The row of this shortlist; of 0, all pairs."""
         if self._first is None:
-            self._first = self._rank(0, self._everything).top_rows
-        self._rank(shortlist, self._everything[: self._how["query_block"]])
+            self._first = self._rank(0, self._everything).indices
+        self._rank(shortlist, self._everything[:32])
         clock, processor = time.perf_counter(), time.process_time()
         ranking = self._rank(shortlist, self._everything)
         seconds = time.perf_counter() - clock, time.process_time() - processor
@@ -147,23 +136,16 @@ class Search:
             row[name] = round(float(np.mean(top_k_hits(ranking.ranks, count))), 4)
         listed = [
             np.isin(best, rows).mean()
-            for best, rows in zip(self._first, ranking.top_rows, strict=True)
+            for best, rows in zip(self._first, ranking.indices, strict=True)
         ]
         row[f"recall{_LISTED}"] = round(float(np.mean(listed)), 4)
         return row | {"seconds": round(seconds[0], 2), "cpu_seconds": round(seconds[1], 2)}
 
-    def _rank(self, shortlist: int, queries: np.ndarray) -> Ranking:
-        query = HeldFeatures(self._query.take(queries))
-        positives = self._task.positives[queries]
-        if not shortlist:
-            return rank_all(
-                self._all_pairs, query=query, gallery=self._gallery, positives=positives,
-                top=_LISTED, **self._how,
-            )  # fmt: skip
-        return rank_cascade(
-            self._cascade, query=query, gallery=self._gallery, positives=positives,
-            shortlist=Shortlist(shortlist), top=shortlist, **self._how,
-        )  # fmt: skip
+    def _rank(self, shortlist: int, queries: np.ndarray) -> RankingResult:
+        search: Any = ExhaustiveSearch(self._all_pairs, self._gallery, self._mesh, _LISTED)
+        if shortlist:
+            search = CascadeSearch(self._cascade, self._gallery, self._mesh, shortlist, shortlist)
+        return rank(search, FeatureSubset(self._query, queries), self._positives[queries])
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:

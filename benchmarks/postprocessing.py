@@ -9,19 +9,19 @@ finishes; run again, the command goes on with the rows that are missing.
 """
 
 import argparse
-import copy
 import tempfile
 from typing import Any
 
 import flax.linen as nn
 import jax
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
 
 import input_pipeline
 from benchmarks.results_file import ROOT, ResultsFile
 from configs import color_histogram
-from grnet_jax.models import Features, InnerProduct, Views
+from grnet_jax.config import Config, parse_config
+from grnet_jax.evaluation.protocols import build_protocol
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator
+from grnet_jax.models import Features, InnerProduct
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run, restore_run
 
@@ -67,9 +67,11 @@ def main() -> None:
             matcher, variables, config, settings = systems[system]
             if name in settings and results.find(system=system, setting=name) is None:
                 print(f"{system}: {name}", flush=True)
-                config.data.dir, config.eval.queries = options.data_dir, options.queries
-                store = f"{stores}/{system}"
-                measured = measure(matcher, variables, config, _SETTINGS[name], store)
+                fields = {**_SETTINGS[name], "store": f"{stores}/{system}-{name}"}
+                if "flip_average" not in fields:  # embeddings are the same ones
+                    fields["store"] = f"{stores}/{system}"
+                own = _change(config, options.data_dir, options.queries, fields)
+                measured = {"fields": _SETTINGS[name], **measure(matcher, variables, own)}
                 results.add({"system": system, "setting": name, **measured})
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
@@ -78,7 +80,7 @@ def main() -> None:
 def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
     """By name: matcher, variables, config and the settings that touch it."""
     every = list(_SETTINGS)
-    floor = build_run(color_histogram.get_config(), make_mesh())
+    floor = build_run(parse_config(color_histogram.get_config()), make_mesh())
     run, state = restore_run(workdir, make_mesh())
     inside = {name: {"matcher": part} for name, part in state.variables.items()}
     return {
@@ -88,33 +90,32 @@ def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
     }
 
 
-def measure(
-    matcher: nn.Module, variables: Any, config: Any, fields: dict[str, Any], store: str
-) -> dict[str, Any]:
-    """The metrics over all queries with these fields of `config.eval`."""
-    config = copy.deepcopy(config)
-    config.eval.update(fields)
-    config.eval.calibration = False  # inner products are no logits
-    dataset = input_pipeline.load_dataset(config.data)
-    task = make_task(
-        dataset,
-        "test",
-        config.data,
-        queries=config.eval.queries,
-        query_seed=config.eval.query_seed,
-        whitening=config.eval.whitening,
+def _change(config: Config, data_dir: str, queries: int, search: dict[str, Any]) -> Config:
+    """The config with another folder of data, number of queries and fields of eval.search."""
+    evaluation = config.eval.model_copy(
+        update={
+            "protocol": config.eval.protocol.model_copy(update={"queries": queries}),
+            "search": config.eval.search.model_copy(update=search),
+        }
     )
-    views = [f"{name}={fields[name]}" for name in Views._fields if name in fields]
-    evaluation = Evaluator(matcher, config, make_mesh()).evaluate(
-        variables, task, store="-".join([store, *views])
+    dataset = config.dataset.model_copy(update={"dir": data_dir})
+    return config.model_copy(update={"dataset": dataset, "eval": evaluation})
+
+
+def measure(matcher: nn.Module, variables: Any, config: Config) -> dict[str, Any]:
+    """The metrics over all queries."""
+    dataset = input_pipeline.load_dataset(config.dataset)
+    search = config.eval.search
+    protocol = build_protocol(
+        dataset, config.image, config.eval.protocol, whitening=search.whitening
     )
-    figures = evaluation.figures["all"]
+    evaluator = RetrievalEvaluator(config, matcher, make_mesh(), protocol, search.store)
+    metrics = evaluator.run(variables).metrics["all"]
     return {
-        "fields": fields,
-        "queries": figures.queries,
-        "gallery": figures.gallery,
-        "metrics": {name: round(figures.values[name], 6) for name in _COLUMNS},
-        "intervals_95": {name: [*map(float, figures.intervals[name])] for name in _COLUMNS},
+        "queries": metrics.queries,
+        "gallery": metrics.gallery,
+        "metrics": {name: round(metrics.values[name], 6) for name in _COLUMNS},
+        "intervals_95": {name: [*map(float, metrics.intervals[name])] for name in _COLUMNS},
     }
 
 

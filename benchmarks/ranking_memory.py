@@ -1,12 +1,13 @@
 """Peak memory and time of ranking against stored galleries of several sizes.
 
-    python -m benchmarks.ranking_memory [--sizes=demo,paper]
+    python -m benchmarks.ranking_memory [--sizes=embedding,demo,paper]
 
 For each size of the model and gallery, in a process of its own: a feature store of random
-features, which another process wrote, is read and ranked, once against the first blocks, to
-compile, and once as a whole. A row has the largest resident memory, what was resident before the
-gallery was read, and the whole ranking's seconds by the clock and of the processor, which do not
-depend on what else the machine does. Embedding is not measured.
+features, which another process wrote, is read and ranked, once against the first images, to
+compile, and once as a whole. "embedding" is inner products of 256 numbers, the others are GRNet's
+score. A row has the largest resident memory, what was resident before the gallery was read, and
+the whole ranking's seconds by the clock and of the processor, which do not depend on what else the
+machine does. Embedding images is not measured.
 Writes benchmarks/results/ranking_memory_DEVICE.json.
 """
 
@@ -23,30 +24,34 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all
-from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
-from grnet_jax.retrieval.store import FeatureStore, Origin
 
 from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
-from grnet_jax.models import Features, build_matcher
+from grnet_jax.config import parse_config
+from grnet_jax.models import Features, InnerProduct, build_matcher
+from grnet_jax.search.features import FeatureSource, FeatureSubset, InMemoryFeatures
+from grnet_jax.search.fingerprints import Fingerprint
+from grnet_jax.search.ranking import ExhaustiveSearch, make_score, rank
+from grnet_jax.search.store import FeatureStore
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 
 _REGIONS = 24
+_TOP_K = 10
 _WRITTEN_AT_ONCE = 256
 
 
 class Size(NamedTuple):
     """A model's size and what is ranked with it."""
 
-    dataset: str  # whose config it is
+    dataset: str  # whose config of GRNet it is; "" for embeddings alone
     channels: int
     queries: int
     galleries: tuple[int, ...]
 
 
 SIZES = {
+    "embedding": Size("", 256, 1_000, (1_000, 10_000, 100_000, 1_000_000)),
     "demo": Size("synthetic", 128, 20, (1_000, 10_000, 100_000)),
     "paper": Size("deepfashion_c2s", 1024, 4, (1_000, 10_000)),
 }
@@ -57,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", default=",".join(SIZES), help="of demo, paper (both)")
+    parser.add_argument("--sizes", default=",".join(SIZES), help="of embedding, demo, paper (all)")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -103,44 +108,36 @@ def write(size: str, gallery: int, folder: str) -> None:
     with _store(size, gallery, folder).writer() as writer:
         for start in range(0, gallery, _WRITTEN_AT_ONCE):
             rows = np.arange(start, min(start + _WRITTEN_AT_ONCE, gallery))
-            writer.add(rows, _features(len(rows), SIZES[size].channels, seed=start))
+            writer.add(rows, _features(SIZES[size], len(rows), seed=start))
 
 
 def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
-    """Ranks a store's photos; every query has five positives, spread over the gallery."""
+    """Ranks a store's images; every query has five positives, spread over the gallery."""
     chosen, mesh = SIZES[size], make_mesh(jax.devices()[:1])
-    config = grnet.get_config(chosen.dataset)
-    matcher = build_matcher(config.model)
-    variables = init_variables(matcher, config.data.image_size, seed=0)
-    query = HeldFeatures(_features(chosen.queries, chosen.channels, seed=2**32))
+    matcher: Any = InnerProduct()
+    variables: Any = {}
+    if chosen.dataset:
+        config = parse_config(grnet.get_config(chosen.dataset))
+        matcher = build_matcher(config.model)
+        variables = init_variables(matcher, config.image.size, seed=0)
+    query = InMemoryFeatures(_features(chosen, chosen.queries, seed=2**32))
     positives = np.random.default_rng(0).integers(0, gallery, (chosen.queries, 5))
     positives.sort(axis=1)
     stored = _store(size, gallery, folder).reader()
-    score = make_score(matcher, mesh)
-    prepared = prepare_score(matcher, variables, mesh)
+    score = make_score(matcher, mesh)(variables)
 
-    def rank(source: FeatureSource, positives: np.ndarray) -> dict[str, float]:
+    def time_ranking(source: FeatureSource, positives: np.ndarray) -> dict[str, float]:
         clock, processor = time.perf_counter(), time.process_time()
-        rank_all(
-            score,
-            prepared,
-            query,
-            source,
-            positives,
-            query_block=chosen.queries,
-            gallery_block=config.eval.gallery_block,
-            top=config.eval.keep_top,
-            mesh=mesh,
-        )
+        rank(ExhaustiveSearch(score, source, mesh, _TOP_K), query, positives)
         return {
             "seconds": round(time.perf_counter() - clock, 2),
             "cpu_seconds": round(time.process_time() - processor, 2),
         }
 
-    few = Part(stored, np.arange(4 * config.eval.gallery_block))
-    rank(few, np.minimum(positives, len(few) - 1))
+    few = FeatureSubset(stored, np.arange(256))
+    time_ranking(few, np.minimum(positives, len(few) - 1))
     before = _resident()
-    seconds = rank(stored, positives)
+    seconds = time_ranking(stored, positives)
     files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
     return {
         "store_gb": round(sum(path.stat().st_size for path in files) / 1e9, 4),
@@ -152,12 +149,16 @@ def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
 
 def _store(size: str, gallery: int, folder: str) -> FeatureStore:
     names = np.array([f"{number:07d}" for number in range(gallery)])
-    like = _features(1, SIZES[size].channels, seed=0)
-    return FeatureStore(f"{folder}/gallery.lance", Origin("random", 0, "random"), names, like)
+    like, origin = _features(SIZES[size], 1, seed=0), Fingerprint("random", 0, "random")
+    return FeatureStore(f"{folder}/gallery.lance", origin, names, like)
 
 
-def _features(count: int, channels: int, seed: int) -> Features:
-    regions: Any = np.random.default_rng(seed).random((count, _REGIONS, channels), np.float32)
+def _features(size: Size, count: int, seed: int) -> Features:
+    rng = np.random.default_rng(seed)
+    if not size.dataset:
+        embeddings: Any = rng.standard_normal((count, size.channels), np.float32)
+        return Features(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+    regions: Any = rng.random((count, _REGIONS, size.channels), np.float32)
     return Features(regions[:, 0].copy(), regions)
 
 

@@ -15,8 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from grnet_jax.retrieval.embedding import make_embed
-from grnet_jax.retrieval.ranking import make_score, prepare_score
 
 from benchmarks.reproduce.papers import Row, find_paper
 from benchmarks.reproduce.printing import format_cell
@@ -30,6 +28,8 @@ from benchmarks.training_step import (
     random_images,
     time_step,
 )
+from grnet_jax.search.embed import make_embed
+from grnet_jax.search.ranking import make_score
 
 _PAPER = find_paper("grnet")
 _TABLE = _PAPER.table("systems")
@@ -86,10 +86,9 @@ def measure(row: Row) -> dict[str, float]:
         jax.tree.map(lambda leaf, n=n: np.resize(leaf, (n, *leaf.shape[1:])), features)
         for n in (_QUERIES, _GALLERY)
     )
-    score = make_score(run.matcher, run.mesh)
-    prepared = prepare_score(run.matcher, variables, run.mesh)
+    score = make_score(run.matcher, run.mesh)(variables)
     embedding = best_time(lambda: jax.block_until_ready(embed(variables, photos)))
-    scoring = best_time(lambda: jax.block_until_ready(score(prepared, query, gallery)))
+    scoring = best_time(lambda: jax.block_until_ready(score(query, gallery)))
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "numbers": sum(leaf.size for leaf in jax.tree.leaves(features)) // _PHOTOS,
