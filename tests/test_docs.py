@@ -12,12 +12,12 @@ import pytest
 from grnet_jax.reproduce.__main__ import main as reproduce
 from grnet_jax.reproduce.papers import PAPERS
 from input_pipeline import prepare
-from input_pipeline.dataset import check_source
+from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.listed import ListedConfig
 from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.datasets.registry import REGISTRY
 from input_pipeline.datasets.street2shop import QUERIES
-from tests.input_pipeline.conftest import make_data, write_manifest
+from tests.input_pipeline.conftest import check, write_manifest
 from tests.input_pipeline.deepfashion2_trees import write_deepfashion2
 from tests.input_pipeline.deepfashion_trees import (
     write_attributes,
@@ -107,7 +107,7 @@ def test_what_a_data_set_is_and_leaves_out(name):
     (row,) = [row for row in _sets() if f"`{name}`" in row[0]]
     entry = REGISTRY[name]
     module = importlib.import_module(f"input_pipeline.datasets.{entry.module}")
-    builder = typing.get_type_hints(module.from_data)["return"].__args__[1]
+    builder = typing.get_type_hints(module.describe)["return"].__args__[1]
     skips = builder.skips if issubclass(builder, ListedConfig) else ()
     assert row[2] == entry.kind
     assert row[3] == (", ".join(f"`{kind}`" for kind in sorted(skips)) or "-")
@@ -125,7 +125,7 @@ def test_the_kinds_of_problems():
 @pytest.mark.parametrize("name", [name for name in _TREES if name != "deepfashion_fine"])
 def test_the_counts_expected(name, tmp_path):
     _TREES[name](tmp_path)
-    summary = check_source(make_data(name=name, source=str(tmp_path))).summary
+    summary = check(name, tmp_path).summary
     shown = [line for line in _counts(summary) if ":" not in line[0]]  # not of single categories
     assert shown == _table(_page_of(name), "count", "release", "paper")
 
@@ -134,7 +134,7 @@ def test_the_counts_expected_of_findfashion(tmp_path):
     header = "image,item_id,domain,split,view,occluded,cropped"
     rows = ["c.jpg,a,customer,test,front,0,0", "s.jpg,a,shop,test,front,0,0"]
     path = write_manifest(tmp_path, rows, header)
-    summary = check_source(make_data(name="findfashion", manifest=str(path))).summary
+    summary = check("findfashion", path).summary
     assert _counts(summary) == _table(_page_of("findfashion"), "count", "release", "paper")
 
 
@@ -174,7 +174,8 @@ def test_commands_that_prepare(command):
     options = words[words.index("input_pipeline.prepare") + 1 :]
     name = prepare._parser().parse_args(options).dataset
     given = {option.removeprefix("--").partition("=")[0] for option in options}
-    assert given <= {"dataset", "dir", "check", *REGISTRY[name].fields}
+    assert name in REGISTRY
+    assert given <= {"dataset", "source", "dir", "check", *PrepareOptions.model_fields}
 
 
 @pytest.mark.parametrize("command", _commands("-m grnet_jax.reproduce"))
