@@ -29,7 +29,7 @@ install: $(INSTALLED) ## Make .venv with everything in it
 
 demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write a page of results
 	$(BIN)/python train.py --config=configs/grnet.py --workdir=$(DEMO)
-	$(BIN)/python eval.py --config=configs/grnet.py --workdir=$(DEMO)
+	$(BIN)/python eval.py --workdir=$(DEMO)
 
 test: $(INSTALLED) ## The fast tests (minutes)
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
@@ -46,11 +46,11 @@ format: $(INSTALLED) ## Rewrite to the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## GRNet, the global baseline and the colour histogram on the synthetic set (an hour)
+bench: $(INSTALLED) ## GRNet, the global baseline and the color histogram on the synthetic set (an hour)
 	$(BIN)/python -m benchmarks.grnet_vs_baseline
 
 parity: $(INSTALLED) ## Install PyTorch, torchvision and timm, which slow tests and benchmarks compare with
-	@$(BIN)/python -m pip install --quiet $(TORCH) huggingface_hub pyyaml
+	@$(BIN)/python -m pip install --quiet $(TORCH) huggingface_hub
 	@$(BIN)/python -m pip install --quiet --no-deps $(TORCH_MODELS)
 TORCH ?= torch==2.13.0
 # Without their dependencies, which may bring another build of PyTorch.

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from benchmarks import torch_peers as peers
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import best_torch_time, torch_device
 from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.blocks import GroupedConv, convolution
 from grnet_jax.backbones.costs import multiply_adds
-from grnet_jax.results_file import ROOT, ResultsFile
 
 _PHOTOS, _SIZE = 8, 224
 _DTYPES = ("float32", "bfloat16")
@@ -67,9 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     name = f"backbone_speed_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.backbone_speed", ("what", "dtype"))
-    wanted = [*_LAYERS, *options.backbones.split(",")]
     for dtype in options.dtypes.split(","):
-        for what in wanted:
+        for what in (*_LAYERS, *options.backbones.split(",")):
             if results.find(what=what, dtype=dtype) is None:
                 row = {"what": what, "dtype": dtype, "device": jax.devices()[0].device_kind}
                 row |= _layer(_LAYERS[what], dtype) if what in _LAYERS else _backbone(what, dtype)
@@ -121,14 +120,14 @@ def _layer(layer: Layer, dtype: str) -> dict[str, Any]:
         else convolution(layer.outputs, layer.kernel, layer.stride, pad, dtype=jnp.dtype(dtype))
     )
 
-    def ours(x: jax.Array, kernel: jax.Array) -> Any:
+    def convolve(x: jax.Array, kernel: jax.Array) -> Any:
         return module.apply({"params": {"kernel": kernel}}, x)
 
     inputs, weights = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
-    forward = jax.jit(ours)
+    forward = jax.jit(convolve)
     out = forward(inputs, weights)
-    by_input = jax.jit(lambda x, k, g: jax.vjp(lambda x: ours(x, k), x)[1](g))
-    by_kernel = jax.jit(lambda x, k, g: jax.vjp(lambda k: ours(x, k), k)[1](g))
+    by_input = jax.jit(lambda x, k, g: jax.vjp(lambda x: convolve(x, k), x)[1](g))
+    by_kernel = jax.jit(lambda x, k, g: jax.vjp(lambda k: convolve(x, k), k)[1](g))
     row: dict[str, Any] = {**layer._asdict(), "photos": _PHOTOS}
     row["gmac"] = out.size * float(np.prod(shape[:3])) / 1e9
     row["forward_seconds"] = _ready(lambda: forward(inputs, weights))
@@ -155,19 +154,19 @@ def _layer(layer: Layer, dtype: str) -> dict[str, Any]:
 
 def _backbone(name: str, dtype: str) -> dict[str, Any]:
     photos = np.random.default_rng(0).standard_normal((_PHOTOS, _SIZE, _SIZE, 3), dtype=np.float32)
-    ours = build_backbone(name, jnp.dtype(dtype))
-    variables = jax.jit(ours.init)(jax.random.key(0), photos)
+    backbone = build_backbone(name, jnp.dtype(dtype))
+    variables = jax.jit(backbone.init)(jax.random.key(0), photos)
     statistics = variables.get("batch_stats", {})
 
     @jax.jit
     def forward(variables: Any, photos: jax.Array) -> jax.Array:
-        maps: Any = ours.apply(variables, photos, False)
+        maps: Any = backbone.apply(variables, photos, False)
         return maps[max(maps)]
 
     @jax.jit
     def step(params: Any, photos: jax.Array) -> Any:
         def loss(params: Any) -> Any:
-            maps, updated = ours.apply(
+            maps, updated = backbone.apply(
                 {"params": params, "batch_stats": statistics}, photos, True, mutable=["batch_stats"]
             )
             return jnp.mean(jnp.square(maps[max(maps)].astype(jnp.float32))), updated
@@ -180,22 +179,22 @@ def _backbone(name: str, dtype: str) -> dict[str, Any]:
     row["forward_seconds"] = _ready(lambda: forward(variables, photos))
     row["step_seconds"] = _ready(lambda: step(variables["params"], photos))
 
-    theirs = peers.make_features(name).to(_DEVICE, getattr(torch, dtype))
+    peer = peers.make_features(name).to(_DEVICE, getattr(torch, dtype))
     inputs = _to_torch(np.moveaxis(photos, -1, 1).copy(), dtype)
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(peer.parameters(), lr=1e-3)
 
     def torch_forward() -> None:
         with torch.inference_mode():
-            theirs(inputs)
+            peer(inputs)
 
     def torch_step() -> None:
         optimizer.zero_grad()
-        theirs(inputs).float().square().mean().backward()
+        peer(inputs).float().square().mean().backward()
         optimizer.step()
 
-    theirs.eval()
+    peer.eval()
     row["forward_torch_seconds"] = best_torch_time(torch_forward)
-    theirs.train()
+    peer.train()
     row["step_torch_seconds"] = best_torch_time(torch_step)
     return row
 

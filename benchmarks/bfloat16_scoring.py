@@ -4,7 +4,7 @@
 
 The run's queries are ranked twice by the one evaluator, with products in float32 and in
 bfloat16 (`eval.score_dtype`). A row has the largest and mean difference of a logit among the first
-50 of each query, how much the two lists overlap, how many neighbours of the float32 list change
+50 of each query, how much the two lists overlap, how many neighbors of the float32 list change
 their order and how far apart they were at most, and both accuracies.
 Writes benchmarks/results/bfloat16_scoring_DEVICE.json.
 """
@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
-
-from grnet_jax.mesh import make_mesh
-from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
 from grnet_jax.retrieval.tasks import configured_task
-from grnet_jax.training.setup import restore_run
 
-_KEPT = 50
+from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
+
+_TOP_K = 50
 
 
 def main() -> None:
@@ -47,15 +47,15 @@ def measure(workdir: str, queries: int) -> dict[str, Any]:
 
     run, state = restore_run(workdir, make_mesh())
     config = run.config
-    config.eval.queries, config.eval.keep_top = queries, _KEPT
+    config.eval.queries, config.eval.keep_top = queries, _TOP_K
     task = configured_task(load_dataset(config.data), config)
-    found = {}
+    evaluations = {}
     for dtype in ("float32", "bfloat16"):
         config.eval.score_dtype = dtype
         evaluator = Evaluator(run.matcher, config, run.mesh)
-        found[dtype] = evaluator.evaluate(state.variables, task)
+        evaluations[dtype] = evaluator.evaluate(state.variables, task)
     row = {"model": config.name, "queries": queries, "gallery": len(task.gallery_rows)}
-    return row | compare(found["float32"], found["bfloat16"])
+    return row | compare(evaluations["float32"], evaluations["bfloat16"])
 
 
 def compare(exact: Evaluation, rounded: Evaluation) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def compare(exact: Evaluation, rounded: Evaluation) -> dict[str, Any]:
         overlaps.append(len(both) / len(rows))
         differences.append(np.abs(scores[first] - other_scores[second]))
         order = np.argsort(first)
-        best, places = scores[first][order], second[order]
-        gaps.append((best[:-1] - best[1:])[places[1:] < places[:-1]])
+        best, ranks = scores[first][order], second[order]
+        gaps.append((best[:-1] - best[1:])[ranks[1:] < ranks[:-1]])
     off, swapped = np.concatenate(differences), np.concatenate(gaps)
-    figures = {
+    metrics = {
         key: {name: float(of.figures["all"].values[name]) for name in ("top1", "top20", "map")}
         for key, of in (("float32", exact), ("bfloat16", rounded))
     }
@@ -84,9 +84,9 @@ def compare(exact: Evaluation, rounded: Evaluation) -> dict[str, Any]:
         "largest_difference": round(float(off.max()), 4),
         "mean_difference": round(float(off.mean()), 4),
         "top50_overlap": round(float(np.mean(overlaps)), 4),
-        "neighbours_swapped": len(swapped),
+        "neighbors_swapped": len(swapped),
         "largest_swapped_gap": round(float(swapped.max(initial=0.0)), 4),
-        **figures,
+        **metrics,
     }
 
 
@@ -94,7 +94,7 @@ def format_rows(rows: list[dict]) -> str:
     """A Markdown table."""
     lines = [
         "| model | queries | gallery | logit differs by, at most | on average | top-50 overlap | "
-        "neighbours swapped | apart by, at most | top-1, float32 | bfloat16 |",
+        "neighbors swapped | apart by, at most | top-1, float32 | bfloat16 |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -102,7 +102,7 @@ def format_rows(rows: list[dict]) -> str:
         lines.append(
             f"| {row['model']} | {row['queries']} | {row['gallery']:,} | "
             f"{row['largest_difference']:.3f} | {row['mean_difference']:.4f} | "
-            f"{row['top50_overlap']:.4f} | {row['neighbours_swapped']:,} | "
+            f"{row['top50_overlap']:.4f} | {row['neighbors_swapped']:,} | "
             f"{row['largest_swapped_gap']:.3f} | {top1} |"
         )
     return "\n".join(lines) + "\n"

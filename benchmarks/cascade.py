@@ -1,11 +1,11 @@
-"""The cascade against scoring all pairs, and what the descriptors' loss does to GRNet itself.
+"""The cascade against scoring all pairs, and what the embeddings' loss does to GRNet itself.
 
     python -m benchmarks.cascade [--seeds=3]
 
-Through train.py and eval.py, GRNet is trained on the synthetic set, and then descriptors for it,
+Through train.py and eval.py, GRNet is trained on the synthetic set, and then embeddings for it,
 while GRNet stays as it is; for comparison, with one seed, both in one run. Then test queries of
 another draw of the set, whose garments no run saw, are searched for among the shop photos of all
-its splits: all pairs first, then shortlists; a shortlist of 1 is the descriptors' own order.
+its splits: all pairs first, then shortlists; a shortlist of 1 is the embeddings' own order.
 Features are in memory, and times are of ranking alone, after a first pass that compiles it. Recall
 is the share of the first 20 of all pairs that the shortlist holds.
 Rows are written as they finish to benchmarks/results/cascade.json; at the end docs/cascade.png is
@@ -17,33 +17,32 @@ import time
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
-from benchmarks import grnet_vs_baseline
-from grnet_jax.figures.curves import Curve, draw_curves
-from grnet_jax.mesh import make_mesh
-from grnet_jax.metrics import top_k_hits
-from grnet_jax.models import make_scoring
-from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
 from grnet_jax.retrieval.embedding import embed_rows, make_embed
 from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import HeldFeatures
 from grnet_jax.retrieval.tasks import Task, make_task
-from grnet_jax.training.setup import restore_run
-from input_pipeline import load_dataset, image_batches
 
-# When descriptors learn: the config, and fields besides its own.
+from benchmarks import grnet_vs_baseline
+from benchmarks.results_file import ROOT, ResultsFile
+from grnet_jax.metrics import top_k_hits
+from grnet_jax.models import make_scoring
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
+from grnet_jax.visualization.plots import Curve, plot_curves
+from input_pipeline import image_batches, load_dataset
+
+# When embeddings learn: the config, and fields besides its own.
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "without": ("grnet", {}),
     "after": ("grnet_cascade", {}),
-    "beside": ("grnet", {"model.descriptor_dim": 256, "loss.descriptor_weight": 0.1}),
+    "beside": ("grnet", {"model.embedding_dim": 256, "loss.embedding_weight": 0.1}),
 }
 SHORTLISTS = (1, 25, 50, 100, 200, 400, 800)
 _FEW_SHORTLISTS = (1, 200, 400)
 _COUNTS = {"top1": 1, "top20": 20, "top50": 50}
 _TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
-_SPECIAL = {0: "all pairs", 1: "descriptors' order"}
+_SPECIAL = {0: "all pairs", 1: "embeddings' order"}
 _LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
 # Another draw: 3,600 + 150 + 500 shop photos, none of a garment that the run has seen.
 _ANOTHER = {"seed": 1, "train_items": 3600}
@@ -67,7 +66,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for trained in RECIPES if seed == 0 else ("without", "after"):
             add_rows(results, trained, seed, options)
-    draw(results.rows).save(ROOT / _PLOT)
+    plot(results.rows).savefig(ROOT / _PLOT)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
 
@@ -83,17 +82,17 @@ def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Na
         config, fields = RECIPES[trained]
         if trained == "after":
             fields = {"train.init_from": f"{options.runs}/without_{seed}"}
-        found = grnet_vs_baseline.measure(config, seed, options.data_dir, workdir, fields)
-        figures = {name: found["protocols"]["all"][name] for name in _COUNTS}
-        row = {"step": found["step"], "config": config, "fields": fields, **figures}
+        measured = grnet_vs_baseline.measure(config, seed, options.data_dir, workdir, fields)
+        metrics = {name: measured["protocols"]["all"][name] for name in _COUNTS}
+        row = {"step": measured["step"], "config": config, "fields": fields, **metrics}
         results.add({"what": "run", **key, "shortlist": 0, **row})
     if not missing:
         return
     search = Search(str(ROOT / workdir), options.data_dir, options.queries)
     for size in missing:
         row = search.measure(size)
-        whole = row if not size else _all_pairs(results.rows, trained, seed)
-        speedup = round(whole["cpu_seconds"] / row["cpu_seconds"], 2)
+        all_pairs = row if not size else _all_pairs(results.rows, trained, seed)
+        speedup = round(all_pairs["cpu_seconds"] / row["cpu_seconds"], 2)
         results.add({"what": "search", **key, "shortlist": size, **row, "speedup": speedup})
 
 
@@ -140,29 +139,29 @@ class Search:
             self._first = self._rank(0, self._everything).top_rows
         self._rank(shortlist, self._everything[: self._how["query_block"]])
         clock, processor = time.perf_counter(), time.process_time()
-        found = self._rank(shortlist, self._everything)
-        took = time.perf_counter() - clock, time.process_time() - processor
+        ranking = self._rank(shortlist, self._everything)
+        seconds = time.perf_counter() - clock, time.process_time() - processor
         row: dict[str, Any] = {"queries": len(self._query), "gallery": len(self._gallery)}
         row["share_scored"] = round((shortlist or len(self._gallery)) / len(self._gallery), 4)
         for name, count in _COUNTS.items():
-            row[name] = round(float(np.mean(top_k_hits(found.ranks, count))), 4)
+            row[name] = round(float(np.mean(top_k_hits(ranking.ranks, count))), 4)
         listed = [
             np.isin(best, rows).mean()
-            for best, rows in zip(self._first, found.top_rows, strict=True)
+            for best, rows in zip(self._first, ranking.top_rows, strict=True)
         ]
         row[f"recall{_LISTED}"] = round(float(np.mean(listed)), 4)
-        return row | {"seconds": round(took[0], 2), "cpu_seconds": round(took[1], 2)}
+        return row | {"seconds": round(seconds[0], 2), "cpu_seconds": round(seconds[1], 2)}
 
     def _rank(self, shortlist: int, queries: np.ndarray) -> Ranking:
         query = HeldFeatures(self._query.take(queries))
-        wanted = self._task.positives[queries]
+        positives = self._task.positives[queries]
         if not shortlist:
             return rank_all(
-                self._all_pairs, query=query, gallery=self._gallery, positives=wanted,
+                self._all_pairs, query=query, gallery=self._gallery, positives=positives,
                 top=_LISTED, **self._how,
             )  # fmt: skip
         return rank_cascade(
-            self._cascade, query=query, gallery=self._gallery, positives=wanted,
+            self._cascade, query=query, gallery=self._gallery, positives=positives,
             shortlist=Shortlist(shortlist), top=shortlist, **self._how,
         )  # fmt: skip
 
@@ -170,50 +169,55 @@ class Search:
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """Markdown tables: searches beside all pairs, and the runs' own figures."""
     lines = [
-        "| descriptors learn | seed | shortlist | share scored, % | top-1 | top-20 | top-50 | "
+        "| embeddings learn | seed | shortlist | share scored, % | top-1 | top-20 | top-50 | "
         f"first {_LISTED} found, % | s | times faster |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     searches = [row for row in rows if row["what"] == "search"]
-    for row in sorted(searches, key=_place):
+    for row in sorted(searches, key=_order):
         cells = [f"{row['trained']} GRNet", str(row["seed"])]
         cells.append(_SPECIAL.get(row["shortlist"]) or f"{row['shortlist']:,}")
         cells += [f"{100 * row[name]:.1f}" for name in ("share_scored", *_COUNTS)]
         cells += [f"{100 * row[f'recall{_LISTED}']:.1f}", f"{row['cpu_seconds']:.1f}"]
         faster = f"{row['speedup']:.1f}" if row["shortlist"] else "-"
         lines.append("| " + " | ".join([*cells, faster]) + " |")
-    lines += ["", "| descriptors learn | seed | top-1 | top-20 | top-50 |", "|---|---|---|---|---|"]
-    for row in sorted((row for row in rows if row["what"] == "run"), key=_place):
+    lines += ["", "| embeddings learn | seed | top-1 | top-20 | top-50 |", "|---|---|---|---|---|"]
+    for row in sorted((row for row in rows if row["what"] == "run"), key=_order):
         cells = ["not at all" if row["trained"] == "without" else f"{row['trained']} GRNet"]
         cells += [str(row["seed"]), *(f"{100 * row[name]:.1f}" for name in _COUNTS)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _place(row: dict[str, Any]) -> tuple:
+def _order(row: dict[str, Any]) -> tuple:
     order = list(RECIPES).index(row["trained"])
     return order, row["seed"], row["shortlist"] or np.inf
 
 
-def draw(rows: list[dict[str, Any]]) -> Image.Image:
-    """The plot, of the first seed's searches by descriptors that learned after GRNet."""
-    whole = _all_pairs(rows, "after", 0)
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Plots the first seed's searches by embeddings that learned after GRNet."""
+    all_pairs = _all_pairs(rows, "after", 0)
     key = ("search", "after", 0)
-    found = [row for row in rows if (row["what"], row["trained"], row["seed"]) == key]
-    found = sorted((row for row in found if row["shortlist"] > 1), key=_place)
-    sizes = np.array([row["shortlist"] for row in found])
-    recall = f"recall{_LISTED}"
-    shares = {
-        f"{title} (all pairs: {100 * whole[name]:.1f}%)": [row[name] for row in found]
-        for name, title in _TITLES.items()
+    searches = [row for row in rows if (row["what"], row["trained"], row["seed"]) == key]
+    searches = sorted((row for row in searches if row["shortlist"] > 1), key=_order)
+    sizes = np.array([row["shortlist"] for row in searches])
+
+    def curve(label: str, name: str, of: float = 1.0) -> Curve:
+        return Curve(label, sizes, np.array([row[name] for row in searches]) / of)
+
+    panels = {
+        "top-k accuracy": [
+            curve(f"{title} (all pairs: {all_pairs[name]:.1%})", name)
+            for name, title in _TITLES.items()
+        ],
+        "recall of the shortlist": [curve(f"first {_LISTED} of all pairs", f"recall{_LISTED}")],
+        "time, of all pairs'": [curve("ranking", "cpu_seconds", all_pairs["cpu_seconds"])],
     }
-    shares[f"first {_LISTED} of all pairs found"] = [row[recall] for row in found]
-    shares["time, of all pairs'"] = [row["cpu_seconds"] / whole["cpu_seconds"] for row in found]
-    return draw_curves(
-        [Curve(label, sizes, np.array(values)) for label, values in shares.items()],
-        f"{whole['queries']:,} queries of the synthetic set among {whole['gallery']:,} shop photos",
-        "photos in a shortlist",
+    title = (
+        f"{all_pairs['queries']:,} queries of the synthetic set among {all_pairs['gallery']:,} "
+        "shop photos"
     )
+    return plot_curves(panels, title, "images in a shortlist", log_x=True)
 
 
 def _all_pairs(rows: list[dict[str, Any]], trained: str, seed: int) -> dict[str, Any]:

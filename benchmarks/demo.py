@@ -1,4 +1,4 @@
-"""`make demo` in a fresh clone with a fresh environment: how long, and what it finds.
+"""`make demo` in a fresh clone with a fresh environment: how long, and what it scores.
 
     python -m benchmarks.demo
 
@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 
 
 def main() -> None:
@@ -24,9 +24,9 @@ def main() -> None:
         started = time.monotonic()
         subprocess.run(["make", "demo"], cwd=clone, check=True)
         seconds = round(time.monotonic() - started)
-        found = json.loads((clone / "runs/demo/results.json").read_text())
+        results_json = json.loads((clone / "runs/demo/results.json").read_text())
         (clone / "runs/demo/results.html").stat()  # or FileNotFoundError
-    results.add({"what": "make demo", "seconds": seconds, **found})
+    results.add({"what": "make demo", "seconds": seconds, **results_json})
     print(f"{seconds} seconds in all. Wrote {results.path.relative_to(ROOT)}")
 
 

@@ -1,10 +1,10 @@
-"""FashionNet beside the same network in PyTorch: recognising photos, and a gradient of all outputs.
+"""FashionNet beside the same network in PyTorch: recognizing photos, and a gradient of all outputs.
 
     python -m benchmarks.fashionnet_speed [--sizes=demo,paper]
 
 The PyTorch network has our weights; before it is timed its outputs are compared with ours. It runs
 eagerly. A gradient is that of the sum of all outputs' squares by every parameter, BatchNorm as in
-evaluation. BatchSpec are random. Needs PyTorch (`make parity`).
+evaluation. Images are random. Needs PyTorch (`make parity`).
 Writes benchmarks/results/fashionnet_speed_DEVICE.json.
 """
 
@@ -19,13 +19,14 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import best_torch_time, torch_device
-from benchmarks.training_step import best_time, random_photos
+from benchmarks.training_step import best_time, random_images
 from configs import fashionnet
 from grnet_jax.backbones.preprocessing import find_preprocessing
+from grnet_jax.config import parse_config
 from grnet_jax.models import build_matcher
 from grnet_jax.models.fashionnet import FashionNet
-from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.training.state import init_variables
 
 _OUTPUTS = ("descriptor", "landmarks", "visibility", "category", "attributes")
@@ -60,50 +61,50 @@ def main() -> None:
 
 def measure(size: Size) -> dict[str, Any]:
     """Times both networks; raises ValueError where they are not the same."""
-    config = fashionnet.get_config(size.dataset)
+    config = parse_config(fashionnet.get_config(size.dataset))
     matcher: Any = build_matcher(config.model)
-    variables = init_variables(matcher, config.data.image_size, seed=0)
-    photos = np.concatenate(random_photos(size.photos // 2, config.data.image_size))
+    variables = init_variables(matcher, config.image.size, seed=0)
+    photos = np.concatenate(random_images(size.photos // 2, config.image.size))
 
     @jax.jit
-    def ours(variables: Any, photos: jax.Array) -> dict[str, jax.Array]:
-        features, found = matcher.apply(variables, photos, method="predict")
+    def network(variables: Any, photos: jax.Array) -> dict[str, jax.Array]:
+        features, prediction = matcher.apply(variables, photos, method="predict")
         return {"descriptor": features.descriptor} | {
-            name: getattr(found, name) for name in _OUTPUTS[1:]
+            name: getattr(prediction, name) for name in _OUTPUTS[1:]
         }
 
     @jax.jit
-    def our_gradient(params: Any, rest: Any, photos: jax.Array) -> Any:
+    def gradient(params: Any, rest: Any, photos: jax.Array) -> Any:
         return jax.grad(
             lambda params: sum(
                 jnp.sum(jnp.square(value))
-                for value in ours({"params": params, **rest}, photos).values()
+                for value in network({"params": params, **rest}, photos).values()
             )
         )(params)
 
-    theirs = TorchFashionNet(matcher, variables, torch_device())
-    moved = torch.from_numpy(photos).to(torch_device())
+    peer = TorchFashionNet(matcher, variables, torch_device())
+    images = torch.from_numpy(photos).to(torch_device())
     with torch.no_grad():
-        _check_same(ours(variables, photos), theirs(moved))
+        _check_same(network(variables, photos), peer(images))
 
-    def their_gradient() -> None:
-        found = theirs(moved).values()
-        value = torch.stack([output.square().sum() for output in found]).sum()
-        torch.autograd.grad(value, theirs.learned)
+    def peer_gradient() -> None:
+        outputs = peer(images).values()
+        value = torch.stack([output.square().sum() for output in outputs]).sum()
+        torch.autograd.grad(value, peer.learned)
 
-    def recognise() -> None:
+    def recognize() -> None:
         with torch.no_grad():
-            theirs(moved)
+            peer(images)
 
     rest = {name: part for name, part in variables.items() if name != "params"}
     placed = jnp.asarray(photos)
     times = {
-        "recognise": best_time(lambda: jax.block_until_ready(ours(variables, placed))),
-        "torch_recognise": best_torch_time(recognise),
+        "recognize": best_time(lambda: jax.block_until_ready(network(variables, placed))),
+        "torch_recognize": best_torch_time(recognize),
         "gradient": best_time(
-            lambda: jax.block_until_ready(our_gradient(variables["params"], rest, placed))
+            lambda: jax.block_until_ready(gradient(variables["params"], rest, placed))
         ),
-        "torch_gradient": best_torch_time(their_gradient),
+        "torch_gradient": best_torch_time(peer_gradient),
     }
     return {"photos": size.photos, **{name: round(value, 5) for name, value in times.items()}}
 
@@ -126,10 +127,10 @@ class TorchFashionNet:
         }
         names = flatten_dict(variables["params"], sep="/")
         self.learned = [self._weights[name].requires_grad_() for name in names]
-        own = find_preprocessing(matcher.preprocessing)
+        inputs = find_preprocessing(matcher.preprocessing)
         self._mean, self._deviation = (
             torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-            for values in (own.mean, own.deviation)
+            for values in (inputs.mean, inputs.deviation)
         )
 
     def __call__(self, photos: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -194,8 +195,8 @@ class TorchFashionNet:
         cells = padded.permute(0, 2, 3, 1)[photo, rows[..., None], columns[..., None, :]]
         cells = cells.flatten(0, 1).permute(0, 3, 1, 2)  # [n p, c, window, window]
         pooled = functional.adaptive_max_pool2d(cells, bins).view(n, -1, channels, bins, bins)
-        there = visible[:, :, None, None, None] & (pooled != -torch.inf)
-        return torch.where(there, pooled, 0.0).permute(0, 1, 3, 4, 2)
+        valid = visible[:, :, None, None, None] & (pooled != -torch.inf)
+        return torch.where(valid, pooled, 0.0).permute(0, 1, 3, 4, 2)
 
 
 def _as_torch(leaf: np.ndarray) -> np.ndarray:
@@ -208,10 +209,10 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def _check_same(ours: Mapping[str, jax.Array], theirs: Mapping[str, torch.Tensor]) -> None:
-    for name, value in ours.items():
-        own, other = np.asarray(value), theirs[name].cpu().numpy()
-        worst = np.abs(own - other).max() / max(np.abs(own).max(), 1e-6)
+def _check_same(outputs: Mapping[str, jax.Array], peer_outputs: Mapping[str, torch.Tensor]) -> None:
+    for name, value in outputs.items():
+        actual, expected = np.asarray(value), peer_outputs[name].cpu().numpy()
+        worst = np.abs(actual - expected).max() / max(np.abs(actual).max(), 1e-6)
         if not worst < 1e-3:
             raise ValueError(f"{name}: PyTorch's differs from ours by {worst:.1e} of its size")
 
@@ -219,13 +220,13 @@ def _check_same(ours: Mapping[str, jax.Array], theirs: Mapping[str, torch.Tensor
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: photos a second, and how many times PyTorch's."""
     lines = [
-        "| size | photos at once | recognised a second | times PyTorch's | gradients of photos a "
+        "| size | photos at once | recognized a second | times PyTorch's | gradients of photos a "
         "second | times PyTorch's |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = [row["size"], str(row["photos"])]
-        for what in ("recognise", "gradient"):
+        for what in ("recognize", "gradient"):
             ratio = row[f"torch_{what}"] / row[what]
             cells += [f"{row['photos'] / row[what]:.3g}", f"{ratio:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")

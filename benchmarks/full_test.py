@@ -14,19 +14,19 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
 
 DEVICES = (1, 8, 256)
 # A test of the paper's size: the queries are a round number, the gallery is the paper's.
 _QUERIES, _GALLERY = 22_000, 45_392
 # So much of the peak is assumed of accelerators: the target of benchmarks/scoring on a GPU.
 _SHARE = 0.5
-_DESCRIPTOR = 1024
+_EMBEDDING = 1024
 # Region features of a photo in float16, and what one process reads in a second, bytes.
 _PHOTO_BYTES = 24 * 1024 * 2
 _READ_RATE = 1e9
 # Queries that a device holds while the gallery passes by.
-_HELD = 1024
+_QUERIES_HELD = 1024
 SHORTLISTS = (0, 4539, 400)
 
 
@@ -91,13 +91,13 @@ def devices() -> list[Device]:
         scoring["matrix_gmac_per_s"] * 1e9,
         "measured",
     )
-    found = [cpu]
+    every = [cpu]
     # Dense bfloat16 peaks of the makers' data sheets, in 1e12 floating-point operations a second.
     for name, peak in (("TPU v5e", 197), ("A100", 312), ("H100 SXM", 989)):
         macs = _SHARE * peak * 1e12 / 2
         known = f"arithmetic: {_SHARE:.0%} of {peak} TFLOP/s"
-        found.append(Device(name, macs / pair, macs / photo, macs, known))
-    return found
+        every.append(Device(name, macs / pair, macs / photo, macs, known))
+    return every
 
 
 def estimate(device: Device, queries: int, gallery: int, shortlist: int) -> dict[str, Any]:
@@ -112,12 +112,12 @@ def estimate(device: Device, queries: int, gallery: int, shortlist: int) -> dict
     pairs = queries * (shortlist or gallery)
     work = (queries + gallery) / device.photos_per_s + pairs / device.pairs_per_s
     if shortlist:
-        work += queries * gallery * _DESCRIPTOR / device.macs_per_s
+        work += queries * gallery * _EMBEDDING / device.macs_per_s
     seconds = {}
     for count in DEVICES:
-        passes = -(-queries // (_HELD * count))
-        if shortlist:  # all descriptors for each pass, then each query's own photos
-            size = passes * gallery * _DESCRIPTOR * 4 + queries * shortlist * _PHOTO_BYTES / count
+        passes = -(-queries // (_QUERIES_HELD * count))
+        if shortlist:  # all embeddings for each pass, then each query's own photos
+            size = passes * gallery * _EMBEDDING * 4 + queries * shortlist * _PHOTO_BYTES / count
         else:
             size = passes * gallery * _PHOTO_BYTES
         read = size / _READ_RATE

@@ -1,8 +1,8 @@
-"""GRNet against the global baseline on the synthetic set, the colour histogram beside them.
+"""GRNet against the global baseline on the synthetic set, the color histogram beside them.
 
     python -m benchmarks.grnet_vs_baseline [--seeds=3]
 
-Same backbone, data, loss, optimiser and steps; every system through train.py and eval.py. A
+Same backbone, data, loss, optimizer and steps; every system through train.py and eval.py. A
 row is written as it finishes; run again, the command goes on with the rows that are missing.
 Writes benchmarks/results/grnet_vs_baseline.json; the runs stay under --runs.
 """
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, run_command
 
 _TRAINED = ("grnet", "global_baseline")
-_FLOOR = "colour_histogram"
+_FLOOR = "color_histogram"
 _PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
 _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
@@ -34,11 +34,11 @@ def main() -> None:
     options = parser.parse_args()
     command = f"python -m benchmarks.grnet_vs_baseline --seeds={options.seeds}"
     results = ResultsFile("grnet_vs_baseline", command, ("model", "seed"))
-    wanted = [(model, seed) for seed in range(options.seeds) for model in _TRAINED]
-    wanted.insert(0, (_FLOOR, 0))
-    for number, (model, seed) in enumerate(wanted, start=1):
+    runs = [(model, seed) for seed in range(options.seeds) for model in _TRAINED]
+    runs.insert(0, (_FLOOR, 0))
+    for number, (model, seed) in enumerate(runs, start=1):
         if results.find(model=model, seed=seed) is None:
-            print(f"[{number}/{len(wanted)}] {model}, seed {seed}", flush=True)
+            print(f"[{number}/{len(runs)}] {model}, seed {seed}", flush=True)
             results.add(measure(model, seed, options.data_dir, f"{options.runs}/{model}_{seed}"))
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
@@ -54,28 +54,26 @@ def measure(
       seed: of the run.
       data_dir: prepared data sets.
       workdir: of the run.
-      fields: of the config, that differ from the file's.
+      fields: config fields that differ from the file's.
     """
-    flags = [
-        f"--config=configs/{model}.py:synthetic",
-        f"--config.seed={seed}",
-        f"--config.data.dir={data_dir}",
-        f"--workdir={workdir}",
-        *(f"--config.{field}={value}" for field, value in (fields or {}).items()),
-    ]
+    flags = [f"--config=configs/{model}.py:synthetic", f"--config.dataset.dir={data_dir}"]
     started = time.monotonic()
-    if model != _FLOOR:
-        run_command("train.py", *flags)
+    if model == _FLOOR:
+        run_command("eval.py", *flags, f"--output={workdir}")
+    else:
+        flags += [f"--config.{name}={value}" for name, value in (fields or {}).items()]
+        run_command("train.py", *flags, f"--config.seed={seed}", f"--workdir={workdir}")
     trained = time.monotonic()
-    run_command("eval.py", *flags)
-    found = json.loads((ROOT / workdir / "results.json").read_text())
+    if model != _FLOOR:
+        run_command("eval.py", f"--workdir={workdir}")
+    results = json.loads((ROOT / workdir / "results.json").read_text())
     return {
         "model": model,
         "seed": seed,
-        "step": found["step"],
+        "step": results["step"],
         "train_seconds": round(trained - started),
         "eval_seconds": round(time.monotonic() - trained),
-        "protocols": found["protocols"],
+        "protocols": results["protocols"],
     }
 
 

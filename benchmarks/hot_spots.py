@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.training_step import SIZES, best_time, step_seconds
 from grnet_jax.backbones.blocks import convolution
 from grnet_jax.backbones.grouped import grouped_convolution
@@ -28,7 +29,6 @@ from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.graph import PAPER_SCALES, node_count
 from grnet_jax.graph import reasoning as graph
 from grnet_jax.graph.pyramid import region_counts
-from grnet_jax.results_file import ROOT, ResultsFile
 
 _ITEMS, _CHANNELS, _NODE_DIM, _REASONING_DIM = 32, 128, 64, 32
 _LARGE_PAGES = "glibc.malloc.hugetlb=1"

@@ -34,8 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
-from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.config import Config, parse_config
 from input_pipeline import CropBoxes, ImageConfig, Split, load_dataset, train_batches
 from input_pipeline.datasets.records import parse_record
@@ -96,10 +96,10 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
         ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
         cells = [row["photos"], str(row["image_size"]), *ways, ratio, f"{row['cpu_ratio']:.2f}"]
         rates.append("| " + " | ".join(cells) + " |")
-        found = row["memory"]
-        cells = [row["photos"], f"{found['batches']}", f"{found['epochs']:.1f}"]
-        cells += [f"{found['first_tenth_mb']:.0f}", f"{found['last_tenth_mb']:.0f}"]
-        memory.append("| " + " | ".join([*cells, f"{found['mb_a_1000_batches']:+.1f}"]) + " |")
+        sampled = row["memory"]
+        cells = [row["photos"], f"{sampled['batches']}", f"{sampled['epochs']:.1f}"]
+        cells += [f"{sampled['first_tenth_mb']:.0f}", f"{sampled['last_tenth_mb']:.0f}"]
+        memory.append("| " + " | ".join([*cells, f"{sampled['mb_a_1000_batches']:+.1f}"]) + " |")
     tables = [rates, memory]
     if full := [row for row in rows if row["image_size"] == 224]:
         tables.append(_needed(full))
@@ -133,43 +133,33 @@ def _step_macs(photos: int) -> float:
 
 def _config(manifest: str, folder: str) -> Config:
     config = grnet.get_config("manifest" if manifest else "synthetic")
-    if manifest:
-        config.model.backbone.name, config.image.size = "googlenet", 224
-    config.dataset.source, config.dataset.dir, config.augment.crop_jitter = manifest, folder, 0.0
+    config.dataset.source, config.dataset.dir = manifest, folder
+    config.augment.update(crop_jitter=0.0, color_jitter=0.0)
     return parse_config(config)
 
 
 def _measure(split: Split, config: Config, rounds: int, seconds: float) -> dict[str, Any]:
-    image = config.image
-
     def pipeline() -> Iterator[Any]:
-        return train_batches(
-            split,
-            image,
-            config.augment,
-            config.sampler,
-            batch_size=_PHOTOS // 2,
-            start_step=0,
-            steps=10**9,
-            seed=0,
-        )
+        sections = config.image, config.augment, config.sampler
+        items = _PHOTOS // 2
+        return train_batches(split, *sections, batch_size=items, start_step=0, steps=10**9, seed=0)
 
     epoch = build_sampler(split, config.sampler, 0).epoch_length / (_PHOTOS // 2)
     memory = _memory(pipeline(), epoch)
-    images, crops = _upright_jpegs(split, config)
+    images, crops = _read_images(split, config)
     ways = {
         "pipeline": pipeline(),
-        "bare": _bare(images, crops, image),
-        "bare_uint8": _bare(images, crops, image, dtype=tf.uint8),
-        "default": _bare(images, crops, image, dct="", antialias=False),
+        "bare": _bare(images, crops, config.image),
+        "bare_uint8": _bare(images, crops, config.image, dtype=tf.uint8),
+        "default": _bare(images, crops, config.image, dct="", antialias=False),
     }
     for batches in ways.values():
         _turn(batches, seconds)  # AUTOTUNE finds its settings
     turns = [{name: _turn(ways[name], seconds) for name in ways} for _ in range(rounds)]
     row: dict[str, Any] = {
-        "image_size": image.size,
-        "interpolation": image.interpolation,
-        "mean_cut": np.mean(crops[:, 2:] - crops[:, :2], axis=0).round().tolist(),
+        "image_size": config.image.size,
+        "interpolation": config.image.interpolation,
+        "mean_crop": np.mean(crops[:, 2:] - crops[:, :2], axis=0).round().tolist(),
         "mean_bytes": round(float(np.mean([len(image) for image in images]))),
         "memory": memory,
         "ratios": [
@@ -203,35 +193,36 @@ def _turn(batches: Iterator[Any], seconds: float) -> _Turn:
     )
 
 
-def _upright_jpegs(split: Split, config: Config) -> tuple[list[bytes], np.ndarray]:
-    """Returns the upright JPEGs of the pipeline's first batches, and the crop of each."""
+def _read_images(split: Split, config: Config) -> tuple[list[bytes], np.ndarray]:
+    """The upright JPEGs of the pipeline's first batches, and the crop of each."""
     sampler = build_sampler(split, config.sampler, 0)
-    batches = [sampler.sample(s, batch_size=_PHOTOS // 2) for s in range(_BARE_BATCHES)]
-    rows = np.concatenate([batch.flat().rows for batch in batches])
+    items = _PHOTOS // 2
+    plans = [sampler.plan(s, batch_size=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
+    rows = np.concatenate([plan.rows.reshape(-1) for plan in plans])
     records = [parse_record(record) for record in split.read(rows)]
-    kept = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
-    if not any(kept):
+    upright = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
+    if not any(upright):
         raise SystemExit("No photo is an upright JPEG: there is nothing to compare with")
-    images = [record.image for record, keep in zip(records, kept, strict=True) if keep]
-    return images, CropBoxes(split, config.image).pixels(rows[kept])
+    images = [record.image for record, keep in zip(records, upright, strict=True) if keep]
+    return images, CropBoxes(split, config.image).pixels(rows[upright])
 
 
 def _bare(
     images: list[bytes],
     crops: np.ndarray,
-    config: ImageConfig,
+    image: ImageConfig,
     *,
     dct: str = "INTEGER_ACCURATE",
     antialias: bool = True,
     dtype: tf.DType = tf.float32,
 ) -> Iterator[np.ndarray]:
     left, top, right, bottom = crops.T
-    size, method = [config.size] * 2, config.interpolation
+    size, method = [image.size] * 2, image.interpolation
     windows = np.stack([top, left, bottom - top, right - left], axis=1).astype(np.int32)
 
     def photo(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=dct)
-        return tf.cast(tf.image.resize(image, size, method, antialias=antialias), dtype)
+        crop = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=dct)
+        return tf.cast(tf.image.resize(crop, size, method, antialias=antialias), dtype)
 
     return (
         tf.data.Dataset.from_tensor_slices((images, windows))

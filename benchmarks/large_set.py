@@ -19,7 +19,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grnet_jax.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile
+from input_pipeline import (
+    AugmentConfig,
+    DatasetConfig,
+    ImageConfig,
+    SamplerConfig,
+    load_dataset,
+    steps_per_epoch,
+    train_batches,
+)
+from input_pipeline.config import PrepareOptions
 
 _PHOTOS_OF_AN_ITEM = 4  # a shop photo and three of customers
 _BATCH = 64
@@ -44,7 +54,7 @@ def main() -> None:
     commands = {
         "prepare": [
             *("input_pipeline.prepare", "--dataset=synthetic"),
-            *(f"--train_items={items}", f"--dir={options.data_dir}"),
+            *(f"--items={items}", f"--dir={options.data_dir}"),
         ],
         "stream": [
             *("benchmarks.large_set", "--stream"),
@@ -82,17 +92,16 @@ def measure(command: Sequence[str]) -> dict[str, float]:
 
 def stream(items: int, data_dir: str) -> None:
     """Takes every photo of train once."""
-    from configs import common
-    from input_pipeline import load_dataset, steps_per_epoch, train_batches
-
-    data = common.get_data("synthetic")
-    data.update(dir=data_dir, train_items=items, sampler="photos", image_size=_SIZE)
-    data.update(interpolation="bilinear", center_fraction=1.0)
-    split = load_dataset(data).split("train")
-    steps = steps_per_epoch(split, data, _BATCH)
-    batches = train_batches(split, data, batch_size=_BATCH, start_step=0, steps=steps, seed=0)
-    photos = sum(np.shape(batch["photo"])[0] for batch in batches)
-    print(f"Streamed {photos:,} photos in {steps:,} batches")
+    sampler = SamplerConfig(name="images")
+    image = ImageConfig(size=_SIZE, interpolation="bilinear", center_fraction=1.0)
+    dataset = load_dataset(DatasetConfig(dir=data_dir), PrepareOptions(items=items))
+    split = dataset.split("train")
+    steps = steps_per_epoch(split, sampler, _BATCH)
+    batches = train_batches(
+        split, image, AugmentConfig(), sampler, batch_size=_BATCH, start_step=0, steps=steps, seed=0
+    )
+    images = sum(np.shape(batch["image"])[0] for batch in batches)
+    print(f"Streamed {images:,} photos in {steps:,} batches")
 
 
 def format_rows(rows: list[dict]) -> str:

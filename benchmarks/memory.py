@@ -5,7 +5,7 @@
 For each batch and `model.gallery_chunk`, in a process of its own: what XLA plans for the step
 (arguments, results and temporaries; from the compiled step, so it is known also where it does
 not fit), and, where that fits this machine and takes minutes at most, the largest resident
-memory over three real steps, the seconds of the last and the losses. BatchSpec are random.
+memory over three real steps, the seconds of the last and the losses. Images are random.
 Writes benchmarks/results/memory_DEVICE.json.
 """
 
@@ -22,9 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.training_step import build_step, planned_bytes, random_batch
 from configs import grnet
-from grnet_jax.results_file import ROOT, ResultsFile
 
 _BATCHES = (32, 64, 128, 256)
 _CHUNKS = (0, 8)
@@ -90,10 +90,10 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     config.train.batch_size = items
     config.model.gallery_chunk = gallery_chunk
     run, step = build_step(config)
-    side = config.data.image_size
-    photos = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
+    side = config.image.size
+    images = jax.ShapeDtypeStruct((items, side, side, 3), np.uint8)
     item = jax.ShapeDtypeStruct((items,), np.int32)
-    batch = {"customer": photos, "shop": photos, "item": item, "content": item}
+    batch = {"customer": images, "shop": images, "item": item, "content": item}
     planned = planned_bytes(run, step, batch)
     row: dict[str, Any] = {"planned_gb": round(planned / 1e9, 3), "losses": []}
     work = items**2 * config.model.node_dim

@@ -12,13 +12,13 @@ import argparse
 import json
 from typing import Any
 
-from grnet_jax.reproduce.printing import our_figure
-from grnet_jax.results_file import ROOT, ResultsFile, run_command
+from benchmarks.reproduce.printing import format_cell
+from benchmarks.results_file import ROOT, ResultsFile, run_command
 
 _STEPS = 600
 _FIELDS = (
-    "--config.data.sampler=photos",
-    "--config.model.attributes=0",
+    "--config.sampler.name=images",
+    "--config.model.num_attributes=0",
     "--config.loss.pose.triplets=0",
     "--config.loss.recognition.triplets=0",
     f"--config.train.steps={_STEPS}",
@@ -41,13 +41,17 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/own_categories", help="workdirs of the runs")
     options = parser.parse_args()
     flags = [
-        "--config=configs/fashionnet.py:manifest",
-        f"--config.data.manifest={options.manifest}",
-        f"--config.data.dir={options.data_dir}",
-        f"--config.model.categories={options.categories}",
+        "--config=configs/fashionnet.py:synthetic",  # its size
+        "--config.dataset.name=manifest",
+        f"--config.dataset.source={options.manifest}",
+        f"--config.dataset.dir={options.data_dir}",
+        f"--config.model.num_classes={options.categories}",
         *_FIELDS,
     ]
-    tune = [f"--config.train.init_from={options.start}", "--config.train.init_parts=fitting"]
+    tune = [
+        f"--config.train.init_from={options.start}",
+        "--config.train.init_params=matching_shapes",
+    ]
     results = ResultsFile(
         "own_categories",
         "python -m benchmarks.own_categories --manifest=photos/manifest.csv --photos=... "
@@ -62,10 +66,10 @@ def main() -> None:
         if results.find(model=name, data=options.photos) is not None:
             continue
         workdir = f"{options.runs}/{folder}"
-        for command in ("train.py", "eval.py"):
-            run_command(command, *flags, *fields, f"--workdir={workdir}")
-        found = json.loads((ROOT / workdir / "recognition.json").read_text())
-        row = {name: found[name] for name in ("photos", "values", "intervals")}
+        run_command("train.py", *flags, *fields, f"--workdir={workdir}")
+        run_command("eval.py", f"--workdir={workdir}")
+        measured = json.loads((ROOT / workdir / "recognition.json").read_text())
+        row = {name: measured[name] for name in ("photos", "values", "intervals")}
         results.add({"model": name, "data": options.photos} | row)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
@@ -76,8 +80,8 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     names = ("category_top1", "category_top3", "category_top5")
     lines = ["| model | top-1 | top-3 | top-5 |", "|---|---|---|---|"]
     for row in rows:
-        figures = row["values"] | {"intervals_95": row["intervals"]}
-        cells = [our_figure([figures], name) for name in names]
+        metrics = row["values"] | {"intervals_95": row["intervals"]}
+        cells = [format_cell([metrics], name) for name in names]
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     if rows:
         commonest = 100 * rows[0]["values"]["category_commonest"]

@@ -3,7 +3,7 @@
     python -m benchmarks.own_photos --manifest=photos/manifest.csv --start=runs/demo
 
 GRNet also as the demo left it and from scratch; the other systems start from its backbone alone.
-The colour histogram stands beside them. A row is written as it finishes; run again, the command
+The color histogram stands beside them. A row is written as it finishes; run again, the command
 goes on with the rows that are missing. Writes benchmarks/results/own_photos.json.
 """
 
@@ -11,9 +11,9 @@ import argparse
 import json
 from typing import Any
 
-from grnet_jax.reproduce.printing import our_figure
-from grnet_jax.results_file import ROOT, ResultsFile, run_command
-from grnet_jax.retrieval.report import column_title
+from benchmarks.reproduce.printing import format_cell
+from benchmarks.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.evaluation.reports import column_title
 
 _STEPS = 200
 # Configs of the other systems, with what they are called.
@@ -39,7 +39,11 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
     parser.add_argument("--runs", default="runs/own_photos", help="workdirs of the runs")
     options = parser.parse_args()
-    data = [f"--config.data.manifest={options.manifest}", f"--config.data.dir={options.data_dir}"]
+    data = [
+        "--config.dataset.name=manifest",
+        f"--config.dataset.source={options.manifest}",
+        f"--config.dataset.dir={options.data_dir}",
+    ]
     train = [f"--config.train.steps={_STEPS}"]
     tune = [*train, f"--config.train.init_from={options.start}"]
     tune.append("--config.optimizer.learning_rate=3e-4")
@@ -49,7 +53,7 @@ def main() -> None:
         ("model",),
     )
     systems = {
-        "colour histogram": ("colour_histogram", f"{options.runs}/colour_histogram", []),
+        "color histogram": ("color_histogram", f"{options.runs}/color_histogram", []),
         "GRNet, trained on the synthetic set": ("grnet", options.start, []),
         f"GRNet, then {_STEPS} steps on these photos": ("grnet", f"{options.runs}/tuned", tune),
         f"GRNet from scratch, {_STEPS} steps on these photos": (
@@ -58,20 +62,22 @@ def main() -> None:
             train,
         ),
     }
-    backbone = [*tune, "--config.train.init_parts=backbone"]
+    backbone = [*tune, "--config.train.init_params=backbone"]
     for config, title in _OTHERS.items():
         name = f"{title}, {_STEPS} steps on these photos"
-        systems[name] = (config, f"{options.runs}/{config}", backbone)
+        fields = [*backbone, "--config.model.num_classes=50"] if config == "fir" else backbone
+        systems[name] = (config, f"{options.runs}/{config}", fields)
     for name, (config, workdir, fields) in systems.items():
         if results.find(model=name) is not None:
             continue
-        flags = [f"--config=configs/{config}.py:manifest", *data, *fields, f"--workdir={workdir}"]
+        file = f"--config=configs/{config}.py:synthetic"  # its size
         if fields:
-            run_command("train.py", *flags)
+            run_command("train.py", file, *data, *fields, f"--workdir={workdir}")
         output = f"{options.runs}/{config}_untuned" if workdir == options.start else workdir
-        run_command("eval.py", *flags, f"--output={output}")
-        found = json.loads((ROOT / output / "results.json").read_text())
-        results.add({"model": name, "photos": options.photos, "protocols": found["protocols"]})
+        run = file if config == "color_histogram" else f"--workdir={workdir}"
+        run_command("eval.py", run, *data, f"--output={output}")
+        measured = json.loads((ROOT / output / "results.json").read_text())
+        results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
@@ -84,7 +90,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
         "|---|" + "---|" * len(names),
     ]
     for row in rows:
-        cells = [our_figure([row["protocols"]["all"]], name) for name in names]
+        cells = [format_cell([row["protocols"]["all"]], name) for name in names]
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

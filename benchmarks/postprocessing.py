@@ -1,9 +1,9 @@
-"""What post-processing does to figures on the synthetic set's test split.
+"""What post-processing does to accuracy on the synthetic set's test split.
 
     python -m benchmarks.postprocessing [--run=runs/grnet_vs_baseline/grnet_1] [--queries=500]
 
-The run is one of `python -m benchmarks.grnet_vs_baseline`. Systems: the colour histogram, the
-trained run's descriptors compared by their inner product, and the run itself, which scores regions
+The run is one of `python -m benchmarks.grnet_vs_baseline`. Systems: the color histogram, the
+trained run's embeddings compared by their inner product, and the run itself, which scores regions
 and takes flips alone. Nothing was tuned. Writes benchmarks/results/postprocessing.json, a row as it
 finishes; run again, the command goes on with the rows that are missing.
 """
@@ -15,31 +15,29 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-
-import input_pipeline
-from configs import colour_histogram
-from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, InnerProduct, Views
-from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
-from grnet_jax.training.setup import build_run, restore_run
+
+import input_pipeline
+from benchmarks.results_file import ROOT, ResultsFile
+from configs import color_histogram
+from grnet_jax.models import Features, InnerProduct, Views
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import build_run, restore_run
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "whitening by the gallery, 64": {"whitening": "gallery", "whitening_dim": 64},
-    "augmentation, 3, alpha 3": {"database_augmentation": 3, "database_augmentation_alpha": 3.0},
     "expansion, 3": {"query_expansion": 3},
     "expansion, 3, alpha 3": {"query_expansion": 3, "query_expansion_alpha": 3.0},
     "flip": {"flip_average": True},
     "whitening by train, 64": {"whitening": "train", "whitening_dim": 64},
-    "five crops, 0.875": {"five_crop_share": 0.875},
 }
 _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
 
-class DescriptorMatcher(InnerProduct):
-    """Another matcher's descriptors, scored by their inner product."""
+class EmbeddingMatcher(InnerProduct):
+    """Another matcher's embeddings, scored by their inner product."""
 
     matcher: nn.Module
 
@@ -62,17 +60,17 @@ def main() -> None:
     results = ResultsFile("postprocessing", command, ("system", "setting"))
     systems = _systems(options.run)
     # Scoring pairs takes by far the longest, and is left for last.
-    wanted = [(name, system) for name in _SETTINGS for system in systems]
-    wanted.sort(key=lambda pair: pair[1] == "GRNet")
+    pairs = [(name, system) for name in _SETTINGS for system in systems]
+    pairs.sort(key=lambda pair: pair[1] == "GRNet")
     with tempfile.TemporaryDirectory() as stores:
-        for name, system in wanted:
+        for name, system in pairs:
             matcher, variables, config, settings = systems[system]
             if name in settings and results.find(system=system, setting=name) is None:
                 print(f"{system}: {name}", flush=True)
                 config.data.dir, config.eval.queries = options.data_dir, options.queries
                 store = f"{stores}/{system}"
-                found = measure(matcher, variables, config, _SETTINGS[name], store)
-                results.add({"system": system, "setting": name, **found})
+                measured = measure(matcher, variables, config, _SETTINGS[name], store)
+                results.add({"system": system, "setting": name, **measured})
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
@@ -80,12 +78,12 @@ def main() -> None:
 def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
     """By name: matcher, variables, config and the settings that touch it."""
     every = list(_SETTINGS)
-    floor = build_run(colour_histogram.get_config(), make_mesh())
+    floor = build_run(color_histogram.get_config(), make_mesh())
     run, state = restore_run(workdir, make_mesh())
     inside = {name: {"matcher": part} for name, part in state.variables.items()}
     return {
-        "colour histogram": (floor.matcher, {}, floor.config, every),
-        "GRNet's descriptor": (DescriptorMatcher(run.matcher), inside, run.config, every),
+        "color histogram": (floor.matcher, {}, floor.config, every),
+        "GRNet's embedding": (EmbeddingMatcher(run.matcher), inside, run.config, every),
         "GRNet": (run.matcher, state.variables, run.config, ["none", "flip"]),
     }
 
@@ -93,7 +91,7 @@ def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
 def measure(
     matcher: nn.Module, variables: Any, config: Any, fields: dict[str, Any], store: str
 ) -> dict[str, Any]:
-    """The figures over all queries with these fields of `config.eval`."""
+    """The metrics over all queries with these fields of `config.eval`."""
     config = copy.deepcopy(config)
     config.eval.update(fields)
     config.eval.calibration = False  # inner products are no logits
@@ -115,7 +113,7 @@ def measure(
         "fields": fields,
         "queries": figures.queries,
         "gallery": figures.gallery,
-        "figures": {name: round(figures.values[name], 6) for name in _COLUMNS},
+        "metrics": {name: round(figures.values[name], 6) for name in _COLUMNS},
         "intervals_95": {name: [*map(float, figures.intervals[name])] for name in _COLUMNS},
     }
 
@@ -130,7 +128,7 @@ def format_rows(rows: list[dict]) -> str:
     systems = list(dict.fromkeys(row["system"] for row in rows))
     for row in sorted(rows, key=lambda row: (systems.index(row["system"]), order[row["setting"]])):
         low, high = (f"{100 * bound:.1f}" for bound in row["intervals_95"]["top1"])
-        cells = [f"{100 * row['figures'][name]:.1f}" for name in _COLUMNS]
+        cells = [f"{100 * row['metrics'][name]:.1f}" for name in _COLUMNS]
         cells[0] += f" [{low}, {high}]"
         lines.append(f"| {row['system']} | {row['setting']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-
-from configs import grnet
-from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, build_matcher
-from grnet_jax.results_file import ROOT, ResultsFile
 from grnet_jax.retrieval.ranking import make_score, prepare_score, rank_all
 from grnet_jax.retrieval.sources import FeatureSource, HeldFeatures, Part
 from grnet_jax.retrieval.store import FeatureStore, Origin
+
+from benchmarks.results_file import ROOT, ResultsFile
+from configs import grnet
+from grnet_jax.models import Features, build_matcher
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 
 _REGIONS = 24
@@ -75,8 +75,8 @@ def main() -> None:
                 key = {"size": size, "gallery": gallery}
                 with tempfile.TemporaryDirectory() as folder:
                     _in_a_process("--write", key | {"folder": folder})
-                    found = json.loads(_in_a_process("--measure", key | {"folder": folder}))
-                results.add(key | {"queries": SIZES[size].queries} | found)
+                    measured = json.loads(_in_a_process("--measure", key | {"folder": folder}))
+                results.add(key | {"queries": SIZES[size].queries} | measured)
                 print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
@@ -119,14 +119,14 @@ def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
     score = make_score(matcher, mesh)
     prepared = prepare_score(matcher, variables, mesh)
 
-    def rank(source: FeatureSource, wanted: np.ndarray) -> dict[str, float]:
+    def rank(source: FeatureSource, positives: np.ndarray) -> dict[str, float]:
         clock, processor = time.perf_counter(), time.process_time()
         rank_all(
             score,
             prepared,
             query,
             source,
-            wanted,
+            positives,
             query_block=chosen.queries,
             gallery_block=config.eval.gallery_block,
             top=config.eval.keep_top,
@@ -140,13 +140,13 @@ def measure(size: str, gallery: int, folder: str) -> dict[str, Any]:
     few = Part(stored, np.arange(4 * config.eval.gallery_block))
     rank(few, np.minimum(positives, len(few) - 1))
     before = _resident()
-    took = rank(stored, positives)
+    seconds = rank(stored, positives)
     files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
     return {
         "store_gb": round(sum(path.stat().st_size for path in files) / 1e9, 4),
         "before_gb": round(before / 1e9, 4),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 4),
-        **took,
+        **seconds,
     }
 
 

@@ -27,10 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from benchmarks.results_file import ROOT, ResultsFile, commit, machine
 from benchmarks.torch_model import TorchFolded, TorchGraph, torch_device
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count, scoring
 from grnet_jax.graph import reasoning as graph
-from grnet_jax.results_file import ROOT, ResultsFile, commit, machine
 
 _QUERIES, _GALLERY, _CHANNELS = 2, 64, 1024
 _PAIRS = _QUERIES * _GALLERY
@@ -97,13 +97,13 @@ def main() -> None:
         order = list(systems) if number % 2 else list(reversed(systems))
         seconds = {system: _seconds(systems[system], clock) for system in order}
         rounds.append({system: round(seconds[system], 6) for system in systems})
-        results.add(fixed | {"torch_pairs_at_once": batches} | summarise(rounds, folded))
+        results.add(fixed | {"torch_pairs_at_once": batches} | summarize(rounds, folded))
         print(f"round {number + 1} of {options.rounds}", flush=True)
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
 
 
-def summarise(rounds: list[dict[str, float]], folded: scoring.Folded) -> dict[str, Any]:
+def summarize(rounds: list[dict[str, float]], folded: scoring.Folded) -> dict[str, Any]:
     """Pairs a second of each system's fastest round, and ratios and shares round by round."""
     work = count_multiply_adds(folded) * _PAIRS
     product = float(np.prod(_MATRIX))
@@ -131,8 +131,8 @@ def summarise(rounds: list[dict[str, float]], folded: scoring.Folded) -> dict[st
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, 3) for name, value in found.items()}
+    spread = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, 3) for name, value in spread.items()}
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
@@ -154,13 +154,13 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
 def _rates(row: Mapping[str, Any]) -> str:
     """What the machine's matrix products allow, in a sentence."""
     shares = [row[f"{of}_matmul_rate"] for of in ("share_of", "torch_eager_share_of_its")]
-    ours, theirs = (f"{100 * share['median']:.0f}%" for share in shares)
+    share, torch_share = (f"{100 * share['median']:.0f}%" for share in shares)
     return (
         f"Matrix products on {row['cores']} {'core' if row['cores'] == 1 else 'cores'}: "
         f"JAX {row['matrix_gmac_per_s']:.0f} and PyTorch {row['torch_matrix_gmac_per_s']:.0f} G "
         f"multiply-adds/s. Ours executes {row['multiply_adds_per_pair'] / 1e6:.1f} M a pair "
-        f"(as written {as_written_multiply_adds() / 1e6:.1f} M), at {ours} of JAX's rate; "
-        f"PyTorch eager runs at {theirs} of its own."
+        f"(as written {as_written_multiply_adds() / 1e6:.1f} M), at {share} of JAX's rate; "
+        f"PyTorch eager runs at {torch_share} of its own."
     )
 
 
@@ -225,19 +225,19 @@ def _largest_errors(
         "1e-6": query * (1 + 1e-6 * rng.standard_normal(query.shape)),
         "identical": query,
     }
-    found: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16"):
         prepared = module.prepare(params, dtype)
-        found[dtype] = {}
+        errors[dtype] = {}
         for kind, photos in other.items():
             gallery = photos[:2].astype(np.float32)
             logits = jax.jit(module.score_prepared)(prepared, query, gallery)
             with jax.enable_x64(True):
                 exact = [np.asarray(x, np.float64) for x in (query, gallery)]
-                wide = {name: np.asarray(value, np.float64) for name, value in params.items()}
-                wanted = np.asarray(jax.jit(as_written)(wide, *exact)).reshape(logits.shape)
-            found[dtype][kind] = float(f"{np.abs(logits - wanted).max():.2g}")
-    return found
+                params64 = {name: np.asarray(value, np.float64) for name, value in params.items()}
+                expected = np.asarray(jax.jit(as_written)(params64, *exact)).reshape(logits.shape)
+            errors[dtype][kind] = float(f"{np.abs(logits - expected).max():.2g}")
+    return errors
 
 
 def _systems(
@@ -251,7 +251,7 @@ def _systems(
     x, y = jnp.asarray(query), jnp.asarray(gallery)
     prepared = module.prepare(params, "float32")
 
-    def ours(prepared: Any, tile: int = 0) -> System:
+    def scorer(prepared: Any, tile: int = 0) -> System:
         score = jax.jit(functools.partial(module.score_prepared, tile=tile))
         return lambda: jax.block_until_ready(score(prepared, x, y))
 
@@ -260,17 +260,17 @@ def _systems(
         return lambda: jax.block_until_ready(each(variables, x, y))
 
     systems = {
-        "ours": ours(prepared),
-        "ours_bf16": ours(module.prepare(params, "bfloat16")),
+        "ours": scorer(prepared),
+        "ours_bf16": scorer(module.prepare(params, "bfloat16")),
         "training_path": one_by_one(module.apply, {"params": params}),
         "as_written": one_by_one(as_written, params),
-        "ours_unturned": ours(module.prepare(params, "float32", 0)),
-        "ours_blocks_2": ours(module.prepare(params, "float32", 2)),
-        "ours_blocks_8": ours(module.prepare(params, "float32", 8)),
-        **{f"ours_tile_{tile}": ours(prepared, tile) for tile in (1, 8, 16)},
+        "ours_unturned": scorer(module.prepare(params, "float32", 0)),
+        "ours_blocks_2": scorer(module.prepare(params, "float32", 2)),
+        "ours_blocks_8": scorer(module.prepare(params, "float32", 8)),
+        **{f"ours_tile_{tile}": scorer(prepared, tile) for tile in (1, 8, 16)},
     }
-    theirs, batches = _torch_systems(prepared, query, gallery, clock)
-    systems |= theirs
+    torch_systems, batches = _torch_systems(prepared, query, gallery, clock)
+    systems |= torch_systems
     rng = np.random.default_rng(0)
     m, k, n = _MATRIX
     left, right = (rng.standard_normal(s, dtype=np.float32) for s in ((m, k), (k, n)))
@@ -319,8 +319,8 @@ def _torch_systems(
             with torch.no_grad():
                 for one in x.split(1):
                     for part in y.split(tile):
-                        found = score(one, part)
-                _wait(found)
+                        logits = score(one, part)
+                _wait(logits)
 
         times = {}
         # Each number of pairs is a compilation of its own: that of eager mode is taken.

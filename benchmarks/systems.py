@@ -2,10 +2,10 @@
 
     python -m benchmarks.systems [--seeds=2]
 
-Trains and evaluates what is missing of `python -m grnet_jax.reproduce grnet systems`, then measures
-all of them in one process, each time the best of two rounds: a training step of the same 64 photos,
-what XLA plans for it in memory, embedding, and scoring. BatchSpec are random there. An ensemble costs
-what its members cost together. Writes benchmarks/results/systems_DEVICE.json.
+Trains and evaluates what is missing of `python -m benchmarks.reproduce grnet systems`, then
+measures all of them in one process, each time the best of two rounds: a training step of the same
+64 photos, what XLA plans for it in memory, embedding, and scoring. Photos are random there. An
+ensemble costs what its members cost together. Writes benchmarks/results/systems_DEVICE.json.
 """
 
 import argparse
@@ -15,22 +15,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from grnet_jax.retrieval.embedding import make_embed
+from grnet_jax.retrieval.ranking import make_score, prepare_score
 
+from benchmarks.reproduce.papers import Row, find_paper
+from benchmarks.reproduce.printing import format_cell
+from benchmarks.reproduce.runner import find_results, make_experiment
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile, run_command
 from benchmarks.training_step import (
     best_time,
     build_step,
     planned_bytes,
     random_batch,
-    random_photos,
+    random_images,
     time_step,
 )
-from grnet_jax.reproduce.papers import find_paper
-from grnet_jax.reproduce.printing import our_figure
-from grnet_jax.reproduce.runner import find_results, make_experiment, read_config
-from grnet_jax.reproduce.tables import Row
-from grnet_jax.results_file import RESULTS, ROOT, ResultsFile, run_command
-from grnet_jax.retrieval.embedding import make_embed
-from grnet_jax.retrieval.ranking import make_score, prepare_score
 
 _PAPER = find_paper("grnet")
 _TABLE = _PAPER.table("systems")
@@ -51,32 +50,36 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/reproduce", help="workdirs of the runs")
     options = parser.parse_args()
     run_command(
-        *("-m", "grnet_jax.reproduce", "grnet", "systems"),
+        *("-m", "benchmarks.reproduce", "grnet", "systems"),
         *(f"--seeds={options.seeds}", f"--runs={options.runs}"),
     )
     name = f"systems_{jax.default_backend()}"
     results = ResultsFile(name, f"python -m benchmarks.systems --seeds={options.seeds}", ("row",))
-    rows = {member.label: member for row in _TABLE.rows for member in row.members or (row,)}
+    rows = {run.label: run for row in _TABLE.rows.values() for run in _runs(row)}
     rounds = []
     for number in range(_ROUNDS):
         print(f"Costs of {len(rows)} runs, round {number + 1} of {_ROUNDS}", flush=True)
         rounds.append({label: measure(row) for label, row in rows.items()})
     for label in rows:
-        results.add({"row": label} | _best([found[label] for found in rounds]))
+        results.add({"row": label} | _best([costs[label] for costs in rounds]))
     print(format_rows(results.rows))
     print(f"Wrote {results.path.relative_to(ROOT)}")
     print("Next: python -m benchmarks.tables writes docs/choosing.md")
 
 
+def _runs(row: Row) -> tuple[Row, ...]:
+    """The rows that a row trains: itself, or an ensemble's members."""
+    return _TABLE.members(row) or (row,)
+
+
 def measure(row: Row) -> dict[str, float]:
     """What a row costs, on random photos."""
-    experiment = make_experiment(_PAPER, _TABLE, row, "synthetic")
-    config = read_config(experiment.config, "synthetic", experiment.flags[1:])
-    config.train.init_parts = "all"  # what it starts from changes no cost
+    config = make_experiment(_PAPER, _TABLE, row, "synthetic").read_config()
+    config.train.update(init_from="", init_params="all")  # what it starts from changes no cost
     run, step = build_step(config)
     batch, state = random_batch(run), run.create_state()
     variables = state.variables
-    photos = jnp.concatenate(random_photos(_PHOTOS // 2, config.data.image_size))
+    photos = jnp.concatenate(random_images(_PHOTOS // 2, config.image.size))
     embed = make_embed(run.matcher, run.mesh)
     features = jax.device_get(embed(variables, photos))
     query, gallery = (
@@ -99,24 +102,24 @@ def measure(row: Row) -> dict[str, float]:
 
 def _best(rounds: list[dict[str, float]]) -> dict[str, float]:
     """The rounds' smallest times; what else was measured is the same in all."""
-    return {name: min(found[name] for found in rounds) for name in rounds[0]}
+    return {name: min(costs[name] for costs in rounds) for name in rounds[0]}
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: accuracy in percent, costs as multiples of the global baseline's."""
     measured = {row["row"]: row for row in rows}
     of_paper = json.loads((RESULTS / "reproduce_grnet_synthetic.json").read_text())["rows"]
-    found = find_results(_PAPER, _TABLE, "synthetic", of_paper)
+    results = find_results(_PAPER, _TABLE, "synthetic", of_paper)
     baseline = measured[_BASELINE]
     lines = [
         "| system | seeds | top-1 | mAP | parameters | numbers stored a photo | training step | "
         "its memory | embedding | scoring a pair |",
         "|" + "---|" * 10,
     ]
-    for row in _TABLE.rows:
-        members = [measured[member.label] for member in row.members or (row,)]
-        seeds = [result["protocols"]["all"] for result in found.get(row.number, ())]
-        cells = [row.label, str(len(seeds)), our_figure(seeds, "top1"), our_figure(seeds, "map")]
+    for row in _TABLE.rows.values():
+        members = [measured[run.label] for run in _runs(row)]
+        seeds = [result["protocols"]["all"] for result in results.get(row.number, ())]
+        cells = [row.label, str(len(seeds)), format_cell(seeds, "top1"), format_cell(seeds, "map")]
         for name in ("parameters", "numbers"):
             cells.append(f"{sum(member[name] for member in members):,}")
         for name in _COSTS:
@@ -125,7 +128,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
                 total = max(member[name] for member in members)
             cells.append(f"{total / baseline[name]:.3g} x")
         lines.append("| " + " | ".join(cells) + " |")
-    own = ", ".join(
+    costs = ", ".join(
         f"{what} {baseline[name]:.3g} {unit}"
         for name, what, unit in (
             ("step_ms", "a training step of 64 photos takes", "ms"),
@@ -134,7 +137,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
             ("score_us", "scoring a pair", "µs"),
         )
     )
-    lines += ["", f"Of the global baseline on {baseline['machine']}: {own}."]
+    lines += ["", f"Of the global baseline on {baseline['machine']}: {costs}."]
     return "\n".join(lines) + "\n"
 
 

@@ -12,10 +12,10 @@ import json
 import pathlib
 import re
 
-from grnet_jax.reproduce.papers import find_paper
-from grnet_jax.reproduce.printing import format_table
-from grnet_jax.reproduce.runner import find_results
-from grnet_jax.results_file import ROOT
+from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.printing import format_table
+from benchmarks.reproduce.runner import find_results
+from benchmarks.results_file import ROOT
 
 PAGES = (
     "README.md",

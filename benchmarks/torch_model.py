@@ -115,7 +115,7 @@ class TorchFolded:
 
 
 class TorchGRNet(nn.Module):
-    """BatchSpec to the demo's loss: pair cross-entropy and the softmax over each query's scores."""
+    """Images to the demo's loss: pair cross-entropy and the softmax over each query's scores."""
 
     def __init__(self, backbone: str, channels: int, node_dim: int, reasoning_dim: int):
         super().__init__()
@@ -134,17 +134,17 @@ class TorchGRNet(nn.Module):
         """Leaves the gradient of one step in the parameters; `queries` are scored at once."""
         features = self.regions(torch.cat([customer, shop]))
         query, gallery = features.split(len(customer))
-        held = [f.detach().requires_grad_() for f in (query, gallery)]
+        detached = [f.detach().requires_grad_() for f in (query, gallery)]
         for start in range(0, len(customer), queries):
             logits = self.graph.reason(
-                self.graph.nodes(held[0][start : start + queries], held[1])
+                self.graph.nodes(detached[0][start : start + queries], detached[1])
             ).view(-1, len(shop))
             target = torch.arange(start, start + len(logits), device=logits.device)
             same = functional.one_hot(target, len(shop)).float()
             loss = functional.binary_cross_entropy_with_logits(logits, same, reduction="sum")
             loss = loss / len(shop) + functional.cross_entropy(logits, target, reduction="sum")
             (loss / len(customer)).backward()
-        features.backward(torch.cat([f.grad for f in held]))
+        features.backward(torch.cat([f.grad for f in detached]))
 
 
 def _conv(

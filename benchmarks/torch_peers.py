@@ -70,13 +70,13 @@ def make_features(name):
         if _is_timms(name):
             return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
         if name == "googlenet":
-            whole = models.googlenet(weights=None, aux_logits=False, init_weights=False)
+            network = models.googlenet(weights=None, aux_logits=False, init_weights=False)
         else:
-            whole = getattr(models, name)(weights=None)
-    if hasattr(whole, "features"):  # VGG, DenseNet
-        return torch.nn.Sequential(whole.features, torch.nn.ReLU())
+            network = getattr(models, name)(weights=None)
+    if hasattr(network, "features"):  # VGG, DenseNet
+        return torch.nn.Sequential(network.features, torch.nn.ReLU())
     heads = ("aux1", "aux2", "avgpool", "dropout", "fc")
-    layers = [layer for place, layer in whole.named_children() if place not in heads]
+    layers = [layer for index, layer in network.named_children() if index not in heads]
     return torch.nn.Sequential(*(layer for layer in layers if layer is not None))
 
 
@@ -185,11 +185,11 @@ def _tapped(peer, name):
     elif name.startswith("vgg"):
         # The last of each group of layers before a pooling, and the last pooling.
         pools = [
-            place
-            for place, layer in enumerate(peer.features)
+            index
+            for index, layer in enumerate(peer.features)
             if isinstance(layer, torch.nn.MaxPool2d)
         ]
-        taps = {2**number: peer.features[place - 1] for number, place in enumerate(pools)}
+        taps = {2**number: peer.features[index - 1] for number, index in enumerate(pools)}
         return taps | {32: peer.features[pools[-1]]}
     elif name == "densenet121":
         layers = ("denseblock1", "denseblock2", "denseblock3", "norm5")

@@ -4,7 +4,7 @@
 
 Parts: the backbone (photos to its last map), the nodes (regions to similarity nodes, Eq. 4) and
 the reasoning (nodes to logits, Eq. 5 to 8), each alone, forward and backward; the whole training
-step with its optimiser; and scoring (regions to logits, forward alone). PyTorch runs eagerly, as
+step with its optimizer; and scoring (regions to logits, forward alone). PyTorch runs eagerly, as
 the equations are written, at the best of several batch sizes. The machine's matrix rate is
 measured in the same run at [4096x1024] [1024x512]; shares are multiply-adds of the equations as
 written over it.
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import (
     TorchGraph,
     TorchGRNet,
@@ -29,12 +30,11 @@ from benchmarks.torch_model import (
     make_torch_backbone,
     torch_device,
 )
-from benchmarks.training_step import SIZES, Size, best_time, random_photos, step_seconds
+from benchmarks.training_step import SIZES, Size, best_time, random_images, step_seconds
 from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
-from grnet_jax.results_file import ROOT, ResultsFile
 
 
 def main() -> None:
@@ -103,11 +103,11 @@ def _backbone(size: Size, device: str) -> dict[str, Any]:
     photos = np.random.default_rng(0).standard_normal(
         (size.photos, size.image_size, size.image_size, 3), dtype=np.float32
     )
-    ours = build_backbone(size.backbone)
-    variables = jax.jit(ours.init)(jax.random.key(0), photos)
+    backbone = build_backbone(size.backbone)
+    variables = jax.jit(backbone.init)(jax.random.key(0), photos)
 
     def loss(params: Any, photos: jax.Array) -> jax.Array:
-        maps, _ = ours.apply(
+        maps, _ = backbone.apply(
             {"params": params, "batch_stats": variables["batch_stats"]},
             photos,
             True,
@@ -118,13 +118,13 @@ def _backbone(size: Size, device: str) -> dict[str, Any]:
     gradient = jax.jit(jax.grad(loss))
     seconds = best_time(lambda: jax.block_until_ready(gradient(variables["params"], photos)))
 
-    theirs = make_torch_backbone(size.backbone).to(device)
+    peer = make_torch_backbone(size.backbone).to(device)
     inputs = torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous().to(device)
 
     def run(batch: int) -> None:
-        theirs.zero_grad()
+        peer.zero_grad()
         for part in inputs.split(batch):
-            theirs(part).square().mean().backward()
+            peer(part).square().mean().backward()
 
     row = {"seconds": seconds, "gmac": 3 * _backbone_gmac(size, size.photos)}
     row["photos_done"] = size.photos
@@ -155,15 +155,15 @@ def _nodes(size: Size, device: str) -> dict[str, Any]:
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     seconds = best_time(lambda: jax.block_until_ready(gradient(projection, query, gallery)))
 
-    theirs = TorchGraph(size.channels, size.node_dim, size.reasoning_dim).to(device)
+    peer = TorchGraph(size.channels, size.node_dim, size.reasoning_dim).to(device)
     x, y = (torch.from_numpy(r).to(device).requires_grad_() for r in (query, gallery))
     weight_t = torch.from_numpy(np.array(weight)).to(device)
 
     def run(batch: int) -> None:
-        theirs.zero_grad()
+        peer.zero_grad()
         for start in range(0, size.items, batch):
             rows = slice(start * size.items, (start + batch) * size.items)
-            (theirs.nodes(x[start : start + batch], y) * weight_t[rows]).sum().backward()
+            (peer.nodes(x[start : start + batch], y) * weight_t[rows]).sum().backward()
 
     row = {"seconds": seconds, "gmac": 3 * pairs * _node_gmac(size), "pairs_done": pairs}
     return row | _torch_time(run, _query_batches(size))
@@ -196,13 +196,13 @@ def _reasoning(size: Size, device: str) -> dict[str, Any]:
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
     seconds = best_time(lambda: jax.block_until_ready(gradient(params, nodes)))
 
-    theirs = TorchGraph(size.channels, d, k).to(device)
+    peer = TorchGraph(size.channels, d, k).to(device)
     inputs = torch.from_numpy(nodes).to(device).requires_grad_()
 
     def run(batch: int) -> None:
-        theirs.zero_grad()
+        peer.zero_grad()
         for part in inputs.split(batch):
-            theirs.reason(part).square().mean().backward()
+            peer.reason(part).square().mean().backward()
 
     batches = [b for b in (8, 16, 32, 64, 128, 256, 1024) if b <= pairs]
     row = {"seconds": seconds, "gmac": 3 * pairs * _reasoning_gmac(size), "pairs_done": pairs}
@@ -217,16 +217,16 @@ def _reasoning_gmac(size: Size) -> float:
 
 def _step(size: Size, device: str) -> dict[str, Any]:
     seconds = step_seconds(size)
-    theirs = TorchGRNet(size.backbone, size.channels, size.node_dim, size.reasoning_dim).to(device)
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-4, weight_decay=0.05)
+    peer = TorchGRNet(size.backbone, size.channels, size.node_dim, size.reasoning_dim).to(device)
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-4, weight_decay=0.05)
     x, y = (
-        torch.from_numpy(p.copy()).to(device) for p in random_photos(size.items, size.image_size)
+        torch.from_numpy(p.copy()).to(device) for p in random_images(size.items, size.image_size)
     )
 
     def run_torch(queries: int) -> None:
         optimizer.zero_grad()
-        theirs.backward_pass(x, y, queries)
-        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        peer.backward_pass(x, y, queries)
+        nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
         optimizer.step()
 
     pairs = size.items**2
@@ -243,13 +243,13 @@ def _scoring(size: Size, device: str) -> dict[str, Any]:
     x, y = jnp.asarray(query), jnp.asarray(gallery)
     seconds = best_time(lambda: jax.block_until_ready(score(variables, x, y)))
 
-    theirs = TorchGraph(size.channels, size.node_dim, size.reasoning_dim).to(device)
+    peer = TorchGraph(size.channels, size.node_dim, size.reasoning_dim).to(device)
     x_t, y_t = (torch.from_numpy(r).to(device) for r in (query, gallery))
 
     def run(queries: int) -> None:
         with torch.no_grad():
             for part in x_t.split(queries):
-                theirs.reason(theirs.nodes(part, y_t))
+                peer.reason(peer.nodes(part, y_t))
 
     pairs = size.items**2
     gmac = pairs * (_node_gmac(size) + _reasoning_gmac(size))

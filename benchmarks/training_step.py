@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from configs import grnet
-from grnet_jax.mesh import make_mesh, place_batch
-from grnet_jax.training.embedding_objectives import photos_together
-from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import Run, build_run
+from grnet_jax.config import parse_config
+from grnet_jax.sharding import make_mesh, place_batch
+from grnet_jax.training.build import Run, build_run
+from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.step import make_train_step
 
 _REPEATS = 5
@@ -37,7 +37,7 @@ SIZES: Mapping[str, Size] = {
 
 
 def best_time(run: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several runs, fewer if they are long, after one that compiles."""
+    """Returns the seconds of the fastest of several runs, after one that compiles."""
     run()
     times: list[float] = []
     while len(times) < _REPEATS and sum(times) < _SECONDS:
@@ -48,33 +48,34 @@ def best_time(run: Callable[[], Any]) -> float:
 
 
 def build_step(config: Any) -> tuple[Run, Any]:
-    """The run of a config on one device, and its jitted training step."""
+    """Returns the run of a config on one device, and its jitted training step."""
     devices = make_mesh(jax.devices()[:1])
-    run = build_run(config, devices, steps_per_epoch=1000)
-    objective = make_objective(run.matcher, config)
+    run = build_run(parse_config(config), devices, steps_per_epoch=1000)
+    objective = build_objective(run.matcher, run.config)
     return run, make_train_step(objective, run.tx, run.schedule, devices)
 
 
 def random_batch(run: Run) -> dict[str, jax.Array]:
-    """A training batch of random photos, all groups of different items, on the device."""
-    data, items = run.config.data, run.config.train.batch_size
+    """Returns a training batch of random images, every group an item, on the device."""
+    config: Any = run.config
+    items, size = config.train.batch_size, config.image.size
     item = np.arange(items, dtype=np.int32)
-    if data.sampler == "pairs":
-        customer, shop = random_photos(items, data.image_size)
+    if config.sampler.name == "pairs":
+        customer, shop = random_images(items, size)
         labels = {"item": item, "content": item}
         return place_batch({"customer": customer, "shop": shop, **labels}, run.mesh)
-    group = photos_together(data)
-    photo = np.concatenate(random_photos((items * group + 1) // 2, data.image_size))
+    group = config.sampler.group_size
+    image = np.concatenate(random_images((items * group + 1) // 2, size))
     labels = {
         "item": np.repeat(item, group),
         "domain": np.arange(items * group, dtype=np.int32) % 2,
         "category": np.repeat(item % 2, group),
     }
-    return place_batch({"photo": photo[: items * group], **labels}, run.mesh)
+    return place_batch({"image": image[: items * group], **labels}, run.mesh)
 
 
 def planned_bytes(run: Run, step: Any, batch: Mapping[str, Any]) -> int:
-    """What XLA plans for a training step: arguments, results and temporaries.
+    """Returns the bytes that XLA plans for a training step: arguments, results and temporaries.
 
     It is known without running the step, so also where that would not fit.
     """
@@ -87,28 +88,28 @@ def planned_bytes(run: Run, step: Any, batch: Mapping[str, Any]) -> int:
     )
 
 
-def random_photos(items: int, image_size: int) -> np.ndarray:
-    """uint8 [2, items, S, S, 3]: a batch's customer and shop photos."""
+def random_images(items: int, image_size: int) -> np.ndarray:
+    """Returns a batch's customer and shop images, uint8 [2, items, S, S, 3]."""
     shape = (2, items, image_size, image_size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def step_seconds(size: Size) -> float:
-    """Of one training step of `items` customer and as many shop photos, random ones."""
+    """Returns the seconds of one training step of `items` customer and as many shop images."""
     config = grnet.get_config()
     config.model.backbone.name = size.backbone
     config.model.node_dim, config.model.reasoning_dim = size.node_dim, size.reasoning_dim
-    config.data.image_size, config.train.batch_size = size.image_size, size.items
+    config.image.size, config.train.batch_size = size.image_size, size.items
     run, step = build_step(config)
     return time_step(run, step, random_batch(run))
 
 
 def time_step(run: Run, step: Any, batch: Mapping[str, Any]) -> float:
-    """Seconds of one training step on a batch."""
-    held = [run.create_state()]
+    """Returns the seconds of one training step on a batch."""
+    state = [run.create_state()]
 
     def once() -> None:
-        held[0], metrics = step(held[0], batch)
+        state[0], metrics = step(state[0], batch)
         jax.block_until_ready(metrics)
 
     return best_time(once)

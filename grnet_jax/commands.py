@@ -1,73 +1,100 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
 import contextlib
-import logging as python_logging
-import os
-import pathlib
 import shlex
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 from absl import flags, logging
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
+from grnet_jax.config import Config, fields_affecting, parse_config, to_config_dict
 from grnet_jax.errors import InputError
-from grnet_jax.figures.result_page import write_result_page
-from grnet_jax.mesh import initialise_distributed, make_mesh
+from grnet_jax.evaluation import EvaluationResult, Evaluator, build_evaluators
+from grnet_jax.evaluation.ensembles import EnsembleEvaluator, Member, ensemble_variables
+from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.models import has_feature_map
-from grnet_jax.retrieval.ensembles import (
-    EnsembleEvaluator,
-    Member,
-    check_members,
-    ensemble_variables,
-    member_data,
+from grnet_jax.runtime import session
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training import loop
+from grnet_jax.training.build import Run, build_run, restore_run
+from grnet_jax.training.checkpoints import read_config
+from grnet_jax.visualization.result_page import write_result_page
+from input_pipeline import load_dataset
+
+_CONFIG_HELP = (
+    "FILE.py[:DATASET]; DATASET is synthetic, manifest, ... Fields are set by "
+    "--config.SECTION.FIELD=VALUE; `python -m grnet_jax.config` lists them."
 )
-from grnet_jax.retrieval.evaluation import Evaluation, Evaluator
-from grnet_jax.retrieval.recognition import (
-    RecognitionEvaluator,
-    format_recognition,
-    recognises_categories,
-    write_recognition,
-)
-from grnet_jax.retrieval.report import format_breakdowns, format_table, results_dict, write_results
-from grnet_jax.retrieval.tasks import configured_task, has_both_domains, see_as_trained
-from grnet_jax.training import checkpoints, loop
-from grnet_jax.training.setup import Run, build_run, restore_run
 
 
-def define_config_flag() -> flags.FlagHolder:
-    """The flag --config=FILE.py[:DATASET], each field of which is a flag of its own."""
-    return config_flags.DEFINE_config_file(
-        "config",
-        "configs/grnet.py",
-        "FILE.py[:DATASET]; DATASET is synthetic, manifest, ... Fields are set by "
-        "--config.FIELD=VALUE.",
-        lock_config=True,
-    )
+def parse_train_flags(argv: Sequence[str]) -> list[str]:
+    """Parses train.py's command line, for `app.run`; a mistake ends it with its message alone."""
+    with _one_message():
+        config_flags.DEFINE_config_file(
+            "config", "configs/grnet.py", _CONFIG_HELP, lock_config=True
+        )
+        return _parse(argv)
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line, for `app.run`; a mistake in it ends with its message alone."""
-    try:
-        rest = flags.FLAGS(argv)
-        _ = flags.FLAGS.config  # a file that is missing is noticed only when it is asked for
+def parse_eval_flags(argv: Sequence[str]) -> list[str]:
+    """Parses eval.py's command line; without --config its fields are those of the run."""
+    with _one_message():
+        workdir = _flag(argv, "workdir").split(",")[0]
+        if workdir and not _flag(argv, "config"):
+            config = to_config_dict(read_config(epath.Path(workdir).expanduser()))
+            config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=list(argv))
+        else:
+            config_flags.DEFINE_config_file("config", None, _CONFIG_HELP, lock_config=True)
+        rest = _parse(argv)
+        if flags.FLAGS.config is None:
+            raise InputError("expected --workdir=RUN, or --config=FILE.py of a matcher without one")
         return rest
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    rest = flags.FLAGS(argv)
+    _ = flags.FLAGS.config  # a file that is missing is noticed only when it is asked for
+    return rest
+
+
+def _flag(argv: Sequence[str], name: str) -> str:
+    """The value of --name=VALUE or --name VALUE, "" where it is not given."""
+    words = list(argv)
+    for number, word in enumerate(words):
+        flag, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and flag == name:
+            return value if equals else "".join(words[number + 1 : number + 2])
+    return ""
+
+
+@contextlib.contextmanager
+def _one_message() -> Iterator[None]:
+    """Ends the program with a mistake's message alone."""
+    try:
+        yield
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         logging.debug("Where it came from:", exc_info=True)
         print(f"error: {_last_reason(error)}", file=sys.stderr)
         print(
-            "Fields are set by --config.FIELD=VALUE; --helpfull lists the flags.", file=sys.stderr
+            "Fields are set by --config.SECTION.FIELD=VALUE; `python -m grnet_jax.config` lists "
+            "them.",
+            file=sys.stderr,
         )
         sys.exit(2)
 
 
 def _last_reason(error: Exception) -> str:
     """What an error says at the end: ml_collections wraps a config file's whole traceback."""
-    text = str(error).replace("\\n", "\n").replace("\\'", "'")
+    text = str(error)
+    if isinstance(error, InputError):
+        return text
+    text = text.replace("\\n", "\n").replace("\\'", "'")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
         if "Error: " in line or line.startswith("[Errno"):
@@ -75,213 +102,142 @@ def _last_reason(error: Exception) -> str:
     return " ".join(lines)
 
 
-def train(argv: Sequence[str], config: Any, workdir: str) -> None:
+def train(argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Trains, and says what was written and what to do next."""
     with session(argv):
-        directory = workdir or f"runs/{config.name}"
-        done = loop.train(config, directory).finished
+        parsed = parse_config(config)
+        directory = workdir or f"runs/{parsed.name}"
+        done = loop.train(parsed, directory).finished
         if jax.process_index() == 0:
             print(f"\nWrote {directory}/ (checkpoints, config.json, TensorBoard events)")
-            command = "eval.py" if done else "train.py"
-            print(f"Next: python {command} {_config_flags(directory)}")
+            given = [] if done else _without_workdir(sys.argv[1:])
+            command = ["python", "eval.py" if done else "train.py", *given]
+            print(f"Next: {shlex.join([*command, f'--workdir={directory}'])}")
 
 
-def evaluate(argv: Sequence[str], config: Any, workdir: str, output: str) -> None:
-    """Measures the best checkpoint and writes results.json and results.html.
+class _Evaluated(NamedTuple):
+    """What is measured: a run, a matcher without parameters, or an ensemble."""
 
-    The run may have been trained on another data set: only its model has to be the config's.
+    config: Config
+    step: int
+    evaluators: Mapping[str, Evaluator]
+    variables: Any
+    explain: str = ""  # the command that explains its scores
+
+
+def evaluate(
+    argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str, output: str
+) -> None:
+    """Measures the best checkpoint and writes its results.
+
+    A run may be measured on another data set than its own: what training fixed is the run's.
     """
     with session(argv):
-        from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
-
-        if config.eval.ensemble:
-            _evaluate_ensemble(config, workdir, output)
-            return
-        directory = epath.Path(workdir or f"runs/{config.name}").expanduser()
-        run = build_run(config, make_mesh())
-        config = run.config
-        checkpoints.check_same_config(directory, config.to_dict(), part="model")
-        if run.has_parameters:
-            run, state = restore_run(directory, run.mesh)
-            see_as_trained(config.data, run.config.data)
+        given, mesh = parse_config(config), make_mesh()
+        names = [name for name in workdir.split(",") if name] or [f"runs/{given.name}"]
+        if len(names) > 1:
+            measured = _open_ensemble(names, given, mesh)
+            to = epath.Path(output or f"runs/{measured.config.name}").expanduser()
         else:
-            state = run.create_state()
-        dataset = load_dataset(config.data)
-        step = int(state.step)
-        to = epath.Path(output).expanduser() if output else directory
-        recognises = _recognises(run, config)
+            measured = _open_run(names[0], given, mesh, output)
+            to = epath.Path(output or names[0]).expanduser()
         written: list[str] = []
-        # Photos of one domain alone cannot be ranked, but what they show can be recognised.
-        if not recognises or has_both_domains(dataset.split(config.eval.split)):
-            task = configured_task(dataset, config)
-            evaluation = Evaluator(run.matcher, config, run.mesh).evaluate(
-                state.variables, task, store=config.eval.store, step=step
-            )
-            if jax.process_index() == 0:
-                print(f"\n{config.name}, checkpoint of step {step}, {task.split} split\n")
-                explain = _explain_command(run, config, directory, to)
-                written += _write(evaluation, config.name, step, to, explain)
-        if recognises:
-            written = _recognise(run, config, dataset, state.variables, step, to) + written
+        for evaluator in measured.evaluators.values():
+            written += _report(evaluator.run(measured.variables, measured.step), measured, to)
         if jax.process_index() == 0:
-            _tell(written)
+            print("\n".join(f"Wrote {path}" for path in written))
+            if pages := [path for path in written if path.endswith(".html")]:
+                print(f"Next: open {pages[0]} in a browser")
 
 
-def _evaluate_ensemble(config: Any, workdir: str, output: str) -> None:
-    """Measures the runs that eval.ensemble names as one, on the data and protocol of the config."""
-    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+def _open_run(name: str, given: Config, mesh: Mesh, output: str) -> _Evaluated:
+    """A run's best checkpoint, or a matcher without parameters."""
+    run = build_run(given, mesh)
+    if run.has_parameters:
+        run, state = restore_run(name, mesh)
+        config = _as_trained(given, run.config)
+    else:
+        config, state = given, run.create_state()
+    dataset = load_dataset(config.dataset)
+    own = config.dataset == run.config.dataset.model_copy(update={"dir": config.dataset.dir})
+    if not own and jax.process_index() == 0:
+        print("\nCategories are not measured: their numbers are those of the run's own data set.")
+    split = config.eval.protocol.split
+    evaluators = build_evaluators(config, run.matcher, mesh, dataset, split, recognition=own)
+    explain = _explain_command(run, name, output) if own else ""
+    return _Evaluated(config, int(state.step), evaluators, state.variables, explain)
 
-    if workdir:
-        raise InputError(
-            f"--workdir={workdir}: eval.ensemble names the runs; --output is the results' folder"
-        )
-    mesh = make_mesh()
-    config = build_run(config, mesh).config
+
+def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh) -> _Evaluated:
+    """Several runs' best checkpoints as one."""
     members, steps = [], []
-    for name in config.eval.ensemble.split(","):
+    for name in names:
         run, state = restore_run(name, mesh)
         members.append(Member(name, run.matcher, run.config, state.variables))
         steps.append(int(state.step))
-    check_members(members)
-    views = [member_data(config.data, member.config.data) for member in members]
-    datasets = [load_dataset(data) for data in views]
-    config.data = views[0]
-    others = list(zip(datasets[1:], views[1:], strict=True))
-    task = configured_task(datasets[0], config, also_cut=others)
-    evaluation = EnsembleEvaluator(members, config, datasets, mesh).evaluate(
-        ensemble_variables(members), task, store=config.eval.store, step=max(steps)
+    evaluator = EnsembleEvaluator(given, members, mesh, load_dataset(given.dataset))
+    config = given.model_copy(update={"name": f"{given.name}_ensemble_of_{len(members)}"})
+    return _Evaluated(config, max(steps), {"retrieval": evaluator}, ensemble_variables(members))
+
+
+def _as_trained(given: Config, trained: Config) -> Config:
+    """The run's config with the data set, protocol and search that are asked for.
+
+    Raises:
+      InputError: naming a field of the model that is not the run's.
+    """
+    ours, theirs = (fields_affecting(one.model, "parameters") for one in (given, trained))
+    for field in sorted(ours.keys() | theirs.keys()):
+        if ours.get(field) != theirs.get(field):
+            raise InputError(
+                f"config.model.{field}={ours.get(field, 'absent')!r}: the run was trained with "
+                f"{theirs.get(field, 'absent')!r}"
+            )
+    moved = {name: getattr(given.image, name) for name in ("detections", "keypoints")}
+    for field, value in fields_affecting(given.image, "features").items():
+        if value != getattr(trained.image, field):
+            logging.info("image.%s=%s, as in training", field, getattr(trained.image, field))
+    return trained.model_copy(
+        update={
+            "dataset": given.dataset,
+            "eval": given.eval,
+            "image": trained.image.model_copy(update=moved),
+        }
     )
-    title = f"{config.name}_ensemble_of_{len(members)}"
-    to = epath.Path(output or f"runs/{title}").expanduser()
-    if jax.process_index() == 0:
-        print(f"\n{title}, checkpoints of steps {steps}, {task.split} split\n")
-        _tell(_write(evaluation, title, max(steps), to))
 
 
-def _write(
-    evaluation: Evaluation, model: str, step: int, to: epath.Path, explain: str = ""
-) -> list[str]:
-    """Prints the figures and writes results.json and results.html."""
-    print(format_table(evaluation))
-    results = results_dict(evaluation, model, step)
-    print(f"\n{format_breakdowns(results)}")
-    return [
-        write_results(to, results),
-        write_result_page(to, evaluation, model, step, explain),
-    ]
-
-
-def _tell(written: Sequence[str]) -> None:
-    """Says what was written, and what to look at."""
-    print("\n".join(f"Wrote {path}" for path in written))
-    if written[-1].endswith(".html"):
-        print(f"Next: open {written[-1]} in a browser")
-
-
-def _recognise(
-    run: Run, config: Any, dataset: Any, variables: Any, step: int, to: epath.Path
-) -> list[str]:
-    """Measures what is recognised in the split's photos; what the first process wrote."""
-    evaluator = RecognitionEvaluator(run.matcher, config, run.mesh)
-    found = evaluator.evaluate(variables, dataset, config.eval.split)
+def _report(result: EvaluationResult, measured: _Evaluated, to: epath.Path) -> list[str]:
+    """Prints and writes what an evaluator measured; returns the paths."""
     if jax.process_index() > 0:
         return []
-    print(f"\n{format_recognition(found)}")
-    return [write_recognition(to, found, config.name, step)]
+    config, step = measured.config, measured.step
+    print(f"\n{config.name}, checkpoint of step {step}, {config.eval.protocol.split} split\n")
+    print(result.format())
+    written = [result.write(to, config.name, step)]
+    if isinstance(result, RetrievalResult):
+        written.append(write_result_page(to, result, config.name, step, measured.explain))
+    return written
 
 
-def _recognises(run: Run, config: Any) -> bool:
-    """Whether there is anything to measure of what is recognised.
-
-    Nothing where the matcher recognises nothing, or no categories, or on another
-    data set than its own: its categories are not those that were learned.
-    """
-    if not recognises_categories(run.matcher, run.config):
-        return False
-    if not _on_own_data(run, config):
-        if jax.process_index() == 0:
-            said = "their numbers are those of the run's own data set"
-            print(f"\nCategories are not measured: {said}.")
-        return False
-    return True
-
-
-def _on_own_data(run: Run, config: Any) -> bool:
-    """Whether evaluation is on the data set that the run was trained on."""
-    fields = ("name", "size", "manifest", "source")
-    return all(run.config.data[field] == config.data[field] for field in fields)
-
-
-def _explain_command(run: Run, config: Any, directory: epath.Path, output: epath.Path) -> str:
-    """What explains this run's scores; "" where it cannot, or on another data set than its own."""
-    if not has_feature_map(run.matcher) or not _on_own_data(run, config):
+def _explain_command(run: Run, directory: str, output: str) -> str:
+    """What explains this run's scores; "" where it cannot."""
+    if not has_feature_map(run.matcher):
         return ""
-    command = ["python", "-m", "grnet_jax.figures", f"--workdir={directory}"]
-    if output != directory:
+    command = ["python", "-m", "grnet_jax.visualization", f"--workdir={directory}"]
+    if output:
         command.append(f"--output={output}")
     return shlex.join(command)
 
 
-def _config_flags(directory: Any) -> str:
-    """The flags of this run, to repeat them in a suggested command."""
-    given = []
-    words = iter(sys.argv[1:])
+def _without_workdir(words: Sequence[str]) -> list[str]:
+    """The flags of this run but --workdir, to repeat them in a suggested command."""
+    kept: list[str] = []
+    skip = False
     for word in words:
-        if word.lstrip("-").startswith("workdir"):
-            if "=" not in word:
-                next(words, None)
+        if skip:
+            skip = False
+        elif word.lstrip("-").startswith("workdir"):
+            skip = "=" not in word
         else:
-            given.append(word)
-    return shlex.join([*given, f"--workdir={directory}"])
-
-
-def _worth_reading(record: python_logging.LogRecord) -> bool:
-    """Whether a line is for the user: the libraries below tell of every file they touch."""
-    packages = [pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[1] / "input_pipeline"]
-    ours = any(pathlib.Path(record.pathname).is_relative_to(package) for package in packages)
-    metrics = record.filename in ("logging_writer.py", "parameter_overview.py")
-    return ours or metrics or record.levelno >= python_logging.WARNING
-
-
-@contextlib.contextmanager
-def session(argv: Sequence[str] = ()) -> Iterator[None]:
-    """Logging and devices for a command; a user's mistake ends it with its message alone."""
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(_worth_reading)
-    logging.get_absl_handler().setFormatter(
-        python_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    )
-    # TensorFlow only reads photos here: its start-up lines tell nothing about the run.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
-        initialise_distributed()
-        yield
-    except (InputError, loop.NonFiniteLossError) as error:
-        logging.debug("Where it came from:", exc_info=True)
-        print(f"\nerror: {error}", file=sys.stderr)
-        _leave(2)
-    except Exception:
-        if jax.process_count() == 1:
-            raise
-        traceback.print_exc()
-        print(
-            f"\nerror: process {jax.process_index()} of {jax.process_count()} cannot go on; where "
-            "the error above speaks of connections, peers or barriers, another process was lost. "
-            "All processes end. The same command, started on all of them again, continues from the "
-            "last checkpoint.",
-            file=sys.stderr,
-        )
-        _leave(1)
-
-
-def _leave(code: int) -> None:
-    """Ends with that exit code; in a job of several processes at once, without waiting for them."""
-    if jax.process_count() == 1:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+            kept.append(word)
+    return kept

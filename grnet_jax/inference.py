@@ -6,15 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
-from grnet_jax.models import Features, Predictions, keep, make_scoring, make_views, photos_of
-from grnet_jax.retrieval.embedding import embed_rows, make_embed, make_predict
-from grnet_jax.retrieval.ranking import make_score, prepare_score, score_blocks
-from grnet_jax.retrieval.recognition import recognises_categories
-from grnet_jax.training.setup import Run, restore_run
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.evaluation.recognition import recognizes_categories
+from grnet_jax.models import Features, Predictions, photos_of
+from grnet_jax.search.embed import embed_rows, make_embed, make_predict
+from grnet_jax.search.features import InMemoryFeatures
+from grnet_jax.search.ranking import (
+    ExhaustiveSearch,
+    SearchResult,
+    find,
+    local_mesh,
+    make_score,
+    query_block,
+    score_matrix,
+)
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
-from input_pipeline.images import (
+from input_pipeline import (
     Box,
     ImageSource,
     ImageTransform,
@@ -28,7 +37,7 @@ from input_pipeline.images import (
 class LoadedMatcher:
     """A matcher with its trained parameters.
 
-    Photos are cut, resized and normalised as in evaluation (within one grey level of resizing).
+    Photos are cropped, resized and normalized as in evaluation (within one gray level of resizing).
 
     Attributes:
       config: the run's config.
@@ -38,16 +47,18 @@ class LoadedMatcher:
     def __init__(self, run: Run, state: TrainState):
         self.config = run.config
         self.step = int(state.step)
+        image, search = run.config.image, run.config.eval.search
         # Of customer and of shop photos.
-        self._framings = [build_transform(run.config.data, shop=shop) for shop in (False, True)]
+        self._transforms = [build_transform(image, shop=shop) for shop in (False, True)]
         self._mesh = run.mesh
         self._variables = state.variables
         self._matcher = run.matcher
-        self._embed = make_embed(run.matcher, run.mesh, make_views(run.config.eval))
+        self._embed = make_embed(run.matcher, run.mesh, search.flip_average)
         self._predict = make_predict(run.matcher, run.mesh)
-        self._scoring = make_scoring(run.config.eval)
-        self._score = make_score(run.matcher, run.mesh, self._scoring)
-        self._prepared = prepare_score(run.matcher, self._variables, run.mesh, self._scoring)
+        # Of this process's own devices, as in evaluation.
+        self._local_mesh = local_mesh(run.mesh)
+        score = make_score(run.matcher, self._local_mesh, search.score_dtype)
+        self._score = score(self._variables)
 
     def embed(
         self,
@@ -56,14 +67,14 @@ class LoadedMatcher:
         *,
         shop: bool = False,
     ) -> Features:
-        """Features of photos, numpy arrays that lead with the photo axis.
+        """Computes features of photos, numpy arrays that lead with the photo axis.
 
         Args:
           photos: paths, encoded bytes, or uint8 arrays [h, w, 3], of any sizes.
           boxes: the garment in each, (x_1, y_1, x_2, y_2) in pixels of the upright photo;
-            None, for all or for one, takes the whole photo (its middle where `data.crop` is
+            None, for all or for one, takes the whole photo (its middle where `image.crop` is
             "center").
-          shop: whether they are shop photos, which `data.shop_crop` may cut otherwise.
+          shop: whether they are shop photos, which `image.shop_crop` may crop otherwise.
 
         Raises:
           InputError: for no photos, another number of boxes than of photos, boxes for a matcher
@@ -79,15 +90,15 @@ class LoadedMatcher:
         *,
         shop: bool = False,
     ) -> Predictions:
-        """What is recognised in photos, numpy arrays that lead with the photo axis.
+        """Recognizes what photos show, numpy arrays that lead with the photo axis.
 
         Arguments and errors as of `embed`; also:
 
         Raises:
-          InputError: for a matcher that recognises nothing.
+          InputError: for a matcher that recognizes nothing.
         """
-        if not recognises_categories(self._matcher, self.config):
-            raise InputError(f"predict: model.name={self.config.model.name} recognises nothing")
+        if not recognizes_categories(self._matcher, self.config):
+            raise InputError(f"predict: model.name={self.config.model.name} recognizes nothing")
         return self._run(self._predict, photos, boxes, shop)
 
     def _run(
@@ -99,11 +110,11 @@ class LoadedMatcher:
     ) -> Any:
         """What a call of (variables, photos) gives for all photos."""
         _check_photos(photos, boxes)
-        framing = self._framings[shop]
-        if boxes is not None and framing.crop not in ("box", "detected"):
-            field = "data.shop_crop" if shop and self.config.data.shop_crop else "data.crop"
+        transform = self._transforms[shop]
+        if boxes is not None and transform.crop not in ("box", "detected"):
+            field = "shop_crop" if shop and self.config.image.shop_crop else "crop"
             raise InputError(
-                f"embed: boxes were given, but this matcher was trained without ({field})"
+                f"embed: boxes were given, but this matcher was trained without (image.{field})"
             )
 
         boxes = boxes if boxes is not None else [None] * len(photos)
@@ -113,16 +124,16 @@ class LoadedMatcher:
                 chosen = rows[start : start + batch]
                 # Padding repeats rows; each photo is read once.
                 read = {
-                    row: self._read(photos[row], boxes[row], row, framing)
+                    row: self._read(photos[row], boxes[row], row, transform)
                     for row in dict.fromkeys(chosen)
                 }
                 pixels = np.stack([read[row] for row in chosen])
                 domain = np.full(len(chosen), shop, np.int32)
-                batch_read = {"photo": pixels, "domain": domain}
-                yield {"photo": photos_of(self._matcher, batch_read)}
+                batch_read = {"image": pixels, "domain": domain}
+                yield {"image": photos_of(self._matcher, batch_read)}
 
         # Few photos make a smaller batch; powers of two keep the number of compilations small.
-        batch = min(self.config.eval.batch, 1 << (len(photos) - 1).bit_length())
+        batch = min(self.config.eval.batch_size, 1 << (len(photos) - 1).bit_length())
         return embed_rows(
             call,
             self._variables,
@@ -133,28 +144,41 @@ class LoadedMatcher:
         )
 
     def score(self, query: Features, gallery: Features) -> np.ndarray:
-        """float32 [q, g]: how alike each query is to each gallery photo; higher is more alike.
+        """Returns how alike each query is to each gallery image, float32 [q, g].
 
-        For GRNet the logit of "same item"; its sigmoid is the probability.
+        Higher is more alike. For GRNet it is the logit of "same item"; its sigmoid is the
+        probability.
         """
-        blocks = score_blocks(
-            self._score,
-            self._prepared,
-            query,
-            keep(gallery, self._scoring),
-            query_block=self._shared(min(self.config.eval.query_block, len(query.descriptor))),
-            gallery_block=self.config.eval.gallery_block,
-            mesh=self._mesh,
-        )
-        return np.concatenate([scores for _, scores in blocks])
+        mesh = self._local_mesh
+        block = query_block(len(query.descriptor), mesh)
+        return score_matrix(self._score, query, InMemoryFeatures(gallery), mesh, block)
+
+    def search(self, query: Features, gallery: Features, top_k: int = 10) -> SearchResult:
+        """Finds the gallery images that are most alike to each query, best first.
+
+        Args:
+          query: of `embed`, q images.
+          gallery: of `embed`, g images; scores of many queries with all of it are never held.
+          top_k: how many to find, at most g.
+
+        Returns:
+          `indices` int32 [q, k], rows of the gallery, and their `scores` float32 [q, k].
+
+        Raises:
+          InputError: top_k is below 1.
+        """
+        check_at_least("search: top_k", top_k, 1)
+        images = InMemoryFeatures(gallery)
+        search = ExhaustiveSearch(self._score, images, self._local_mesh, top_k)
+        return find(search, InMemoryFeatures(query))
 
     def _read(
-        self, source: ImageSource, box: Box | None, number: int, framing: ImageTransform
+        self, source: ImageSource, box: Box | None, number: int, transform: ImageTransform
     ) -> np.ndarray:
-        photo = load_image(source, self.config.data.max_pixels)
+        photo = load_image(source)
         if box is not None:
             check_box(box, photo, f"embed: box {number}")
-        return crop_and_resize(photo, box, framing)
+        return crop_and_resize(photo, box, transform)
 
     def _shared(self, wanted: int) -> int:
         """The next multiple of the number of devices."""
@@ -162,7 +186,7 @@ class LoadedMatcher:
 
 
 def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
-    """The best checkpoint of the run in `workdir`.
+    """Loads the best checkpoint of the run in `workdir`.
 
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.

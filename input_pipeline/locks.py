@@ -4,18 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import socket
-import time
 from collections.abc import Iterator
-from typing import TextIO
 
+import filelock
 from etils import epath
 
 from input_pipeline.errors import DatasetError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 _REMIND_SECONDS = 60.0
 _POLL_SECONDS = 0.2
@@ -25,9 +19,8 @@ _POLL_SECONDS = 0.2
 def preparation_lock(path: epath.Path) -> Iterator[None]:
     """Holds a lock among the processes that see this file system; waits while another holds it.
 
-    The operating system frees the lock of a process that dies. The file itself stays: deleting it
-    would let two processes lock two files. On a bucket, or without such locks in the system, it
-    only prints a warning.
+    The operating system frees the lock of a process that dies; the file itself stays. On a bucket,
+    or a file system without such locks, it only prints that there is no lock.
 
     Raises:
       DatasetError: in a renderer that runs the main script again, which would wait forever.
@@ -38,34 +31,31 @@ def preparation_lock(path: epath.Path) -> Iterator[None]:
             "the script that prepares a data set is run again by each process that helps it: put "
             'what the script does under `if __name__ == "__main__":`'
         )
-    if "://" in os.fspath(path) or fcntl is None:
+    if "://" in os.fspath(path):
         print(f"No lock at {path}: let only one process prepare this data set at a time.")
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            _wait_for(file, path)
-        except OSError as error:  # file systems of clusters may lack locks
-            print(f"No lock at {path} ({error}): let only one process prepare this data set.")
-            yield
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    # A soft lock would stay behind a process that is killed.
+    lock = filelock.FileLock(path, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+    try:
+        _acquire(lock, path)
+    except OSError as error:  # file systems of clusters may lack locks
+        print(f"No lock at {path} ({error}): let only one process prepare this data set.")
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def _wait_for(file: TextIO, path: epath.Path) -> None:
-    next_message = time.monotonic()
-    while True:
+def _acquire(lock: filelock.BaseFileLock, path: epath.Path) -> None:
+    """Acquires the lock and writes this process's name into its file; prints whom it waits for."""
+    timeout = 0.5  # short waits pass in silence, and the holder has written its name by then
+    while not lock.is_locked:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= next_message:
-                file.seek(0)
-                owner = file.read() or "another process"
-                print(f"Waiting for {owner}, which prepares this data set ({path})", flush=True)
-                next_message = time.monotonic() + _REMIND_SECONDS
-            time.sleep(_POLL_SECONDS)
+            lock.acquire(timeout=timeout)
+        except filelock.Timeout:
+            owner = path.read_text() or "another process"
+            print(f"Waiting for {owner}, which prepares this data set ({path})", flush=True)
+            timeout = _REMIND_SECONDS
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}")

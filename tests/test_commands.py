@@ -16,7 +16,7 @@ import input_pipeline
 from configs import grnet
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.checkpoints import CheckpointError
 from grnet_jax.training.setup import restore_run
 from input_pipeline.images import ImageError
@@ -96,12 +96,12 @@ def _pictures(page):
 
 
 @pytest.mark.slow
-def test_figures_explains_right_and_wrong_answers(trained, tmp_path):
+def test_visualization_explains_right_and_wrong_answers(trained, tmp_path):
     workdir, _, _ = trained
-    command = f"python -m grnet_jax.figures --workdir={os.path.relpath(workdir, _ROOT)}"
+    command = f"python -m grnet_jax.visualization --workdir={os.path.relpath(workdir, _ROOT)}"
     assert f"<code>{command}</code>" in (workdir / "results.html").read_text()
     done = run(
-        *("-m", "grnet_jax.figures", f"--workdir={workdir}", f"--output={tmp_path}"),
+        *("-m", "grnet_jax.visualization", f"--workdir={workdir}", f"--output={tmp_path}"),
         *("--queries=2", "--seed=1"),
     )
     assert done.returncode == 0, done.stderr
@@ -115,7 +115,7 @@ def test_figures_explains_right_and_wrong_answers(trained, tmp_path):
     assert all((tmp_path / picture).exists() for picture in pictures)
 
 
-def test_figures_explains_photo_files_without_tensorflow(trained, tmp_path):
+def test_visualization_explains_photo_files_without_tensorflow(trained, tmp_path):
     """The score on the page is that of `load`; boxes count."""
     workdir, _, _ = trained
     rng = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def test_figures_explains_photo_files_without_tensorflow(trained, tmp_path):
 import sys
 
 sys.modules["tensorflow"] = sys.modules["input_pipeline"] = None  # as if not installed
-from grnet_jax.figures.__main__ import main
+from grnet_jax.visualization.__main__ import main
 sys.exit(main())
 """
     flags = [f"--workdir={workdir}", f"--output={tmp_path}", "--photos", *paths]
@@ -141,18 +141,18 @@ sys.exit(main())
     (shown,) = re.findall(r"score (-?\d+\.\d+)</h3>", page.read_text())
     assert float(shown) == pytest.approx(float(matcher.score(*features)[0, 0]), abs=0.011)
     assert len(_pictures(page)) == 4
-    done = run("-m", "grnet_jax.figures", *flags, "--boxes", "5,6,70,50", "whole")
+    done = run("-m", "grnet_jax.visualization", *flags, "--boxes", "5,6,70,50", "whole")
     assert done.returncode == 2
     assert "street.png is (5.0, 6.0, 70.0, 50.0): expected" in done.stderr
 
 
-def test_figures_names_a_photo_that_is_not_there(trained):
+def test_visualization_names_a_photo_that_is_not_there(trained):
     workdir, _, _ = trained
     flags = [f"--workdir={workdir}", "--query=nobody", "--gallery=nothing"]
-    done = run("-m", "grnet_jax.figures", *flags)
+    done = run("-m", "grnet_jax.visualization", *flags)
     assert done.returncode == 2
     assert "--query=nobody: the split has no customer photo of this name" in done.stderr
-    done = run("-m", "grnet_jax.figures", *flags[:2])
+    done = run("-m", "grnet_jax.visualization", *flags[:2])
     assert "--query and --gallery: one was given, both are needed" in done.stderr
 
 

@@ -12,24 +12,23 @@ _ROOT = pathlib.Path(__file__).parents[1]
 # For each room of grnet_jax the rooms whose modules it may import besides its own.
 _MAY_IMPORT = {
     "errors": set(),
-    "mesh": {"errors"},
+    "sharding": {"errors"},
+    "runtime": {"errors"},
     "photos": {"errors"},
     "losses": set(),
     "metrics": {"errors"},
     "graph": {"errors"},
     "backbones": {"errors"},
     "models": {"errors", "graph", "backbones"},
-    "retrieval": {"errors", "mesh", "metrics", "models", "photos"},
+    "retrieval": {"errors", "sharding", "metrics", "models", "photos"},
     "figures": {"errors", "graph", "models", "photos", "retrieval"},
-    "training": {"backbones", "errors", "losses", "mesh", "models", "photos", "retrieval"},
-    "inference": {"errors", "mesh", "models", "photos", "retrieval", "training"},
+    "training": {"backbones", "errors", "losses", "sharding", "models", "photos", "retrieval"},
+    "inference": {"errors", "sharding", "models", "photos", "retrieval", "training"},
     "export": {"errors", "models", "photos"},
-    "results_file": set(),
-    "reproduce": {"errors", "figures", "results_file", "retrieval", "training"},
     "recognize": {"figures", "inference", "losses", "models", "photos", "retrieval", "training"},
-    "commands": {"errors", "figures", "mesh", "models", "retrieval", "training"},
+    "commands": {"errors", "figures", "models", "retrieval", "runtime", "sharding", "training"},
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
-    "__main__": {"commands", "errors", "mesh", "models", "photos", "retrieval", "training"},
+    "__main__": {"runtime", "errors", "sharding", "models", "photos", "retrieval", "training"},
     "__init__": {"export", "inference"},
 }
 

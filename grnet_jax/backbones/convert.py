@@ -4,8 +4,9 @@
     python -m grnet_jax.backbones.convert model.safetensors --backbone=resnet50 \\
         --preprocessing=imagenet_v2 --output=weights/resnet50.safetensors
 
-Needs no PyTorch, and runs nothing that a checkpoint may hold. A training checkpoint is taken
-too; its head may have any number of classes, or be missing.
+PyTorch reads its own files, weights only, so that nothing in them is run:
+`pip install 'grnet_jax[convert]'`. safetensors files need no PyTorch. Training checkpoints are read
+too; the head may have any number of classes, or be missing.
 """
 
 import argparse
@@ -22,14 +23,14 @@ from etils import epath
 from flax import traverse_util
 
 from grnet_jax.backbones import BACKBONES
-from grnet_jax.backbones.conversion import convert_tensors, fitting_backbones, some_of
 from grnet_jax.backbones.preprocessing import (
     PREPROCESSING,
     default_preprocessing,
     published_preprocessing,
 )
-from grnet_jax.backbones.torch_file import Checkpoint, read_checkpoint
-from grnet_jax.backbones.weights import Weights, read_weights_info, write_weights
+from grnet_jax.backbones.pretrained.checkpoint_file import Checkpoint, read_checkpoint
+from grnet_jax.backbones.pretrained.conversion import convert_tensors, fitting_backbones, some_of
+from grnet_jax.backbones.pretrained.weights import Weights, read_weights_info, write_weights
 from grnet_jax.errors import InputError
 
 _NAMED = 6  # left-out keys that are listed
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _next_command(output: str) -> list[str]:
-    """Training from the written file on the user's own photos."""
+    """Returns the command that trains from the written file on the user's own photos."""
     info = read_weights_info(output)
     command = [
         *("python", "train.py", "--config=configs/grnet.py:manifest"),
@@ -71,15 +72,15 @@ def _next_command(output: str) -> list[str]:
 def convert(
     checkpoint: str, backbone: str = "", preprocessing: str = "", output: str = "", entry: str = ""
 ) -> str:
-    """Converts a checkpoint file, prints what was found, and returns the written file's path.
+    """Converts a checkpoint file, prints a summary, and returns the written file's path.
 
     Args:
-      checkpoint: path of it.
-      backbone: name of it; "" takes the one that fits.
-      preprocessing: name of it; "" takes that of the published file of this name, or else that
+      checkpoint: path of the file.
+      backbone: its name; "" chooses the one that fits.
+      preprocessing: its name; "" chooses that of the published file of this name, or else that
         of the backbone's best-known weights.
-      output: path to write to; "" takes the checkpoint's name, in the current folder.
-      entry: of a training checkpoint that holds several networks, the one to take.
+      output: path to write to; "" chooses the checkpoint's name, in the current folder.
+      entry: which entry of a training checkpoint with several networks to take.
 
     Raises:
       InputError: the checkpoint cannot be read or fits no backbone, or a name is not known.
@@ -111,7 +112,7 @@ def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> 
             file=sys.stderr,
         )
     try:
-        chosen, how = (backbone, "") if backbone else _recognise(read.tensors, name)
+        chosen, how = (backbone, "") if backbone else _recognize(read.tensors, name)
         converted = convert_tensors(chosen, read.tensors)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
@@ -136,10 +137,10 @@ def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> 
     return weights
 
 
-def _recognise(tensors: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
-    """The backbone that the tensors fit, and how that was found.
+def _recognize(tensors: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
+    """Returns the backbone that the tensors fit, and how it was found.
 
-    Where none does, the file's name may tell which was meant, so that an error can say what is
+    Where none fits, the file's name may tell which was meant, so that an error can list what is
     wrong with it.
     """
     fitting = fitting_backbones(tensors)
@@ -165,7 +166,7 @@ def _letters(name: str) -> str:
 
 
 def _describe(read: Checkpoint) -> str:
-    parts = [f"{len(read.tensors)} tensors", read.form]
+    parts = [f"{len(read.tensors)} tensors"]
     if read.entry:
         parts.append(f"entry {read.entry!r}")
     if read.prefix:
@@ -184,7 +185,7 @@ def _describe_left_out(keys: Sequence[str]) -> str:
 
 
 def _classes(variables: Mapping[str, Any]) -> int:
-    """The outputs of the head's last dense layer; these are in the order of their names."""
+    """Returns the number of outputs of the head's last dense layer, the last by name."""
     head = variables["params"]["head"]
     last = max(name for name, layer in head.items() if "scale" not in layer)  # no norm
     return int(head[last]["bias"].shape[0])
@@ -204,11 +205,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("checkpoint", help="PyTorch's .pth, .pt or .bin, or .safetensors")
+    add("checkpoint", help="PyTorch's .pth, .pt, .tar or .bin, or .safetensors")
     add("--backbone", default="", help=f"{', '.join(BACKBONES)} (the one that fits)")
     add("--preprocessing", default="", help=f"{', '.join(PREPROCESSING)} (the backbone's own)")
     add("--output", default="", help="file to write (the checkpoint's name, here)")
-    add("--entry", default="", help="of a training checkpoint with several networks, the one")
+    add("--entry", default="", help="which network of a training checkpoint with several")
     return parser
 
 

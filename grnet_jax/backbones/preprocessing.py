@@ -1,4 +1,4 @@
-"""What the networks' ImageNet weights were trained to see: one named preprocessing a family."""
+"""The preprocessing that ImageNet weights were trained with, by name."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from grnet_jax.errors import InputError
 
 
 class Preprocessing(NamedTuple):
-    """From a photo's pixels to a network's input.
+    """How an image's pixels become a network's input.
 
     Attributes:
       mean: of red, green and blue scaled to 0..1; subtracted.
@@ -42,7 +42,7 @@ PREPROCESSING: Mapping[str, Preprocessing] = {
     "dinov2": Preprocessing(_MEAN, _DEVIATION, "bicubic", 1.0),
     "siglip": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.9),
     # torchvision's GoogLeNet, ported from weights that expect -1..1: its `transform_input` after
-    # ImageNet's normalisation comes to this.
+    # ImageNet's normalization comes to this.
     "googlenet": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 224 / 256),
 }
 
@@ -77,12 +77,12 @@ _PUBLISHED = {
 
 
 def default_preprocessing(backbone: str) -> str:
-    """The preprocessing of the backbone's best-known ImageNet weights."""
+    """Returns the preprocessing of the backbone's best-known ImageNet weights."""
     return _DEFAULTS.get(backbone, "imagenet")
 
 
 def published_preprocessing(checkpoint: str) -> str:
-    """The preprocessing of the published checkpoint file of that name, "" for any other file."""
+    """Returns the preprocessing of a published checkpoint file, "" for any other file name."""
     for start, name in _PUBLISHED.items():
         if checkpoint.startswith(start):
             return name
@@ -90,7 +90,7 @@ def published_preprocessing(checkpoint: str) -> str:
 
 
 def find_preprocessing(name: str) -> Preprocessing:
-    """The preprocessing of that name.
+    """Returns the preprocessing of that name.
 
     Raises:
       InputError: naming those there are.
@@ -103,7 +103,7 @@ def find_preprocessing(name: str) -> Preprocessing:
 
 
 def choose_preprocessing(given: str, backbone: str) -> str:
-    """The name of a backbone's preprocessing: that given, or with "" its default.
+    """Returns the name of a backbone's preprocessing: the given one, or for "" its default.
 
     Raises:
       InputError: naming those there are.
@@ -113,12 +113,12 @@ def choose_preprocessing(given: str, backbone: str) -> str:
     return name
 
 
-def normalise(photos: jax.Array, preprocessing: str) -> jax.Array:
-    """Photos [n, h, w, 3] of 0..255 to what a backbone expects, float32.
+def normalize(images: jax.Array, preprocessing: str) -> jax.Array:
+    """Returns images [n, h, w, 3] of 0..255 as a backbone expects them, float32.
 
     Raises:
       InputError: naming the preprocessings there are.
     """
     chosen = find_preprocessing(preprocessing)
     mean, deviation = (np.asarray(v, np.float32) for v in (chosen.mean, chosen.deviation))
-    return (photos.astype(jnp.float32) / 255.0 - mean) / deviation
+    return (images.astype(jnp.float32) / 255.0 - mean) / deviation

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from grnet_jax.commands import session
 from grnet_jax.export.writing import PLATFORMS, export_matcher
-from grnet_jax.mesh import make_mesh
-from grnet_jax.training.setup import restore_run
+from grnet_jax.runtime import session
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,8 +4,8 @@
     query = matcher.embed(photos)  # uint8 [n, 64, 64, 3]
     scores = matcher.score(query, gallery)
 
-The photos are cut, scaled squares: `matcher.description["framing"]` says how, and
-`input_pipeline.images.crop_and_resize` does it.
+The photos are cut, scaled squares: `matcher.description["transform"]` says how, and
+`input_pipeline.crop_and_resize` does it.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class ExportedMatcher:
         """Features of photos by name, every leaf leading with the photo axis.
 
         Args:
-          photos: uint8 [n, size, size, 3], cut and scaled as the description's framing says.
+          photos: uint8 [n, size, size, 3], cut and scaled as the description's transform says.
 
         Raises:
           InputError: photos of another shape or dtype.

@@ -13,20 +13,21 @@ from etils import epath
 
 import grnet_jax
 from grnet_jax import models
+from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.export.reading import DESCRIPTION, FORMAT
-from input_pipeline.images import build_transform
+from input_pipeline import ImageConfig, build_transform
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_matcher(
-    config: Any, variables: Any, step: int, directory: epath.Path, platforms: Sequence[str]
+    config: Config, variables: Any, step: int, directory: epath.Path, platforms: Sequence[str]
 ) -> list[str]:
     """Writes `embed` and `score`, each for any number of photos, and what describes them.
 
     Float32 products run in the default precision of the platform that they are run on; those of
-    scoring are in `eval.score_dtype`, as where evaluation scores.
+    scoring are in `eval.search.score_dtype`, as where evaluation scores.
 
     Args:
       config: the run's, with no field left open.
@@ -43,22 +44,21 @@ def export_matcher(
     """
     if not platforms or not set(platforms) <= set(PLATFORMS):
         raise InputError(f"--platforms: {','.join(platforms)!r}: expected some of {PLATFORMS}")
-    model = config.copy_and_resolve_references().model
-    if "gallery_chunk" in model:
-        model.gallery_chunk = 0  # a number of chunks cannot be left open
+    model = config.model
+    if hasattr(model, "gallery_chunk"):  # a number of chunks cannot be left open
+        model = model.model_copy(update={"gallery_chunk": 0})
     matcher = models.build_matcher(model)
     # As numbers: laid out over no devices of this machine.
     variables = jax.device_get(variables)
-    scoring = models.make_scoring(config.eval)
-    prepared = jax.device_get(models.prepare(matcher, variables, scoring))
-    size, views = config.data.image_size, models.make_views(config.eval)
+    search, size = config.eval.search, config.image.size
+    prepared = jax.device_get(models.prepare(matcher, variables, search.score_dtype))
 
     def embed(photos: jax.Array) -> dict[str, jax.Array]:
-        return _named(models.embed_views(matcher, variables, photos, views))
+        return _named(models.embed_augmented(matcher, variables, photos, search.flip_average))
 
     def score(query: Mapping[str, jax.Array], gallery: Mapping[str, jax.Array]) -> jax.Array:
         return models.score_prepared(
-            matcher, prepared, models.Features(**query), models.Features(**gallery), scoring
+            matcher, prepared, models.Features(**query), models.Features(**gallery)
         )
 
     one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
@@ -77,13 +77,13 @@ def export_matcher(
         "format": FORMAT,
         "name": config.name,
         "step": step,
-        "config_sha256": hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest(),
+        "config_sha256": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         "grnet_jax": grnet_jax.__version__,
         "jax": jax.__version__,
         "platforms": list(platforms),
         "photos": {"shape": ["n", size, size, 3], "dtype": "uint8"},
-        "framing": _framing(config.data, shop=False),
-        "shop_framing": _framing(config.data, shop=True),
+        "transform": _transform(config.image, shop=False),
+        "shop_transform": _transform(config.image, shop=True),
         "features": {
             name: {"shape": ["n", *leaf.shape[1:]], "dtype": str(leaf.dtype)}
             for name, leaf in features.items()
@@ -117,6 +117,6 @@ def _write(directory: epath.Path, name: str, half: jax.export.Exported) -> dict[
     return {"name": file, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _framing(data: Any, shop: bool) -> dict[str, Any]:
-    """How a photo becomes the square that `embed` takes: `input_pipeline.images.ImageTransform`."""
-    return dataclasses.asdict(build_transform(data, shop))
+def _transform(image: ImageConfig, shop: bool) -> dict[str, Any]:
+    """How an image becomes the square that `embed` takes: `input_pipeline.ImageTransform`."""
+    return dataclasses.asdict(build_transform(image, shop))

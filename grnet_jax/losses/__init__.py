@@ -15,12 +15,12 @@ from grnet_jax.losses.pairs import (
     pair_labels,
     query_softmax_cross_entropy,
 )
-from grnet_jax.losses.triplets import AVERAGES, FORMS, MINERS, TripletLoss, triplet_loss
+from grnet_jax.losses.triplets import DISTANCES, MINERS, REDUCTIONS, TripletLoss, triplet_loss
 
 __all__ = [
-    "AVERAGES",
-    "FORMS",
+    "DISTANCES",
     "MINERS",
+    "REDUCTIONS",
     "VISIBILITIES",
     "ListwiseLoss",
     "TripletLoss",

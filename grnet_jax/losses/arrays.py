@@ -1,4 +1,4 @@
-"""What several losses need of arrays."""
+"""Functions of arrays that several losses share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """Half precision to float32; float64 stays."""
+    """Casts half precision to float32; float64 stays."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of the values that count; 0 where none does.
+    """Computes the mean of the values that count; 0 where none does.
 
     Args:
       values: [...].
@@ -24,17 +24,17 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def safe_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The ratio, and 0 where the denominator is not positive; gradients are finite there too."""
-    some = denominator > 0
-    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0.0)
+    """Divides; 0 with finite gradients where the denominator is not positive."""
+    positive = denominator > 0
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0.0)
 
 
 def squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Squared Euclidean distances [n, m] of the rows of a [n, d] and of b [m, d], at least float32.
+    """Computes squared Euclidean distances [n, m] of rows of a [n, d] and b [m, d].
 
-    By |a|^2 + |b|^2 - 2 a.b, whose rounding error is that of the squares and not of the distance:
-    about 1e-7 for unit vectors in float32. Negative results, which only rounding makes, are 0.
-    Forming the differences first would be exact for near-duplicates and needs n m d numbers.
+    |a|^2 + |b|^2 - 2 a.b in at least float32 has the rounding error of the squares, about 1e-7 for
+    unit vectors; negative results, which come from rounding, are set to 0. The differences would be
+    exact for near-duplicates but need n m d numbers.
     """
     a, b = at_least_float32(a), at_least_float32(b)
     lengths = jnp.sum(jnp.square(a), axis=1)[:, None] + jnp.sum(jnp.square(b), axis=1)[None, :]
@@ -44,6 +44,6 @@ def squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
-    """Raises ValueError, naming the argument, where its value is none of the choices."""
+    """Raises ValueError with the argument's name if its value is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name}: {value!r} is none of {sorted(choices)}")

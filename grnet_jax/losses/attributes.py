@@ -1,4 +1,4 @@
-"""The loss of attributes, most of which most photos do not have."""
+"""The loss of attributes, most of which are absent from most images."""
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,18 @@ from grnet_jax.losses.arrays import at_least_float32, masked_mean
 def attribute_weights(
     positives: np.ndarray, negatives: np.ndarray, most_frequent: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of having and of not having each attribute, float32 [a] twice.
+    """Computes weights of positives and of negatives of each attribute, float32 [a] twice.
 
-    Liu et al. say of them only that the ratio of positive and negative samples in the training set
-    determines them. Ours are the other kind's share: w_pos = negatives / known and w_neg =
-    positives / known. So both kinds weigh alike over the training set, no weight is above 1, and
-    an attribute that every photo has, or none, does not count. They are, but for a factor of each
-    attribute, the weights that scikit-learn calls balanced.
+    Liu et al. say only that the ratio of positive and negative samples in the training set
+    determines them. Here w_pos = negatives / known and w_neg = positives / known: both kinds have
+    the same total weight over the training set, no weight is above 1, and an attribute that every
+    image has, or none, does not count. Up to a factor per attribute they are scikit-learn's
+    "balanced" weights.
 
     Args:
-      positives: int [a], training photos that have the attribute.
-      negatives: int [a], those known not to have it.
-      most_frequent: so many attributes alone count, those of the most positives, and of as many
+      positives: int [a], training images that have the attribute.
+      negatives: int [a], training images known not to have it.
+      most_frequent: number of attributes that count, those with the most positives, of equal ones
         the first (FashionNet+100, +500); 0 for all.
 
     Raises:
@@ -47,19 +47,19 @@ def attribute_cross_entropy(
     positive_weight: jax.Array,
     negative_weight: jax.Array,
 ) -> jax.Array:
-    """Weighted binary cross-entropy in nats, a mean over what is known; 0 where nothing is.
+    """Computes weighted binary cross-entropy in nats: the mean over known labels, 0 without any.
 
     -(w_pos a log p + w_neg (1 - a) log(1 - p)) with p the logit's sigmoid (Liu et al., 2016,
     Eq. 3, which lacks the minus sign: as printed, less would be worse).
 
     Args:
       logits: [n, a].
-      label: int [n, a]: 1 has it, 0 has it not, -1 not known, which does not count.
+      label: int [n, a]: 1 present, 0 absent, -1 unknown, which does not count.
       positive_weight: [a], of `attribute_weights`.
       negative_weight: [a]; an attribute one of whose weights is 0 does not count either.
 
     Returns:
-      A number of at least float32.
+      A scalar of at least float32.
     """
     has = label > 0
     losses = optax.losses.sigmoid_binary_cross_entropy(at_least_float32(logits), has)

@@ -1,4 +1,4 @@
-"""Which photos of a batch are compared with which."""
+"""Chooses which images of a batch are compared with which."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,16 @@ def comparison_masks(
     anchor_domain: jax.Array | None = None,
     candidate_domain: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Each photo's positives and negatives among the photos of the batch.
+    """Returns each image's positives and negatives among the images of the batch.
 
-    Anchors and candidates are the same n photos in the same order. They are two arguments so that
-    a batch may be shared by devices, anchors each device's own and candidates whole on all.
+    Anchors and candidates are the same n images in the same order. They are two arguments so that
+    a batch can be sharded: each device has its own anchors and all candidates.
 
     Args:
-      anchor_item: item numbers, int [n]; a photo whose number is negative does not count.
+      anchor_item: item numbers, int [n]; an image with a negative number does not count.
       candidate_item: the same.
-      anchor_domain: int [n], 0 customer and 1 shop: anchors are the customer photos, and
-        candidates the shop photos. None: all photos are anchors, and each has the
-        others as candidates.
+      anchor_domain: int [n], 0 customer and 1 shop: customer images are anchors, shop images
+        candidates. None: every image is an anchor with all others as candidates.
       candidate_domain: the same.
 
     Returns:
@@ -41,7 +40,7 @@ def comparison_masks(
 def best_scores(
     scores: jax.Array, positive: jax.Array, negative: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Each anchor's highest score of a positive and of a negative, [n] each; -inf without any."""
+    """Returns each anchor's highest positive and negative score, [n] each; -inf without any."""
     own, other = (
         jnp.max(jnp.where(mask, scores, -jnp.inf), axis=1) for mask in (positive, negative)
     )

@@ -1,4 +1,4 @@
-"""Losses over classes: cross-entropy, proxies, and the meta-classes of randomised ensembles."""
+"""Losses over classes: cross-entropy, proxies, and meta-classes of randomized ensembles."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,16 @@ from grnet_jax.losses.arrays import at_least_float32, masked_mean
 def class_cross_entropy(
     logits: jax.Array, label: jax.Array, *, smoothing: float = 0.0
 ) -> jax.Array:
-    """Mean cross-entropy in nats of the photos whose class is known; 0 where none is.
+    """Computes mean cross-entropy in nats over images of known class; 0 without any.
 
     Args:
       logits: [n, k].
       label: int [n]; a negative one is unknown and does not count.
-      smoothing: the share of the label that all k classes have evenly (Szegedy et al., 2016).
+      smoothing: label smoothing, the mass spread evenly over all k classes (Szegedy et al., 2016).
 
     Returns:
-      A number of at least float32. It is not a number where a label is k or more, so that
-      training stops instead of leaving such photos out.
+      A scalar of at least float32; NaN if a label is k or more, so that training stops instead of
+      ignoring such images.
     """
     logits = at_least_float32(logits)
     classes = logits.shape[1]
@@ -31,49 +31,49 @@ def class_cross_entropy(
 
 
 def proxy_nca(
-    logits: jax.Array, label: jax.Array, *, scale: float = 1.0, with_own: bool = False
+    logits: jax.Array, label: jax.Array, *, scale: float = 1.0, include_positive: bool = False
 ) -> jax.Array:
-    """Mean proxy-NCA loss of the photos whose class is known; 0 where none is.
+    """Computes the mean proxy-NCA loss over images of known class; 0 without any.
 
     -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with unit vectors x and proxies p
     (Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017). There the sum
-    leaves out the own class y, and the loss can be negative.
+    leaves out the image's class y, and the loss can be negative.
 
     Args:
-      logits: [n, k], -|x - p|^2 of every photo with every class's proxy; k at least 2.
+      logits: [n, k], -|x - p|^2 of every image with every class's proxy; k at least 2.
       label: int [n]; a negative one is unknown and does not count.
       scale: s; 1 in the paper.
-      with_own: the sum is over all classes, which makes it a softmax cross-entropy.
+      include_positive: sum over all classes, which makes it a softmax cross-entropy.
 
     Returns:
-      A number of at least float32; not a number where a label is k or more.
+      A scalar of at least float32; NaN if a label is k or more.
     """
     logits = scale * at_least_float32(logits)
     classes = logits.shape[1]
     own = label[:, None] == jnp.arange(classes)[None, :]
-    others = logits if with_own else jnp.where(own, -jnp.inf, logits)
+    others = logits if include_positive else jnp.where(own, -jnp.inf, logits)
     losses = jax.nn.logsumexp(others, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
     return masked_mean(_nan_beyond(losses, label, classes), label >= 0)
 
 
-def random_meta_classes(label: jax.Array, groups: int, seed: int) -> jax.Array:
-    """Each class's meta-class, drawn at random and the same wherever the class appears.
+def random_meta_classes(label: jax.Array, num_groups: int, group_seed: int) -> jax.Array:
+    """Maps each class to a random meta-class, the same wherever the class appears.
 
     Xuan et al., Deep Randomized Ensembles for Metric Learning (2018): every member of the ensemble
-    learns a grouping of its own, by its own seed. Each class is drawn by itself, so that how many
-    there are need not be known; meta-classes then differ in size as random draws do.
+    learns another grouping, by its seed. Classes are drawn independently, so that their number need
+    not be known; the sizes of meta-classes differ accordingly.
 
     Args:
       label: int [n], classes; negative ones are unknown and stay.
-      groups: meta-classes.
-      seed: from 0, of the grouping.
+      num_groups: number of meta-classes.
+      group_seed: of the grouping, from 0.
 
     Returns:
-      int32 [n] in 0..groups - 1, or negative.
+      int32 [n] in 0..num_groups - 1, or negative.
     """
-    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, groups))
-    found = draw(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), label))
-    return jnp.where(label < 0, label, found)
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_groups))
+    groups = draw(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(group_seed), label))
+    return jnp.where(label < 0, label, groups)
 
 
 def _nan_beyond(losses: jax.Array, label: jax.Array, classes: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Losses of landmarks: where they are, and whether they can be seen (FashionNet's pose branch)."""
+"""Losses of landmarks: location and visibility (FashionNet's pose branch)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,35 +6,34 @@ import jax.numpy as jnp
 from grnet_jax.losses.arrays import at_least_float32, masked_mean
 from grnet_jax.losses.classification import class_cross_entropy
 
-# Of a landmark, by its class: what a batch calls 0, 1, 2 and, in a photo with others, -1.
+# By class: what a batch calls 0, 1, 2 and, in an image with other landmarks, -1.
 VISIBILITIES = ("visible", "occluded", "truncated", "absent")
 
 
 def landmark_regression(points: jax.Array, target: jax.Array, counts: jax.Array) -> jax.Array:
-    """Mean over photos of the sum over landmarks of |v (l' - l)|^2 (Liu et al., 2016, Eq. 1).
+    """Computes the mean over images of the sum of |v (l' - l)|^2 (Liu et al., 2016, Eq. 1).
 
-    The mean where the paper sums, so that a batch's size does not matter; over the photos that have
-    a landmark that counts, 0 where none has.
+    The paper sums over images; the mean does not depend on the batch size. It is over images with a
+    landmark that counts, 0 without any.
 
     Args:
       points: [n, p, 2].
-      target: [n, p, 2], in the same unit; what stands in those that do not count, NaN too, is not
-        looked at.
-      counts: bool [n, p], v; the paper: the visible ones.
+      target: [n, p, 2], in the same unit; values of landmarks that do not count are ignored, NaN
+        too.
+      counts: bool [n, p], v; in the paper the visible ones.
 
     Returns:
-      A number of at least float32, in that unit's square.
+      A scalar of at least float32, in that unit's square.
     """
-    wrong = jnp.where(counts[..., None], at_least_float32(points) - target, 0.0)
-    return masked_mean(jnp.sum(jnp.square(wrong), axis=(1, 2)), jnp.any(counts, axis=1))
+    errors = jnp.where(counts[..., None], at_least_float32(points) - target, 0.0)
+    return masked_mean(jnp.sum(jnp.square(errors), axis=(1, 2)), jnp.any(counts, axis=1))
 
 
 def visibility_classes(visibility: jax.Array) -> jax.Array:
-    """Places in VISIBILITIES of a batch's landmarks, int [n, p]; -1 where nothing is known.
+    """Returns indices into VISIBILITIES of a batch's landmarks, int [n, p]; -1 for unknown.
 
-    The fourth class is not the paper's, which knows a photo's clothes type: with it the network
-    itself tells which landmarks a garment has. A photo none of whose landmarks is known is taken
-    for one without annotation.
+    The fourth class is not in the paper, where the clothes type is given: with it the network
+    itself predicts which landmarks a garment has. An image without any is taken as not annotated.
 
     Args:
       visibility: int [n, p]: 0 visible, 1 occluded, 2 truncated, -1 absent.
@@ -44,14 +43,14 @@ def visibility_classes(visibility: jax.Array) -> jax.Array:
 
 
 def visibility_cross_entropy(logits: jax.Array, visibility: jax.Array) -> jax.Array:
-    """Mean softmax cross-entropy in nats of the landmarks of annotated photos; 0 without any.
+    """Computes mean softmax cross-entropy in nats over landmarks of annotated images.
 
     Args:
       logits: [n, p, 4], in the order of VISIBILITIES.
       visibility: int [n, p], as of `visibility_classes`.
 
     Returns:
-      A number of at least float32.
+      A scalar of at least float32; 0 without annotated images.
     """
     classes = visibility_classes(visibility)
     return class_cross_entropy(logits.reshape(-1, logits.shape[-1]), classes.reshape(-1))

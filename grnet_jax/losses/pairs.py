@@ -1,4 +1,4 @@
-"""The loss over all pairs of a batch's customer and shop photos."""
+"""Losses over all pairs of a batch's customer and shop images."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from grnet_jax.losses.arrays import at_least_float32
 
 
 def pair_labels(customer_item: jax.Array, shop_item: jax.Array) -> jax.Array:
-    """Which pairs show the same item, bool [q, g], from item numbers [q] and [g].
+    """Returns which pairs show the same item, bool [q, g], from item numbers [q] and [g].
 
-    By the items and not by the position: a batch may hold an item twice.
+    By items, not by position: a batch may hold an item twice.
     """
     return customer_item[:, None] == shop_item[None, :]
 
@@ -17,10 +17,10 @@ def pair_labels(customer_item: jax.Array, shop_item: jax.Array) -> jax.Array:
 def pair_cross_entropy(
     logits: jax.Array, same: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Mean cross-entropy of "same item or not" over the pairs (Section 3.5 of GRNet).
+    """Computes the mean cross-entropy of "same item or not" over pairs (Section 3.5 of GRNet).
 
-    The paper's two-class softmax cross-entropy is the binary one on the difference of the two
-    logits, which is what `logits` are. Positives and negatives weigh alike.
+    The paper's two-class softmax cross-entropy is binary cross-entropy of the difference of the two
+    logits, which is what `logits` are. Positives and negatives have the same weight.
 
     Args:
       logits: [q, g].
@@ -28,7 +28,7 @@ def pair_cross_entropy(
       mask: bool [q, g]; pairs that count. None for all. At least one must.
 
     Returns:
-      A float32 number.
+      A float32 scalar.
     """
     logits = at_least_float32(logits)
     losses = jax.nn.softplus(logits) - jnp.where(same, logits, 0.0)
@@ -40,10 +40,10 @@ def pair_cross_entropy(
 def query_softmax_cross_entropy(
     logits: jax.Array, same: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Mean over queries of -log of the softmax share of the query's positives.
+    """Computes the mean over queries of -log of the softmax probability of their positives.
 
-    Beside the pair loss it compares the gallery photos of one query with each other, which is
-    what ranking does. Not in the paper.
+    Unlike the pair loss it compares gallery images of one query with each other, as ranking does.
+    Not in the paper.
 
     Args:
       logits: [q, g].
@@ -51,7 +51,7 @@ def query_softmax_cross_entropy(
       mask: bool [q, g]; pairs that count, positives among them. None for all.
 
     Returns:
-      A float32 number.
+      A float32 scalar.
     """
     logits = at_least_float32(logits)
     counted = logits if mask is None else jnp.where(mask, logits, -jnp.inf)

@@ -1,34 +1,34 @@
-"""Metrics of ranking, probabilities, refusing and recognition: functions of arrays, with masks."""
+"""Metrics of ranking, calibration, open-set retrieval and recognition: functions of arrays."""
 
 from grnet_jax.metrics.calibration import (
     CalibrationSums,
     add_sums,
-    brier_score,
     calibration_sums,
     equal_mass_edges,
-    equal_mass_owners,
     equal_width_edges,
-    equal_width_owners,
     expected_calibration_error,
     fine_edges,
-    mean_log_loss,
-    merge_bins,
+    merge_equal_mass,
+    merge_equal_width,
 )
-from grnet_jax.metrics.groups import group_means, group_members, group_sums
-from grnet_jax.metrics.intervals import auroc_interval, clustered_interval, clustered_intervals
-from grnet_jax.metrics.landmarks import detection_rate, normalised_distances, normalised_error
+from grnet_jax.metrics.intervals import (
+    clustered_intervals,
+)
+from grnet_jax.metrics.landmarks import (
+    detection_rate,
+    normalized_distances,
+    normalized_error,
+)
 from grnet_jax.metrics.open_set import (
-    RocCurve,
-    auroc,
-    false_positive_rate_at,
-    placements,
-    roc_curve,
+    OpenSet,
+    open_set_metrics,
 )
 from grnet_jax.metrics.ranking import (
     average_precision,
     average_precision_at_r,
     average_precision_revisitop,
     count_ahead,
+    group_means,
     positive_mask,
     positive_ranks,
     ranks_from_ahead,
@@ -47,43 +47,33 @@ from grnet_jax.metrics.recognition import (
 __all__ = [
     "AttributeRecall",
     "CalibrationSums",
-    "RocCurve",
+    "OpenSet",
     "add_sums",
     "attribute_hits",
     "attribute_recall",
-    "auroc",
-    "auroc_interval",
     "average_precision",
     "average_precision_at_r",
     "average_precision_revisitop",
-    "brier_score",
     "calibration_sums",
     "category_hits",
-    "clustered_interval",
     "clustered_intervals",
     "count_ahead",
     "detection_rate",
     "equal_mass_edges",
-    "equal_mass_owners",
     "equal_width_edges",
-    "equal_width_owners",
     "expected_calibration_error",
-    "false_positive_rate_at",
     "fine_edges",
     "group_means",
-    "group_members",
-    "group_sums",
-    "mean_log_loss",
-    "merge_bins",
-    "normalised_distances",
-    "normalised_error",
-    "placements",
+    "merge_equal_mass",
+    "merge_equal_width",
+    "normalized_distances",
+    "normalized_error",
+    "open_set_metrics",
     "positive_mask",
     "positive_ranks",
     "ranks_from_ahead",
     "recall_at_k",
     "reciprocal_rank",
-    "roc_curve",
     "sort_own",
     "top_k_hits",
 ]

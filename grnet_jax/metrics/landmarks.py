@@ -1,42 +1,42 @@
-"""Metrics of landmarks, over distances that a length of each photo normalises."""
+"""Landmark metrics over distances that are normalized by a length of each image."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
-def normalised_distances(
-    points: ArrayLike, target: ArrayLike, normaliser: ArrayLike = 1.0
+def normalized_distances(
+    points: ArrayLike, target: ArrayLike, normalizer: ArrayLike = 1.0
 ) -> jax.Array:
-    """Euclidean distances of landmarks by each photo's normaliser, float [n, p].
+    """Computes Euclidean distances of landmarks over each image's normalizer, float [n, p].
 
     Args:
       points: [n, p, 2].
       target: [n, p, 2], in the same unit.
-      normaliser: a positive length in that unit, [n] or one for all. Of points that are shares of
-        a photo's width and height, 1 is the side of the square that the network sees. A pose's
-        PDJ is normalised by the torso, which photos of clothes have no landmarks of.
+      normalizer: a positive length in that unit, [n] or one for all. For points in fractions of
+        an image's width and height, 1 is the side of the network's square input. The PDJ of poses
+        is normalized by the torso, for which images of clothes have no landmarks.
     """
-    apart = jnp.linalg.norm(jnp.asarray(points) - jnp.asarray(target), axis=-1)
-    return apart / jnp.broadcast_to(jnp.asarray(normaliser), apart.shape[:1])[:, None]
+    distances = jnp.linalg.norm(jnp.asarray(points) - jnp.asarray(target), axis=-1)
+    return distances / jnp.broadcast_to(jnp.asarray(normalizer), distances.shape[:1])[:, None]
 
 
 def detection_rate(distances: ArrayLike, counts: ArrayLike, thresholds: ArrayLike) -> jax.Array:
-    """Shares of landmarks within each normalised distance: the PDJ curve, float [t].
+    """Computes the share of landmarks within each normalized distance: the PDJ curve, float [t].
 
     Args:
-      distances: [n, p]; one that is not a number is within none.
+      distances: [n, p]; NaN is within none.
       counts: bool [n, p], landmarks that count, such as the visible ones; NaN without any.
-      thresholds: [t]; a landmark just as far is detected.
+      thresholds: [t]; a landmark at exactly the threshold is detected.
     """
     counts = jnp.asarray(counts)
     within = jnp.asarray(distances)[..., None] <= jnp.asarray(thresholds)  # [n, p, t]
-    found = jnp.sum(within & counts[..., None], axis=(0, 1))
-    return found / jnp.where(jnp.any(counts), jnp.sum(counts), jnp.nan)
+    hits = jnp.sum(within & counts[..., None], axis=(0, 1))
+    return hits / jnp.where(jnp.any(counts), jnp.sum(counts), jnp.nan)
 
 
-def normalised_error(distances: ArrayLike, counts: ArrayLike) -> jax.Array:
-    """Mean normalised distance of the landmarks that count; NaN without any.
+def normalized_error(distances: ArrayLike, counts: ArrayLike) -> jax.Array:
+    """Computes the mean normalized distance of the landmarks that count; NaN without any.
 
     Arguments as of `detection_rate`.
     """

@@ -1,127 +1,82 @@
-"""How well the best score tells queries whose item is in the gallery from those whose is not.
+"""How well the best score tells queries whose item is in the gallery from those whose is not."""
 
-Every query has one score, that of its best gallery photo; `present` says whether its item is
-in the gallery, which is what a high score should mean. A score that is not a number counts
-against us: as the lowest of a query whose item is there, as the highest of one whose is not.
-"""
+import dataclasses
 
-from typing import NamedTuple
+import numpy as np
+from scipy.stats import rankdata
 
-import jax
-import jax.numpy as jnp
-from jax.typing import ArrayLike
+from grnet_jax.metrics.intervals import influence_intervals
 
 
-class RocCurve(NamedTuple):
-    """Keypoints of the curve from (0, 0) to (1, 1), thresholds falling.
-
-    Queries that score alike, and those masked out, repeat a point; the curve is the same.
+@dataclasses.dataclass(frozen=True)
+class OpenSet:
+    """The best score as a detector of "the query's item is in the gallery".
 
     Attributes:
-      false_positive_rate: [q + 1], share of queries without their item that reach the threshold.
-      true_positive_rate: [q + 1], share of queries with their item that do.
-      threshold: [q + 1], scores; infinite at the first point.
+      auroc: chance that a query with its item in the gallery scores above one without; ties half.
+      interval: its 95% interval, clustered by item.
+      fpr_at_95_tpr: share of the queries without their item that reach the highest threshold
+        which 95% of those with it reach.
+      curve: [n, 2], false and true positive rate at each threshold, from (0, 0) to (1, 1).
     """
 
-    false_positive_rate: jax.Array
-    true_positive_rate: jax.Array
-    threshold: jax.Array
+    auroc: float
+    interval: tuple[float, float]
+    fpr_at_95_tpr: float
+    curve: np.ndarray
 
 
-class _Sorted(NamedTuple):
-    """Scores sorted, highest first, negated; and numbers of queries down to each place."""
+def open_set_metrics(
+    scores: np.ndarray, present: np.ndarray, clusters: np.ndarray
+) -> OpenSet | None:
+    """Computes AUROC, its interval, FPR at 95% TPR and the ROC curve.
 
-    keys: jax.Array  # of the queries in their own order, [q]
-    sorted_keys: jax.Array
-    present: jax.Array  # [q + 1], the first is zero
-    absent: jax.Array
-
-
-def roc_curve(scores: ArrayLike, present: ArrayLike, mask: ArrayLike | None = None) -> RocCurve:
-    """The receiver operating characteristic of "this query's item is in the gallery".
+    A NaN score counts against the system: as the lowest of a query whose item is in the gallery,
+    as the highest of one whose is not.
 
     Args:
-      scores: [q].
-      present: bool [q].
-      mask: bool [q]; queries that count. None for all.
+      scores: [q], each query's best score.
+      present: bool [q], whether the query's item is in the gallery.
+      clusters: int [q], the item of each query.
 
     Returns:
-      Its points; NaN where no query, or every query, has its item in the gallery.
+      None where all queries, or none, have their item in the gallery.
     """
-    found = _sort(scores, present, mask)
-    last = jnp.searchsorted(found.sorted_keys, found.sorted_keys, side="right")
-    places = jnp.concatenate([jnp.zeros(1, last.dtype), last])
-    return RocCurve(
-        found.absent[places] / found.absent[-1],
-        found.present[places] / found.present[-1],
-        jnp.concatenate([jnp.full(1, jnp.inf), -found.sorted_keys]),
+    from sklearn.metrics import roc_curve  # takes a second to import
+
+    if present.all() or not present.any():
+        return None
+    ranks = rankdata(np.where(np.isnan(scores), np.where(present, -np.inf, np.inf), scores))
+    fpr, tpr, _ = roc_curve(present, ranks, drop_intermediate=False)
+    placements = _placements(ranks, present)
+    area = placements[present].mean()
+    # The variance of Obuchowski (1997), which is DeLong's where every query has its own item.
+    kinds = present, ~present
+    sizes = np.where(present, present.sum(), (~present).sum())
+    independent = sum(placements[k].var(ddof=1) / k.sum() for k in kinds if k.sum() > 1)
+    interval = influence_intervals(
+        np.array([area]),
+        ((placements - area) / sizes)[:, None],
+        np.array([independent]),
+        clusters,
+        smallest_size=min(len(np.unique(clusters[k])) for k in kinds),
+    )[0]
+    return OpenSet(
+        auroc=float(area),
+        interval=(float(interval[0]), float(interval[1])),
+        fpr_at_95_tpr=float(fpr[np.argmax(tpr >= 0.95)]),
+        curve=np.stack([fpr, tpr], axis=1),
     )
 
 
-def placements(scores: ArrayLike, present: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """For each query the share of the other kind's queries that stand on the right side of it.
+def _placements(ranks: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Returns for each query the share of the other kind on its right side, ties half; [q].
 
-    Below it for a query with its item in the gallery, above it for one without; a tie counts
-    half. The mean over either kind is the area under the curve, and their spread its variance
-    (DeLong et al., 1988).
-
-    Args:
-      scores: [q].
-      present: bool [q].
-      mask: bool [q]; queries that count. None for all.
-
-    Returns:
-      float32 [q], without meaning where the mask is False; NaN without queries of the other kind.
+    That is below it for a query with its item in the gallery, above it for one without. The mean
+    over either kind is the AUROC (DeLong et al., 1988; by ranks as Sun and Xu, 2014).
     """
-    found = _sort(scores, present, mask)
-    first = jnp.searchsorted(found.sorted_keys, found.keys, side="left")
-    last = jnp.searchsorted(found.sorted_keys, found.keys, side="right")
-
-    def above(counts: jax.Array) -> jax.Array:
-        return (counts[first] + counts[last]) / 2 / counts[-1]
-
-    return jnp.where(jnp.asarray(present), 1 - above(found.absent), above(found.present))
-
-
-def auroc(scores: ArrayLike, present: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """Area under `roc_curve`: the chance that a query with its item scores above one without.
-
-    Ties count half (Mann and Whitney). NaN where either kind is missing.
-    """
-    present = jnp.asarray(present)
-    counted = present if mask is None else present & jnp.asarray(mask)
-    share = placements(scores, present, mask)
-    return jnp.sum(jnp.where(counted, share, 0.0)) / jnp.sum(counted)
-
-
-def false_positive_rate_at(
-    scores: ArrayLike,
-    present: ArrayLike,
-    mask: ArrayLike | None = None,
-    *,
-    true_positive_rate: float = 0.95,
-) -> jax.Array:
-    """Share of queries without their item that pass a threshold which so many with it pass.
-
-    The highest such threshold; who scores as high as it passes. NaN where either kind is missing.
-    """
-    curve = roc_curve(scores, present, mask)
-    # Rates are float32 shares: 19 of 20 has to reach 0.95.
-    reached = curve.true_positive_rate >= true_positive_rate * (1 - 1e-6)
-    lowest = jnp.min(jnp.where(reached, curve.false_positive_rate, 1.0))
-    known = jnp.isfinite(curve.true_positive_rate[-1] + curve.false_positive_rate[-1])
-    return jnp.where(known, lowest, jnp.nan)
-
-
-def _sort(scores: ArrayLike, present: ArrayLike, mask: ArrayLike | None) -> _Sorted:
-    scores, present = jnp.asarray(scores, jnp.float32), jnp.asarray(present, bool)
-    counted = jnp.ones_like(present) if mask is None else jnp.asarray(mask, bool)
-    worst = jnp.where(present, -jnp.inf, jnp.inf)
-    keys = -jnp.where(jnp.isnan(scores), worst, scores)
-    order = jnp.argsort(keys)
-
-    def down_to(kind: jax.Array) -> jax.Array:
-        counts = jnp.cumsum((kind & counted)[order])
-        return jnp.concatenate([jnp.zeros(1, counts.dtype), counts])
-
-    return _Sorted(keys, keys[order], down_to(present), down_to(~present))
+    placements = np.empty(len(ranks))
+    for kind in (present, ~present):
+        below = (ranks[kind] - rankdata(ranks[kind])) / np.sum(~kind)
+        placements[kind] = np.where(present[kind], below, 1 - below)
+    return placements

@@ -1,6 +1,6 @@
 """Metrics of categories and attributes.
 
-A tie counts against us, as in ranking: a network that scores everything alike recognises nothing.
+Ties count against the system, as in ranking: one score for everything recognizes nothing.
 """
 
 from typing import NamedTuple
@@ -12,28 +12,27 @@ from jax.typing import ArrayLike
 
 
 def category_hits(scores: ArrayLike, label: ArrayLike, k: int) -> jax.Array:
-    """Whether the category is among the k highest scores, bool [n]; the mean is top-k accuracy.
+    """Returns whether the category is among the k highest scores, bool [n].
 
     Args:
-      scores: [n, c]; one that is not a number comes last where it is the category's own, else
-        first.
-      label: int [n]; a photo whose category is negative, unknown, is no hit: leave it out of means.
+      scores: [n, c]; NaN ranks last for the labeled category, first for any other.
+      label: int [n]; an unknown category is negative and no hit: leave it out of means.
       k: from 1.
     """
     scores, label = jnp.asarray(scores), jnp.asarray(label)
-    own = jnp.take_along_axis(scores, jnp.maximum(label, 0)[:, None], axis=1)
-    ahead = jnp.sum(~(scores < own), axis=1) - 1  # its own score is not below itself
+    labeled = jnp.take_along_axis(scores, jnp.maximum(label, 0)[:, None], axis=1)
+    ahead = jnp.sum(~(scores < labeled), axis=1) - 1  # a score is not below itself
     return (label >= 0) & (ahead < k)
 
 
 def attribute_hits(
     scores: ArrayLike, label: ArrayLike, k: int, types: np.ndarray | None = None
 ) -> jax.Array:
-    """Which of a photo's attributes are among its k highest scores, bool [n, a].
+    """Returns which of an image's attributes are among its k highest scores, bool [n, a].
 
     Args:
       scores: [n, a].
-      label: int [n, a]: 1 has it, 0 has it not, -1 not known: these take no place among the k.
+      label: int [n, a]: 1 present, 0 absent, -1 unknown: these take no place among the k.
       k: from 1.
       types: int [a], -1 for none; with it the k highest of each type count, else those of all.
     """
@@ -42,20 +41,20 @@ def attribute_hits(
     hits = jnp.zeros(label.shape, bool)
     for kind in [None] if types is None else np.unique(types[types >= 0]):
         of_kind = True if kind is None else jnp.asarray(types == kind)
-        # By score, at equal scores what a photo has not before what it has; the others last.
+        # By score; of equal scores absent attributes first; unknown ones last.
         order = jnp.lexsort((has, -scores, ~((label >= 0) & of_kind)), axis=-1)
         hits |= of_kind & (jnp.argsort(order, axis=-1) < k)
     return hits & has
 
 
 class AttributeRecall(NamedTuple):
-    """Shares of the attributes that photos have which were found.
+    """Recall of attributes.
 
     Attributes:
-      overall: over all photos and attributes.
-      mean: over the attributes that any photo has.
-      attribute: float64 [a]; NaN where no photo has it.
-      type: float64 [t], over all photos and a type's attributes; NaN where no photo has any.
+      overall: over all images and attributes.
+      mean: over the attributes that any image has.
+      attribute: float64 [a]; NaN where no image has it.
+      type: float64 [t], over all images and a type's attributes; NaN where no image has any.
     """
 
     overall: float
@@ -67,28 +66,29 @@ class AttributeRecall(NamedTuple):
 def attribute_recall(
     hits: np.ndarray, positives: np.ndarray, types: np.ndarray, type_count: int
 ) -> AttributeRecall:
-    """Top-k recall as Gong et al. define it (Deep Convolutional Ranking for Multilabel Image
-    Annotation, 2013, Section 4): the sum over attributes of those found by the sum of those there
-    are ("overall"), and the mean of the attributes' own shares ("per-class").
+    """Computes top-k recall as Gong et al. (Deep Convolutional Ranking, 2013, Section 4).
+
+    "Overall" recall is hits over positives of all attributes together, "per-class" recall the mean
+    of the attributes' recalls.
 
     Args:
-      hits: int [a], photos whose attribute is a hit (`attribute_hits`, summed over photos).
-      positives: int [a], photos that have it.
+      hits: int [a], images whose attribute is a hit (`attribute_hits`, summed over images).
+      positives: int [a], images that have it.
       types: int [a], 0 to type_count - 1; -1 for an attribute of no type.
       type_count: number of types.
-    """  # fmt: skip
+    """
     hits, positives = np.asarray(hits, np.float64), np.asarray(positives, np.float64)
     attribute = _share(hits, positives)
-    found, there = (
+    type_hits, type_positives = (
         np.bincount(types[types >= 0], part[types >= 0], minlength=type_count)
         for part in (hits, positives)
     )
-    some = positives > 0
+    measured = positives > 0
     return AttributeRecall(
         overall=float(_share(hits.sum(), positives.sum())),
-        mean=float(attribute[some].mean()) if some.any() else float("nan"),
+        mean=float(attribute[measured].mean()) if measured.any() else float("nan"),
         attribute=attribute,
-        type=_share(found, there),
+        type=_share(type_hits, type_positives),
     )
 
 

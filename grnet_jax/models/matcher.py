@@ -6,8 +6,9 @@ A matcher is a Linen module with two halves:
 - `score(query, gallery) -> [q, g]`: how alike each query is to each gallery photo.
 
 Training, evaluation, search and benchmarks know only this pair. A matcher may have a faster way to
-score once its parameters stay: `prepare(variables, scoring)` and `score_prepared(prepared, query,
-gallery, scoring)`, of which the first runs once a model and the second gives the same scores. A
+score once its parameters stay: `prepare(variables, dtype)` and `score_prepared(prepared, query,
+gallery)`, of which the first runs once a model and the second gives the same scores. A matcher
+whose scores are logits of "same item" has `scores_are_logits = True`. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
 also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
@@ -15,46 +16,15 @@ inner product of descriptors is an `InnerProduct`. A matcher that recognises wha
 `predict(photos, train=False) -> (Features, Predictions)`, of which the first are `embed`'s.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.graph.reasoning import accumulation_dtype
-
-_DTYPES = ("", "float32", "bfloat16", "float64")
-
-
-class Scoring(NamedTuple):
-    """How evaluation and users score; fields of `config.eval`.
-
-    Attributes:
-      dtype: that products are made in; "" the matcher's own.
-      tile: gallery photos that a query is compared with at once; 0 as many as suit the device.
-      gallery_dtype: that the gallery's regions are kept in; "" as they are computed.
-    """
-
-    dtype: str = ""
-    tile: int = 0
-    gallery_dtype: str = ""
-
-
-def make_scoring(evaluation: Any) -> Scoring:
-    """The scoring that `config.eval` describes.
-
-    Raises:
-      InputError: naming the field that cannot be.
-    """
-    check_at_least("eval.score_tile", evaluation.score_tile, 0)
-    for field in ("score_dtype", "gallery_dtype"):
-        if evaluation[field] not in _DTYPES:
-            raise InputError(f"eval.{field}: {evaluation[field]!r} is none of {list(_DTYPES)}")
-    return Scoring(evaluation.score_dtype, evaluation.score_tile, evaluation.gallery_dtype)
 
 
 @flax.struct.dataclass
@@ -166,29 +136,28 @@ def score(matcher: nn.Module, variables: Any, query: Features, gallery: Features
     return scores
 
 
-def prepare(matcher: nn.Module, variables: Any, scoring: Scoring) -> Any:
-    """What `score_prepared` takes; computed once a model, outside jit."""
+def prepare(matcher: nn.Module, variables: Any, dtype: str = "") -> Any:
+    """Returns what `score_prepared` takes; computed once a model, outside jit.
+
+    Args:
+      matcher: the Linen module.
+      variables: the matcher's.
+      dtype: that products are made in; "" the matcher's own.
+    """
     found: Any = variables
     if hasattr(matcher, "prepare"):
-        found = matcher.prepare(variables, scoring)
+        found = matcher.prepare(variables, dtype)
     return found
 
 
 def score_prepared(
-    matcher: nn.Module, prepared: Any, query: Features, gallery: Features, scoring: Scoring
+    matcher: nn.Module, prepared: Any, query: Features, gallery: Features
 ) -> jax.Array:
     """The matcher's `score`, as evaluation and users run it."""
     if not hasattr(matcher, "prepare"):
         return score(matcher, prepared, query, gallery)
-    scores: Any = matcher.score_prepared(prepared, query, gallery, scoring)
+    scores: Any = matcher.score_prepared(prepared, query, gallery)
     return scores
-
-
-def keep(features: Features, scoring: Scoring) -> Features:
-    """A gallery's features (numpy leaves), regions in the dtype that they are kept in."""
-    if features.regions is None or not scoring.gallery_dtype:
-        return features
-    return dataclasses.replace(features, regions=features.regions.astype(scoring.gallery_dtype))
 
 
 def scores_by_descriptor(matcher: nn.Module) -> bool:
@@ -198,7 +167,7 @@ def scores_by_descriptor(matcher: nn.Module) -> bool:
 
 def has_predictions(matcher: nn.Module) -> bool:
     """Whether the matcher has `predict`, and a head to do so where one can be left out."""
-    return hasattr(matcher, "predict") and getattr(matcher, "classes", 1) > 0
+    return hasattr(matcher, "predict") and getattr(matcher, "num_classes", 1) > 0
 
 
 def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Predictions:
@@ -213,10 +182,10 @@ def photos_of(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
     A batch without points is its photos; the matcher says what it lacks.
     """
     if takes_domain(matcher):
-        return DomainPhotos(batch["photo"], batch["domain"])
+        return DomainPhotos(batch["image"], batch["domain"])
     if not getattr(matcher, "takes_points", False) or "points" not in batch:
-        return batch["photo"]
-    return PointedPhotos(batch["photo"], batch["points"], batch["points_visible"])
+        return batch["image"]
+    return PointedPhotos(batch["image"], batch["points"], batch["points_visible"])
 
 
 def takes_domain(matcher: nn.Module) -> bool:

@@ -9,8 +9,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config, TrainConfig
-from grnet_jax.mesh import replicated
 from grnet_jax.models import build_matcher
+from grnet_jax.sharding import replicated
 from grnet_jax.training.checkpoints import Checkpoints, read_config
 from grnet_jax.training.optimizers import Schedule, build_optimizer, build_schedule
 from grnet_jax.training.state import TrainState, create_state
@@ -70,7 +70,7 @@ def build_run(config: Config, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> R
       InputError: the schedule does not fit the number of steps.
     """
     steps, schedule, tx = 0, optax.constant_schedule(0.0), optax.identity()
-    if config.train and config.optimizer:
+    if config.loss is not None:
         steps = count_steps(config.train, steps_per_epoch)
         schedule = build_schedule(config.optimizer, steps, steps_per_epoch)
         tx = build_optimizer(config.optimizer, schedule)

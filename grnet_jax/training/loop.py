@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
@@ -28,13 +28,13 @@ from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
-from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch, train_batches
+from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch
 
 # Of the objective's metrics, beside the loss.
 _SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(InputError):
     """The loss is no number any more; the message has the step, norms and last good checkpoint."""
 
 
@@ -60,7 +60,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
       NonFiniteLossError: if the loss is no number any more.
     """
     directory = epath.Path(workdir).expanduser()
-    devices = mesh.make_mesh()
+    devices = sharding.make_mesh()
     _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config)
     if not checkpoints.has_any(directory):
@@ -89,15 +89,15 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
 
 def _check(config: Config, devices: Mesh) -> None:
     """Raises InputError for what a config's fields alone do not show to be wrong."""
-    if config.train is None or config.loss is None or config.optimizer is None:
+    if config.loss is None:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     check_trainable(build_run(config, devices))
     batch_size, group = config.train.batch_size, config.sampler.group_size
-    mesh.check_divisible(batch_size, devices, "train.batch_size")
+    sharding.check_divisible(batch_size, devices, "train.batch_size")
     if config.train.microbatch_size:
         check_chunk(config.train.microbatch_size, batch_size * group, group)
     if config.train.eval_every:
-        mesh.check_divisible(config.eval.batch_size, devices, "eval.batch_size")
+        sharding.check_divisible(config.eval.batch_size, devices, "eval.batch_size")
 
 
 def _load_dataset(config: Config) -> Any:
@@ -140,7 +140,7 @@ class _Loop:
         self._evaluators: Mapping[str, Any] = {}
         if run.config.train.eval_every and dataset.has_split("val"):
             self._evaluators = build_evaluators(
-                run.config, run.matcher, run.mesh, dataset, split="val"
+                run.config, run.matcher, run.mesh, dataset, "val", validation=True
             )
         elif run.config.train.eval_every:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
@@ -185,6 +185,8 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
+        from input_pipeline import train_batches  # needs TensorFlow
+
         config = self._run.config
         batches = train_batches(
             self._dataset.split("train"),
@@ -201,7 +203,7 @@ class _Loop:
         ahead = None
         for batch in batches:
             arrays = {name: value for name, value in batch.items() if name != "step"}
-            placed = mesh.place_batch(arrays, self._run.mesh)
+            placed = sharding.place_batch(arrays, self._run.mesh)
             if ahead is not None:
                 yield ahead
             ahead = placed
@@ -284,7 +286,7 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     """Logs the parameters, the data and the length of the run."""
     if jax.process_index() == 0:
         parameter_overview.log_parameter_overview(state.params)
-    config: Any = run.config.train
+    config = run.config.train
     batch = {
         "pairs": f"items x 2 images ({config.batch_size**2} pairs)",
         "items": f"items x {run.config.sampler.images_per_item} images",

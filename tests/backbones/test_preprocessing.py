@@ -10,7 +10,7 @@ from grnet_jax.backbones.preprocessing import (
     PREPROCESSING,
     default_preprocessing,
     find_preprocessing,
-    normalise,
+    normalize,
     published_preprocessing,
 )
 from grnet_jax.errors import InputError
@@ -28,10 +28,10 @@ def _peers():
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_v2", "imagenet_bicubic"])
-def test_normalise_is_imagenets(name):
+def test_normalize_is_imagenets(name):
     photo = np.array([0, 100, 255], np.uint8).reshape(1, 1, 1, 3)
     wanted = (np.array([0, 100, 255]) / 255 - _MEAN) / _DEVIATION
-    np.testing.assert_allclose(normalise(photo, name)[0, 0, 0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(normalize(photo, name)[0, 0, 0], wanted, rtol=1e-5)
 
 
 def test_googlenets_is_imagenets_and_then_transform_input():
@@ -39,7 +39,7 @@ def test_googlenets_is_imagenets_and_then_transform_input():
     photo = np.stack([values] * 3, axis=-1).reshape(1, 16, 16, 3)
     imagenet = (photo / 255 - _MEAN) / _DEVIATION
     wanted = imagenet * (_DEVIATION / 0.5) + (_MEAN - 0.5) / 0.5
-    np.testing.assert_allclose(normalise(photo, "googlenet"), wanted, atol=1e-6)
+    np.testing.assert_allclose(normalize(photo, "googlenet"), wanted, atol=1e-6)
 
 
 def test_every_backbone_has_one():

@@ -1,10 +1,10 @@
-"""The losses once more, in loops and float64."""
+"""The losses in loops and float64."""
 
 import numpy as np
 
 
 def triplets(distances, positive, negative, margin, miner):
-    """The hinges' arguments of the triplets that count, one list an anchor."""
+    """Returns the arguments of the hinges of the triplets that count, one list per anchor."""
     found = []
     for d, p, n in zip(distances, positive, negative, strict=True):
         pairs = [(d[i], d[j]) for i in np.flatnonzero(p) for j in np.flatnonzero(n)]
@@ -16,25 +16,25 @@ def triplets(distances, positive, negative, margin, miner):
     return found
 
 
-def triplet_loss(anchors, candidates, positive, negative, margin, form, miner, average):
+def triplet_loss(anchors, candidates, positive, negative, margin, distance, miner, reduction):
     """(loss, triplets, active share, anchors, anchors without)."""
     difference = anchors[:, None] - candidates[None]
     distances = (difference.astype(np.float64) ** 2).sum(axis=2)
-    if form == "euclidean":
+    if distance == "l2":
         distances = np.sqrt(distances)
     gaps = triplets(distances, positive, negative, margin, miner)
     hinges = np.array([max(gap, 0) for row in gaps for gap in row])
     active = (hinges > 0).sum()
-    over = len(hinges) if average == "triplets" else active
+    over = len(hinges) if reduction == "mean" else active
     loss = hinges.sum() / over if over else 0.0
     rows = [i for i in range(len(anchors)) if positive[i].any() or negative[i].any()]
     without = sum(not gaps[i] for i in rows)
     share = active / len(hinges) if len(hinges) else 0.0
-    return loss / 2 if form == "squared" else loss, len(hinges), share, len(rows), without
+    return loss / 2 if distance == "squared_l2" else loss, len(hinges), share, len(rows), without
 
 
 def histogram_ap(scores, positive, negative, bins):
-    """Revaud et al.'s quantised AP of one query."""
+    """Revaud et al.'s quantized AP of one query."""
     step = 2 / (bins - 1)
     right = wrong = ap = 0.0
     for m in range(bins):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.losses import average_precision_loss
 from tests.losses import naive
 
@@ -40,7 +40,7 @@ def test_equals_the_papers_formula(bins):
 
 
 @pytest.mark.parametrize("bins", [21, 401])
-def test_scores_on_bins_centres_give_the_exact_value(bins):
+def test_scores_on_bin_centers_give_the_exact_value(bins):
     scores, positive, negative = _lists(1, queries=40)
     scores = np.round(scores * (bins - 1) / 2) / ((bins - 1) / 2)  # with 21 bins many tie
     with jax.enable_x64(True):

@@ -51,34 +51,37 @@ def test_unknown_labels_count_for_nothing_and_wrong_ones_are_noticed():
         assert np.isnan(loss(logits, np.where(_LABEL == 3, 5, _LABEL)))
 
 
-def _naive_proxy_nca(x, proxies, scale, with_own):
+def _naive_proxy_nca(x, proxies, scale, inclusive):
     x, proxies = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, proxies))
     losses = []
     for row, label in zip(x, _LABEL, strict=True):
         if label >= 0:
             near = np.exp(-scale * ((row - proxies) ** 2).sum(axis=1))
-            losses.append(-np.log(near[label] / (near.sum() - (0 if with_own else near[label]))))
+            losses.append(-np.log(near[label] / (near.sum() - (0 if inclusive else near[label]))))
     return np.mean(losses)
 
 
-@pytest.mark.parametrize("with_own", [False, True])
+@pytest.mark.parametrize("inclusive", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_proxy_nca_equals_its_formula_and_differences(scale, with_own):
+def test_proxy_nca_equals_its_formula_and_differences(scale, inclusive):
     rng = np.random.default_rng(1)
     x, proxies = rng.standard_normal((len(_LABEL), 3)), rng.standard_normal((4, 3))
     with jax.enable_x64(True):
         found, grads = jax.jit(
             jax.value_and_grad(
                 lambda x, p: proxy_nca(
-                    proxy_logits(unit_vectors(x), p), _LABEL, scale=scale, with_own=with_own
+                    proxy_logits(unit_vectors(x), p),
+                    _LABEL,
+                    scale=scale,
+                    include_positive=inclusive,
                 ),
                 argnums=(0, 1),
             )
         )(x, proxies)
-    np.testing.assert_allclose(found, _naive_proxy_nca(x, proxies, scale, with_own), rtol=1e-9)
-    wanted = naive.gradient(lambda x: _naive_proxy_nca(x, proxies, scale, with_own), x)
+    np.testing.assert_allclose(found, _naive_proxy_nca(x, proxies, scale, inclusive), rtol=1e-9)
+    wanted = naive.gradient(lambda x: _naive_proxy_nca(x, proxies, scale, inclusive), x)
     np.testing.assert_allclose(grads[0], wanted, atol=1e-7)
-    wanted = naive.gradient(lambda p: _naive_proxy_nca(x, p, scale, with_own), proxies)
+    wanted = naive.gradient(lambda p: _naive_proxy_nca(x, p, scale, inclusive), proxies)
     np.testing.assert_allclose(grads[1], wanted, atol=1e-7)
 
 
@@ -97,19 +100,19 @@ def test_proxy_nca_equals_pytorch_metric_learning():
     wanted = loss(torch.tensor(x), torch.tensor(label)).item()
     with jax.enable_x64(True):  # its sum is over all classes
         logits = proxy_logits(unit_vectors(jnp.asarray(x)), proxies)
-        found = proxy_nca(logits, label, scale=6.0, with_own=True)
+        found = proxy_nca(logits, label, scale=6.0, include_positive=True)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_meta_classes_are_random_repeatable_and_a_classs_own():
     classes = np.arange(5000)
-    found = np.asarray(random_meta_classes(classes, 20, seed=3))
+    found = np.asarray(random_meta_classes(classes, 20, group_seed=3))
     sizes = np.bincount(found, minlength=20)
     assert len(sizes) == 20
     assert scipy.stats.chisquare(sizes).pvalue > 1e-3
-    again = jax.jit(lambda label: random_meta_classes(label, 20, seed=3))(classes[::-1])
+    again = jax.jit(lambda label: random_meta_classes(label, 20, group_seed=3))(classes[::-1])
     np.testing.assert_array_equal(found, again[::-1])
-    other = random_meta_classes(classes, 20, seed=4)
+    other = random_meta_classes(classes, 20, group_seed=4)
     assert (found != other).mean() == pytest.approx(1 - 1 / 20, abs=0.02)
-    unknown = random_meta_classes(np.array([-1, 7, -1]), 20, seed=3)
+    unknown = random_meta_classes(np.array([-1, 7, -1]), 20, group_seed=3)
     np.testing.assert_array_equal(unknown, [-1, found[7], -1])

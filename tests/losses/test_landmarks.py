@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from grnet_jax import losses
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 
 
 def _landmarks(n=6, seed=0):

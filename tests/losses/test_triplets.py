@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
-from grnet_jax.losses import AVERAGES, FORMS, MINERS, comparison_masks, triplet_loss, triplets
+from grnet_jax import sharding as meshes
+from grnet_jax.losses import DISTANCES, MINERS, REDUCTIONS, comparison_masks, triplet_loss, triplets
 from tests.losses import naive
 
 _ITEM = np.array([4, 4, 4, 7, 7, 2, 2, 9, 4, 7, -1, -1])  # 9 is alone, the last two are padding
 _DOMAIN = np.array([0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1])  # 2 has no shop photo
 
-_loss = jax.jit(triplet_loss, static_argnames=("form", "miner", "average"))
+_loss = jax.jit(triplet_loss, static_argnames=("distance", "miner", "reduction"))
 
 
 def _batch(seed=0, dim=5):
@@ -37,13 +37,13 @@ def test_masks_pair_by_pair():
                 assert negative[i, j] == (counts and _ITEM[i] != _ITEM[j])
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("domains", ["both", "any"])
-def test_equals_loops_over_triplets(domains, form, miner, average):
+def test_equals_loops_over_triplets(domains, distance, miner, reduction):
     x, (positive, negative) = _batch(), _masks(domains)
-    options = {"margin": 0.4, "form": form, "miner": miner, "average": average}
+    options = {"margin": 0.4, "distance": distance, "miner": miner, "reduction": reduction}
     wanted = naive.triplet_loss(x, x, positive, negative, **options)
     with jax.enable_x64(True):
         found = _loss(x, x, positive, negative, **options)
@@ -54,13 +54,13 @@ def test_equals_loops_over_triplets(domains, form, miner, average):
 
 
 @pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("form", FORMS)
-def test_gradient_equals_differences(form, miner):
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_gradient_equals_differences(distance, miner):
     x, (positive, negative) = _batch(1, dim=3), _masks("both")
 
     def loss(x, function):
         return function(
-            x, x, positive, negative, margin=0.4, form=form, miner=miner, average="triplets"
+            x, x, positive, negative, margin=0.4, distance=distance, miner=miner, reduction="mean"
         )[0]
 
     with jax.enable_x64(True):
@@ -71,12 +71,12 @@ def test_gradient_equals_differences(form, miner):
 
 
 @pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("form", FORMS)
-def test_a_batch_without_triplets_costs_nothing(form, miner):
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_batch_without_triplets_costs_nothing(distance, miner):
     x = jnp.asarray(_batch())
     nothing = np.zeros((len(x), len(x)), bool)
     for positive, negative in ((nothing, ~nothing), (~nothing, nothing), (nothing, nothing)):
-        options = {"margin": 0.2, "form": form, "miner": miner}
+        options = {"margin": 0.2, "distance": distance, "miner": miner}
         loss, grad = jax.value_and_grad(
             lambda x, p=positive, n=negative, o=options: _loss(x, x, p, n, **o).loss
         )(x)
@@ -89,12 +89,12 @@ def test_a_batch_without_triplets_costs_nothing(form, miner):
 
 
 @pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("form", FORMS)
-def test_collapsed_embeddings_tie_with_finite_gradients(form, miner):
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_collapsed_embeddings_tie_with_finite_gradients(distance, miner):
     x, (positive, negative) = jnp.ones((len(_ITEM), 4)) / 2, _masks("both")
 
     def loss(x):
-        found = _loss(x, x, positive, negative, margin=0.3, form=form, miner=miner)
+        found = _loss(x, x, positive, negative, margin=0.3, distance=distance, miner=miner)
         return found.loss, found
 
     (value, found), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
@@ -103,7 +103,7 @@ def test_collapsed_embeddings_tie_with_finite_gradients(form, miner):
         assert found.triplets == value == 0
         assert found.anchors_without == found.anchors
     else:
-        np.testing.assert_allclose(value, 0.15 if form == "squared" else 0.3, rtol=1e-6)
+        np.testing.assert_allclose(value, 0.15 if distance == "squared_l2" else 0.3, rtol=1e-6)
         assert found.active == 1
 
 
@@ -151,7 +151,8 @@ def test_few_positives_at_a_time_equal_all_at_once(miner, monkeypatch):
         )(x)
 
     wanted = both()
-    monkeypatch.setattr(triplets, "_HELD", 5 * len(x) ** 2)  # five columns, the last block shorter
+    five_columns = 5 * len(x) ** 2  # the last block has fewer
+    monkeypatch.setattr(triplets, "_TRIPLETS_AT_ONCE", five_columns)
     for found, other in zip(both(), wanted, strict=True):
         np.testing.assert_allclose(found, other, rtol=1e-5, atol=1e-7)
 
@@ -169,8 +170,8 @@ def test_all_triplets_of_a_large_batch_are_never_held():
 
 
 @pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("form", FORMS)
-def test_eight_devices_equal_one(form, miner):
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_eight_devices_equal_one(distance, miner):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((32, 6))
     item, domain = rng.integers(0, 6, 32), np.arange(32) % 2
@@ -184,7 +185,9 @@ def test_eight_devices_equal_one(form, miner):
             def loss(x, item, domain, mesh=mesh):
                 whole = jax.lax.with_sharding_constraint((x, item, domain), meshes.replicated(mesh))
                 masks = comparison_masks(item, whole[1], domain, whole[2])
-                found = triplet_loss(x, whole[0], *masks, margin=1.0, form=form, miner=miner)
+                found = triplet_loss(
+                    x, whole[0], *masks, margin=1.0, distance=distance, miner=miner
+                )
                 return found.loss
 
             found.append(loss(*meshes.place_batch((x, item, domain), mesh)))
@@ -202,7 +205,7 @@ def test_equals_pytorch_metric_learning():
     assert pml
     x, item = _batch(4)[:10], _ITEM[:10]
     positive, negative = comparison_masks(item, item)
-    for form, power in (("squared", 2), ("euclidean", 1)):
+    for name, power in (("squared_l2", 2), ("l2", 1)):
         distance = distances.LpDistance(normalize_embeddings=False, power=power)
         for miner in MINERS:
             chosen = {
@@ -212,19 +215,19 @@ def test_equals_pytorch_metric_learning():
                 ),
                 "hardest": miners.BatchHardMiner(distance=distance),
             }[miner]
-            for average, reducer in (
-                ("triplets", reducers.MeanReducer()),
-                ("active", reducers.AvgNonZeroReducer()),
+            for reduction, reducer in (
+                ("mean", reducers.MeanReducer()),
+                ("mean_nonzero", reducers.AvgNonZeroReducer()),
             ):
                 loss = losses.TripletMarginLoss(margin=0.4, distance=distance, reducer=reducer)
                 tensor = torch.tensor(x, requires_grad=True)
                 labels = torch.tensor(item)
                 wanted = loss(tensor, labels, chosen(tensor, labels))
                 wanted.backward()
-                factor = 2 if form == "squared" else 1
+                factor = 2 if name == "squared_l2" else 1
                 with jax.enable_x64(True):
                     found, grad = jax.value_and_grad(
-                        lambda x, o=(form, miner, average), f=factor: (
+                        lambda x, o=(name, miner, reduction), f=factor: (
                             f
                             * _loss(
                                 x,
@@ -232,9 +235,9 @@ def test_equals_pytorch_metric_learning():
                                 positive,
                                 negative,
                                 margin=0.4,
-                                form=o[0],
+                                distance=o[0],
                                 miner=o[1],
-                                average=o[2],
+                                reduction=o[2],
                             ).loss
                         )
                     )(jnp.asarray(x))
@@ -242,7 +245,7 @@ def test_equals_pytorch_metric_learning():
                 np.testing.assert_allclose(grad, tensor.grad.numpy(), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["form", "miner", "average"])
+@pytest.mark.parametrize("name", ["distance", "miner", "reduction"])
 def test_unknown_choices_are_named(name):
     x, mask = jnp.ones((2, 2)), jnp.ones((2, 2), bool)
     with pytest.raises(ValueError, match=f"{name}: 'nothing' is none of"):

@@ -86,30 +86,30 @@ def test_recall_counted_by_hand():
 def test_landmark_metrics_equal_loops():
     rng = np.random.default_rng(2)
     points, target = rng.uniform(size=(2, 10, 8, 2))
-    counts, normaliser = rng.random((10, 8)) < 0.6, rng.uniform(0.5, 2, 10)
+    counts, normalizer = rng.random((10, 8)) < 0.6, rng.uniform(0.5, 2, 10)
     target[~counts] = np.nan
     apart = [
-        np.hypot(*(points[i, j] - target[i, j])) / normaliser[i] for i, j in np.argwhere(counts)
+        np.hypot(*(points[i, j] - target[i, j])) / normalizer[i] for i, j in np.argwhere(counts)
     ]
     thresholds = [0.05, 0.1, 0.5]
 
     @jax.jit
-    def measure(points, target, counts):
-        distances = metrics.normalised_distances(points, target, normaliser)
+    def landmark_metrics(points, target, counts):
+        distances = metrics.normalized_distances(points, target, normalizer)
         rates = metrics.detection_rate(distances, counts, np.array(thresholds))
-        return rates, metrics.normalised_error(distances, counts)
+        return rates, metrics.normalized_error(distances, counts)
 
-    rates, error = measure(points, target, counts)
+    rates, error = landmark_metrics(points, target, counts)
     wanted = [np.mean(np.array(apart) <= t) for t in thresholds]
     np.testing.assert_allclose(rates, wanted, rtol=1e-6)
     np.testing.assert_allclose(error, np.mean(apart), rtol=1e-5)
-    rates, error = measure(points, target, np.zeros((10, 8), bool))
+    rates, error = landmark_metrics(points, target, np.zeros((10, 8), bool))
     assert np.isnan([*rates, error]).all()
 
 
 def test_a_landmark_at_the_threshold_is_detected_and_no_number_is_not():
     points = np.array([[[0.5, 0.5], [np.nan, 0.0], [0.0, 0.0]]])
     target = np.array([[[0.5, 0.25], [0.0, 0.0], [0.0, 0.0]]])
-    distances = metrics.normalised_distances(points, target)
+    distances = metrics.normalized_distances(points, target)
     rate = metrics.detection_rate(distances, np.ones((1, 3), bool), np.array([0.0, 0.25]))
     np.testing.assert_allclose(rate, [1 / 3, 2 / 3], rtol=1e-6)

@@ -7,13 +7,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from grnet_jax.retrieval.embedding import make_embed
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
-from grnet_jax.mesh import make_mesh
 from grnet_jax.models import Features, Views
 from grnet_jax.models.views import five_crops
-from grnet_jax.retrieval.embedding import make_embed
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 
 _SIZE = 32

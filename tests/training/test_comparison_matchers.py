@@ -9,9 +9,10 @@ import pytest
 from configs import global_baseline
 from grnet_jax.errors import InputError
 from grnet_jax.figures.explanations import Explainer, frame_photo
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
 from grnet_jax.training.setup import build_run, restore_run
 from input_pipeline import load_dataset

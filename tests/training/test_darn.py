@@ -8,7 +8,7 @@ import pytest
 
 from configs import darn
 from grnet_jax import commands, losses, models
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import DomainPhotos

@@ -9,7 +9,7 @@ import pytest
 from configs import detect_then_retrieve
 from configs.common import DATASETS
 from grnet_jax import commands, models
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
 from grnet_jax.training.embedding_objectives import embedding_objective

@@ -9,7 +9,7 @@ import pytest
 from configs import dreml
 from configs.common import DATASETS
 from grnet_jax import commands, models
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.losses import random_meta_classes
 from grnet_jax.training import loop

@@ -8,7 +8,7 @@ import pytest
 
 from configs import fir
 from configs.common import DATASETS
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import unit_vectors

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import grnet
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.setup import build_run
 from grnet_jax.training.step import make_train_step

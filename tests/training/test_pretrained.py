@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import grnet_jax
-from grnet_jax import mesh
+from grnet_jax import sharding
 from grnet_jax.backbones import build_classifier
 from grnet_jax.backbones.preprocessing import PREPROCESSING
-from grnet_jax.backbones.weights import Weights, write_weights
+from grnet_jax.backbones.pretrained.weights import Weights, write_weights
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
 from grnet_jax.training.checkpoints import CheckpointError

@@ -8,9 +8,9 @@ import pytest
 
 from configs import fashionnet, grnet
 from grnet_jax import commands, losses, models
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.backbones import build_classifier
-from grnet_jax.backbones.weights import Weights, write_weights
+from grnet_jax.backbones.pretrained.weights import Weights, write_weights
 from grnet_jax.errors import InputError
 from grnet_jax.recognize.__main__ import main as recognize
 from grnet_jax.training import loop

@@ -1,0 +1,270 @@
+"""Trains and evaluates the rows of a paper's table and prints them beside the paper's.
+
+    python -m benchmarks.reproduce grnet table5
+    python -m benchmarks.reproduce grnet table5 --rows=1,4,7 --seeds=3
+    python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --source=DeepFashion/c2s
+    python -m benchmarks.reproduce grnet table5 --list
+    python -m benchmarks.reproduce fir table2
+
+On the embedded set without further flags. A row is written as it finishes; the same command goes
+on with the rows that are missing, and with a run where it stopped. Rows that several tables share
+are trained once. `--config.FIELD=VALUE` sets a field of every row. Runs from a checkout.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from benchmarks.reproduce.papers import (
+    BREAKDOWNS,
+    NAMES,
+    RECOGNITION,
+    SYNTHETIC,
+    Row,
+    Table,
+    find_paper,
+)
+from benchmarks.reproduce.printing import (
+    Results,
+    format_table,
+    heading,
+    landmark_curves,
+    top_k_curves,
+)
+from benchmarks.reproduce.runner import (
+    Experiment,
+    commands,
+    find_results,
+    local_fields,
+    make_experiment,
+    open_results,
+    run_experiment,
+    show,
+)
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.runtime import session
+from grnet_jax.visualization.plots import plot_curves, write_plots
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options, rest = _parser().parse_known_args(arguments)
+    with session():
+        given = _fields(options, rest)
+        paper = find_paper(options.paper)
+        table = paper.table(options.table)
+        if options.dataset not in table.datasets:
+            raise InputError(
+                f"--dataset: {table.name} is not run on {options.dataset!r}; expected one of "
+                f"{list(table.datasets)}"
+            )
+        table = table.on(options.dataset)
+        check_at_least("--seeds", options.seeds, 1)
+        rows = table.choose(options.rows)
+        given = [*_source(options), *given]
+        folder = pathlib.Path(options.results).expanduser().resolve()
+        results = open_results(paper, options.dataset, _command(options, given), folder)
+        files = _files(options, table)
+        missing = [row for row in rows if row.file and row.file not in files]
+        if options.list or not options.rows:  # to run, a row that is asked for is not left out
+            rows = [row for row in rows if row not in missing]
+        experiments = [
+            (row, make_experiment(paper, table, row, options.dataset, seed, given, files))
+            for seed in range(options.seeds)
+            for row in rows
+        ]
+        runs = pathlib.Path(options.runs).expanduser()
+        if options.list:
+            _list(experiments, missing, results, runs)
+            return 0
+        groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
+        _run(experiments, results, runs, groups=groups)
+        measured = find_results(paper, table, options.dataset, results.rows, given)
+        print(f"\n{format_table(table, options.dataset, measured)}")
+        print(f"\nIn {_relative(results.path)}")
+        if table.protocols[0] == BREAKDOWNS:
+            _plot_runs(experiments, runs)
+        if table.curves:
+            path = ROOT / runs / f"{paper.name}_{table.name}_{options.dataset}.png"
+            _plot(table, options.dataset, measured, path)
+    return 0
+
+
+def _plot(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
+    """Plots the table's curves: of landmarks, or of top-k accuracy."""
+    if table.protocols[0] == RECOGNITION:
+        panels = {"visible landmarks within the distance": landmark_curves(table, results)}
+        x_label = "normalized distance, % of the side of the input"
+    else:
+        panels, x_label = {"top-k accuracy": top_k_curves(table, dataset, results)}, "k"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_curves(panels, heading(table, dataset), x_label).savefig(path)
+    print(f"Wrote {_relative(path)}")
+
+
+def _plot_runs(experiments: Sequence[tuple[Row, Experiment]], runs: pathlib.Path) -> None:
+    """Draws what each run measured into its folder; runs that are not here are named."""
+    for row, experiment in experiments:
+        folder = ROOT / runs / experiment.output
+        if (folder / "results.json").exists():
+            for path in write_plots(epath.Path(folder), epath.Path(folder)):
+                print(f"Wrote {_relative(pathlib.Path(path))}")
+        else:
+            print(f"{_title(row)}: measured elsewhere, {_relative(folder)} is not here to be drawn")
+
+
+def _run(
+    experiments: Sequence[tuple[Row, Experiment]],
+    results: ResultsFile,
+    runs: pathlib.Path,
+    *,
+    groups: bool,
+) -> None:
+    """Makes the rows that are missing, one after another; groups as of `run_experiment`."""
+    for number, (row, experiment) in enumerate(experiments, start=1):
+        if results.find(**experiment.key) is None:
+            title = f"{_title(row)}, seed {experiment.seed}"
+            print(f"[{number}/{len(experiments)}] {title}", flush=True)
+            try:
+                results.add(run_experiment(experiment, runs, groups=groups))
+            except subprocess.CalledProcessError as error:
+                script = error.cmd[1]
+                raise InputError(f"{title}: {script} failed; its message is above") from error
+
+
+def _list(
+    experiments: Sequence[tuple[Row, Experiment]],
+    missing: Sequence[Row],
+    results: ResultsFile,
+    runs: pathlib.Path,
+) -> None:
+    """Prints every row with its commands, then those whose file is missing; runs nothing."""
+    for row, experiment in experiments:
+        state = "to run" if results.find(**experiment.key) is None else "done"
+        print(f"{_title(row)}, seed {experiment.seed}: {state}")
+        for command in commands(experiment, runs):
+            print(f"  {show(command)}")
+    for row in missing:
+        print(f"{_title(row)}: needs {row.kind}, {row.needs}")
+
+
+def _title(row: Row) -> str:
+    return f"#{row.number} {row.label}"
+
+
+def _relative(path: pathlib.Path) -> pathlib.Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def _fields(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """The user's `--config.FIELD=VALUE`; all else that was not an option is refused."""
+    for word in rest:
+        if not (word.startswith("--config.") and "=" in word):
+            raise InputError(f"unexpected argument {word!r}; options are --NAME=VALUE")
+        if word.startswith("--config.seed="):
+            raise InputError("--config.seed: every row has its own; expected --seeds=HOW_MANY")
+    return list(rest)
+
+
+def _source(options: argparse.Namespace) -> list[str]:
+    """--source as the data set's field."""
+    if options.dataset == SYNTHETIC:
+        if options.source:
+            raise InputError("--source: the synthetic set is drawn by a program and takes none")
+        return []
+    if options.source:
+        return [f"--config.dataset.source={options.source}"]
+    if options.list:
+        return []
+    raise InputError(
+        f"--source: expected where {options.dataset} lies; docs/datasets/{options.dataset}.md "
+        "says what it holds"
+    )
+
+
+def _files(options: argparse.Namespace, table: Table) -> dict[str, str]:
+    """--weights by backbone, and --keypoints by what they are."""
+    files: dict[str, str] = {}
+    for kind in ("weights", "keypoints"):
+        names = list(dict.fromkeys(row.file for row in table.rows.values() if row.kind == kind))
+        for name, file in getattr(options, kind):
+            if name not in names:
+                raise InputError(f"--{kind}: {table.name} needs none of {name!r}; it needs {names}")
+            files[name] = file
+    return files
+
+
+def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
+    """What makes the row, for the results file; without the folders of this machine."""
+    words = ["-m", "benchmarks.reproduce", options.paper, options.table]
+    if options.dataset != SYNTHETIC:
+        words += [f"--dataset={options.dataset}"]
+    if options.rows:
+        words += [f"--rows={','.join(map(str, options.rows))}"]
+    if options.seeds > 1:
+        words += [f"--seeds={options.seeds}"]
+    if options.source:
+        words += ["--source=DOWNLOADED"]
+    words += [f"--weights={name}=FILE" for name, _ in options.weights]
+    words += [f"--keypoints={name}=FILE" for name, _ in options.keypoints]
+    local = tuple(f"--config.{field}=" for field in local_fields(options.dataset))
+    return show([*words, *(word for word in given if not word.startswith(local))])
+
+
+def _rows(text: str) -> tuple[int, ...]:
+    """Row numbers as the command line gives them."""
+    try:
+        return tuple(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected row numbers joined by commas, as 1,4"
+        ) from None
+
+
+def _named_file(text: str) -> tuple[str, str]:
+    """A backbone's name, or that of keypoints, and its file, as the command line gives them."""
+    name, _, file = text.partition("=")
+    if not (name and file):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a name and its file, NAME=FILE")
+    return name, file
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.allow_abbrev = False
+    add = parser.add_argument
+    add("paper", metavar="PAPER", help=f"one of {', '.join(NAMES)}")
+    add(
+        "table",
+        metavar="TABLE",
+        help="; ".join(f"{n}: {', '.join(find_paper(n).tables)}" for n in NAMES),
+    )
+    add("--dataset", default=SYNTHETIC, help="(synthetic)")
+    add("--source", default="", help="the data set as you downloaded it; FindFashion's CSV")
+    for kind, of in (
+        ("weights", "converted weights of a backbone"),
+        ("keypoints", "keypoints, as joints"),
+    ):
+        add(
+            f"--{kind}",
+            type=_named_file,
+            action="append",
+            default=[],
+            help=f"NAME=FILE: {of}, for the rows that need them",
+        )
+    add("--rows", type=_rows, default=(), help="their numbers, as 1,4 (all that are built)")
+    add("--seeds", type=int, default=1, help="train each row with so many seeds (1)")
+    add("--runs", default="runs/reproduce", help="workdirs of the runs (runs/reproduce)")
+    add("--results", default=str(RESULTS), help="folder of the results file (benchmarks/results)")
+    add("--list", action="store_true", help="print the rows and their commands, run nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""The papers' tables, a YAML file each: rows with their configs, and the figures they print."""
+
+import pathlib
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pydantic
+import yaml
+
+from grnet_jax.errors import InputError
+
+NAMES = ("grnet", "fir", "kucer", "fashionnet")
+SYNTHETIC = "synthetic"  # the embedded set, which no paper has
+# Protocols that stand for several: Street2Shop's categories, and the groups of the queries by view,
+# scale and category. "recognition" ranks nothing: it is what is recognized in a split's images.
+CATEGORIES, BREAKDOWNS, RECOGNITION = "categories", "breakdowns", "recognition"
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Part):
+    """A row of a table.
+
+    Attributes:
+      number: as `--rows` names it; 0 outside of a table.
+      label: what it is, as the printed table shows it.
+      built: whether we have such a system; if not, the paper's figures are quoted alone.
+      config: the file under configs/ that makes it, "FILE" or "FILE:VARIANT"; "" for the paper's,
+        with the paper's fields.
+      fields: config fields of its own, in the paper's sizes.
+      datasets: where it is run; none for all of the table's.
+      weights: the backbone whose weights the user has to give; "" where none are needed.
+      keypoints: what the keypoints are, such as joints, whose file the user has to give; "" for
+        none.
+      members: numbers of other rows of the table, or rows outside of it, whose runs are evaluated
+        as one ensemble; none for a row that is trained.
+      quoted: the paper's figures in percent, by protocol and metric.
+      source: where the quoted figures were read.
+    """
+
+    number: int = 0
+    label: str
+    built: bool = True
+    config: str = ""
+    fields: dict[str, Any] = {}
+    datasets: tuple[str, ...] = ()
+    weights: str = ""
+    keypoints: str = ""
+    members: "tuple[int | Row, ...]" = ()
+    quoted: dict[str, dict[str, float]] = {}
+    source: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What the user has to give: "weights", "keypoints", or nothing, ""."""
+        return "keypoints" if self.keypoints else "weights" if self.weights else ""
+
+    @property
+    def file(self) -> str:
+        """The backbone or the keypoints that the user's file is of."""
+        return self.keypoints or self.weights
+
+    @property
+    def needs(self) -> str:
+        """The option by which the user gives the file; "" for rows that need none."""
+        return f"--{self.kind}={self.file}=FILE" if self.kind else ""
+
+
+class Table(_Part):
+    """A table of a paper, or the data of a plot.
+
+    Attributes:
+      name: as the command names it.
+      title: what it shows.
+      datasets: where it can be run, the paper's own first.
+      protocols: of the evaluation; `CATEGORIES`, `BREAKDOWNS` and `RECOGNITION` stand alone.
+      metrics: its columns, as results name them.
+      fields: config fields of every row, such as those of the evaluation.
+      rows: by number.
+      notes: printed below it.
+      curves: whether its metrics are drawn as curves besides: top-k accuracy, or of `RECOGNITION`
+        the detection rate of landmarks.
+    """
+
+    name: str
+    title: str
+    datasets: tuple[str, ...]
+    protocols: tuple[str, ...]
+    metrics: tuple[str, ...]
+    fields: dict[str, Any] = {}
+    rows: dict[int, Row]
+    notes: tuple[str, ...] = ()
+    curves: bool = False
+
+    @pydantic.field_validator("rows", mode="before")
+    @classmethod
+    def _number(cls, rows: Any) -> Any:
+        return _named(rows, "number")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Table":
+        if list(self.rows) != list(range(1, len(self.rows) + 1)):
+            raise ValueError(f"rows: expected numbers from 1 on, got {list(self.rows)}")
+        for number, row in self.rows.items():
+            metrics = {metric for quoted in row.quoted.values() for metric in quoted}
+            if not metrics <= set(self.metrics) or not set(row.quoted) <= set(self.protocols):
+                raise ValueError(f"rows.{number}.quoted: expected the table's protocols, metrics")
+            if bool(row.quoted) != bool(row.source):
+                raise ValueError(f"rows.{number}: expected quoted and source together")
+            for member in row.members:
+                if isinstance(member, int) and member not in self.rows:
+                    raise ValueError(f"rows.{number}.members: there is no row {member}")
+        return self
+
+    @property
+    def quoted_metrics(self) -> tuple[str, ...]:
+        """Those of its metrics that a row quotes."""
+        quoted = {name for row in self.rows.values() for of in row.quoted.values() for name in of}
+        return tuple(name for name in self.metrics if name in quoted)
+
+    def on(self, dataset: str) -> "Table":
+        """The table with the rows that are run on a data set."""
+        rows = {n: row for n, row in self.rows.items() if dataset in (row.datasets or (dataset,))}
+        return self.model_copy(update={"rows": rows})
+
+    def members(self, row: Row) -> tuple[Row, ...]:
+        """The rows whose runs a row evaluates as one."""
+        return tuple(self.rows[one] if isinstance(one, int) else one for one in row.members)
+
+    def choose(self, numbers: tuple[int, ...] = ()) -> list[Row]:
+        """The rows of these numbers in that order; all that we have where none is given.
+
+        Raises:
+          InputError: the table has no such row, or it is only quoted.
+        """
+        built = {number: row for number, row in self.rows.items() if row.built}
+        for number in numbers:
+            if number not in self.rows:
+                problem = f"{self.name} has no row {number}"
+            elif number not in built:
+                label = self.rows[number].label
+                problem = f"row {number} of {self.name} ({label}) is quoted and not built here"
+            else:
+                continue
+            raise InputError(f"--rows: {problem}; expected some of {list(built)}")
+        return [built[number] for number in numbers or built]
+
+
+class Synthetic(_Part):
+    """What differs on the embedded set.
+
+    Attributes:
+      fields: config fields of every row, before the user's.
+      values: by field the paper's values and those that take their place.
+      start: the run whose backbone every row without `weights` starts from, in its own fields
+        alone; None to start as the config says.
+    """
+
+    fields: dict[str, Any] = {}
+    values: dict[str, dict[Any, Any]] = {}
+    start: Row | None = None
+
+
+class Paper(_Part):
+    """A paper's tables.
+
+    Attributes:
+      name: as the command names it.
+      title: how it is cited.
+      config: the file under configs/ of rows that name none, "FILE" or "FILE:VARIANT".
+      fields: config fields of rows that name no config, in the paper's sizes.
+      synthetic: what differs on the embedded set.
+      tables: by name, in the paper's order.
+    """
+
+    name: str
+    title: str
+    config: str
+    fields: dict[str, Any] = {}
+    synthetic: Synthetic = Synthetic()
+    tables: dict[str, Table]
+
+    @pydantic.field_validator("tables", mode="before")
+    @classmethod
+    def _name(cls, tables: Any) -> Any:
+        return _named(tables, "name")
+
+    def table(self, name: str) -> Table:
+        """The table of that name.
+
+        Raises:
+          InputError: naming the tables there are.
+        """
+        if name not in self.tables:
+            raise InputError(
+                f"TABLE: {self.name} has no {name!r}; expected one of {list(self.tables)}"
+            )
+        return self.tables[name]
+
+    def fields_of(self, table: Table, row: Row, dataset: str) -> dict[str, Any]:
+        """All config fields that a row sets on a data set."""
+        fields = {**({} if row.config else self.fields), **table.fields, **row.fields}
+        if dataset != SYNTHETIC:
+            return fields
+        for name, values in self.synthetic.values.items():
+            if name in fields:
+                fields[name] = values.get(fields[name], fields[name])
+        return {**fields, **self.synthetic.fields}
+
+
+def find_paper(name: str) -> Paper:
+    """Returns the paper of that name.
+
+    Raises:
+      InputError: naming the papers there are, or the file and field that are wrong.
+    """
+    if name not in NAMES:
+        raise InputError(f"PAPER: {name!r} is none of {list(NAMES)}")
+    return load_paper(pathlib.Path(__file__).with_name(f"{name}.yaml"))
+
+
+def load_paper(path: pathlib.Path) -> Paper:
+    """Reads a paper's file.
+
+    Raises:
+      InputError: naming the file and each field that is wrong.
+    """
+    try:
+        content = yaml.load(path.read_text(), _Loader)
+        return Paper.model_validate({**content, "name": path.stem})
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: {error}") from error
+    except pydantic.ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the later one would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} twice", mark)
+        return super().construct_mapping(node, deep)
+
+
+def _named(parts: Any, name: str) -> Any:
+    """Parts with their keys as fields of their own."""
+    if not isinstance(parts, Mapping):
+        return parts
+    return {
+        k: {**part, name: k} if isinstance(part, Mapping) else part for k, part in parts.items()
+    }

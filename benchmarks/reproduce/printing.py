@@ -1,0 +1,192 @@
+"""A table in Markdown: ours beside the paper's, and which of ours differ for sure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.reproduce.papers import (
+    BREAKDOWNS,
+    CATEGORIES,
+    RECOGNITION,
+    SYNTHETIC,
+    Row,
+    Table,
+)
+from grnet_jax.evaluation.reports import column_title
+from grnet_jax.visualization.plots import Curve
+
+# By row number the results of its seeds; rows without are not there.
+Results = Mapping[int, Sequence[Mapping[str, Any]]]
+_NOTHING = "–"
+
+
+def format_table(table: Table, dataset: str, results: Results) -> str:
+    """Returns the table with its title and notes.
+
+    A cell of ours is the mean over the seeds in percent, the 95% interval (the mean over the seeds
+    of each bound) and, with several seeds, half of their range.
+
+    Args:
+      table: what to print.
+      dataset: that ours were measured on.
+      results: ours.
+    """
+    quoted = table.quoted_metrics
+    heads = ["#", "row", "seeds"]
+    heads += [f"{column_title(name)}, ours" for name in table.metrics]
+    heads += [f"{column_title(name)}, paper" for name in quoted]
+    several = len(table.protocols) > 1 or table.protocols[0] in (CATEGORIES, BREAKDOWNS)
+    lines = [["protocol"] * several + heads, ["---"] * (several + len(heads))]
+    for protocol in _protocols(table, results):
+        title = _title(protocol, results)
+        for number, row in table.rows.items():
+            seeds = _metrics_of(results.get(number, ()), protocol)
+            cells = [str(number), row.label, _seeds(row, seeds)]
+            cells += [format_cell(seeds, metric) for metric in table.metrics]
+            paper = row.quoted.get(protocol, {})
+            cells += [str(paper.get(metric, _NOTHING)) for metric in quoted]
+            lines.append([title] * several + cells)
+            title = ""
+    shown = [f"| {' | '.join(cells)} |" for cells in lines]
+    shown[1] = shown[1].replace(" ", "")
+    notes = [f"- {note}" for note in _notes(table, dataset, results)]
+    return "\n".join([f"**{heading(table, dataset)}**", "", *shown, "", *notes])
+
+
+def heading(table: Table, dataset: str) -> str:
+    """Returns the table's title and both data sets."""
+    measured = "the synthetic set" if dataset == SYNTHETIC else dataset
+    if table.datasets == (SYNTHETIC,):  # no paper's table
+        return f"{table.title}. On {measured}."
+    return f"{table.title}. Ours on {measured}, the paper's on {table.datasets[0]}."
+
+
+def _notes(table: Table, dataset: str, results: Results) -> Iterator[str]:
+    yield "In percent, with 95% intervals clustered by item, and ± half of the seeds' range."
+    quoted = ", of the paper's not quoted here" if table.quoted_metrics else ""
+    yield f"{_NOTHING}: {'of ours ' if quoted else ''}not run yet{quoted}."
+    sources: dict[str, list[str]] = {}
+    for number, row in table.rows.items():
+        if row.source:
+            sources.setdefault(row.source, []).append(f"#{number}")
+    if sources:
+        read = "; ".join(f"{', '.join(rows)}: {source}" for source, rows in sources.items())
+        yield f"Where the paper's figures were read: {read}."
+    yield from table.notes
+    if dataset == SYNTHETIC:
+        yield "Drawn clothes and small networks: the figures say nothing about photos of real ones."
+    for protocol in _protocols(table, results):
+        if text := separate_rows(protocol, results):
+            yield f"{_title(protocol, results)}, top-1: {text}."
+
+
+def top_k_curves(table: Table, dataset: str, results: Results) -> list[Curve]:
+    """Returns a curve a row over the table's first protocol, means as `format_table` has them.
+
+    The paper's own are beside them on its own data set alone: elsewhere they mean nothing.
+    """
+    protocol, curves = table.protocols[0], []
+    for number, row in table.rows.items():
+        seeds = _metrics_of(results.get(number, ()), protocol)
+        if seeds:
+            values = [[seed[name] for name in table.metrics] for seed in seeds]
+            bounds = [[seed["intervals_95"][name] for name in table.metrics] for seed in seeds]
+            ks = _ks(table.metrics)
+            curves.append(Curve(row.label, ks, np.mean(values, axis=0), np.mean(bounds, axis=0)))
+        quoted = row.quoted.get(protocol, {})
+        if quoted and dataset == table.datasets[0]:
+            shares = np.array(list(quoted.values())) / 100
+            curves.append(Curve(f"{row.label}, paper", _ks(tuple(quoted)), shares))
+    return curves
+
+
+def landmark_curves(table: Table, results: Results) -> list[Curve]:
+    """Returns a curve a row of the fraction of visible landmarks detected within a distance.
+
+    Distances are in percent of the side of the square that the network sees; means over the seeds.
+    """
+    curves = []
+    for number, row in table.rows.items():
+        recognized = [seed.get("recognition", {}) for seed in results.get(number, ())]
+        seeds = [one["pdj"] for one in recognized if one.get("pdj")]
+        if seeds:
+            points = np.mean(seeds, axis=0)[1::2]  # every second, for their labels to have room
+            curves.append(Curve(row.label, np.rint(100 * points[:, 0]).astype(int), points[:, 1]))
+    return curves
+
+
+def _ks(metrics: Sequence[str]) -> np.ndarray:
+    return np.array([int(name.removeprefix("top")) for name in metrics])
+
+
+def separate_rows(protocol: str, results: Results) -> str:
+    """Returns in words which rows' intervals of top-1 do not overlap; "" with fewer than two."""
+    bounds = {}
+    for number in sorted(results):
+        seeds = _metrics_of(results[number], protocol) if protocol != RECOGNITION else ()
+        if seeds:
+            bounds[number] = np.mean([seed["intervals_95"]["top1"] for seed in seeds], axis=0)
+    if len(bounds) < 2:
+        return ""
+    above = {high: [low for low in bounds if bounds[low][1] < bounds[high][0]] for high in bounds}
+    parts = [
+        f"#{high} above {', '.join(f'#{n}' for n in low)}" for high, low in above.items() if low
+    ]
+    return f"intervals separate {'; '.join(parts)}" if parts else "no two intervals separate"
+
+
+def _protocols(table: Table, results: Results) -> list[str]:
+    """The table's, in order; groups are those that were measured, of categories then their mean."""
+    measured = [one for seeds in results.values() for one in seeds]
+    if table.protocols[0] == BREAKDOWNS:
+        groups = dict.fromkeys(name for one in measured for name in one.get("breakdowns", {}))
+        return list(groups) or [BREAKDOWNS]
+    if table.protocols[0] == CATEGORIES:
+        names = {name for one in measured for name in one["protocols"]}
+        return [*sorted(n for n in names if n.startswith("category:")), "category_mean"]
+    return list(table.protocols)
+
+
+def _title(protocol: str, results: Results) -> str:
+    for seeds in results.values():
+        for metrics in _metrics_of(seeds, protocol):
+            return f"{metrics['title']}, {metrics['queries']:,} queries"
+    return protocol.replace("_", " ")
+
+
+def _metrics_of(results: Sequence[Mapping[str, Any]], protocol: str) -> list[dict[str, Any]]:
+    """The metrics of those with queries, and what was recognized in the split's images."""
+    every = []
+    for result in results:
+        recognition = result.get("recognition", {"values": {}, "intervals": {}})
+        if protocol != RECOGNITION:
+            metrics = {**result["protocols"], **result.get("breakdowns", {})}.get(protocol)
+        elif recognition["values"]:
+            described = {"title": f"photos of {recognition['split']}"}
+            metrics = described | {"queries": recognition["photos"], "intervals_95": {}}
+        else:
+            metrics = None
+        if metrics and metrics["queries"]:
+            intervals = {**metrics["intervals_95"], **recognition["intervals"]}
+            every.append({**metrics, **recognition["values"], "intervals_95": intervals})
+    return every
+
+
+def _seeds(row: Row, seeds: Sequence[Any]) -> str:
+    if not row.built:
+        return "not built here"
+    return f"needs {row.kind}" if row.kind and not seeds else str(len(seeds))
+
+
+def format_cell(seeds: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Returns a cell of ours, as `format_table` describes it, from a protocol's metrics by seed."""
+    values = [100 * seed[metric] for seed in seeds if seed.get(metric) is not None]
+    if not values:
+        return _NOTHING
+    cell = f"{np.mean(values):.1f}"
+    bounds = [seed["intervals_95"][metric] for seed in seeds if metric in seed["intervals_95"]]
+    if bounds:
+        low, high = np.mean(bounds, axis=0) * 100
+        cell += f" [{low:.1f}, {high:.1f}]"
+    return cell if len(values) == 1 else f"{cell} ± {(max(values) - min(values)) / 2:.1f}"

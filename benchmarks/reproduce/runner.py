@@ -1,0 +1,395 @@
+"""A row of a table as a run of train.py and eval.py, made once whichever tables it stands in."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pathlib
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from benchmarks.reproduce.papers import SYNTHETIC, Paper, Row, Table
+from benchmarks.results_file import ROOT, ResultsFile, run_command
+from grnet_jax.config import parse_config
+from grnet_jax.errors import InputError
+from grnet_jax.training.build import count_steps
+from grnet_jax.training.checkpoints import Checkpoints
+from input_pipeline import keypoint_names, load_dataset, steps_per_epoch
+
+_PRETRAINED = "model.backbone.pretrained"
+_KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
+_LABELS = ("num_classes", "num_attributes")  # fields of models that recognize them
+_KEYS = ("dataset", "config", "fields", "seed")
+_GROUP_METRICS = ("top1", "top20", "top50")
+_RECOGNITION = ("split", "photos", "values", "intervals", "kinds", "pdj")
+_NO_FILES: Mapping[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config and a seed.
+
+    Attributes:
+      config: the file under configs/, "FILE" or "FILE:VARIANT".
+      dataset: the config's argument.
+      fields: those that differ from the file's own values, as JSON has them, with the run that it
+        starts from and "ensemble", the runs that it evaluates together.
+      seed: of the parameters, the order of the pairs and the flips.
+      local: fields of this machine: those of `local_fields`, and the row's own file.
+      start: the run whose backbone this one starts from.
+      members: those whose runs this one evaluates together, and so trains none itself.
+    """
+
+    config: str
+    dataset: str
+    fields: Mapping[str, Any]
+    seed: int
+    local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start: "Experiment | None" = None
+    members: tuple["Experiment", ...] = ()
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells its row from others in the results file."""
+        return {name: getattr(self, name) for name in _KEYS}
+
+    @property
+    def name(self) -> str:
+        """The run's folder, whatever the seed; experiments that differ in evaluation share it."""
+        trained = {name: value for name, value in self.fields.items() if not _measures(name)}
+        what = "ensemble_" if self.members else ""
+        return f"{what}{self.config}_{self.dataset}_{_digest(trained)}".replace(":", "_")
+
+    @property
+    def workdir(self) -> str:
+        """The run's folder."""
+        return f"{self.name}_seed{self.seed}"
+
+    @property
+    def output(self) -> str:
+        """The folder of its results.json."""
+        measured = {name: value for name, value in self.fields.items() if _measures(name)}
+        return f"{self.workdir}/eval_{_digest(measured)}" if measured else self.workdir
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All config fields that are set, here on this machine."""
+        fields = {name: value for name, value in self.fields.items() if name != "ensemble"}
+        return {**fields, "seed": self.seed, **self.local}
+
+    def read_config(self) -> Any:
+        """Returns its config, a ConfigDict."""
+        return read_config(self.config, self.dataset, _flags(self.settings))
+
+
+def make_experiment(
+    paper: Paper,
+    table: Table,
+    row: Row,
+    dataset: str,
+    seed: int = 0,
+    given: Sequence[str] = (),
+    files: Mapping[str, str] = _NO_FILES,
+) -> Experiment:
+    """Returns the experiment of a row that is built here.
+
+    Args:
+      paper: that the table is of.
+      table: that the row stands in.
+      row: to run.
+      dataset: one of the table's.
+      seed: of the run.
+      given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
+        with weights of their own, those of keypoints not for rows with their own, and numbers of
+        labels not for rows that recognize none.
+      files: by backbone the file of its weights, and by name that of keypoints; "" where that does
+        not matter, for nothing is run.
+
+    Raises:
+      InputError: a field that the config does not have, a value that it cannot have, or a file
+        that is not given.
+    """
+    if row.file and row.file not in files:
+        page = "docs/fashionnet.md" if row.keypoints else "docs/backbones.md"
+        raise InputError(
+            f"row {row.number} of {table.name} ({row.label}) needs {row.kind}: expected "
+            f"{row.needs}, a file that {page} tells how to make"
+        )
+    fields = paper.fields_of(table, row, dataset)
+    experiment = _make(paper, row, fields, dataset, seed, given, files)
+    if row.members:
+        members = tuple(
+            make_experiment(paper, table, member, dataset, seed, given, files)
+            for member in table.members(row)
+        )
+        fields = {**experiment.fields, "ensemble": [member.name for member in members]}
+        return dataclasses.replace(experiment, fields=fields, members=members)
+    first = paper.synthetic.start
+    if dataset != SYNTHETIC or not first or row.weights:
+        return experiment
+    start = _make(paper, first, first.fields, dataset, 0, given)
+    begins = {"train.init_from": start.workdir, "train.init_params": "backbone"}
+    return dataclasses.replace(experiment, fields={**experiment.fields, **begins}, start=start)
+
+
+def _make(
+    paper: Paper,
+    row: Row,
+    fields: Mapping[str, Any],
+    dataset: str,
+    seed: int,
+    given: Sequence[str],
+    files: Mapping[str, str] = _NO_FILES,
+) -> Experiment:
+    """A run of its own, from the fields that differ from the config's."""
+    name = row.config or paper.config
+    own = read_config(name, dataset)
+    words = [*_flags(fields), *_flags_for(row, own.model, given), *_flags(_named_file(row))]
+    config = read_config(name, dataset, words)
+    names = dict.fromkeys(word.removeprefix("--config.").partition("=")[0] for word in words)
+    changed = {at: _at(config, at) for at in names if _at(config, at) != _at(own, at)}
+    plain = json.loads(json.dumps(changed))
+    local = {field: plain.pop(field) for field in local_fields(dataset) if field in plain}
+    return Experiment(name, dataset, plain, seed, {**local, **_local_file(row, files)})
+
+
+def local_fields(dataset: str) -> tuple[str, ...]:
+    """Returns the fields of where things lie, which tell no rows apart."""
+    source = () if dataset == SYNTHETIC else ("dataset.source",)  # there it is the set's size
+    return ("dataset.dir", *source, "eval.search.store")
+
+
+def _flags_for(row: Row, model: Any, given: Sequence[str]) -> list[str]:
+    """Those of the user's flags that are for a row, given the section `model` of its config."""
+    others = [f"model.{field}" for field in _LABELS if field not in model]
+    if row.config and "num_attributes" not in model:  # another system's classes
+        others.append("model.num_classes")
+    others += [_KEYPOINTS, _NUM_KEYPOINTS] if row.keypoints else []
+    left_out = tuple(f"--config.{field}=" for field in others)
+    left_out += ("--config.model.backbone.",) if row.weights else ()
+    return [word for word in given if not word.startswith(left_out)]
+
+
+def _named_file(row: Row) -> dict[str, str]:
+    """The field of the row's file with what it is of: it is the same row wherever the file lies."""
+    return {_KEYPOINTS if row.keypoints else _PRETRAINED: row.file} if row.file else {}
+
+
+def _local_file(row: Row, files: Mapping[str, str]) -> dict[str, Any]:
+    """The field of the row's file with its path; of keypoints also how many there are."""
+    path = files.get(row.file, "")
+    if not path:
+        return {}
+    if not row.keypoints:
+        return {_PRETRAINED: path}
+    # As train.py will find it, which runs at the root.
+    names = keypoint_names(str(ROOT / pathlib.Path(path).expanduser()))
+    return {_KEYPOINTS: path, _NUM_KEYPOINTS: len(names)}
+
+
+def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
+    """Returns the config of a file under configs/ with fields set as on the command line.
+
+    Args:
+      config: "FILE" or "FILE:VARIANT".
+      dataset: its argument; behind a comma follows the variant.
+      given: `--config.FIELD=VALUE`.
+
+    Raises:
+      InputError: a field that it does not have, or a value that it cannot have.
+    """
+    file, _, variant = config.partition(":")
+    argument = f"{dataset},{variant}" if variant else dataset
+    own = importlib.import_module(f"configs.{file}").get_config(argument)
+    if not given:
+        return own
+    values, argv = flags.FlagValues(), ["", *given]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", own, flag_values=values, lock_config=True, sys_argv=argv
+        )
+        rest = values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{' '.join(given)}: expected fields of configs/{file}.py: {error}"
+        ) from error
+    if rest[1:]:
+        raise InputError(f"unexpected argument {rest[1]!r}; options are --NAME=VALUE")
+    return values.config
+
+
+def open_results(paper: Paper, dataset: str, command: str, folder: pathlib.Path) -> ResultsFile:
+    """Opens the file of all that was measured for a paper on a data set."""
+    return ResultsFile(f"reproduce_{paper.name}_{dataset}", command, _KEYS, folder)
+
+
+def find_results(
+    paper: Paper,
+    table: Table,
+    dataset: str,
+    rows: Sequence[Mapping[str, Any]],
+    given: Sequence[str] = (),
+) -> dict[int, list[Mapping[str, Any]]]:
+    """Returns by number the results of a table's rows, every seed that was measured.
+
+    Args:
+      paper: that the table is of.
+      table: whose rows are looked for.
+      dataset: that they were measured on.
+      rows: of the results file.
+      given: as `make_experiment` takes it.
+    """
+    results = {}
+    for row in table.choose():
+        files = {one.file: "" for one in (row, *table.members(row))}
+        try:
+            key = make_experiment(paper, table, row, dataset, 0, given, files).key
+        except InputError:  # a row that cannot have what is given was not measured with it
+            continue
+        key.pop("seed")
+        results[row.number] = [one for one in rows if all(one[name] == key[name] for name in key)]
+    return {number: seeds for number, seeds in results.items() if seeds}
+
+
+def run_experiment(
+    experiment: Experiment, runs: pathlib.Path, *, groups: bool = False
+) -> dict[str, Any]:
+    """Trains and evaluates, going on where a stopped run was; returns the row of the results file.
+
+    Args:
+      experiment: what to run.
+      runs: folder of the workdirs.
+      groups: whether the row has retrieval by view, scale and category of the query too.
+
+    Raises:
+      InputError: training was stopped before its last step.
+      subprocess.CalledProcessError: train.py or eval.py failed.
+    """
+    seconds = [_train(one, runs) for one in experiment.members or (experiment,)]
+    started = time.monotonic()
+    run_command(*commands(experiment, runs)[-1])
+    output = ROOT / runs / experiment.output
+    ranked, recognized = (
+        json.loads(path.read_text()) if path.exists() else {}
+        for path in (output / "results.json", output / "recognition.json")
+    )
+    return {
+        **experiment.key,
+        "step": (ranked or recognized)["step"],
+        "train_seconds": None if experiment.members else seconds[0],
+        "eval_seconds": round(time.monotonic() - started),
+        "protocols": {
+            name: _select(metrics, r"top\d+|map") | {"gallery": metrics["gallery"]}
+            for name, metrics in ranked.get("protocols", {}).items()
+        },
+        **({"recognition": {n: recognized[n] for n in _RECOGNITION}} if recognized else {}),
+        **(select_groups(ranked) if groups else {}),
+    }
+
+
+def _train(experiment: Experiment, runs: pathlib.Path) -> int | None:
+    """Trains what the run starts from, then the run, where they are not done.
+
+    Returns the seconds that the run took; None where it had been begun before.
+    """
+    if experiment.start:
+        _train(experiment.start, runs)
+    begun = (ROOT / runs / experiment.workdir).exists()
+    if begun and not _steps_left(experiment, runs):
+        return None
+    started = time.monotonic()
+    run_command(*commands(experiment, runs)[0])
+    # train.py ends well also where it was asked to stop: its figures would not be the row's.
+    if left := _steps_left(experiment, runs):
+        raise InputError(
+            f"{runs / experiment.workdir}: training stopped {left} steps before its end; the same "
+            "command goes on"
+        )
+    return None if begun else round(time.monotonic() - started)
+
+
+def _steps_left(experiment: Experiment, runs: pathlib.Path) -> int:
+    """How many steps the run's last checkpoint is before its end."""
+    config: Any = parse_config(experiment.read_config())
+    epoch = 0
+    if not config.train.steps:
+        split = load_dataset(config.dataset).split("train")
+        epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
+    with Checkpoints(epath.Path(ROOT / runs / experiment.workdir)) as saved:
+        return count_steps(config.train, epoch) - (saved.last_step or 0)
+
+
+def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...]:
+    """Returns train.py and eval.py with their flags; of an ensemble eval.py alone."""
+    settings = experiment.settings
+    if experiment.start:
+        settings["train.init_from"] = str(runs / experiment.start.workdir)
+    workdirs = ",".join(str(runs / one.workdir) for one in experiment.members or (experiment,))
+    measured = {n: v for n, v in settings.items() if n.startswith(("eval.", "dataset."))}
+    evaluate = ["eval.py", f"--workdir={workdirs}", *_flags(measured)]
+    if experiment.members or experiment.output != experiment.workdir:
+        evaluate.append(f"--output={runs / experiment.output}")
+    if experiment.members:
+        return (evaluate,)
+    file, _, variant = experiment.config.partition(":")
+    argument = f"{experiment.dataset},{variant}" if variant else experiment.dataset
+    trained = {name: value for name, value in settings.items() if not _measures(name)}
+    words = [f"--config=configs/{file}.py:{argument}", *_flags(trained), f"--workdir={workdirs}"]
+    return ["train.py", *words], evaluate
+
+
+def select_groups(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns retrieval by view, scale and category of the query, where a results.json has it."""
+    groups = {
+        f"{kind}: {name}": _select(metrics, "|".join(_GROUP_METRICS)) | {"title": f"{kind}: {name}"}
+        for kind, of_kind in results.get("breakdowns", {}).items()
+        for name, metrics in of_kind.items()
+        if metrics["queries"]
+    }
+    return {"breakdowns": groups} if groups else {}
+
+
+def _select(metrics: Mapping[str, Any], names: str) -> dict[str, Any]:
+    """What tables and curves need of a protocol's metrics: those whose names match."""
+    described = ("title", "queries", "queries_without_match")
+    kept = [name for name in metrics if name in described or re.fullmatch(names, name)]
+    intervals = {k: v for k, v in metrics["intervals_95"].items() if re.fullmatch(names, k)}
+    return {name: metrics[name] for name in kept} | {"intervals_95": intervals}
+
+
+def _measures(field: str) -> bool:
+    """Whether a field changes what is measured of a run alone."""
+    validates = field == "eval.protocol.val_queries"
+    return field.startswith(("eval.protocol.", "eval.search.")) and not validates
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _at(config: Any, field: str) -> Any:
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def _flags(fields: Mapping[str, Any]) -> list[str]:
+    """`--config.FIELD=VALUE` of fields in order; lists are what JSON makes of tuples."""
+    return [f"--config.{name}={_tuples(fields[name])}" for name in sorted(fields)]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def show(words: Sequence[str]) -> str:
+    """Returns a command as a user types it."""
+    return shlex.join(["python", *words])

@@ -1,0 +1,86 @@
+"""The evaluators of a data set's split: what a matcher can be measured by."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+
+from grnet_jax.config import Config
+from grnet_jax.evaluation.protocols import build_protocol, has_both_domains, sample_protocol
+from grnet_jax.evaluation.recognition import RecognitionEvaluator, recognizes_categories
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator
+
+
+class EvaluationResult(Protocol):
+    """What an evaluator measured."""
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Returns metrics by name, as logs have them."""
+        ...
+
+    def format(self) -> str:
+        """Returns the metrics for the terminal."""
+        ...
+
+    def write(self, directory: epath.Path, model: str, step: int) -> str:
+        """Writes the metrics to a file and returns its path."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Measures a matcher by one split; compiled once, for any number of calls."""
+
+    def run(self, variables: Any, step: int = 0) -> EvaluationResult:
+        """Measures the matcher with these variables, of a checkpoint of this step."""
+        ...
+
+
+def build_evaluators(
+    config: Config,
+    matcher: nn.Module,
+    mesh: Mesh,
+    dataset: Any,
+    split: str,
+    *,
+    validation: bool = False,
+    recognition: bool = True,
+) -> dict[str, Evaluator]:
+    """Builds the evaluators that fit a matcher and a split, by name.
+
+    Args:
+      config: the whole config.
+      matcher: the Linen module.
+      mesh: the devices.
+      dataset: an `input_pipeline.Dataset`.
+      split: the name of one of its splits.
+      validation: whether it is measured while training: on a sample of the split's queries and of
+        its own gallery, in memory.
+      recognition: whether the data set's labels are those that the matcher learned.
+
+    Returns:
+      "retrieval" where the split has queries and a gallery, or the matcher does nothing else;
+      "recognition" where the matcher recognizes categories.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    recognizes = recognition and recognizes_categories(matcher, config)
+    # Images of one domain alone cannot be ranked, but what they show can be recognized.
+    if not recognizes or has_both_domains(dataset.split(split)):
+        options = config.eval.protocol.model_copy(update={"split": split})
+        if validation:
+            options = options.model_copy(update={"gallery": "", "queries": 0})
+        protocol = build_protocol(
+            dataset, config.image, options, whitening=config.eval.search.whitening
+        )
+        if validation and options.val_queries:
+            protocol = sample_protocol(protocol, options.val_queries)
+        if validation:
+            logging.info("Validation: %s", protocol.describe())
+        store = "" if validation else config.eval.search.store
+        evaluators["retrieval"] = RetrievalEvaluator(config, matcher, mesh, protocol, store)
+    if recognizes:
+        evaluators["recognition"] = RecognitionEvaluator(config, matcher, mesh, dataset, split)
+    return evaluators

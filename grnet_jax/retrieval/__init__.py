@@ -1,1 +1,0 @@
-"""From a matcher and photos to ranks, figures per protocol, and tables."""

@@ -1,0 +1,130 @@
+"""Features of many images, batch by batch over the mesh."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from grnet_jax import models
+from grnet_jax.models import Features
+from grnet_jax.search.ranking import Progress, ignore_progress
+from grnet_jax.sharding import check_divisible, place_batch, replicated, sharded
+from input_pipeline import ImageConfig
+
+Batches = Callable[[np.ndarray, int], Iterable[Mapping[str, Any]]]
+
+
+@functools.lru_cache(maxsize=8)
+def make_embed(
+    matcher: nn.Module, mesh: Mesh, flip_average: bool = False
+) -> Callable[[Any, Any], Features]:
+    """Returns `embed` as (variables, images) -> features, compiled: images shared, result whole."""
+
+    def embed(variables: Any, images: jax.Array) -> Features:
+        return models.embed_augmented(matcher, variables, images, flip_average)
+
+    return _jit_images(embed, mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def make_predict(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], models.Predictions]:
+    """Returns `predict` as (variables, images) -> predictions, compiled as `make_embed` is."""
+
+    def predict(variables: Any, images: jax.Array) -> models.Predictions:
+        return models.predict(matcher, variables, images)
+
+    return _jit_images(predict, mesh)
+
+
+def _jit_images(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
+    return jax.jit(
+        call,
+        in_shardings=(replicated(mesh), sharded(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def read_images(
+    matcher: nn.Module, split: Any, rows: np.ndarray, image: ImageConfig, batch: int
+) -> Iterator[dict[str, Any]]:
+    """Yields a split's batches as `embed_batches` takes them, with what the matcher embeds."""
+    from input_pipeline import image_batches  # which loads TensorFlow
+
+    for read in image_batches(split, rows, image, batch=batch):
+        yield {"image": models.photos_of(matcher, read)}
+
+
+def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray:
+    """Returns the rows that one host reads so that hosts' batches side by side are `rows` in order.
+
+    The last row is repeated until every batch is full; the caller cuts the rest off.
+
+    Args:
+      rows: int [n], all images to embed, n > 0.
+      batch: images a global batch, a multiple of `hosts`.
+      host: this host's number.
+      hosts: their number.
+    """
+    full = -(-len(rows) // batch) * batch
+    padded = np.concatenate([rows, np.repeat(rows[-1:], full - len(rows))])
+    return padded.reshape(-1, hosts, batch // hosts)[:, host].reshape(-1)
+
+
+def embed_batches(
+    embed: Callable[[Any, jax.Array], Any],
+    variables: Any,
+    batches: Batches,
+    rows: np.ndarray,
+    *,
+    batch: int,
+    mesh: Mesh,
+    progress: Progress = ignore_progress,
+) -> Iterator[tuple[int, Any]]:
+    """Computes features (or predictions) of the images in `rows`, in order, batch by batch.
+
+    Args:
+      embed: of `make_embed` or `make_predict`.
+      variables: the matcher's.
+      batches: (rows, batch size) -> batches with "image" uint8 [batch, h, w, 3], or what the
+        matcher embeds in their place.
+      rows: int [n].
+      batch: images a global batch, a multiple of the number of devices.
+      mesh: the devices.
+      progress: told the number of images after every batch.
+
+    Yields:
+      The place in `rows` of the batch's first image, and the features of its images as numpy
+      arrays on every host; the last batch may be smaller.
+    """
+    check_divisible(batch, mesh, "eval.batch_size")
+    if not len(rows):
+        return
+    hosts = jax.process_count()
+    mine = host_rows(rows, batch, jax.process_index(), hosts)
+    for number, read in enumerate(batches(mine, batch // hosts)):
+        start = number * batch
+        count = min(batch, len(rows) - start)
+        features = embed(variables, place_batch(read["image"], mesh))
+        yield start, jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], features)
+        progress(count, False)
+
+
+def embed_rows(
+    embed: Callable[[Any, jax.Array], Any],
+    variables: Any,
+    batches: Batches,
+    rows: np.ndarray,
+    *,
+    batch: int,
+    mesh: Mesh,
+    progress: Progress = ignore_progress,
+) -> Any:
+    """Computes what `embed_batches` yields, side by side, for n > 0 images."""
+    parts = embed_batches(
+        embed, variables, batches, rows, batch=batch, mesh=mesh, progress=progress
+    )
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part for _, part in parts))

@@ -1,0 +1,442 @@
+"""Features of many images in a Lance table, on a local disk or in a bucket.
+
+A row is an image: its index in the gallery, its id, the fingerprint of the model and the
+checkpoint's step that made it, its features and a checksum of each. Images are appended some at a
+time, each time in one atomic commit, so that a killed process leaves whole rows, in any order, and
+the next one adds what is missing. Several processes may append at once. Lance does not wait for
+the disk: a power cut may cost the last commits.
+"""
+
+import contextlib
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import jax
+import lance
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from grnet_jax.errors import InputError
+from grnet_jax.models import Features
+from grnet_jax.search.embed import Batches, embed_batches
+from grnet_jax.search.fingerprints import Fingerprint
+from grnet_jax.search.ranking import Progress, ignore_progress
+
+FORMAT = 2
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),  # Arrow has none: stored as the bits
+}
+_GROUP_BYTES, _GROUP_ROWS = 64 << 20, 2048
+_SCANNED_ROWS = 8192
+
+
+class StoreError(InputError):
+    """A feature store that cannot be used; the message says which and why."""
+
+
+class FeatureStore:
+    """The features of n images in the table at `path`, which is made if there is none.
+
+    Args:
+      path: folder or URL of the table, ending in ".lance".
+      fingerprint: of what the features were computed from.
+      photo_ids: str [n], of image 0 to n - 1.
+      like: shapes and dtypes of features, of any number of images.
+      dtype: that real features are stored in, one of DTYPES; they are read in their own.
+
+    Raises:
+      StoreError: a table of another model, step, set of images, shape or dtype, or a damaged one.
+      InputError: no such dtype.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fingerprint: Fingerprint,
+        photo_ids: np.ndarray,
+        like: Features,
+        dtype: str = "float32",
+    ):
+        if dtype not in DTYPES:
+            raise InputError(f"eval.store_dtype: {dtype!r} is none of {sorted(DTYPES)}")
+        self.path = os.path.expanduser(os.fspath(path))
+        self._fingerprint = fingerprint
+        self._photo_ids = photo_ids
+        self._columns = _Columns(like, DTYPES[dtype])
+        self._described = {
+            "format": str(FORMAT),
+            "model": fingerprint.model,
+            "step": str(fingerprint.step),
+            "photos": fingerprint.photos,
+            "rows": str(len(photo_ids)),
+            "features": self._columns.describe(),
+        }
+        self._schema = _schema(self._columns, self._described)
+        if jax.process_index() == 0:
+            self._create()
+        check_same_everywhere(b"", "")  # the others wait for it
+        self._check_described(self._open().schema.metadata or {})
+
+    def missing(self) -> np.ndarray:
+        """Returns the images that are not stored yet, int64 [m], in order, on every process."""
+        offsets = self._offsets(self._open())
+        missing = np.flatnonzero(offsets < 0)
+        check_same_everywhere(missing.tobytes(), f"{self.path}: processes see different rows")
+        return missing
+
+    def writer(self) -> "StoreWriter":
+        """Returns what adds images."""
+        return StoreWriter(
+            self.path, self._schema, self._columns, self._fingerprint, self._photo_ids
+        )
+
+    def reader(self) -> "StoredFeatures":
+        """Returns what reads images, once every process has written its own.
+
+        Raises:
+          StoreError: if images are missing.
+        """
+        check_same_everywhere(b"", "")  # until all have written
+        dataset = self._open()
+        offsets = self._offsets(dataset)
+        missing = np.flatnonzero(offsets < 0)
+        if len(missing):
+            raise StoreError(
+                f"{self.path} is not complete: it lacks {len(missing)} of {len(offsets)} images, "
+                f"such as number {missing[0]}; the command that was writing it goes on with it"
+            )
+        return StoredFeatures(self.path, dataset, offsets, self._columns)
+
+    def remove_remains(self) -> None:
+        """Removes what killed writers left and older versions; for when nobody writes."""
+        check_same_everywhere(b"", "")
+        if jax.process_index() == 0:
+            self._open().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        check_same_everywhere(b"", "")
+
+    def _create(self) -> None:
+        try:
+            lance.dataset(self.path)
+        except (OSError, ValueError):  # there is none, or it is damaged
+            with _naming(self.path):
+                lance.write_dataset(self._schema.empty_table(), self.path, schema=self._schema)
+
+    def _open(self) -> lance.LanceDataset:
+        with _naming(self.path):
+            return lance.dataset(self.path)
+
+    def _check_described(self, metadata: Mapping[bytes, bytes]) -> None:
+        there = {key.decode(): value.decode() for key, value in metadata.items()}
+        differ = [key for key, value in self._described.items() if there.get(key) != value]
+        if differ:
+            listed = "\n".join(
+                f"  {key}: {there.get(key, 'absent')} there, {self._described[key]} now"
+                for key in differ
+            )
+            raise StoreError(
+                f"{self.path} holds features of another model, of other images or in another "
+                f"form; choose another eval.store, or delete it. What differs:\n{listed}"
+            )
+
+    def _offsets(self, dataset: lance.LanceDataset) -> np.ndarray:
+        """Returns at which row of the table each image is, int64 [n], -1 for nowhere."""
+        stored = [np.empty(0, np.int64)]
+        columns = ["index", "photo_id", "model", "step"]
+        with _naming(self.path):
+            scanner = dataset.scanner(columns, batch_size=_SCANNED_ROWS, scan_in_order=True)
+            for batch in scanner.to_batches():
+                stored.append(self._check_rows(batch))
+        index = np.concatenate(stored)
+        offsets = np.full(len(self._photo_ids), -1, np.int64)
+        offsets[index] = np.arange(len(index))
+        if (offsets >= 0).sum() < len(index):
+            twice = np.flatnonzero(np.bincount(index) > 1)
+            raise StoreError(
+                f"{self.path} holds {len(twice)} images twice, such as number {twice[0]}: two "
+                "commands wrote it at once; delete it"
+            )
+        return offsets
+
+    def _check_rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Returns which images these rows are, int64 [k]; StoreError for others."""
+        index = batch["index"].to_numpy()
+        outside = (index < 0) | (index >= len(self._photo_ids))
+        if outside.any():
+            raise StoreError(
+                f"{self.path} holds image {index[outside][0]}, of {len(self._photo_ids)}; delete it"
+            )
+        for column, wanted in (
+            ("model", self._fingerprint.model),
+            ("step", self._fingerprint.step),
+            ("photo_id", self._photo_ids[index]),
+        ):
+            found = np.asarray(batch[column])
+            wrong = np.flatnonzero(found != wanted)
+            if len(wrong):
+                row = int(wrong[0])
+                expected = wanted[row] if isinstance(wanted, np.ndarray) else wanted
+                raise StoreError(
+                    f"{self.path} holds image {index[row]} with {column} {found[row]}, expected "
+                    f"{expected}; delete it"
+                )
+        return index
+
+
+class StoreWriter:
+    """Appends images to a table, many at a time; as a context it writes the last ones too."""
+
+    def __init__(
+        self,
+        path: str,
+        schema: pa.Schema,
+        columns: "_Columns",
+        fingerprint: Fingerprint,
+        photo_ids: np.ndarray,
+    ):
+        self._path = path
+        self._schema = schema
+        self._columns = columns
+        self._fingerprint = fingerprint
+        self._photo_ids = photo_ids
+        self._rows_at_once = max(1, min(_GROUP_ROWS, _GROUP_BYTES // columns.row_bytes))
+        self._waiting: list[pa.RecordBatch] = []
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.flush()
+
+    def add(self, index: np.ndarray, features: Features) -> None:
+        """Takes the features (numpy leaves) of these images, int [k], each but once.
+
+        Raises:
+          StoreError: a number is too large for the store's dtype.
+        """
+        if not len(index):
+            return
+        parts = self._columns.split(features)
+        arrays = [
+            pa.array(np.asarray(index, np.int64)),
+            pa.array(self._photo_ids[index].tolist(), pa.string()),
+            pa.array([self._fingerprint.model] * len(index)),
+            pa.array(np.full(len(index), self._fingerprint.step, np.int64)),
+            _to_arrow(_checksums(parts)),
+            *(_to_arrow(part) for part in parts),
+        ]
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        if sum(batch.num_rows for batch in self._waiting) >= self._rows_at_once:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits, in one commit."""
+        if self._waiting:
+            table = pa.Table.from_batches(self._waiting)
+            with _naming(self._path):
+                lance.write_dataset(table, self._path, mode="append")
+            self._waiting = []
+
+
+class StoredFeatures:
+    """A complete table as a `FeatureSource`; in memory is one number an image."""
+
+    def __init__(
+        self, path: str, dataset: lance.LanceDataset, offsets: np.ndarray, columns: "_Columns"
+    ):
+        self._path = path
+        self._dataset = dataset
+        self._offsets = offsets
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def take(self, rows: np.ndarray) -> Features:
+        """Returns the features of these images, in the order asked.
+
+        Raises:
+          StoreError: naming the image whose features are damaged.
+        """
+        names = ["index", "checksums", *self._columns.names]
+        rows, places = np.unique(rows, return_inverse=True)  # each is read once, and in order
+        with _naming(self._path):
+            table = self._dataset.take(self._offsets[rows].tolist(), columns=names)
+            table = table.combine_chunks()
+        parts = [
+            _from_arrow(table[name], dtype)
+            for name, dtype in zip(self._columns.names, self._columns.dtypes, strict=True)
+        ]
+        written = _from_arrow(table["checksums"], np.dtype(np.uint32))[:, self._columns.places]
+        damaged = (table["index"].to_numpy() != rows) | (written != _checksums(parts)).any(axis=1)
+        if damaged.any():
+            raise StoreError(
+                f"{self._path} is damaged: image {rows[int(np.flatnonzero(damaged)[0])]} is not "
+                "as it was written; delete it"
+            )
+        return self._columns.join([part[places] for part in parts])
+
+    def embeddings(self) -> "StoredFeatures":
+        """Returns the same images; only their embeddings are read."""
+        return StoredFeatures(self._path, self._dataset, self._offsets, self._columns.embeddings())
+
+
+def store_rows(
+    store: FeatureStore,
+    embed: Callable[[Any, jax.Array], Features],
+    variables: Any,
+    batches: Batches,
+    rows: np.ndarray,
+    *,
+    batch: int,
+    mesh: Mesh,
+    progress: Progress = ignore_progress,
+) -> None:
+    """Embeds the images in `rows` that a store lacks; every process writes its part of each batch.
+
+    Args:
+      store: of the n images.
+      embed, variables, batches, batch, mesh: of `embed_batches`.
+      rows: int [n], all of the store's images.
+      progress: told how many images are stored, and whether they were before.
+    """
+    missing = store.missing()
+    progress(len(rows) - len(missing), True)
+    parts = embed_batches(
+        embed, variables, batches, rows[missing], batch=batch, mesh=mesh, progress=progress
+    )
+    share = batch // jax.process_count()
+    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    with store.writer() as writer:
+        for start, features in parts:
+            places = missing[start : start + batch][mine]
+            writer.add(places, jax.tree.map(lambda leaf: leaf[mine], features))
+    if len(missing):
+        store.remove_remains()
+
+
+def check_same_everywhere(content: bytes, otherwise: str) -> None:
+    """Waits for all processes and raises InputError unless they hold the same bytes."""
+    if jax.process_count() == 1:
+        return
+    sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(content)))
+    if len(np.unique(sums)) > 1:
+        raise InputError(f"{otherwise}. It has to lie on a file system that all of them share")
+
+
+class _Columns:
+    """Features as columns of stored numbers, one a leaf."""
+
+    def __init__(self, like: Features, dtype: np.dtype):
+        self._like, self._dtype = like, dtype
+        leaves, self._tree = jax.tree_util.tree_flatten_with_path(like)
+        self.names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+        self._shapes = [leaf.shape[1:] for _, leaf in leaves]
+        self._own = [np.dtype(leaf.dtype) for _, leaf in leaves]
+        self.dtypes = [dtype if _is_real(own) else own for own in self._own]
+        self.widths = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
+        self.places = list(range(len(self.names)))  # among the checksums
+        self.row_bytes = sum(w * d.itemsize for w, d in zip(self.widths, self.dtypes, strict=True))
+
+    def embeddings(self) -> "_Columns":
+        """Returns the embedding's alone, of the same rows."""
+        part = _Columns(Features(self._like.descriptor), self._dtype)
+        part.places = [self.names.index(name) for name in part.names]
+        return part
+
+    def describe(self) -> str:
+        """Names, shapes and dtypes, to compare."""
+        parts = zip(self.names, self._shapes, self._own, self.dtypes, strict=True)
+        return "; ".join(f"{n} {list(s)} {own} as {dtype}" for n, s, own, dtype in parts)
+
+    def split(self, features: Features) -> list[np.ndarray]:
+        """[n, width] of each leaf, in the store's dtype.
+
+        Raises:
+          StoreError: a number is too large for it.
+        """
+        parts = []
+        for name, leaf, dtype, width in zip(
+            self.names, jax.tree.leaves(features), self.dtypes, self.widths, strict=True
+        ):
+            with np.errstate(over="ignore"):
+                part = np.ascontiguousarray(leaf.reshape(len(leaf), width).astype(dtype))
+            if (
+                dtype.itemsize == 2
+                and (np.isinf(part) & np.isfinite(leaf.reshape(-1, width))).any()
+            ):
+                raise StoreError(
+                    f"{name} has values up to {np.abs(leaf).max():.4g}, too large for {dtype}: "
+                    "choose eval.store_dtype=bfloat16 or float32"
+                )
+            parts.append(part)
+        return parts
+
+    def join(self, parts: list[np.ndarray]) -> Features:
+        """Back from `split`, in the features' own dtypes."""
+        leaves = [
+            part.reshape(len(part), *shape).astype(own, copy=False)
+            for part, shape, own in zip(parts, self._shapes, self._own, strict=True)
+        ]
+        return jax.tree.unflatten(self._tree, leaves)
+
+
+def _schema(columns: _Columns, described: Mapping[str, str]) -> pa.Schema:
+    fields: list[Any] = [
+        ("index", pa.int64()),
+        ("photo_id", pa.string()),
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("checksums", pa.list_(pa.uint32(), len(columns.names))),
+    ]
+    for name, dtype, width in zip(columns.names, columns.dtypes, columns.widths, strict=True):
+        fields.append((name, pa.list_(pa.from_numpy_dtype(_bits(dtype)), width)))
+    return pa.schema(fields, metadata=dict(described))
+
+
+def _to_arrow(part: np.ndarray) -> pa.FixedSizeListArray:
+    flat = part.view(_bits(part.dtype)).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), part.shape[1])
+
+
+def _from_arrow(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
+    """[n, width], in general without a copy and not to be written to."""
+    width = column.type.list_size
+    chunks = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    flat = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    return flat.view(dtype).reshape(-1, width)
+
+
+def _bits(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    return bool(jax.numpy.issubdtype(dtype, jax.numpy.floating))
+
+
+def _checksums(parts: list[np.ndarray]) -> np.ndarray:
+    """uint32 [n, columns]: CRC-32 of each image's stored bytes of each column."""
+    values = [[zlib.crc32(row) for row in part.view(np.uint8)] for part in parts]
+    return np.array(values, np.uint32).reshape(len(parts), -1).T.copy()
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Turns what Lance and Arrow raise into a StoreError that names the table."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StoreError(
+            f"{path} cannot be read or written (if it is damaged, delete it): {error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Result pages, explanations and plots."""

@@ -1,0 +1,192 @@
+"""Explains the scores of a trained run by Grad-CAM and the strongest region pairs; plots metrics.
+
+    python -m grnet_jax.visualization --workdir=runs/demo
+    python -m grnet_jax.visualization --workdir=runs/demo --query=PHOTO_ID --gallery=PHOTO_ID
+    python -m grnet_jax.visualization --workdir=runs/demo --photos street.jpg shop.jpg \\
+        --boxes 210,95,640,1180 whole
+
+    python -m grnet_jax.visualization --workdir=runs/fashionnet_synthetic --plots
+
+The last plots the metrics that eval.py wrote there: top-k accuracy by view, scale and category of
+the query, and each attribute's recall. The others write explanations.html and a folder of PNG
+files, of photos of the run's own data set or, without a data set and TensorFlow, of two files.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from grnet_jax.commands import session
+from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.evaluation.protocols import build_protocol
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.state import TrainState
+from grnet_jax.visualization.chosen_pairs import (
+    ChosenPair,
+    choose_queries,
+    load_images,
+    named_pair,
+    pairs_of_query,
+)
+from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanations import CroppedImage, Explainer, crop_image
+from grnet_jax.visualization.plots import write_plots
+from input_pipeline import VIEWS, Box, ImageConfig, build_transform, check_box, load_image
+
+# Queries ranked per query shown, so that there are right and wrong answers among them.
+_RANKED = 8
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    with session():
+        if options.photos and (options.query or options.gallery):
+            raise InputError("--photos and --query/--gallery: only one can be given")
+        if bool(options.query) != bool(options.gallery):
+            raise InputError("--query and --gallery: one was given, both are needed")
+        output = epath.Path(options.output or options.workdir).expanduser()
+        if options.plots:
+            if jax.process_index() == 0:
+                written = write_plots(epath.Path(options.workdir).expanduser(), output)
+                print("\n".join(f"Wrote {path}" for path in written))
+            return 0
+        run, state = restore_run(options.workdir, make_mesh())
+        explainer = Explainer(run.matcher, state.variables, options.top)
+        if options.photos:
+            sections, source = _explain_files(run, explainer, options.photos, options.boxes)
+        else:
+            sections, source = _explain_dataset(run, state, explainer, options)
+        if jax.process_index() == 0:
+            written = write_explanations(
+                output,
+                sections,
+                model=run.config.name,
+                step=int(state.step),
+                source=source,
+            )
+            print("\n".join(f"Wrote {path}" for path in written))
+            print(f"Next: open {written[0]} in a browser")
+    return 0
+
+
+def _explain_files(
+    run: Run, explainer: Explainer, paths: Sequence[str], boxes: Sequence[Box | None] | None
+) -> tuple[list[Section], str]:
+    """One section of the pair of photo files, and where they come from."""
+    image = run.config.image
+    photos = []
+    for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
+        if box is not None and build_transform(image, shop).crop not in ("box", "detected"):
+            raise InputError("--boxes: this matcher was trained without (image.crop, shop_crop)")
+        whole = load_image(path)
+        if box is not None:
+            check_box(box, whole, f"--boxes: that of {path}")
+        photos.append(crop_image(path, whole, box, build_transform(image, shop)))
+    query, gallery = photos
+    pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
+    return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."
+
+
+def _explain_dataset(
+    run: Run, state: TrainState, explainer: Explainer, options: argparse.Namespace
+) -> tuple[list[Section], str]:
+    """Returns a section per query of the run's data set, and how they were chosen in words."""
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    config = run.config
+    directory = options.data_dir or config.dataset.dir
+    dataset = load_dataset(config.dataset.model_copy(update={"dir": directory}))
+    split = options.split or config.eval.protocol.split
+    if options.query:
+        images = dataset.split(split)
+        pair = named_pair(images.index, options.query, options.gallery)
+        section = _section(explainer, images, config.image, [pair], "")
+        return [section], f"A pair of {dataset.title}, {split} split."
+
+    def protocol(queries: int) -> Any:
+        fields = {"split": split, "queries": queries, "query_seed": options.seed}
+        chosen = config.eval.protocol.model_copy(update=fields)
+        return build_protocol(dataset, config.image, chosen)
+
+    check_at_least("--queries", options.queries, 1)
+    matched = int((protocol(0).positives >= 0).any(axis=1).sum())
+    ranked = protocol(min(matched, _RANKED * options.queries))
+    result = RetrievalEvaluator(config, run.matcher, run.mesh, ranked).run(state.variables)
+    sections = []
+    for number in choose_queries(result.ranking.ranks, options.queries, options.seed):
+        pairs = pairs_of_query(result, int(number))
+        answered = "answered correctly" if len(pairs) == 1 else "answered wrongly"
+        sections.append(_section(explainer, ranked.images, config.image, pairs, answered))
+    return sections, (
+        f"Queries of {dataset.title}, {split} split, drawn with seed {options.seed}: half of them "
+        "with the item found first, half with another where there are as many. "
+        f"{ranked.describe()}"
+    )
+
+
+def _section(
+    explainer: Explainer, split: Any, image: ImageConfig, pairs: Sequence[ChosenPair], note: str
+) -> Section:
+    """Reads and explains a query's pairs; its title tells what is known of the query."""
+    query = load_images(split, image, [pairs[0].query])[0]
+    explained = [
+        _explain(explainer, query, gallery, pair)
+        for pair in pairs
+        for gallery in load_images(split, image, [pair.gallery])
+    ]
+    index, row = split.index, pairs[0].query
+    known = [note, VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
+    known += [name for name in ("occluded", "cropped") if getattr(index, name)[row] == 1]
+    if index.category[row] >= 0:
+        known.insert(1, str(index.categories[index.category[row]]))
+    return Section(f"{query.name}: {', '.join(word for word in known if word)}", explained)
+
+
+def _explain(
+    explainer: Explainer, query: CroppedImage, gallery: CroppedImage, pair: ChosenPair
+) -> ExplainedPair:
+    caption = f"{pair.caption} ({gallery.name})"
+    return ExplainedPair(caption, pair.right, query, gallery, explainer.explain(query, gallery))
+
+
+def _box(text: str) -> Box | None:
+    """Parses a box of the command line."""
+    if text == "whole":
+        return None
+    try:
+        x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected x_1,y_1,x_2,y_2 in pixels, or whole"
+        ) from None
+    return x_1, y_1, x_2, y_2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.visualization", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder or bucket of the trained run")
+    add("--output", default="", help="where to write (the workdir)")
+    add("--plots", action="store_true", help="plot the metrics that eval.py wrote to the workdir")
+    add("--split", default="", help="whose queries are shown (the run's eval.split)")
+    add("--queries", type=int, default=8, help="how many (8)")
+    add("--seed", type=int, default=0, help="of their drawing (0)")
+    add("--query", default="", help="name of a customer photo of the split, with --gallery")
+    add("--gallery", default="", help="name of a shop photo of the split")
+    add("--photos", nargs=2, metavar=("QUERY", "GALLERY"), help="two photo files")
+    add("--boxes", nargs=2, type=_box, metavar="X_1,Y_1,X_2,Y_2", help='of --photos, or "whole"')
+    add("--top", type=int, default=5, help="strongest region pairs to show (5)")
+    add("--data_dir", default="", help="where prepared data sets lie (as in training)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

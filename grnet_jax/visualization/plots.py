@@ -1,0 +1,224 @@
+"""Plots of measured results by matplotlib, which is imported only where a plot is drawn.
+
+Breakdowns and attribute recall are drawn as Fig. 11 and Fig. 7 of FashionNet (Liu et al., 2016).
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+from grnet_jax.errors import InputError
+from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colors, which most color-blind people tell apart, and more; each with its marker.
+COLORS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+    *("#882255", "#999933", "#332288", "#8c564b", "#7f7f7f", "#44aa99"),
+)
+_MARKERS = "osD^vPX*<>ph8"
+_GRID = "#e1e3e6"
+_WIDTH, _DPI = 12.8, 200  # 1280 pixels, at twice the resolution
+_LEGEND_COLUMNS = 4
+_RECALL = "recall5"
+_MAX_ATTRIBUTES = 50  # in a plot: the most frequent
+_MIN_PER_BIN = 10  # queries; accuracies of fewer are noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A fraction by x, as a system's top-k accuracy by k.
+
+    Attributes:
+      label: of the legend.
+      x: [n], rising.
+      y: [n], in 0..1.
+      intervals: [n, 2], lower and upper bounds, drawn as bars; None without.
+    """
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    intervals: np.ndarray | None = None
+
+
+def plot_curves(
+    panels: Mapping[str, Sequence[Curve]], title: str, x_label: str = "k", *, log_x: bool = False
+) -> "Figure":
+    """Plots curves in percent, a panel per quantity, side by side; `savefig` writes the figure.
+
+    Args:
+      panels: by the label of their y axis, the curves of each.
+      title: of the figure.
+      x_label: of every panel.
+      log_x: whether the x axes are logarithmic.
+
+    Raises:
+      InputError: there is no curve, or one has no points.
+    """
+    from matplotlib.ticker import NullLocator, PercentFormatter
+
+    curves = [curve for panel in panels.values() for curve in panel]
+    if not curves or not all(len(curve.x) for curve in curves):
+        raise InputError(f"{title}: expected curves of one point or more, got {len(curves)} curves")
+    ticks = np.unique(np.concatenate([curve.x for curve in curves]))
+    figure = _figure(6.8 if len(panels) == 1 else 5.2)
+    figure.suptitle(title, ha="left", x=0.01)
+    for number, (y_label, panel) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), number, xlabel=x_label, ylabel=y_label)
+        for index, curve in enumerate(panel):
+            _plot_curve(axes, curve, index, shift=index - (len(panel) - 1) / 2)
+        axes.set_ylim(bottom=0)
+        axes.set_xscale("log" if log_x else "linear")
+        if len(ticks) <= 10:
+            axes.set_xticks(ticks, map(str, ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(axis="y", color=_GRID)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.spines[["top", "right"]].set_visible(False)
+        columns = max(_LEGEND_COLUMNS // len(panels), 1)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
+    return figure
+
+
+def plot_bars(names: Sequence[str], values: Sequence[float], title: str) -> "Figure":
+    """Plots a horizontal bar for each fraction in 0..1, the first at the top."""
+    figure = _figure(1.2 + 0.24 * len(names))
+    axes = figure.add_subplot(title=title, xlim=(0, 1))
+    bars = axes.barh([name[:32] for name in names], values, color=COLORS[0])
+    axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4)
+    axes.invert_yaxis()
+    axes.margins(y=0.5 / len(names))
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_scores(metrics: RetrievalMetrics) -> str:
+    """Plots calibration of best matches and the ROC curve, as SVG; "" where neither is known."""
+    lines = []
+    best = metrics.best_match
+    if best and best.pairs >= _MIN_PER_BIN * len(best.equal_mass.counts):
+        sums = best.equal_mass
+        filled = sums.counts > 0
+        curve = np.stack([sums.confidence, sums.hits], axis=1)[filled] / sums.counts[filled, None]
+        labels = ("mean probability of best matches", "fraction of them that is right")
+        lines.append(("Calibration of best matches", *labels, curve, "o"))
+    if metrics.open_set:
+        labels = ("passing without a match (FPR)", "passing with a match (TPR)")
+        title = "ROC curve: is the item in the gallery?"
+        lines.append((title, *labels, metrics.open_set.curve, ""))
+    if not lines:
+        return ""
+    figure = _figure(4.4, width=4.4 * len(lines))
+    for number, (title, x_label, y_label, curve, marker) in enumerate(lines, start=1):
+        axes = figure.add_subplot(
+            1, len(lines), number, title=title, xlabel=x_label, ylabel=y_label, aspect="equal"
+        )
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.plot([0, 1], [0, 1], color=_GRID, linestyle="--")
+        axes.plot(*curve.T, color=COLORS[0], marker=marker)
+    return _svg(figure)
+
+
+def write_plots(folder: epath.Path, output: epath.Path) -> list[str]:
+    """Plots what the results in `folder` hold as PNG files in `output`; returns their paths.
+
+    Raises:
+      InputError: the folder has neither results.json nor recognition.json, or they have nothing to
+        plot.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in _figures(folder):
+        path = output / name
+        with path.open("wb") as file:
+            figure.savefig(file, format="png")
+        written.append(str(path))
+    if not written:
+        raise InputError(
+            f"{folder}: has no results.json with breakdowns and no recognition.json with "
+            "attributes; eval.py writes them"
+        )
+    return written
+
+
+def _figures(folder: epath.Path) -> Iterator[tuple[str, "Figure"]]:
+    for kind, groups in _read(folder / "results.json").get("breakdowns", {}).items():
+        if curves := breakdown_curves(groups):
+            title = f"Top-k accuracy by {kind} of the query, with 95% intervals"
+            yield f"breakdown_{kind}.png", plot_curves({"top-k accuracy": curves}, title)
+    attributes = _read(folder / "recognition.json").get("attributes", {})
+    if attributes:
+        names, values = attribute_recalls(attributes)
+        title = f"Top-5 recall of the {len(names)} most frequent attributes"
+        yield "attribute_recall.png", plot_bars(names, values, title)
+
+
+def breakdown_curves(groups: Mapping[str, Mapping[str, Any]]) -> list[Curve]:
+    """Returns a curve per group with measured queries, from `breakdowns` of results.json."""
+    return [
+        Curve(
+            f"{name} ({group['queries']:,} queries)",
+            np.array(TOP_K),
+            np.array([group[f"top{k}"] for k in TOP_K]),
+            np.array([group["intervals_95"][f"top{k}"] for k in TOP_K]),
+        )
+        for name, group in groups.items()
+        if group["queries"]
+    ]
+
+
+def attribute_recalls(
+    attributes: Mapping[str, Mapping[str, float]],
+) -> tuple[list[str], list[float]]:
+    """Returns names and top-5 recalls of the most frequent attributes, by falling recall.
+
+    Args:
+      attributes: of recognition.json.
+    """
+    frequent = sorted(attributes, key=lambda name: -attributes[name]["photos"])[:_MAX_ATTRIBUTES]
+    names = sorted(frequent, key=lambda name: -attributes[name][_RECALL])
+    return names, [attributes[name][_RECALL] for name in names]
+
+
+def _figure(height: float, width: float = _WIDTH) -> "Figure":
+    """Returns an empty figure; without pyplot it needs no display and leaves no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+
+
+def _plot_curve(axes: "Axes", curve: Curve, index: int, shift: float) -> None:
+    """Plots a curve in its color and marker; shifted a little, so that intervals stay apart."""
+    x, bars = np.asarray(curve.x), None
+    if curve.intervals is not None:
+        x = x + shift * 0.0025 * np.ptp(x)
+        bars = np.abs(np.transpose(curve.intervals) - curve.y)
+    color, marker = (choices[index % len(choices)] for choices in (COLORS, _MARKERS))
+    axes.errorbar(
+        x, curve.y, bars, label=curve.label, color=color, ecolor=(color, 0.5), marker=marker
+    )
+
+
+def _svg(figure: "Figure") -> str:
+    """Returns a figure as an SVG element for a page, the same for the same figure."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plots"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}

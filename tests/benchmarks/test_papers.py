@@ -1,0 +1,278 @@
+"""The papers' files: a mistake in one is named, and their rows are the papers' systems."""
+
+import pytest
+
+from benchmarks.reproduce.papers import NAMES, find_paper, load_paper
+from benchmarks.reproduce.runner import make_experiment, read_config
+from grnet_jax.config import parse_config
+from grnet_jax.errors import InputError
+from grnet_jax.graph import PAPER_SCALES, node_count
+from grnet_jax.models import build_matcher
+
+_DINOV2 = "vit_small_patch14_dinov2"
+_WEIGHTS = {"vgg16": "vgg16.safetensors", _DINOV2: "dinov2.safetensors"}
+_BACKBONES = ["densenet121", "resnet50", "seresnet50", "seresnext50_32x4d"]
+_OC_OS_IS = [("classification", "item"), ("triplet", "category"), ("triplet", "item")]
+_PUBLISHED = "deepfashion_c2s"
+# Of GRNet's Table 5, by row: scales, nodes, and whether there are edges within and between scales.
+_TABLE_5 = {
+    1: ({(1, 1)}, 1, True, True),
+    2: ({(1, 1), (1, 2), (2, 1), (2, 2)}, 1 + 4 + 4 + 16, True, True),
+    3: ({(1, 1), (3, 1), (1, 3), (3, 3)}, 1 + 9 + 9 + 81, True, True),
+    4: (set(PAPER_SCALES), 124, False, False),
+    5: (set(PAPER_SCALES), 124, False, True),
+    6: (set(PAPER_SCALES), 124, True, False),
+    7: (set(PAPER_SCALES), 124, True, True),
+}
+_FILE = """
+title: A paper
+config: grnet
+tables:
+  table1:
+    title: A table
+    datasets: [synthetic]
+    protocols: [all]
+    metrics: [top1]
+    rows:
+      1: {label: one}
+      2: {label: two, quoted: {all: {top1: 5.0}}, source: the paper}
+"""
+
+
+def _experiment(paper, table, number, dataset="synthetic", given=(), files=None, seed=0):
+    source = find_paper(paper)
+    (row,) = source.table(table).on(dataset).choose((number,))
+    files = {**_WEIGHTS, **(files or {})}
+    return make_experiment(source, source.table(table), row, dataset, seed, given, files)
+
+
+def _config(*where, **options):
+    return parse_config(_experiment(*where, **options).read_config())
+
+
+def _write_joints(folder):
+    path = folder / "joints.csv"
+    path.write_text("image,x_neck,y_neck,x_left_hip,y_left_hip,x_right_hip,y_right_hip\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: A table", "titel: A table", "tables.table1.titel: Extra inputs are not permitted"),
+        (
+            "metrics: [top1]",
+            "metrics: top1",
+            "tables.table1.metrics: Input should be a valid tuple",
+        ),
+        ("1: {label: one}", "1: {label: [one]}", "tables.table1.rows.1.label: Input should be a"),
+        ("1: {label: one}", "3: {label: one}", "rows: expected numbers from 1 on, got [3, 2]"),
+        ("1: {label: one}", "2: {label: one}", "2 twice"),
+        ("{top1: 5.0}", "{top5: 5.0}", "rows.2.quoted: expected the table's protocols, metrics"),
+        (", source: the paper", "", "rows.2: expected quoted and source together"),
+        ("{label: one}", "{label: one, members: [7]}", "rows.1.members: there is no row 7"),
+        ("title: A paper", "title: [", "expected"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(old, new, message, tmp_path):
+    path = tmp_path / "paper.yaml"
+    path.write_text(_FILE)
+    assert load_paper(path).table("table1").rows[2].quoted == {"all": {"top1": 5.0}}
+    path.write_text(_FILE.replace(old, new))
+    with pytest.raises(InputError) as error:
+        load_paper(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_is_a_whole_config_of_a_matcher(name, tmp_path):
+    paper, keys = find_paper(name), []
+    for table in paper.tables.values():
+        for dataset in table.datasets:
+            for row in table.on(dataset).choose():
+                files = {**_WEIGHTS, row.keypoints: _write_joints(tmp_path)}
+                experiment = make_experiment(paper, table, row, dataset, 0, (), files)
+                for one in (experiment, experiment.start, *experiment.members):
+                    if one and one.key not in keys:
+                        keys.append(one.key)
+                        build_matcher(parse_config(one.read_config()).model)
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(
+        InputError, match=r"PAPER: 'x' is none of \['grnet', 'fir', 'kucer', 'fashionnet'\]"
+    ):
+        find_paper("x")
+    with pytest.raises(InputError, match=r"TABLE: grnet has no 'table9'; expected one of"):
+        find_paper("grnet").table("table9")
+    with pytest.raises(InputError, match=r"--rows: table5 has no row 8; expected some of"):
+        find_paper("grnet").table("table5").choose((1, 8))
+    with pytest.raises(InputError, match=r"table2 has no row 1; expected some of \[13, 14, 15\]"):
+        find_paper("fir").table("table2").on("synthetic").choose((1,))
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", _PUBLISHED])
+@pytest.mark.parametrize("number", _TABLE_5)
+def test_table_5_has_the_papers_scales_and_edges(number, dataset):
+    graph = build_matcher(_config("grnet", "table5", number, dataset).model).graph
+    scales, nodes, intra, inter = _TABLE_5[number]
+    assert (set(graph.scales), graph.scales[0]) == (scales, (1, 1))
+    assert node_count(graph.scales) == nodes
+    assert (graph.intra_scale, graph.inter_scale) == (intra, inter)
+    assert graph.layers == (0 if number == 1 else 3)
+
+
+def test_sizes_and_layers_are_the_papers_and_an_eighth_on_the_synthetic_set():
+    for number, row in find_paper("grnet").table("table6").rows.items():
+        for dataset, divisor in ((_PUBLISHED, 1), ("synthetic", 8)):
+            model = _config("grnet", "table6", number, dataset).model
+            sizes = divisor * model.node_dim, divisor * model.reasoning_dim
+            assert row.label == "D = {}, C' = {}".format(*sizes)
+    assert [_config("grnet", "layers", n).model.layers for n in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    baseline = parse_config(read_config("global_baseline", _PUBLISHED))
+    assert _config("grnet", "table5", 1, _PUBLISHED).model == baseline.model
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", _PUBLISHED])
+def test_a_system_is_one_run_in_every_table(dataset):
+    places = [("table5", 7), ("table6", 3), ("layers", 3), ("table3", 8), ("figure2", 2)]
+    keys = [_experiment("grnet", *place, dataset).key for place in places]
+    assert all(key == keys[0] for key in keys)
+    baseline = _experiment("grnet", "table5", 1, dataset).key
+    assert baseline == _experiment("grnet", "table3", 7, dataset).key != keys[0]
+
+
+def test_another_evaluation_is_another_row_of_the_same_run():
+    by_category, over_all = _experiment("grnet", "table4", 2), _experiment("grnet", "table5", 7)
+    assert by_category.key != over_all.key
+    assert by_category.workdir == over_all.workdir
+    assert by_category.output != over_all.output == over_all.workdir
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", _PUBLISHED])
+def test_rows_have_one_budget(dataset):
+    """One backbone, optimizer, number of steps and of images; pairwise systems all of training."""
+    first = _config("grnet", "table5", 7, dataset)
+    assert first.model.backbone.name == ("small" if dataset == "synthetic" else "googlenet")
+    if dataset == _PUBLISHED:
+        assert first.train == parse_config(read_config("grnet", dataset)).train
+    for table in find_paper("grnet").tables.values():
+        for row in table.on(dataset).choose() if dataset in table.datasets else ():
+            if row.weights or row.members:
+                continue
+            config = _config("grnet", table.name, row.number, dataset)
+            assert config.model.backbone == first.model.backbone
+            assert config.optimizer == first.optimizer
+            assert _budget(config) == _budget(first)
+            if config.loss.name == "pairs":
+                assert (config.loss, config.train) == (first.loss, first.train)
+
+
+def _budget(config):
+    images = {"pairs": 2, "items": config.sampler.images_per_item, "images": 1}
+    batch = images[config.sampler.name] * config.train.batch_size
+    return config.train.steps, config.train.epochs, batch
+
+
+@pytest.mark.parametrize(("number", "layers"), [(10, 0), (11, 3)])
+def test_rows_of_dinov2_differ_in_backbone_and_optimizer_alone(number, layers):
+    experiment = _experiment("grnet", "table3", number)
+    config, grnets = _config("grnet", "table3", number), _config("grnet", "table3", 8)
+    backbone, model = config.model.backbone, config.model
+    assert (backbone.name, backbone.pretrained) == (_DINOV2, _WEIGHTS[_DINOV2])
+    assert model.layers == layers
+    assert (model.node_dim, model.reasoning_dim) == (64, 16)
+    assert experiment.start is None
+    assert (config.loss, _budget(config)) == (grnets.loss, _budget(grnets))
+
+
+@pytest.mark.parametrize(("number", "name"), [(5, "kpm"), (9, "local_matching")])
+@pytest.mark.parametrize("dataset", ["synthetic", _PUBLISHED])
+def test_rows_of_other_matchers_change_the_matcher_alone(number, name, dataset):
+    experiment, grnets = (_experiment("grnet", "table3", n, dataset) for n in (number, 8))
+    config, of_grnet = (parse_config(one.read_config()) for one in (experiment, grnets))
+    assert experiment.config == name
+    assert config.model == parse_config(read_config(name, dataset)).model
+    assert (config.image, config.sampler) == (of_grnet.image, of_grnet.sampler)
+    assert experiment.start == grnets.start
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "wtbi"), (2, "darn"), (3, "fashionnet")])
+def test_systems_on_vgg16_are_on_the_papers_data_alone(number, name):
+    config = _config("grnet", "table3", number, _PUBLISHED)
+    assert config.name.startswith(name)
+    assert config.model.backbone.name == "vgg16"
+    assert config.model.backbone.pretrained == _WEIGHTS["vgg16"]
+    assert number not in find_paper("grnet").table("table3").on("synthetic").rows
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", "deepfashion_inshop"])
+def test_rows_of_fir_are_backbones_with_losses(dataset):
+    table = find_paper("fir").table("table2").on(dataset)
+    configs = [_config("fir", "table2", number, dataset) for number in table.rows]
+    systems = [(one.model.backbone.name, one.loss.name, one.loss.similarity) for one in configs]
+    backbones = ["small"] if dataset == "synthetic" else _BACKBONES
+    assert systems == [(backbone, *loss) for backbone in backbones for loss in _OC_OS_IS]
+    for config in configs:
+        assert (config.train, config.optimizer) == (configs[0].train, configs[0].optimizer)
+    keys = [_experiment("fir", name, 15).key for name in ("table2", "figure3", "figure4")]
+    assert all(key == keys[0] for key in keys)
+
+
+@pytest.mark.parametrize(("dataset", "crop"), [("synthetic", "box"), ("street2shop", "detected")])
+def test_rows_of_kucer_are_losses_and_crops(dataset, crop):
+    given = ["--config.image.detections=boxes.csv"] if crop == "detected" else []
+    systems = [("triplet", "none"), ("triplet", crop), ("ap", "none"), ("ap", crop)]
+    for number, (loss, shop_crop) in enumerate(systems, start=1):
+        config = _config("kucer", "table2", number, dataset, given=given)
+        assert (config.loss.name, config.image.shop_crop) == (loss, shop_crop)
+        own = parse_config(read_config(f"detect_then_retrieve:{loss}", dataset))
+        assert config.image.square == own.image.square
+        assert config.train.batch_size == own.train.batch_size
+        assert config.eval.protocol.same_category
+    start = _experiment("kucer", "table2", 1).start
+    assert _experiment("kucer", "table2", 4).start == start
+    assert _experiment("kucer", "table2", 1, "street2shop").start is None
+    config = parse_config(start.read_config())
+    assert (config.loss.name, config.loss.label) == ("classification", "item")
+    assert config.model.num_classes == 1600
+
+
+def test_rows_of_fashionnet_are_its_ablations():
+    configs = [_config("fashionnet", "consumer_to_shop", number) for number in (3, 4, 7, 8)]
+    ablated = [(one.loss.most_frequent_attributes, one.model.pooling) for one in configs]
+    assert ablated == [(10, "landmarks"), (25, "landmarks"), (0, "none"), (0, "landmarks")]
+    published = _config("fashionnet", "consumer_to_shop", 3, _PUBLISHED)
+    assert published.loss.most_frequent_attributes == 100
+
+
+def test_fields_given_are_those_of_the_rows_that_have_them():
+    """In-shop images have other labels than the config's, and WTBI and GRNet have none at all."""
+    given = ["--config.model.num_classes=23", "--config.train.batch_size=8"]
+    wtbi = _experiment("fashionnet", "inshop", 1, "deepfashion_inshop", given)
+    assert wtbi.fields == {"train.batch_size": 8, "model.backbone.pretrained": "vgg16"}
+    assert wtbi.local["model.backbone.pretrained"] == _WEIGHTS["vgg16"]
+    for number in (2, 6):
+        config = _config("fashionnet", "inshop", number, "deepfashion_inshop", given=given)
+        assert config.model.num_classes == 23
+    for number in (4, 8):  # triplets could have classes, and are not asked for any
+        fields = _experiment("grnet", "table3", number, _PUBLISHED, given).fields
+        assert "model.num_classes" not in fields
+        assert fields["train.batch_size"] == 8
+    assert _config("fir", "table2", 6, "deepfashion_inshop", given=given).model.num_classes == 23
+
+
+def test_rows_of_keypoints_take_a_file_wherever_it_lies(tmp_path):
+    file = _write_joints(tmp_path)
+    where = ("fashionnet", "consumer_to_shop", 5)
+    config = _config(*where, files={"joints": file})
+    assert (config.image.keypoints, config.model.num_keypoints) == (file, 3)
+    assert config.model.pooling == "keypoints"
+    experiment = _experiment(*where, files={"joints": file})
+    assert experiment.fields["image.keypoints"] == "joints"
+    assert experiment.key == _experiment(*where, files={"joints": ""}).key
+    with pytest.raises(InputError, match=r"row 5 .* keypoints: expected --keypoints=joints=FILE"):
+        _experiment(*where)
+    with pytest.raises(InputError, match=r"nowhere\.csv: cannot be read"):
+        _experiment(*where, files={"joints": "nowhere.csv"})

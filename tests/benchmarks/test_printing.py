@@ -1,0 +1,151 @@
+"""Printed tables: means, intervals and spreads, and which rows are told apart."""
+
+import numpy as np
+import pytest
+
+from benchmarks.reproduce.papers import CATEGORIES, NAMES, Table, find_paper
+from benchmarks.reproduce.printing import (
+    format_table,
+    landmark_curves,
+    separate_rows,
+    top_k_curves,
+)
+from benchmarks.reproduce.runner import select_groups
+from grnet_jax.errors import InputError
+
+_GRNET, _FASHIONNET = find_paper("grnet"), find_paper("fashionnet")
+_METRICS = ("top1", "top5", "top10", "top20", "top30", "top40", "top50", "map")
+
+
+def make_result(names, value, width=0.02):
+    """A result whose metrics all are `value`, with intervals of that half width."""
+    metrics = {"queries": 2000, "queries_without_match": 0, "gallery": 500}
+    metrics |= dict.fromkeys(_METRICS, value)
+    metrics["intervals_95"] = {name: [value - width, value + width] for name in _METRICS}
+    return {"protocols": {name: {"title": f"{name} (synthetic)", **metrics} for name in names}}
+
+
+def _rows(text):
+    return [line for line in text.splitlines() if line.startswith("|")][2:]
+
+
+@pytest.mark.parametrize("paper", NAMES)
+def test_every_table_prints_every_row(paper):
+    for table in find_paper(paper).tables.values():
+        for dataset in table.datasets:
+            shown = table.on(dataset)
+            text = format_table(shown, dataset, {})
+            rows = _rows(text)
+            assert len(rows) == len(table.protocols) * len(shown.rows)
+            assert len({line.count("|") for line in rows}) == 1
+            assert all(f"| {n} | {row.label} |" in text for n, row in shown.rows.items())
+            measured = "the synthetic set" if dataset == "synthetic" else dataset
+            assert measured in text.splitlines()[0]
+            assert table.datasets[0] in text.splitlines()[0]
+
+
+def test_categories_are_those_that_were_measured_and_their_mean():
+    table = _GRNET.table("table4")
+    assert table.protocols == (CATEGORIES,)
+    names = ("all", "category:dress", "category:coat", "category_mean")
+    rows = _rows(format_table(table, "synthetic", {1: [make_result(names, 0.25)]}))
+    titles = [row.split(" | ")[0] for row in rows[::2]]
+    assert titles == [f"| {n} (synthetic), 2,000 queries" for n in (names[2], names[1], names[3])]
+    assert all("25.0 [23.0, 27.0]" in row for row in rows[::2])
+
+
+def test_quoted_figures_are_beside_ours_with_their_source():
+    text = format_table(_GRNET.table("table3"), "deepfashion_c2s", {})
+    assert "| 8 | GRNet | 0 | – | – | – | 25.7 | 64.4 | 75.0 |" in text
+    assert "| 3 | FashionNet | needs weights | – | – | – | – | 18.8 | – |" in text
+    assert "| 10 | DINOv2, global similarity | needs weights | – | – | – | – | – | – |" in text
+    (note,) = [line for line in text.splitlines() if "figures were read" in line]
+    assert note.endswith("; #3, #8: the paper.")
+    quoted = {"built": False, "quoted": {"all": {"top1": 5.0}}, "source": "it"}
+    content = {"name": "a", "title": "A", "datasets": ["x"], "protocols": ["all"]}
+    content |= {
+        "metrics": ["top1"],
+        "rows": {1: {"label": "theirs", **quoted}, 2: {"label": "ours"}},
+    }
+    table = Table.model_validate(content)
+    assert [row.number for row in table.choose()] == [2]
+    assert "| 1 | theirs | not built here | – | 5.0 |" in format_table(table, "x", {})
+    with pytest.raises(InputError, match=r"row 1 of a \(theirs\) is quoted and not built here"):
+        table.choose((1,))
+
+
+def test_a_cell_is_mean_interval_and_half_range_of_the_seeds():
+    seeds = [make_result(("all",), value, 0.01) for value in (0.30, 0.33, 0.36)]
+    text = format_table(_GRNET.table("layers"), "synthetic", {2: seeds, 3: seeds[:1]})
+    assert "| 2 | T = 2 | 3 | 33.0 [32.0, 34.0] ± 3.0 |" in text
+    assert "| 3 | T = 3 | 1 | 30.0 [29.0, 31.0] |" in text
+    assert "| 4 | T = 4 | 0 | – |" in text
+
+
+def test_rows_are_told_apart_only_where_intervals_separate():
+    values = dict(enumerate(np.random.default_rng(0).random(7), start=1))
+    results = {n: [make_result(("all",), value, 0.05)] for n, value in values.items()}
+    text = separate_rows("all", results)
+    for high, value in values.items():
+        (part,) = [p for p in f"{text};".split(";") if f"#{high} above" in p] or [""]
+        named = [word.strip() for word in part.partition("above")[2].split(",")]
+        lower = [f"#{low}" for low in values if value - 0.05 > values[low] + 0.05]
+        assert [name for name in named if name] == lower
+    assert separate_rows("all", {1: results[1], 2: results[1]}) == "no two intervals separate"
+    assert separate_rows("all", {1: results[1]}) == ""
+
+
+def test_curves_are_the_tables_metrics_and_the_papers_on_its_own_set_alone():
+    table = _GRNET.table("figure2")
+    results = {1: [make_result(("all",), 0.2), make_result(("all",), 0.4)]}
+    (ours,) = top_k_curves(table, "synthetic", results)
+    assert ours.label == "global baseline"
+    np.testing.assert_array_equal(ours.x, [1, 5, 10, 20, 30, 40, 50])
+    np.testing.assert_allclose(ours.y, 0.3)
+    np.testing.assert_allclose(ours.intervals, [[0.28, 0.32]] * 7)
+    _, papers = top_k_curves(table, "deepfashion_c2s", results)
+    assert papers.label == "GRNet, paper"
+    np.testing.assert_array_equal(papers.x, [1, 20, 50])
+    np.testing.assert_allclose(papers.y, [0.257, 0.644, 0.75])
+
+
+def test_groups_of_queries_are_in_their_table():
+    groups = {
+        name: make_result((name,), value, 0.05)["protocols"][name]
+        for name, value in (("front", 0.2), ("back", 0.1))
+    }
+    selected = select_groups({"breakdowns": {"view": groups, "scale": {}}})
+    assert set(selected["breakdowns"]["view: front"]["intervals_95"]) == {"top1", "top20", "top50"}
+    assert "top5" not in selected["breakdowns"]["view: front"]
+    assert select_groups({"breakdowns": {}}) == select_groups({}) == {}
+    table = _FASHIONNET.table("figure11")
+    text = format_table(table, "synthetic", {3: [{"protocols": {}, **selected}]})
+    assert [line for line in text.splitlines() if "FashionNet |" in line] == [
+        "|  | 3 | FashionNet | 1 |" + " 20.0 [15.0, 25.0] |" * 3,
+        "|  | 3 | FashionNet | 1 |" + " 10.0 [5.0, 15.0] |" * 3,
+    ]
+    assert "| view: front, 2,000 queries | 1 | WTBI | needs weights |" in text
+
+
+def _recognition(pdj, intervals=None, **values):
+    images = {"split": "test", "photos": 36, "values": values, "intervals": intervals or {}}
+    return {"protocols": {}, "recognition": {**images, "pdj": pdj}}
+
+
+def test_what_is_recognized_is_in_its_tables():
+    interval = {"category_top3": [0.4, 0.6]}
+    results = {5: [_recognition([], interval, category_top3=0.5, attribute_recall3=0.25)]}
+    text = format_table(_FASHIONNET.table("recognition"), "synthetic", results)
+    (row,) = [line for line in text.splitlines() if line.startswith("| 5 |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3] == "50.0 [40.0, 60.0]"
+    assert "25.0" in cells
+
+
+def test_curves_of_landmarks_are_means_over_the_seeds():
+    one, two = ([[t, scale * t] for t in (0.01, 0.02, 0.03, 0.04)] for scale in (10, 20))
+    results = {2: [_recognition(one), _recognition(two)], 1: [_recognition([])]}
+    (curve,) = landmark_curves(_FASHIONNET.table("landmarks"), results)
+    assert curve.label == "FashionNet"
+    assert curve.x.tolist() == [2, 4]
+    np.testing.assert_allclose(curve.y, [0.3, 0.6])

@@ -1,0 +1,74 @@
+"""What a job's environment says about its processes."""
+
+import jax
+import pytest
+
+from grnet_jax import runtime
+from grnet_jax.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("env", "visible", "expected"),
+    [
+        # One task a machine takes all its GPUs.
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_LOCALID": "0"}, 8, list(range(8))),
+        # Eight tasks that all see eight GPUs take one each.
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_LOCALID": "3"}, 8, [3]),
+        # Eight tasks of which each sees its own GPU alone.
+        ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_LOCALID": "3"}, 1, [0]),
+        # Two tasks, four GPUs each.
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 8, [4, 5, 6, 7]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2"}, 0, None),
+    ],
+)
+def test_tasks_of_a_machine_share_its_gpus(env, visible, expected):
+    assert runtime.local_devices(env, visible) == expected
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+    """Arguments that jax.distributed.initialize was called with."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
+    return calls
+
+
+_STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+_COORDINATOR = {"JAX_COORDINATOR_ADDRESS": "h:1"}
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        # A shell in an allocation is no step of it: a single process.
+        ({"SLURM_NTASKS": "4"}, []),
+        (
+            _STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2"},
+            [{"local_device_ids": [0, 1, 2]}],
+        ),
+        (
+            _COORDINATOR | {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+            [{"num_processes": 2, "process_id": 1}],
+        ),
+    ],
+)
+def test_several_processes_are_connected(env, expected, initialized, monkeypatch):
+    monkeypatch.setattr(runtime.os, "environ", env)
+    runtime.initialize_distributed()
+    assert initialized == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (_COORDINATOR, "Number of processes must be defined.*Set JAX_COORDINATOR_ADDRESS"),
+        (_COORDINATOR | {"JAX_NUM_PROCESSES": "x"}, "JAX_NUM_PROCESSES must be a number"),
+        # Open MPI without the variable by which JAX finds the coordinator.
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "coordinator_address should be defined"),
+    ],
+)
+def test_what_a_job_lacks_is_named(env, message, monkeypatch):
+    monkeypatch.setattr(runtime.os, "environ", env)
+    monkeypatch.setattr(jax._src.xla_bridge, "backends_are_initialized", lambda: False)
+    with pytest.raises(InputError, match=message):
+        runtime.initialize_distributed()
