@@ -1,7 +1,7 @@
-"""Data sets of street and shop images, and batches of them: what other packages use of it.
+"""Data sets of street and shop images, and batches of them: the names that other packages use.
 
-Everything is imported when it is first asked for. TensorFlow is imported by the batches alone:
-opening a data set, its index and its images need none.
+A name is imported when it is first used. Only the batches import TensorFlow: opening a data set,
+its index and its images need none.
 """
 
 import importlib
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         crop_and_resize,
         encode_png,
         load_image,
+        pixel_box,
     )
     from input_pipeline.index import PhotoIndex
     from input_pipeline.keypoints import keypoint_names
@@ -93,12 +94,13 @@ __all__ = [
     "keypoint_names",
     "load_dataset",
     "load_image",
+    "pixel_box",
     "query_subsets",
     "steps_per_epoch",
     "train_batches",
 ]
 
-_HOMES = {
+_MODULES = {
     "batches": ("eval_batch_spec", "image_batches", "image_labels", "train_batches"),
     "config": (
         "ANNOTATED",
@@ -124,6 +126,7 @@ _HOMES = {
         "crop_and_resize",
         "encode_png",
         "load_image",
+        "pixel_box",
     ),
     "index": ("PhotoIndex",),
     "keypoints": ("keypoint_names",),
@@ -142,15 +145,15 @@ _HOMES = {
         "query_subsets",
     ),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name's module when it is first asked for (PEP 562)."""
-    if name not in _HOME_OF:
+    """Imports a name's module when the name is first used (PEP 562)."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(f"{__name__}.{_HOME_OF[name]}")
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
     except AttributeError as error:  # an import statement would take it for a missing name
-        raise ImportError(f"{__name__}.{_HOME_OF[name]} cannot be imported: {error}") from error
+        raise ImportError(f"{__name__}.{_MODULE_OF[name]} cannot be imported: {error}") from error
     return getattr(module, name)

@@ -344,15 +344,11 @@ _positive_ranks = jax.jit(positive_ranks)
 
 
 def _pair_sums(scores: np.ndarray, positives: np.ndarray, edges: np.ndarray) -> CalibrationSums:
-    """Sums over all pairs of scores [q, g], a few rows at a time."""
-    sums = CalibrationSums(*np.zeros((len(CalibrationSums._fields), len(edges) + 1)))
-    for first in range(0, len(scores), _MATRIX_ROWS):
-        part = scores[first : first + _MATRIX_ROWS]
-        same = np.zeros(part.shape, bool)
-        query, place = np.nonzero(positives[first : first + len(part)] >= 0)
-        same[query, positives[first + query, place]] = True
-        sums = add_sums(sums, calibration_sums(part, same, edges))
-    return sums
+    """Sums over all pairs of scores [q, g]."""
+    same = np.zeros(scores.shape, bool)
+    query, place = np.nonzero(positives[: len(scores)] >= 0)
+    same[query, positives[query, place]] = True
+    return calibration_sums(scores, same, edges)
 
 
 def _by_rows(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.ndarray:

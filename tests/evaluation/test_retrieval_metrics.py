@@ -9,13 +9,23 @@ import pytest
 from etils import epath
 
 from grnet_jax import metrics
-from grnet_jax.retrieval.breakdowns import box_shares, break_down
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.measures import BINS, compute_metrics, macro_average, pair_calibration
-from grnet_jax.retrieval.protocols import Protocol, make_protocols, query_choices
-from grnet_jax.retrieval.ranking import Ranking
-from grnet_jax.retrieval.report import format_breakdowns, format_table, results_dict, write_results
-from grnet_jax.retrieval.tasks import Group, Task
+from grnet_jax.evaluation.breakdowns import box_area_fraction, break_down
+from grnet_jax.evaluation.protocols import Group, Protocol, QuerySubset, list_subsets
+from grnet_jax.evaluation.reports import (
+    format_breakdowns,
+    format_table,
+    results_dict,
+    write_results,
+)
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.evaluation.retrieval_metrics import (
+    BINS,
+    compute_metrics,
+    macro_average,
+    pair_calibration,
+)
+from grnet_jax.search.ranking import RankingResult
+from input_pipeline import query_subsets
 
 _RANKS = np.array([[1, 4], [2, 0], [0, 0], [60, 0]], np.int32)
 _ITEMS = np.array([0, 1, 2, 3])
@@ -35,22 +45,22 @@ _FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 
 
 def _evaluation():
-    protocols = make_protocols("synthetic", 70, query_choices(*_FLAGS))
+    protocols = list_subsets("synthetic", 70, query_subsets(*_FLAGS))
     figures = compute_metrics(protocols, _RANKS, _ITEMS, _BEST, logits=True)
-    ranking = Ranking(_RANKS, np.zeros((4, 1), int), _BEST[:, None])
+    ranking = RankingResult(np.zeros((4, 1), int), _BEST[:, None], _RANKS)
     sums = metrics.calibration_sums(_SCORES, _SAME, metrics.fine_edges(BINS))
-    task = Task(
+    protocol = Protocol(
         dataset="synthetic",
         split="test",
         gallery_splits=("test", "val"),
-        photos=types.SimpleNamespace(index=_INDEX),
+        images=types.SimpleNamespace(index=_INDEX),
         query_rows=np.arange(4),
         gallery_rows=np.arange(70),
         positives=np.array([[0, 1], [2, -1], [-1, -1], [3, -1]]),
         groups=(Group("", np.arange(4), np.arange(70)),),
         sampled="4 of 9, drawn with seed 1",
     )
-    return Evaluation(task, figures, protocols, ranking, pair_calibration(sums))
+    return RetrievalResult(protocol, figures, protocols, ranking, pair_calibration(sums))
 
 
 def test_breakdowns_are_over_the_queries_of_a_group():
@@ -64,18 +74,20 @@ def test_breakdowns_are_over_the_queries_of_a_group():
     assert (top.queries, top.without_match, dress.queries, dress.without_match) == (2, 0, 0, 1)
     np.testing.assert_allclose([top.values["top1"], top.values["top5"]], [1 / 2, 1])
     np.testing.assert_allclose(top.values["map"], ((1 + 2 / 4) / 2 + 1 / 2) / 2)
-    np.testing.assert_allclose(box_shares(_INDEX.box, _INDEX.size), [0.2, 0.95, 0.15, np.nan])
+    np.testing.assert_allclose(
+        box_area_fraction(_INDEX.box, _INDEX.size), [0.2, 0.95, 0.15, np.nan]
+    )
     assert found["scale"]["80% to 100%"].values["top1"] == 0
     results = results_dict(_evaluation(), "x", 1)
     assert results["breakdowns"]["view"]["side"]["queries"] == 1
-    text = format_breakdowns(results)
+    text = format_breakdowns(_evaluation())
     assert "By scale of the query: queries, top-1, top-20" in text
     (line,) = [line for line in text.splitlines() if line.startswith("  dress")]
     assert line.split() == ["dress", "0", "-"]
 
 
 def test_figures_are_over_the_queries_with_a_match():
-    figures = _evaluation().figures["all"]
+    figures = _evaluation().metrics["all"]
     assert (figures.queries, figures.without_match, figures.gallery) == (3, 1, 70)
     np.testing.assert_allclose(
         [figures.values[k] for k in ("top1", "top5", "top50", "map")],
@@ -87,7 +99,7 @@ def test_figures_are_over_the_queries_with_a_match():
 
 
 def test_protocols_choose_queries_by_their_flags():
-    protocols = {p.name: p for p in _evaluation().protocols}
+    protocols = {p.name: p for p in _evaluation().subsets}
     np.testing.assert_array_equal(protocols["easy"].queries, [1, 0, 0, 0])
     np.testing.assert_array_equal(protocols["hard_view"].queries, [0, 1, 0, 0])
     np.testing.assert_array_equal(protocols["hard_cropping"].queries, [0, 0, 1, 0])
@@ -97,13 +109,13 @@ def test_protocols_choose_queries_by_their_flags():
 
 def test_unannotated_queries_have_one_protocol():
     unknown = np.full(3, -1)
-    protocols = make_protocols("manifest", 5, query_choices(unknown, unknown, unknown))
+    protocols = list_subsets("manifest", 5, query_subsets(unknown, unknown, unknown))
     assert [p.name for p in protocols] == ["all"]
 
 
 def test_categories_are_protocols_with_galleries_of_their_own():
     bags = np.array([True, False, False, True])
-    protocols = make_protocols("made up", 70, query_choices(*_FLAGS), [("bags", bags, 12)])
+    protocols = list_subsets("made up", 70, query_subsets(*_FLAGS), [("bags", bags, 12)])
     assert [p.name for p in protocols][-1] == "category:bags"
     figures = compute_metrics(protocols, _RANKS, _ITEMS)["category:bags"]
     assert (figures.title, figures.gallery, figures.queries) == ("bags (made up)", 12, 2)
@@ -111,7 +123,7 @@ def test_categories_are_protocols_with_galleries_of_their_own():
 
 def test_the_mean_over_categories_is_unweighted():
     protocols = [
-        Protocol(name, name, np.array(queries, bool), 10)
+        QuerySubset(name, name, np.array(queries, bool), 10)
         for name, queries in (("a", [1, 1, 0, 0]), ("b", [0, 0, 0, 1]), ("c", [0, 0, 1, 0]))
     ]
     parts = list(compute_metrics(protocols, _RANKS, _ITEMS).values())
@@ -151,8 +163,8 @@ def test_reports_name_the_protocol():
     found = results_dict(_evaluation(), "grnet", 1)
     assert found["gallery_splits"] == ["test", "val"]
     rows = _evaluation()
-    pooled = dataclasses.replace(rows.figures["all"], gallery=None)
-    assert "by category" in format_table(dataclasses.replace(rows, figures={"all": pooled}))
+    pooled = dataclasses.replace(rows.metrics["all"], gallery=None)
+    assert "by category" in format_table(dataclasses.replace(rows, metrics={"all": pooled}))
     assert (found["same_category"], found["sampled"]) == (False, "4 of 9, drawn with seed 1")
 
 
@@ -163,7 +175,7 @@ def test_table_names_queries_without_a_match():
 
 
 def test_measuring_no_query_gives_no_number():
-    nothing = Protocol("easy", "Easy", np.zeros(4, bool), 70)
+    nothing = QuerySubset("easy", "Easy", np.zeros(4, bool), 70)
     figures = compute_metrics([nothing], _RANKS, _ITEMS, _BEST, logits=True)["easy"]
     assert all(np.isnan(value) for value in figures.values.values())
     assert np.isnan(list(figures.intervals.values())).all()
@@ -176,11 +188,11 @@ def test_protocols_measured_together_are_those_measured_alone():
     ranks[rng.random(60) < 0.3] = 0
     ranks[:, 2] = np.where(rng.random(60) < 0.5, 0, ranks[:, 2])
     items, best = rng.integers(0, 20, 60), rng.normal(size=60).astype(np.float32)
-    protocols = [Protocol(str(g), str(g), rng.random(60) < 0.5, 70) for g in range(3)]
+    protocols = [QuerySubset(str(g), str(g), rng.random(60) < 0.5, 70) for g in range(3)]
     together = compute_metrics(protocols, ranks, items, best, logits=True)
     for protocol in protocols:
         q = protocol.queries
-        whole = Protocol("only", "only", np.ones(q.sum(), bool), 70)
+        whole = QuerySubset("only", "only", np.ones(q.sum(), bool), 70)
         alone = compute_metrics([whole], ranks[q], items[q], best[q], logits=True)["only"]
         found = together[protocol.name]
         for one, other in (
@@ -196,7 +208,7 @@ def test_protocols_measured_together_are_those_measured_alone():
 
 
 def test_open_set_figures_need_queries_with_and_without_a_match():
-    figures = _evaluation().figures
+    figures = _evaluation().metrics
     # Of 3, 1 and -1 two are below 2, which no item in the gallery earned.
     assert figures["all"].open_set.auroc == pytest.approx(1 / 3)
     assert figures["all"].open_set.fpr_at_95_tpr == 1
@@ -209,19 +221,19 @@ def test_open_set_figures_need_queries_with_and_without_a_match():
 def test_calibration_of_best_matches_counts_queries_without_a_match_as_misses():
     p = 1 / (1 + np.exp(-_BEST.astype(np.float64)))
     right = np.array([1, 0, 0, 0])
-    found = _evaluation().figures["all"].best_match
+    found = _evaluation().metrics["all"].best_match
     assert found.pairs == 4
     assert found.values["brier"] == pytest.approx(np.mean((p - right) ** 2))
     # Every one is in a bin of its own.
     assert found.values["ece"] == pytest.approx(np.mean(np.abs(p - right)))
     low, high = found.brier_interval
     assert 0 <= low < found.values["brier"] < high <= 1
-    assert compute_metrics(_evaluation().protocols, _RANKS, _ITEMS, _BEST)["all"].best_match is None
+    assert compute_metrics(_evaluation().subsets, _RANKS, _ITEMS, _BEST)["all"].best_match is None
 
 
 def test_a_query_without_a_gallery_has_no_best_match():
     best = np.array([3.0, 1.0, -np.inf, -1.0], np.float32)
-    figures = compute_metrics(_evaluation().protocols, _RANKS, _ITEMS, best, logits=True)
+    figures = compute_metrics(_evaluation().subsets, _RANKS, _ITEMS, best, logits=True)
     assert figures["all"].best_match.pairs == 3
     assert figures["all"].open_set.auroc == 1
     assert figures["hard_cropping"].best_match is None

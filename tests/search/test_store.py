@@ -16,11 +16,12 @@ import pytest
 
 from grnet_jax.errors import InputError
 from grnet_jax.models import Features
-from grnet_jax.retrieval.sources import HeldFeatures, read_blocks
-from grnet_jax.retrieval.store import FeatureStore, Origin, StoreError
+from grnet_jax.search.features import InMemoryFeatures, read_blocks
+from grnet_jax.search.fingerprints import Fingerprint
+from grnet_jax.search.store import FeatureStore, StoreError
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_ORIGIN = Origin("0123abcd", 800, "feed")
+_ORIGIN = Fingerprint("0123abcd", 800, "feed")
 _N = 50
 
 
@@ -67,7 +68,7 @@ def test_what_is_read_is_what_was_written(tmp_path, dtype, own):
     stored = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
     wanted = jax.tree.map(lambda leaf: leaf.astype(stored).astype(leaf.dtype), features)
     for asked in (np.arange(_N), np.array([7, 3, 3, 49, 0, 7]), np.array([], int), rows):
-        _equal(reader.take(asked), HeldFeatures(wanted).take(asked))
+        _equal(reader.take(asked), InMemoryFeatures(wanted).take(asked))
 
 
 def test_features_without_regions(tmp_path):
@@ -77,26 +78,22 @@ def test_features_without_regions(tmp_path):
     _equal(store.reader().take(np.arange(5)), Features(features.descriptor[:5]))
 
 
-@pytest.mark.parametrize("first", [0, 16, 48])
 @pytest.mark.parametrize("size", [8, 50, 64])
-def test_reading_in_order_gives_every_photo_once(tmp_path, size, first):
+def test_reading_in_order_gives_every_image_once(tmp_path, size):
     features = _features()
     store = _store(tmp_path)
     _write(store, features, np.arange(_N)[::-1].copy())
     seen = []
-    for start, count, block in read_blocks(store.reader(), size, first):
-        assert start == first + sum(len(part.descriptor) for part in seen)
+    for start, count, block in read_blocks(store.reader(), size):
+        assert start == sum(len(part.descriptor) for part in seen)
         assert len(block.descriptor) == size
         assert not np.any(block.regions[count:])
         seen.append(jax.tree.map(lambda leaf, count=count: leaf[:count], block))
-    _equal(
-        jax.tree.map(lambda *leaves: np.concatenate(leaves), *seen),
-        HeldFeatures(features).take(np.arange(first, _N)),
-    )
+    _equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *seen), features)
 
 
-def test_a_photo_that_cannot_be_read_ends_the_reading(tmp_path):
-    class Broken(HeldFeatures):
+def test_a_image_that_cannot_be_read_ends_the_reading(tmp_path):
+    class Broken(InMemoryFeatures):
         def take(self, rows):
             if rows[0] >= 16:
                 raise StoreError("photo 16")
@@ -110,7 +107,7 @@ def test_an_unfinished_store_is_refused_and_completed(tmp_path):
     features, store = _features(), _store(tmp_path)
     np.testing.assert_array_equal(store.missing(), np.arange(_N))
     _write(store, features, np.arange(0, _N, 2))
-    with pytest.raises(StoreError, match="lacks 25 of 50 photos, such as number 1"):
+    with pytest.raises(StoreError, match="lacks 25 of 50 images, such as number 1"):
         store.reader()
     again = _store(tmp_path)
     np.testing.assert_array_equal(again.missing(), np.arange(1, _N, 2))
@@ -125,7 +122,7 @@ def test_an_error_writes_nothing_more(tmp_path):
 
     def interrupted():
         with store.writer() as writer:
-            writer.add(np.arange(3), HeldFeatures(_features()).take(np.arange(3)))
+            writer.add(np.arange(3), InMemoryFeatures(_features()).take(np.arange(3)))
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -137,7 +134,7 @@ def test_photos_that_are_there_twice_are_refused(tmp_path):
     features, store = _features(), _store(tmp_path)
     _write(store, features, np.arange(_N))
     _write(store, features, np.array([9, 31]))
-    with pytest.raises(StoreError, match="holds 2 photos twice, such as number 9"):
+    with pytest.raises(StoreError, match="holds 2 images twice, such as number 9"):
         store.reader()
     with pytest.raises(StoreError, match="twice"):
         store.missing()
@@ -173,10 +170,10 @@ def test_another_form_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("model", "other", "photo 3 with model other, expected 0123abcd"),
-        ("step", 7, "photo 3 with step 7, expected 800"),
-        ("photo_id", "else.jpg", r"photo 3 with photo_id else.jpg, expected shop/0003.jpg"),
-        ("index", 50, "holds photo 50, of 50"),
+        ("model", "other", "image 3 with model other, expected 0123abcd"),
+        ("step", 7, "image 3 with step 7, expected 800"),
+        ("photo_id", "else.jpg", r"image 3 with photo_id else.jpg, expected shop/0003.jpg"),
+        ("index", 50, "holds image 50, of 50"),
     ],
 )
 def test_rows_of_another_store_are_refused(tmp_path, column, values, message):
@@ -275,7 +272,7 @@ def _start_writer(path, rows, pause=0.0):
     code = f"""
 import pathlib, time
 import numpy as np
-from tests.retrieval import test_store as t
+from tests.search import test_store as t
 
 store = t._store(pathlib.Path({str(path)!r}))
 for row in {rows}:

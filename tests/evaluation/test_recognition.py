@@ -1,4 +1,4 @@
-"""What is recognised, counted by loops over a split's photos; its file and table."""
+"""What is recognized, counted by loops over a split's photos; its file and table."""
 
 import dataclasses
 import json
@@ -12,20 +12,18 @@ import numpy as np
 from etils import epath
 from sklearn.metrics import recall_score
 
-from grnet_jax import mesh as meshes
 from grnet_jax import metrics, models
-from grnet_jax.retrieval.recognition import (
+from grnet_jax import sharding as meshes
+from grnet_jax.config import parse_config
+from grnet_jax.evaluation.recognition import (
     THRESHOLDS,
-    Recognition,
     RecognitionEvaluator,
+    RecognitionResult,
     attribute_figures,
     category_figures,
-    format_recognition,
     label_types,
-    write_recognition,
 )
-from grnet_jax.training.setup import resolve_preprocessing
-from input_pipeline import load_dataset, image_batches
+from input_pipeline import image_batches, load_dataset
 from input_pipeline.crops import transform_landmarks
 
 
@@ -40,19 +38,18 @@ class _Brightness(nn.Module):
 
 
 def test_every_photo_counts_once_on_any_number_of_devices(tiny_config):
-    config = resolve_preprocessing(tiny_config())
-    dataset = load_dataset(config.data)
+    config = parse_config(tiny_config())
+    dataset = load_dataset(config.dataset)
     split = dataset.split("test")
     matcher = _Brightness()
     assert models.has_predictions(matcher)
     (batch,) = image_batches(
-        split, np.arange(len(split.index)), config.data, batch=len(split.index)
+        split, np.arange(len(split.index)), config.image, batch=len(split.index)
     )
-    variables = matcher.init(jax.random.key(0), batch["photo"], method="predict")
-    logits = np.asarray(models.predict(matcher, variables, batch["photo"]).category)
-    found = RecognitionEvaluator(matcher, config, meshes.make_mesh()).evaluate(
-        variables, dataset, "test"
-    )
+    variables = matcher.init(jax.random.key(0), batch["image"], method="predict")
+    logits = np.asarray(models.predict(matcher, variables, batch["image"]).category)
+    evaluator = RecognitionEvaluator(config, matcher, meshes.make_mesh(), dataset, "test")
+    found = evaluator.run(variables)
     assert (found.split, found.photos) == ("test", len(split.index))
     label = split.index.category
     for k in (1, 3, 5):
@@ -84,18 +81,18 @@ class _Colours(nn.Module):
 
 
 def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
-    config = resolve_preprocessing(tiny_config())
-    config.eval.batch = 40  # all photos at once: shapes are compiled once
-    dataset = load_dataset(config.data)
+    values = tiny_config()
+    values.eval.batch_size = 40  # all images at once: shapes are compiled once
+    config = parse_config(values)
+    dataset = load_dataset(config.dataset)
     split = dataset.split("test")
     rows = np.arange(len(split))
-    (batch,) = image_batches(split, rows, config.data, batch=len(split))
+    (batch,) = image_batches(split, rows, config.image, batch=len(split))
     matcher = _Colours(len(split.index.attributes))
-    variables = matcher.init(jax.random.key(0), batch["photo"], method="predict")
-    predicted = jax.tree.map(np.asarray, models.predict(matcher, variables, batch["photo"]))
-    found = RecognitionEvaluator(matcher, config, meshes.make_mesh()).evaluate(
-        variables, dataset, "test"
-    )
+    variables = matcher.init(jax.random.key(0), batch["image"], method="predict")
+    predicted = jax.tree.map(np.asarray, models.predict(matcher, variables, batch["image"]))
+    evaluator = RecognitionEvaluator(config, matcher, meshes.make_mesh(), dataset, "test")
+    found = evaluator.run(variables)
     has = split.index.attribute_values(rows) > 0
     for k in (3, 5):
         best = np.argsort(-predicted.attributes, axis=1)[:, :k]
@@ -112,8 +109,10 @@ def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
             found.values[f"attribute_recall{k}_commonest"], commonest / has.sum()
         )
     assert set(found.attributes) == set(split.index.attributes[has.any(axis=0)])
-    cut = split.cuts(config.data)
-    points, visibility = transform_landmarks(split.index.landmarks, cut, np.zeros(len(rows), bool))
+    boxes = split.crop_boxes(config.image)
+    points, visibility = transform_landmarks(
+        split.index.landmarks, boxes, np.zeros(len(rows), bool)
+    )
     apart = np.hypot(*np.moveaxis(predicted.landmarks - points, -1, 0))
     seen = visibility == 0
     assert found.values["landmarks_visible"] == seen.sum()
@@ -172,15 +171,15 @@ def test_unknown_categories_do_not_count_and_intervals_are_by_item():
 
 
 def test_file_and_table_have_the_figures_and_none_for_nothing(tmp_path):
-    known = Recognition("test", 1200, {"category_top1": 0.25}, {"category_top1": (0.2, 0.3)})
-    assert format_recognition(known).splitlines()[0] == "Recognition on 1,200 photos of test"
-    assert format_recognition(known).endswith("25.0 [20.0, 30.0]")
+    known = RecognitionResult("test", 1200, {"category_top1": 0.25}, {"category_top1": (0.2, 0.3)})
+    assert known.format().splitlines()[0] == "Recognition on 1,200 photos of test"
+    assert known.format().endswith("25.0 [20.0, 30.0]")
     nothing = dataclasses.replace(
         known, values={"category_top1": math.nan}, intervals={"category_top1": (math.nan,) * 2}
     )
-    assert format_recognition(nothing).endswith("-")
+    assert nothing.format().endswith("-")
     for found, value, bounds in ((known, 0.25, [0.2, 0.3]), (nothing, None, [None, None])):
-        path = write_recognition(epath.Path(tmp_path), found, "fir", 7)
+        path = found.write(epath.Path(tmp_path), "fir", 7)
         content = json.loads(epath.Path(path).read_text())
         assert (content["model"], content["step"], content["photos"]) == ("fir", 7, 1200)
         assert content["values"] == {"category_top1": value}
