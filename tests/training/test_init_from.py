@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from grnet_jax.backbones import build_classifier
-from grnet_jax.backbones.pretrained import Weights, write_weights
+from grnet_jax.backbones.pretrained.weights import Weights, write_weights
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.sharding import make_mesh

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import grnet_jax
 from grnet_jax import commands, models
@@ -13,10 +14,13 @@ from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
 from grnet_jax.models import DomainPhotos
+from grnet_jax.predict.__main__ import main as predict
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
 from grnet_jax.training.build import build_run, restore_run
+from grnet_jax.training.checkpoints import Checkpoints, write_config
 from grnet_jax.training.init_from import start_state
+from grnet_jax.training.label_names import write_label_names
 from grnet_jax.visualization.explanations import Explainer, crop_image
 from input_pipeline import build_transform, load_dataset
 
@@ -135,6 +139,37 @@ def test_pairs_of_any_region_matcher_are_explained(system, tiny_config):
     assert np.isfinite(explanation.score)
     assert np.isfinite(explanation.query_heat).all()
     assert (explanation.before, explanation.after) == ([], [])
+
+
+def test_the_predict_command_sees_files_as_evaluation_does(tiny_config, tmp_path):
+    run = build_run(parse_config(tiny_config("fashionnet")), make_mesh())
+    state, split = run.create_state(), load_dataset(run.config.dataset).split("test")
+    write_config(epath.Path(tmp_path), run.config, "")
+    write_label_names(epath.Path(tmp_path), split.index)
+    with Checkpoints(epath.Path(tmp_path)) as saved:
+        saved.save(state, None)
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    (folder / "deeper").mkdir(parents=True)
+    for name, row in (("a.jpg", 0), ("deeper/b.jpg", 5)):
+        (folder / name).write_bytes(split.record(row).image)
+    (folder / "notes.txt").write_text("no photo")
+    box = ",".join(map(str, split.record(0).box))
+    flags = [f"--workdir={tmp_path}", f"--output={output}"]
+    assert predict([str(folder / "a.jpg"), *flags, f"--box={box}"]) == 0
+    (prediction,) = json.loads((output / "predictions.json").read_text())["photos"]
+    images = split.model_input(0, run.config.image)[None]
+    logits = np.asarray(models.predict(run.matcher, state.variables, images).category)[0]
+    name, share = prediction["categories"][0]
+    assert name == str(split.index.categories[logits.argmax()])
+    np.testing.assert_allclose(share, (np.exp(logits) / np.exp(logits).sum()).max(), atol=0.05)
+    assert predict([str(folder), *flags]) == 0  # others are passed over and counted
+    content = json.loads((output / "predictions.json").read_text())
+    assert [one["photo"][-5:] for one in content["photos"]] == ["a.jpg", "b.jpg"]
+    assert all((output / one["picture"]).exists() for one in content["photos"])
+    (skipped,) = content["skipped"]
+    assert "notes.txt: is not a photo that can be read" in skipped["reason"]
+    with pytest.raises(SystemExit):
+        predict([str(folder / "notes.txt"), *flags])
 
 
 def test_a_loaded_darn_takes_the_stream_of_what_is_embedded(tiny_config):
