@@ -102,6 +102,7 @@ def test_all_wrong_fields_are_named_at_once():
         (grnet, {"sampler__name": "images"}, "sampler.name='images': loss.name=pairs trains on"),
         (kpm, {"model__scales": ((1, 1), (1, 1))}, "expected each scale once"),
         (fashionnet, {"model__landmark_bins": 5}, "model.landmark_bins: expected 1 to landmark_w"),
+        (fashionnet, {"model": {"name": "grnet"}}, "model.name=grnet recognizes nothing"),
         (fashionnet, {"model__num_keypoints": 2}, "model.num_keypoints=2 with pooling=landmarks"),
         (fashionnet, {"model__backbone__name": "small"}, "FashionNet is made of a VGG's stages"),
         (fashionnet, {"image__keypoints": "a.csv"}, "image.keypoints='a.csv': expected a file, or"),

@@ -1,6 +1,7 @@
 """KPM and greedy local matching against their definitions, and what must not change a score."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import pytest
 from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.graph import region_counts
+from grnet_jax.models import region_matcher
 from grnet_jax.models.kpm import match_weights
 from grnet_jax.models.local_matching import matched_best, matched_one_to_one
-from grnet_jax.models.matcher import Features, Scoring
+from grnet_jax.models.matcher import Features
 from tests.models import naive
 from tests.small import small_matcher
 
@@ -48,7 +50,8 @@ def _score(matcher, variables, query, gallery):
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _score_prepared(matcher, prepared, query, gallery, tile):
-    return models.score_prepared(matcher, prepared, query, gallery, Scoring(tile=tile))
+    with mock.patch.object(region_matcher, "choose_tile", return_value=tile):
+        return models.score_prepared(matcher, prepared, query, gallery)
 
 
 def _counts(matcher):
@@ -121,7 +124,7 @@ def test_the_gallerys_order_chunks_and_tiles_change_no_score(system, fields):
     chunked = _score(matcher.clone(gallery_chunk=2), variables, query, gallery)
     np.testing.assert_allclose(chunked, scores, rtol=1e-5, atol=1e-5)
     variables["params"]["backbone"] = {}
-    prepared = models.prepare(matcher, variables, Scoring())
+    prepared = models.prepare(matcher, variables)
     assert "backbone" not in prepared["params"]
     tiled = _score_prepared(matcher, prepared, query, gallery, 2)
     assert tiled.dtype == jnp.float32
@@ -130,7 +133,7 @@ def test_the_gallerys_order_chunks_and_tiles_change_no_score(system, fields):
 
 def test_a_block_takes_the_memory_of_a_tile():
     matcher, (r, c, q, g) = small_matcher("kpm", square_first=True), (16, 8, 8, 64)
-    prepared = models.prepare(matcher, _variables(matcher), Scoring())
+    prepared = models.prepare(matcher, _variables(matcher))
     prepared["params"]["attention_weight"] = np.ones((c, 1), np.float32)
     prepared["params"]["score_weight"] = np.ones((c, 1), np.float32)
     shapes = [Features(np.ones((n, c)), np.ones((n, r, c), np.float32)) for n in (q, g)]
@@ -224,7 +227,7 @@ def test_bfloat16_is_near(system):
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, scores, atol=0.05 * np.abs(scores).max())
     # The same of features in float32 that scoring compares in bfloat16, stored ones in another.
-    prepared = models.prepare(matcher, variables, Scoring(dtype="bfloat16"))
+    prepared = models.prepare(matcher, variables, "bfloat16")
     stored = gallery.replace(regions=gallery.regions.astype(jnp.float16))
     again = _score_prepared(matcher, prepared, query, stored, 0)
     np.testing.assert_allclose(again, scores, atol=0.05 * np.abs(scores).max())

@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from grnet_jax.training.setup import build_run
 
 from configs import grnet
 from grnet_jax import sharding
-from grnet_jax.training.objectives import make_objective
+from grnet_jax.config import parse_config
+from grnet_jax.training.build import build_run
+from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.step import make_train_step
+from tests.training.steps import pair_batch
 
 pytestmark = pytest.mark.slow
 
@@ -17,17 +19,14 @@ pytestmark = pytest.mark.slow
 def test_a_step_of_the_papers_recipe_lowers_the_loss(dtype):
     config = grnet.get_config("deepfashion_c2s")
     config.model.dtype = dtype
-    config.train.batch_size = 8
-    devices = mesh.make_mesh(jax.devices()[:1])
+    config = parse_config(config)
+    devices = sharding.make_mesh(jax.devices()[:1])
     run = build_run(config, devices, steps_per_epoch=100)
-    step = make_train_step(make_objective(run.matcher, config), run.tx, run.schedule, devices)
-    rng = np.random.default_rng(0)
-    photos = rng.integers(0, 256, (2, 8, 224, 224, 3), dtype=np.uint8)
-    item = np.arange(8, dtype=np.int32)
-    batch = {"customer": photos[0], "shop": photos[1], "item": item, "content": item}
+    step = make_train_step(build_objective(run.matcher, config), run.tx, run.schedule, devices)
+    batch = pair_batch(8, size=224)
     state, losses = run.create_state(), []
     for _ in range(4):
-        state, metrics = step(state, mesh.place_batch(batch, devices))
+        state, metrics = step(state, sharding.place_batch(batch, devices))
         losses.append(float(metrics["loss"]))
     assert np.all(np.isfinite(losses))
     assert losses[-1] < losses[0]

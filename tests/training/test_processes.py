@@ -13,16 +13,16 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from grnet_jax.training.setup import restore_run
 
 from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
 
 pytestmark = pytest.mark.slow
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _FIELDS = {
-    "data.size": "tiny",
-    "data.image_size": 32,
+    "dataset.source": "tiny",
+    "image.size": 32,
     "model.node_dim": 16,
     "model.reasoning_dim": 8,
     "train.batch_size": 8,
@@ -42,7 +42,7 @@ def _start(workdir, data_dir, env=None, **fields):
                 sys.executable,
                 "train.py",
                 "--config=configs/grnet.py",
-                f"--config.data.dir={data_dir}",
+                f"--config.dataset.dir={data_dir}",
                 f"--workdir={workdir}",
                 *flags,
             ],
@@ -135,10 +135,10 @@ def test_a_run_killed_at_ten_moments_ends_as_if_it_never_was(data_dir, tmp_path)
 def _wait_for_training(workdir, process):
     """Until a process that was just started logs that it trains."""
     log = pathlib.Path(f"{workdir}.log")
-    before = log.read_text().count("items x 2 photos")
+    before = log.read_text().count("items x 2 images")
     deadline = time.monotonic() + 100
     while process.poll() is None and time.monotonic() < deadline:
-        if log.read_text().count("items x 2 photos") > before:
+        if log.read_text().count("items x 2 images") > before:
             return
         time.sleep(0.01)
 
