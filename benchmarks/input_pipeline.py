@@ -23,7 +23,6 @@ of the pipeline or more, after its warm-up, before anything else has run.
 Writes benchmarks/results/input_pipeline_cpu.json.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -34,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import RESULTS, ResultsFile, make_parser, markdown_table
 from configs import grnet
 from grnet_jax.config import Config, parse_config
 from input_pipeline import CropBoxes, ImageConfig, Split, load_dataset, train_batches
@@ -50,6 +49,14 @@ _WARM_UP = 200  # batches
 _LEAST_BATCHES = 1000  # over which memory is sampled
 _PEAK_FLOPS = 989e12  # of an H200, dense bfloat16, as its data sheet says
 _SHARES = (0.1, 0.2, 0.4)
+_RATES = (
+    *("photos", "size", "pipeline, photos/s (CPU ms)", "bare", "bare, uint8", "default"),
+    *("pipeline / bare (range)", "by CPU time"),
+)
+_MEMORY = (
+    *("photos", "batches", "epochs"),
+    *("first tenth, MB", "last tenth, MB", "MB / 1000 batches"),
+)
 
 
 class _Turn(NamedTuple):
@@ -59,9 +66,7 @@ class _Turn(NamedTuple):
 
 def main() -> None:
     """Measures one set of photos, writes its row and prints the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--manifest", default="", help="CSV with pairs to train on")
     parser.add_argument("--photos", default="", help="what the photos are, for the table")
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
@@ -75,47 +80,37 @@ def main() -> None:
     photos = options.photos or ("manifest" if options.manifest else "synthetic set")
     row = {"photos": photos, **_measure(split, config, options.rounds, options.seconds)}
     results.add(row)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """Three Markdown tables: rates, memory, and what an H200 would need by arithmetic."""
-    rates = [
-        "| photos | size | pipeline, photos/s (CPU ms) | bare | bare, uint8 | default | "
-        "pipeline / bare (range) | by CPU time |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    memory = [
-        "| photos | batches | epochs | first tenth, MB | last tenth, MB | MB / 1000 batches |",
-        "|---|---|---|---|---|---|",
-    ]
+    rates, memory = [], []
     for row in rows:
         ways = [f"{row[f'{w}_rate']:,.0f} ({row[f'{w}_cpu_ms']:.2f})" for w in _WAYS]
         low, high = min(row["ratios"]), max(row["ratios"])
         ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        cells = [row["photos"], str(row["image_size"]), *ways, ratio, f"{row['cpu_ratio']:.2f}"]
-        rates.append("| " + " | ".join(cells) + " |")
+        rates.append([row["photos"], row["image_size"], *ways, ratio, f"{row['cpu_ratio']:.2f}"])
         sampled = row["memory"]
         cells = [row["photos"], f"{sampled['batches']}", f"{sampled['epochs']:.1f}"]
         cells += [f"{sampled['first_tenth_mb']:.0f}", f"{sampled['last_tenth_mb']:.0f}"]
-        memory.append("| " + " | ".join([*cells, f"{sampled['mb_a_1000_batches']:+.1f}"]) + " |")
-    tables = [rates, memory]
+        memory.append([*cells, f"{sampled['mb_a_1000_batches']:+.1f}"])
+    tables = [markdown_table(_RATES, rates), markdown_table(_MEMORY, memory)]
     if full := [row for row in rows if row["image_size"] == 224]:
         tables.append(_needed(full))
-    return "\n\n".join("\n".join(table) for table in tables) + "\n"
+    return "\n".join(tables)
 
 
-def _needed(rows: list[dict[str, Any]]) -> list[str]:
+def _needed(rows: list[dict[str, Any]]) -> str:
     """Arithmetic, no measurement: what keeps an H200 busy with the paper's GRNet."""
-    heading = " | ".join(f"cores, {row['photos']}" for row in rows)
-    lines = [f"| share of peak | photos/s | {heading} |", "|---|---|" + "---|" * len(rows)]
+    lines = []
     step = 2 * _step_macs(_PHOTOS)  # floating point operations
     for share in _SHARES:
         rate = _PHOTOS * share * _PEAK_FLOPS / step
         cores = [f"{rate * row['pipeline_cpu_ms'] / 1000:.0f}" for row in rows]
-        lines.append("| " + " | ".join([f"{share:.0%}", f"{rate:,.0f}", *cores]) + " |")
-    return lines
+        lines.append([f"{share:.0%}", f"{rate:,.0f}", *cores])
+    heading = (f"cores, {row['photos']}" for row in rows)
+    return markdown_table(("share of peak", "photos/s", *heading), lines)
 
 
 def _step_macs(photos: int) -> float:
@@ -124,7 +119,7 @@ def _step_macs(photos: int) -> float:
     Those of a photo and of a pair, forward and backward, as the equations are written, are what
     benchmarks/training_speed.py counted.
     """
-    content = (ROOT / "benchmarks/results/training_speed_cpu.json").read_text()
+    content = (RESULTS / "training_speed_cpu.json").read_text()
     parts = {row["part"]: row for row in json.loads(content)["rows"] if row["size"] == "paper"}
     pair = sum(parts[part]["gmac"] / parts[part]["items"] ** 2 for part in ("nodes", "reasoning"))
     photo = parts["backbone"]["gmac"] / parts["backbone"]["photos"]
@@ -197,8 +192,8 @@ def _read_images(split: Split, config: Config) -> tuple[list[bytes], np.ndarray]
     """The upright JPEGs of the pipeline's first batches, and the crop of each."""
     sampler = build_sampler(split, config.sampler, 0)
     items = _PHOTOS // 2
-    plans = [sampler.plan(s, batch_size=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
-    rows = np.concatenate([plan.rows.reshape(-1) for plan in plans])
+    batches = [sampler.sample(s, batch_size=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
+    rows = np.concatenate([batch.rows.reshape(-1) for batch in batches])
     records = [parse_record(record) for record in split.read(rows)]
     upright = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
     if not any(upright):

@@ -8,12 +8,11 @@ starts from the parts of `--start` that fit. A row is written as it finishes; ru
 goes on with the one that is missing. Writes benchmarks/results/own_categories.json.
 """
 
-import argparse
 import json
 from typing import Any
 
 from benchmarks.reproduce.printing import format_cell
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, run_command
 
 _STEPS = 600
 _FIELDS = (
@@ -28,9 +27,7 @@ _FIELDS = (
 
 def main() -> None:
     """Measures the rows that are missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
     parser.add_argument("--photos", required=True, help="what the photos are, for the file")
     parser.add_argument("--categories", type=int, default=17, help="how many there are (17)")
@@ -71,8 +68,7 @@ def main() -> None:
         measured = json.loads((ROOT / workdir / "recognition.json").read_text())
         row = {name: measured[name] for name in ("photos", "values", "intervals")}
         results.add({"model": name, "data": options.photos} | row)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:

@@ -7,12 +7,11 @@ The color histogram stands beside them. A row is written as it finishes; run aga
 goes on with the rows that are missing. Writes benchmarks/results/own_photos.json.
 """
 
-import argparse
 import json
 from typing import Any
 
 from benchmarks.reproduce.printing import format_cell
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, run_command
 from grnet_jax.evaluation.reports import column_title
 
 _STEPS = 200
@@ -30,9 +29,7 @@ _OTHERS = {
 
 def main() -> None:
     """Measures the rows that are missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
     parser.add_argument("--photos", default="", help="what the photos are, for the file")
     parser.add_argument("--start", default="runs/demo", help="run to start from (runs/demo)")
@@ -78,8 +75,7 @@ def main() -> None:
         run_command("eval.py", run, *data, f"--output={output}")
         measured = json.loads((ROOT / output / "results.json").read_text())
         results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
