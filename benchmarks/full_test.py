@@ -24,8 +24,8 @@ _EMBEDDING = 1024
 # Region features of a photo in float16, and what one process reads in a second, bytes.
 _PHOTO_BYTES = 24 * 1024 * 2
 _READ_RATE = 1e9
-# Queries that a device holds while the gallery passes by.
-_QUERIES_HELD = 1024
+# Queries that a device ranks while the gallery passes by: a chunk of grnet_jax/search/ranking.py.
+_CHUNK_QUERIES = 512
 SHORTLISTS = (0, 4539, 400)
 
 
@@ -112,7 +112,7 @@ def estimate(device: Device, queries: int, gallery: int, shortlist: int) -> dict
         work += queries * gallery * _EMBEDDING / device.macs_per_s
     seconds = {}
     for count in DEVICES:
-        passes = -(-queries // (_QUERIES_HELD * count))
+        passes = -(-queries // (_CHUNK_QUERIES * count))
         if shortlist:  # all embeddings for each pass, then each query's own photos
             size = passes * gallery * _EMBEDDING * 4 + queries * shortlist * _PHOTO_BYTES / count
         else:

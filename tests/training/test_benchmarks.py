@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import common, grnet
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
+from configs import grnet
+from grnet_jax.config import parse_config
+from grnet_jax.evaluation import build_evaluators
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
-from grnet_jax.training.setup import build_run
-from input_pipeline import load_dataset
+from grnet_jax.training.build import build_run
+from input_pipeline import dataset_names, load_dataset
 from tests.input_pipeline import deepfashion2_trees, deepfashion_trees, street2shop_trees
 from tests.input_pipeline.conftest import photo_bytes
 
@@ -78,48 +78,38 @@ _FAST = ("street2shop",)
 def test_one_step_and_one_evaluation(name, tmp_path):
     write, expected = CASES[name]
     config = grnet.get_config(name)
-    assert config.data.image_size == 224
+    assert config.image.size == 224
     assert config.optimizer.name == "sgd"
-    written = str(write(tmp_path / "download"))
-    config.data["manifest" if name == "findfashion" else "source"] = written
-    config.data.dir = str(tmp_path / "data")
-    config.data.image_size = 32
+    config.dataset.source = str(write(tmp_path / "download"))
+    config.dataset.dir = str(tmp_path / "data")
+    config.image.size = 32
     config.model.backbone.name = "small"
     config.model.node_dim = 16
     config.model.reasoning_dim = 8
     config.train.batch_size = 8
-    config.train.steps, config.train.epochs = 1, 0.0
+    config.train.steps = 1
     config.train.eval_every = config.train.checkpoint_every = config.train.log_every = 1
-    config.eval.batch = config.eval.query_block = config.eval.gallery_block = 8
-    trained = loop.train(config, str(tmp_path / "run"))
+    config.eval.batch_size = 8
+    parsed, mesh = parse_config(config), make_mesh()
+    trained = loop.train(parsed, str(tmp_path / "run"))
     assert trained.finished
     assert int(trained.state.step) == 1
-    run = build_run(config, make_mesh())
-    dataset = load_dataset(run.config.data)
-    choices = run.config.eval
-    task = make_task(
-        dataset,
-        "test",
-        run.config.data,
-        gallery=choices.gallery,
-        same_category=choices.same_category,
-    )
-    evaluation = Evaluator(run.matcher, run.config, run.mesh).evaluate(
-        trained.state.variables, task
-    )
+    matcher, dataset = build_run(parsed, mesh).matcher, load_dataset(parsed.dataset)
+    evaluators = build_evaluators(parsed, matcher, mesh, dataset, "test")
+    result = evaluators["retrieval"].run(trained.state.variables)
     found = {
-        name: (figures.queries, figures.without_match, figures.gallery)
-        for name, figures in evaluation.figures.items()
+        name: (metrics.queries, metrics.without_match, metrics.gallery)
+        for name, metrics in result.metrics.items()
     }
     assert found == expected
-    ranks = evaluation.ranking.ranks
-    assert ((ranks > 0).sum(axis=1) == (task.positives >= 0).sum(axis=1)).all()
-    for query, best in enumerate(evaluation.ranking.top_rows):
+    ranks, positives = result.ranking.ranks, result.protocol.positives
+    assert ((ranks > 0).sum(axis=1) == (positives >= 0).sum(axis=1)).all()
+    for query, best in enumerate(result.ranking.indices):
         rank = ranks[query, 0]
         if rank <= len(best):  # where the best match stands, and nowhere before it
-            right = np.isin(best, task.positives[query])
+            right = np.isin(best, positives[query])
             assert rank == 1 + np.flatnonzero(right)[0]
 
 
 def test_every_retrieval_benchmark_is_tried():
-    assert set(CASES) | {"synthetic", "manifest"} == set(common.DATASETS)
+    assert set(CASES) | {"synthetic", "manifest"} == set(dataset_names("pairs"))
