@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from grnet_jax.training.setup import build_run
 
 import grnet_jax
 from grnet_jax.backbones import build_classifier
