@@ -85,9 +85,10 @@ def test_imports_point_downward():
             allowed |= _MAY_IMPORT["__main__"]
         for module, _ in _imports(path):
             parts = module.split(".")
-            if parts[0] == "grnet_jax" and len(parts) > 1 and parts[1] != "__version__":
-                if parts[1] not in allowed or "__main__" in parts:
-                    wrong.append(f"{path.relative_to(_ROOT)}: {module}")
+            if parts[0] != "grnet_jax" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            if parts[1] not in allowed or "__main__" in parts:
+                wrong.append(f"{path.relative_to(_ROOT)}: {module}")
     assert not wrong
 
 
