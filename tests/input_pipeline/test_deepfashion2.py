@@ -10,8 +10,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from grnet_jax.retrieval.protocols import query_choices
-from input_pipeline import DatasetError, load_dataset, prepare
+from input_pipeline import DatasetError, load_dataset, prepare, query_subsets
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets import deepfashion2_files
 from input_pipeline.datasets.deepfashion2 import from_data
@@ -146,7 +145,7 @@ def test_protocols_choose_by_the_levels(tmp_path, viewpoint, occlusion, zoom_in)
     found = deepfashion2_files.read_garments(epath.Path(tmp_path) / "train/annos/000001.json")
     (row,) = found.rows
     flags = (np.array([flag]) for flag in (row.view, row.occluded, row.cropped))
-    chosen = {name for name, queries in query_choices(*flags).items() if queries[0]}
+    chosen = {name for name, queries in query_subsets(*flags).items() if queries[0]}
     hard = {
         name
         for name, level in (

@@ -8,9 +8,9 @@ from etils import epath
 from PIL import Image
 
 from grnet_jax.errors import InputError
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.ranking import Ranking
-from grnet_jax.retrieval.tasks import Group, Task
+from grnet_jax.evaluation.protocols import Group, Protocol
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.search.ranking import RankingResult
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
     choose_queries,
@@ -43,19 +43,19 @@ def test_where_one_kind_is_rare_more_of_the_other_are_shown(right, wrong, count,
 
 
 def _evaluation(ranks, top_rows, positives):
-    task = Task(
+    protocol = Protocol(
         dataset="made up",
         split="test",
         gallery_splits=("test",),
-        photos=None,
+        images=None,
         query_rows=np.array([100]),
         gallery_rows=np.arange(200, 210),
         positives=np.array([positives]),
         groups=(Group("", np.arange(1), np.arange(10)),),
-        sampled="",
     )
-    ranking = Ranking(np.array([ranks]), np.array([top_rows]), np.zeros((1, len(top_rows))))
-    return Evaluation(task, {}, [], ranking)
+    indices = np.array([top_rows])
+    ranking = RankingResult(indices, np.zeros(indices.shape), np.array([ranks]))
+    return RetrievalResult(protocol, {}, [], ranking)
 
 
 def test_a_query_is_shown_with_what_was_found_and_with_what_was_right():
