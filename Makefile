@@ -29,7 +29,7 @@ install: $(INSTALLED) ## Make .venv with everything in it
 
 demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write a page of results
 	$(BIN)/python train.py --config=configs/grnet.py --workdir=$(DEMO)
-	$(BIN)/python eval.py --config=configs/grnet.py --workdir=$(DEMO)
+	$(BIN)/python eval.py --workdir=$(DEMO)
 
 test: $(INSTALLED) ## The fast tests (minutes)
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from benchmarks import torch_peers as peers
+from benchmarks.costs import multiply_adds
 from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import best_torch_time, torch_device
 from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.blocks import GroupedConv, convolution
-from grnet_jax.backbones.costs import multiply_adds
 
 _PHOTOS, _SIZE = 8, 224
 _DTYPES = ("float32", "bfloat16")

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.costs import multiply_adds
 from benchmarks.results_file import ROOT, ResultsFile
 from benchmarks.torch_model import (
     TorchGraph,
@@ -32,7 +33,6 @@ from benchmarks.torch_model import (
 )
 from benchmarks.training_step import SIZES, Size, best_time, random_images, step_seconds
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
 

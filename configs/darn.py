@@ -5,7 +5,9 @@
 A network for customer images and one for shop images, without shared weights, which learn
 attributes and categories beside triplets of a customer image and shop images. Data, backbone,
 optimizer and steps are FashionNet's on the same data set. grnet_jax/models/darn.py says what is our
-reading of the paper. Embedded set: measured (benchmarks/results/reproduce_fashionnet_synthetic.json).
+reading of the paper.
+
+Embedded set: measured (benchmarks/results/reproduce_fashionnet_synthetic.json).
 """
 
 import ml_collections

@@ -5,8 +5,10 @@ python train.py --config=configs/fir.py:deepfashion_inshop --config.dataset.sour
   --config.model.backbone.name=seresnet50
 
 OC is --config.loss.name=classification, OC+OS --config.loss.similarity=category, and OC+IS the
-default. docs/losses.md has the equations, and what is our reading. Embedded set, 1,000 steps from
-scratch on boxes: top-1 7.0 / 8.0 / 9.6%, measured (benchmarks/results/reproduce_fir_synthetic.json).
+default. docs/losses.md has the equations, and what is our reading.
+
+Embedded set, 1,000 steps from scratch on boxes: top-1 7.0 / 8.0 / 9.6%, measured
+(benchmarks/results/reproduce_fir_synthetic.json).
 """
 
 from typing import Any

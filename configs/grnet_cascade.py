@@ -5,8 +5,9 @@
     python eval.py --workdir=runs/grnet_cascade_synthetic --config.eval.search.shortlist=400
 
 The embedding is a projection of all regions, trained by the softmax over each customer image's
-inner products with the batch's shop images. docs/performance.md has what it costs and saves. Embedded set:
-top-1 with shortlists of 400 as without, measured (benchmarks/results/cascade.json).
+inner products with the batch's shop images. docs/performance.md has what it costs and saves.
+
+Embedded set: top-1 with shortlists of 400 as without, measured (benchmarks/results/cascade.json).
 """
 
 import ml_collections

@@ -7,13 +7,17 @@ A matcher's section is the class `Config` of its file in `grnet_jax/models/`, a 
 file in `grnet_jax/training/objectives/`; both are found by the section's `name`.
 """
 
+import argparse
 import difflib
 import functools
 import importlib
+import os
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import ml_collections
 import pydantic
@@ -31,6 +35,7 @@ from input_pipeline import (
 )
 
 _PLUGINS = {"model": "grnet_jax.models", "loss": "grnet_jax.training.objectives"}
+_PLUGIN_AFFECTS = ("parameters", "features", "scores")
 
 
 class OptimizerConfig(Section):
@@ -198,39 +203,25 @@ class Config(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
         for section in (self.model, self.loss):
-            check = getattr(section, "check_config", None)
-            if check is not None:
-                check(self)
+            if hasattr(section, "check_config"):
+                section.check_config(self)
         return self
 
 
-class ConfigField(NamedTuple):
-    """A field as it is declared, and its value: name is dotted, as model.backbone.name."""
+def fields_affecting(section: Section, *what: str, prefix: str = "") -> dict[str, Any]:
+    """Returns by dotted name the values of the fields that affect any of these; see `field`.
 
-    name: str
-    value: Any
-    declared: pydantic.fields.FieldInfo
-
-    @property
-    def affects(self) -> Sequence[str]:
-        """What another value changes; see `field`."""
-        extra = self.declared.json_schema_extra
-        return extra["affects"] if isinstance(extra, dict) else ()  # type: ignore[return-value]
-
-
-def list_fields(section: Section, prefix: str = "") -> Iterator[ConfigField]:
-    """Yields every field of a section and of the sections in it."""
+    The name of a matcher or a loss affects all but the records.
+    """
+    values: dict[str, Any] = {}
     for name, declared in type(section).model_fields.items():
-        value = getattr(section, name)
+        value, extra = getattr(section, name), declared.json_schema_extra
+        affects: Any = extra["affects"] if isinstance(extra, dict) else _PLUGIN_AFFECTS
         if isinstance(value, Section):
-            yield from list_fields(value, f"{prefix}{name}.")
-        elif value is not None or declared.json_schema_extra:
-            yield ConfigField(prefix + name, value, declared)
-
-
-def fields_affecting(config: Section, *what: str) -> dict[str, Any]:
-    """Returns by dotted name the values of the fields that affect any of these; see `field`."""
-    return {one.name: one.value for one in list_fields(config) if set(what) & set(one.affects)}
+            values |= fields_affecting(value, *what, prefix=f"{prefix}{name}.")
+        elif value is not None and set(what) & set(affects):
+            values[prefix + name] = value
+    return values
 
 
 def parse_config(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
@@ -255,18 +246,15 @@ def make_config(**sections: Any) -> ml_collections.ConfigDict:
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:
     """Returns the fields that can be set for this matcher and loss, as flags take them."""
-    values = ml_collections.ConfigDict(config.model_dump(exclude_none=True))
+    values = config.model_dump(exclude_none=True)
     for name in _without_effect(config):
         *path, last = name.split(".")
-        section = values
-        for part in path:
-            section = section[part]
-        del section[last]
-    return values
+        del functools.reduce(dict.__getitem__, path, values)[last]
+    return ml_collections.ConfigDict(values)
 
 
 def _without_effect(config: Config) -> Iterator[str]:
-    """Fields and sections that this matcher or loss has no use for."""
+    """Yields the fields and sections that this matcher or loss has no use for."""
     if not hasattr(config.model, "num_keypoints"):
         yield "image.keypoints"
     if config.loss is None:
@@ -281,20 +269,28 @@ def _without_effect(config: Config) -> Iterator[str]:
     if config.sampler.name == "pairs":
         yield "sampler.cross_domain"
         if not config.loss.embedding_weight:  # no embedding that anything would search by
-            yield from (f"eval.search.{name}" for name in _OF_EMBEDDINGS)
-
-
-_OF_EMBEDDINGS = ("whitening", "whitening_dim", "query_expansion", "query_expansion_alpha")
+            yield from (f"eval.search.whitening{rest}" for rest in ("", "_dim"))
+            yield from (f"eval.search.query_expansion{rest}" for rest in ("", "_alpha"))
 
 
 def _validate(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    model, loss = (str((values.get(name) or {}).get("name", "")) for name in _PLUGINS)
-    kind = _config_class(model, loss)
+    plugins, problems = {}, []
+    for section in _PLUGINS:
+        if section == "model" or values.get(section):
+            name = str((values.get(section) or {}).get("name", ""))
+            try:
+                plugins[section] = _plugin_class(section, name)
+            except InputError as error:
+                problems.append(str(error))
+    kind = _config_class(**plugins)
     try:
-        return kind.model_validate(values)
+        checked = kind.model_validate(values)
     except pydantic.ValidationError as error:
-        raise InputError(_message(error, kind)) from None
+        problems += [_describe_problem(one, kind) for one in error.errors(include_url=False)]
+    if problems:
+        raise InputError("\n".join(problems))
+    return checked
 
 
 def _resolve_preprocessing(config: Config) -> Config:
@@ -319,101 +315,105 @@ def _resolve_preprocessing(config: Config) -> Config:
 
 
 @functools.cache
-def _config_class(model: str, loss: str) -> type[Config]:
-    """The config whose model and loss are those of these names."""
-    kinds: dict[str, Any] = {"model": (_section_class("model", model), ...)}
-    if loss:
-        kinds["loss"] = (_section_class("loss", loss), ...)
-    return pydantic.create_model("Config", __base__=Config, **kinds)
+def _config_class(**plugins: type[Section]) -> type[Config]:
+    """Returns the config with these classes of model and loss."""
+    sections: dict[str, Any] = {section: (kind, ...) for section, kind in plugins.items()}
+    return pydantic.create_model("Config", __base__=Config, **sections)
 
 
-def _section_class(section: str, name: str) -> type[Section]:
-    """The class `Config` of the matcher or loss of this name."""
+def _plugin_class(section: str, name: str) -> type[Section]:
+    """Returns the class `Config` of the matcher or loss of this name."""
     package = importlib.import_module(_PLUGINS[section])
+    known = plugin_names(section)
+    if name not in known:
+        raise InputError(f"config.{section}.name={name!r}: expected one of {known}")
     file = getattr(package, "ALIASES", {}).get(name, name)
-    try:
-        return importlib.import_module(f"{package.__name__}.{file}").Config
-    except (ImportError, AttributeError) as error:
-        known = plugin_names(section)
-        if name in known:
-            raise
-        raise InputError(f"config.{section}.name={name!r}: expected one of {known}") from error
+    return importlib.import_module(f"{package.__name__}.{file}").Config
 
 
 def plugin_names(section: str) -> list[str]:
     """Returns the names of all matchers ("model") or losses ("loss"): the files with a `Config`."""
     package = importlib.import_module(_PLUGINS[section])
     aliases = getattr(package, "ALIASES", {})
-    files = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    modules = {file: importlib.import_module(f"{package.__name__}.{file}") for file in files}
-    found = [
-        file
-        for file, module in modules.items()
-        if hasattr(module, "Config") and file not in aliases.values()
-    ]
-    return sorted([*found, *aliases])
+    files = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in files}
+    names = {name for name, module in modules.items() if hasattr(module, "Config")}
+    return sorted((names - set(aliases.values())) | set(aliases))
 
 
-def _message(error: pydantic.ValidationError, kind: type[Config]) -> str:
-    """All wrong fields, a line each."""
-    lines = []
-    for one in error.errors(include_url=False):
-        name = ".".join(str(part) for part in one["loc"])
-        if one["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(
-                str(one["loc"][-1]), _names_beside(kind, one["loc"]), 1
-            )
-            lines.append(
-                f"config.{name}: unknown field" + (f"; did you mean {close[0]}?" if close else "")
-            )
-        elif one["type"] == "missing":
-            lines.append(f"config.{name}: is missing")
-        else:
-            text = one["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            what = "expected " if text != one["msg"] and one["type"] != "value_error" else ""
-            shown = "" if isinstance(one["input"], dict | Section) else f"={one['input']!r}"
-            lines.append(f"config.{name}{shown}: {what}{text}" if name else f"config.{text}")
-    return "\n".join(lines)
+def _section_of(annotation: Any) -> type[Section] | None:
+    """Returns the section that a field of this type holds, None for a value."""
+    for one in (annotation, *typing.get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, Section):
+            return one
+    return None
 
 
-def _names_beside(kind: type[pydantic.BaseModel], place: Sequence[Any]) -> list[str]:
-    """Names of the fields of the section that an unknown one stands in."""
-    for name in place[:-1]:
-        annotation = kind.model_fields[name].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        kind = next(one for one in options if isinstance(one, type) and issubclass(one, Section))
-    return list(kind.model_fields)
+def _describe_problem(problem: Any, kind: type[Config]) -> str:
+    """Returns the line for a wrong field: its name and value, and what was expected."""
+    *path, last = problem["loc"] or ("",)
+    name, text = ".".join(map(str, ["config", *problem["loc"]])), problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        section: Any = kind
+        for part in path:
+            section = _section_of(section.model_fields[part].annotation)
+        close = difflib.get_close_matches(str(last), section.model_fields, 1)
+        return f"{name}: unknown field" + (f"; did you mean {close[0]}?" if close else "")
+    text = text.removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    if not isinstance(problem["input"], dict | Section):
+        return f"{name}={problem['input']!r}: {text}"
+    # Of a whole section, whose text names the field; or of a field that the section lacks.
+    return f"{name}.{text}" if problem["type"] == "value_error" else f"{name}: {text}"
 
 
-def describe_fields(section: str, kind: type[Section]) -> str:
-    """Returns a section's fields: name, default and meaning, a line or two each."""
-    lines = []
+def describe() -> str:
+    """Returns every field of every section, matcher and loss."""
+    parts = ["Fields of the config, with their defaults; --config.SECTION.FIELD=VALUE sets one."]
+    for name, declared in Config.model_fields.items():
+        kinds: dict[Any, str] = {}
+        for one in plugin_names(name) if name in _PLUGINS else [""]:
+            kind = _plugin_class(name, one) if one else _section_of(declared.annotation)
+            kinds[kind] = f"{kinds[kind]}, {one}" if kind in kinds else f"# {name} {one}".rstrip()
+        for kind, title in kinds.items():
+            if kind is not None:
+                lines = textwrap.wrap(f"{title}: {kind.__doc__.splitlines()[0]}", 100)
+                parts.append("\n".join([*lines, *_describe(f"{name}.", kind)]))
+    return "\n\n".join(parts)
+
+
+def _describe(prefix: str, kind: type[Section], defaults: Section | None = None) -> Iterator[str]:
+    """Yields a section's fields: name, default, choices or limits, and the meaning below."""
     for name, declared in kind.model_fields.items():
-        inner = declared.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            lines.append(describe_fields(f"{section}.{name}", inner))
-        else:
-            default = "" if declared.is_required() else f" = {declared.default!r}"
-            lines.append(f"{section}.{name}{default}\n    {declared.description or ''}")
-    return "\n".join(lines)
+        default = getattr(defaults, name, declared.default)
+        if inner := _section_of(declared.annotation):
+            yield from _describe(f"{prefix}{name}.", inner, default)
+        elif declared.description:
+            yield f"{f'{prefix}{name} = {default!r}':<44} {_describe_values(declared)}"
+            yield textwrap.indent(textwrap.fill(declared.description, 96), "    ")
+
+
+def _describe_values(declared: pydantic.fields.FieldInfo) -> str:
+    """Returns a field's choices, or its type and limits."""
+    if typing.get_origin(declared.annotation) is Literal:
+        return " | ".join(str(one) or "''" for one in typing.get_args(declared.annotation))
+    limits = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in declared.metadata
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+        if hasattr(limit, name)
+    ]
+    return ", ".join([getattr(declared.annotation, "__name__", ""), *limits])
 
 
 def main() -> int:
     """Prints every field of every section."""
-    print("Fields of the config, with their defaults; --config.SECTION.FIELD=VALUE sets one.\n")
-    for name, declared in Config.model_fields.items():
-        if name in _PLUGINS:
-            for plugin in sorted(plugin_names(name)):
-                print(f"\n# {name}.name={plugin}")
-                print(describe_fields(f"config.{name}", _section_class(name, plugin)))
-            continue
-        options = getattr(declared.annotation, "__args__", (declared.annotation,))
-        kinds = [one for one in options if isinstance(one, type) and issubclass(one, Section)]
-        if kinds:
-            print(f"\n# {(kinds[0].__doc__ or '').splitlines()[0]}")
-            print(describe_fields(f"config.{name}", kinds[0]))
-        else:
-            print(f"config.{name} = {declared.default!r}\n    {declared.description or ''}")
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.config", description=main.__doc__)
+    parser.add_argument("--describe", action="store_true", help="what it does without it, too")
+    parser.parse_args()
+    try:
+        print(describe(), flush=True)
+    except BrokenPipeError:  # whoever reads has read enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

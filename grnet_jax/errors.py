@@ -1,6 +1,6 @@
 """The base of errors that a user can mend; commands print them without a traceback."""
 
-from input_pipeline.errors import InputError
+from input_pipeline import InputError
 
 __all__ = ["InputError", "check_at_least"]
 

@@ -1,41 +1,57 @@
-"""How training photos are changed beside cut and flip, tilt, skew and colours, and their landmarks.
+"""Random changes of training images and where their landmarks move, in NumPy.
 
-How far each photo is changed is drawn by the sampler, from the seed and the step alone.
-`pixel_changes.augment` changes the pixels.
+The sampler draws how much each image changes, from the seed and the step alone;
+`tf_augmentation.augment_image` changes the pixels.
 """
 
 import numpy as np
 
 from input_pipeline.config import AugmentConfig
-from input_pipeline.vocabulary import TRUNCATED, UNKNOWN
+from input_pipeline.vocabulary import TRUNCATED, UNKNOWN, VISIBLE
 
 
-def move_landmarks(
-    points: np.ndarray, visibility: np.ndarray, drawn: np.ndarray, largest: AugmentConfig
+def augment_landmarks(
+    points: np.ndarray, visibility: np.ndarray, draws: np.ndarray, augment: AugmentConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks where `augment` moves what they mark.
+    """Returns where `augment_image` moves landmarks, and which are visible then.
 
     Args:
       points: float32 [n, 8, 2] of `transform_landmarks`.
       visibility: int32 [n, 8].
-      drawn: float32 [n, 6], as `augment` takes them.
-      largest: changes.
+      draws: float32 [n, 6], as `augment_image` takes them.
+      augment: the largest changes.
 
     Returns:
-      As points and visibility; what is outside the photo now is truncated.
+      As points and visibility; a landmark that left the image is truncated.
     """
-    if not largest.rotation_degrees and not largest.shear:
+    if not augment.rotation_degrees and not augment.shear:
         return points, visibility
-    angle = np.deg2rad(drawn[:, 0] * largest.rotation_degrees)
-    shear = drawn[:, 1] * largest.shear
+    angle = np.deg2rad(draws[:, 0] * augment.rotation_degrees)
+    shear = draws[:, 1] * augment.shear
     cosine, sine, one = np.cos(angle), np.sin(angle), np.ones_like(angle)
-    turn = np.stack([cosine, -sine, sine, cosine], axis=-1).reshape(-1, 2, 2)
-    skew = np.stack([one, shear, 0 * one, one], axis=-1).reshape(-1, 2, 2)
+    rotation = np.stack([cosine, -sine, sine, cosine], axis=-1).reshape(-1, 2, 2)
+    shearing = np.stack([one, shear, 0 * one, one], axis=-1).reshape(-1, 2, 2)
     # [n, 2, 2] each, and [n, landmarks, 2]
-    moved = np.einsum("nij,njk,nlk->nli", turn, skew, points - 0.5) + 0.5
+    moved = np.einsum("nij,njk,nlk->nli", rotation, shearing, points - 0.5) + 0.5
     known = visibility != UNKNOWN
     outside = ((moved < 0) | (moved >= 1)).any(axis=-1)
     return (
         np.where(known[..., None], moved, points).astype(np.float32),
         np.where(outside & known, TRUNCATED, visibility).astype(visibility.dtype),
     )
+
+
+def augment_keypoints(
+    points: np.ndarray, visible: np.ndarray, draws: np.ndarray, augment: AugmentConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same for keypoints: float32 [n, P, 2], and bool [n, P], whether each is visible.
+
+    Args:
+      points: float32 [n, P, 2] of `Keypoints.crop`.
+      visible: bool [n, P] of the same.
+      draws: float32 [n, 6], as `augment_image` takes them.
+      augment: the largest changes.
+    """
+    visibility = np.where(visible, VISIBLE, UNKNOWN)
+    points, visibility = augment_landmarks(points, visibility, draws, augment)
+    return points, visibility == VISIBLE

@@ -17,7 +17,7 @@ Write = Callable[[epath.Path], None]
 
 
 def beam_config(runner: str, options: str) -> tfds.download.DownloadConfig:
-    """What tells a builder to write with Beam; without a runner, that it does not.
+    """Returns a config that makes a builder write with Beam; without a runner, without it.
 
     Args:
       runner: a name that Beam knows, as DirectRunner, or "".
@@ -46,19 +46,19 @@ def beam_config(runner: str, options: str) -> tfds.download.DownloadConfig:
 def write_with_beam(
     files: Mapping[epath.Path, Write], folder: epath.Path, config: tfds.download.DownloadConfig
 ) -> None:
-    """Writes each file by calling what is given for it, which is pickled, in some worker.
+    """Writes each file by calling its function, pickled, in a Beam worker.
 
-    What a worker needs for a file lies in a file of its own: the pipeline names it only, and so
-    stays small enough for services that limit its size. A file appears by being renamed, for a
-    service may run a job twice.
+    Each pickled function lies in a job file; the pipeline holds the job files' names alone, so
+    that it stays small enough for services that limit its size. Files are renamed when they are
+    complete, since a service may run a job twice.
 
     Args:
-      files: what writes each file.
-      folder: for files that exist while Beam runs; the workers have to see it.
+      files: the function that writes each file.
+      folder: for the job files while Beam runs; the workers have to see it.
       config: see `beam_config`.
 
     Raises:
-      DatasetError: what a worker found wrong with its input.
+      DatasetError: a worker's error about its input.
     """
     import apache_beam as beam
 
@@ -85,14 +85,14 @@ def _run_job(name: str) -> None:
     unfinished = job.parent / f"{path.name}.{uuid.uuid4().hex}"
     try:
         write(unfinished)
-    except InputError as error:  # Beam would bury the message in its own
+    except InputError as error:  # Beam would hide the message in its traceback
         (job.parent / f"{job.name}.error").write_text(str(error))
         return
     unfinished.replace(path)
 
 
 def _parse_options(runner: str, options: str) -> Any:
-    """Beam's PipelineOptions."""
+    """Parses Beam's PipelineOptions."""
     from apache_beam import runners
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.portable_runner import PortableRunner
@@ -105,10 +105,10 @@ def _parse_options(runner: str, options: str) -> Any:
     parsed = PipelineOptions(flags)
     try:
         known = parsed.get_all_options()
-        given = parsed.get_all_options(retain_unknown_options=True)
+        everything = parsed.get_all_options(retain_unknown_options=True)
     except SystemExit as error:  # argparse has printed why
         raise DatasetError(f"--beam_options={options!r}: Beam refuses it") from error
-    unknown = sorted(given.keys() - known.keys())
+    unknown = sorted(everything.keys() - known.keys())
     if unknown and not isinstance(known_runner, PortableRunner):  # whose servers may know more
         raise DatasetError(f"--beam_options={options!r}: Beam knows no flag --{unknown[0]}")
     return parsed

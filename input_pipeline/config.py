@@ -66,8 +66,8 @@ class PrepareOptions(Section):
     seed: int = field(0, "synthetic: draws another set", ge=0)
     on_error: str = field(
         "",
-        "wrong rows: error (name all and stop), skip (leave out and count), or kinds of problems to "
-        "skip, joined by commas; empty: the kinds that the data set is known to have",
+        "wrong rows: error (name all and stop), skip (leave out and count), or kinds of problems "
+        "to skip, joined by commas; empty: the kinds that the data set is known to have",
     )
     max_pixels: int = field(50_000_000, "larger images are refused", ge=1)
     max_side: int = field(
@@ -87,8 +87,8 @@ class ImageConfig(Section):
     size: int = field(224, "side of the square image, in pixels", "parameters", "features", ge=1)
     crop: Literal["box", "detected", "none", "center"] = field(
         "box",
-        'what is cut out: the garment\'s "box"; the box "detected" in image.detections; "none": the '
-        'whole image; "center": its central square',
+        'the garment\'s "box"; the box "detected" in image.detections; "none": the whole image; '
+        '"center": its central square',
         "parameters",
         "features",
     )
@@ -169,5 +169,5 @@ class SamplerConfig(Section):
 
     @property
     def group_size(self) -> int:
-        """How many neighboring images of a batch are one item's."""
+        """Returns how many neighboring images of a batch are one item's."""
         return {"pairs": 2, "items": self.images_per_item, "images": 1}[self.name]

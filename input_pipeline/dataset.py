@@ -1,4 +1,4 @@
-"""A prepared data set, its splits and photos; needs no TensorFlow."""
+"""A prepared data set, its splits and images; needs no TensorFlow."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, Prepare
 from input_pipeline.crops import CropBoxes, read_detections
 from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.listing import Checked, Problem
+from input_pipeline.datasets.listing import Problem, ValidationReport
 from input_pipeline.datasets.records import PhotoRecord, parse_record
 from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
@@ -28,7 +28,7 @@ from input_pipeline.vocabulary import CUSTOMER, SHOP
 
 
 class Split(StoredSplit[PhotoIndex, PhotoRecord]):
-    """The photos of one split, each with one garment."""
+    """The images of one split, each with one garment."""
 
     index_type = PhotoIndex
     parse = staticmethod(parse_record)
@@ -40,19 +40,19 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
 
     @classmethod
     def join(cls, parts: Sequence["Split"]) -> "Split":
-        """The photos of several splits of one data set, one after the other."""
+        """Concatenates several splits of one data set."""
         index = PhotoIndex.join([part.index for part in parts])
         records = RecordFiles.join([part._records for part in parts])
         return cls("+".join(part.name for part in parts), index, records)
 
     def detected(self, path: str) -> np.ndarray:
-        """float32 [n, 4]: see `cuts.read_detections`; a file is read once."""
+        """Reads a detector's boxes once, float32 [n, 4]; see `crops.read_detections`."""
         if path not in self._detected:
             self._detected[path] = read_detections(path, self.index)
         return self._detected[path]
 
     def keypoints(self, path: str) -> Keypoints:
-        """See `points.read_keypoints`, of ANNOTATED `points.annotated_keypoints`; both read once."""
+        """Reads keypoints once: of a file, or with ANNOTATED the annotated landmarks."""
         if path not in self._keypoints:
             annotated = path == ANNOTATED
             self._keypoints[path] = (
@@ -61,7 +61,7 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
         return self._keypoints[path]
 
     def crop_boxes(self, image: ImageConfig) -> np.ndarray:
-        """Returns what is cut out of each image, int32 [n, 4]; see `CropBoxes`."""
+        """Returns what is cropped out of each image, int32 [n, 4]; see `CropBoxes`."""
         return CropBoxes(self, image).pixels(np.arange(len(self)))
 
     def model_input(self, row: int, image: ImageConfig) -> np.ndarray:
@@ -71,15 +71,15 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
         return crop_and_resize(self.picture(row), tuple(box.tolist()), transform)
 
     def pairs(self) -> np.ndarray:
-        """int32 [n, 2]: the rows of every customer and shop photo of one item."""
+        """Returns the rows of every customer and shop image of one item, int32 [n, 2]."""
         return self.index.pairs
 
     def query_rows(self) -> np.ndarray:
-        """int32 [q]: the rows of the customer photos."""
+        """Returns the rows of the customer images, int32 [q]."""
         return np.flatnonzero(self.index.domain == CUSTOMER).astype(np.int32)
 
     def gallery_rows(self) -> np.ndarray:
-        """int32 [g]: the rows of the shop photos."""
+        """Returns the rows of the shop images, int32 [g]."""
         return np.flatnonzero(self.index.domain == SHOP).astype(np.int32)
 
 
@@ -89,8 +89,8 @@ class Dataset:
     Attributes:
       name: of the data set.
       directory: the folder that holds its records.
-      summary: {"splits": {split: {"items": ..., "pairs": ..., ...}}, ...}: counts, and notes of
-        the preparation.
+      summary: {"splits": {split: {"items": ..., "pairs": ..., ...}}, ...}: counts, options and
+        notes of the preparation.
     """
 
     def __init__(
@@ -108,23 +108,23 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """What headings of figures call it."""
+        """Returns what headings call it."""
         return find_dataset(self.name).title or self.name
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits there are."""
+        """Returns the names of its splits."""
         return tuple(self._splits)
 
     def has_split(self, name: str) -> bool:
-        """Whether there is such a split."""
+        """Returns whether it has a split of this name."""
         return name in self._splits
 
     def split(self, name: str) -> Split:
-        """The split of this name; an `ObjectSplit` where the data set is one of objects.
+        """Returns the split of this name; an `ObjectSplit` if the data set is one of objects.
 
         Raises:
-          DatasetError: there is none.
+          DatasetError: it has none of this name.
         """
         if name not in self._splits:
             raise DatasetError(
@@ -133,10 +133,10 @@ class Dataset:
         return self._splits[name]
 
     def object_split(self, name: str) -> ObjectSplit:
-        """The split of this name of a data set of objects.
+        """Returns the split of this name of a data set of objects.
 
         Raises:
-          DatasetError: there is none, or the data set is none of objects.
+          DatasetError: it has none of this name, or is no data set of objects.
         """
         split: Any = self.split(name)
         if not isinstance(split, ObjectSplit):
@@ -144,22 +144,22 @@ class Dataset:
         return split
 
     def joined(self, names: Sequence[str]) -> Split:
-        """The photos of several splits, one split after the other, as one."""
+        """Returns several splits, one after the other, as one."""
         parts = [self.split(name) for name in names]
         return parts[0] if len(parts) == 1 else Split.join(parts)
 
 
 def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) -> Dataset:
-    """Opens a data set; prepares it where that is not yet done.
+    """Opens a data set, and prepares it first if it is not yet prepared.
 
     Args:
       dataset: which.
-      options: how it is to be prepared. None takes it as it is prepared, whatever the options were,
-        and else the defaults.
+      options: how to prepare it. None opens it however it was prepared, and prepares it with the
+        defaults.
 
     Raises:
       DatasetError: a field is wrong, the prepared folder is damaged, or it was prepared with other
-        options than those given.
+        options than these.
       ManifestError: rows of the manifest are wrong.
       AnnotationError: rows of a benchmark's annotation files are wrong.
     """
@@ -176,7 +176,7 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
     opened = open_dataset(dataset.name, folder)
     if options is not None:
         _check_options(opened, options)
-    _tell_of_arrived(opened, config)
+    _report_arrived_photos(opened, config)
     skipped = opened.summary.get("skipped_rows", 0)
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
@@ -184,22 +184,22 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
 
 
 def _check_options(dataset: Dataset, options: PrepareOptions) -> None:
-    """Raises DatasetError where a folder was prepared with other options than those given."""
-    then, now = dataset.summary["options"], options.for_records()
-    wrong = [
-        f"--{name}={then[name]}, not {now[name]}"
-        for name in options.model_fields_set & set(now)
-        if then[name] != now[name]
+    """Raises DatasetError if a folder was prepared with other options than those set in these."""
+    stored, asked = dataset.summary["options"], options.for_records()
+    different = [
+        f"--{name}={stored[name]}, not {asked[name]}"
+        for name in asked
+        if name in options.model_fields_set and stored[name] != asked[name]
     ]
-    if wrong:
+    if different:
         raise DatasetError(
-            f"{dataset.directory} was prepared with {', '.join(sorted(wrong))}: delete it, or "
+            f"{dataset.directory} was prepared with {', '.join(different)}: delete it, or "
             "choose another --dir"
         )
 
 
-def _tell_of_arrived(dataset: Dataset, config: tfds.core.BuilderConfig) -> None:
-    """Says where photos are there now that were missing when the data was prepared."""
+def _report_arrived_photos(dataset: Dataset, config: tfds.core.BuilderConfig) -> None:
+    """Prints how many photos were missing when the data was prepared and exist now."""
     missing = dataset.summary.get("missing_photos", [])
     arrived = [image for image in missing if config.photo_path(image).exists()]
     if arrived:
@@ -209,21 +209,21 @@ def _tell_of_arrived(dataset: Dataset, config: tfds.core.BuilderConfig) -> None:
         )
 
 
-class Report(NamedTuple):
-    """What checking found.
+class SourceCheck(NamedTuple):
+    """The result of checking what a data set would be prepared from.
 
     Attributes:
-      checked: every row and problem.
-      refused: the problems that would stop a preparation.
+      report: every row and problem.
+      fatal: the problems that would stop a preparation.
       summary: what preparing would store, without the sizes in bytes.
     """
 
-    checked: Checked
-    refused: list[Problem]
+    report: ValidationReport
+    fatal: list[Problem]
     summary: dict[str, Any]
 
 
-def check_source(dataset: DatasetConfig, options: PrepareOptions) -> Report:
+def check_source(dataset: DatasetConfig, options: PrepareOptions) -> SourceCheck:
     """Reads and checks what a data set would be prepared from, every photo too; writes nothing.
 
     Raises:
@@ -234,13 +234,13 @@ def check_source(dataset: DatasetConfig, options: PrepareOptions) -> Report:
     _, config = find_dataset(dataset.name).describe(dataset.source, options)
     if not isinstance(config, ListedConfig):
         raise DatasetError(f"{dataset.name}: is not made from files, there is nothing to check")
-    checked = config.check()
-    summary = {"splits": checked.split_counts(), **config.describe(checked)}
-    return Report(checked, config.refused(checked), summary)
+    report = config.check()
+    summary = {"splits": report.split_counts(), **config.describe(report)}
+    return SourceCheck(report, config.fatal_problems(report), summary)
 
 
 def open_dataset(name: str, folder: epath.Path) -> Dataset:
-    """Opens a prepared folder, and checks that nothing of it is missing.
+    """Opens a prepared folder, and checks that it is complete.
 
     Raises:
       DatasetError: names the file that is missing or damaged, and what to do.
@@ -256,7 +256,7 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
         ]
     except DatasetError as error:
         raise DatasetError(
-            f"{error}. The prepared data is not whole: delete {folder} and run again."
+            f"{error}. The prepared data is not complete: delete {folder} and run again."
         ) from error
     return Dataset(name, folder, summary, splits)
 

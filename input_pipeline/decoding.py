@@ -5,14 +5,14 @@ import tensorflow as tf
 from input_pipeline.images import ImageTransform
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as `tf.image.resize` calls them
-# Pixels around a cut that are decoded with it: a JPEG's colors are interpolated across its edge.
+# Pixels around a crop that are decoded with it: a JPEG's colors are interpolated across its edge.
 _MARGIN = 2
 
 
 def crop_image(
     record: tf.Tensor, crop: tf.Tensor, flip: tf.Tensor, transform: ImageTransform
 ) -> tf.Tensor:
-    """uint8 [size, size, 3] of a stored record."""
+    """Decodes, crops, resizes and, with `flip`, mirrors a stored record: uint8 [size, size, 3]."""
     stored = tf.io.parse_single_example(
         record,
         {
@@ -32,20 +32,20 @@ def crop_image(
 
 
 def resize(image: tf.Tensor, transform: ImageTransform) -> tf.Tensor:
-    """uint8 [size, size, 3]: what `tf.image.resize` gives, antialiased, in half the time.
+    """Returns what `tf.image.resize` gives, antialiased, in half the time: uint8 [size, size, 3].
 
     Its operation filters down the columns many values at a time, but along the rows one pixel at a
-    time; so the picture is turned between the two.
+    time; so the image is transposed between the two.
     """
-    turned = tf.transpose(_resize_columns(image, transform), [1, 0, 2])
-    resized = _resize_columns(turned, transform)
+    transposed = tf.transpose(_resize_columns(image, transform), [1, 0, 2])
+    resized = _resize_columns(transposed, transform)
     return tf.transpose(
         tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8), [1, 0, 2]
     )
 
 
 def _resize_columns(image: tf.Tensor, transform: ImageTransform) -> tf.Tensor:
-    """float32 [size, n, 3] of an image [m, n, 3]."""
+    """Returns float32 [size, n, 3] of an image [m, n, 3]."""
     height, width = tf.unstack(tf.shape(image)[:2])
     columns = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, [1, height, 1, 3 * width]),  # one pixel wide, of many channels
@@ -59,7 +59,7 @@ def _resize_columns(image: tf.Tensor, transform: ImageTransform) -> tf.Tensor:
 
 
 def _decode_crop(data: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
-    """The cut of an upright JPEG: the pixels that `decode` gives there, without the others."""
+    """Returns the pixels that `decode` gives in a crop of an upright JPEG, without the others."""
     shape = tf.io.extract_jpeg_shape(data)
     low = tf.maximum(crop[:2] - _MARGIN, 0)
     high = tf.minimum(crop[2:] + _MARGIN, shape[1::-1])
@@ -73,7 +73,7 @@ def _slice(image: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3] of a JPEG or PNG, as Pillow decodes it."""
+    """Decodes a JPEG or PNG as Pillow does: uint8 [H, W, 3]."""
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),

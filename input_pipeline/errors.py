@@ -5,27 +5,27 @@ from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """Something given from outside is wrong: a config field, a file, a folder.
+    """Input from outside is wrong: a config field, a file, a folder.
 
-    The message says what was given, what was expected and what to do; commands print it
-    without a traceback.
+    The message says what was passed, what was expected and what to do; commands print it without a
+    traceback.
     """
 
 
 def one_of(values: Sequence[str]) -> str:
-    """ "a, b or c", for messages."""
+    """Returns "a, b or c", for messages."""
     return f"{', '.join(values[:-1])} or {values[-1]}"
 
 
 class DatasetError(InputError):
-    """A prepared data set is missing, damaged or cannot serve what was asked of it."""
+    """A data set is missing, damaged or lacks what was asked of it."""
 
 
 class ListError(InputError):
     """Files that list photos are wrong.
 
     Attributes:
-      problems: every problem found, each `FILE:LINE: what is wrong`.
+      problems: all problems, each `FILE:LINE: what is wrong`.
     """
 
     subject = "the list of photos has"

@@ -1,4 +1,4 @@
-"""Reading a photo into upright RGB pixels, cropping and resizing it; without TensorFlow.
+"""Reads images as upright RGB pixels, crops and resizes them; without TensorFlow.
 
 `crop_and_resize` gives the same pixels, within one gray level, as the training pipeline's
 TensorFlow operations: a model sees in a demo what it saw in training.
@@ -24,7 +24,7 @@ ImageSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
 MAX_PIXELS = 50_000_000
 _ORIENTATION_TAG = 0x0112
 # Not ImageOps.exif_transpose, which also rewrites the EXIF block and fails where it is broken.
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,7 +38,7 @@ _BOMB_LIMIT_LOCK = threading.Lock()
 
 
 class ImageError(InputError):
-    """A photo cannot be used; the message names the file and why."""
+    """An image cannot be used; the message names the file and says why."""
 
 
 class MissingImageError(ImageError):
@@ -47,15 +47,15 @@ class MissingImageError(ImageError):
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How any photo becomes the square that a model sees; built from the `image` section.
+    """How an image becomes the square that a model sees; built from the `image` section.
 
     Attributes:
       size: side of the square, in pixels.
-      crop: "box" cuts the garment's box out, "detected" the one that a detector found, "none"
-        takes the whole photo, "center" the central square.
+      crop: "box" takes the garment's box, "detected" the box of a detector, "none" the whole image,
+        "center" the central square.
       interpolation: of the resizing, "bilinear" or "bicubic", antialiased.
-      center_fraction: side of the central square as a share of the photo's shorter side.
-      square: whether of what is cut out the central square of its shorter side is taken.
+      center_fraction: side of the central square as a fraction of the image's shorter side.
+      square: whether only the central square of the crop is taken, of its shorter side.
     """
 
     size: int
@@ -65,15 +65,15 @@ class ImageTransform:
     square: bool = False
 
     def box(self, box: Box | None, height: int, width: int) -> Box:
-        """What is cut out of a photo of that size, in pixels; without a box all of it."""
-        left, top, right, bottom = self._cut(box, height, width)
+        """Returns the crop of an image of this size, in pixels; without a box all of it."""
+        left, top, right, bottom = self._crop_box(box, height, width)
         if not self.square:
             return left, top, right, bottom
         side = min(right - left, bottom - top)
         left, top = (left + right - side) / 2, (top + bottom - side) / 2
         return left, top, left + side, top + side
 
-    def _cut(self, box: Box | None, height: int, width: int) -> Box:
+    def _crop_box(self, box: Box | None, height: int, width: int) -> Box:
         if self.crop in ("box", "detected") and box is not None:
             return box
         if self.crop != "center":
@@ -97,13 +97,13 @@ def build_transform(image: ImageConfig, shop: bool = False) -> ImageTransform:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a photo file says about itself before its pixels are decoded.
+    """What an image file says about itself before its pixels are decoded.
 
     Attributes:
-      height: of the upright picture, in pixels.
-      width: of the upright picture, in pixels.
+      height: of the upright image, in pixels.
+      width: of the upright image, in pixels.
       orientation: EXIF orientation of the stored pixels, 1 (upright) to 8.
-      plain_jpeg: a JPEG of grey or RGB pixels, which any JPEG decoder reads alike.
+      plain_jpeg: a JPEG of gray or RGB pixels, which any JPEG decoder reads alike.
     """
 
     height: int
@@ -113,17 +113,17 @@ class ImageHeader:
 
 
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
-    """Reads a photo as upright RGB pixels.
+    """Reads an image as upright RGB pixels.
 
-    The EXIF orientation is applied; transparency is laid on white; grey, palette, CMYK and
-    16-bit pixels become 8-bit RGB; of an animation the first frame is taken. Colour profiles
+    The EXIF orientation is applied; transparent pixels become white; gray, palette, CMYK and
+    16-bit pixels become 8-bit RGB; of an animation the first frame is read. Color profiles
     (ICC) are ignored: the stored numbers are taken as sRGB.
 
     Args:
-      source: a path (local or of a bucket), the bytes of a photo file, or an array
-        uint8 [H, W, 3 (RGB) or 4 (RGBA)] or [H, W] (grey).
-      max_pixels: larger pictures are refused before they are decoded.
-      name: what an error calls a photo given as bytes or as an array.
+      source: a path (local or of a bucket), the bytes of an image file, or an array
+        uint8 [H, W, 3 (RGB) or 4 (RGBA)] or [H, W] (gray).
+      max_pixels: larger images are refused before they are decoded.
+      name: what an error calls an image given as bytes or as an array.
 
     Returns:
       uint8 [H, W, 3].
@@ -138,48 +138,48 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = ""
         return np.asarray(_to_rgb(picture))
     data, name = _read(source, name)
     picture, header = _decode(data, max_pixels, name)
-    if header.orientation in _TURNS:
-        picture = picture.transpose(_TURNS[header.orientation])
+    if header.orientation in _TRANSPOSES:
+        picture = picture.transpose(_TRANSPOSES[header.orientation])
     return np.asarray(_to_rgb(picture))
 
 
 def inspect_image(
     source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS, name: str = ""
 ) -> ImageHeader:
-    """Decodes a whole photo file, to know that it can be, and tells its size and kind.
+    """Decodes a whole image file, to know that it can be, and returns its size and kind.
 
-    Args and errors are those of `load_image`.
+    See `load_image` for arguments and errors.
     """
     data, name = _read(source, name)
     return _decode(data, max_pixels, name)[1]
 
 
-def crop_and_resize(image: np.ndarray, box: Box | None, framing: ImageTransform) -> np.ndarray:
-    """CropBoxes a photo and scales the cut to a square, with an antialiasing filter.
+def crop_and_resize(image: np.ndarray, box: Box | None, transform: ImageTransform) -> np.ndarray:
+    """Crops an image and resizes the crop to a square, with an antialiasing filter.
 
     Args:
       image: uint8 [H, W, 3].
       box: of the garment, (x_1, y_1, x_2, y_2) in pixels, x_2 and y_2 exclusive; rounded to
-        whole pixels as `pixel_box` does. None takes the whole photo.
-      framing: what is cut, and how it is scaled.
+        whole pixels as `pixel_box` does. None takes the whole image.
+      transform: what is cropped, and how it is resized.
 
     Returns:
       uint8 [size, size, 3]. The aspect ratio is not kept.
     """
-    cut = framing.box(box, image.shape[0], image.shape[1])
-    left, top, right, bottom = pixel_box(cut, image.shape[0], image.shape[1])
-    image, size = image[top:bottom, left:right], (framing.size, framing.size)
+    crop = transform.box(box, image.shape[0], image.shape[1])
+    left, top, right, bottom = pixel_box(crop, image.shape[0], image.shape[1])
+    image, size = image[top:bottom, left:right], (transform.size, transform.size)
     resized = np.empty((*size, 3), np.float32)
     # In float32, a channel at a time: Pillow rounds and clips 8-bit pixels between its two passes.
     for index in range(3):
         channel = Image.fromarray(image[:, :, index]).convert("F")
-        scaled = channel.resize(size, _FILTERS[framing.interpolation])
+        scaled = channel.resize(size, _FILTERS[transform.interpolation])
         resized[:, :, index] = np.asarray(scaled)
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
 def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
-    """Rounds a box (half to even) to whole pixels of a photo; it keeps at least one pixel.
+    """Rounds a box (half to even) to whole pixels of an image; at least one pixel remains.
 
     Returns:
       (left, top, right, bottom) with 0 <= left < right <= width, 0 <= top < bottom <= height.
@@ -189,9 +189,9 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     return left, top, min(max(x_2, left + 1), width), min(max(y_2, top + 1), height)
 
 
-def check_box(box: Box, photo: np.ndarray, what: str) -> None:
-    """Raises InputError, saying what it is, unless a box is within a photo uint8 [H, W, 3]."""
-    height, width, _ = photo.shape
+def check_box(box: Box, image: np.ndarray, what: str) -> None:
+    """Raises InputError, which calls it `what`, unless a box is within an image uint8 [H, W, 3]."""
+    height, width, _ = image.shape
     x_1, y_1, x_2, y_2 = box
     if not (0 <= x_1 < x_2 <= width and 0 <= y_1 < y_2 <= height):
         raise InputError(
@@ -201,7 +201,7 @@ def check_box(box: Box, photo: np.ndarray, what: str) -> None:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Lossless PNG bytes of uint8 [H, W, 3] (RGB) or [H, W] (grey), or of a bool mask [H, W]."""
+    """Encodes as PNG uint8 [H, W, 3] (RGB) or [H, W] (gray), or of a bool mask [H, W]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -249,7 +249,7 @@ def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, Image
 def _open_unlimited(data: bytes) -> Image.Image:
     """Reads the header without Pillow's own limit, whose error does not tell the size.
 
-    `_check_size` holds our limit before any pixel is decoded.
+    `_check_size` checks our limit before any pixel is decoded.
     """
     with _BOMB_LIMIT_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -261,10 +261,10 @@ def _open_unlimited(data: bytes) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats that are read: not those, like EPS, for which Pillow runs other programs."""
+    """Returns the formats that are read: none, like EPS, for which Pillow runs other programs."""
     Image.init()
-    wanted = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-    return tuple(name for name in wanted if name in Image.OPEN)
+    names = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+    return tuple(name for name in names if name in Image.OPEN)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:

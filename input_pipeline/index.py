@@ -1,4 +1,4 @@
-"""What sampling and protocols need to know of every photo, without reading the photos."""
+"""The index: what sampling and protocols need of every image, without reading the images."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ _COLUMNS = {  # dtype and shape of one row
     "cropped": (np.int8, ()),
     "box": (np.float32, (4,)),
     "size": (np.int32, (2,)),
-    "shrunk": (np.float32, ()),
+    "resize_scale": (np.float32, ()),
     "content": (np.int32, ()),
     "clothes_type": (np.int8, ()),
     "landmarks": (np.int32, (len(LANDMARKS), 3)),
@@ -29,7 +29,7 @@ _ROWS_PER_PART = 65_536
 
 @dataclasses.dataclass(frozen=True)
 class PhotoIndex(StoredIndex):
-    """Columns over the N photos of a split; row i is record i. -1 stands for unknown.
+    """Columns over the N images of a split; row i is record i. -1 stands for unknown.
 
     Attributes:
       photo_id: str [N].
@@ -39,17 +39,17 @@ class PhotoIndex(StoredIndex):
       view: int8 [N], 0 front, 1 side, 2 back.
       occluded: int8 [N], 0 or 1.
       cropped: int8 [N], 0 or 1.
-      box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright photo.
-      size: int32 [N, 2], (height, width) of the upright photo in pixels.
-      shrunk: float32 [N], longer side of the stored photo by that of the photo as it was found.
-      content: int32 [N], equal exactly where the stored image bytes are equal, in all splits; of a
-        photo with several boxes each has its own, the n-th the same in equal photos.
+      box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright image.
+      size: int32 [N, 2], (height, width) of the upright image in pixels.
+      resize_scale: float32 [N], longer side of the stored photo by that of the original.
+      content: int32 [N], equal exactly where the stored image bytes are equal, in all splits; if an
+        image has several boxes, each box has another number, the n-th the same in equal images.
       clothes_type: int8 [N], 1 upper body, 2 lower body, 3 full body.
-      landmarks: int32 [N, 8, 3] (visibility, x, y), as in a record; -1 where a data set has other
+      landmarks: int32 [N, 8, 3] (visibility, x, y), as in a record; -1 if the data set has other
         landmarks than these eight.
-      attribute_ends: int64 [N], where each photo's part of `attribute_marks` ends.
-      attribute_marks: int32, a + 1 for each attribute a, an index into `attributes`, that a photo
-        has, -(a + 1) for each that is not known of it.
+      attribute_ends: int64 [N], where each image's part of `attribute_marks` ends.
+      attribute_marks: int32, a + 1 for each attribute a, an index into `attributes`, that an image
+        has, -(a + 1) for each that is unknown.
       items: str [number of items in this split].
       categories: str [number of categories in the data set], the same in each split.
       attributes: str [number of attributes in the data set], the same in each split.
@@ -66,7 +66,7 @@ class PhotoIndex(StoredIndex):
     cropped: np.ndarray
     box: np.ndarray
     size: np.ndarray
-    shrunk: np.ndarray
+    resize_scale: np.ndarray
     content: np.ndarray
     clothes_type: np.ndarray
     landmarks: np.ndarray
@@ -78,22 +78,22 @@ class PhotoIndex(StoredIndex):
 
     @functools.cached_property
     def customers(self) -> "RowsByItem":
-        """The customer photos, by item."""
+        """Returns the customer images, by item."""
         return RowsByItem.of(self, CUSTOMER)
 
     @functools.cached_property
     def shops(self) -> "RowsByItem":
-        """The shop photos, by item."""
+        """Returns the shop images, by item."""
         return RowsByItem.of(self, SHOP)
 
     @functools.cached_property
     def photos(self) -> "RowsByItem":
-        """All photos, by item."""
+        """Returns all images, by item."""
         return RowsByItem.of(self)
 
     @functools.cached_property
     def pairs(self) -> np.ndarray:
-        """int32 [n, 2]: every (customer row, shop row) of one item, sorted by item."""
+        """Returns every (customer row, shop row) of one item, sorted by item, int32 [n, 2]."""
         customers, shops = self.customers, self.shops
         repeats = shops.counts[self.item[customers.rows]]
         customer = np.repeat(customers.rows, repeats)
@@ -103,24 +103,23 @@ class PhotoIndex(StoredIndex):
 
     @functools.cached_property
     def paired_items(self) -> np.ndarray:
-        """int32 [m]: the items that have both a customer and a shop photo."""
+        """Returns the items that have both a customer and a shop image, int32 [m]."""
         both = (self.customers.counts > 0) & (self.shops.counts > 0)
         return np.flatnonzero(both).astype(np.int32)
 
     def attribute_values(self, rows: np.ndarray) -> np.ndarray:
-        """int8 [n, attributes] of these photos: 1 has it, 0 has it not, -1 not known."""
+        """Returns int8 [n, attributes]: 1 the image has it, 0 it does not, -1 unknown."""
         ends = self.attribute_ends[rows]
         starts = np.where(rows > 0, self.attribute_ends[rows - 1], 0)
         counts = ends - starts
         first = np.repeat(np.cumsum(counts) - counts, counts)
-        places = np.repeat(starts, counts) + np.arange(counts.sum()) - first
-        marks = self.attribute_marks[places]
+        marks = self.attribute_marks[np.repeat(starts, counts) + np.arange(counts.sum()) - first]
         values = np.zeros((len(rows), len(self.attributes)), np.int8)
         values[np.repeat(np.arange(len(rows)), counts), np.abs(marks) - 1] = np.sign(marks)
         return values
 
     def attribute_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [attributes] twice: photos that have each, and photos known not to have it."""
+        """Counts the images with each attribute, and those without, int64 [attributes] each."""
         marks, count = self.attribute_marks, len(self.attributes)
         has, unknown = (
             np.bincount(chosen - 1, minlength=count)
@@ -129,7 +128,7 @@ class PhotoIndex(StoredIndex):
         return has, len(self) - has - unknown
 
     def counts(self) -> dict[str, int]:
-        """The numbers that a summary prints."""
+        """Returns the numbers that a summary prints."""
         return {
             "photos": len(self),
             "categories": len(np.unique(self.category[self.category >= 0])),
@@ -144,7 +143,7 @@ class PhotoIndex(StoredIndex):
 
     @classmethod
     def join(cls, indices: Sequence["PhotoIndex"]) -> "PhotoIndex":
-        """The rows of several splits of one data set, one after the other; items by their names."""
+        """Concatenates several splits of one data set; items are matched by their names."""
         items, numbers = np.unique(
             np.concatenate([index.items for index in indices]), return_inverse=True
         )
@@ -174,7 +173,7 @@ class RowsByItem:
 
     Attributes:
       rows: int32 [n].
-      starts: int64 [items], where an item's rows begin in `rows`.
+      starts: int64 [items], where each item's rows begin in `rows`.
       counts: int64 [items].
     """
 
@@ -184,7 +183,7 @@ class RowsByItem:
 
     @classmethod
     def of(cls, index: PhotoIndex, domain: int | None = None) -> "RowsByItem":
-        """Groups the photos, all or those of one domain."""
+        """Groups the images, all or those of one domain."""
         chosen = np.ones(len(index), bool) if domain is None else index.domain == domain
         rows = np.flatnonzero(chosen).astype(np.int32)
         rows = rows[np.argsort(index.item[rows], kind="stable")]
@@ -217,11 +216,12 @@ class IndexBuilder:
 
         Args:
           item_id: name of the item.
-          category: name of the category, "" where unknown.
-          attributes: names of those the photo has.
-          unknown_attributes: names of those not known of it.
-          **columns: photo_id, domain, view, occluded, cropped, box, size, shrunk, clothes_type,
-            landmarks, and content_digest: 16 bytes, equal where the stored image bytes are equal.
+          category: name of the category, "" if unknown.
+          attributes: names of those the image has.
+          unknown_attributes: names of those that are unknown.
+          **columns: photo_id, domain, view, occluded, cropped, box, size, resize_scale,
+            clothes_type, landmarks, and content_digest: 16 bytes, equal where the stored image
+            bytes are equal.
         """
         columns["item"] = _number(self.items, item_id)
         columns["category"] = _number(self.categories, category) if category else -1
@@ -236,7 +236,7 @@ class IndexBuilder:
             self._pack()
 
     def columns(self) -> dict[str, np.ndarray]:
-        """All rows, by column; content_digest in content's place, mark_count in attribute_ends'."""
+        """Returns all columns, but content_digest and mark_count for content and attribute_ends."""
         self._pack()
         return {
             name: np.concatenate([part[name] for part in self._parts]) for name in self._waiting
@@ -260,7 +260,7 @@ class IndexBuilder:
 
 
 def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]:
-    """The index of each split; categories, attributes and contents are numbered alike in all."""
+    """Builds each split's index; categories, attributes and contents have one numbering in all."""
     categories = sorted({name for builder in builders.values() for name in builder.categories})
     attributes = sorted({name for builder in builders.values() for name in builder.attributes})
     columns = {split: builder.columns() for split, builder in builders.items()}
@@ -270,14 +270,14 @@ def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]
     ]
     contents = number_contents(digests)
     indices = {}
-    for (split, builder), own in zip(builders.items(), contents, strict=True):
+    for (split, builder), content in zip(builders.items(), contents, strict=True):
         rows = columns[split]
         marks = rows.pop("marks")
         rows["category"] = _renumbered(builder.categories, categories)[rows["category"]]
         rows["attribute_ends"] = np.cumsum(rows.pop("mark_count"), dtype=np.int64)
         numbers = _renumbered(builder.attributes, attributes)[np.abs(marks) - 1]
         indices[split] = PhotoIndex(
-            content=own,
+            content=content,
             attribute_marks=np.sign(marks) * (numbers + 1),
             items=_strings(builder.items),
             categories=_strings(categories),
@@ -288,7 +288,7 @@ def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]
 
 
 def number_boxes(digests: np.ndarray, photo_id: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Digests with the place of each row's box among the different boxes of its photo."""
+    """Adds to digests the number of each row's box among the different boxes of its image."""
     photo = np.unique(photo_id, return_inverse=True)[1]
     keys = np.column_stack([photo, boxes.astype(np.float64)])
     distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
@@ -300,14 +300,14 @@ def number_boxes(digests: np.ndarray, photo_id: np.ndarray, boxes: np.ndarray) -
 
 
 def _number(numbers: dict[str, int], name: str) -> int:
-    """The number of a name, which is new where it has none."""
+    """Returns the number of a name, a new one if it has none."""
     return numbers.setdefault(name, len(numbers))
 
 
 def _renumbered(names: Iterable[str], ordered: Sequence[str]) -> np.ndarray:
-    """For each name its place in `ordered`; the last element, which -1 takes, is -1."""
-    places = {name: place for place, name in enumerate(ordered)}
-    return np.array([*(places[name] for name in names), -1], np.int32)
+    """Returns the index of each name in `ordered`, and at the end -1, so that -1 stays -1."""
+    indices = {name: index for index, name in enumerate(ordered)}
+    return np.array([*(indices[name] for name in names), -1], np.int32)
 
 
 def _strings(values: Iterable[str]) -> np.ndarray:

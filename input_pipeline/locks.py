@@ -1,4 +1,4 @@
-"""One process prepares a data set, the others wait for it."""
+"""A lock: one process prepares a data set, the others wait for it."""
 
 import contextlib
 import multiprocessing
@@ -23,9 +23,9 @@ def preparation_lock(path: epath.Path) -> Iterator[None]:
     or a file system without such locks, it only prints that there is no lock.
 
     Raises:
-      DatasetError: in a renderer that runs the main script again, which would wait for ever.
+      DatasetError: in a renderer that runs the main script again, which would wait forever.
     """
-    # As multiprocessing itself finds out that a new process is still importing the main module.
+    # As multiprocessing itself tests whether a new process is still importing the main module.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise DatasetError(
             "the script that prepares a data set is run again by each process that helps it: put "

@@ -1,4 +1,4 @@
-"""From photos with objects to batches of padded pictures, boxes and masks, with tf.data."""
+"""From images with objects to batches of padded images, boxes and masks, with tf.data."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.batches import check_rows, check_share, record_batches
+from input_pipeline.batches import check_hosts, check_rows, record_batches
 from input_pipeline.decoding import KERNELS, decode, turn_upright
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
@@ -14,11 +14,11 @@ from input_pipeline.sampling import ImageSampler
 
 
 class Shape(NamedTuple):
-    """What every image of a batch is brought to.
+    """The shape that every image of a batch gets.
 
     Attributes:
       size: S, side of the square, in pixels.
-      max_objects: M, places for objects; 0: as many as an image of the split has.
+      max_objects: M, most objects of an image; 0: as many as an image of the split has.
       mask_size: side of an object's mask, in pixels; 0: no masks.
       interpolation: of the resizing, "bilinear" or "bicubic".
     """
@@ -29,10 +29,10 @@ class Shape(NamedTuple):
     interpolation: str = "bilinear"
 
     def for_split(self, split: ObjectSplit) -> "Shape":
-        """Returns the shape with places for every image's objects.
+        """Returns the shape with max_objects set.
 
         Raises:
-          DatasetError: a number is wrong, or an image has more objects than there are places.
+          DatasetError: a number is wrong, or an image has more objects than max_objects.
         """
         for name, least in (("size", 1), ("max_objects", 0), ("mask_size", 0)):
             if getattr(self, name) < least:
@@ -52,23 +52,23 @@ def object_train_batches(
     shape: Shape,
     *,
     flip: bool = True,
-    batch_photos: int,
+    batch_size: int,
     start_step: int,
     steps: int,
     seed: int,
     host: int = 0,
     hosts: int = 1,
 ) -> Iterator[dict[str, np.ndarray | int]]:
-    """Yields one host's share of the training batches of `steps` steps from `start_step` on.
+    """Yields one host's part of the training batches of `steps` steps from `start_step` on.
 
-    Which photos a step holds, and which of them are mirrored, depends on nothing but the seed and
+    Which images a step holds, and which of them are mirrored, depends on nothing but the seed and
     the step: see `ImageSampler`.
 
     Args:
       split: to train on.
-      shape: what every image is brought to.
+      shape: of every image.
       flip: random horizontal flips.
-      batch_photos: photos in the global batch.
+      batch_size: images in the global batch.
       start_step: first step, counted from 0 over the whole training.
       steps: number of steps.
       seed: of the order and the flips.
@@ -76,23 +76,24 @@ def object_train_batches(
       hosts: number of processes.
 
     Yields:
-      step, int, and what `object_batches` yields, of batch_photos / hosts photos.
+      step, int, and what `object_batches` yields, of batch_size / hosts images.
 
     Raises:
-      DatasetError: a field is wrong, a photo has too many objects, or the batch cannot be divided
+      DatasetError: a field is wrong, an image has too many objects, or the batch cannot be divided
         among the hosts.
     """
     shape = shape.for_split(split)
-    check_share(batch_photos, "photos", host, hosts)
+    check_hosts(batch_size, "photos", host, hosts)
     sampler = ImageSampler(len(split), seed)
 
-    def photos_of(step: int) -> tuple[np.ndarray, np.ndarray]:
-        plan = sampler.plan(step, batch_size=batch_photos, host=host, hosts=hosts)
-        return plan.rows[:, 0], plan.flip[:, 0] & flip
+    def rows_and_flips(step: int) -> tuple[np.ndarray, np.ndarray]:
+        sampled = sampler.sample(step, batch_size=batch_size, host=host, hosts=hosts).flat()
+        return sampled.rows, sampled.flip & flip
 
     def batches() -> Iterator[dict[str, np.ndarray | int]]:
         numbers = range(start_step, start_step + steps)
-        for step, batch in zip(numbers, _batches(split, numbers, photos_of, shape), strict=True):
+        made = _batches(split, numbers, rows_and_flips, shape)
+        for step, batch in zip(numbers, made, strict=True):
             yield {**batch, "step": step}
 
     return batches()
@@ -105,65 +106,64 @@ def object_batches(
     *,
     batch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields photos in the order of `rows`, never mirrored.
+    """Yields the images of `rows` in their order, never mirrored.
 
-    A photo keeps its aspect: its longer side becomes S = size, and black fills the square at
-    the right or below. M is max_objects, or with 0 the most objects a photo of the split has.
+    An image keeps its aspect: its longer side becomes S = size, and black pads the square at the
+    right or below. M is max_objects, or with 0 the most objects that an image of the split has.
 
     Yields:
-      photo, uint8 [batch, S, S, 3]; size, int32 [batch, 2], (height, width) of what is no filling;
-      scale, float32 [batch], pixels of the square for each pixel of the upright photo; row, int32
+      image, uint8 [batch, S, S, 3]; size, int32 [batch, 2], (height, width) without the padding;
+      scale, float32 [batch], pixels of the square for each pixel of the upright image; row, int32
       [batch]; and of the objects, in the order of the record: valid, bool [batch, M], whether
-      there is one; box, float32 [batch, M, 4], (x_1, y_1, x_2, y_2) in pixels of the square;
+      it is an object; box, float32 [batch, M, 4], (x_1, y_1, x_2, y_2) in pixels of the square;
       category, int32 [batch, M], -1 where there is none; crowd, bool [batch, M]; and, where
       mask_size m is not 0, has_mask, bool [batch, M], and mask, uint8 [batch, M, m, m], the
-      object's mask cut to its box and scaled, 0 to 255.
-      The last batch is filled up with black photos of row -1, without objects.
+      object's mask cropped to its box and scaled, 0 to 255.
+      The last batch is filled up with black images of row -1, without objects.
 
     Raises:
-      DatasetError: a field is wrong, or a photo has too many objects.
+      DatasetError: a field is wrong, or an image has too many objects.
     """
     shape = shape.for_split(split)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
-    chosen = np.asarray(rows, np.int32).reshape(-1)
-    check_rows(split, chosen)
+    rows = np.asarray(rows, np.int32).reshape(-1)
+    check_rows(split, rows)
 
-    def photos_of(start: int) -> tuple[np.ndarray, np.ndarray]:
-        part = chosen[start : start + batch]
+    def rows_and_flips(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = rows[start : start + batch]
         return part, np.zeros(len(part), bool)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for found in _batches(split, range(0, len(chosen), batch), photos_of, shape):
-            yield {name: _filled(name, values, batch) for name, values in found.items()}
+        for made in _batches(split, range(0, len(rows), batch), rows_and_flips, shape):
+            yield {name: _pad_batch(name, values, batch) for name, values in made.items()}
 
     return batches()
 
 
-def _filled(name: str, values: np.ndarray, batch: int) -> np.ndarray:
-    missing = [(0, batch - len(values)), *((0, 0),) * (values.ndim - 1)]
-    nothing = -1 if name in ("row", "category") else False if values.dtype == bool else 0
-    return np.pad(values, missing, constant_values=nothing)
+def _pad_batch(name: str, values: np.ndarray, batch: int) -> np.ndarray:
+    widths = [(0, batch - len(values)), *((0, 0),) * (values.ndim - 1)]
+    return np.pad(values, widths, constant_values=-1 if name in ("row", "category") else 0)
 
 
 def _batches(
     split: ObjectSplit,
     numbers: range,
-    photos_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    rows_and_flips: Callable[[int], tuple[np.ndarray, np.ndarray]],
     shape: Shape,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batch of each number; `photos_of` tells its rows, and which are mirrored."""
+    """Yields the batch of each number, of these rows, mirrored or not."""
     return record_batches(
         split,
         numbers,
-        photos_of,
-        lambda record, row, flip: {**_photo(record, flip, shape), "row": row},
+        rows_and_flips,
+        lambda record, row, flip: {**_image_and_objects(record, flip, shape), "row": row},
         lambda rows: f"a photo or mask among {', '.join(split.index.photo_id[rows])}",
     )
 
 
-def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
-    """What `object_batches` yields, of one stored record."""
+def _image_and_objects(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
+    """Returns what `object_batches` yields, of one stored record."""
     stored = tf.io.parse_single_example(
         record,
         {
@@ -182,9 +182,9 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Ten
     # Not tf.image.resize, which rounds the size first and so scales the shorter side otherwise.
     square = _scaled(image, [shape.size] * 2, [scale] * 2, [0.0, 0.0], KERNELS[shape.interpolation])
     boxes = tf.reshape(stored["boxes"], [-1, 4])
-    found = {
-        "photo": square,
-        # As many pixels as have their centre within the photo.
+    tensors = {
+        "image": square,
+        # As many pixels as have their center within the image.
         "size": tf.cast(tf.maximum(tf.math.ceil(sides * scale - 0.5), 1), tf.int32),
         "scale": scale,
         "valid": _padded(tf.ones_like(stored["categories"], tf.bool), shape, False),
@@ -193,28 +193,27 @@ def _photo(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Ten
         "crowd": _padded(stored["crowd"] > 0, shape, False),
     }
     if shape.mask_size:
-        there = tf.strings.length(stored["masks"]) > 0
+        has_mask = tf.strings.length(stored["masks"]) > 0
         masks = tf.map_fn(
-            lambda given: _mask(given[0], given[1], given[2], flip, shape.mask_size),
-            (stored["masks"], there, boxes),
+            lambda parts: _mask(parts, flip, shape.mask_size),
+            (stored["masks"], has_mask, boxes),
             fn_output_signature=tf.TensorSpec([shape.mask_size] * 2, tf.uint8),
         )
-        found |= {"has_mask": _padded(there, shape, False), "mask": _padded(masks, shape, 0)}
-    return found
+        tensors |= {"has_mask": _padded(has_mask, shape, False), "mask": _padded(masks, shape, 0)}
+    return tensors
 
 
-def _mask(
-    png: tf.Tensor, there: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, side: int
-) -> tf.Tensor:
-    """uint8 [side, side]: an object's mask within its box; black where it has none."""
+def _mask(parts: Sequence[tf.Tensor], flip: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns an object's mask within its box, uint8 [side, side]; black if it has none."""
+    png, has_mask, box = parts
 
-    def cut() -> tf.Tensor:
+    def crop() -> tf.Tensor:
         mask = tf.io.decode_png(png, channels=1)
         scale = side / (box[2:] - box[:2])
-        cut = _scaled(mask, [side] * 2, scale[::-1], (-box[:2] * scale)[::-1], "triangle")
-        return _mirrored(cut, flip)[..., 0]
+        crop = _scaled(mask, [side] * 2, scale[::-1], (-box[:2] * scale)[::-1], "triangle")
+        return _mirrored(crop, flip)[..., 0]
 
-    return tf.cond(there, cut, lambda: tf.zeros([side, side], tf.uint8))
+    return tf.cond(has_mask, crop, lambda: tf.zeros([side, side], tf.uint8))
 
 
 def _scaled(
@@ -224,7 +223,7 @@ def _scaled(
     shift: Sequence[float] | tf.Tensor,
     kernel: str,
 ) -> tf.Tensor:
-    """uint8 of (height, width) `size`: the image scaled, moved and, around it, black."""
+    """Returns uint8 of (height, width) `size`: the image scaled and shifted, on black."""
     result = tf.raw_ops.ScaleAndTranslate(
         images=tf.cast(image, tf.float32)[None],
         size=size,
@@ -247,10 +246,9 @@ def _mirrored_boxes(boxes: tf.Tensor, width: tf.Tensor, flip: tf.Tensor) -> tf.T
     return tf.where(flip, mirrored, boxes)
 
 
-def _padded(values: tf.Tensor, shape: Shape, nothing: float) -> tf.Tensor:
-    missing = shape.max_objects - tf.shape(values)[0]
-    around = [[0, missing], *([0, 0] for _ in values.shape[1:])]
-    padded = tf.pad(values, around, constant_values=tf.cast(nothing, values.dtype))
+def _padded(values: tf.Tensor, shape: Shape, fill: float) -> tf.Tensor:
+    widths = [[0, shape.max_objects - tf.shape(values)[0]], *([0, 0] for _ in values.shape[1:])]
+    padded = tf.pad(values, widths, constant_values=tf.cast(fill, values.dtype))
     return tf.ensure_shape(padded, [shape.max_objects, *values.shape[1:]])
 
 

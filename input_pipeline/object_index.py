@@ -1,4 +1,4 @@
-"""Splits of photos with many objects, and what is known of each photo without reading it."""
+"""Splits of images with many objects, and their index."""
 
 import dataclasses
 import hashlib
@@ -19,12 +19,12 @@ _COLUMNS = {  # dtype and shape of one row
 
 @dataclasses.dataclass(frozen=True)
 class ObjectIndex(StoredIndex):
-    """Columns over the N photos of a split; row i is record i.
+    """Columns over the N images of a split; row i is record i.
 
     Attributes:
       photo_id: str [N].
-      size: int32 [N, 2], (height, width) of the upright photo in pixels.
-      objects: int32 [N], how many the photo has.
+      size: int32 [N, 2], (height, width) of the upright image in pixels.
+      objects: int32 [N], how many the image has.
       crowd: int32 [N], how many of them are crowds.
       content: int32 [N], equal exactly where the stored image bytes are equal, in all splits.
       categories: str [number of categories in the data set], the same in each split.
@@ -40,19 +40,19 @@ class ObjectIndex(StoredIndex):
     categories: np.ndarray
 
     def counts(self) -> dict[str, int]:
-        """The numbers that a summary prints."""
+        """Returns the numbers that a summary prints."""
         return object_counts(self.objects, self.crowd)
 
 
 class ObjectSplit(StoredSplit[ObjectIndex, ObjectRecord]):
-    """The photos of one split, each with its objects."""
+    """The images of one split, each with its objects."""
 
     index_type = ObjectIndex
     parse = staticmethod(parse_object_record)
 
 
 def object_counts(objects: np.ndarray, crowd: np.ndarray) -> dict[str, int]:
-    """The numbers that a summary prints, from each photo's number of objects and of crowds."""
+    """Returns the numbers that a summary prints, from each image's number of objects and crowds."""
     return {
         "photos": len(objects),
         "objects": int(objects.sum()),
@@ -65,14 +65,14 @@ def object_counts(objects: np.ndarray, crowd: np.ndarray) -> dict[str, int]:
 def build_object_indices(
     records: Mapping[str, Iterable[ObjectRecord]], categories: Sequence[str]
 ) -> dict[str, ObjectIndex]:
-    """The index of each split; contents are numbered alike in all. Reads each record once."""
-    columns = {split: _columns(found) for split, found in records.items()}
+    """Builds each split's index, reading each record once; contents have one numbering in all."""
+    columns = {split: _columns(split_records) for split, split_records in records.items()}
     digests = [rows.pop("digest") for rows in columns.values()]
     contents = number_contents(digests)
     names = np.array(categories, np.str_)
     return {
-        split: ObjectIndex(content=own, categories=names, **rows)
-        for (split, rows), own in zip(columns.items(), contents, strict=True)
+        split: ObjectIndex(content=content, categories=names, **rows)
+        for (split, rows), content in zip(columns.items(), contents, strict=True)
     }
 
 

@@ -1,4 +1,4 @@
-"""Work in parallel whose results keep their order and whose memory is bounded."""
+"""Parallel work with results in order and bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +14,8 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Yields function(job) in the order of the jobs; at most `ahead` jobs are under way.
 
-    Unlike `Executor.map` it takes jobs no faster than results are consumed. Where the consumer
-    stops early, jobs that have not begun are cancelled.
+    Unlike `Executor.map` it takes jobs no faster than results are consumed. If the consumer stops
+    early, jobs that have not begun are canceled.
     """
     waiting: deque[Future[Result]] = deque()
     try:

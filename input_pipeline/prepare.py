@@ -1,12 +1,13 @@
-"""Prepares a data set and tells what it holds.
+"""Prepares a data set and prints what it holds.
 
     python -m input_pipeline.prepare --dataset=synthetic --source=small --dir=data
     python -m input_pipeline.prepare --dataset=manifest --source=photos/manifest.csv --dir=data
     python -m input_pipeline.prepare --dataset=deepfashion_c2s --source=DeepFashion/c2s --check
 
---check reads all lists and photos, tells every problem, and writes nothing; its exit status is 2
-where preparing would refuse.
-Training and evaluation prepare what is missing by themselves; this does it ahead of time.
+--check reads all lists and photos, prints every problem, and writes nothing; its exit status is 2
+if preparing would stop.
+Training and evaluation prepare a missing data set themselves, with the default options. They take a
+prepared one however it was prepared; this command refuses it with other options than its own.
 """
 
 import argparse
@@ -31,17 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from input_pipeline.config import DatasetConfig, PrepareOptions
     from input_pipeline.dataset import load_dataset
 
-    given = {
+    chosen = {
         name: value
         for name, value in vars(options).items()
         if name in PrepareOptions.model_fields and value is not None
     }
     try:
-        chosen = PrepareOptions(**given)
+        prepare_options = PrepareOptions(**chosen)
         dataset_config = DatasetConfig(name=options.dataset, source=options.source, dir=options.dir)
         if options.check:
-            return _check(dataset_config, chosen)
-        dataset = load_dataset(dataset_config, chosen)
+            return _check(dataset_config, prepare_options)
+        dataset = load_dataset(dataset_config, prepare_options)
     except pydantic.ValidationError as error:
         for one in error.errors():
             print(f"error: --{one['loc'][0]}={one['input']}: {one['msg']}", file=sys.stderr)
@@ -56,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """Tables of the counts, a row for each split, and of those the release has."""
+    """Returns tables of the counts, a row for each split, and of those of the release."""
     blocks = []
     if counts := summary["splits"]:
-        columns = [  # a set without pairs, or without categories, has nothing to tell of them
+        columns = [  # those that are 0 in every split, as pairs without items, are left out
             column
             for column in next(iter(counts.values()))
             if column in ("photos", "bytes") or any(count[column] for count in counts.values())
@@ -71,7 +72,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
             _format_table([["split", *(column.replace("_", " ") for column in columns)], *rows])
         )
     if objects := summary.get("objects_per_category"):
-        rows = [[name, *(f"{count:,}" for count in own.values())] for name, own in objects.items()]
+        rows = [
+            [name, *(f"{count:,}" for count in counts.values())] for name, counts in objects.items()
+        ]
         blocks.append(_format_table([["objects", *next(iter(objects.values()))], *rows]))
     if release := summary.get("release"):
         rows = [
@@ -100,22 +103,22 @@ def _optional(count: int | None) -> str:
 def _check(dataset: "DatasetConfig", options: "PrepareOptions") -> int:
     from input_pipeline.dataset import check_source
 
-    checked, refused, summary = check_source(dataset, options)
-    for problem in checked.problems:
+    report, fatal, summary = check_source(dataset, options)
+    for problem in report.problems:
         print(problem)
     print(f"\n{format_summary(summary)}\n")
-    bad = f"{checked.bad_rows():,} bad rows"
-    if not checked.rows:
+    bad = f"{report.bad_rows():,} bad rows"
+    if not report.rows:
         print(f"{bad}, and no photo is left: this cannot be prepared.")
         return 2
-    if refused:
-        kinds = ",".join(sorted({problem.kind for problem in refused}))
+    if fatal:
+        kinds = ",".join(sorted({problem.kind for problem in fatal}))
         print(
-            f"{bad}, {len(refused):,} problems that preparing refuses; --on_error=skip leaves "
+            f"{bad}, {len(fatal):,} problems that stop preparing; --on_error=skip leaves "
             f"all bad rows out, --on_error={shlex.quote(kinds)} those of these kinds."
         )
         return 2
-    print(f"{bad} will be left out." if checked.problems else "No problems.")
+    print(f"{bad} will be left out." if report.problems else "No problems.")
     return 0
 
 
@@ -148,14 +151,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _next_command(options: argparse.Namespace) -> str:
-    fields = {"dir": "data", "source": ""}
-    given = [
+    flags = [
         f"--config.dataset.{name}={getattr(options, name)}"
-        for name, default in fields.items()
+        for name, default in {"dir": "data", "source": ""}.items()
         if getattr(options, name) != default
     ]
     return shlex.join(
-        ["python", "train.py", f"--config=configs/grnet.py:{options.dataset}", *given]
+        ["python", "train.py", f"--config=configs/grnet.py:{options.dataset}", *flags]
     )
 
 

@@ -20,12 +20,12 @@ def ensure_prepared(
 ) -> None:
     """Prepares a data set unless its folder exists.
 
-    A killed run leaves an unfinished folder, never `folder` itself, which appears complete by
-    being renamed; what killed runs left is removed.
+    A killed run leaves an unfinished folder, never `folder` itself: the folder is renamed when it
+    is complete. What killed runs left is removed.
 
     Args:
       folder: DIR/NAME/CONFIG/VERSION, where the builder writes.
-      make_builder: makes the builder; called only where something is to be prepared.
+      make_builder: makes the builder; called only if the folder does not exist.
       beam_runner: see `beam_config`.
       beam_options: see `beam_config`.
 
@@ -50,7 +50,7 @@ def ensure_prepared(
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Keeps TFDS from telling of downloads, custom configurations and metadata it reads."""
+    """Keeps TFDS from logging downloads, custom configs and the metadata it reads."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -10,7 +10,7 @@ from input_pipeline.errors import DatasetError
 
 
 class RecordFiles:
-    """Random access to the records of several ArrayRecord files; reading is thread-safe.
+    """Records of several ArrayRecord files, read by row; reading is thread-safe.
 
     Raises:
       DatasetError: a file is missing, truncated, or holds another number of records.
@@ -25,7 +25,7 @@ class RecordFiles:
 
     @classmethod
     def join(cls, parts: Sequence["RecordFiles"]) -> "RecordFiles":
-        """The files of several splits, one after the other; they are not opened again."""
+        """Concatenates the files of several splits, without opening them again."""
         joined = cls([], [])
         joined._paths = [path for part in parts for path in part._paths]
         joined._files = [file for part in parts for file in part._files]
@@ -37,7 +37,7 @@ class RecordFiles:
         return int(self._ends[-1])
 
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The records of these rows, in this order; a row may be asked for twice.
+        """Reads the records of these rows, in this order; a row may occur twice.
 
         Raises:
           DatasetError: a row outside the split, or a damaged file.
@@ -46,19 +46,21 @@ class RecordFiles:
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise DatasetError(f"rows {rows.min()}..{rows.max()} of a split of {len(self)}")
         files = np.searchsorted(self._ends, rows, side="right")
-        found: list[bytes] = [b""] * len(rows)
+        result: list[bytes] = [b""] * len(rows)
         for file in np.unique(files):
-            places = np.flatnonzero(files == file)
+            indices = np.flatnonzero(files == file)
             first = int(self._ends[file - 1]) if file else 0
             try:
-                records = self._files[file].__getitems__([int(row) - first for row in rows[places]])
+                records = self._files[file].__getitems__(
+                    [int(row) - first for row in rows[indices]]
+                )
             except Exception as error:  # the C++ reader raises bare RuntimeErrors
                 raise DatasetError(
                     f"{self._paths[file]}: damaged ({error}); delete its folder and run again"
                 ) from error
-            for place, record in zip(places, records, strict=True):
-                found[place] = record
-        return found
+            for index, record in zip(indices, records, strict=True):
+                result[index] = record
+        return result
 
 
 def _open(path: str, length: int) -> ArrayRecordDataSource:

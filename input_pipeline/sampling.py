@@ -1,13 +1,13 @@
-"""Which photos a training step holds: a pure function of the seed and the step.
+"""Which images a training step holds: a pure function of the seed and the step.
 
 Nothing is drawn from a running stream, so training resumes at any step without replaying, and
-every host works out its own share. (The orders come from NumPy's generators: another major
+every host computes its own part. (The orders come from NumPy's generators: another major
 version of NumPy may order an epoch differently.)
 """
 
 import abc
+import dataclasses
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,36 +20,43 @@ if TYPE_CHECKING:
     from input_pipeline.dataset import Split
 
 # Independent streams of random numbers.
-_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _DRAW, _CHANGE = range(7)
+_ORDER, _CUSTOMER, _SHOP, _FLIP, _SHIFT, _IMAGE, _AUGMENT = range(7)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SampledBatch:
-    """One host's share of a step: n groups of k photos.
+    """One host's part of a step: n groups of k images.
 
     Attributes:
       rows: int32 [n, k], rows of the index; see the sampler.
-      flip: bool [n, k], whether to mirror each photo.
+      flip: bool [n, k], whether to mirror each image.
       shift: float32 [n, k, 4] in -1..1, how far each edge (left, top, right, bottom) of each
-        photo's cut moves, in units that the caller sets.
-      change: float32 [n, k, 7] in -1..1, where in a photo's cut its square is, and what
-        `pixel_changes.augment` takes.
+        image's crop moves, in units that the caller sets.
+      position: float32 [n, k] in -1..1, where in an image's crop its square is.
+      draws: float32 [n, k, 6] in -1..1, what `augment_image` takes.
     """
 
     rows: np.ndarray
     flip: np.ndarray
     shift: np.ndarray
-    change: np.ndarray
+    position: np.ndarray
+    draws: np.ndarray
 
-    @property
-    def transposed(self) -> "SampledBatch":
-        """The photos of all groups that are first in theirs, then the second: [k, n]."""
-        parts = (self.rows, self.flip, self.shift, self.change)
-        return SampledBatch(*(part.swapaxes(0, 1) for part in parts))
+    def flat(self, by_place: bool = False) -> "SampledBatch":
+        """Returns the batch with one axis of n * k images in the place of two.
+
+        Args:
+          by_place: first each group's first image, then each group's second and so on; else group
+            after group.
+        """
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        if by_place:
+            parts = (part.swapaxes(0, 1) for part in parts)
+        return SampledBatch(*(part.reshape(-1, *part.shape[2:]) for part in parts))
 
 
 class Sampler(abc.ABC):
-    """Deals groups of k photos out to steps and hosts.
+    """Deals out groups of k images to steps and hosts.
 
     Epoch e is one random order of all groups. The epochs are laid end to end and step s takes
     positions s*n to (s+1)*n - 1: no group is dropped at an epoch's end, a batch may straddle
@@ -64,38 +71,47 @@ class Sampler(abc.ABC):
         self.epoch_length = epoch_length
         self.group_size = group_size
         self._seed = seed % 2**64
-        # A batch may straddle epochs, and steps are planned in order: two orders suffice.
+        # A batch may straddle epochs, and steps are asked for in order: two orders suffice.
         self._order = functools.lru_cache(maxsize=2)(self._order_epoch)
 
     @abc.abstractmethod
     def _order_epoch(self, epoch: int) -> np.ndarray:
-        """The groups of an epoch in its order, whatever `_rows` takes them as."""
+        """Returns the groups of an epoch in its order, in the form that `_rows` takes."""
 
     @abc.abstractmethod
     def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
-        """int32 [n, k]: the photos of these groups of an epoch."""
+        """Returns the images of these groups of an epoch, int32 [n, k]."""
 
-    def plan(self, step: int, *, batch_size: int, host: int, hosts: int) -> SampledBatch:
-        """The groups of one step that belong to one host."""
-        share = batch_size // hosts
-        positions = step * batch_size + host * share + np.arange(share, dtype=np.int64)
-        epochs, places = np.divmod(positions, self.epoch_length)
-        rows = np.empty((share, self.group_size), np.int32)
+    def sample(self, step: int, *, batch_size: int, host: int = 0, hosts: int = 1) -> SampledBatch:
+        """Returns one host's groups of one step.
+
+        Args:
+          step: counted from 0 over the whole training.
+          batch_size: groups in the global batch.
+          host: this process' number.
+          hosts: number of processes.
+        """
+        size = batch_size // hosts
+        numbers = step * batch_size + host * size + np.arange(size, dtype=np.int64)
+        epochs, indices = np.divmod(numbers, self.epoch_length)
+        rows = np.empty((size, self.group_size), np.int32)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            groups = self._order(int(epoch))[places[chosen]]
+            groups = self._order(int(epoch))[indices[chosen]]
             rows[chosen] = self._rows(int(epoch), groups)
-        photos = self.group_size * positions[:, None] + np.arange(self.group_size)
+        images = self.group_size * numbers[:, None] + np.arange(self.group_size)
+        draws = self._signed(_AUGMENT, images, 7)
         return SampledBatch(
             rows,
-            flip=_uniform(self._seed, _FLIP, photos) < 0.5,
-            shift=self._either_way(_SHIFT, photos, 4),
-            change=self._either_way(_CHANGE, photos, 7),
+            flip=_uniform(self._seed, _FLIP, images) < 0.5,
+            shift=self._signed(_SHIFT, images, 4),
+            position=draws[..., 0],
+            draws=draws[..., 1:],
         )
 
-    def _either_way(self, stream: int, photos: np.ndarray, count: int) -> np.ndarray:
-        """float32 [..., count] in -1..1 for each photo."""
-        numbers = count * photos[..., None] + np.arange(count)
+    def _signed(self, stream: int, images: np.ndarray, count: int) -> np.ndarray:
+        """Returns numbers in -1..1 for each image, float32 [..., count]."""
+        numbers = count * images[..., None] + np.arange(count)
         return (2 * _uniform(self._seed, stream, numbers) - 1).astype(np.float32)
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
@@ -104,10 +120,10 @@ class Sampler(abc.ABC):
 
 
 class PairSampler(Sampler):
-    """Groups are (customer, shop photo) of one item.
+    """Groups are a customer and a shop image of one item.
 
-    An epoch is all pairs ("pairs"), or all items that have both kinds of photos, with one photo
-    of each kind drawn ("items").
+    An epoch is all pairs ("pairs"), or all items that have both, with one image of each domain
+    drawn ("items").
     """
 
     def __init__(self, index: PhotoIndex, epoch: str, seed: int):
@@ -121,12 +137,9 @@ class PairSampler(Sampler):
             return self._index.pairs[order]
         items = self._index.paired_items[order]
         columns = []
-        for stream, photos in (
-            (_CUSTOMER, self._index.customers),
-            (_SHOP, self._index.shops),
-        ):
-            drawn = self._generator(epoch, stream).integers(photos.counts[items])
-            columns.append(photos.rows[photos.starts[items] + drawn])
+        for stream, images in ((_CUSTOMER, self._index.customers), (_SHOP, self._index.shops)):
+            drawn = self._generator(epoch, stream).integers(images.counts[items])
+            columns.append(images.rows[images.starts[items] + drawn])
         return np.stack(columns, axis=1)
 
     def _rows(self, epoch: int, groups: np.ndarray) -> np.ndarray:
@@ -134,16 +147,16 @@ class PairSampler(Sampler):
 
 
 class ItemSampler(Sampler):
-    """Groups are K photos of one item (P x K batches).
+    """Groups are K images of one item (P x K batches).
 
-    An epoch is all items that have enough photos. An item's photos are drawn anew in every
+    An epoch is all items that have enough images. An item's images are drawn anew in every
     epoch, each once before any is repeated.
 
     Args:
       index: of the split.
       images_per_item: K, at least 2.
-      cross_domain: the first K // 2 are customer photos and the others shop photos, of items
-        that have both; false: all of an item's photos alike, of items that have two.
+      cross_domain: the first K // 2 are customer images and the others shop images, of items
+        that have both; false: all of an item's images alike, of items that have two.
       seed: of the orders.
     """
 
@@ -153,10 +166,10 @@ class ItemSampler(Sampler):
             self._parts = [(index.customers, half), (index.shops, images_per_item - half)]
             self._items = index.paired_items
         else:
-            photos = index.photos
-            self._parts = [(photos, images_per_item)]
-            self._items = np.flatnonzero(photos.counts >= 2).astype(np.int32)
-        self._photos = len(index)
+            images = index.photos
+            self._parts = [(images, images_per_item)]
+            self._items = np.flatnonzero(images.counts >= 2).astype(np.int32)
+        self._images = len(index)
         super().__init__(len(self._items), images_per_item, seed)
 
     def _order_epoch(self, epoch: int) -> np.ndarray:
@@ -166,20 +179,20 @@ class ItemSampler(Sampler):
         return np.array([self._draw(epoch, item) for item in groups], np.int32)
 
     def _draw(self, epoch: int, item: int) -> np.ndarray:
-        """int32 [K]: every photo has a random key; the photos with the smallest are drawn."""
+        """Returns the images with the smallest of their random keys, int32 [K]."""
         drawn = []
-        for photos, count in self._parts:
-            rows = photos.rows[photos.starts[item] :][: photos.counts[item]]
-            keys = _uniform(self._seed, _DRAW, epoch * self._photos + rows.astype(np.int64))
+        for images, count in self._parts:
+            rows = images.rows[images.starts[item] :][: images.counts[item]]
+            keys = _uniform(self._seed, _IMAGE, epoch * self._images + rows.astype(np.int64))
             drawn.append(np.resize(rows[np.argsort(keys, kind="stable")], count))
         return np.concatenate(drawn)
 
 
 class ImageSampler(Sampler):
-    """Groups are single photos of a split, of which there are `photos`."""
+    """Groups are single images; an epoch is all `images` of a split."""
 
-    def __init__(self, photos: int, seed: int):
-        super().__init__(photos, 1, seed)
+    def __init__(self, images: int, seed: int):
+        super().__init__(images, 1, seed)
 
     def _order_epoch(self, epoch: int) -> np.ndarray:
         return self._generator(epoch, _ORDER).permutation(self.epoch_length)
@@ -189,7 +202,7 @@ class ImageSampler(Sampler):
 
 
 def steps_per_epoch(split: "Split", sampler: SamplerConfig, batch_size: int) -> int:
-    """Steps of `batch_size` groups that reach every group of an epoch at least once; at least 1.
+    """Returns how many steps of `batch_size` groups reach every group of an epoch; at least 1.
 
     Args:
       split: to train on.
@@ -225,7 +238,7 @@ def build_sampler(split: "Split", config: SamplerConfig, seed: int) -> Sampler:
 
 
 def _uniform(seed: int, stream: int, counters: np.ndarray) -> np.ndarray:
-    """A number in 0..1 for each counter: 53 bits of a 64-bit mix (splitmix64's finaliser)."""
+    """Returns a number in 0..1 for each counter: 53 bits of splitmix64's finalizer."""
     key = _mix(np.array([seed], np.uint64)) + np.uint64(stream)
     mixed = _mix(counters.astype(np.uint64) + _mix(key))
     return (mixed >> np.uint64(11)) * 2.0**-53

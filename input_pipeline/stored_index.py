@@ -1,4 +1,4 @@
-"""Columns over the photos of a split, in one file beside the records."""
+"""Columns over the images of a split, in one file beside the records."""
 
 import dataclasses
 import io
@@ -9,12 +9,12 @@ from etils import epath
 
 from input_pipeline.errors import DatasetError
 
-DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])  # of 16 bytes; NumPy cuts zeros off bytes
+DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])  # of 16 bytes; NumPy strips zeros from bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredIndex:
-    """NumPy arrays, the fields of a subclass; those that `rows` names have an element a photo."""
+    """NumPy arrays, the fields of a subclass; those named in `rows` have one element per image."""
 
     rows: ClassVar[tuple[str, ...]]
 
@@ -53,6 +53,6 @@ class StoredIndex:
 
 
 def number_contents(digests: list[np.ndarray]) -> list[np.ndarray]:
-    """int32 for each split: a number for each digest, the same for equal ones of all splits."""
+    """Numbers the digests of all splits, equal ones alike; int32 for each split."""
     numbers = np.unique(np.concatenate(digests), return_inverse=True)[1].astype(np.int32)
     return np.split(numbers, np.cumsum([len(part) for part in digests])[:-1])

@@ -14,23 +14,23 @@ from input_pipeline.stored_index import StoredIndex
 
 
 class Photo(Protocol):
-    """What every record says of its photo."""
+    """The fields of its image that every record has."""
 
     @property
     def image(self) -> bytes:
-        """The encoded photo."""
+        """Returns the encoded image."""
 
     @property
     def photo_id(self) -> str:
-        """Its name."""
+        """Returns its name."""
 
     @property
     def height(self) -> int:
-        """Of the upright photo, in pixels."""
+        """Returns the height of the upright image, in pixels."""
 
     @property
     def width(self) -> int:
-        """As height."""
+        """Returns its width, in pixels."""
 
 
 Index = TypeVar("Index", bound=StoredIndex)
@@ -38,13 +38,13 @@ Record = TypeVar("Record", bound=Photo)
 
 
 class StoredSplit(abc.ABC, Generic[Index, Record]):
-    """The photos of one split.
+    """The images of one split.
 
-    Subclasses say which index they have, and how a record is read.
+    Subclasses define the type of the index and how a record is parsed.
 
     Attributes:
       name: "train", "val" or "test".
-      index: a row of columns for each photo.
+      index: columns with an element per image.
     """
 
     index_type: ClassVar[type[StoredIndex]]
@@ -56,7 +56,7 @@ class StoredSplit(abc.ABC, Generic[Index, Record]):
 
     @classmethod
     def open(cls, name: str, index_path: epath.Path, records: RecordFiles) -> Self:
-        """The split whose index lies there.
+        """Opens a split from its index file and its records.
 
         Raises:
           DatasetError: the index is missing or damaged, or does not fit the records.
@@ -70,19 +70,19 @@ class StoredSplit(abc.ABC, Generic[Index, Record]):
         return len(self.index)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored records of these rows, to be parsed by `parse`."""
+        """Reads the stored records of these rows, which `parse` parses."""
         return self._records.read(rows)
 
     @staticmethod
     @abc.abstractmethod
     def parse(serialized: bytes) -> Record:
-        """A stored record."""
+        """Parses a stored record."""
 
     def record(self, row: int) -> Record:
-        """One photo with all its labels."""
+        """Reads one image with all its labels."""
         return self.parse(self.read([row])[0])
 
     def picture(self, row: int) -> np.ndarray:
-        """uint8 [H, W, 3]: a whole photo, upright."""
+        """Reads a whole image, upright, uint8 [H, W, 3]."""
         record = self.record(row)
         return load_image(record.image, record.height * record.width, record.photo_id)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-DOMAINS = ("customer", "shop")  # queries and gallery; an index has their places here
+DOMAINS = ("customer", "shop")  # of queries and gallery; an index holds their positions here
 CUSTOMER, SHOP = range(2)
 SPLITS = ("train", "val", "test")
 VIEWS = ("front", "side", "back")
@@ -14,8 +14,8 @@ LANDMARKS = tuple(
     for kind in ("collar", "sleeve", "waistline", "hem")
     for side in ("left", "right")
 )
-# Whether a landmark can be seen: hidden by something, or outside the image. A batch has their
-# places here, and UNKNOWN for "absent".
+# Of a landmark: occluded by something, or truncated: outside the image. A batch holds their
+# positions here, and UNKNOWN for "absent".
 VISIBILITIES = ("visible", "occluded", "truncated", "absent")
 VISIBLE, OCCLUDED, TRUNCATED = range(3)
 
@@ -28,7 +28,7 @@ def query_subsets(
     A query with an unknown flag is in no protocol that asks for that flag.
 
     Args:
-      view: int [q], places in VIEWS, -1 unknown.
+      view: int [q], indices into VIEWS, -1 unknown.
       occluded: int [q]: 1 if more than 30% is covered, 0 if not, -1 unknown.
       cropped: int [q]: 1 if more than 30% is out of the image, 0 if not, -1 unknown.
     """

@@ -1,4 +1,4 @@
-"""Eight simulated devices for every test, set before anything imports jax."""
+"""Eight simulated devices and one compilation cache for every test, set before jax is imported."""
 
 import os
 
@@ -11,32 +11,31 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 
+def _shared_folder(tmp_path_factory, name):
+    """A folder of that name; one for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """A folder for prepared data sets; one for all test processes, which take turns."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    return shared / "data"
+    """A folder for prepared data sets; test processes take turns in it."""
+    return _shared_folder(tmp_path_factory, "data")
 
 
 @pytest.fixture(scope="session")
 def tiny_config(data_dir):
-    """Makes configs of GRNet on the tiny synthetic set: six steps, evaluated every three."""
-    from configs import grnet
+    """Makes configs on the tiny synthetic set, of six steps, evaluated every three."""
+    from tests.small import small_config
 
-    def make():
-        config = grnet.get_config()
-        config.dataset.dir = str(data_dir)
-        config.dataset.source = "tiny"
-        config.image.size = 32
-        config.model.node_dim = 16
-        config.model.reasoning_dim = 8
-        config.train.batch_size = 8
-        config.train.steps = 6
-        config.optimizer.warmup_steps = 2
-        config.train.log_every = 2
-        config.train.eval_every = config.train.checkpoint_every = 3
+    def make(system="grnet", **fields):
+        config = small_config(system)
+        config.dataset.update(source="tiny", dir=str(data_dir))
+        config.train.update(steps=6, log_every=2, eval_every=3, checkpoint_every=3)
         config.eval.batch_size = 16
+        if "num_attributes" in config.model:
+            config.model.num_attributes = 49  # that the tiny set has
+        config.update_from_flattened_dict(fields)
         return config
 
     return make

@@ -11,13 +11,14 @@ import pytest
 
 from benchmarks.reproduce.__main__ import main as reproduce
 from benchmarks.reproduce.papers import find_paper
-from input_pipeline import prepare
+from input_pipeline import DatasetConfig, prepare
+from input_pipeline.config import PrepareOptions
 from input_pipeline.dataset import check_source
 from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.datasets.registry import REGISTRY
 from input_pipeline.datasets.street2shop import QUERIES
-from tests.input_pipeline.conftest import make_data, write_manifest
+from tests.input_pipeline.conftest import write_manifest
 from tests.input_pipeline.deepfashion2_trees import write_deepfashion2
 from tests.input_pipeline.deepfashion_trees import (
     write_attributes,
@@ -32,6 +33,8 @@ _INDEX = _ROOT / "docs/datasets.md"
 _SETS = sorted((_ROOT / "docs/datasets").glob("*.md"))
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FLAG = re.compile(r"--config\.([\w.]+)=([^\s\"']*)")
+_SECTIONS = "dataset|image|augment|sampler|model|loss|optimizer|train|eval"
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _TREES = {
     "deepfashion_c2s": write_c2s,
@@ -107,7 +110,7 @@ def test_what_a_data_set_is_and_leaves_out(name):
     (row,) = [row for row in _sets() if f"`{name}`" in row[0]]
     entry = REGISTRY[name]
     module = importlib.import_module(f"input_pipeline.datasets.{entry.module}")
-    builder = typing.get_type_hints(module.from_data)["return"].__args__[1]
+    builder = typing.get_type_hints(module.describe)["return"].__args__[1]
     skips = builder.skips if issubclass(builder, ListedConfig) else ()
     assert row[2] == entry.kind
     assert row[3] == (", ".join(f"`{kind}`" for kind in sorted(skips)) or "-")
@@ -125,24 +128,25 @@ def test_the_kinds_of_problems():
 @pytest.mark.parametrize("name", [name for name in _TREES if name != "deepfashion_fine"])
 def test_the_counts_expected(name, tmp_path):
     _TREES[name](tmp_path)
-    summary = check_source(make_data(name=name, source=str(tmp_path))).summary
-    shown = [line for line in _counts(summary) if ":" not in line[0]]  # not of single categories
-    assert shown == _table(_page_of(name), "count", "release", "paper")
+    counts = [line for line in _counts(name, tmp_path) if ":" not in line[0]]  # not by category
+    assert counts == _table(_page_of(name), "count", "release", "paper")
 
 
 def test_the_counts_expected_of_findfashion(tmp_path):
     header = "image,item_id,domain,split,view,occluded,cropped"
     rows = ["c.jpg,a,customer,test,front,0,0", "s.jpg,a,shop,test,front,0,0"]
     path = write_manifest(tmp_path, rows, header)
-    summary = check_source(make_data(name="findfashion", manifest=str(path))).summary
-    assert _counts(summary) == _table(_page_of("findfashion"), "count", "release", "paper")
+    table = _table(_page_of("findfashion"), "count", "release", "paper")
+    assert _counts("findfashion", path) == table
 
 
-def _counts(summary):
+def _counts(name, source):
+    """What is counted in a set, and the counts of the release and of the paper."""
+    report = check_source(DatasetConfig(name=name, source=str(source)), PrepareOptions())
     return [
-        [line["what"], *("" if line[key] is None else f"{line[key]:,}" for key in keys)]
-        for keys in [("release", "paper")]
-        for line in summary["release"]
+        [line["what"], *("" if count is None else f"{count:,}" for count in counts)]
+        for line in report.summary["release"]
+        for counts in [(line["release"], line["paper"])]
     ]
 
 
@@ -160,21 +164,28 @@ def test_configs_and_their_fields(command):
     ((module, dataset),) = re.findall(r"--config=(configs/\w+)\.py(?::(\w+))?", command)
     get_config = importlib.import_module(module.replace("/", ".")).get_config
     config = get_config(dataset) if dataset else get_config()
-    for field, text in re.findall(r"--config\.([\w.]+)=([^\s\"']*)", command):
-        value = _field(config, field)
+    for field, text in _FLAG.findall(command):
+        assert _has(config, field), f"the config has no field {field}"
+        value = functools.reduce(lambda section, name: section[name], field.split("."), config)
         if isinstance(value, bool):
             assert text in ("True", "False")
         else:
             type(value)(text)  # raises where a number is expected and none is given
 
 
+@pytest.mark.parametrize("command", _commands("eval.py --workdir="))
+def test_fields_that_evaluation_sets(command):
+    for field, _ in _FLAG.findall(command):
+        assert any(_has(config, field) for config in _configs()), f"no config has a field {field}"
+
+
 @pytest.mark.parametrize("command", _commands("-m input_pipeline.prepare"))
 def test_commands_that_prepare(command):
     words = shlex.split(command, comments=True)
-    options = words[words.index("input_pipeline.prepare") + 1 :]
-    name = prepare._parser().parse_args(options).dataset
-    given = {option.removeprefix("--").partition("=")[0] for option in options}
-    assert given <= {"dataset", "dir", "check", *REGISTRY[name].fields}
+    options = vars(prepare._parser().parse_args(words[words.index("input_pipeline.prepare") + 1 :]))
+    given = {name: options[name] for name in PrepareOptions.model_fields if options[name]}
+    PrepareOptions(**given)
+    assert options["source"]
 
 
 @pytest.mark.parametrize("command", _commands("-m benchmarks.reproduce"))
@@ -194,12 +205,15 @@ def test_every_table_of_a_paper_is_on_its_page():
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)
 def test_fields_that_a_page_names(path):
+    for field in re.findall(rf"`((?:{_SECTIONS})\.(?!py`)[a-z_.]+)`", path.read_text()):
+        assert any(_has(config, field) for config in _configs()), f"no config has a field {field}"
+
+
+@functools.cache
+def _configs():
+    """Configs that have every field."""
     names = ("grnet", "embedding", "fashionnet", "kpm", "local_matching", "wtbi")
-    configs = [importlib.import_module(f"configs.{name}").get_config() for name in names]
-    for field in re.findall(
-        r"`((?:data|eval|train|model|loss)\.(?!py`)[a-z_.]+)`", path.read_text()
-    ):
-        assert any(_has(config, field) for config in configs), f"no config has a field {field}"
+    return [importlib.import_module(f"configs.{name}").get_config() for name in names]
 
 
 def _has(config, name):
@@ -208,11 +222,6 @@ def _has(config, name):
             return False
         config = config[part]
     return True
-
-
-def _field(config, name):
-    assert _has(config, name), f"config has no field {name}"
-    return functools.reduce(lambda value, part: value[part], name.split("."), config)
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)

@@ -15,7 +15,7 @@ _TINY = {
         "SIZE": '"tiny"',
         "STEPS": "2",
         "TRAIN_FLAGS": '"--config.optimizer.warmup_steps=1"',
-        "ROW_FLAGS": '"--config.data.size=tiny --config.train.steps=2 '
+        "ROW_FLAGS": '"--config.dataset.source=tiny --config.train.steps=2 '
         '--config.optimizer.warmup_steps=1"',
     }
 }

@@ -55,8 +55,17 @@ def _room(path):
     return path.relative_to(_ROOT / "grnet_jax").parts[0].removesuffix(".py")
 
 
-def _modules():
-    return sorted((_ROOT / "grnet_jax").rglob("*.py"))
+def _modules(package="grnet_jax"):
+    return sorted((_ROOT / package).rglob("*.py"))
+
+
+def _imported_modules(path):
+    """The modules that a file names in its imports, without the names that it takes of them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
 
 
 def test_every_room_has_its_rule():
@@ -77,11 +86,43 @@ def test_imports_point_downward(path):
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(_ROOT)))
-def test_tensorflow_and_the_pipeline_are_imported_only_where_needed(path):
+def test_tensorflow_is_imported_only_where_needed(path):
     for module, top in _imports(path):
         assert module.split(".")[0] not in ("tensorflow", "tensorflow_datasets"), module
-        if module.startswith(("input_pipeline", "clu.metric_writers")):
+        if module.startswith("clu.metric_writers"):
             assert not top, f"{path}: {module} belongs inside the function that needs it"
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(_ROOT)))
+def test_the_input_pipeline_is_used_by_its_front_door(path):
+    for module in _imported_modules(path):
+        assert not module.startswith("input_pipeline."), f"{path}: imports {module}"
+
+
+# Beside these, no module of the input pipeline imports TensorFlow.
+_OF_TENSORFLOW = {"batches", "decoding", "object_batches", "tf_augmentation"}
+
+
+def test_the_input_pipeline_stands_alone_and_imports_tensorflow_where_it_needs_it():
+    tensorflow = set()
+    for path in _modules("input_pipeline"):
+        roots = {module.split(".")[0] for module in _imported_modules(path)}
+        assert "grnet_jax" not in roots, path
+        if "tensorflow" in roots:
+            tensorflow.add(path.stem)
+    assert tensorflow == _OF_TENSORFLOW
+
+
+def test_the_ground_of_the_input_pipeline_imports_no_tensorflow():
+    names = [f"input_pipeline.{name}" for name in ("config", "errors", "images", "vocabulary")]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", f"import {', '.join(names)}"],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tensorflow" not in done.stderr
 
 
 def test_everything_of_grnet_jax_imports_without_tensorflow():

@@ -1,6 +1,6 @@
-"""Networks from a photo to feature maps, under one interface.
+"""Networks from an image to feature maps, under one interface.
 
-A backbone is a Linen module: `backbone(photos, train)` takes normalized photos [n, h, w, 3]
+A backbone is a Linen module: `backbone(images, train)` takes normalized images [n, h, w, 3]
 and returns its feature maps by stride, {stride: [n, h / stride, w / stride, c]}. With
 `train` BatchNorm normalizes by the batch and updates its statistics (collection
 "batch_stats"); otherwise it uses them. `build_classifier` puts the ImageNet head on one.
@@ -63,7 +63,7 @@ _HEADS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build_backbone(name: str, dtype: Any = jnp.float32) -> nn.Module:
-    """The backbone of that name, computing in `dtype`.
+    """Builds the backbone of that name, computing in `dtype`.
 
     Raises:
       InputError: naming the backbones there are.
@@ -74,7 +74,7 @@ def build_backbone(name: str, dtype: Any = jnp.float32) -> nn.Module:
 
 
 def build_classifier(name: str, classes: int = 1000, dtype: Any = jnp.float32) -> Classifier:
-    """The backbone of that name under its ImageNet head.
+    """Builds the backbone of that name under its ImageNet head.
 
     Raises:
       InputError: naming the backbones there are.

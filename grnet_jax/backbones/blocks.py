@@ -127,7 +127,7 @@ def convolution(
     dtype: Dtype = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution with symmetric padding and He initialisation."""
+    """A square convolution with symmetric padding and He initialization."""
     options: dict[str, Any] = (
         {"conv_general_dilated": _pointwise} if (kernel, padding) == (1, 0) else {}
     )

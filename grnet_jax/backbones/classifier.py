@@ -17,19 +17,19 @@ class Classifier(nn.Module):
     each part what the module alone would have.
 
     Attributes:
-      backbone: photos to feature maps by stride.
+      backbone: images to feature maps by stride.
       head: a map [n, h, w, c] to logits [n, classes].
     """
 
     backbone: nn.Module
     head: nn.Module
 
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Logits float32 [n, classes] of normalized photos [n, h, w, 3].
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the logits float32 [n, classes] of normalized images [n, h, w, 3].
 
         With `train` and a "dropout" rng, the head's dropout is on.
         """
-        maps = self.backbone(photos, train)
+        maps = self.backbone(images, train)
         return self.head(maps[max(maps)], train)
 
 
@@ -102,7 +102,7 @@ class VGGHead(nn.Module):
 
 
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
-    """Means of `side` x `side` windows that cover a map of any size, as PyTorch's.
+    """Returns the means of `side` x `side` windows that cover a map of any size, as PyTorch's.
 
     Window i of n cells is [floor(i * n / side), ceil((i + 1) * n / side)); windows overlap where
     `side` does not divide n and repeat cells where n is smaller.

@@ -37,7 +37,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32: each stage's output.
+    """Maps normalized images [n, h, w, 3] to each stage's map: stride 4, 8, 16 and 32.
 
     Cells right and below the last whole window of a strided layer are dropped.
 
@@ -52,11 +52,11 @@ class ConvNeXt(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride; training and evaluation are the same."""
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride; training and evaluation are the same."""
         del train
-        check_window(photos, 4)
-        x = self._strided(self.widths[0], 4, "stem_conv")(photos.astype(self.dtype))
+        check_window(images, 4)
+        x = self._strided(self.widths[0], 4, "stem_conv")(images.astype(self.dtype))
         x = nn.LayerNorm(_EPSILON, dtype=self.dtype, name="stem_norm")(x)
         maps = {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
@@ -71,7 +71,7 @@ class ConvNeXt(nn.Module):
         return maps
 
     def _strided(self, features: int, side: int, name: str) -> nn.Conv:
-        """A convolution whose windows lie side by side."""
+        """Applies a convolution whose windows do not overlap."""
         return nn.Conv(
             features, (side, side), strides=side, padding="VALID", dtype=self.dtype, name=name
         )

@@ -57,7 +57,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32.
+    """Maps normalized images [n, h, w, 3] to feature maps of stride 4, 8, 16 and 32.
 
     Channels are 256, 512, 1024 and 1024: each dense block's output before its transition, the
     last after the final BatchNorm and ReLU.
@@ -73,10 +73,10 @@ class DenseNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride."""
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride."""
         dtype = self.dtype
-        x = photos.astype(dtype)
+        x = images.astype(dtype)
         x = ConvNorm(2 * self.growth, 7, 2, 3, epsilon=1e-5, dtype=dtype, name="conv0")(x, train)
         x = max_pool(x, 3, 2, 1, ceil=False)
         maps: dict[int, jax.Array] = {}

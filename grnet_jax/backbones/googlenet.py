@@ -67,18 +67,18 @@ BLOCKS: dict[int, dict[str, Widths]] = {
 
 
 class GoogLeNet(nn.Module):
-    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32.
+    """Maps normalized images [n, h, w, 3] to feature maps of stride 4, 8, 16 and 32.
 
-    Channels are 192, 480, 832 and 1024; a 224x224 photo gives a 7x7 map at stride 32.
+    Channels are 192, 480, 832 and 1024; a 224x224 image gives a 7x7 map at stride 32.
     """
 
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride."""
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride."""
         dtype = self.dtype
-        x = ConvNorm(64, 7, 2, 3, dtype=dtype, name="conv1")(photos.astype(dtype), train)
+        x = ConvNorm(64, 7, 2, 3, dtype=dtype, name="conv1")(images.astype(dtype), train)
         x = max_pool(x, 3, 2)
         x = ConvNorm(64, dtype=dtype, name="conv2")(x, train)
         maps = {4: ConvNorm(192, 3, padding=1, dtype=dtype, name="conv3")(x, train)}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Photos, kernels and maps as `lax` names their axes.
+# Images, kernels and maps as `lax` names their axes.
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Channels of the dense convolutions that a grouped one becomes on a CPU: the fastest of 8 to
 # 256, measured forward and backward at ResNeXt's shapes.
@@ -74,7 +74,7 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.A
 
 
 def _blocks(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
-    """The grouped convolution, block of groups by block of groups."""
+    """Computes the grouped convolution, one block of groups after the other."""
 
     # A loop, because its one convolution compiles many times faster than one for each block.
     def one(block: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -89,7 +89,7 @@ def _blocks(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Ar
 def _blocks_backward(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, groups: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `_blocks`, written out.
+    """Computes the gradients of `_blocks`.
 
     XLA's own for a convolution in a loop is slow on a CPU unless its axes are in `LAYOUT`.
     """
@@ -112,7 +112,7 @@ def _blocks_backward(
 
     dx = _join(lax.map(of_map, (_split(sparse, blocks), turned)))
 
-    # The kernel's: the map convolved with dy, photos in the place of channels.
+    # The kernel's: the map convolved with dy, images in the place of channels.
     def of_kernel(block: tuple[jax.Array, jax.Array]) -> jax.Array:
         maps, dy = block
         found = lax.conv_general_dilated(

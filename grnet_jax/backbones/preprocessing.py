@@ -113,7 +113,7 @@ def choose_preprocessing(given: str, backbone: str) -> str:
     return name
 
 
-def normalize(photos: jax.Array, preprocessing: str) -> jax.Array:
+def normalize(images: jax.Array, preprocessing: str) -> jax.Array:
     """Returns images [n, h, w, 3] of 0..255 as a backbone expects them, float32.
 
     Raises:
@@ -121,4 +121,4 @@ def normalize(photos: jax.Array, preprocessing: str) -> jax.Array:
     """
     chosen = find_preprocessing(preprocessing)
     mean, deviation = (np.asarray(v, np.float32) for v in (chosen.mean, chosen.deviation))
-    return (photos.astype(jnp.float32) / 255.0 - mean) / deviation
+    return (images.astype(jnp.float32) / 255.0 - mean) / deviation

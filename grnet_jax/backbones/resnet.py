@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Photos [n, h, w, 3], normalized, to maps of stride 4, 8, 16 and 32.
+    """Maps normalized images [n, h, w, 3] to feature maps of stride 4, 8, 16 and 32.
 
     Channels are 256, 512, 1024 and 2048: the outputs of layer1 to layer4.
 
@@ -76,9 +76,9 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride."""
-        x = photos.astype(self.dtype)
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride."""
+        x = images.astype(self.dtype)
         x = ConvNorm(64, 7, 2, 3, epsilon=1e-5, dtype=self.dtype, name="conv1")(x, train)
         x = max_pool(x, 3, 2) if self.caffe_pool else max_pool(x, 3, 2, 1, ceil=False)
         maps = {}

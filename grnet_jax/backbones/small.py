@@ -8,9 +8,9 @@ from grnet_jax.backbones.blocks import ConvNorm, Dtype
 
 
 class SmallNet(nn.Module):
-    """Photos [n, h, w, 3], normalized, to maps of stride 2, 4 and 8.
+    """Maps normalized images [n, h, w, 3] to feature maps of stride 2, 4 and 8.
 
-    A 64x64 photo gives an 8x8 map of `widths[-1]` channels at stride 8, which the pyramid's
+    A 64x64 image gives an 8x8 map of `widths[-1]` channels at stride 8, which the pyramid's
     3x3 windows still divide finely.
     """
 
@@ -18,10 +18,10 @@ class SmallNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride."""
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride."""
         maps = {}
-        x = photos.astype(self.dtype)
+        x = images.astype(self.dtype)
         for number, width in enumerate(self.widths):
             x = ConvNorm(width, 3, 2, 1, dtype=self.dtype, name=f"down{number + 1}")(x, train)
             if number > 0:

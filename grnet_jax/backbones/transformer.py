@@ -84,10 +84,10 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Photos [n, h, w, 3], normalized, to one map: the patches after the last LayerNorm.
+    """Maps normalized images [n, h, w, 3] to one map: the patches after the last LayerNorm.
 
     Its stride is the patch's side. Pixels right and below the last whole patch are not seen. Where
-    the photo has another grid than the weights were trained on, the position embeddings are resized
+    the image has another grid than the weights were trained on, the position embeddings are resized
     to it (bicubic, antialiased), as timm does.
 
     Attributes:
@@ -113,10 +113,10 @@ class ViT(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride; training and evaluation are the same."""
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride; training and evaluation are the same."""
         del train
-        check_window(photos, self.patch)
+        check_window(images, self.patch)
         x = nn.Conv(
             self.width,
             (self.patch, self.patch),
@@ -124,7 +124,7 @@ class ViT(nn.Module):
             padding="VALID",
             dtype=self.dtype,
             name="patch_embed",
-        )(photos.astype(self.dtype))
+        )(images.astype(self.dtype))
         n, height, width, c = x.shape
         prefix, positions = self._tokens(height, width)
         x = x.reshape(n, height * width, c) + positions.astype(self.dtype)
@@ -136,7 +136,7 @@ class ViT(nn.Module):
         return {self.patch: x[:, prefix.shape[1] :].reshape(n, height, width, c)}
 
     def _tokens(self, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-        """The tokens before the patches [1, p, c], and the patches' positions [1, h * w, c]."""
+        """Returns prefix tokens [1, p, c] and the patches' position embeddings [1, h * w, c]."""
         own = int(self.class_token and not self.registers)  # class token with a position
         cells = self.grid**2
         embedding = self.param("pos_embed", _embedding, (1, own + cells, self.width))
@@ -151,7 +151,7 @@ class ViT(nn.Module):
 
 
 def resize_positions(positions: jax.Array, height: int, width: int) -> jax.Array:
-    """Position embeddings of a square grid, [1, g * g, c], for another: [1, height * width, c]."""
+    """Resizes position embeddings of a square grid [1, g * g, c] to [1, height * width, c]."""
     _, cells, c = positions.shape
     side = math.isqrt(cells)
     if (height, width) != (side, side):

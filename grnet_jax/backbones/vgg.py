@@ -29,7 +29,7 @@ STAGES: dict[int, Stage] = {
     8: Stage(512, 3),
     16: Stage(512, 3),
 }
-# VGG-16 drawn small for two CPU cores, with BatchNorm: photos of 64 pixels.
+# VGG-16 drawn small for two CPU cores, with BatchNorm: images of 64 pixels.
 SMALL_STAGES = (Stage(16, 1), Stage(32, 1), Stage(64, 2), Stage(128, 2))
 
 
@@ -64,7 +64,7 @@ class VGGStage(nn.Module):
 
 
 class VGG(nn.Module):
-    """Photos [n, h, w, 3], normalized, to maps of stride 1, 2, 4, ... twice the last stage's.
+    """Maps normalized images [n, h, w, 3] to maps of stride 1, 2, 4, ... twice the last stage's.
 
     VGG-16's channels are 64, 128, 256, 512, 512 and 512: conv1_2, conv2_2, conv3_3, conv4_3,
     conv5_3, each before its pooling, and pool5. Sides are rounded down at each pooling.
@@ -80,10 +80,10 @@ class VGG(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, photos: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Feature maps by stride."""
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride."""
         maps = {}
-        x = photos.astype(self.dtype)
+        x = images.astype(self.dtype)
         for number, stage in enumerate(self.stages):
             x = VGGStage(stage, self.norm, self.dtype, name=f"stage{number + 1}")(x, train)
             maps[2**number] = x

@@ -38,17 +38,15 @@ def check_scales(scales: Scales) -> tuple[tuple[int, int], ...]:
     for scale in scales:
         pair = tuple(scale)
         if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-            raise InputError(
-                f"model.scales: expected pairs of positive (rows, columns), got {scale!r}"
-            )
+            raise InputError(f"expected scales of positive (rows, columns), got {scale!r}")
         checked.append((pair[0], pair[1]))
     if not checked or checked[0] != (1, 1):
         raise InputError(
-            f"model.scales: the first scale must be (1, 1), the global node that the score "
-            f"is read from; got {list(scales)!r}"
+            "expected (1, 1) as the first scale, the global node that the score is read from; "
+            f"got {list(scales)!r}"
         )
     if len(set(checked)) != len(checked):
-        raise InputError(f"model.scales: a scale is listed twice in {list(scales)!r}")
+        raise InputError(f"expected each scale once, got {list(scales)!r}")
     return tuple(checked)
 
 

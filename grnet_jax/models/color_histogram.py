@@ -1,4 +1,4 @@
-"""The floor: nearest neighbour by a color histogram, nothing learned."""
+"""The floor: nearest neighbor by a color histogram, nothing learned."""
 
 from typing import Literal
 
@@ -11,25 +11,25 @@ from input_pipeline import field
 
 
 class ColorHistogram(InnerProduct):
-    """A matcher without parameters: joint RGB histogram of the photo's middle.
+    """Compares joint RGB histograms of the images' middles; has no parameters.
 
-    The descriptor holds the roots of the shares of pixels, so that the inner product is the
-    Bhattacharyya coefficient.
+    An embedding holds the square roots of each color's share of pixels, so that the inner product
+    is the Bhattacharyya coefficient.
 
     Attributes:
-      bins: a channel; the descriptor has their cube.
-      middle: share of each side that is looked at, around the centre.
+      bins: levels of a channel; the embedding has their cube.
+      middle: share of each side that is looked at, around the center.
     """
 
     bins: int = 8
     middle: float = 0.6
 
-    def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: descriptor [n, bins ** 3]."""
+    def embed(self, images: jax.Array, train: bool = False) -> Features:
+        """Returns features of images uint8 [n, h, w, 3]: embeddings [n, bins ** 3]."""
         del train
-        n, height, width, _ = photos.shape
+        n, height, width, _ = images.shape
         top, left = (int(size * (1 - self.middle) / 2) for size in (height, width))
-        middle = photos[:, top : height - top, left : width - left]
+        middle = images[:, top : height - top, left : width - left]
         levels = (middle.astype(jnp.int32) * self.bins) // 256
         red, green, blue = levels[..., 0], levels[..., 1], levels[..., 2]
         color = ((red * self.bins + green) * self.bins + blue).reshape(n, -1)

@@ -9,10 +9,11 @@ from grnet_jax.backbones.preprocessing import PREPROCESSING
 from grnet_jax.graph import check_scales
 from input_pipeline import Section, field
 
-# A pyramid, (rows, columns) of each scale, the whole image first.
-Scales = Annotated[
-    tuple[tuple[pydantic.PositiveInt, pydantic.PositiveInt], ...],
-    pydantic.AfterValidator(check_scales),
+_Pairs = tuple[tuple[pydantic.PositiveInt, pydantic.PositiveInt], ...]
+# A pyramid, (rows, columns) of each scale, the whole image first; and one that may be left out.
+Scales = Annotated[_Pairs, pydantic.AfterValidator(check_scales)]
+ScalesOrNone = Annotated[
+    _Pairs, pydantic.AfterValidator(lambda scales: scales and check_scales(scales))
 ]
 
 
@@ -43,12 +44,13 @@ class BackboneConfig(Section):
         False, "BatchNorm keeps its statistics while training", "parameters"
     )
 
-    @pydantic.model_validator(mode="after")
-    def _known(self) -> "BackboneConfig":
-        for name, known in (("name", BACKBONES), ("preprocessing", {"": None, **PREPROCESSING})):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {sorted(known)}")
-        return self
+    @pydantic.field_validator("name", "preprocessing")
+    @classmethod
+    def _known(cls, value: str, info: pydantic.ValidationInfo) -> str:
+        known = list(BACKBONES) if info.field_name == "name" else ["", *PREPROCESSING]
+        if value not in known:
+            raise ValueError(f"expected one of {known}")
+        return value
 
 
 class NetworkConfig(ModelConfig):

@@ -1,10 +1,10 @@
-"""DARN: a stream for customer photos and one for shop photos, both of which learn attributes.
+"""DARN: a stream for customer images and one for shop images, both of which learn attributes.
 
 The dual attribute-aware ranking network (Huang et al., ICCV 2015) has two networks without shared
-weights. Each tells the attributes of its own kind of photos, and descriptors of both are compared.
-The paper was not at hand. Ours are: one dense layer for all attributes and one for categories in
-the place of a branch for each type; dense layers on the last map's means; and the descriptor, the
-unit vectors of these means and of both dense layers side by side.
+weights. Each recognizes the attributes of its kind of images, and embeddings of both are compared.
+The paper was not at hand. Our reading: one dense layer for all attributes and one for categories
+instead of a branch for each type; dense layers on the last map's means; and the embedding, the unit
+vectors of these means and of both dense layers side by side.
 """
 
 from typing import Any, Literal
@@ -25,23 +25,23 @@ from grnet_jax.models.matcher import (
 from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
 from grnet_jax.models.region_matcher import map_fields
 
-_STREAMS = ("customer", "shop")  # in the order of a photo's domain
+_STREAMS = ("customer", "shop")  # in the order of an image's domain
 
 
 class DARN(InnerProduct):
-    """A matcher by cosines, of which each photo's descriptor is that of its own stream.
+    """Compares by cosine the embeddings that each image gets from its domain's stream.
 
-    It takes `DomainPhotos`. Both streams see every photo and the other's outputs are left out: so
-    batches have one shape whatever is in them. BatchNorm's statistics are those of all photos.
+    It takes `DomainPhotos`. Both streams see every image and one's outputs are kept: so batches
+    have one shape whatever is in them. BatchNorm's statistics are those of all images.
 
     Attributes:
-      customer: backbone of the customer photos; the map of the largest stride is used.
-      shop: that of the shop photos.
-      num_classes: categories, of which a photo has one.
-      num_attributes: of which a photo has any; 0 for no head of them.
+      customer: backbone of the customer images; the map of the largest stride is used.
+      shop: that of the shop images.
+      num_classes: number of categories, of which an image has one.
+      num_attributes: number of attributes, of which an image has any; 0 for no head.
       hidden: width of both dense layers.
       dropout: share that training leaves out after each of them.
-      preprocessing: name of the photo normalization.
+      preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       dtype: of the dense layers' computation.
     """
@@ -59,62 +59,61 @@ class DARN(InnerProduct):
     takes_domain = True
 
     def setup(self) -> None:
-        """The layers of both streams."""
-        self.fc1, self.fc2 = self._of_each(self.hidden), self._of_each(self.hidden)
-        self.category = self._of_each(self.num_classes)
+        """Makes the layers of both streams."""
+        self.fc1, self.fc2 = self._per_stream(self.hidden), self._per_stream(self.hidden)
+        self.category = self._per_stream(self.num_classes)
         if self.num_attributes:
-            self.attribute = self._of_each(self.num_attributes)
+            self.attribute = self._per_stream(self.num_attributes)
         self.drop = nn.Dropout(self.dropout)
 
-    def _of_each(self, width: int) -> dict[str, nn.Dense]:
+    def _per_stream(self, width: int) -> dict[str, nn.Dense]:
         initial = nn.initializers.he_normal()
         return {name: nn.Dense(width, kernel_init=initial, dtype=self.dtype) for name in _STREAMS}
 
-    def embed(self, photos: DomainPhotos | jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3] of known domain: descriptor [n, c + 2 hidden]."""
-        return self.predict(photos, train)[0]
+    def embed(self, images: DomainPhotos | jax.Array, train: bool = False) -> Features:
+        """Returns features of images uint8 [n, h, w, 3]: embeddings [n, c + 2 hidden]."""
+        return self.predict(images, train)[0]
 
     def predict(
-        self, photos: DomainPhotos | jax.Array, train: bool = False
+        self, images: DomainPhotos | jax.Array, train: bool = False
     ) -> tuple[Features, Predictions]:
-        """Features and predictions of photos uint8 [n, h, w, 3], each by its own stream.
+        """Returns features and predictions of images uint8 [n, h, w, 3], each by its stream.
 
         In training, layers drop out where the call has a "dropout" key.
 
         Raises:
-          InputError: photos whose domain is not given.
+          InputError: images come without domains.
         """
-        if not isinstance(photos, DomainPhotos):
+        if not isinstance(images, DomainPhotos):
             if not self.is_initializing():
                 raise InputError(
-                    "model.name=darn: photos alone do not tell which stream is theirs; expected "
+                    "model.name=darn: images alone do not say which stream is theirs; expected "
                     "DomainPhotos"
                 )
-            photos = DomainPhotos(photos, jnp.zeros(len(photos), jnp.int32))
-        seen = normalize(photos.photos, self.preprocessing)
-        customer, shop = (self._stream(name, seen, train) for name in _STREAMS)
-        return jax.tree.map(
-            lambda one, other: jnp.where(photos.domain[:, None] == 0, one, other), customer, shop
-        )
+            images = DomainPhotos(images, jnp.zeros(len(images), jnp.int32))
+        normal = normalize(images.photos, self.preprocessing)
+        customer, shop = (self._stream(name, normal, train) for name in _STREAMS)
+        is_customer = images.domain[:, None] == 0
+        return jax.tree.map(lambda one, other: jnp.where(is_customer, one, other), customer, shop)
 
-    def _stream(self, name: str, seen: jax.Array, train: bool) -> tuple[Features, Predictions]:
-        """What one stream says of normalized photos."""
-        maps = getattr(self, name)(seen, train and not self.frozen_batch_norm)
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        local = jnp.mean(maps[max(maps)].astype(wide), axis=(1, 2))  # [n, c]
+    def _stream(self, name: str, normal: jax.Array, train: bool) -> tuple[Features, Predictions]:
+        """Returns one stream's features and predictions of normalized images."""
+        maps = getattr(self, name)(normal, train and not self.frozen_batch_norm)
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        local = jnp.mean(maps[max(maps)].astype(dtype), axis=(1, 2))  # [n, c]
         first = self._hidden(self.fc1[name], local, train)
         second = self._hidden(self.fc2[name], first, train)
-        parts = [unit_vectors(part.astype(wide)) for part in (local, first, second)]
-        attributes = self.attribute[name](second).astype(wide) if self.num_attributes else None
-        predictions = Predictions(self.category[name](second).astype(wide), attributes)
+        parts = [unit_vectors(part.astype(dtype)) for part in (local, first, second)]
+        attributes = self.attribute[name](second).astype(dtype) if self.num_attributes else None
+        predictions = Predictions(self.category[name](second).astype(dtype), attributes)
         return Features(unit_vectors(jnp.concatenate(parts, axis=1))), predictions
 
     def _hidden(self, layer: nn.Dense, x: jax.Array, train: bool) -> jax.Array:
         return hidden_layer(self, layer, self.drop, x, train)
 
-    def take_backbone(self, theirs: Any) -> dict[str, Any]:
-        """One collection of a backbone's variables as this network's: both streams' start."""
-        return dict.fromkeys(_STREAMS, theirs) if theirs else {}
+    def take_backbone(self, backbone: Any) -> dict[str, Any]:
+        """Returns one collection of a backbone's variables for both streams to start from."""
+        return dict.fromkeys(_STREAMS, backbone) if backbone else {}
 
 
 class Config(RecognitionConfig):

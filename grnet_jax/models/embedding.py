@@ -1,4 +1,4 @@
-"""One descriptor a photo, compared by inner product: any backbone, a pooling, one linear layer."""
+"""One embedding an image, compared by inner product: any backbone, pooling, one linear layer."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from input_pipeline import Section, field
 
 
 class Pooling(nn.Module):
-    """Feature maps to one vector a photo.
+    """Pools feature maps to one vector an image.
 
     "gem" is the generalized mean (Radenovic et al., 2018), (mean of max(x, 1e-6)^p)^(1/p) for each
     channel, with one learned p that starts at 3: p = 1 is the average, a very large p the maximum.
@@ -33,7 +33,7 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[n, h, w, c] to at least float32 [n, c]."""
+        """Returns at least float32 [n, c] of feature maps [n, h, w, c]."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.kind == "average":
             return jnp.mean(x, axis=(1, 2))
@@ -48,7 +48,7 @@ class Pooling(nn.Module):
 
 
 class FeatureRelaxation(nn.Module):
-    """Convolution, ReLU, dropout, convolution on a feature map (Park et al., 2019).
+    """Applies convolution, ReLU, dropout and convolution to a feature map (Park et al., 2019).
 
     Attributes:
       channels: of both convolutions.
@@ -64,36 +64,36 @@ class FeatureRelaxation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[n, h, w, c] to [n, h, w, channels]; with `train` it takes a "dropout" rng."""
+        """Returns [n, h, w, channels] of maps [n, h, w, c]; `train` takes a "dropout" rng."""
         window = (self.kernel, self.kernel)
         x = nn.relu(nn.Conv(self.channels, window, dtype=self.dtype, name="first")(x))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return nn.Conv(self.channels, window, dtype=self.dtype, name="second")(x)
 
 
-def proxy_logits(descriptor: jax.Array, proxies: jax.Array) -> jax.Array:
-    """-|x - p|^2 [n, k] of unit vectors x [n, d] with proxies p [k, d], scaled to length 1."""
+def proxy_logits(embeddings: jax.Array, proxies: jax.Array) -> jax.Array:
+    """Returns -|x - p|^2 [n, k] of unit vectors x [n, d] and unit vectors along p [k, d]."""
     # [n, d], [k, d] to [n, k]
     cosines = jnp.einsum(
-        "nd,kd->nk", descriptor, unit_vectors(proxies), precision=jax.lax.Precision.HIGHEST
+        "nd,kd->nk", embeddings, unit_vectors(proxies), precision=jax.lax.Precision.HIGHEST
     )
     return 2 * cosines - 2
 
 
 class Embedding(InnerProduct):
-    """A matcher whose descriptors are pooled, scaled to unit length, mapped and scaled again.
+    """Compares embeddings: pooled, scaled to unit length, mapped linearly and scaled again.
 
     Attributes:
-      backbone: photos to feature maps; the map of the largest stride is used.
+      backbone: images to feature maps; the map of the largest stride is used.
       pooling: "gem", "average" or "max".
-      embedding_dim: dimensions of the descriptor; 0 leaves the linear layer out.
-      num_classes: logits of the class head; 0 for none.
+      embedding_dim: dimensions of the embedding; 0 leaves the linear layer out.
+      num_classes: logits of the class head; 0 for no head.
       proxies: the class head is a learned unit vector a class, whose logits are those of
-        `proxy_logits` with the descriptor; else a linear layer on the pooled vector.
+        `proxy_logits` with the embedding; else a linear layer on the pooled vector.
       relaxation: module on the map, or None.
       relaxed: what it stands before: the pooling, and so "all", or the "classes" alone, whose head
-        then sees the relaxed map's mean, and the descriptor the map as it is.
-      preprocessing: name of the photo normalization.
+        then sees the relaxed map's mean, and the embedding the map as it is.
+      preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       dtype: of the linear layers' computation.
     """
@@ -110,7 +110,7 @@ class Embedding(InnerProduct):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """The layers after the backbone."""
+        """Makes the layers after the backbone."""
         self.pooled = Pooling(self.pooling)
         if self.embedding_dim:
             self.linear = nn.Dense(self.embedding_dim, dtype=self.dtype)
@@ -120,30 +120,30 @@ class Embedding(InnerProduct):
         elif self.num_classes:
             self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
-    def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: descriptor [n, dim]."""
-        return self.classify(photos, train)[0]
+    def embed(self, images: jax.Array, train: bool = False) -> Features:
+        """Returns features of images uint8 [n, h, w, 3]: embeddings [n, embedding_dim]."""
+        return self.classify(images, train)[0]
 
-    def classify(self, photos: jax.Array, train: bool = False) -> tuple[Features, jax.Array | None]:
-        """`embed`, and class logits [n, classes], None without the head."""
-        return self._describe(self.feature_map(photos, train), train)
+    def classify(self, images: jax.Array, train: bool = False) -> tuple[Features, jax.Array | None]:
+        """Returns `embed`'s features and class logits [n, num_classes], None without the head."""
+        return self._heads(self.feature_map(images, train), train)
 
-    def predict(self, photos: jax.Array, train: bool = False) -> tuple[Features, Predictions]:
-        """`embed`, and the categories' logits; for matchers with the head."""
-        features, logits = self.classify(photos, train)
+    def predict(self, images: jax.Array, train: bool = False) -> tuple[Features, Predictions]:
+        """Returns `embed`'s features and the categories' logits; for matchers with the head."""
+        features, logits = self.classify(images, train)
         if logits is None:
             raise InputError("model.num_classes: 0, so that there are no categories to predict")
         return features, Predictions(category=logits)
 
-    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """The backbone's map of photos uint8 [n, h, w, 3], [n, h', w', c]."""
-        return final_feature_map(self, photos, train)
+    def feature_map(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the backbone's map [n, h', w', c] of images uint8 [n, h, w, 3]."""
+        return final_feature_map(self, images, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Features of feature maps [n, h', w', c]."""
-        return self._describe(feature_map, train=False)[0]
+        """Returns features of feature maps [n, h', w', c]."""
+        return self._heads(feature_map, train=False)[0]
 
-    def _describe(self, x: jax.Array, train: bool) -> tuple[Features, jax.Array | None]:
+    def _heads(self, x: jax.Array, train: bool) -> tuple[Features, jax.Array | None]:
         relaxed = x if self.relaxation is None else self.relaxation(x, train)
         apart = self.relaxation is not None and self.relaxed == "classes"
         pooled = self.pooled(x if apart else relaxed)
@@ -155,8 +155,8 @@ class Embedding(InnerProduct):
             return features, None
         if self.proxies:
             return features, proxy_logits(x, self.proxy)
-        seen = jnp.mean(relaxed.astype(pooled.dtype), axis=(1, 2)) if apart else pooled
-        return features, self.head(seen).astype(pooled.dtype)
+        classified = jnp.mean(relaxed.astype(pooled.dtype), axis=(1, 2)) if apart else pooled
+        return features, self.head(classified).astype(pooled.dtype)
 
 
 class RelaxationConfig(Section):

@@ -1,9 +1,9 @@
 """FashionNet (Liu et al., DeepFashion, CVPR 2016): landmarks, categories, attributes, retrieval.
 
-VGG-16 whose first four stages are shared. The pose branch has a fifth stage of its own and tells
-where the landmarks are and which can be seen; the local branch pools the fourth stage's map around
-them; the global branch has a fifth stage of its own over the whole photo. Both meet in one layer,
-from which categories, attributes and the descriptor are read.
+VGG-16 whose first four stages are shared. The pose branch has its own fifth stage and estimates
+where the landmarks are and which are visible; the local branch pools the fourth stage's map around
+them; the global branch has its own fifth stage over the whole image. Both meet in one layer, from
+which categories, attributes and the embedding are computed.
 """
 
 from collections.abc import Mapping
@@ -37,22 +37,22 @@ _LAST = ("conv5_global", "conv5_pose")
 
 
 class FashionNet(InnerProduct):
-    """A matcher by cosines, which tells landmarks, category and attributes besides.
+    """Compares embeddings by cosine; recognizes landmarks, category and attributes besides.
 
     Attributes:
-      backbone: the shared stages; maps of the last one's stride and, pooled, of twice that.
-      last_stage: the fifth, of which the global and the pose branch have one each.
-      num_classes: categories, of which a photo has one.
-      num_attributes: of which a photo has any; 0 for no head of them.
+      backbone: the shared stages; gives maps of the last one's stride and, pooled, of twice that.
+      last_stage: the fifth stage; the global and the pose branch have one each.
+      num_classes: number of categories, of which an image has one.
+      num_attributes: number of attributes, of which an image has any; 0 for no head.
       hidden: width of each dense layer: fc6 of the branches, fc7_pose and fc7_fusion.
-      embedding_dim: width of the descriptor.
+      embedding_dim: width of the embedding.
       pooling: around estimated "landmarks" or around "keypoints" that come with the images, or
         "none" for the same network without its local branch.
-      num_keypoints: how many come.
+      num_keypoints: how many keypoints come with an image.
       window: side of the pooled window around a landmark, in cells of the last shared map.
       bins: that a window is pooled to, on each axis.
       dropout: share that training leaves out after each dense layer.
-      preprocessing: name of the photo normalization.
+      preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
@@ -101,21 +101,21 @@ class FashionNet(InnerProduct):
     def _dense(self, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.backbone.dtype)
 
-    def embed(self, photos: jax.Array | PointedPhotos, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: descriptor [n, embedding]."""
-        return self.predict(photos, train)[0]
+    def embed(self, images: jax.Array | PointedPhotos, train: bool = False) -> Features:
+        """Returns features of images uint8 [n, h, w, 3]: embeddings [n, embedding_dim]."""
+        return self.predict(images, train)[0]
 
     def predict(
-        self, photos: jax.Array | PointedPhotos, train: bool = False
+        self, images: jax.Array | PointedPhotos, train: bool = False
     ) -> tuple[Features, Predictions]:
-        """Features and predictions of photos uint8 [n, h, w, 3].
+        """Returns features and predictions of images uint8 [n, h, w, 3].
 
         In training, layers drop out where the call has a "dropout" key.
 
         Raises:
-          InputError: points are to be given, and there are none or another number.
+          InputError: keypoints are expected, and the images have none or another number.
         """
-        pixels = photos.photos if isinstance(photos, PointedPhotos) else photos
+        pixels = images.photos if isinstance(images, PointedPhotos) else images
         moving = train and not self.frozen_batch_norm
         maps = self.backbone(normalize(pixels, self.preprocessing), moving)
         shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])
@@ -130,7 +130,7 @@ class FashionNet(InnerProduct):
         if self.pooling != "none":
             points, visible = landmarks, jnp.argmax(visibility, axis=-1) == 0
             if self.takes_points:
-                points, visible = self._given(photos)
+                points, visible = self._keypoints(images)
             local = pool_landmarks(
                 shared, points, visible, window=self.window, bins=self.bins
             )  # [n, p, bins, bins, c]
@@ -144,36 +144,36 @@ class FashionNet(InnerProduct):
         )
         return Features(descriptor=unit_vectors(self.descriptor(fused))), predictions
 
-    def take_backbone(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole VGG's variables as this network's: both fifth stages start from its fifth.
+    def take_backbone(self, backbone: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a whole VGG's variables as this network's: its fifth stage starts both.
 
         Args:
-          theirs: one collection of its variables, by stage.
+          backbone: one collection of the VGG's variables, by stage.
 
         Returns:
-          That collection of ours, without what a VGG does not have.
+          The same collection of this network, without what a VGG does not have.
         """
         shared = [f"stage{number + 1}" for number in range(len(self.backbone.stages))]
         last = f"stage{len(shared) + 1}"
-        taken = {"backbone": {name: theirs[name] for name in shared if name in theirs}}
-        return taken | {name: theirs[last] for name in _LAST if last in theirs}
+        taken = {"backbone": {name: backbone[name] for name in shared if name in backbone}}
+        return taken | {name: backbone[last] for name in _LAST if last in backbone}
 
-    def _given(self, photos: jax.Array | PointedPhotos) -> tuple[jax.Array, jax.Array]:
-        """Keypoints [n, p, 2] and which are visible; none is for parameters to be made."""
-        if isinstance(photos, PointedPhotos) and photos.points.shape[1] == self.num_keypoints:
-            return photos.points, photos.visible
-        if isinstance(photos, PointedPhotos):
+    def _keypoints(self, images: jax.Array | PointedPhotos) -> tuple[jax.Array, jax.Array]:
+        """Returns keypoints [n, p, 2] and which are visible; none while parameters are made."""
+        if isinstance(images, PointedPhotos) and images.points.shape[1] == self.num_keypoints:
+            return images.points, images.visible
+        if isinstance(images, PointedPhotos):
             raise InputError(
                 f"model.num_keypoints: {self.num_keypoints}, but image.keypoints has "
-                f"{photos.points.shape[1]} points"
+                f"{images.points.shape[1]} points"
             )
         if not self.is_initializing():
             raise InputError(
                 "model.pooling=keypoints: images alone have no keypoints; evaluate with "
                 "image.keypoints and without eval.search.store"
             )
-        there = (len(photos), self.num_keypoints)
-        return jnp.zeros((*there, 2)), jnp.zeros(there, bool)
+        shape = (len(images), self.num_keypoints)
+        return jnp.zeros((*shape, 2)), jnp.zeros(shape, bool)
 
     def _last(self, stage: VGGStage, pooled: jax.Array, moving: bool) -> jax.Array:
         return _flat(max_pool(stage(pooled, moving), 2, 2, ceil=False))

@@ -1,7 +1,7 @@
 """GRNet (Kuang et al., ICCV 2019): region pyramid, similarity graph, one score.
 
 With scales ((1, 1),) and no reasoning layers it is the paper's global baseline (Table 5,
-row 1): the projected difference of the two photos' global features, and one linear unit.
+row 1): the projected difference of the two images' global features, and one linear unit.
 """
 
 from typing import Any, Literal
@@ -18,44 +18,44 @@ from input_pipeline import field
 
 
 class GRNet(RegionMatcher, kw_only=True):
-    """A matcher whose features are max-pooled regions and whose score is the graph's.
+    """Compares max-pooled regions by a graph of their similarities.
 
     Attributes:
       graph: regions to scores.
-      projection: regions side by side, [n, r * c], to what the descriptor is the direction of. It
-        learns from the regions as they are: its gradient ends there. None for the whole photo's
-        region itself, through which a loss of descriptors reaches the backbone.
+      projection: regions side by side, [n, r * c], to what the embedding is the direction of. It
+        learns from the regions as they are: its gradient ends there. None for the whole image's
+        region itself, through which a loss of embeddings reaches the backbone.
     """
 
     graph: SimilarityGraph
     projection: nn.Module | None = None
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Features of feature maps [n, h', w', c]."""
+        """Returns features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
-        described = regions[:, 0].astype(jnp.float32)
+        embeddings = regions[:, 0].astype(jnp.float32)
         if self.projection is not None:
-            # So that training descriptors leaves alone what the graph's score learns.
+            # So that training embeddings leaves alone what the graph's score learns.
             fixed = jax.lax.stop_gradient(regions)
-            described = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
-        return Features(descriptor=unit_vectors(described), regions=regions)
+            embeddings = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
+        return Features(descriptor=unit_vectors(embeddings), regions=regions)
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         return self.graph(query, gallery)
 
     def prepare(self, variables: Any, dtype: str) -> Any:
-        """The graph's parameters as `score_prepared` takes them."""
+        """Returns the graph's parameters as `score_prepared` takes them."""
         # Squares of small differences leave float16's range: it scores in float32.
         wide = jnp.promote_types(self.backbone.dtype, jnp.bfloat16)
         return self.graph.prepare(variables["params"]["graph"], dtype or wide)
 
     def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
-        """Same-item logits float32 [q, g]."""
+        """Returns same-item logits float32 [q, g]."""
         return self.graph.score_prepared(prepared, regions_of(query), regions_of(gallery))
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
-        """Weights of the edges into the global node, before and after reasoning, [q, g, n]."""
+        """Returns the global node's edge weights before and after reasoning, [q, g, n]."""
         return self.graph.global_edges(regions_of(query), regions_of(gallery))
 
 

@@ -1,7 +1,7 @@
 """Kronecker-product matching as a pairwise matcher on GRNet's feature maps.
 
 Shen et al., "End-to-End Deep Kronecker-Product Matching for Person Re-identification", CVPR 2018.
-Every cell of the query's map is matched softly with all cells of the gallery photo's map; the
+Every cell of the query's map is matched softly with all cells of the gallery image's map; the
 gallery map, warped by these matches, is subtracted, and one linear unit scores the difference.
 
 Our reading, where it is not the paper's letter:
@@ -14,7 +14,7 @@ Our reading, where it is not the paper's letter:
 - Several scales (the paper: maps of an hourglass network) are GRNet's pyramid: each scale's regions
   are matched among themselves, and the linear unit reads all scales.
 - Self-residual attention: a map is warped onto itself. What a cell differs by from that is what no
-  other cell of its photo shows. A logistic unit on its square weighs the cell.
+  other cell of its image shows. A logistic unit on its square weighs the cell.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from grnet_jax.graph import in_chunks, pool_regions, region_counts
 from grnet_jax.graph.reasoning import accumulation_dtype, match_logit, product
-from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.config import NetworkConfig, ScalesOrNone
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import (
     RegionMatcher,
@@ -38,7 +38,7 @@ _he = nn.initializers.he_normal()
 
 
 class KPM(RegionMatcher, kw_only=True):
-    """A matcher that warps the gallery photo's regions onto the query's.
+    """Compares the query's regions with the gallery image's, warped onto them.
 
     Attributes:
       scales: the pyramid's (rows, columns), each scale matched within itself; () for the cells of
@@ -47,7 +47,7 @@ class KPM(RegionMatcher, kw_only=True):
       self_attention: whether the query's cells are weighed by self-residual attention.
       square_first: whether differences are squared before they are averaged over the cells.
       score_bias_init: where the score's bias starts.
-      gallery_chunk: gallery photos compared at once, where memory is short; 0 for all.
+      gallery_chunk: gallery images compared at once, where memory is short; 0 for all.
     """
 
     scales: tuple[tuple[int, int], ...] = ()
@@ -58,7 +58,7 @@ class KPM(RegionMatcher, kw_only=True):
     gallery_chunk: int = 0
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Features of feature maps [n, h', w', c]."""
+        """Returns features of feature maps [n, h', w', c]."""
         if self.scales:
             regions = pool_regions(feature_map, self.scales)
             return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
@@ -67,12 +67,12 @@ class KPM(RegionMatcher, kw_only=True):
         return Features(descriptor=global_descriptor(cells.max(axis=1)), regions=cells)
 
     def pair_numbers(self, regions: int, channels: int) -> int:
-        """Matches of all cells, and with `square_first` the warped map."""
+        """Counts the matches of all cells, and with `square_first` the warped map."""
         warped = channels if self.square_first else 0
         return sum(count * (count + warped) + channels for count in self._counts(regions))
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         x, (_, r, c) = query, query.shape
         counts = self._counts(r)
         weight, bias, attention = self._parameters(c, len(counts))
@@ -80,19 +80,15 @@ class KPM(RegionMatcher, kw_only=True):
         def score(y: jax.Array) -> jax.Array:
             differences, start = [], 0
             for count in counts:
-                own, other = x[:, start : start + count], y[:, start : start + count]
-                cell_weights = jnp.ones(own.shape[:2], accumulation_dtype(own))
+                scale = slice(start, start + count)
+                cell_weights = jnp.ones((len(x), count), accumulation_dtype(x))
                 if attention is not None:
-                    cell_weights = self_attention(own, *attention, self.match_scale)
-                differences.append(
-                    warped_difference(
-                        own,
-                        other,
-                        cell_weights,
-                        self.match_scale,
-                        square_first=self.square_first,
-                    )
-                )
+                    cell_weights = self_attention(x[:, scale], *attention, self.match_scale)
+                difference = warped_difference(
+                    x[:, scale], y[:, scale], cell_weights, self.match_scale,
+                    square_first=self.square_first,
+                )  # fmt: skip
+                differences.append(difference)
                 start += count
             difference = jnp.concatenate(differences, axis=-1)
             logits = match_logit(difference.reshape(-1, difference.shape[-1]), weight, bias)
@@ -101,14 +97,14 @@ class KPM(RegionMatcher, kw_only=True):
         return in_chunks(score, gallery, self.gallery_chunk)
 
     def _counts(self, regions: int) -> tuple[int, ...]:
-        """How many regions each scale has."""
+        """Returns how many regions each scale has."""
         return region_counts(self.scales) if self.scales else (regions,)
 
     @nn.compact
     def _parameters(
         self, channels: int, blocks: int
     ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """The score's weight and bias, and the attention's where there is one."""
+        """Returns the score's weight and bias, and the attention's or None."""
         weight = self.param("score_weight", _he, (blocks * channels, 1))[:, 0]
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
         if not self.self_attention:
@@ -118,7 +114,7 @@ class KPM(RegionMatcher, kw_only=True):
 
 
 def match_weights(query: jax.Array, gallery: jax.Array, match_scale: float) -> jax.Array:
-    """softmax over j of match_scale * cos(x_i, y_j).
+    """Returns the softmax over j of match_scale * cos(x_i, y_j).
 
     Args:
       query: cells x [q, r, c].
@@ -140,7 +136,7 @@ def warped_difference(
     *,
     square_first: bool,
 ) -> jax.Array:
-    """The squared difference of a query's cells from the gallery photo's, warped onto them.
+    """Returns the squared difference of a query's cells from the warped gallery image's.
 
     With w of `match_weights`, d_i = x_i - sum_j w_ij y_j and a_i the cell's weight, it is
     (mean_i a_i d_i)^2, or mean_i a_i d_i^2 with `square_first`. The former never forms the warped
@@ -162,15 +158,15 @@ def warped_difference(
     if square_first:
         warped = jnp.einsum("qgij,gjc->qgic", weights, y)
         return jnp.einsum("qi,qgic->qgc", share, jnp.square(x[:, None] - warped))
-    own = jnp.einsum("qi,qic->qc", share, x)
+    mean = jnp.einsum("qi,qic->qc", share, x)
     pooled = jnp.einsum("qi,qgij->qgj", share, weights)
-    return jnp.square(own[:, None] - jnp.einsum("qgj,gjc->qgc", pooled, y))
+    return jnp.square(mean[:, None] - jnp.einsum("qgj,gjc->qgc", pooled, y))
 
 
 def self_attention(
     cells: jax.Array, weight: jax.Array, bias: jax.Array, match_scale: float
 ) -> jax.Array:
-    """sigmoid(v . (x_i - sum_j w_ij x_j)^2 + b), w matching a photo's cells with themselves.
+    """Returns sigmoid(v . (x_i - sum_j w_ij x_j)^2 + b), w matching an image with itself.
 
     Args:
       cells: x [n, r, c].
@@ -192,7 +188,7 @@ class Config(NetworkConfig):
     """Kronecker-product matching."""
 
     name: Literal["kpm"] = "kpm"
-    scales: Scales | tuple[()] = field(
+    scales: ScalesOrNone = field(
         (),
         "of the pyramid, (rows, columns), (1, 1) first, each matched within itself; (): every cell "
         "of the map with every cell",

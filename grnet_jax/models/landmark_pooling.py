@@ -17,7 +17,7 @@ def pool_landmarks(
 ) -> jax.Array:
     """Max-pools a window of the map around each point to a few bins.
 
-    The window of `window` x `window` cells is centred on the cell that holds the point, or, of an
+    The window of `window` x `window` cells is centered on the cell that holds the point, or, of an
     even side, on the corner of cells that is nearest to it. Bin i of an axis spans the window's
     cells floor(i * window / bins) to ceil((i + 1) * window / bins), as RoI pooling has it: 7 cells
     give two bins of 4 that share the middle one. Cells outside the map do not count. A bin that has
@@ -52,22 +52,20 @@ def pool_landmarks(
     cells = _windows(padded, starts + window, window)  # [n, p, window, window, c]
     bounds = window_bounds(window, bins)
     rows = jnp.stack([cells[:, :, low:high].max(axis=2) for low, high in bounds], axis=2)
-    found = jnp.stack([rows[:, :, :, low:high].max(axis=3) for low, high in bounds], axis=3)
-    there = known[:, :, None, None, None] & (found != -jnp.inf)
-    return jnp.where(there, found, 0)
+    pooled = jnp.stack([rows[:, :, :, low:high].max(axis=3) for low, high in bounds], axis=3)
+    return jnp.where(known[:, :, None, None, None] & (pooled != -jnp.inf), pooled, 0)
 
 
 def check_pooling(window: int, bins: int) -> None:
     """Raises InputError unless a window of so many cells can be cut into so many bins."""
     if not 1 <= bins <= window:
         raise InputError(
-            "model.landmark_bins: expected 1 to model.landmark_window bins, got "
-            f"{bins} of a window of {window} cells"
+            f"landmark_bins: expected 1 to landmark_window={window}, a window's cells, got {bins}"
         )
 
 
 def _windows(padded: jax.Array, starts: jax.Array, window: int) -> jax.Array:
-    """Windows [n, p, window, window, c] of maps [n, h, w, c] from the cells [n, p, 2] on."""
+    """Returns windows [n, p, window, window, c] of maps [n, h, w, c] from cells [n, p, 2] on."""
 
     def one(single: jax.Array, start: jax.Array) -> jax.Array:
         size = (window, window, single.shape[-1])

@@ -2,12 +2,12 @@
 
 Kuang et al., "Fashion Retrieval via Graph Reasoning Networks on a Similarity Pyramid", ICCV 2019.
 Our reading: on the regions that GRNet compares, each query region takes the gallery region of its
-own scale that is most like it (cosine), and these similarities are averaged: over a scale's
+scale that is most like it (cosine), and these similarities are averaged: over a scale's
 regions, then over the scales. With `one_to_one` no gallery region is taken twice: the most similar
 pair of a scale is taken first, then the most similar of those left.
 
 The score is bias + factor * (average - 1), a logit with two learned numbers, so that the pair loss
-trains the features. Identical photos score the bias, and no pair scores more.
+trains the features. Identical images score the bias, and no pair scores more.
 """
 
 from typing import Literal
@@ -29,14 +29,14 @@ from input_pipeline import field
 
 
 class LocalMatching(RegionMatcher, kw_only=True):
-    """A matcher that averages the similarities of greedily matched regions.
+    """Averages the similarities of greedily matched regions.
 
     Attributes:
       scales: the pyramid's (rows, columns), (1, 1) first.
       one_to_one: whether a gallery region is matched with one query region at most.
       score_factor_init: where the factor on the similarity starts; positive.
       score_bias_init: where the score's bias starts.
-      gallery_chunk: gallery photos compared at once, where memory is short; 0 for all.
+      gallery_chunk: gallery images compared at once, where memory is short; 0 for all.
     """
 
     scales: tuple[tuple[int, int], ...]
@@ -46,17 +46,17 @@ class LocalMatching(RegionMatcher, kw_only=True):
     gallery_chunk: int = 0
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Features of feature maps [n, h', w', c]."""
+        """Returns features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.scales)
         return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
 
     def pair_numbers(self, regions: int, channels: int) -> int:
-        """Similarities of all region pairs within a scale."""
+        """Counts the region pairs within the scales."""
         del regions, channels
         return node_count(self.scales)
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         x = unit_vectors(query)
         log_factor, bias = self._parameters()
         matched = matched_one_to_one if self.one_to_one else matched_best
@@ -74,7 +74,7 @@ class LocalMatching(RegionMatcher, kw_only=True):
 
     @nn.compact
     def _parameters(self) -> tuple[jax.Array, jax.Array]:
-        """The factor's logarithm and the bias."""
+        """Returns the factor's logarithm and the bias."""
         start = nn.initializers.constant(jnp.log(self.score_factor_init))
         log_factor = self.param("score_log_factor", start, ())
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
@@ -82,7 +82,7 @@ class LocalMatching(RegionMatcher, kw_only=True):
 
 
 def matched_best(similarities: jax.Array) -> jax.Array:
-    """The mean over query regions of each one's highest similarity.
+    """Returns the mean over query regions of each one's highest similarity.
 
     Args:
       similarities: [..., r, s], query regions in rows.
@@ -94,7 +94,7 @@ def matched_best(similarities: jax.Array) -> jax.Array:
 
 
 def matched_one_to_one(similarities: jax.Array) -> jax.Array:
-    """The mean over the pairs that greedy matching takes, the most similar first.
+    """Returns the mean over the pairs that greedy matching takes, the most similar first.
 
     Each row and each column is in one pair. Of equal similarities the first row, then the first
     column, is taken.

@@ -167,7 +167,7 @@ def scores_by_descriptor(matcher: nn.Module) -> bool:
 
 def has_predictions(matcher: nn.Module) -> bool:
     """Whether the matcher has `predict`, and a head to do so where one can be left out."""
-    return hasattr(matcher, "predict") and getattr(matcher, "classes", 1) > 0
+    return hasattr(matcher, "predict") and getattr(matcher, "num_classes", 1) > 0
 
 
 def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Predictions:

@@ -1,9 +1,9 @@
-"""A learned metric on a pre-trained network's features: whether both photos show one item.
+"""A learned metric on a pre-trained network's features: whether both images show one item.
 
-"Where to buy it" (Kiapour et al., ICCV 2015) concatenates the features of a street photo and a shop
-photo, which a network trained for something else gives, and trains a small network of dense layers
-on them. The paper was not at hand: the layers' widths, and that features are the channels' means of
-the last map, are ours.
+"Where to buy it" (Kiapour et al., ICCV 2015) concatenates the features of a street image and a shop
+image, which a network trained for something else gives, and trains a small network of dense layers
+on them. The paper was not at hand. Our reading: the layers' widths, and features that are the
+channels' means of the last map.
 """
 
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from input_pipeline import field
 
 
 class Metric(nn.Module):
-    """Dense layers on pairs of vectors side by side.
+    """Applies dense layers to pairs of vectors side by side.
 
     Attributes:
       hidden: widths, at least one, each layer with a ReLU; a last one gives the logit.
@@ -34,7 +34,7 @@ class Metric(nn.Module):
 
     @nn.compact
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Vectors [q, c] and [g, c] to logits float32 [q, g]."""
+        """Returns logits float32 [q, g] of vectors [q, c] and [g, c]."""
         # A dense layer on both side by side is the sum of a layer on each: q + g products, not q g.
         of_query = nn.Dense(self.hidden[0], dtype=self.dtype, name="query")(query)
         of_gallery = nn.Dense(self.hidden[0], use_bias=False, dtype=self.dtype, name="gallery")(
@@ -49,7 +49,7 @@ class Metric(nn.Module):
 
 
 class PairMetric(RegionMatcher):
-    """A matcher by a metric on the means of the last map.
+    """Compares the means of the last map by a learned metric.
 
     Attributes:
       hidden: widths of the metric's layers.
@@ -62,20 +62,20 @@ class PairMetric(RegionMatcher):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """The metric."""
+        """Makes the metric."""
         self.metric = Metric(self.hidden, self.score_bias_init, self.dtype)
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Features of feature maps [n, h', w', c]: regions [n, 1, c], the channels' means."""
+        """Returns features of maps [n, h', w', c]: regions [n, 1, c], the channels' means."""
         whole = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
         return Features(descriptor=global_descriptor(whole), regions=whole[:, None])
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Same-item logits float32 [q, g] of regions [q, 1, c] and [g, 1, c]."""
+        """Returns same-item logits float32 [q, g] of regions [q, 1, c] and [g, 1, c]."""
         return self.metric(query[:, 0], gallery[:, 0])
 
     def pair_numbers(self, regions: int, channels: int) -> int:
-        """How many numbers comparing two photos makes at once."""
+        """Returns how many numbers comparing two images makes at once."""
         return 2 * max(self.hidden)
 
 

@@ -12,7 +12,7 @@ from input_pipeline import field
 def hidden_layer(
     module: nn.Module, layer: nn.Dense, drop: nn.Dropout, x: jax.Array, train: bool
 ) -> jax.Array:
-    """A dense layer and ReLU; in training outputs drop out where the call has a "dropout" key.
+    """Applies a dense layer and ReLU; outputs drop out in training with a "dropout" key.
 
     Args:
       module: bound, which both belong to.

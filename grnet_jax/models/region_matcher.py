@@ -1,4 +1,4 @@
-"""What matchers on a backbone's feature map share: from photos to the map, regions and fields."""
+"""What matchers on a backbone's feature map share: from images to the map, regions and fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +17,13 @@ from grnet_jax.models.matcher import Features, unit_vectors
 
 
 class RegionMatcher(nn.Module):
-    """A matcher that embeds a photo by its feature map and scores pairs of photos by their regions.
+    """Embeds images by their feature maps and scores pairs of images by their regions.
 
-    Subclasses have `pool` and `score_regions`, and `pair_numbers` or a `score_prepared` of their
-    own.
+    Subclasses have `pool` and `score_regions`, and `pair_numbers` or another `score_prepared`.
 
     Attributes:
-      backbone: photos to feature maps; the map of the largest stride is used.
-      preprocessing: name of the photo normalization.
+      backbone: images to feature maps; the map of the largest stride is used.
+      preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
     """
 
@@ -34,37 +33,37 @@ class RegionMatcher(nn.Module):
 
     scores_are_logits = True
 
-    def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]: regions [n, r, c], descriptor [n, d]."""
-        return self.pool(self.feature_map(photos, train))
+    def embed(self, images: jax.Array, train: bool = False) -> Features:
+        """Returns features of images uint8 [n, h, w, 3]: regions [n, r, c], embeddings [n, d]."""
+        return self.pool(self.feature_map(images, train))
 
-    def feature_map(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """The map of photos uint8 [n, h, w, 3] that the regions are cut from, [n, h', w', c]."""
-        return final_feature_map(self, photos, train)
+    def feature_map(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the map [n, h', w', c] of images uint8 [n, h, w, 3] that regions are cut from."""
+        return final_feature_map(self, images, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Features of feature maps [n, h', w', c]."""
+        """Returns features of feature maps [n, h', w', c]."""
         raise NotImplementedError
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Same-item logits float32 [q, g]."""
+        """Returns same-item logits float32 [q, g]."""
         return self.score_regions(regions_of(query), regions_of(gallery))
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         raise NotImplementedError
 
     def pair_numbers(self, regions: int, channels: int) -> int:
-        """How many numbers comparing two photos of so many regions makes at once."""
+        """Returns how many numbers comparing two images of so many regions makes at once."""
         raise NotImplementedError
 
     def prepare(self, variables: Any, dtype: str) -> Any:
-        """The score's parameters, and the dtype that regions are compared in."""
+        """Returns the score's parameters, and the dtype that regions are compared in."""
         params = {name: part for name, part in variables["params"].items() if name != "backbone"}
         return {"params": params, "dtype": np.zeros((), dtype or self.backbone.dtype)}
 
     def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
-        """As `score`, of one query and a tile of gallery photos at a time: float32 [q, g].
+        """Returns what `score` does, computed by one query and a tile of gallery images at a time.
 
         Memory does not grow with the queries, and with the gallery only where tiles are as large.
         """
@@ -76,33 +75,33 @@ class RegionMatcher(nn.Module):
 
         return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
 
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
-        features = self.embed(photos, train)
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Scores the images against themselves; touches every parameter, for `init`."""
+        features = self.embed(images, train)
         return self.score(features, features)
 
 
-def final_feature_map(matcher: Any, photos: jax.Array, train: bool) -> jax.Array:
-    """The map of the largest stride, [n, h', w', c], of a matcher with the fields of `map_fields`.
+def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array:
+    """Returns the map of the largest stride, [n, h', w', c], of a matcher with `map_fields`.
 
     Args:
       matcher: bound.
-      photos: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, 3].
       train: whether BatchNorm that is not frozen takes the batch's statistics.
     """
     maps = matcher.backbone(
-        normalize(photos, matcher.preprocessing), train and not matcher.frozen_batch_norm
+        normalize(images, matcher.preprocessing), train and not matcher.frozen_batch_norm
     )
     return maps[max(maps)]
 
 
 def global_descriptor(whole: jax.Array) -> jax.Array:
-    """Unit vectors float32 [n, c] of the channels' maxima over each photo's map, [n, c]."""
+    """Returns unit vectors float32 [n, c] of the channels' maxima over each image's map, [n, c]."""
     return unit_vectors(whole.astype(jnp.float32))
 
 
 def regions_of(features: Features) -> jax.Array:
-    """The features' regions [n, r, c].
+    """Returns the features' regions [n, r, c].
 
     Raises:
       InputError: they hold none.

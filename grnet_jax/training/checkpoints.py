@@ -1,11 +1,8 @@
-"""Checkpoints of a run: the last ones and the best, each with its config, step and checksum."""
+"""Checkpoints of a run: the last ones and the best, each with its config and step."""
 
 import json
-import zlib
 from collections.abc import Mapping
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -101,8 +98,8 @@ def has_any(workdir: epath.Path) -> bool:
 class Checkpoints:
     """The checkpoints under `workdir/checkpoints`, written in the background.
 
-    Kept are the last two, so that one damaged file costs little, and the one with the best
-    validation figure. Close it, or use it as a context, to wait for the writing.
+    It keeps the last two, so that one damaged file costs little, and the one with the best
+    validation metric. Close it, or use it as a context, to wait for the writing.
     """
 
     def __init__(self, workdir: epath.Path):
@@ -138,15 +135,15 @@ class Checkpoints:
 
     @property
     def last_step(self) -> int | None:
-        """The newest checkpoint's step, None without any."""
+        """Returns the newest checkpoint's step, None without any."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
-        """Begins to write a checkpoint of the state at its step; nothing if a whole one is there.
+        """Starts writing a checkpoint of the state at its step, unless an undamaged one is there.
 
         Args:
           state: to be saved.
-          metrics: validation figures, `top1`, or without it `category_top1`, deciding which
+          metrics: validation metrics, `top1`, or without it `category_top1`, deciding which
             checkpoint is best; None if none were measured at this step.
         """
         step = int(state.step)
@@ -155,21 +152,17 @@ class Checkpoints:
             self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
-        note = {"step": step, "checksum": _checksum(state)}
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
             metrics=None if metrics is None else dict(metrics),
             force=True,  # also where a damaged checkpoint of a later step lies
         )
 
     def restore_last(self, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that is whole, None if there is none at all.
+        """Restores the newest undamaged checkpoint; None if there is none at all.
 
-        A damaged one is named and passed over for the one before; it stays until its step is
-        saved again.
+        A damaged one is logged and skipped; it stays until its step is saved again.
 
         Args:
           abstract: the state's shapes, dtypes and shardings.
@@ -180,14 +173,14 @@ class Checkpoints:
         return self._first_whole(sorted(self._manager.all_steps(), reverse=True), abstract)
 
     def restore_best(self, abstract: TrainState) -> TrainState:
-        """The checkpoint with the best validation figure, else the newest.
+        """Restores the checkpoint with the best validation metric, else the newest.
 
         Raises:
           CheckpointError: if there is none, or every one is damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         best = self._manager.best_step()
-        # orbax calls the newest "best" where no checkpoint has a figure; so do we.
+        # orbax calls the newest "best" where no checkpoint has a metric; so do we.
         order = ([] if best is None else [best]) + [step for step in steps if step != best]
         state = self._first_whole(order, abstract)
         if state is None:
@@ -218,26 +211,11 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
-            ),
-        )
-        expected, found = restored.note["checksum"], _checksum(restored.state)
-        if expected != found:
-            raise CheckpointError(f"checksum is {found}, {expected} was written")
-        return restored.state
+        return self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        ).state
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:
-    # Where photos cannot be ranked, they have categories.
+    # Where images cannot be ranked, they have categories.
     return metrics["top1"] if "top1" in metrics else metrics["category_top1"]
-
-
-def _checksum(state: TrainState) -> str:
-    """A checksum over every value of the state."""
-    value = 0
-    for leaf in jax.tree.leaves(state):
-        value = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, value)
-    return f"{value:08x}"

@@ -21,7 +21,7 @@ _FROM_SCRATCH = ("small", "vgg_small")
 
 
 def start_state(run: Run) -> TrainState:
-    """The state before the first step: fresh, or with the parameters it is to start from.
+    """Returns the state before the first step: fresh, or with the parameters to start from.
 
     These are those of another run (`train.init_from`), or of some of its parts
     (`train.init_params`), or of a weights file for the backbone (`model.backbone.pretrained`).
@@ -48,33 +48,33 @@ def start_state(run: Run) -> TrainState:
     if not pretrained:
         _warn_of_scratch(run.config)
         return state
-    theirs = read_weights(pretrained).variables
-    return _with_backbone(run, state, theirs, f"model.backbone.pretrained={pretrained}")
+    source = f"model.backbone.pretrained={pretrained}"
+    return _with_backbone(run, state, read_weights(pretrained).variables, source)
 
 
-def _choose_parts(parts: str, theirs: Any, ours: Any) -> set[str]:
-    """The names of the parts of another model's variables that `train.init_params` takes."""
-    shared = set(theirs["params"]) & set(ours["params"])
+def _choose_parts(parts: str, source: Any, target: Any) -> set[str]:
+    """Returns the names of the parts of `source`'s variables that `train.init_params` takes."""
+    shared = set(source["params"]) & set(target["params"])
     if parts == "matching_names":
         return shared
-    return {name for name in shared if _shapes_of(name, theirs) == _shapes_of(name, ours)}
+    return {name for name in shared if _shapes_of(name, source) == _shapes_of(name, target)}
 
 
 def _shapes_of(name: str, variables: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a part's parameters and statistics."""
+    """Returns the shapes of a part's parameters and statistics."""
     return _shapes({kind: tree[name] for kind, tree in variables.items() if name in tree})
 
 
-def _with_backbone(run: Run, state: TrainState, theirs: Any, source: str) -> TrainState:
-    """The state with the backbone of other variables, where this matcher has it."""
-    taken = {kind: _take_backbone(run.matcher, part) for kind, part in theirs.items() if part}
+def _with_backbone(run: Run, state: TrainState, variables: Any, source: str) -> TrainState:
+    """Returns the state with the backbone of other variables, where this matcher has it."""
+    taken = {kind: _take_backbone(run.matcher, part) for kind, part in variables.items() if part}
     names = {name for part in taken.values() for name in part}
     return _with_parts(run, state, taken, names, source)
 
 
-def _take_backbone(matcher: nn.Module, theirs: Any) -> dict[str, Any]:
-    """One collection of a backbone's variables under the names that they have in the matcher."""
-    backbone = theirs.get("backbone", {})
+def _take_backbone(matcher: nn.Module, collection: Any) -> dict[str, Any]:
+    """Returns a backbone's variables of one collection under their names in the matcher."""
+    backbone = collection.get("backbone", {})
     if hasattr(matcher, "take_backbone"):
         return dict(matcher.take_backbone(backbone))
     return {"backbone": backbone}
@@ -84,7 +84,7 @@ def check_trainable(run: Run) -> None:
     """Makes sure that `optimizer.trainable` names parts of the model, and what it holds can stay.
 
     Raises:
-      InputError: naming the part that there is not; or where the statistics of a backbone's
+      InputError: naming the part that the model lacks; or where the statistics of a backbone's
         BatchNorm would move though weights of it do not, or a backbone that stays has no weights
         to start from.
     """
@@ -108,38 +108,38 @@ def check_trainable(run: Run) -> None:
         )
 
 
-def _check_same_scores(workdir: str, theirs: Config, ours: Config) -> None:
-    """Raises InputError where parts that stay as they are would be used otherwise than there."""
-    there, here = (
-        fields_affecting(config.model, "features", "scores")
-        | {f"image.{name}": getattr(config.image, name) for name in ("size", "crop")}
-        for config in (theirs, ours)
+def _check_same_scores(workdir: str, from_config: Config, config: Config) -> None:
+    """Raises InputError where parts that stay as they are would be used in another way."""
+    before, now = (
+        fields_affecting(one.model, "features", "scores")
+        | {f"image.{name}": getattr(one.image, name) for name in ("size", "crop")}
+        for one in (from_config, config)
     )
-    wrong = [name for name in sorted(there.keys() & here.keys()) if there[name] != here[name]]
+    wrong = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
     if wrong:
         raise InputError(
             f"train.init_from={workdir}: its parts stay as they are, so these fields have to be "
             "those of that run: "
-            + "; ".join(f"{name}: {there[name]!r} there, {here[name]!r} here" for name in wrong)
+            + "; ".join(f"{name}: {before[name]!r} there, {now[name]!r} here" for name in wrong)
         )
 
 
 def _with_parts(
-    run: Run, state: TrainState, theirs: Any, names: Collection[str], source: str
+    run: Run, state: TrainState, variables: Any, names: Collection[str], source: str
 ) -> TrainState:
-    """The state with parts of other variables; InputError where one does not fit."""
+    """Returns the state with parts of other variables; InputError where one does not fit."""
     if not names:
         raise InputError(f"{source}: no part of that model fits this model")
-    if afresh := sorted(set(state.params) - set(names)):
-        logging.info("%s: taken are %s; afresh start %s", source, sorted(names), afresh)
-    taken, held = (
+    if fresh := sorted(set(state.params) - set(names)):
+        logging.info("%s: starting from %s; fresh are %s", source, sorted(names), fresh)
+    taken, replaced = (
         {
-            kind: {name: part for name, part in tree.items() if name in names}
-            for kind, tree in variables.items()
+            kind: {name: part for name, part in collection.items() if name in names}
+            for kind, collection in one.items()
         }
-        for variables in (theirs, state.variables)
+        for one in (variables, state.variables)
     )
-    _check_fit(source, taken, held)
+    _check_fit(source, taken, replaced)
     taken = place_replicated(taken, run.mesh)
     return dataclasses.replace(
         state,
@@ -160,23 +160,23 @@ def check_pretrained(config: Config) -> None:
     if config.train.init_from:
         raise InputError("train.init_from and model.backbone.pretrained: only one can be given")
     backbone, info = config.model.backbone, read_weights_info(path)
-    for field, wanted in (("name", info.backbone), ("preprocessing", info.preprocessing)):
-        if getattr(backbone, field) != wanted:
+    for field, value in (("name", info.backbone), ("preprocessing", info.preprocessing)):
+        if getattr(backbone, field) != value:
             raise InputError(
-                f"{path} holds weights for model.backbone.{field}={wanted}, but the config has "
-                f"{getattr(backbone, field)}: set --config.model.backbone.{field}={wanted}"
+                f"{path} holds weights for model.backbone.{field}={value}, but the config has "
+                f"{getattr(backbone, field)}: set --config.model.backbone.{field}={value}"
             )
 
 
-def _check_same_preprocessing(workdir: str, theirs: Any, ours: Any) -> None:
-    """Raises InputError where another run's backbone sees photos otherwise than this one's."""
-    if not hasattr(theirs.model, "backbone") or not hasattr(ours.model, "backbone"):
+def _check_same_preprocessing(workdir: str, from_config: Config, config: Config) -> None:
+    """Raises InputError where another run's backbone sees images otherwise than this one's."""
+    if not hasattr(from_config.model, "backbone") or not hasattr(config.model, "backbone"):
         return
-    there, here = (config.model.backbone.preprocessing for config in (theirs, ours))
-    if there != here:
+    before, now = (one.model.backbone.preprocessing for one in (from_config, config))
+    if before != now:
         raise InputError(
-            f"train.init_from={workdir} was trained with model.backbone.preprocessing={there}, but "
-            f"the config has {here}: set --config.model.backbone.preprocessing={there}"
+            f"train.init_from={workdir} was trained with model.backbone.preprocessing={before}, "
+            f"but the config has {now}: set --config.model.backbone.preprocessing={before}"
         )
 
 
@@ -185,14 +185,14 @@ def _pretrained(config: Config) -> str:
     return backbone.pretrained if backbone else ""
 
 
-def _check_fit(source: str, theirs: Any, ours: Any) -> None:
+def _check_fit(source: str, taken: Any, replaced: Any) -> None:
     """Raises InputError naming a parameter that only one has, or in another shape."""
-    there, here = _shapes(theirs), _shapes(ours)
-    wrong = sorted(name for name in there | here if there.get(name) != here.get(name))
+    before, now = _shapes(taken), _shapes(replaced)
+    wrong = sorted(name for name in before | now if before.get(name) != now.get(name))
     if wrong:
         raise InputError(
             f"{source}: {len(wrong)} parameters do not fit this model, such as {wrong[0]}: "
-            f"{there.get(wrong[0], 'absent')} there, {here.get(wrong[0], 'absent')} here"
+            f"{before.get(wrong[0], 'absent')} there, {now.get(wrong[0], 'absent')} here"
         )
 
 

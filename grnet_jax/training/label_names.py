@@ -1,4 +1,4 @@
-"""Names of what a run learned to recognise, kept beside its checkpoints."""
+"""Names of what a run learned to recognize, kept beside its checkpoints."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class LabelNames:
     Attributes:
       categories: in the order of a category head's logits.
       attributes: in the order of the attributes' logits.
-      landmarks: whether any photo has landmarks, so that they were learned.
+      landmarks: whether any image has landmarks, so that they were learned.
     """
 
     categories: tuple[str, ...]
@@ -39,7 +39,7 @@ def write_label_names(workdir: epath.Path, index: Any) -> None:
 
 
 def read_label_names(workdir: epath.Path) -> LabelNames:
-    """The labels of the run in `workdir`.
+    """Returns the labels of the run in `workdir`.
 
     Raises:
       CheckpointError: there are none, or they cannot be read.
@@ -48,9 +48,9 @@ def read_label_names(workdir: epath.Path) -> LabelNames:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it names what the run learned to recognize")
     try:
-        found = json.loads(path.read_text())
+        names = json.loads(path.read_text())
         return LabelNames(
-            tuple(found["categories"]), tuple(found["attributes"]), bool(found["landmarks"])
+            tuple(names["categories"]), tuple(names["attributes"]), bool(names["landmarks"])
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not the labels of a run: {error}") from error

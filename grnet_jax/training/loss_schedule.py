@@ -14,7 +14,7 @@ import numpy as np
 Weights = Callable[[Any], dict[str, jax.Array]]
 
 
-def build_schedule(phases: Sequence[Any], cycles: int, steps: int) -> Weights:
+def build_loss_weights(phases: Sequence[Any], cycles: int, steps: int) -> Weights:
     """Returns each term's weight at a step, counted from 0.
 
     Args:
@@ -35,6 +35,6 @@ def build_schedule(phases: Sequence[Any], cycles: int, steps: int) -> Weights:
     def weights(step: Any) -> dict[str, jax.Array]:
         turn = jnp.searchsorted(begins, step, side="right") - 1
         row = jnp.asarray(table)[turn % len(table)]
-        return {term: row[place] for place, term in enumerate(terms)}
+        return dict(zip(terms, row, strict=True))
 
     return weights

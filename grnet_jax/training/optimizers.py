@@ -73,7 +73,7 @@ def build_optimizer(optimizer: OptimizerConfig, schedule: Schedule) -> optax.Gra
 
 
 def _only(updates: Any, trainable: str) -> Any:
-    """Updates of the parts that learn, zeros for all others."""
+    """Returns updates of the parts that learn, zeros for all others."""
     mask = trainable_mask(updates, trainable)
     return jax.tree.map(
         lambda leaf, learns: leaf if learns else jnp.zeros_like(leaf), updates, mask
@@ -81,7 +81,7 @@ def _only(updates: Any, trainable: str) -> Any:
 
 
 def trainable_mask(params: Any, trainable: str) -> Any:
-    """A tree of bools: which parameters learn.
+    """Returns a tree of bools: which parameters learn.
 
     Args:
       params: all of them.
@@ -89,7 +89,7 @@ def trainable_mask(params: Any, trainable: str) -> Any:
         "projection,backbone/conv1"; "" for all.
 
     Raises:
-      InputError: naming a part in which there is no parameter, and those there are.
+      InputError: naming a part without parameters, and the parts that have any.
     """
     paths = flatten_dict(params, sep="/")
     parts = [part.strip() for part in trainable.split(",")] if trainable else []
@@ -97,11 +97,11 @@ def trainable_mask(params: Any, trainable: str) -> Any:
         part: [path for path in paths if path == part or path.startswith(f"{part}/")]
         for part in parts
     }
-    for part, found in chosen.items():
-        if not found:
+    for part, inside in chosen.items():
+        if not inside:
             raise InputError(
                 f"optimizer.trainable: no parameter is in {part!r}; the model's parts are "
                 f"{', '.join(sorted(params))}"
             )
-    learns = {path for found in chosen.values() for path in found} if parts else set(paths)
+    learns = {path for inside in chosen.values() for path in inside} if parts else set(paths)
     return unflatten_dict({path: path in learns for path in paths}, sep="/")

@@ -17,7 +17,7 @@ class TrainState:
       step: steps done, int32.
       params: float32 parameters.
       batch_stats: BatchNorm's running statistics; empty for models without.
-      opt_state: the optimiser's.
+      opt_state: the optimizer's.
     """
 
     step: jax.Array
@@ -27,20 +27,20 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """As the matcher's `apply` takes them."""
+        """Returns parameters and statistics as the matcher's `apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_variables(matcher: nn.Module, image_size: int, seed: int) -> dict[str, Any]:
-    """Fresh parameters and statistics of a matcher for square photos of that size."""
-    photos = jnp.zeros((2, image_size, image_size, 3), jnp.uint8)
-    return jax.jit(matcher.init)(jax.random.key(seed), photos)
+    """Returns fresh parameters and statistics of a matcher for square images of that size."""
+    images = jnp.zeros((2, image_size, image_size, 3), jnp.uint8)
+    return jax.jit(matcher.init)(jax.random.key(seed), images)
 
 
 def create_state(
     matcher: nn.Module, tx: optax.GradientTransformation, image_size: int, seed: int
 ) -> TrainState:
-    """The state before the first step, a function of the seed alone."""
+    """Returns the state before the first step, a function of the seed alone."""
     variables = init_variables(matcher, image_size, seed)
     params = variables.get("params", {})
     return TrainState(

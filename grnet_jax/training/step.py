@@ -16,7 +16,7 @@ from grnet_jax.training.state import TrainState
 def make_train_step(
     objective: Objective, tx: optax.GradientTransformation, schedule: Schedule, mesh: Mesh
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """A step (state, batch) -> (state, metrics); the state passed in is used up.
+    """Returns a step (state, batch) -> (state, metrics), which uses up the state passed in.
 
     The state is replicated, the batch's leading axis shared by the devices; the loss and its
     gradient are those of the global batch, whatever the number of devices. Metrics are the

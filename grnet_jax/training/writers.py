@@ -10,7 +10,7 @@ from etils import epath
 
 
 class MetricWriter(Protocol):
-    """The part of clu's writers that is used here."""
+    """The part of clu's writers that training uses."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records scalars of a step."""
@@ -27,7 +27,7 @@ class _TerminalWriter:
 
 @contextmanager
 def make_writer(workdir: epath.Path) -> Iterator[MetricWriter]:
-    """A writer to TensorBoard files in `workdir` and to the log; flushed at the end."""
+    """Makes a writer to TensorBoard files in `workdir` and to the log; flushed at the end."""
     try:
         from clu import metric_writers  # imports TensorFlow
     except ImportError as error:

@@ -33,7 +33,7 @@ ShardPaths = Mapping[str, Sequence[epath.Path]]
 
 
 def index_file(split: str) -> str:
-    """Name of a split's index in the prepared folder."""
+    """Returns the name of a split's index file in the prepared folder."""
     return f"index.{split}.npz"
 
 
@@ -53,26 +53,26 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, Generic[Record]):
 
     apart = False
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
 
     @abc.abstractmethod
     def shards(self) -> Mapping[str, Sequence[ShardSource]]:
-        """For each split that has photos, one source of records per file, in order."""
+        """Returns one source of records per file, in order, for each split that has photos."""
 
     @abc.abstractmethod
     def features(self) -> tfds.features.FeaturesDict:
-        """The schema of the records."""
+        """Returns the schema of the records."""
 
     @abc.abstractmethod
     def example(self, record: Record) -> dict[str, object]:
-        """A record as a TFDS example."""
+        """Returns a record as a TFDS example."""
 
     @abc.abstractmethod
     def write_indices(self, folder: epath.Path, paths: ShardPaths) -> dict[str, dict[str, int]]:
         """Scans the records of each split once, writes its index, and returns its counts."""
 
     def notes(self) -> dict[str, object]:
-        """What `summary.json` tells beside the counts of each split."""
+        """Returns what `summary.json` holds beside the counts of each split."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -107,7 +107,7 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, Generic[Record]):
         )
 
     def _files(self) -> tuple[ShardPaths, dict[epath.Path, Write]]:
-        """The paths of each split's shards, and what writes each."""
+        """Returns the paths of each split's shards, and what writes each."""
         paths: dict[str, list[epath.Path]] = {}
         files: dict[epath.Path, Write] = {}
         for split, sources in self.shards().items():
@@ -186,7 +186,7 @@ def _scan(split: str, paths: Sequence[epath.Path]) -> IndexBuilder:
             cropped=record.cropped,
             box=record.box,
             size=(record.height, record.width),
-            shrunk=record.shrunk,
+            resize_scale=record.resize_scale,
             content_digest=hashlib.blake2b(record.image, digest_size=16).digest(),
             clothes_type=record.clothes_type,
             landmarks=record.landmarks if len(record.landmarks) == len(LANDMARKS) else NO_LANDMARKS,

@@ -1,4 +1,4 @@
-"""BatchSpec with the boxes and masks of many objects, in the form of COCO's files.
+"""Photos with the boxes and masks of many objects, in the form of COCO's files.
 
 SOURCE holds either `annotations/{train,val,test}.json` or `{train,val,test}.json`, of which any
 may lack, or one `annotations.json`. Where the photos of that one have a field `split`, it is their
@@ -24,11 +24,11 @@ from input_pipeline.datasets.download import DownloadConfig, digest_files, downl
 from input_pipeline.datasets.listed import ListedRecords, store_photo
 from input_pipeline.datasets.object_listing import (
     CheckedObject,
-    CheckedObjects,
     CheckedPhoto,
-    Faults,
     ObjectListing,
     ObjectRow,
+    ObjectValidationReport,
+    ProblemLog,
     check_objects,
     turn_mask,
 )
@@ -62,7 +62,7 @@ class CocoConfig(DownloadConfig):
 
     @classmethod
     def files(cls, root: epath.Path) -> dict[str, epath.Path]:
-        """The annotation files by split; a single one has "".
+        """Returns the annotation files by split; a single one has "".
 
         Raises:
           DatasetError: there are none, or not in one of the layouts.
@@ -92,28 +92,28 @@ class CocoConfig(DownloadConfig):
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """A digest of the annotation files."""
+        """Returns a digest of the annotation files."""
         files = cls.files(root)
         return f"{','.join(files)} {digest_files(list(files.values()))}"
 
     def read(self) -> ObjectListing:
-        """The photos and objects that are right in themselves."""
-        faults, categories = Faults(), Categories(self.names)
+        """Returns the photos and objects that are right in themselves."""
+        log, categories = ProblemLog(), Categories(self.names)
         rows = []
         for split, path in self.files(self.root).items():
-            file = CocoFile(path, categories, faults)
+            file = CocoFile(path, categories, log)
             split_of = functools.partial(_first, split) if split else self.split_of
             rows += file.rows(split_of, own_splits=not split)
         numbers = {key: number for number, key in enumerate(sorted(categories.names))}
         return ObjectListing(
             rows=[_numbered(row, numbers) for row in rows],
-            problems=faults.problems,
+            problems=log.problems,
             categories=tuple(categories.names[key] for key in numbers),
-            faults=faults,
+            log=log,
         )
 
     def split_of(self, image: int | str) -> str:
-        """The split of an image's id where files do not tell: a pure function of it."""
+        """Returns the split of an image's id where files do not tell: a pure function of it."""
         digest = hashlib.blake2b(str(image).encode(), digest_size=8).digest()
         place = int.from_bytes(digest, "big") / 2**64
         for split, share in self.shares.items():
@@ -123,15 +123,15 @@ class CocoConfig(DownloadConfig):
         return next(iter(self.shares))  # what rounding leaves over
 
     def photo_path(self, image: str) -> epath.Path:
-        """Below `images` or beside it."""
+        """Returns the path of a photo: below `images` or beside it."""
         path = self.root / "images" / image
         return path if path.exists() else self.root / image
 
-    def check(self) -> CheckedObjects:
+    def check(self) -> ObjectValidationReport:
         """Reads and checks everything, and writes nothing."""
         return check_objects(self.read(), self.photo_path, self.options.max_pixels, self.overhang)
 
-    def describe(self, checked: CheckedObjects) -> dict[str, object]:  # type: ignore[override]
+    def describe(self, checked: ObjectValidationReport) -> dict[str, object]:  # type: ignore[override]
         """As everywhere, and the categories."""
         return {
             **super().describe(checked),
@@ -142,14 +142,14 @@ class CocoConfig(DownloadConfig):
 
 
 class Coco(ListedRecords[ObjectRecord]):
-    """BatchSpec with their objects; subclasses set `name`."""
+    """Photos with their objects; subclasses set `name`."""
 
     name = "coco"
     builder_config: CocoConfig
 
     @property
     def photos_per_shard(self) -> int:
-        """BatchSpec in one file of records."""
+        """Returns how many photos a file of records holds."""
         return _PHOTOS_PER_SHARD
 
     def features(self) -> tfds.features.FeaturesDict:
@@ -179,8 +179,8 @@ class Coco(ListedRecords[ObjectRecord]):
         photo = store_photo(config.photo_path(row.image), header, config.options)
         boxes = [found.box for found in objects]
         masks = [_mask(found, turn) for found in objects]
-        if small := photo.small:
-            boxes, masks = list(map(small.box, boxes)), list(map(small.mask, masks))
+        if resize := photo.resize:
+            boxes, masks = list(map(resize.box, boxes)), list(map(resize.mask, masks))
         return ObjectRecord(
             image=photo.image,
             photo_id=row.image,
@@ -206,7 +206,7 @@ def _mask(found: CheckedObject, turn: int) -> bytes:
 
 
 def _numbered(row: ObjectRow, numbers: Mapping[int, int]) -> ObjectRow:
-    """The row with places among the categories in the place of the file's ids."""
+    """Returns the row with indices of categories in place of the file's ids."""
     objects = tuple(
         dataclasses.replace(found, category=numbers[found.category]) for found in row.objects
     )

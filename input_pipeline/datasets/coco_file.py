@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 from etils import epath
 
 from input_pipeline.datasets.listing import Place
-from input_pipeline.datasets.object_listing import Faults, ListedObject, ObjectRow
-from input_pipeline.datasets.outlines import (
-    OutlineError,
+from input_pipeline.datasets.object_listing import ListedObject, ObjectRow, ProblemLog
+from input_pipeline.datasets.segmentation import (
+    SegmentationError,
     is_integer,
     is_number,
-    parse_outline,
+    parse_segmentation,
     short,
 )
 from input_pipeline.errors import AnnotationError, one_of
@@ -67,19 +67,19 @@ class CocoFile:
     Args:
       path: of the file.
       categories: of the data set; this file's are added.
-      faults: collects problems.
+      log: collects problems.
     """
 
-    def __init__(self, path: epath.Path, categories: Categories, faults: Faults):
+    def __init__(self, path: epath.Path, categories: Categories, log: ProblemLog):
         self._path = path
         self._categories = categories
-        self._faults = faults
+        self._log = log
         self._own: set[int] = set()  # categories that this file lists
         self._keys: dict[str, set[object]] = {name: set() for name in LISTS}
         self._repeated: set[object] = set()  # ids of images that several have
 
     def rows(self, split_of: SplitOf, *, own_splits: bool) -> list[ObjectRow]:
-        """The photos that are right in themselves, in order, each with its objects in order.
+        """Returns the photos that are correct in themselves, in order, each with its objects.
 
         Args:
           split_of: the split of each photo.
@@ -112,10 +112,10 @@ class CocoFile:
         return [row for row in rows if row is not None]
 
     def _fault(self, entry: Entry | ListedObject, kind: str, text: str) -> None:
-        self._faults.add(entry.place, entry.label, kind, text)
+        self._log.add(entry.place, entry.label, kind, text)
 
     def _entry(self, name: str, place: Place, number: int, value: Any) -> Entry | None:
-        """An entry that can be used."""
+        """Returns the entry, or None if it cannot be used."""
         entry = Entry(place, f"{name}[{number}]", value)
         if not isinstance(value, dict):
             self._fault(entry, "fields", f"expected fields in braces, got {short(value)}")
@@ -147,7 +147,7 @@ class CocoFile:
             self._own.add(key)
 
     def _object(self, entry: Entry) -> ListedObject | None:
-        fields, before = entry.fields, len(self._faults.problems)
+        fields, before = entry.fields, len(self._log.problems)
 
         def fault(kind: str, field: str, text: str) -> None:
             self._fault(entry, kind, f"field {field!r}: {text}")
@@ -166,12 +166,12 @@ class CocoFile:
             fault("box", "bbox", f"expected [x, y, width, height], got {short(box)}")
         elif not (box[2] > 0 and box[3] > 0):
             fault("box", "bbox", f"{short(box)} has no size")
-        outline = None
+        segmentation = None
         try:
-            outline = parse_outline(fields.get("segmentation"))
-        except OutlineError as error:
+            segmentation = parse_segmentation(fields.get("segmentation"))
+        except SegmentationError as error:
             fault("outline", "segmentation", str(error))
-        if len(self._faults.problems) > before:
+        if len(self._log.problems) > before:
             return None
         x, y, width, height = map(float, box)
         return ListedObject(
@@ -180,13 +180,13 @@ class CocoFile:
             box=(x, y, x + width, y + height),
             category=category,
             crowd=bool(crowd),
-            outline=outline,
+            segmentation=segmentation,
         )
 
     def _by_image(
         self, found: Sequence[tuple[int | str, ListedObject]]
     ) -> dict[int | str, list[ListedObject]]:
-        """The objects by image; only now, for the lists may stand in any order in the file."""
+        """Groups objects by image, once all lists are read: they come in any order."""
         objects: dict[int | str, list[ListedObject]] = {}
         for image, listed in found:
             if listed.category not in self._own:
@@ -206,7 +206,7 @@ class CocoFile:
         own_splits: bool,
         objects: tuple[ListedObject, ...],
     ) -> ObjectRow | None:
-        fields, before = entry.fields, len(self._faults.problems)
+        fields, before = entry.fields, len(self._log.problems)
         if fields["id"] in self._repeated:
             # Whose the objects are cannot be told.
             self._fault(entry, "duplicate row", "field 'id': another image has it too")
@@ -224,8 +224,8 @@ class CocoFile:
         if size is not None and not all(is_integer(side, 1) for side in size):
             text = f"fields 'height' and 'width': expected numbers of pixels, got {short(size)}"
             self._fault(entry, "fields", text)
-        if len(self._faults.problems) > before:
-            self._faults.lose(objects)
+        if len(self._log.problems) > before:
+            self._log.count_left_out(objects)
             return None
         return ObjectRow(
             place=entry.place,
@@ -332,7 +332,7 @@ class _Scanner:
 
 
 def _skip(text: str, start: int) -> int:
-    """Where the next character stands that is no white space."""
+    """Returns the index of the next character that is no white space."""
     found = _SPACE.match(text, start)
     return found.end() if found else start
 
@@ -346,13 +346,13 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 
 def _size(fields: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """(height, width) as stated; None where neither is."""
+    """Returns (height, width) as stated; None where neither is."""
     size = fields.get("height"), fields.get("width")
     return None if size == (None, None) else size
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path leads to something below the folder it is relative to."""
+    """Returns whether a path leads to something below the folder it is relative to."""
     normal = posixpath.normpath(path)
     return not (
         posixpath.isabs(path) or normal in (".", "..") or normal.startswith("../") or "://" in path

@@ -31,39 +31,39 @@ class DeepFashionConfig(DownloadConfig):
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """Of the annotation files."""
+        """Returns a digest of the annotation files."""
         check_there(cls.benchmark, root, cls.required, find_file)
         _photo_folder(root)
         return digest_files([find_file(root, name) for name in (*cls.required, *cls.optional)])
 
     @functools.cached_property
     def photos(self) -> epath.Path:
-        """The folder that holds img/."""
+        """Returns the folder that holds img/."""
         return _photo_folder(self.root)
 
     def photo_path(self, image: str) -> epath.Path:
-        """The path begins with img/."""
+        """Returns the path of a photo, whose name begins with img/."""
         return self.photos / image
 
     def file(self, name: str) -> epath.Path:
-        """Where an annotation file lies."""
+        """Returns where an annotation file lies."""
         return find_file(self.root, name)
 
     def optional_file(self, name: str) -> epath.Path | None:
-        """The same; None where there is none."""
+        """Returns where an annotation file lies; None without it."""
         path = self.file(name)
         return path if path.exists() else None
 
 
 def find_file(root: epath.Path, name: str) -> epath.Path:
-    """Where an annotation file lies; newer releases have Anno_coarse in Anno's place."""
+    """Returns where an annotation file lies; newer releases have Anno_coarse in Anno's place."""
     path = root / name
     newer = root / name.replace("Anno/", "Anno_coarse/")
     return newer if newer.exists() and not path.exists() else path
 
 
 def folder_category(image: str) -> str:
-    """TOPS/T_Shirt of img/TOPS/T_Shirt/id_00000001/comsumer_01.jpg; "" where there is none."""
+    """Returns the category of a path, TOPS/T_Shirt of img/TOPS/T_Shirt/id_1/x.jpg; "" without."""
     return "/".join(image.split("/")[1:-2])
 
 

@@ -28,18 +28,18 @@ from input_pipeline.datasets.listed import ListedPhotos
 from input_pipeline.datasets.listing import (
     AHEAD,
     THREADS,
-    Checked,
     Listing,
     PhotoRow,
     Place,
     Problem,
+    ValidationReport,
 )
-from input_pipeline.datasets.outlines import Runs
+from input_pipeline.datasets.segmentation import RLE
 from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.images import encode_png
 from input_pipeline.parallel import ordered_map
 
-# BatchSpec and garments of each folder; the paper's were not all released.
+# Photos and garments of each folder; the paper's were not all released.
 _RELEASE = {"train": (191_961, 312_186), "validation": (32_153, 52_490)}
 _PAPER = {"train": (390_884, 636_624), "validation": (33_669, 54_910)}
 
@@ -54,7 +54,7 @@ class DeepFashion2Config(DownloadConfig):
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """Of the annotation files' names, sizes and times: there are too many to read twice."""
+        """Returns a digest of the annotation files' names, sizes and times, not content."""
         folders = _folders(root)
         if not folders:
             raise DatasetError(
@@ -65,7 +65,7 @@ class DeepFashion2Config(DownloadConfig):
         return digest_states(root / folder / "annos" for folder in folders)
 
     def read(self) -> Listing:
-        """One row a garment, in the order of the files and of the garments' numbers."""
+        """Returns one row a garment, in the order of the files and of the garments' numbers."""
         listing = Listing(rows=[], problems=[])
         for folder in _folders(self.root):
             _read_folder(self.root / folder, listing)
@@ -78,21 +78,21 @@ class DeepFashion2Config(DownloadConfig):
         return listing
 
     def photo_path(self, image: str) -> epath.Path:
-        """The path begins with train/ or validation/."""
+        """Returns the path of a photo, whose name begins with train/ or validation/."""
         return self.root / image
 
     def mask(self, row: PhotoRow, height: int, width: int) -> bytes:
-        """What any of the garment's polygons encloses, taken to be drawn on the upright photo.
+        """Returns the mask that the garment's polygons enclose, drawn on the upright photo.
 
         Coordinates are COCO's: (0, 0) is the outer corner of the first pixel.
         """
         polygons = [points.tolist() for points in read_polygons(row)]
         parts = coco_mask.frPyObjects(polygons, height, width)
-        inside = Runs(height, width, coco_mask.merge(parts)["counts"]).pixels()
+        inside = RLE(height, width, coco_mask.merge(parts)["counts"]).pixels()
         return encode_png(inside * np.uint8(255))
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec and garments of each folder that is there."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Returns counts of photos and garments of each folder."""
         garments = Counter(row.split for row, _ in checked.rows)
         return [
             compare(f"{folder} {what}", found, release, paper)
@@ -123,7 +123,7 @@ class DeepFashion2(ListedPhotos):
     cropped.
 
     Landmarks are in the category's own order and number; visibility 0 visible, 1 occluded, -1 not
-    labelled.
+    labeled.
     """
 
     name = "deepfashion2"
@@ -165,7 +165,7 @@ def _read_folder(folder: epath.Path, listing: Listing) -> None:
 
 
 def _other_categories(rows: list[PhotoRow]) -> Counter[str]:
-    """How many garments have another category than the first of their item."""
+    """Returns how many garments have another category than the first of their item."""
     first: dict[str, str] = {}
     count = sum(first.setdefault(row.item_id, row.category) != row.category for row in rows)
     return Counter({"garment of another category than its item's first": count} if count else {})

@@ -19,7 +19,7 @@ from input_pipeline.datasets.listing import (
     Problem,
     box_size_problems,
 )
-from input_pipeline.datasets.outlines import OutlineError, Polygons, parse_outline
+from input_pipeline.datasets.segmentation import Polygons, SegmentationError, parse_segmentation
 from input_pipeline.errors import AnnotationError, one_of
 from input_pipeline.vocabulary import FULL, LOWER, UNKNOWN, UPPER, VIEWS
 
@@ -90,7 +90,7 @@ def list_names(folder: epath.Path, suffix: str) -> tuple[list[str], int]:
 
 
 def digest_states(folders: Iterable[epath.Path]) -> str:
-    """A digest of the names, sizes and times of annotation files; of names alone in a bucket."""
+    """Returns a digest of annotation files' names, sizes and times; in a bucket of names alone."""
     digest = hashlib.blake2b(digest_size=16)
     for folder in folders:
         digest.update(f"{folder.parent.name}\0".encode())
@@ -135,7 +135,7 @@ def read_garments(path: epath.Path) -> Found:
 
 
 def read_polygons(row: PhotoRow) -> Polygons:
-    """The polygons of a row that `read_garments` gave; read anew, for they take much memory.
+    """Reads the polygons of a row of `read_garments`, which does not keep them in memory.
 
     Raises:
       AnnotationError: the file cannot be read, or has changed.
@@ -143,13 +143,13 @@ def read_polygons(row: PhotoRow) -> Polygons:
     _, content, problem = _read_object(row.place.path)
     garment = content.get(row.place.part)
     value = garment.get("segmentation") if isinstance(garment, dict) else None
-    if problem is not None or any(_outline_problems(value, list(row.box or ()))):
+    if problem is not None or any(_segmentation_problems(value, list(row.box or ()))):
         raise AnnotationError([f"{row.place}: has changed since it was checked"])
-    return parse_outline(value)  # type: ignore[return-value]
+    return parse_segmentation(value)  # type: ignore[return-value]
 
 
 def _entries(folder: epath.Path, *, states: bool = False) -> Iterator[tuple[str, str]]:
-    """Yields the names in a folder, with sizes and times where the system lists them with those."""
+    """Yields the names in a folder, with sizes and times if the system lists these too."""
     try:
         if "://" in os.fspath(folder):
             yield from ((path.name, "") for path in folder.iterdir())
@@ -175,7 +175,7 @@ def _is_numbered(name: str, suffix: str) -> bool:
 
 
 def _read_object(path: epath.Path) -> tuple[str, dict[str, Any], Problem | None]:
-    """The file's text and the JSON object it holds, or the problem that there is none."""
+    """Returns the file's text and the JSON object it holds, or the problem that there is none."""
     try:
         data = path.read_bytes().removeprefix(_BOM)
     except OSError as error:
@@ -227,7 +227,7 @@ def _place(path: epath.Path, text: str, key: str) -> Place:
 
 
 def _line(text: str, key: str) -> int:
-    """The line of a key's first place; 1 where it is spelt with escapes."""
+    """Returns the line where a key first occurs; 1 if it is written with escapes."""
     if "\n" not in text:  # as the release's files are
         return 1
     found = re.search(rf"{re.escape(json.dumps(key, ensure_ascii=False))}\s*:", text)
@@ -272,7 +272,7 @@ def _garment_problems(garment: Any) -> Iterator[tuple[str, str]]:
         for text in _landmark_problems(garment["landmarks"], garment.get("category_name")):
             yield "landmarks", text
     if "segmentation" in garment:
-        for text in _outline_problems(garment["segmentation"], garment.get("bounding_box")):
+        for text in _segmentation_problems(garment["segmentation"], garment.get("bounding_box")):
             yield "outline", f"field 'segmentation': {text}"
 
 
@@ -315,13 +315,13 @@ def _landmark_problems(landmarks: Any, category: Any) -> Iterator[str]:
         yield f"field 'landmarks': expected a visibility of 0, 1 or 2, got {strange[0]}"
 
 
-def _outline_problems(value: Any, box: Any) -> Iterator[str]:
+def _segmentation_problems(value: Any, box: Any) -> Iterator[str]:
     if not isinstance(value, list) or not value:
         yield f"expected a list of polygons, got {_describe(value)}"
         return
     try:
-        polygons: Any = parse_outline(value)
-    except OutlineError as error:
+        polygons: Any = parse_segmentation(value)
+    except SegmentationError as error:
         yield str(error)
         return
     points = np.concatenate(polygons).reshape(-1, 2)
@@ -360,11 +360,11 @@ def _to_row(place: Place, key: str, content: Mapping[str, Any], tolerated: Count
 
 
 def _to_landmarks(values: list[int], tolerated: Counter) -> np.ndarray:
-    """int32 [n, 3] (visibility, x, y) as in a record; the files have x, y, visibility."""
+    """Returns int32 [n, 3] (visibility, x, y) as in a record; the files have x, y, visibility."""
     given = np.array(values, np.int32).reshape(-1, 3)
     absent = given[:, 2] == 0
     if strange := int(given[absent, :2].any(axis=1).sum()):
-        tolerated["place of a landmark that is not labelled"] += strange
+        tolerated["place of a landmark that is not labeled"] += strange
     landmarks = np.zeros_like(given)
     landmarks[:, 0] = [_VISIBILITIES[visibility] for visibility in given[:, 2].tolist()]
     landmarks[~absent, 1:] = given[~absent, :2]
@@ -384,7 +384,7 @@ def _is_pixels(value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    """What an error calls a value of JSON, however long or deep."""
+    """Returns what an error calls a value of JSON, however long or deep."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig
-from input_pipeline.datasets.deepfashion_text import Annotations, AttributeRow, labelled
+from input_pipeline.datasets.deepfashion_text import Annotations, AttributeRow, labeled
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing
+from input_pipeline.datasets.listing import Listing, ValidationReport
 from input_pipeline.vocabulary import SPLITS
 
 _CATEGORIES = "Anno/list_category_cloth.txt"
@@ -29,7 +29,7 @@ class AttributesConfig(DeepFashionConfig):
     optional = (_ATTRIBUTE_NAMES, _PHOTO_ATTRIBUTES, _LANDMARKS)
 
     def read(self) -> Listing:
-        """One row a photo, in the order of the partition."""
+        """Returns one row a photo, in the order of the partition."""
         annotations = Annotations()
         annotations.read_boxes(self.file(_BOXES), {})
         if path := self.optional_file(_LANDMARKS):
@@ -52,15 +52,15 @@ class AttributesConfig(DeepFashionConfig):
             row = annotations.photo(place, "image_name", image, image, "shop", status)
             if row:
                 there = attributes.get(image, AttributeRow())
-                rows.append(labelled(row, categories[image], there))
+                rows.append(labeled(row, categories[image], there))
         return annotations.listing(rows, _TYPES)
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Returns the count of photos."""
         return [compare("photos", count_images(checked), 289_222)]
 
     def _categories(self, annotations: Annotations) -> dict[str, tuple[str, int]]:
-        """For each photo the name and the clothes type of its category."""
+        """Returns for each photo the name and the clothes type of its category."""
         labels = annotations.read_categories(self.file(_CATEGORIES))
         categories: dict[str, tuple[str, int]] = {}
         for place, (image, label) in annotations.rows(
@@ -80,7 +80,7 @@ class AttributesConfig(DeepFashionConfig):
 
 
 class Attributes(ListedPhotos):
-    """BatchSpec with category and attributes, in the release's splits; no pairs.
+    """Photos with category and attributes, in the release's splits; no pairs.
 
     The release has no items and no roles: its folders are search words, and a folder's photos
     are spread over the splits. Each photo is an item of its own here, its path the item_id, and

@@ -8,7 +8,7 @@ from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, fo
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place
+from input_pipeline.datasets.listing import Listing, PhotoRow, Place, ValidationReport
 from input_pipeline.vocabulary import SPLITS
 
 _BOXES = "Anno/list_bbox_consumer2shop.txt"
@@ -30,7 +30,7 @@ class ConsumerToShopConfig(DeepFashionConfig):
     optional = (_LANDMARKS, _ITEMS, _ATTRIBUTE_NAMES, _ITEM_ATTRIBUTES)
 
     def read(self) -> Listing:
-        """One row a photo and item, in the order in which the pairs first name them."""
+        """Returns one row a photo and item, in the order in which the pairs first name them."""
         annotations = Annotations()
         kinds = {"clothes_type": CLOTHES_TYPES, "source_type": ("1", "2")}
         annotations.read_boxes(self.file(_BOXES), kinds)
@@ -53,8 +53,8 @@ class ConsumerToShopConfig(DeepFashionConfig):
         rows = [row for row in pairs.photos.values() if row]
         return annotations.listing(rows, pairs_listed=len(pairs.seen))
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec and pairs; pairs as they are listed."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Returns counts of photos and of the pairs listed."""
         return [
             compare("photos", count_images(checked), 239_557),
             compare("pairs listed", checked.facts["pairs_listed"], 195_540, 251_361),

@@ -8,7 +8,7 @@ from input_pipeline.datasets.deepfashion import DeepFashionConfig
 from input_pipeline.datasets.deepfashion_text import (
     Annotations,
     AttributeRow,
-    labelled,
+    labeled,
     read_lines,
     with_value,
 )
@@ -44,7 +44,7 @@ class FineConfig(DeepFashionConfig):
     optional = (_LANDMARKS,)
 
     def read(self) -> Listing:
-        """One row a photo, split by split, in the order of the files."""
+        """Returns one row a photo, split by split, in the order of the files."""
         annotations = Annotations()
         if path := self.optional_file(_LANDMARKS):
             annotations.read_landmarks(path, variation=False)
@@ -65,15 +65,15 @@ class FineConfig(DeepFashionConfig):
                 values = _values(annotations, attributes, *parts["_attr"])
                 if row and category and values is not None:
                     there = AttributeRow(with_value("1", attributes, values))
-                    rows.append(labelled(row, category, there))
+                    rows.append(labeled(row, category, there))
         return annotations.listing(rows, _TYPES)
 
     def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
-        """Of each photo of a split its line of each of the files.
+        """Returns the line of each file for each photo of a split.
 
         Raises:
           AnnotationError: a file has another number of lines than there are photos, or a line where
-            no photo is. Which line is wrong cannot be told, so each could belong to its neighbour.
+            no photo is. Which line is wrong cannot be told, so each could belong to its neighbor.
         """
         paths = [self.file(_part(split, part)) for part in _PARTS]
         lines = [list(read_lines(path)) for path in paths]
@@ -101,7 +101,7 @@ class FineConfig(DeepFashionConfig):
 def _values(
     annotations: Annotations, names: list[str], place: Place, text: str
 ) -> list[str] | None:
-    """A value for each attribute; None, and the problem noted, where a line is wrong."""
+    """Returns a value for each attribute; None, and the problem noted, where a line is wrong."""
     values = text.split()
     strange = sorted(set(values) - {"0", "1"})
     if len(values) != len(names):
@@ -115,7 +115,7 @@ def _values(
 
 
 class Fine(ListedPhotos):
-    """BatchSpec with category and finer attributes, in the release's splits; no pairs.
+    """Photos with category and finer attributes, in the release's splits; no pairs.
 
     Every photo is a shop photo and an item of its own, its path the item_id. Where a photo has
     landmarks its clothes type is theirs, otherwise its category's.

@@ -8,7 +8,7 @@ from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, fo
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing
+from input_pipeline.datasets.listing import Listing, ValidationReport
 from input_pipeline.vocabulary import DOMAINS, UNKNOWN, VIEWS
 
 _BOXES = "Anno/list_bbox_inshop.txt"
@@ -29,7 +29,7 @@ class InShopConfig(DeepFashionConfig):
     optional = (_LANDMARKS, _ITEMS)
 
     def read(self) -> Listing:
-        """One row a photo, in the order of the partition."""
+        """Returns one row a photo, in the order of the partition."""
         annotations = Annotations()
         kinds = {"clothes_type": CLOTHES_TYPES, "pose_type": tuple("123456")}
         annotations.read_boxes(self.file(_BOXES), kinds)
@@ -54,8 +54,8 @@ class InShopConfig(DeepFashionConfig):
                 rows.append(replace(row, category=folder_category(image), view=view))
         return annotations.listing(rows)
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec and items of each part."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Returns counts of the photos and items of each part."""
         items = {
             split: len({row.item_id for row, _ in checked.rows if row.split == split})
             for split in ("train", "test")

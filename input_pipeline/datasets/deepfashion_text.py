@@ -187,7 +187,7 @@ class Annotations:
         self._landmarks |= dict.fromkeys(bad)
 
     def read_items(self, path: epath.Path | None) -> set[str] | None:
-        """The ids of a list of items; None without one."""
+        """Returns the ids of a list of items; None without one."""
         if path is None:
             return None
         return {fields[0] for _, fields in self.rows(path, ("item_id",), header=False)}
@@ -195,7 +195,7 @@ class Annotations:
     def read_names(
         self, path: epath.Path, what: str, types: Sequence[str] = ()
     ) -> list[tuple[str, int]]:
-        """The rows of a list of attributes or categories: name, which may hold blanks, and type.
+        """Reads a list of attributes or categories: names, which may hold blanks, and types.
 
         Args:
           path: of the file.
@@ -204,7 +204,7 @@ class Annotations:
 
         Raises:
           AnnotationError: any row is wrong. Other files name rows by their place: without one
-            of them every later name would belong to its neighbour.
+            of them every later name would belong to its neighbor.
         """
         before = len(self.problems)
         names = []
@@ -221,14 +221,14 @@ class Annotations:
         return names
 
     def read_categories(self, path: epath.Path) -> dict[str, tuple[str, int]]:
-        """The list of the categories: by label, from "1" on, each one's name and clothes type."""
+        """Reads the categories: name and clothes type by label, from "1" on."""
         names = self.read_names(path, "category", CLOTHES_TYPES)
         return {str(label): name for label, name in enumerate(names, 1)}
 
     def category(
         self, place: Place, categories: Mapping[str, tuple[str, int]], label: str
     ) -> tuple[str, int] | None:
-        """The category with a label; None, and the problem noted, where there is none."""
+        """Returns the category of a label; None, with a problem added, without it."""
         found = categories.get(label.lstrip("0"))
         if found is None:
             text = f"field 'category_label': expected 1 to {len(categories)}, got {label!r}"
@@ -236,7 +236,7 @@ class Annotations:
         return found
 
     def read_attribute_names(self, path: epath.Path) -> list[str]:
-        """The list of the attributes, whose types the listing tells."""
+        """Reads the names of the attributes; `listing` returns their types."""
         types = self.read_names(path, "attribute")
         self._attribute_types = dict(types)
         return [name for name, _ in types]
@@ -244,7 +244,7 @@ class Annotations:
     def read_attributes(
         self, names_path: epath.Path | None, table_path: epath.Path | None, first: str
     ) -> dict[str, "AttributeRow"]:
-        """Of each photo or item what is said of its attributes; none where a file is not there.
+        """Reads the attributes of each photo or item; none if a file is missing.
 
         Args:
           names_path: the list of the attributes.
@@ -272,14 +272,14 @@ class Annotations:
         return table
 
     def box_kinds(self, image: str) -> Mapping[str, int]:
-        """The numbers that stand before a photo's box; none where it has no good row."""
+        """Returns the numbers before a photo's box; none without a correct row."""
         row = self._boxes.get(image)
         return row.kinds if row else {}
 
     def photo(
         self, place: Place, field: str, image: str, item_id: str, domain: str, split: str
     ) -> PhotoRow | None:
-        """A row with its box and landmarks; None, and the problem noted, where it has no box.
+        """Returns a row with its box and landmarks; None, with a problem added, without a box.
 
         Args:
           place: where the photo is listed.
@@ -325,7 +325,7 @@ class Annotations:
         )
 
     def is_status(self, place: Place, status: str, known: Sequence[str]) -> bool:
-        """Whether a row's evaluation_status is one there is; if not, the problem is noted."""
+        """Returns whether a row's evaluation_status is known; if not, adds a problem."""
         if status in known:
             return True
         text = f"field 'evaluation_status': expected {one_of(known)}, got {status!r}"
@@ -333,7 +333,7 @@ class Annotations:
         return False
 
     def is_item(self, place: Place, item_id: str, items: set[str] | None, file: str) -> bool:
-        """Whether a row's item is among those of `read_items`; if not, the problem is noted."""
+        """Returns whether a row's item is among those of `read_items`; if not, adds a problem."""
         if items is None or item_id in items:
             return True
         self.add(place, "unknown item", f"field 'item_id': {item_id!r} is not in {file}")
@@ -345,7 +345,7 @@ class Annotations:
         types: Mapping[int, str] = MappingProxyType({}),
         **facts: int,
     ) -> Listing:
-        """These rows and what was noted, once all files are read and all photos asked for.
+        """Returns these rows and all problems, once all files are read and all photos asked for.
 
         Args:
           rows: of the photos.
@@ -461,8 +461,8 @@ def _check_header(path: epath.Path, lines: Iterator[tuple[int, str]], first: str
         )
 
 
-def labelled(row: PhotoRow, category: tuple[str, int], attributes: AttributeRow) -> PhotoRow:
-    """The row with its labels; its clothes type is the landmarks' where it has one."""
+def labeled(row: PhotoRow, category: tuple[str, int], attributes: AttributeRow) -> PhotoRow:
+    """Returns the row with its labels; its clothes type is the landmarks' where it has one."""
     name, clothes_type = category
     if row.clothes_type != UNKNOWN:
         clothes_type = row.clothes_type
@@ -472,7 +472,7 @@ def labelled(row: PhotoRow, category: tuple[str, int], attributes: AttributeRow)
 
 
 def with_value(value: str, names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
-    """The names that stand over this value."""
+    """Returns the names whose value is this one."""
     return tuple(name for name, given in zip(names, values, strict=True) if given == value)
 
 

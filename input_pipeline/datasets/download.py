@@ -12,8 +12,8 @@ from etils import epath
 
 from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.listing import Checked
-from input_pipeline.datasets.policy import make_policy
+from input_pipeline.datasets.listing import ValidationReport
+from input_pipeline.datasets.on_error import parse_on_error
 from input_pipeline.errors import AnnotationError, DatasetError
 
 _CHUNK = 2**20
@@ -39,21 +39,21 @@ class DownloadConfig(ListedConfig):
     @classmethod
     @abc.abstractmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """A digest that changes when an annotation file changes.
+        """Returns a digest that changes when an annotation file changes.
 
         Raises:
           DatasetError: a file or folder of the benchmark is missing.
         """
 
     def origin(self) -> dict[str, object]:
-        """The download."""
+        """Returns the download."""
         return {"source": str(self.root)}
 
 
 def download_config(kind: type[Config], source: str, options: PrepareOptions) -> Config:
     """Describes a set by its folder; reads the annotation files for their digest.
 
-    BatchSpec are not part of the digest, unless the benchmark's `fingerprint` says so: where photos
+    Photos are not part of the digest, unless the benchmark's `fingerprint` says so: where photos
     were changed or deleted, delete the prepared folder.
 
     Args:
@@ -69,10 +69,10 @@ def download_config(kind: type[Config], source: str, options: PrepareOptions) ->
             f"dataset.source is empty: give the folder of {kind.benchmark} that you "
             "downloaded (docs/datasets.md says where from)"
         )
-    make_policy(options.on_error, kind.skips)
+    parse_on_error(options.on_error, kind.skips)
     root = epath.Path(source).expanduser()
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder (config.data.source)")
+        raise DatasetError(f"{root}: no such folder (dataset.source)")
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.name) or "release"
     name = f"{stem}-{short_digest(kind.fingerprint(root))}"
     return kind(name=name, stem=stem, options=options, root=root)
@@ -88,7 +88,7 @@ def check_there(
     missing = [name for name in names if not find(root, name).exists()]
     if missing:
         raise DatasetError(
-            f"{root} (config.data.source): {', '.join(missing)} missing, which {benchmark} has"
+            f"{root} (dataset.source): {', '.join(missing)} missing, which {benchmark} has"
         )
 
 
@@ -98,7 +98,7 @@ def short_digest(fingerprint: str) -> str:
 
 
 def digest_files(paths: Sequence[epath.Path]) -> str:
-    """A digest that changes when one of these files changes, comes or goes."""
+    """Returns a digest that changes when one of these files changes, comes or goes."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         digest.update(f"{path.name}\0{path.exists()}\0".encode())
@@ -116,12 +116,12 @@ def digest_files(paths: Sequence[epath.Path]) -> str:
 def compare(
     what: str, found: int, release: int | None, paper: int | None = None
 ) -> dict[str, object]:
-    """A count beside the release's and, where it differs, the paper's; None where not known."""
+    """Returns a count beside the release's and, if it differs, the paper's; None if unknown."""
     return {"what": what, "found": found, "release": release, "paper": paper}
 
 
-def count_images(checked: Checked, split: str = "", domain: str = "") -> int:
-    """Different photos, all or those of a split and domain."""
+def count_images(checked: ValidationReport, split: str = "", domain: str = "") -> int:
+    """Counts different photos, all or those of a split and domain."""
     return len(
         {
             row.image

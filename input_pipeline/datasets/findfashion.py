@@ -7,7 +7,7 @@ import numpy as np
 from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.download import compare, count_images
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked
+from input_pipeline.datasets.listing import ValidationReport
 from input_pipeline.datasets.manifest import ManifestConfig, manifest_config
 from input_pipeline.vocabulary import query_subsets
 
@@ -21,8 +21,8 @@ class FindFashionConfig(ManifestConfig):
 
     needed = ("item_id", "domain", "view", "occluded", "cropped")
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """BatchSpec, pairs and test queries of each protocol, beside the paper's (no release)."""
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Returns counts of photos, pairs and each protocol's test queries, beside the paper's."""
         counts = checked.split_counts().values()
         queries = [
             row for row, _ in checked.rows if (row.split, row.domain) == ("test", "customer")

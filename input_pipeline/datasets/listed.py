@@ -17,23 +17,23 @@ from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets.base import PhotoBuilder, Record, RecordBuilder, ShardSource
 from input_pipeline.datasets.listing import (
     THREADS,
-    Checked,
     CheckedRow,
     Listing,
     PhotoRow,
     Problem,
+    ValidationReport,
     check_listing,
 )
-from input_pipeline.datasets.policy import Policy, make_policy
+from input_pipeline.datasets.on_error import OnError, parse_on_error
 from input_pipeline.datasets.records import NO_LANDMARKS, PhotoRecord
-from input_pipeline.datasets.shrinking import Shrinking
+from input_pipeline.datasets.resizing import Resize
 from input_pipeline.errors import ListError
 from input_pipeline.images import ImageHeader, encode_png, load_image
 from input_pipeline.parallel import ordered_map
 from input_pipeline.vocabulary import SPLITS
 
-_TOLD = 20  # skipped rows that are printed, of each kind
-_REMEMBERED = 1000  # missing photos that the summary names
+_MOST_PRINTED = 20  # skipped rows that are printed, of each kind
+_MOST_STORED = 1000  # missing photos that the summary names
 
 
 @dataclass(kw_only=True)
@@ -55,9 +55,9 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
     options: PrepareOptions
 
     @property
-    def policy(self) -> Policy:
-        """Which problems stop the preparation."""
-        return make_policy(self.options.on_error, self.skips)
+    def on_error(self) -> OnError:
+        """Returns which problems stop the preparation."""
+        return parse_on_error(self.options.on_error, self.skips)
 
     @abc.abstractmethod
     def read(self) -> Listing:
@@ -65,27 +65,27 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
 
     @abc.abstractmethod
     def photo_path(self, image: str) -> epath.Path:
-        """Where the photo of a path in the lists lies."""
+        """Returns where the photo of a path in the lists lies."""
 
     @abc.abstractmethod
     def origin(self) -> dict[str, object]:
-        """What the summary tells of where the photos came from."""
+        """Returns what the summary says of the photos' origin."""
 
     def mask(self, row: PhotoRow, height: int, width: int) -> bytes:
-        """PNG of the garment's pixels in the upright photo of that size; b"" where unknown."""
+        """Returns a PNG of the garment's pixels in the upright photo; b"" if unknown."""
         del row, height, width
         return b""
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
         """Counts beside those of the published data set: what, found, release, paper."""
         del checked
         return []
 
     def without_lists(self) -> Self:
-        """What other processes need of it to write records."""
+        """Returns what other processes need of it to write records."""
         return self
 
-    def check(self) -> Checked:
+    def check(self) -> ValidationReport:
         """Reads and checks everything, and writes nothing."""
         return check_listing(
             self.read(),
@@ -95,21 +95,21 @@ class ListedConfig(tfds.core.BuilderConfig, abc.ABC):
             many_boxes=self.many_boxes,
         )
 
-    def refused(self, checked: Checked) -> list[Problem]:
-        """The problems that stop a preparation."""
-        return [problem for problem in checked.problems if self.policy.refuses(problem.kind)]
+    def fatal_problems(self, report: ValidationReport) -> list[Problem]:
+        """Returns the problems that stop a preparation."""
+        return [problem for problem in report.problems if self.on_error.is_fatal(problem.kind)]
 
-    def describe(self, checked: Checked) -> dict[str, object]:
-        """The part of the summary that does not depend on what is written."""
+    def describe(self, checked: ValidationReport) -> dict[str, object]:
+        """Returns the part of the summary that does not depend on what is written."""
         return {
             **self.origin(),
-            "on_error": str(self.policy),
+            "on_error": str(self.on_error),
             "skipped_rows": checked.bad_rows(),
             "problems": checked.problem_counts(),
             "tolerated": dict(sorted(checked.tolerated.items())),
             "facts": dict(checked.facts),
             "attribute_types": dict(checked.attribute_types),
-            "missing_photos": [] if self.watches_photos else checked.missing[:_REMEMBERED],
+            "missing_photos": [] if self.watches_photos else checked.missing[:_MOST_STORED],
             "release": self.compare(checked),
         }
 
@@ -118,28 +118,28 @@ class StoredPhoto(NamedTuple):
     """A photo as a record holds it.
 
     Attributes:
-      image: a JPEG of grey or RGB pixels as it was found; all else becomes upright RGB PNG, and
+      image: a JPEG of gray or RGB pixels as it was found; all else becomes upright RGB PNG, and
         photos larger than --max_side upright RGB JPEGs of that size.
       height: of the upright photo, in pixels.
       width: of the upright photo, in pixels.
       orientation: EXIF orientation of the stored pixels.
-      small: how it was shrunk, and its labels have to be; None where it was not.
+      resize: how it was reduced, and its labels have to be; None if it was not.
     """
 
     image: bytes
     height: int
     width: int
     orientation: int
-    small: Shrinking | None
+    resize: Resize | None
 
 
 def store_photo(path: epath.Path, header: ImageHeader, options: PrepareOptions) -> StoredPhoto:
     """Reads a photo that was checked."""
     height, width = header.height, header.width
     if 0 < options.max_side < max(height, width):
-        small = Shrinking.to_long_side(height, width, options.max_side)
-        image = small.jpeg(load_image(path, options.max_pixels))
-        return StoredPhoto(image, small.height, small.width, 1, small)
+        resize = Resize.to_max_side(height, width, options.max_side)
+        image = resize.jpeg(load_image(path, options.max_pixels))
+        return StoredPhoto(image, resize.height, resize.width, 1, resize)
     if header.plain_jpeg:
         return StoredPhoto(path.read_bytes(), height, width, header.orientation, None)
     image = encode_png(load_image(path, options.max_pixels))
@@ -156,30 +156,30 @@ class ListedRecords(RecordBuilder[Record]):
 
     @property
     def photos_per_shard(self) -> int:
-        """BatchSpec in one file of records."""
+        """Returns how many photos a file of records holds."""
         return 8192
 
     def shards(self) -> Mapping[str, Sequence[ShardSource]]:
-        """The good rows in the order of the lists."""
+        """Returns the good rows in the order of the lists."""
         config = self.builder_config
-        checked = config.check()
-        refused = config.refused(checked)
-        if refused or not checked.rows:
+        report = config.check()
+        fatal = config.fatal_problems(report)
+        if fatal or not report.rows:
             raise config.error(
-                [str(problem) for problem in refused or checked.problems],
-                rows_can_be_skipped=bool(checked.rows),
+                [str(problem) for problem in fatal or report.problems],
+                rows_can_be_skipped=bool(report.rows),
             )
-        tell_skipped(checked)
-        self._notes = config.describe(checked)
-        self._tell_of_older_preparations()
+        print_skipped(report)
+        self._notes = config.describe(report)
+        self._report_older_preparations()
         return {
             split: self._shards_of(split, chosen)
             for split in SPLITS
-            if (chosen := [checked for checked in checked.rows if checked.row.split == split])
+            if (chosen := [checked for checked in report.rows if checked.row.split == split])
         }
 
     def notes(self) -> dict[str, object]:
-        """Where it came from, and how many rows were bad or odd, by kind."""
+        """Returns the origin, and how many rows were bad or odd, by kind."""
         return self._notes
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class ListedRecords(RecordBuilder[Record]):
         config = self.builder_config.without_lists()
         return {"_original_state": {**state["_original_state"], "config": config}}
 
-    def _tell_of_older_preparations(self) -> None:
+    def _report_older_preparations(self) -> None:
         name = self.builder_config.name
         stem = self.builder_config.stem
         older = [
@@ -205,7 +205,7 @@ class ListedRecords(RecordBuilder[Record]):
 
     @abc.abstractmethod
     def _record(self, checked: Any) -> Record:
-        """The record of an element of what the config's `check` returns as rows."""
+        """Returns the record of a row of the config's `check`."""
 
     def _shards_of(self, split: str, rows: Sequence[Any]) -> list[ShardSource]:
         step = self.photos_per_shard
@@ -231,8 +231,8 @@ class ListedPhotos(ListedRecords[PhotoRecord], PhotoBuilder):
         box = row.box or (0.0, 0.0, float(header.width), float(header.height))
         landmarks = NO_LANDMARKS if row.landmarks is None else row.landmarks
         mask = config.mask(row, header.height, header.width)
-        if small := photo.small:
-            box, landmarks, mask = small.box(box), small.landmarks(landmarks), small.mask(mask)
+        if resize := photo.resize:
+            box, landmarks, mask = resize.box(box), resize.landmarks(landmarks), resize.mask(mask)
         return PhotoRecord(
             image=photo.image,
             photo_id=row.image,
@@ -242,7 +242,7 @@ class ListedPhotos(ListedRecords[PhotoRecord], PhotoBuilder):
             width=photo.width,
             box=box,
             orientation=photo.orientation,
-            shrunk=small.factor if small else 1.0,
+            resize_scale=resize.scale if resize else 1.0,
             category=row.category,
             clothes_type=row.clothes_type,
             attributes=row.attributes,
@@ -255,15 +255,15 @@ class ListedPhotos(ListedRecords[PhotoRecord], PhotoBuilder):
         )
 
 
-def tell_skipped(checked: Checked) -> None:
-    """Prints what is left out or put right, some lines of each kind."""
-    told: Counter[str] = Counter()
-    for problem in checked.problems:
-        told[problem.kind] += 1
-        if told[problem.kind] <= _TOLD:
+def print_skipped(report: ValidationReport) -> None:
+    """Prints what is left out or corrected, some lines of each kind."""
+    counts: Counter[str] = Counter()
+    for problem in report.problems:
+        counts[problem.kind] += 1
+        if counts[problem.kind] <= _MOST_PRINTED:
             print(f"Skipped {problem}")
-    for kind, count in sorted(told.items()):
-        if count > _TOLD:
+    for kind, count in sorted(counts.items()):
+        if count > _MOST_PRINTED:
             print(f"Skipped: {kind}: {count:,} in all; --check lists them")
-    for kind, count in sorted(checked.tolerated.items()):
+    for kind, count in sorted(report.tolerated.items()):
         print(f"Tolerated: {kind}: {count:,}")

@@ -1,4 +1,4 @@
-"""BatchSpec that files list: a row for each, and the checks that need the photo or other rows."""
+"""Photos that files list: a row for each, and the checks that need the photo or other rows."""
 
 import dataclasses
 import posixpath
@@ -33,7 +33,7 @@ class Place(NamedTuple):
         return f"{self.path}:{self.line}" + (f": {self.part}" if self.part else "")
 
     def order(self) -> tuple[str, int, int]:
-        """A key to sort by; parts by the number at their end."""
+        """Returns a key to sort by; parts by the number at their end."""
         digits = _LAST_NUMBER.search(self.part)
         return str(self.path), self.line, int(digits[0]) if digits else 0
 
@@ -113,7 +113,7 @@ class CheckedRow(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class ValidationReport:
     """A listing after all checks; fields as in `Listing`.
 
     Attributes:
@@ -128,15 +128,15 @@ class Checked:
     missing: list[str] = dataclasses.field(default_factory=list)
 
     def bad_rows(self) -> int:
-        """How many lines, or parts of lines, have a problem."""
+        """Returns how many lines, or parts of lines, have a problem."""
         return len({problem.place for problem in self.problems})
 
     def problem_counts(self) -> dict[str, int]:
-        """How many problems there are of each kind."""
+        """Returns how many problems there are of each kind."""
         return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
 
     def split_counts(self) -> dict[str, dict[str, int]]:
-        """For each split what `PhotoIndex.counts` will count."""
+        """Returns what `PhotoIndex.counts` will count, by split."""
         return {
             split: _counts(rows)
             for split in SPLITS
@@ -151,7 +151,7 @@ def check_listing(
     *,
     overhang: int = 0,
     many_boxes: bool = False,
-) -> Checked:
+) -> ValidationReport:
     """Decodes every photo, and checks each row against its photo and the rows before it.
 
     Args:
@@ -170,11 +170,13 @@ def check_listing(
     rows, relation_problems = _check_relations(rows, listing.split_field, many_boxes)
     problems = [*listing.problems, *photo_problems, *relation_problems]
     problems.sort(key=lambda problem: problem.place.order())
-    return Checked(rows, problems, tolerated, listing.facts, listing.attribute_types, missing)
+    return ValidationReport(
+        rows, problems, tolerated, listing.facts, listing.attribute_types, missing
+    )
 
 
 def box_size_problems(box: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with the size of a box, given as the texts of its numbers by field."""
+    """Yields what is wrong with the size of a box, whose numbers are texts by field."""
     for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
         if float(box[high]) <= float(box[low]):
             yield (
@@ -245,7 +247,7 @@ def inspect_photos(
 def _fit(
     row: PhotoRow, header: ImageHeader, overhang: int, tolerated: Counter[str]
 ) -> tuple[PhotoRow, list[Problem]]:
-    """The row with its box and landmarks within the photo, or why they are not."""
+    """Returns the row with its box and landmarks within the photo, or why they are not."""
     problems = []
     if row.box is not None:
         box, texts = _fit_box(row.box, header, overhang)
@@ -326,7 +328,7 @@ def _check_relations(
 
 
 def _where(place: Place, seen_from: Place) -> str:
-    """A place, shortly in messages about the same file."""
+    """Returns a place for a message, short if it is in the same file."""
     if place.part or place.path != seen_from.path:
         return f"at {place}"
     return f"on line {place.line}"

@@ -12,7 +12,7 @@ from input_pipeline.datasets.download import short_digest
 from input_pipeline.datasets.listed import ListedConfig, ListedPhotos
 from input_pipeline.datasets.listing import Listing
 from input_pipeline.datasets.manifest_rows import Table
-from input_pipeline.datasets.policy import make_policy
+from input_pipeline.datasets.on_error import parse_on_error
 from input_pipeline.errors import DatasetError, ManifestError
 
 _ROWS_PER_SHARD = 512  # of photos of a megabyte or so
@@ -35,19 +35,19 @@ class ManifestConfig(ListedConfig):
     table: Table
 
     def read(self) -> Listing:
-        """The rows whose cells are right."""
+        """Returns the rows whose cells are right."""
         return manifest_rows.read_listing(self.table)
 
     def without_lists(self) -> Self:
-        """The table without its rows."""
+        """Returns the table without its rows."""
         return replace(self, table=self.table._replace(data=b"", rows=[], problems=[]))
 
     def photo_path(self, image: str) -> epath.Path:
-        """The path is relative to the CSV."""
+        """Returns the path of a photo, relative to the CSV."""
         return self.table.photo_path(image)
 
     def origin(self) -> dict[str, object]:
-        """The path of the CSV."""
+        """Returns the path of the CSV."""
         return {"manifest": str(self.table.path)}
 
 
@@ -65,7 +65,7 @@ def manifest_config(kind: type[Config], source: str, options: PrepareOptions) ->
     """
     if not source:
         raise DatasetError("dataset.source is empty: give the path of the CSV")
-    make_policy(options.on_error, kind.skips)
+    parse_on_error(options.on_error, kind.skips)
     table = manifest_rows.read_table(epath.Path(source).expanduser(), kind.needed)
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", table.path.stem)
     name = f"{stem}-{short_digest(manifest_rows.fingerprint(table))}"
@@ -79,7 +79,7 @@ class Manifest(ListedPhotos):
 
     @property
     def photos_per_shard(self) -> int:
-        """Fewer than of a benchmark's small photos."""
+        """Returns fewer photos than for a benchmark's small ones."""
         return _ROWS_PER_SHARD
 
 

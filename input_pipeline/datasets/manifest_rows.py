@@ -47,7 +47,7 @@ class Table(NamedTuple):
     problems: list[Problem]
 
     def photo_path(self, image: str) -> epath.Path:
-        """Where the photo of a cell `image` lies: the path is relative to the CSV."""
+        """Returns where the photo of a cell `image` lies, whose path is relative to the CSV."""
         return self.path.parent / image
 
 
@@ -87,7 +87,7 @@ def read_table(path: epath.PathLike, needed: Sequence[str] = ()) -> Table:
 
 
 def fingerprint(table: Table) -> str:
-    """A digest that changes when the CSV, or the size or time of one of its photos, changes."""
+    """Returns a digest that changes with the CSV and the size or time of any of its photos."""
     digest = hashlib.blake2b(table.data, digest_size=16)
     images = sorted({row.cells["image"] for row in table.rows} - {""})
     with ThreadPoolExecutor(THREADS) as pool:
@@ -98,7 +98,7 @@ def fingerprint(table: Table) -> str:
 
 
 def read_listing(table: Table) -> Listing:
-    """The rows whose cells are right, and the problems of the others."""
+    """Returns the rows whose cells are right, and the problems of the others."""
     problems = list(table.problems)
     rows = []
     for row in table.rows:

@@ -61,7 +61,7 @@ class ModanetConfig(CocoConfig):
 
     @classmethod
     def files(cls, root: epath.Path) -> dict[str, epath.Path]:
-        """The one file with annotations."""
+        """Returns the one file with annotations."""
         for path in (root / "annotations" / _FILE, root / _FILE):
             if path.exists():
                 return {"": path}

@@ -1,4 +1,4 @@
-"""BatchSpec with many objects each as files list them, and the checks that need the photo."""
+"""Photos with many objects each as files list them, and the checks that need the photo."""
 
 import dataclasses
 import posixpath
@@ -9,8 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from input_pipeline.datasets.listing import Checked, Listing, Place, Problem, inspect_photos
-from input_pipeline.datasets.outlines import Outline, Runs, rasterise
+from input_pipeline.datasets.listing import (
+    Listing,
+    Place,
+    Problem,
+    ValidationReport,
+    inspect_photos,
+)
+from input_pipeline.datasets.segmentation import RLE, Segmentation, rasterize
 from input_pipeline.images import Box, ImageError, ImageHeader, MissingImageError
 from input_pipeline.object_index import object_counts
 from input_pipeline.vocabulary import SPLITS
@@ -28,7 +34,7 @@ class ListedObject:
       box: (x_1, y_1, x_2, y_2) in pixels of the photo that the file speaks of.
       category: its number.
       crowd: whether it is several objects in one box.
-      outline: None where unknown.
+      segmentation: None where unknown.
     """
 
     place: Place
@@ -36,7 +42,7 @@ class ListedObject:
     box: Box
     category: int
     crowd: bool
-    outline: Outline | None
+    segmentation: Segmentation | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,25 +66,25 @@ class ObjectRow:
     objects: tuple[ListedObject, ...]
 
 
-class Faults:
+class ProblemLog:
     """Collects problems.
 
     Attributes:
       problems: in the order they were found.
-      lost: how many right objects were lost with their photo.
+      objects_of_bad_photos: how many correct objects are left out with their photo.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self.lost = 0
+        self.objects_of_bad_photos = 0
 
     def add(self, place: Place, label: str, kind: str, text: str) -> None:
         """Notes what is wrong with an entry."""
         self.problems.append(Problem(place._replace(part=label), kind, text))
 
-    def lose(self, objects: Sequence[ListedObject]) -> None:
+    def count_left_out(self, objects: Sequence[ListedObject]) -> None:
         """Counts the objects of a photo that is left out."""
-        self.lost += len(objects)
+        self.objects_of_bad_photos += len(objects)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -89,12 +95,12 @@ class ObjectListing(Listing):
       rows: the photos that are right in themselves; the category of an object is an index into
         `categories`.
       categories: their names.
-      faults: the problems; `problems` is its list.
+      log: the problems; `problems` is its list.
     """
 
     rows: list[ObjectRow]  # type: ignore[assignment]
     categories: tuple[str, ...]
-    faults: Faults
+    log: ProblemLog
 
 
 class CheckedObject(NamedTuple):
@@ -107,7 +113,7 @@ class CheckedObject(NamedTuple):
     box: Box
     category: int
     crowd: bool
-    mask: Runs | None
+    mask: RLE | None
 
 
 class CheckedPhoto(NamedTuple):
@@ -127,7 +133,7 @@ class CheckedPhoto(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckedObjects(Checked):
+class ObjectValidationReport(ValidationReport):
     """A listing of objects after all checks.
 
     Attributes:
@@ -138,7 +144,7 @@ class CheckedObjects(Checked):
     categories: tuple[str, ...] = ()
 
     def split_counts(self) -> dict[str, dict[str, int]]:
-        """For each split what `ObjectIndex.counts` will count."""
+        """Returns what `ObjectIndex.counts` will count, by split."""
         return {
             split: object_counts(
                 np.array([len(photo.objects) for photo in photos]),
@@ -149,7 +155,7 @@ class CheckedObjects(Checked):
         }
 
     def category_counts(self) -> dict[str, dict[str, int]]:
-        """For each category how many objects each split has."""
+        """Returns how many objects of each category each split has."""
         numbers = {
             split: Counter(found.category for photo in photos for found in photo.objects)
             for split in SPLITS
@@ -169,7 +175,7 @@ def check_objects(
     locate: Callable[[str], epath.Path],
     max_pixels: int,
     overhang: int,
-) -> CheckedObjects:
+) -> ObjectValidationReport:
     """Decodes every photo, and checks its objects against it.
 
     A problem of a photo costs the photo and all its objects; one of an object costs it alone.
@@ -181,8 +187,8 @@ def check_objects(
       overhang: by how many pixels a box or outline may leave its photo to be cut at the edge, and
         counted, instead of being a problem.
     """
-    faults, tolerated = listing.faults, Counter(listing.tolerated)
-    rows = _without_repeats(listing.rows, faults)
+    log, tolerated = listing.log, Counter(listing.tolerated)
+    rows = _without_repeats(listing.rows, log)
     good, missing = [], []
     images = [row.image for row in rows]
     for row, header in zip(rows, inspect_photos(images, locate, max_pixels), strict=True):
@@ -190,22 +196,25 @@ def check_objects(
             gone = isinstance(header, MissingImageError)
             missing += [row.image] * gone
             kind = "missing photo" if gone else "unreadable photo"
-            faults.add(row.place, row.label, kind, f"field 'file_name': {header}")
-            faults.lose(row.objects)
+            log.add(row.place, row.label, kind, f"field 'file_name': {header}")
+            log.count_left_out(row.objects)
             continue
-        turn = _turn(row, header, faults, tolerated)
+        turn = _turn(row, header, log, tolerated)
         if turn is None:
-            faults.lose(row.objects)
+            log.count_left_out(row.objects)
             continue
-        objects = _fit_objects(row, header, turn, overhang, faults, tolerated)
+        objects = _fit_objects(row, header, turn, overhang, log, tolerated)
         good.append(CheckedPhoto(row, header, objects, turn))
-    problems = sorted(faults.problems, key=lambda found: found.place.order())
-    facts: Mapping[str, int] = {**listing.facts, "objects_of_left_out_photos": faults.lost}
-    return CheckedObjects(good, problems, tolerated, facts, {}, missing, listing.categories)
+    problems = sorted(log.problems, key=lambda found: found.place.order())
+    facts: Mapping[str, int] = {
+        **listing.facts,
+        "objects_of_left_out_photos": log.objects_of_bad_photos,
+    }
+    return ObjectValidationReport(good, problems, tolerated, facts, {}, missing, listing.categories)
 
 
 def turn_box(box: Box, turn: int, height: int, width: int) -> Box:
-    """A box of a stored photo, in its upright picture of this size."""
+    """Returns a box of a stored photo, in its upright picture of this size."""
     x_1, y_1, x_2, y_2 = box
     if turn >= 5:
         x_1, y_1, x_2, y_2 = y_1, x_1, y_2, x_2
@@ -217,13 +226,13 @@ def turn_box(box: Box, turn: int, height: int, width: int) -> Box:
 
 
 def turn_mask(mask: np.ndarray, turn: int) -> np.ndarray:
-    """A mask [H, W] of a stored photo, as that of its upright picture."""
+    """Returns a mask [H, W] of a stored photo, as that of its upright picture."""
     mask = mask.T if turn >= 5 else mask
     mask = mask[:, ::-1] if turn in (2, 3, 6, 7) else mask
     return mask[::-1] if turn in (3, 4, 7, 8) else mask
 
 
-def _without_repeats(rows: Sequence[ObjectRow], faults: Faults) -> list[ObjectRow]:
+def _without_repeats(rows: Sequence[ObjectRow], log: ProblemLog) -> list[ObjectRow]:
     first: dict[str, ObjectRow] = {}
     good = []
     for row in rows:
@@ -232,15 +241,15 @@ def _without_repeats(rows: Sequence[ObjectRow], faults: Faults) -> list[ObjectRo
             good.append(row)
             continue
         text = f"{row.image!r} is {other.label} ({other.place}, split {other.split!r}) already"
-        faults.add(row.place, row.label, "duplicate row", f"field 'file_name': {text}")
-        faults.lose(row.objects)
+        log.add(row.place, row.label, "duplicate row", f"field 'file_name': {text}")
+        log.count_left_out(row.objects)
     return good
 
 
 def _turn(
-    row: ObjectRow, header: ImageHeader, faults: Faults, tolerated: Counter[str]
+    row: ObjectRow, header: ImageHeader, log: ProblemLog, tolerated: Counter[str]
 ) -> int | None:
-    """The orientation that the photo's objects still have to be turned by; 1: none.
+    """Returns the orientation that the photo's objects still have to be turned by; 1: none.
 
     A file tells by the size it states whether its annotator saw the photo upright or as stored.
     """
@@ -256,7 +265,7 @@ def _turn(
     height, width = row.size or upright
     text = f"fields 'height' and 'width': {width}x{height}, but the photo has "
     text += f"{header.width}x{header.height} pixels (upright)"
-    faults.add(row.place, row.label, "photo size", text)
+    log.add(row.place, row.label, "photo size", text)
     return None
 
 
@@ -265,16 +274,16 @@ def _fit_objects(
     header: ImageHeader,
     turn: int,
     overhang: int,
-    faults: Faults,
+    log: ProblemLog,
     tolerated: Counter[str],
 ) -> tuple[CheckedObject, ...]:
     size = (header.width, header.height) if turn >= 5 else (header.height, header.width)
     fitted = []
     for found in row.objects:
-        before = len(faults.problems)
-        box = _fit_box(found, size, overhang, faults, tolerated)
-        mask = _fit_outline(found, box, size, overhang, faults, tolerated)
-        if len(faults.problems) == before:
+        before = len(log.problems)
+        box = _fit_box(found, size, overhang, log, tolerated)
+        mask = _fit_segmentation(found, box, size, overhang, log, tolerated)
+        if len(log.problems) == before:
             upright = turn_box(box, turn, header.height, header.width)
             fitted.append(CheckedObject(upright, found.category, found.crowd, mask))
     return tuple(fitted)
@@ -284,58 +293,58 @@ def _fit_box(
     found: ListedObject,
     size: tuple[int, int],
     overhang: int,
-    faults: Faults,
+    log: ProblemLog,
     tolerated: Counter[str],
 ) -> Box:
-    """The box within the photo, as float32 has it."""
+    """Returns the box clipped to the photo, in float32."""
     # So that sums of decimals end where they should.
     box = np.clip(found.box, -_FAR, _FAR).astype(np.float32)
     limits = np.array([size[1], size[0]] * 2, np.float32)
     inside = np.clip(box, 0, limits)
     if (np.abs(inside - box) > overhang).any():
         text = f"{_numbers(box)} (x_1, y_1, x_2, y_2) leaves {_photo(size)}"
-        faults.add(found.place, found.label, "box", f"field 'bbox': {text}")
+        log.add(found.place, found.label, "box", f"field 'bbox': {text}")
     elif not (inside[:2] < inside[2:]).all():
         text = f"{_numbers(box)} (x_1, y_1, x_2, y_2): nothing of it lies in {_photo(size)}"
-        faults.add(found.place, found.label, "box", f"field 'bbox': {text}")
+        log.add(found.place, found.label, "box", f"field 'bbox': {text}")
     elif (inside != box).any():
         tolerated["box moved to the photo's edge"] += 1
     x_1, y_1, x_2, y_2 = inside.tolist()
     return x_1, y_1, x_2, y_2
 
 
-def _fit_outline(
+def _fit_segmentation(
     found: ListedObject,
     box: Box,
     size: tuple[int, int],
     overhang: int,
-    faults: Faults,
+    log: ProblemLog,
     tolerated: Counter[str],
-) -> Runs | None:
+) -> RLE | None:
     def fault(text: str) -> None:
-        faults.add(found.place, found.label, "outline", f"field 'segmentation': {text}")
+        log.add(found.place, found.label, "outline", f"field 'segmentation': {text}")
 
-    outline = found.outline
-    if outline is None:
+    mask = found.segmentation
+    if mask is None:
         return None
-    if not isinstance(outline, Runs):
-        points = np.concatenate(outline).reshape(-1, 2)
+    if not isinstance(mask, RLE):
+        points = np.concatenate(mask).reshape(-1, 2)
         outside = np.abs(points - np.clip(points, 0, (size[1], size[0]))).max()
         if outside > overhang:
             fault(f"a point of it lies {outside:g} pixels outside {_photo(size)}")
             return None
         if outside > 0:
             tolerated["outline moved to the photo's edge"] += 1
-        outline = rasterise(outline, *size)
-    elif (outline.height, outline.width) != size:
-        fault(f"a mask of {outline.width}x{outline.height} pixels for {_photo(size)}")
+        mask = rasterize(mask, *size)
+    elif (mask.height, mask.width) != size:
+        fault(f"a mask of {mask.width}x{mask.height} pixels for {_photo(size)}")
         return None
-    left, top, right, bottom = outline.extent()
+    left, top, right, bottom = mask.bounding_box()
     if right <= left:
         fault("no pixel lies in it")
     elif left >= box[2] + 1 or right <= box[0] - 1 or top >= box[3] + 1 or bottom <= box[1] - 1:
         fault(f"all of it lies outside the object's box {_numbers(box)}")
-    return outline
+    return mask
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:

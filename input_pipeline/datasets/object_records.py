@@ -36,7 +36,7 @@ class ObjectRecord:
 
 
 def object_features() -> tfds.features.FeaturesDict:
-    """The schema; field for field that of `ObjectRecord`."""
+    """Returns the schema; field for field that of `ObjectRecord`."""
     integer = tfds.features.Scalar(np.int32)
     text = tfds.features.Text()
     return tfds.features.FeaturesDict(
@@ -56,7 +56,7 @@ def object_features() -> tfds.features.FeaturesDict:
 
 
 def to_example(record: ObjectRecord) -> dict[str, object]:
-    """The record as a TFDS example."""
+    """Returns the record as a TFDS example."""
     return {**vars(record), "masks": list(record.masks)}
 
 

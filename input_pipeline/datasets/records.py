@@ -25,7 +25,7 @@ class PhotoRecord:
       height: of the upright photo, in pixels.
       width: of the upright photo, in pixels.
       orientation: EXIF orientation of the stored pixels, 1 to 8.
-      shrunk: its longer side by that of the photo as it was found; 1 where it was not made smaller.
+      resize_scale: longer side of the stored photo by that of the original; 1 if not reduced.
       box: (x_1, y_1, x_2, y_2) in pixels of the upright photo, x_2 and y_2 exclusive.
       category: "" where unknown.
       clothes_type: 1 upper body, 2 lower body, 3 full body; -1 unknown.
@@ -47,7 +47,7 @@ class PhotoRecord:
     width: int
     box: Box
     orientation: int = 1
-    shrunk: float = 1.0
+    resize_scale: float = 1.0
     category: str = ""
     clothes_type: int = UNKNOWN
     attributes: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class PhotoRecord:
 
 
 def photo_features() -> tfds.features.FeaturesDict:
-    """The schema that every builder writes; field for field that of `PhotoRecord`."""
+    """Returns the schema that every builder writes; field for field that of `PhotoRecord`."""
     integer = tfds.features.Scalar(np.int32)
     text = tfds.features.Text()
     return tfds.features.FeaturesDict(
@@ -74,7 +74,7 @@ def photo_features() -> tfds.features.FeaturesDict:
             "width": integer,
             "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "orientation": integer,
-            "shrunk": tfds.features.Scalar(np.float32),
+            "resize_scale": tfds.features.Scalar(np.float32),
             "category": text,
             "clothes_type": integer,
             "attributes": tfds.features.Sequence(tfds.features.Text()),
@@ -89,7 +89,7 @@ def photo_features() -> tfds.features.FeaturesDict:
 
 
 def to_example(record: PhotoRecord) -> dict[str, object]:
-    """The record as a TFDS example."""
+    """Returns the record as a TFDS example."""
     example = dict(vars(record))
     example["box"] = np.asarray(record.box, np.float32)
     example["attributes"] = list(record.attributes)
@@ -106,7 +106,7 @@ def parse_record(serialized: bytes) -> PhotoRecord:
     return PhotoRecord(
         image=stored["image"].bytes_list.value[0],
         mask=stored["mask"].bytes_list.value[0],
-        shrunk=stored["shrunk"].float_list.value[0],
+        resize_scale=stored["resize_scale"].float_list.value[0],
         box=(x_1, y_1, x_2, y_2),
         attributes=_texts(stored["attributes"]),
         unknown_attributes=_texts(stored["unknown_attributes"]),

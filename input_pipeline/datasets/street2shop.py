@@ -18,7 +18,7 @@ from input_pipeline.datasets.download import (
     download_config,
 )
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Checked, Listing, PhotoRow, Place, Problem
+from input_pipeline.datasets.listing import Listing, PhotoRow, Place, Problem, ValidationReport
 from input_pipeline.datasets.street2shop_files import (
     PHOTO_LIST,
     ListedPhoto,
@@ -64,7 +64,7 @@ class Street2ShopConfig(DownloadConfig):
 
     @classmethod
     def fingerprint(cls, root: epath.Path) -> str:
-        """Of the lists, and of the photos' names, but not of what is in the photos.
+        """Returns a digest of the lists and of the photos' names, not of their content.
 
         The photos are downloaded one by one, each from its own URL: where more of them arrived,
         the data is prepared anew.
@@ -77,21 +77,21 @@ class Street2ShopConfig(DownloadConfig):
 
     @functools.cached_property
     def folder(self) -> PhotoFolder:
-        """The photos there are."""
+        """Returns the folder of the photos, with their names."""
         return find_photos(self.root)
 
     def without_lists(self) -> Self:
-        """The folder of the photos without their names."""
+        """Returns the folder of the photos without their names."""
         other = replace(self)
         other.__dict__["folder"] = self.folder._replace(names={})
         return other
 
     def photo_path(self, image: str) -> epath.Path:
-        """The path is a file's name."""
+        """Returns the path of a photo from its file's name."""
         return self.folder.path / image
 
     def read(self) -> Listing:
-        """For each category its training pairs, its test pairs, and its shop photos."""
+        """Reads each category's training pairs, test pairs and shop photos."""
         reader = _Reader(self.root, self.folder)
         categories = find_categories(self.root)
         for category in categories:
@@ -100,8 +100,8 @@ class Street2ShopConfig(DownloadConfig):
             reader.tolerated[f"category without files ({', '.join(missing)})"] += len(missing)
         return reader.listing()
 
-    def compare(self, checked: Checked) -> list[dict[str, object]]:
-        """Queries and photos that can be used, beside those of the release.
+    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
+        """Returns counts of usable queries and photos, beside those of the release.
 
         What the lists have, whether or not it can be used, is in the summary's facts.
         """
@@ -132,7 +132,7 @@ class Street2ShopConfig(DownloadConfig):
 
 
 def find_categories(root: epath.Path) -> list[str]:
-    """The categories whose lists are there.
+    """Returns the categories whose lists are there.
 
     Raises:
       DatasetError: there is none, or a category has some of its lists and not all.
@@ -178,7 +178,7 @@ def describe(source: str, options: PrepareOptions) -> tuple[type[Street2Shop], S
 
 
 def _lists(root: epath.Path, category: str) -> dict[str, epath.Path]:
-    """Where the lists of a category lie: of its training pairs, test pairs and shop photos."""
+    """Returns where a category's lists lie: training pairs, test pairs and shop photos."""
     folder = root / "meta" / "json"
     pairs = {split: folder / f"{split}_pairs_{category}.json" for split in _PAIR_SPLITS}
     return {**pairs, "shop": folder / f"retrieval_{category}.json"}
@@ -230,7 +230,7 @@ class _Reader:
         self._facts[f"listed_gallery_{category}"] = listed
 
     def listing(self) -> Listing:
-        """All rows, and what was noted."""
+        """Returns all rows, problems and counts."""
         if self._unlisted:
             self.tolerated["photo that photos.txt does not list"] += len(self._unlisted)
         dead = {f"dead_{domain}_photos": len(photos) for domain, photos in self._dead.items()}

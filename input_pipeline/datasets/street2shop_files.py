@@ -76,7 +76,7 @@ def find_photos(root: epath.Path) -> PhotoFolder:
 def read_photo_list(
     path: epath.Path, problems: list[Problem], tolerated: Counter[str]
 ) -> set[int] | None:
-    """The numbers of the photos that rows `id,url` list; None where there is no such file.
+    """Reads the numbers of the photos that rows `id,url` list; None without the file.
 
     Args:
       path: of photos.txt.
@@ -129,7 +129,7 @@ def read_photos(
 
 
 def read_box(bbox: object) -> tuple[Box | None, list[str]]:
-    """The box of {"left": ..., "top": ..., "width": ..., "height": ...}, or why it is none."""
+    """Parses the box {"left": .., "top": .., "width": .., "height": ..}, or says why it is none."""
     if not isinstance(bbox, dict):
         return None, [f"field 'bbox': expected {', '.join(_SIDES)}, got {_short(bbox)}"]
     if missing := [name for name in _SIDES if name not in bbox]:

@@ -50,7 +50,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
 
     @property
     def seed(self) -> int:
-        """Of the drawing."""
+        """Returns the seed of the drawing."""
         return self.options.seed
 
 
@@ -61,7 +61,7 @@ class Synthetic(PhotoBuilder):
     builder_config: SyntheticConfig
 
     def shards(self) -> Mapping[str, Sequence[ShardSource]]:
-        """Whole items, about `_PHOTOS_PER_SHARD` photos to a file."""
+        """Returns files of whole items, about `_PHOTOS_PER_SHARD` photos each."""
         return {
             split: self._shards_of(split, size)
             for split, size in self.builder_config.splits.items()

@@ -32,7 +32,7 @@ __all__ = [
 def photos_of_item(
     seed: int, split: str, index: int, *, customers: int, picture_size: int = 160
 ) -> tuple[Item, list[Photo]]:
-    """Item number `index` of a split and its photos: the shop photo, then `customers` others.
+    """Renders item `index` of a split: its shop photo, then `customers` customer photos.
 
     A pure function of its arguments; customer photo n does not depend on how many are asked for.
     picture_size is the height in pixels (shop photos are 0.8, customers' 0.75 times as wide).

@@ -50,7 +50,7 @@ class Figure:
     stance: float
 
     def place(self, across: float, down: float, forward: float = 0.0) -> Point:
-        """Where a body point is seen (head heights)."""
+        """Returns where a body point is seen (head heights)."""
         x = across * math.cos(self.yaw) - forward * math.sin(self.yaw)
         if down >= HIP:
             return x, down
@@ -61,11 +61,11 @@ class Figure:
         )
 
     def nearness(self, across: float, forward: float) -> float:
-        """How far towards the camera a body point is (head heights)."""
+        """Returns how far towards the camera a body point is (head heights)."""
         return across * math.sin(self.yaw) + forward * math.cos(self.yaw)
 
     def arm(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Body coordinates of shoulder joint, elbow and wrist; side 0 left, 1 right."""
+        """Returns the body coordinates of shoulder joint, elbow and wrist; side 0 left, 1 right."""
         sign = 1.0 if side == 0 else -1.0
         outwards = np.array([sign, 1.0, 1.0])
         shoulder = np.array([ARM_JOINT[0] * sign, ARM_JOINT[1], 0.0])
@@ -74,7 +74,7 @@ class Figure:
         return shoulder, elbow, wrist
 
     def leg(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Body coordinates of hip joint, knee and ankle; side 0 left, 1 right."""
+        """Returns the body coordinates of hip joint, knee and ankle; side 0 left, 1 right."""
         sign = 1.0 if side == 0 else -1.0
         hip = np.array([LEG_JOINT[0] * sign, LEG_JOINT[1], 0.0])
         knee = np.array([(LEG_JOINT[0] + self.stance * 0.5) * sign, KNEE, self.knees[side]])
@@ -82,28 +82,28 @@ class Figure:
         return hip, knee, ankle
 
     def seen(self, point: np.ndarray) -> Point:
-        """`place` for a body point given as an array."""
+        """Returns `place` for a body point given as an array."""
         return self.place(float(point[0]), float(point[1]), float(point[2]))
 
 
 def direction(out: float, forward: float, down: float = 1.0) -> Direction:
-    """A unit vector from its parts."""
+    """Returns a unit vector from its parts."""
     norm = math.sqrt(out * out + forward * forward + down * down)
     return out / norm, down / norm, forward / norm
 
 
 def narrowing(yaw: float, depth: float) -> float:
-    """Width of an elliptical trunk seen from `yaw`, as a share of its width from the front."""
+    """Returns the width of an elliptical trunk seen from `yaw`, by its width from the front."""
     return math.hypot(math.cos(yaw), depth * math.sin(yaw))
 
 
 def cloth_turn(yaw: float, depth: float) -> float:
-    """How far the cloth of an elliptical trunk is turned when the body is turned by `yaw`."""
+    """Returns how far an elliptical trunk's cloth turns when the body turns by `yaw`."""
     return math.atan2(depth * math.sin(yaw), math.cos(yaw))
 
 
 def laid_out(arm_angle: float = 0.24, lean: float = 0.0) -> Figure:
-    """The straight pose of shop photos: arms a little out, legs slightly apart."""
+    """Returns the straight pose of shop photos: arms a little out, legs slightly apart."""
     arm = Arm(direction(math.tan(arm_angle), 0.0), direction(math.tan(arm_angle) * 0.8, 0.0))
     return Figure(0.0, lean, (arm, arm), (0.0, 0.0), (0.0, 0.0), 0.06)
 
@@ -145,7 +145,7 @@ def _random_arm(rng: np.random.Generator, calm: bool) -> Arm:
 
 
 def random_figure(rng: np.random.Generator, yaw: float, calm: bool) -> Figure:
-    """A casual pose at a yaw (radians); `calm` keeps the hands off the trunk."""
+    """Returns a casual pose at a yaw (radians); `calm` keeps the hands off the trunk."""
     step = float(rng.uniform(-0.35, 0.35))
     return Figure(
         yaw=yaw,

@@ -32,7 +32,7 @@ def canvas_for(
     oversampling: float,
     fold_seed: int,
 ) -> tuple[Canvas, tuple[int, int, int, int]]:
-    """A canvas that holds both the frame and the whole garment, and the frame's place on it.
+    """Returns a canvas that holds the frame and the whole garment, and the frame's window on it.
 
     The second value is x_1, y_1, x_2, y_2 in canvas pixels.
     """
@@ -53,7 +53,7 @@ def canvas_for(
 def random_displacement(
     rng: np.random.Generator, width: int, height: int, strength: float
 ) -> np.ndarray:
-    """float32 [height, width, 2]: by how much a pixel of the picture looks elsewhere (x, y).
+    """Returns by how much each pixel is displaced (x, y), float32 [height, width, 2].
 
     A change of perspective (up to about 5% of the size at strength 1) plus smooth waves.
     """
@@ -71,7 +71,7 @@ def random_displacement(
 
 
 def _displaced(point: tuple[float, float], displacement: np.ndarray) -> tuple[float, float]:
-    """Where a canvas point is seen: solves seen + displacement(seen) = point."""
+    """Returns where a canvas point is seen: solves seen + displacement(seen) = point."""
     height, width = displacement.shape[:2]
     x, y = point
     for _ in range(4):
@@ -88,7 +88,7 @@ def expose(
     landmarks: list[tuple[tuple[float, float], bool] | None],
     displacement: np.ndarray | None,
 ) -> Exposure:
-    """The window of a canvas as a picture of `size` (width, height), with masks and landmarks."""
+    """Returns a canvas's window as a picture of `size` (width, height), with its annotations."""
     image: Any = canvas.image
     masks = cv2.merge([canvas.whole, canvas.visible])
     if displacement is not None:
@@ -120,7 +120,7 @@ def _grain() -> np.ndarray:
 
 
 def _light_field(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """float32 [height, width]: brightness of the light over the picture, about 1."""
+    """Returns the light's brightness over the picture, about 1, float32 [height, width]."""
     nodes = np.ones((4, 4), np.float32)
     slope = rng.normal(0, 0.12, 2)
     line = np.linspace(-1, 1, 4)
@@ -131,9 +131,9 @@ def _light_field(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 
 
 def take_snapshot(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, int]:
-    """Camera effects of a customer's photo on uint8 RGB: (the same kind of picture, JPEG quality).
+    """Adds a customer's camera effects to uint8 RGB; returns the picture and a JPEG quality.
 
-    Light and its colour, exposure, contrast, blur and noise.
+    Light and its color, exposure, contrast, blur and noise.
     """
     height, width = image.shape[:2]
     picture = image.astype(np.float32)
@@ -144,8 +144,8 @@ def take_snapshot(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarr
     picture *= field[..., None] * gains.astype(np.float32)
     contrast, lift = rng.uniform(0.72, 1.12), rng.uniform(-12, 22)
     picture = (picture - 110) * np.float32(contrast) + np.float32(110 + lift)
-    grey = 0.3 * picture[..., 0] + 0.59 * picture[..., 1] + 0.11 * picture[..., 2]
-    picture += np.float32(rng.uniform(-0.1, 0.4)) * (grey[..., None] - picture)
+    gray = 0.3 * picture[..., 0] + 0.59 * picture[..., 1] + 0.11 * picture[..., 2]
+    picture += np.float32(rng.uniform(-0.1, 0.4)) * (gray[..., None] - picture)
     if rng.random() < 0.5:
         cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 0.9)), dst=picture)
     rows = (np.arange(height) + int(rng.integers(512))) & 511

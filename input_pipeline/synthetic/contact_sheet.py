@@ -1,4 +1,4 @@
-"""A labelled sheet of synthetic items: `python -m input_pipeline.synthetic.contact_sheet`.
+"""A labeled sheet of synthetic items: `python -m input_pipeline.synthetic.contact_sheet`.
 
 One item a row: the shop photo, then customer photos with their view and o (occluded) and c
 (cropped) flags. Items of a family stand next to each other.
@@ -55,8 +55,10 @@ def contact_sheet(
     annotations: bool = False,
     box_size: int = 0,
 ) -> np.ndarray:
-    """uint8 RGB picture of `items` rows. box_size > 0 adds, right of every photo, the garment's
-    box at that size, as a network sees it."""
+    """Draws `items` rows of photos, uint8 RGB.
+
+    box_size > 0 adds, right of every photo, the garment's box at that size, as a network sees it.
+    """
     rows = []
     for index in range(start, start + items):
         item, photos = photos_of_item(

@@ -11,7 +11,7 @@ from input_pipeline.synthetic import body, palette, tailoring
 from input_pipeline.synthetic.body import Figure
 from input_pipeline.synthetic.garments import CLOTHES_TYPES, Garment
 from input_pipeline.synthetic.painting import Canvas, Panel, limb
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 from input_pipeline.synthetic.panels import panels_of
 from input_pipeline.vocabulary import LOWER
 
@@ -19,30 +19,30 @@ from input_pipeline.vocabulary import LOWER
 @dataclasses.dataclass(frozen=True)
 class Worn:
     """A garment on a figure. target: it is the photographed one; otherwise it is an extra, drawn
-    in `colour` only where that is given. wobble: see tailoring.trunk_tube."""
+    in `color` only where that is given. wobble: see tailoring.trunk_tube."""
 
     garment: Garment
     target: bool
-    colour: Colour | None = None
+    color: Color | None = None
     wobble: np.ndarray | None = None
 
-    def surface(self, panel: str) -> Panel | Colour:
-        """What the named panel is drawn with."""
-        return panels_of(self.garment)[panel] if self.colour is None else self.colour
+    def surface(self, panel: str) -> Panel | Color:
+        """Returns what the named panel is drawn with."""
+        return panels_of(self.garment)[panel] if self.color is None else self.color
 
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
     """A person's skin, hair, its length (head heights below the crown) and shoes."""
 
-    skin: Colour
-    hair: Colour
+    skin: Color
+    hair: Color
     hair_length: float
-    shoes: Colour
+    shoes: Color
 
 
 def random_looks(rng: np.random.Generator) -> Looks:
-    """Anybody."""
+    """Returns a random person's looks."""
     long_hair = rng.random() < 0.5
     return Looks(
         skin=palette.jitter(rng, palette.pick(rng, palette.SKIN), 8),
@@ -53,10 +53,10 @@ def random_looks(rng: np.random.Generator) -> Looks:
 
 
 def lay_out(canvas: Canvas, garment: Garment, figure: Figure) -> None:
-    """The garment of a shop photo, on an invisible dummy."""
+    """Draws the garment of a shop photo, on an invisible dummy."""
     worn = Worn(garment, target=True)
     neck = tailoring.neck_tube(garment, figure)
-    base = garment.fabric.colours[0]
+    base = garment.fabric.colors[0]
     trunk = tailoring.trunk_tube(garment, figure)
     if neck is not None and garment.neck == "hood":
         canvas.tube(neck, palette.scaled(base, 0.85), garment=True, flat=True)
@@ -95,19 +95,19 @@ def _hood_is_behind(worn: Worn, figure: Figure) -> bool:
 def _draw_neck_piece(canvas: Canvas, worn: Worn, figure: Figure) -> None:
     neck = tailoring.neck_tube(worn.garment, figure)
     if neck is not None:
-        colour = worn.colour or palette.scaled(worn.garment.fabric.colours[0], 0.9)
-        canvas.tube(neck, colour, garment=worn.target)
+        color = worn.color or palette.scaled(worn.garment.fabric.colors[0], 0.9)
+        canvas.tube(neck, color, garment=worn.target)
 
 
 def _arm_is_near(figure: Figure, side: int) -> bool:
-    """Whether an arm passes in front of the trunk rather than behind it."""
+    """Returns whether an arm passes in front of the trunk rather than behind it."""
     shoulder, elbow, wrist = figure.arm(side)
     near = [figure.nearness(float(p[0]), float(p[2])) for p in (shoulder, elbow, wrist)]
     return near[0] * 0.5 + near[1] * 0.25 + near[2] * 0.6 > 0.12
 
 
 def draw_person(canvas: Canvas, figure: Figure, looks: Looks, outfit: list[Worn]) -> None:
-    """A dressed person; `outfit` from the innermost garment to the outermost."""
+    """Draws a dressed person; `outfit` from the innermost garment to the outermost."""
     facing = math.cos(figure.yaw)
     arms_near = [_arm_is_near(figure, side) for side in (0, 1)]
     if facing > 0:

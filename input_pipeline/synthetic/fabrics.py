@@ -1,4 +1,4 @@
-"""Fabric patterns: colours as functions of the place on the garment, vectorised.
+"""Fabric patterns: colors as functions of the place on the garment, vectorized.
 
 Every function takes float32 coordinates x, y (head heights, any equal shapes) and returns
 uint8 RGB of that shape plus a channel axis.
@@ -19,7 +19,7 @@ _TILE = 256
 
 @functools.lru_cache(maxsize=8)
 def noise_tile(cell: int) -> np.ndarray:
-    """float32 [256, 256] smooth noise in about [-1, 1] that tiles, with blobs of `cell` pixels."""
+    """Returns smooth noise in [-1, 1] that tiles, in blobs of `cell` pixels, float32 [256, 256]."""
     rng = np.random.default_rng(9000 + cell)
     white = rng.standard_normal((_TILE, _TILE)).astype(np.float32)
     padded = np.tile(white, (3, 3))
@@ -34,16 +34,16 @@ def _noise(x: np.ndarray, y: np.ndarray, cell: int, per_unit: float, seed: int) 
     return cv2.remap(tile, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def _colour_table(fabric: Fabric) -> np.ndarray:
-    return np.asarray(fabric.colours, np.float32)
+def _color_table(fabric: Fabric) -> np.ndarray:
+    return np.asarray(fabric.colors, np.float32)
 
 
 def _indexed(fabric: Fabric, index: np.ndarray) -> np.ndarray:
-    return _colour_table(fabric)[index]
+    return _color_table(fabric)[index]
 
 
 def _blend(fabric: Fabric, share: np.ndarray, first: int = 0, second: int = 1) -> np.ndarray:
-    table = _colour_table(fabric)
+    table = _color_table(fabric)
     return table[first] + share[..., None] * (table[second] - table[first])
 
 
@@ -53,7 +53,7 @@ def _soft_step(value: np.ndarray, width: float) -> np.ndarray:
 
 def _plain(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     grain = _noise(x, y, 2, 60, fabric.seed)
-    return _colour_table(fabric)[0] + 5 * grain[..., None]
+    return _color_table(fabric)[0] + 5 * grain[..., None]
 
 
 def _bands(fabric: Fabric, position: np.ndarray) -> np.ndarray:
@@ -81,12 +81,12 @@ def _diagonal(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _plaid(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     period = 0.5 * fabric.scale
-    table = _colour_table(fabric)
+    table = _color_table(fabric)
     across, down = (x / period) % 1.0, (y / period) % 1.0
     wide = 0.45 * ((across < 0.42).astype(np.float32) + (down < 0.42))
     thin = 0.8 * np.maximum(np.abs(across - 0.71) < 0.06, np.abs(down - 0.71) < 0.06)
-    colour = table[0] + wide[..., None] * (table[1] - table[0])
-    return colour + thin[..., None] * (table[2] - colour)
+    color = table[0] + wide[..., None] * (table[1] - table[0])
+    return color + thin[..., None] * (table[2] - color)
 
 
 def _gingham(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -115,11 +115,11 @@ def _floral(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     petals = 0.27 + 0.1 * np.cos(5 * angle + 6.28 * hashed)
     flower = _soft_step(petals - radius, 0.08)[..., None]
     heart = _soft_step(0.1 - radius, 0.06)[..., None]
-    table = _colour_table(fabric)
+    table = _color_table(fabric)
     leaf = (_noise(x, y, 6, 40, fabric.seed) > 0.55)[..., None] * 0.45
-    colour = table[0] + leaf * (np.asarray((70, 116, 70), np.float32) - table[0])
-    colour = colour + flower * (table[1] - colour)
-    return colour + heart * (table[2] - colour)
+    color = table[0] + leaf * (np.asarray((70, 116, 70), np.float32) - table[0])
+    color = color + flower * (table[1] - color)
+    return color + heart * (table[2] - color)
 
 
 def _block(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ def _herringbone(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _denim(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     wash = 0.5 * np.exp(-(((np.abs(x) - 0.42) / 0.22) ** 2)) * np.exp(-(((y - 4.4) / 0.9) ** 2))
-    base = _colour_table(fabric)[0] * 1.0
+    base = _color_table(fabric)[0] * 1.0
     grain = 9 * _noise(x, y, 2, 50, fabric.seed) + 10 * _noise(x, y, 10, 40, fabric.seed)
     return base + (grain + 60 * wash)[..., None]
 
@@ -175,5 +175,5 @@ _PATTERNS: dict[str, Callable[[Fabric, np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def paint_fabric(fabric: Fabric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """uint8 [..., 3]: the fabric's colour at x, y (float32 head heights on the garment)."""
+    """Returns the fabric's color at x, y (float32 head heights on the garment), uint8 [..., 3]."""
     return np.clip(_PATTERNS[fabric.kind](fabric, x, y), 0, 255).astype(np.uint8)

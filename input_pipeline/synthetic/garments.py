@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.synthetic import palette
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 from input_pipeline.vocabulary import FULL, LOWER, UPPER
 
 FABRICS: tuple[str, ...] = (
@@ -61,10 +61,10 @@ GLYPHS: tuple[str, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Fabric:
-    """A pattern: its kind (one of FABRICS), three colours, scale, angle (radians), own seed."""
+    """A pattern: its kind (one of FABRICS), three colors, scale, angle (radians), own seed."""
 
     kind: str
-    colours: tuple[Colour, Colour, Colour]
+    colors: tuple[Color, Color, Color]
     scale: float
     angle: float
     seed: int
@@ -76,7 +76,7 @@ class Logo:
 
     glyph: str
     place: str
-    colour: Colour
+    color: Color
     size: float
 
 
@@ -86,7 +86,7 @@ class Garment:
 
     category: str
     fabric: Fabric
-    trim: Colour
+    trim: Color
     fit: float  # 0 slim .. 1 loose
     flare: float  # 0 straight .. 1 wide hem
     length: str  # short | regular | long
@@ -129,7 +129,7 @@ class Cut:
 _POCKETS = ("none", "none", "left", "right", "both")
 _SIDES = ("none", "none", "none", "left", "right")
 _BOTH = ("none", "none", "none", "both", "left", "right")
-_CHEST = ("left_chest", "right_chest", "centre", "centre", "belly", "left_hem", "right_hem")
+_CHEST = ("left_chest", "right_chest", "center", "center", "belly", "left_hem", "right_hem")
 _SLEEVED = (*_CHEST, "left_sleeve", "right_sleeve")
 _LEGS = ("left_thigh", "right_thigh", "left_hip", "right_hip")
 _LONG_LEGS = (*_LEGS, "left_shin", "right_shin")
@@ -276,7 +276,7 @@ CUTS: dict[str, Cut] = {
         cuff=_BOTH,
         waist=("none", "belt", "sash"),
         hem_band=(False, False, True),
-        logo_places=("left_chest", "right_chest", "centre", "left_hip", "right_hip", "left_hem"),
+        logo_places=("left_chest", "right_chest", "center", "left_hip", "right_hip", "left_hem"),
         flare=(0.1, 1.0),
     ),
     "Coat": Cut(
@@ -307,7 +307,7 @@ CUTS: dict[str, Cut] = {
         cuff=_BOTH,
         patch=_SIDES,
         waist=("belt", "none", "sash", "drawstring"),
-        logo_places=("left_chest", "right_chest", "centre", "left_thigh", "right_thigh"),
+        logo_places=("left_chest", "right_chest", "center", "left_thigh", "right_thigh"),
         fabrics=FABRICS,
         flare=(0.0, 0.8),
     ),
@@ -326,13 +326,13 @@ LOCAL_FIELDS: tuple[str, ...] = (
     "waist",
     "neck",
 )
-_LOGO_CHANGES = ("logo_glyph", "logo_place", "logo_colour", "logo_presence", "logo_place")
+_LOGO_CHANGES = ("logo_glyph", "logo_place", "logo_color", "logo_presence", "logo_place")
 # Necks that may replace one another without the garment's outline changing much.
 _OPEN_NECKS = ("crew", "v", "scoop", "square", "collar")
 
 
 def has_legs(category: str) -> bool:
-    """Whether garments of the category have two legs."""
+    """Returns whether garments of the category have two legs."""
     return category in ("Trousers", "Joggers", "Shorts", "Jumpsuit")
 
 
@@ -351,7 +351,7 @@ def _sample_fabric(rng: np.random.Generator, category: str) -> Fabric:
     third = palette.contrasting(rng, clothing, second, 60.0)
     return Fabric(
         kind=kind,
-        colours=(first, palette.jitter(rng, second, 10), palette.jitter(rng, third, 10)),
+        colors=(first, palette.jitter(rng, second, 10), palette.jitter(rng, third, 10)),
         scale=float(rng.uniform(0.75, 1.5)),
         angle=float(rng.uniform(-0.06, 0.06)),
         seed=int(rng.integers(1 << 30)),
@@ -359,31 +359,31 @@ def _sample_fabric(rng: np.random.Generator, category: str) -> Fabric:
 
 
 def _sample_logo(
-    rng: np.random.Generator, garment_colour: Colour, cut: Cut, sleeved: bool
+    rng: np.random.Generator, garment_color: Color, cut: Cut, sleeved: bool
 ) -> Logo | None:
     places = [place for place in cut.logo_places if sleeved or not place.endswith("sleeve")]
     if not places or rng.random() > 0.72:
         return None
-    return _new_logo(rng, _choose(rng, places), garment_colour, cut.clothes_type)
+    return _new_logo(rng, _choose(rng, places), garment_color, cut.clothes_type)
 
 
 def _new_logo(
-    rng: np.random.Generator, place: str, garment_colour: Colour, clothes_type: int
+    rng: np.random.Generator, place: str, garment_color: Color, clothes_type: int
 ) -> Logo:
-    large = place in ("centre", "belly") and rng.random() < 0.55
+    large = place in ("center", "belly") and rng.random() < 0.55
     size = float(rng.uniform(0.44, 0.6) if large else rng.uniform(0.28, 0.36))
     # Taller garments are seen from farther away: their prints must be larger to be seen at all.
     size *= 1.0 if large else {UPPER: 1.0, LOWER: 1.35, FULL: 1.2}[clothes_type]
     return Logo(
         glyph=_choose(rng, GLYPHS),
         place=place,
-        colour=palette.contrasting(rng, palette.ACCENTS, garment_colour),
+        color=palette.contrasting(rng, palette.ACCENTS, garment_color),
         size=size,
     )
 
 
 def _hides_pocket(garment: Garment, place: str) -> bool:
-    """Whether a print at `place` would lie on a pocket of the garment."""
+    """Returns whether a print at `place` would lie on a pocket of the garment."""
     side, _, spot = place.partition("_")
     if spot == "chest":
         return garment.chest_pocket in (side, "both")
@@ -393,7 +393,7 @@ def _hides_pocket(garment: Garment, place: str) -> bool:
 
 
 def _pockets_clear(garment: Garment) -> Garment:
-    """The garment without pockets that its print would hide."""
+    """Returns the garment without pockets that its print would hide."""
     if garment.logo is None or not _hides_pocket(garment, garment.logo.place):
         return garment
     if garment.logo.place.endswith("chest"):
@@ -402,7 +402,7 @@ def _pockets_clear(garment: Garment) -> Garment:
 
 
 def sample_garment(rng: np.random.Generator) -> Garment:
-    """The base garment of a family."""
+    """Returns the base garment of a family."""
     return _pockets_clear(_sample_garment(rng))
 
 
@@ -414,7 +414,7 @@ def _sample_garment(rng: np.random.Generator) -> Garment:
     return Garment(
         category=category,
         fabric=fabric,
-        trim=palette.contrasting(rng, palette.ACCENTS, fabric.colours[0], 90.0),
+        trim=palette.contrasting(rng, palette.ACCENTS, fabric.colors[0], 90.0),
         fit=float(rng.uniform(*cut.fit)),
         flare=float(rng.uniform(*cut.flare)),
         length=_choose(rng, cut.length),
@@ -428,7 +428,7 @@ def _sample_garment(rng: np.random.Generator) -> Garment:
         stripe=_choose(rng, cut.stripe),
         waist=_choose(rng, cut.waist),
         hem_band=cut.hem_band[int(rng.integers(len(cut.hem_band)))],
-        logo=_sample_logo(rng, fabric.colours[0], cut, sleeve != "none"),
+        logo=_sample_logo(rng, fabric.colors[0], cut, sleeve != "none"),
     )
 
 
@@ -468,13 +468,13 @@ def _possible_changes(garment: Garment) -> list[str]:
         # Adding a logo counts as several changes: each member of the family gets its own.
         return fields + ["logo_presence"] * (2 if _visible_places(garment) else 0)
     movable = [place for place in _visible_places(garment) if place != garment.logo.place]
-    changes = [*_LOGO_CHANGES, "logo_glyph"] if movable else ["logo_glyph", "logo_colour"]
+    changes = [*_LOGO_CHANGES, "logo_glyph"] if movable else ["logo_glyph", "logo_color"]
     return fields + changes
 
 
 def _changed_logo(rng: np.random.Generator, garment: Garment, change: str) -> Logo | None:
     logo = garment.logo
-    base = garment.fabric.colours[0]
+    base = garment.fabric.colors[0]
     if logo is None:
         place = _choose(rng, _visible_places(garment))
         return _new_logo(rng, place, base, CLOTHES_TYPES[garment.category])
@@ -484,21 +484,21 @@ def _changed_logo(rng: np.random.Generator, garment: Garment, change: str) -> Lo
     if change == "logo_place":
         places = [place for place in _visible_places(garment) if place != logo.place]
         return dataclasses.replace(logo, place=_choose(rng, places))
-    if change == "logo_colour":
-        others = tuple(c for c in palette.ACCENTS if palette.distance(c, logo.colour) > 90)
-        return dataclasses.replace(logo, colour=palette.contrasting(rng, others, base))
+    if change == "logo_color":
+        others = tuple(c for c in palette.ACCENTS if palette.distance(c, logo.color) > 90)
+        return dataclasses.replace(logo, color=palette.contrasting(rng, others, base))
     return None
 
 
 def _changed(rng: np.random.Generator, base: Garment, change: str) -> Garment:
-    """`base` with one change, its new value drawn from `rng`."""
+    """Returns `base` with one change, its new value drawn from `rng`."""
     if change.startswith("logo"):
         return dataclasses.replace(base, logo=_changed_logo(rng, base, change))
     return _with(base, change, _choose(rng, _field_alternatives(base, change)))
 
 
 def sibling(rng: np.random.Generator, base: Garment, member: int) -> tuple[Garment, str]:
-    """Member number `member` >= 1 of the family of `base`, and the name of the one change.
+    """Returns member number `member` >= 1 of the family of `base`, and the name of the one change.
 
     `rng` must stand in the same state for every member of the family: the members before are
     worked out on the way, so that no two are alike.
@@ -521,7 +521,7 @@ def _fabric_attribute(kind: str) -> str:
 
 
 def attributes_of(garment: Garment) -> tuple[str, ...]:
-    """The sorted attribute names (all in ATTRIBUTES) that hold for `garment`."""
+    """Returns the sorted attribute names (all in ATTRIBUTES) that hold for `garment`."""
     names = {_fabric_attribute(garment.fabric.kind), f"length_{garment.length}"}
     names.add(
         "fit_slim" if garment.fit < 0.33 else "fit_loose" if garment.fit > 0.66 else "fit_mid"

@@ -11,7 +11,7 @@ _SIZE = 64
 
 
 def _ring(count: int, radius: float, start: float, inner: float | None = None) -> np.ndarray:
-    """Keypoints of a regular polygon, or of a star where `inner` is given, round the middle."""
+    """Returns the corners of a regular polygon, or with `inner` of a star, round the middle."""
     total = count if inner is None else 2 * count
     turns = start + np.arange(total) * 2 * np.pi / total
     radii = np.full(total, radius)
@@ -45,7 +45,7 @@ _POLYGONS: dict[str, np.ndarray] = {
 
 @functools.lru_cache(maxsize=64)
 def glyph_mask(name: str) -> np.ndarray:
-    """uint8 [64, 64]: 255 where the glyph is (treat as read-only)."""
+    """Returns a mask, 255 inside the glyph, uint8 [64, 64] (treat as read-only)."""
     mask = np.zeros((_SIZE, _SIZE), np.uint8)
     if name in _POLYGONS:
         points = np.round(_POLYGONS[name] * 16).astype(np.int32)
@@ -66,7 +66,7 @@ def glyph_mask(name: str) -> np.ndarray:
 
 
 def _write(mask: np.ndarray, text: str) -> None:
-    """Letters or digits, stretched to fill the mask."""
+    """Draws letters or digits, stretched to fill the mask."""
     page = np.zeros((120, 200), np.uint8)
     cv2.putText(page, text, (20, 90), cv2.FONT_HERSHEY_SIMPLEX, 2.6, 255, 13, cv2.LINE_AA)
     x, y, width, height = cv2.boundingRect(page)

@@ -39,14 +39,14 @@ class Item:
 
 
 def stream(seed: int, split: str, *numbers: int) -> np.random.Generator:
-    """The random stream that belongs to these numbers; splits never share one."""
+    """Returns the random stream that belongs to these numbers; splits never share one."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
     return np.random.default_rng([seed, SPLITS.index(split), *numbers])
 
 
 def family_of(seed: int, split: str, index: int) -> tuple[int, int]:
-    """(family number, place within the family) of an item, without looking at other items."""
+    """Returns an item's family and its number in it, without looking at other items."""
     block, offset = divmod(index, _BLOCK)
     rng = stream(seed, split, 1, block)
     sizes = rng.permutation(_PARTITIONS[int(rng.integers(len(_PARTITIONS)))])
@@ -59,7 +59,7 @@ def family_of(seed: int, split: str, index: int) -> tuple[int, int]:
 
 
 def make_item(seed: int, split: str, index: int) -> Item:
-    """Item number `index` of a split: a pure function of its arguments, in constant time."""
+    """Returns item `index` of a split: a pure function of its arguments, in constant time."""
     if index < 0:
         raise ValueError(f"index must not be negative: {index}")
     family, member = family_of(seed, split, index)

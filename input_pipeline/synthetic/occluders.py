@@ -11,13 +11,13 @@ from input_pipeline.synthetic import body, palette, tailoring
 from input_pipeline.synthetic.body import Figure
 from input_pipeline.synthetic.garments import Garment
 from input_pipeline.synthetic.painting import Canvas, Panel, limb
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 from input_pipeline.synthetic.panels import PER_UNIT
 
 Box = tuple[float, float, float, float]  # x_1, y_1, x_2, y_2 in head heights
 
 
-def _any(rng: np.random.Generator) -> Colour:
+def _any(rng: np.random.Generator) -> Color:
     return palette.jitter(rng, palette.pick(rng, tuple(palette.CLOTHING.values())), 20)
 
 
@@ -26,32 +26,32 @@ def _middle(box: Box) -> tuple[float, float]:
 
 
 def _strap(canvas: Canvas, rng: np.random.Generator, figure: Figure) -> None:
-    """A shoulder bag: a diagonal strap over the trunk and the bag at one hip."""
+    """Draws a shoulder bag: a diagonal strap over the trunk and the bag at one hip."""
     sign = 1.0 if rng.random() < 0.5 else -1.0
-    colour = _any(rng)
+    color = _any(rng)
     front = 0.3 * math.copysign(1.0, math.cos(figure.yaw))
     line = [
         figure.place(-0.4 * sign, 1.5, 0.1),
         figure.place(0.1 * sign, 2.4, front),
         figure.place(0.75 * sign, 3.5, 0.1),
     ]
-    canvas.stroke(np.array(line), 0.09, palette.scaled(colour, 0.8))
+    canvas.stroke(np.array(line), 0.09, palette.scaled(color, 0.8))
     x, y = line[-1]
-    canvas.tube(limb((x, y - 0.2), (x, y + 0.55), 0.34, 0.38), colour)
+    canvas.tube(limb((x, y - 0.2), (x, y + 0.55), 0.34, 0.38), color)
 
 
 def _belt_bag(canvas: Canvas, rng: np.random.Generator, figure: Figure) -> None:
-    colour = _any(rng)
+    color = _any(rng)
     half = 0.74 * body.narrowing(figure.yaw, body.DEPTH)
     height = float(rng.uniform(2.8, 3.2))
     x, y = figure.place(0, height)
-    canvas.stroke(np.array([(x - half, y), (x + half, y)]), 0.12, palette.scaled(colour, 0.75))
+    canvas.stroke(np.array([(x - half, y), (x + half, y)]), 0.12, palette.scaled(color, 0.75))
     shift = figure.place(float(rng.uniform(-0.3, 0.3)), height, 0.4)[0]
     if math.cos(figure.yaw) > -0.2:
-        canvas.tube(limb((shift - 0.34, y + 0.08), (shift + 0.34, y + 0.08), 0.2, 0.2), colour)
+        canvas.tube(limb((shift - 0.34, y + 0.08), (shift + 0.34, y + 0.08), 0.2, 0.2), color)
 
 
-def _phone(canvas: Canvas, rng: np.random.Generator, box: Box, skin: Colour) -> None:
+def _phone(canvas: Canvas, rng: np.random.Generator, box: Box, skin: Color) -> None:
     x, y = _middle(box)
     x += float(rng.uniform(-0.25, 0.25)) * (box[2] - box[0])
     y += float(rng.uniform(-0.3, 0.1)) * (box[3] - box[1])
@@ -62,7 +62,7 @@ def _phone(canvas: Canvas, rng: np.random.Generator, box: Box, skin: Colour) -> 
     canvas.tube(limb((x + 0.15, y + 0.2), end, 0.12, 0.17, round_start=True), skin)
 
 
-def _hair(canvas: Canvas, rng: np.random.Generator, figure: Figure, hair: Colour) -> None:
+def _hair(canvas: Canvas, rng: np.random.Generator, figure: Figure, hair: Color) -> None:
     for sign in (-1.0, 1.0):
         if rng.random() < 0.75:
             start, end = figure.place(0.36 * sign, 0.6), figure.place(0.42 * sign, 2.1)
@@ -70,7 +70,7 @@ def _hair(canvas: Canvas, rng: np.random.Generator, figure: Figure, hair: Colour
 
 
 def _leaves(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """A plant reaching in from one side, covering about `share` of the box's width."""
+    """Draws a plant reaching in from one side, covering about `share` of the box's width."""
     from_left = rng.random() < 0.5
     edge = box[0] if from_left else box[2]
     reach = share * (box[2] - box[0])
@@ -84,15 +84,15 @@ def _leaves(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) ->
 
 
 def _table(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """A counter, bench or seat back in front of the lower `share` of the box."""
-    colour = palette.jitter(rng, (134, 100, 72) if rng.random() < 0.5 else _any(rng), 20)
+    """Draws a counter, bench or seat back in front of the lower `share` of the box."""
+    color = palette.jitter(rng, (134, 100, 72) if rng.random() < 0.5 else _any(rng), 20)
     top = box[3] - share * (box[3] - box[1])
     slope = float(rng.uniform(-0.12, 0.12))
     left, right, low = box[0] - 8, box[2] + 8, box[3] + 8
     shape = [(left, top - slope * 4), (right, top + slope * 4), (right, low), (left, low)]
-    canvas.polygon(np.array(shape), colour)
+    canvas.polygon(np.array(shape), color)
     edge = np.array(shape[:2])
-    canvas.stroke(edge, 0.12, palette.scaled(colour, 1.25))
+    canvas.stroke(edge, 0.12, palette.scaled(color, 1.25))
     for _ in range(2):
         x = float(rng.uniform(box[0] - 0.5, box[2] + 0.5))
         y = top + float(rng.uniform(-0.15, 0.2))
@@ -100,22 +100,22 @@ def _table(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> 
 
 
 def _passer_by(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """The shoulder and arm of somebody nearer to the camera, over one side of the box."""
+    """Draws the shoulder and arm of somebody nearer to the camera, over one side of the box."""
     from_left = rng.random() < 0.5
     sign = 1.0 if from_left else -1.0
     edge = (box[0] if from_left else box[2]) + sign * share * (box[2] - box[0])
-    colour = _any(rng)
+    color = _any(rng)
     half = 1.5
     x = edge - sign * half
     top = box[1] + float(rng.uniform(-1.0, 0.1))
-    canvas.tube(limb((x, top), (x - 0.1 * sign, box[3] + 3), half, half * 1.06), colour)
-    canvas.ellipse((x, top), (half * 0.97, 0.55), 0, colour)
+    canvas.tube(limb((x, top), (x - 0.1 * sign, box[3] + 3), half, half * 1.06), color)
+    canvas.ellipse((x, top), (half * 0.97, 0.55), 0, color)
     canvas.ellipse((x, top - 1.2), (0.62, 0.8), 0, palette.pick(rng, palette.HAIR))
 
 
 def _big_bag(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """A tote or parcel held before the garment."""
-    colour = _any(rng)
+    """Draws a tote or parcel held before the garment."""
+    color = _any(rng)
     x, y = _middle(box)
     x += float(rng.uniform(-0.1, 0.1)) * (box[2] - box[0])
     y += float(rng.uniform(-0.05, 0.2)) * (box[3] - box[1])
@@ -124,36 +124,36 @@ def _big_bag(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -
     canvas.stroke(
         np.array([(x - 0.3, y - half_high), (x, y - half_high - 0.7), (x + 0.3, y - half_high)]),
         0.09,
-        palette.scaled(colour, 0.7),
+        palette.scaled(color, 0.7),
     )
     tube = limb((x, y - half_high), (x, y + half_high), half_wide, half_wide * 0.94)
-    canvas.tube(tube, colour)
-    canvas.ellipse((x, y), (0.3 * half_wide, 0.3 * half_wide), 0, palette.scaled(colour, 1.3))
+    canvas.tube(tube, color)
+    canvas.ellipse((x, y), (0.3 * half_wide, 0.3 * half_wide), 0, palette.scaled(color, 1.3))
 
 
 def draw_open_jacket(
     canvas: Canvas, rng: np.random.Generator, figure: Figure, jacket: Garment, gap: float
 ) -> None:
-    """An unbuttoned jacket over everything, `gap` (half width, head heights) open in front."""
-    colour = _any(rng)
+    """Draws an unbuttoned jacket over everything, open by `gap` (half width, head heights)."""
+    color = _any(rng)
     outline = tailoring.trunk_outline(jacket)
     half_width = max(outline.halves) + 0.1
     columns = round(2 * half_width * PER_UNIT)
     rows = round((outline.bottom - outline.top) * PER_UNIT)
     pixels = np.empty((rows, 2 * columns, 4), np.uint8)
-    pixels[..., :3], pixels[..., 3] = colour, 255
+    pixels[..., :3], pixels[..., 3] = color, 255
     x = (np.arange(columns) + 0.5) / PER_UNIT - half_width
     opening = gap * np.linspace(0.7, 1.25, rows)
     inside = np.abs(x)[None, :] - opening[:, None]
     pixels[:, :columns, 3][inside < 0] = 0
     rim = (inside >= 0) & (inside < 0.16)
-    pixels[:, :columns, :3][rim] = palette.scaled(colour, 0.78)
+    pixels[:, :columns, :3][rim] = palette.scaled(color, 0.78)
     panel = Panel(pixels, half_width, outline.top, outline.bottom, True)
     tube = tailoring.trunk_tube(jacket, figure, np.full(6, 0.05))
     canvas.tube(tube, panel)
     for side in (0, 1):
         for piece in tailoring.sleeve_pieces(jacket, figure, side):
-            canvas.tube(piece.tube, colour)
+            canvas.tube(piece.tube, color)
 
 
 def draw_light(
@@ -161,10 +161,10 @@ def draw_light(
     rng: np.random.Generator,
     figure: Figure,
     box: Box,
-    skin: Colour,
-    hair: Colour,
+    skin: Color,
+    hair: Color,
 ) -> None:
-    """One small thing in front of the garment."""
+    """Draws one small thing in front of the garment."""
     kind = int(rng.choice(5, p=[0.3, 0.2, 0.2, 0.15, 0.15]))
     if kind == 0:
         _strap(canvas, rng, figure)
@@ -187,5 +187,5 @@ _HEAVY: tuple[Callable[[Canvas, np.random.Generator, Box, float], None], ...] = 
 
 
 def draw_heavy(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
-    """One large thing over about `share` of the box."""
+    """Draws one large thing over about `share` of the box."""
     _HEAVY[int(rng.integers(len(_HEAVY)))](canvas, rng, box, share)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from input_pipeline.synthetic.fabrics import noise_tile
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 
 _STATIONS = 256
 _SHIFT = 4  # fractional bits of cv2's fixed-point coordinates
@@ -40,7 +40,7 @@ class Tube:
     """A piece of clothing or limb round a straight axis, seen from one side.
 
     half: float32 [256] apparent half width along the axis; girth: float32 [256] half width as
-    seen from the front, which the cloth is measured in; centre: float32 [256] sideways shift.
+    seen from the front, which the cloth is measured in; center: float32 [256] sideways shift.
     rows: range of the panel (head heights) that the axis covers. turn: rotation of the cloth
     round the axis (radians, 0 shows the front).
     """
@@ -49,23 +49,23 @@ class Tube:
     end: tuple[float, float]
     half: np.ndarray
     girth: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     rows: tuple[float, float] = (0.0, 1.0)
     turn: float = 0.0
     round_start: bool = False
     round_end: bool = False
 
 
-def profile(places: list[float], values: list[float]) -> np.ndarray:
-    """float32 [256]: `values` at `places` (0 start .. 1 end of the axis), linear between."""
+def profile(positions: list[float], values: list[float]) -> np.ndarray:
+    """Interpolates `values` at `positions` (0 start .. 1 end of the axis), float32 [256]."""
     line = np.linspace(0, 1, _STATIONS)
-    return np.interp(line, places, values).astype(np.float32)
+    return np.interp(line, positions, values).astype(np.float32)
 
 
 def limb(
     start: tuple[float, float], end: tuple[float, float], first: float, last: float, **more: Any
 ) -> Tube:
-    """A tube whose half width goes evenly from `first` to `last`."""
+    """Returns a tube whose half width goes evenly from `first` to `last`."""
     half = profile([0, 1], [first, last])
     return Tube(start, end, half, half, np.zeros(_STATIONS, np.float32), **more)
 
@@ -88,48 +88,48 @@ class Canvas:
         self._folds = _fold_field(width, height, scale, fold_seed)
 
     def pixel(self, point: tuple[float, float]) -> tuple[float, float]:
-        """The canvas place (pixels) of a point (head heights)."""
+        """Returns the canvas place (pixels) of a point (head heights)."""
         return (point[0] - self.origin[0]) * self.scale, (point[1] - self.origin[1]) * self.scale
 
     def _fixed(self, points: np.ndarray) -> np.ndarray:
         pixels = (np.asarray(points, np.float32) - self.origin) * self.scale
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
-    def polygon(self, points: np.ndarray, colour: Colour) -> None:
-        """Fill a polygon (float [n, 2]) over whatever is there."""
+    def polygon(self, points: np.ndarray, color: Color) -> None:
+        """Fills a polygon (float [n, 2]) over whatever is there."""
         fixed = [self._fixed(points)]
-        cv2.fillPoly(self.image, fixed, colour, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.image, fixed, color, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(self.visible, fixed, 0, cv2.LINE_AA, _SHIFT)
 
-    def stroke(self, points: np.ndarray, width: float, colour: Colour) -> None:
-        """Draw a line through points (float [n, 2]), `width` head heights thick."""
+    def stroke(self, points: np.ndarray, width: float, color: Color) -> None:
+        """Draws a line through points (float [n, 2]), `width` head heights thick."""
         fixed = [self._fixed(points)]
         thick = max(1, round(width * self.scale))
-        cv2.polylines(self.image, fixed, False, colour, thick, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(self.image, fixed, False, color, thick, cv2.LINE_AA, _SHIFT)
         cv2.polylines(self.visible, fixed, False, 0, thick, cv2.LINE_AA, _SHIFT)
 
     def ellipse(
-        self, middle: tuple[float, float], axes: tuple[float, float], tilt: float, colour: Colour
+        self, middle: tuple[float, float], axes: tuple[float, float], tilt: float, color: Color
     ) -> None:
-        """Fill an ellipse: half axes in head heights, tilt in degrees."""
+        """Fills an ellipse: half axes in head heights, tilt in degrees."""
         turns = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         across, down = axes[0] * np.cos(turns), axes[1] * np.sin(turns)
         sine, cosine = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
         x = middle[0] + across * cosine - down * sine
         y = middle[1] + across * sine + down * cosine
-        self.polygon(np.stack([x, y], axis=1), colour)
+        self.polygon(np.stack([x, y], axis=1), color)
 
     def tube(
         self,
         tube: Tube,
-        surface: Panel | Colour,
+        surface: Panel | Color,
         *,
         garment: bool = False,
         flat: bool = False,
         dim: float = 1.0,
         back_side: bool = False,
     ) -> None:
-        """Draw a tube in cloth (a Panel) or one colour.
+        """Draws a tube in cloth (a Panel) or one color.
 
         garment: it belongs to the photographed garment (both masks take it). flat: laid out, not
         wrapped round a body. dim: brightness factor. back_side: show the panel's back half.
@@ -144,16 +144,16 @@ class Canvas:
         if isinstance(surface, Panel):
             place = _cloth_places(tube, surface, along, side, station, flat, back_side)
             cloth = cv2.remap(surface.pixels, *place, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-            colour = cloth[..., :3].astype(np.float32)
+            color = cloth[..., :3].astype(np.float32)
             alpha = alpha * (cloth[..., 3].astype(np.float32) * (1 / 255))
         else:
-            colour = np.asarray(surface, np.float32)
+            color = np.asarray(surface, np.float32)
         shade = self._shade(tube, side, station, rows, columns, flat) * dim
-        self._blend(rows, columns, colour * shade[..., None], alpha, garment)
+        self._blend(rows, columns, color * shade[..., None], alpha, garment)
 
     def _tube_area(self, tube: Tube) -> tuple[slice, slice] | None:
         ends = np.array([self.pixel(tube.start), self.pixel(tube.end)])
-        reach = (float(tube.half.max()) + float(np.abs(tube.centre).max())) * self.scale + 2
+        reach = (float(tube.half.max()) + float(np.abs(tube.center).max())) * self.scale + 2
         low = np.floor(ends.min(axis=0) - reach).astype(int)
         high = np.ceil(ends.max(axis=0) + reach).astype(int)
         height, width = self.whole.shape
@@ -166,7 +166,7 @@ class Canvas:
     def _tube_coordinates(
         self, tube: Tube, rows: slice, columns: slice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(place along the axis 0..1, coverage 0..1, side -1..1, station index) per pixel."""
+        """Returns (position along the axis 0..1, coverage 0..1, side -1..1, station) per pixel."""
         start, end = self.pixel(tube.start), self.pixel(tube.end)
         length = max(float(np.hypot(end[0] - start[0], end[1] - start[1])), 1e-3)
         axis = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
@@ -176,8 +176,8 @@ class Canvas:
         across = np.float32(axis[1]) * x - np.float32(axis[0]) * y
         station = np.clip(along * np.float32(255 / length), 0, 255).astype(np.int16)
         half = (tube.half * np.float32(self.scale))[station]
-        if tube.centre.any():
-            across = across - (tube.centre * np.float32(self.scale))[station]
+        if tube.center.any():
+            across = across - (tube.center * np.float32(self.scale))[station]
         away = np.abs(across)
         if tube.round_start:
             away = np.hypot(away, np.minimum(along, 0))
@@ -211,10 +211,10 @@ class Canvas:
         return shade
 
     def _blend(
-        self, rows: slice, columns: slice, colour: np.ndarray, alpha: np.ndarray, garment: bool
+        self, rows: slice, columns: slice, color: np.ndarray, alpha: np.ndarray, garment: bool
     ) -> None:
         below = self.image[rows, columns].astype(np.float32)
-        below += alpha[..., None] * (np.minimum(colour, 255) - below)
+        below += alpha[..., None] * (np.minimum(color, 255) - below)
         self.image[rows, columns] = below + 0.5
         cover = (alpha * 255).astype(np.uint8)
         visible = self.visible[rows, columns]
@@ -234,7 +234,7 @@ def _cloth_places(
     flat: bool,
     back_side: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of the panel for every pixel (float32, as cv2.remap takes them)."""
+    """Returns the panel's column and row for every pixel (float32, as cv2.remap takes them)."""
     height, width = panel.pixels.shape[:2]
     panel_width = width // 2 if panel.two_sided else width
     back: np.ndarray | bool = back_side
@@ -256,7 +256,7 @@ def _cloth_places(
 
 
 def _fold_field(width: int, height: int, scale: float, seed: int) -> np.ndarray:
-    """float32 [height, width] brightness of folds, about 1, the same folds at any scale."""
+    """Returns the brightness of folds, about 1, the same at any scale, float32 [height, width]."""
     tile = noise_tile(28)
     shift = (seed % 193, seed // 193 % 191)
     rolled = np.roll(tile, shift, (0, 1))

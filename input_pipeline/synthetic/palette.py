@@ -1,16 +1,16 @@
-"""Colours of the synthetic wardrobe, skin, hair and scenery (all RGB, 0-255)."""
+"""Colors of the synthetic wardrobe, skin, hair and scenery (all RGB, 0-255)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-# A short list on purpose: many items share a colour, so colour alone does not identify one.
-CLOTHING: dict[str, Colour] = {
+# A short list on purpose: many items share a color, so color alone does not identify one.
+CLOTHING: dict[str, Color] = {
     "white": (238, 238, 234),
     "cream": (228, 216, 190),
-    "grey": (150, 152, 156),
+    "gray": (150, 152, 156),
     "charcoal": (72, 74, 80),
     "black": (34, 34, 38),
     "navy": (36, 48, 88),
@@ -28,8 +28,8 @@ CLOTHING: dict[str, Colour] = {
     "brown": (112, 78, 56),
     "beige": (196, 172, 138),
 }
-DENIM: tuple[Colour, ...] = ((58, 82, 128), (96, 128, 172), (34, 44, 72), (150, 174, 204))
-ACCENTS: tuple[Colour, ...] = (
+DENIM: tuple[Color, ...] = ((58, 82, 128), (96, 128, 172), (34, 44, 72), (150, 174, 204))
+ACCENTS: tuple[Color, ...] = (
     (240, 240, 236),
     (30, 30, 34),
     (200, 44, 48),
@@ -38,7 +38,7 @@ ACCENTS: tuple[Colour, ...] = (
     (48, 140, 88),
     (236, 140, 168),
 )
-SKIN: tuple[Colour, ...] = (
+SKIN: tuple[Color, ...] = (
     (246, 214, 190),
     (232, 190, 160),
     (208, 160, 124),
@@ -46,7 +46,7 @@ SKIN: tuple[Colour, ...] = (
     (126, 84, 60),
     (86, 58, 44),
 )
-HAIR: tuple[Colour, ...] = (
+HAIR: tuple[Color, ...] = (
     (30, 24, 22),
     (60, 40, 30),
     (104, 70, 44),
@@ -56,43 +56,43 @@ HAIR: tuple[Colour, ...] = (
 )
 
 
-def jitter(rng: np.random.Generator, colour: Colour, spread: int) -> Colour:
-    """`colour` with every channel moved by up to `spread`, kept within 0-255."""
-    moved = np.asarray(colour) + rng.integers(-spread, spread + 1, 3)
-    return as_colour(np.clip(moved, 0, 255))
+def jitter(rng: np.random.Generator, color: Color, spread: int) -> Color:
+    """Returns `color` with every channel moved by up to `spread`, kept within 0-255."""
+    moved = np.asarray(color) + rng.integers(-spread, spread + 1, 3)
+    return as_color(np.clip(moved, 0, 255))
 
 
-def as_colour(values: np.ndarray) -> Colour:
-    """Three numbers as a tuple of plain ints."""
+def as_color(values: np.ndarray) -> Color:
+    """Returns three numbers as a tuple of plain ints."""
     red, green, blue = (round(float(value)) for value in values)
     return red, green, blue
 
 
-def scaled(colour: Colour, factor: float) -> Colour:
-    """`colour` made darker (factor < 1) or lighter, kept within 0-255."""
-    return as_colour(np.clip(np.asarray(colour, np.float32) * factor, 0, 255))
+def scaled(color: Color, factor: float) -> Color:
+    """Returns `color` made darker (factor < 1) or lighter, kept within 0-255."""
+    return as_color(np.clip(np.asarray(color, np.float32) * factor, 0, 255))
 
 
-def mixed(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of `second` in `first`."""
-    return as_colour(np.asarray(first) * (1 - share) + np.asarray(second) * share)
+def mixed(first: Color, second: Color, share: float) -> Color:
+    """Returns `first` with `share` of `second` mixed in."""
+    return as_color(np.asarray(first) * (1 - share) + np.asarray(second) * share)
 
 
-def distance(first: Colour, second: Colour) -> float:
-    """Euclidean distance of two RGB colours."""
+def distance(first: Color, second: Color) -> float:
+    """Returns the Euclidean distance of two RGB colors."""
     return float(np.linalg.norm(np.asarray(first, float) - np.asarray(second, float)))
 
 
-def pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
-    """One of `colours`, evenly."""
-    return colours[int(rng.integers(len(colours)))]
+def pick(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
+    """Returns one of `colors`, evenly."""
+    return colors[int(rng.integers(len(colors)))]
 
 
 def contrasting(
-    rng: np.random.Generator, colours: tuple[Colour, ...], against: Colour, least: float = 110.0
-) -> Colour:
-    """One of `colours` at least `least` away from `against` (the farthest where none is)."""
-    far = [colour for colour in colours if distance(colour, against) >= least]
+    rng: np.random.Generator, colors: tuple[Color, ...], against: Color, least: float = 110.0
+) -> Color:
+    """Returns one of `colors` at least `least` away from `against` (the farthest where none is)."""
+    far = [color for color in colors if distance(color, against) >= least]
     if not far:
-        return max(colours, key=lambda colour: distance(colour, against))
+        return max(colors, key=lambda color: distance(color, against))
     return far[int(rng.integers(len(far)))]

@@ -12,7 +12,7 @@ from input_pipeline.synthetic.fabrics import paint_fabric
 from input_pipeline.synthetic.garments import CLOTHES_TYPES, Garment, Logo, has_legs
 from input_pipeline.synthetic.glyphs import glyph_mask
 from input_pipeline.synthetic.painting import Panel
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 from input_pipeline.vocabulary import LOWER, UPPER
 
 PER_UNIT = 48  # pixels of cloth a head height
@@ -45,30 +45,30 @@ class Pen:
         pixels = (np.asarray(points, np.float32) + self._shift) * PER_UNIT
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
-    def fill(self, points: object, colour: Colour) -> None:
-        """Fill a polygon."""
-        cv2.fillPoly(self.rgb, [self._fixed(points)], colour, cv2.LINE_AA, _SHIFT)
+    def fill(self, points: object, color: Color) -> None:
+        """Fills a polygon."""
+        cv2.fillPoly(self.rgb, [self._fixed(points)], color, cv2.LINE_AA, _SHIFT)
 
     def cut(self, points: object) -> None:
-        """Cut a polygon out of the cloth."""
+        """Cuts a polygon out of the cloth."""
         cv2.fillPoly(self.alpha, [self._fixed(points)], 0, cv2.LINE_AA, _SHIFT)
 
-    def line(self, points: object, width: float, colour: Colour, closed: bool = False) -> None:
-        """Draw a line `width` head heights thick."""
+    def line(self, points: object, width: float, color: Color, closed: bool = False) -> None:
+        """Draws a line `width` head heights thick."""
         thick = max(1, round(width * PER_UNIT))
         fixed = [self._fixed(points)]
-        cv2.polylines(self.rgb, fixed, closed, colour, thick, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(self.rgb, fixed, closed, color, thick, cv2.LINE_AA, _SHIFT)
 
-    def box(self, x: float, y: float, width: float, height: float, colour: Colour) -> None:
-        """Fill an upright rectangle, x and y its middle."""
-        self.fill(_rectangle(x, y, width, height), colour)
+    def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
+        """Fills an upright rectangle, x and y its middle."""
+        self.fill(_rectangle(x, y, width, height), color)
 
-    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        """Fill a disc."""
-        self.fill(_oval(x, y, radius, radius), colour)
+    def disc(self, x: float, y: float, radius: float, color: Color) -> None:
+        """Fills a disc."""
+        self.fill(_oval(x, y, radius, radius), color)
 
-    def stamp(self, mask: np.ndarray, x: float, y: float, size: float, colour: Colour) -> None:
-        """Print a square mask with its middle at x, y and `size` head heights wide."""
+    def stamp(self, mask: np.ndarray, x: float, y: float, size: float, color: Color) -> None:
+        """Prints a square mask with its middle at x, y and `size` head heights wide."""
         pixels = max(4, round(size * PER_UNIT))
         small = cv2.resize(mask, (pixels, pixels), None, 0, 0, cv2.INTER_AREA)
         left = round(float(x + self._shift[0]) * PER_UNIT - pixels / 2)
@@ -80,7 +80,7 @@ class Pen:
             return
         share = small[y_1 - top : y_2 - top, x_1 - left : x_2 - left, None] / 255.0
         area = self.rgb[y_1:y_2, x_1:x_2]
-        area[:] = area + share * (np.asarray(colour) - area.astype(np.float32))
+        area[:] = area + share * (np.asarray(color) - area.astype(np.float32))
 
 
 def _rectangle(x: float, y: float, width: float, height: float) -> list[tuple[float, float]]:
@@ -93,20 +93,20 @@ def _oval(x: float, y: float, across: float, down: float) -> np.ndarray:
     return np.stack([x + across * np.cos(turns), y + down * np.sin(turns)], axis=1)
 
 
-def seam_colour(garment: Garment) -> Colour:
-    """The colour of stitching: darker than the cloth, or lighter where that is dark."""
-    base = garment.fabric.colours[0]
+def seam_color(garment: Garment) -> Color:
+    """Returns the color of stitching: darker than the cloth, or lighter where that is dark."""
+    base = garment.fabric.colors[0]
     return palette.scaled(base, 0.62) if sum(base) > 210 else palette.mixed(base, (255,) * 3, 0.3)
 
 
-def pocket_colour(garment: Garment) -> Colour:
-    """Pockets and patches stand out from the cloth, though not as much as trim."""
-    return palette.mixed(garment.fabric.colours[0], garment.trim, 0.5)
+def pocket_color(garment: Garment) -> Color:
+    """Returns a color that stands out from the cloth, though not as much as trim."""
+    return palette.mixed(garment.fabric.colors[0], garment.trim, 0.5)
 
 
 @functools.lru_cache(maxsize=64)
 def panels_of(garment: Garment) -> dict[str, Panel]:
-    """All panels of a garment by name: trunk, sleeve_left/right, leg_left/right."""
+    """Returns all panels of a garment by name: trunk, sleeve_left/right, leg_left/right."""
     panels = {"trunk": _trunk_panel(garment)}
     if garment.sleeve != "none":
         for side in tailoring.SIDES:
@@ -120,7 +120,7 @@ def panels_of(garment: Garment) -> dict[str, Panel]:
 def _cloth(
     garment: Garment, half_width: float, top: float, bottom: float, shift: float
 ) -> np.ndarray:
-    """uint8 RGB of bare fabric; `shift` moves the pattern sideways."""
+    """Returns uint8 RGB of bare fabric; `shift` moves the pattern sideways."""
     columns, rows = round(2 * half_width * PER_UNIT), round((bottom - top) * PER_UNIT)
     fine = 1 if garment.fabric.kind in ("plain", "denim", "gradient") else 2
     x = (np.arange(columns * fine, dtype=np.float32) + 0.5) / (PER_UNIT * fine) - half_width
@@ -147,16 +147,16 @@ def _trunk_panel(garment: Garment) -> Panel:
         _draw_hem(pen, garment, outline)
         _draw_waist(pen, garment, outline, front=pen is front)
     if has_legs(garment.category):
-        seam = seam_colour(garment)
+        seam = seam_color(garment)
         front.line([(0, 3.1 if lower else body.WAIST), (0, bottom)], 0.03, seam)
         back.line([(0, 3.0), (0, bottom)], 0.03, seam)
     if lower:
         _draw_lower_front(front, garment)
-        back.line([(-0.7, 3.05), (0, 3.2), (0.7, 3.05)], 0.03, seam_colour(garment))
+        back.line([(-0.7, 3.05), (0, 3.2), (0.7, 3.05)], 0.03, seam_color(garment))
     else:
         _draw_chest_pockets(front, garment)
         _draw_front_closure(front, garment, outline)
-        back.line([(-0.9, 1.85), (0.9, 1.85)], 0.03, seam_colour(garment))
+        back.line([(-0.9, 1.85), (0.9, 1.85)], 0.03, seam_color(garment))
     _draw_low_pockets(front, garment, outline)
     _draw_trunk_logo(front, garment, outline)
     if not lower:
@@ -171,13 +171,13 @@ def _draw_hem(pen: Pen, garment: Garment, outline: tailoring.Outline) -> None:
     if garment.hem_band:
         pen.box(0, bottom - 0.11, 4.0, 0.22, garment.trim)
     else:
-        pen.line([(-2, bottom - 0.09), (2, bottom - 0.09)], 0.025, seam_colour(garment))
+        pen.line([(-2, bottom - 0.09), (2, bottom - 0.09)], 0.025, seam_color(garment))
 
 
 def _draw_waist(pen: Pen, garment: Garment, outline: tailoring.Outline, front: bool) -> None:
     lower = CLOTHES_TYPES[garment.category] == LOWER
     height = tailoring.LOWER_TOP + 0.11 if lower else body.WAIST
-    seam, trim = seam_colour(garment), garment.trim
+    seam, trim = seam_color(garment), garment.trim
     if lower:
         pen.line([(-1, height + 0.13), (1, height + 0.13)], 0.03, seam)
     if garment.category == "Hoodie":
@@ -207,12 +207,12 @@ def _draw_waist(pen: Pen, garment: Garment, outline: tailoring.Outline, front: b
 def _draw_pocket(
     pen: Pen, garment: Garment, x: float, y: float, width: float, height: float
 ) -> None:
-    """A patch pocket with a flap line, x and y its middle."""
-    seam = seam_colour(garment)
+    """Draws a patch pocket with a flap line, x and y its middle."""
+    seam = seam_color(garment)
     bottom = y + height / 2
     shape = [*_rectangle(x, y, width, height)[:2]]
     shape += [(x + width / 2, bottom - 0.09), (x, bottom), (x - width / 2, bottom - 0.09)]
-    pen.fill(shape, pocket_colour(garment))
+    pen.fill(shape, pocket_color(garment))
     pen.line(shape, 0.03, seam, closed=True)
     top = y - height / 2 + 0.1
     pen.line([(x - width / 2, top), (x + width / 2, top)], 0.03, seam)
@@ -232,8 +232,8 @@ def _draw_low_pockets(pen: Pen, garment: Garment, outline: tailoring.Outline) ->
         low = outline.bottom - 0.24
         shape = [(-0.3, low - 0.66), (0.3, low - 0.66), (0.52, low - 0.2), (0.52, low)]
         shape += [(-0.52, low), (-0.52, low - 0.2)]
-        pen.fill(shape, palette.mixed(garment.fabric.colours[0], garment.trim, 0.25))
-        pen.line(shape, 0.035, seam_colour(garment), closed=True)
+        pen.fill(shape, palette.mixed(garment.fabric.colors[0], garment.trim, 0.25))
+        pen.line(shape, 0.035, seam_color(garment), closed=True)
         return
     if has_legs(garment.category):
         return  # on the legs instead
@@ -243,7 +243,7 @@ def _draw_low_pockets(pen: Pen, garment: Garment, outline: tailoring.Outline) ->
 
 
 def _draw_lower_front(pen: Pen, garment: Garment) -> None:
-    seam = seam_colour(garment)
+    seam = seam_color(garment)
     for sign in (-1.0, 1.0):
         pen.line([(0.42 * sign, 2.98), (0.5 * sign, 3.25), (0.75 * sign, 3.35)], 0.03, seam)
     if garment.closure == "buttons":
@@ -257,14 +257,14 @@ def _draw_lower_front(pen: Pen, garment: Garment) -> None:
 
 
 def trunk_bottom(garment: Garment) -> float:
-    """Where the trunk piece of the garment ends."""
+    """Returns where the trunk piece of the garment ends."""
     return tailoring.trunk_outline(garment).bottom
 
 
 def _draw_front_closure(pen: Pen, garment: Garment, outline: tailoring.Outline) -> None:
     top = body.NECK_TOP + tailoring.NECK_DROP.get(garment.neck, 0.0)
     bottom = body.WAIST if garment.category in ("Tank", "Jumpsuit") else outline.bottom
-    seam = seam_colour(garment)
+    seam = seam_color(garment)
     if garment.closure == "buttons":
         wide = 0.1
         pen.line([(wide, top), (wide, bottom)], 0.025, seam)
@@ -273,7 +273,7 @@ def _draw_front_closure(pen: Pen, garment: Garment, outline: tailoring.Outline) 
         for y in np.arange(top + 0.12, bottom - 0.1, step):
             pen.disc(0, float(y), 0.065 if step < 0.4 else 0.1, garment.trim)
     elif garment.closure == "zip":
-        pen.line([(0, top), (0, bottom)], 0.12, palette.scaled(garment.fabric.colours[0], 0.6))
+        pen.line([(0, top), (0, bottom)], 0.12, palette.scaled(garment.fabric.colors[0], 0.6))
         pen.line([(0, top), (0, bottom)], 0.06, garment.trim)
         pen.box(0, top + 0.12, 0.11, 0.2, (200, 200, 200))
 
@@ -293,16 +293,16 @@ def _neck_hole(kind: str, half: float, drop: float) -> np.ndarray:
 
 def _draw_neck(front: Pen, back: Pen, garment: Garment) -> None:
     half = tailoring.neck_half(garment)
-    seam = seam_colour(garment)
+    seam = seam_color(garment)
     if garment.neck == "turtle":
         front.line(_neck_hole("crew", half + 0.04, 0.2), 0.04, seam)
         return
-    rib = palette.mixed(garment.fabric.colours[0], garment.trim, 0.6 if garment.hem_band else 0.25)
+    rib = palette.mixed(garment.fabric.colors[0], garment.trim, 0.6 if garment.hem_band else 0.25)
     hole = _neck_hole(garment.neck, half, tailoring.NECK_DROP[garment.neck])
     if garment.neck == "collar":
         _draw_collar(front, garment, half)
     elif garment.neck == "hood":
-        front.line(hole, 0.3, palette.scaled(garment.fabric.colours[0], 0.85))
+        front.line(hole, 0.3, palette.scaled(garment.fabric.colors[0], 0.85))
         front.line(_neck_hole("crew", half + 0.14, 0.52), 0.035, seam)
     else:
         front.line(hole, 0.15, rib)
@@ -322,7 +322,7 @@ def _grown(points: np.ndarray, by: float) -> np.ndarray:
 
 def _draw_collar(pen: Pen, garment: Garment, half: float) -> None:
     top, drop = body.NECK_TOP, tailoring.NECK_DROP["collar"]
-    fill = palette.mixed(garment.fabric.colours[0], (255, 255, 255), 0.15)
+    fill = palette.mixed(garment.fabric.colors[0], (255, 255, 255), 0.15)
     large = 1.5 if garment.category in ("Coat", "Jacket") else 1.0
     for sign in (-1.0, 1.0):
         flap = [
@@ -332,13 +332,13 @@ def _draw_collar(pen: Pen, garment: Garment, half: float) -> None:
             (sign * (half + 0.2), top + 0.2),
         ]
         pen.fill(flap, fill)
-        pen.line(flap, 0.035, seam_colour(garment), closed=True)
+        pen.line(flap, 0.035, seam_color(garment), closed=True)
 
 
 _LOGO_PLACES = {
     "left_chest": (0.37, 2.08),
     "right_chest": (-0.37, 2.08),
-    "centre": (0.0, 2.3),
+    "center": (0.0, 2.3),
     "belly": (0.0, 2.8),
     "left_hip": (0.4, 3.35),
     "right_hip": (-0.4, 3.35),
@@ -348,11 +348,11 @@ _LOGO_PLACES = {
 def _draw_logo_at(pen: Pen, garment: Garment, logo: Logo, x: float, y: float) -> None:
     if garment.fabric.kind in _BUSY:
         # A print would drown in a busy pattern: put it on a badge.
-        badge = garment.fabric.colours[0]
-        if palette.distance(badge, logo.colour) < 150:
-            badge = (40, 40, 44) if sum(logo.colour) > 380 else (236, 236, 232)
+        badge = garment.fabric.colors[0]
+        if palette.distance(badge, logo.color) < 150:
+            badge = (40, 40, 44) if sum(logo.color) > 380 else (236, 236, 232)
         pen.disc(x, y, 0.72 * logo.size, badge)
-    pen.stamp(glyph_mask(logo.glyph), x, y, logo.size, logo.colour)
+    pen.stamp(glyph_mask(logo.glyph), x, y, logo.size, logo.color)
 
 
 def _draw_trunk_logo(pen: Pen, garment: Garment, outline: tailoring.Outline) -> None:
@@ -373,11 +373,11 @@ def _sleeve_panel(garment: Garment, side: str) -> Panel:
     # The pattern of sleeves starts at the height of the shoulder, so that stripes meet.
     cloth = _cloth(garment, half_width, body.SHOULDER, body.SHOULDER + length, shift)
     pen = Pen(cloth, half_width, 0.0)
-    seam = seam_colour(garment)
+    seam = seam_color(garment)
     if garment.stripe in (side, "both"):
         pen.line([(0, 0), (0, length)], 0.13, garment.trim)
     if garment.patch == side and garment.sleeve == "long":
-        pen.fill(_oval(0, body.UPPER_ARM + 0.05, 0.17, 0.3), pocket_colour(garment))
+        pen.fill(_oval(0, body.UPPER_ARM + 0.05, 0.17, 0.3), pocket_color(garment))
         pen.line(_oval(0, body.UPPER_ARM + 0.05, 0.17, 0.3), 0.03, seam, closed=True)
     if garment.cuff in (side, "both"):
         pen.box(0, length - 0.12, 1.0, 0.24, garment.trim)
@@ -394,7 +394,7 @@ def _leg_panel(garment: Garment, side: str) -> Panel:
     half_width = max(tailoring.leg_halves(garment)) + 0.1
     top, bottom = body.LEG_JOINT[1], tailoring.leg_hem(garment)
     middle = sign * body.LEG_JOINT[0]
-    seam = seam_colour(garment)
+    seam = seam_color(garment)
     pens = [
         Pen(_cloth(garment, half_width, top, bottom, middle + shift), half_width, top)
         for shift in (0.0, 7.0)
@@ -420,8 +420,8 @@ def _draw_leg_front(pen: Pen, garment: Garment, side: str, sign: float) -> None:
         _draw_pocket(pen, garment, sign * 0.08, 4.52 if short else 4.8, 0.4, 0.46)
     if garment.patch == side and not short:
         shape = _oval(0, body.KNEE, 0.2, 0.27)
-        pen.fill(shape, pocket_colour(garment))
-        pen.line(shape, 0.035, seam_colour(garment), closed=True)
+        pen.fill(shape, pocket_color(garment))
+        pen.line(shape, 0.035, seam_color(garment), closed=True)
     if garment.logo is not None and garment.logo.place.startswith(side):
         height = {"thigh": 4.5, "shin": 6.1}.get(garment.logo.place.split("_")[-1])
         if height is not None:

@@ -58,7 +58,7 @@ class Exposure:
 
 
 def view_of_yaw(yaw: float) -> str:
-    """front | side | back of a yaw in radians: side beyond 45 degrees, back from 135."""
+    """Returns front | side | back of a yaw in radians: side beyond 45 degrees, back from 135."""
     turned = abs(math.remainder(yaw, 2 * math.pi))
     if turned >= BACK_YAW:
         return "back"
@@ -66,18 +66,18 @@ def view_of_yaw(yaw: float) -> str:
 
 
 def covered_share(extent: np.ndarray, mask: np.ndarray) -> float:
-    """Share of the garment's area in the picture that something covers (bool masks)."""
+    """Returns the share of the garment's area in the picture that something covers (bool masks)."""
     area = int(np.count_nonzero(extent))
     return 1.0 - int(np.count_nonzero(mask)) / area if area else 1.0
 
 
 def outside_share(extent: np.ndarray, garment_area: float) -> float:
-    """Share of the garment's area that lies outside the picture."""
+    """Returns the share of the garment's area that lies outside the picture."""
     return 1.0 - int(np.count_nonzero(extent)) / max(garment_area, 1.0)
 
 
 def masks_of(exposure: Exposure) -> tuple[np.ndarray, np.ndarray]:
-    """bool (extent, visible): the garment's pixels in the picture, and those not covered."""
+    """Returns masks of the garment's pixels in the picture and of those not covered, bool."""
     extent = exposure.whole > 127
     return extent, extent & (exposure.visible > 127)
 
@@ -105,7 +105,7 @@ def _landmark_rows(exposure: Exposure, visible: np.ndarray) -> np.ndarray:
 
 
 def annotate(exposure: Exposure, image: np.ndarray, quality: int, domain: str, yaw: float) -> Photo:
-    """The photo of an exposure: `image` is it after camera effects, `quality` the JPEG's."""
+    """Returns the photo of an exposure; `image` has the camera effects, `quality` is the JPEG's."""
     extent, visible = masks_of(exposure)
     done, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not done:

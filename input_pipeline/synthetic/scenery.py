@@ -8,10 +8,10 @@ import numpy as np
 from input_pipeline.synthetic import palette
 from input_pipeline.synthetic.fabrics import noise_tile
 from input_pipeline.synthetic.painting import Canvas
-from input_pipeline.synthetic.palette import Colour
+from input_pipeline.synthetic.palette import Color
 
 _COARSE = 2  # backgrounds are drawn this much smaller: they are out of focus anyway
-_WALLS: tuple[Colour, ...] = (
+_WALLS: tuple[Color, ...] = (
     (214, 208, 198),
     (188, 196, 200),
     (168, 150, 132),
@@ -23,7 +23,7 @@ _WALLS: tuple[Colour, ...] = (
 
 
 def draw_scene(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fill the canvas with a random scene."""
+    """Fills the canvas with a random scene."""
     height, width = canvas.whole.shape
     rows, columns = height // _COARSE + 1, width // _COARSE + 1
     page = np.empty((rows, columns, 3), np.uint8)
@@ -40,28 +40,28 @@ def draw_scene(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.image[:] = big[:height, :width]
 
 
-def _vertical_gradient(page: np.ndarray, top: Colour, bottom: Colour) -> None:
+def _vertical_gradient(page: np.ndarray, top: Color, bottom: Color) -> None:
     share = np.linspace(0, 1, page.shape[0])[:, None, None]
     page[:] = np.asarray(top) * (1 - share) + np.asarray(bottom) * share
 
 
-def _any(rng: np.random.Generator) -> Colour:
-    colour = palette.pick(rng, tuple(palette.CLOTHING.values()))
-    return palette.jitter(rng, colour, 25)
+def _any(rng: np.random.Generator) -> Color:
+    color = palette.pick(rng, tuple(palette.CLOTHING.values()))
+    return palette.jitter(rng, color, 25)
 
 
-def _rectangle(page: np.ndarray, x: float, y: float, w: float, h: float, colour: Colour) -> None:
+def _rectangle(page: np.ndarray, x: float, y: float, w: float, h: float, color: Color) -> None:
     first, second = (int(x), int(y)), (int(x + w), int(y + h))
-    cv2.rectangle(page, first, second, colour, -1)
+    cv2.rectangle(page, first, second, color, -1)
 
 
-def _floor(page: np.ndarray, rng: np.random.Generator, floor: int, colour: Colour) -> None:
+def _floor(page: np.ndarray, rng: np.random.Generator, floor: int, color: Color) -> None:
     rows, columns = page.shape[:2]
     if floor >= rows:
         return
     floor = max(floor, rows // 3)
-    page[floor:] = colour
-    lines = palette.scaled(colour, 0.82)
+    page[floor:] = color
+    lines = palette.scaled(color, 0.82)
     vanish = (int(columns * rng.uniform(0.2, 0.8)), floor - rows // 3)
     for x in np.arange(-columns, 2 * columns, max(columns // 4, 8)):
         cv2.line(page, (int(x), rows), (int((x + 3 * vanish[0]) / 4), floor), lines, 1, cv2.LINE_AA)
@@ -136,7 +136,7 @@ def _park(page: np.ndarray, rng: np.random.Generator, floor: int) -> None:
 
 
 def _thing(page: np.ndarray, rng: np.random.Generator) -> None:
-    """An object or a passer-by somewhere in the background."""
+    """Draws an object or a passer-by somewhere in the background."""
     rows, columns = page.shape[:2]
     x, y = rng.uniform(-0.1, 1.1) * columns, rng.uniform(0.0, 1.0) * rows
     kind = int(rng.integers(4))

@@ -14,7 +14,7 @@ ASPECT = 0.8
 
 
 def render_shop(item: Item, rng: np.random.Generator, picture_size: int) -> Photo:
-    """The shop photo of an item, picture_size high and 0.8 times as wide; `rng` decides the
+    """Renders the shop photo of an item, picture_size high and 0.8 times as wide; `rng` decides the
     nuisances only (scale, place, folds, light), never the garment."""
     garment = item.garment
     figure = body.laid_out(float(rng.uniform(0.16, 0.36)), float(rng.normal(0, 0.012)))
@@ -52,7 +52,7 @@ def _backdrop(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _drop_shadow(image: np.ndarray, whole: np.ndarray, depth: float) -> None:
-    """A soft shadow below and beside the garment, on the background only."""
+    """Draws a soft shadow below and beside the garment, on the background only."""
     height, width = whole.shape
     small = cv2.resize(whole, (width // 4, height // 4), None, 0, 0, cv2.INTER_AREA)
     small = cv2.GaussianBlur(np.roll(small, (2, 1), (0, 1)), (0, 0), 2.2)

@@ -56,7 +56,7 @@ class Plan:
 
 
 def draw_plan(rng: np.random.Generator, shares: Shares) -> Plan:
-    """The kind of a customer photo by the split's shares."""
+    """Returns the kind of a customer photo by the split's shares."""
     drawn = rng.random(4)
     sign = 1.0 if drawn[3] < 0.5 else -1.0
     if drawn[0] < shares.back:
@@ -76,7 +76,7 @@ def draw_plan(rng: np.random.Generator, shares: Shares) -> Plan:
 def render_customer(
     item: Item, seed: int, split: str, index: int, number: int, picture_size: int
 ) -> Photo:
-    """Customer photo `number` of an item: picture_size high and 0.75 times as wide.
+    """Renders customer photo `number` of an item, picture_size high and 0.75 times as wide.
 
     Where a photo does not come out as planned (too much or too little covered or cut off), it is
     taken again with other random numbers, a few times; the last one stands as it is.
@@ -121,7 +121,7 @@ def _expose(
 def _common(
     frame: camera.Frame, extent: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:
-    """The part of the garment's box within the frame."""
+    """Returns the part of the garment's box within the frame."""
     return (
         max(frame.left, extent[0]),
         max(frame.top, extent[1]),
@@ -166,7 +166,7 @@ def _type(garment: Garment) -> int:
 
 
 def _outfit(rng: np.random.Generator, garment: Garment) -> list[Worn]:
-    """The garment with plain clothes on the rest of the body, inner ones first."""
+    """Returns the garment with plain clothes on the rest of the body, inner ones first."""
     wobble = rng.normal(0, 0.035, 6)
     worn = Worn(garment, target=True, wobble=wobble)
     if _type(garment) == UPPER:
@@ -180,25 +180,25 @@ def _outfit(rng: np.random.Generator, garment: Garment) -> list[Worn]:
 
 
 def _extra(rng: np.random.Generator, categories: tuple[str, ...]) -> Worn:
-    """A plain garment of one of the categories, in one colour."""
+    """Returns a plain garment of one of the categories, in one color."""
     category = categories[int(rng.integers(len(categories)))]
-    colour = palette.jitter(rng, palette.pick(rng, tuple(palette.CLOTHING.values())), 12)
+    color = palette.jitter(rng, palette.pick(rng, tuple(palette.CLOTHING.values())), 12)
     length = "short" if category == "Shorts" else "long" if category == "Joggers" else "regular"
     sleeve = {"Tee": "short", "Shirt": "long", "Sweater": "long"}.get(category, "none")
     if category in ("Tee", "Sweater", "Shirt", "Tank"):
         length = "short"
-    garment = plain_garment(category, colour, length, sleeve, float(rng.uniform(0, 0.5)))
-    return Worn(garment, target=False, colour=colour)
+    garment = plain_garment(category, color, length, sleeve, float(rng.uniform(0, 0.5)))
+    return Worn(garment, target=False, color=color)
 
 
 def plain_garment(
-    category: str, colour: palette.Colour, length: str, sleeve: str, fit: float
+    category: str, color: palette.Color, length: str, sleeve: str, fit: float
 ) -> Garment:
-    """A garment of a category without any details."""
+    """Returns a garment of a category without any details."""
     return Garment(
         category=category,
-        fabric=Fabric("plain", (colour, colour, colour), 1.0, 0.0, 0),
-        trim=colour,
+        fabric=Fabric("plain", (color, color, color), 1.0, 0.0, 0),
+        trim=color,
         fit=fit,
         flare=0.1,
         length=length,
@@ -225,7 +225,7 @@ def _cover(
     plan: Plan,
     attempt: int,
 ) -> None:
-    """Put things in front of the garment, as much as planned."""
+    """Puts things in front of the garment, as much as planned."""
     if not plan.occluded:
         chance = max(0.0, 0.45 - 0.25 * attempt)
         if rng.random() < chance:

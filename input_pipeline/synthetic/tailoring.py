@@ -37,16 +37,16 @@ class Outline:
 
     @property
     def top(self) -> float:
-        """Where the piece begins (head heights from the top of the head)."""
+        """Returns where the piece begins (head heights from the top of the head)."""
         return self.heights[0]
 
     @property
     def bottom(self) -> float:
-        """Where the piece ends."""
+        """Returns where the piece ends."""
         return self.heights[-1]
 
     def half(self, height: float) -> float:
-        """Half width at a height."""
+        """Returns the half width at a height."""
         return float(np.interp(height, self.heights, self.halves))
 
 
@@ -59,12 +59,12 @@ class Piece:
 
 
 def neck_half(garment: Garment) -> float:
-    """Half width of the garment at the neck."""
+    """Returns the half width of the garment at the neck."""
     return NECK_HALF.get(garment.neck, 0.29)
 
 
 def trunk_outline(garment: Garment) -> Outline:
-    """The trunk piece: the whole upper body, a skirt, or the seat of trousers."""
+    """Returns the trunk piece: the whole upper body, a skirt, or the seat of trousers."""
     if CLOTHES_TYPES[garment.category] == LOWER:
         return _lower_outline(garment)
     return _upper_outline(garment)
@@ -102,7 +102,7 @@ def _lower_outline(garment: Garment) -> Outline:
 
 
 def _with_hem(points: list[tuple[float, float]], hem: float, flare: float) -> Outline:
-    """Cut or lengthen an outline to a hem, widened by the flare below the waist."""
+    """Cuts or lengthens an outline to a hem, widened by the flare below the waist."""
     heights, halves = zip(*points, strict=True)
     kept = [(y, half) for y, half in points if y < hem - 0.05]
     last = float(np.interp(hem, heights, halves))
@@ -112,12 +112,12 @@ def _with_hem(points: list[tuple[float, float]], hem: float, flare: float) -> Ou
 
 
 def leg_hem(garment: Garment) -> float:
-    """Where the legs of the garment end."""
+    """Returns where the legs of the garment end."""
     return _LEG_HEM[garment.length]
 
 
 def leg_halves(garment: Garment) -> tuple[float, float, float]:
-    """Half widths of a leg at the hip, the knee and the hem."""
+    """Returns the half widths of a leg at the hip, the knee and the hem."""
     thick, knee = 0.44 + 0.05 * garment.fit, 0.26 + 0.13 * garment.fit
     if garment.category == "Joggers":
         return thick, knee, 0.18
@@ -128,14 +128,14 @@ def leg_halves(garment: Garment) -> tuple[float, float, float]:
 
 
 def trunk_depth(garment: Garment) -> float:
-    """Depth of the trunk piece as a share of its width."""
+    """Returns the depth of the trunk piece as a share of its width."""
     if garment.flare > 0.4 and not has_legs(garment.category):
         return 0.78
     return body.DEPTH + 0.08 * garment.fit
 
 
 def trunk_tube(garment: Garment, figure: Figure, wobble: np.ndarray | None = None) -> Tube:
-    """The trunk piece on a figure. wobble: float [6], unevenness of the outline (heads)."""
+    """Returns the trunk piece on a figure. wobble: float [6], unevenness of the outline (heads)."""
     outline = trunk_outline(garment)
     top, bottom = outline.top, outline.bottom
     start, end = figure.place(0, top), figure.place(0, bottom)
@@ -148,17 +148,17 @@ def trunk_tube(garment: Garment, figure: Figure, wobble: np.ndarray | None = Non
     girth = profile(places, list(outline.halves))
     depth = trunk_depth(garment)
     half = girth * body.narrowing(figure.yaw, depth)
-    centre = np.zeros_like(girth)
+    center = np.zeros_like(girth)
     if wobble is not None:
         steps = [0.0, 0.2, 0.45, 0.7, 0.9, 1.0]
         half = half + profile(steps, [0.0, 0.0, *np.abs(wobble[:3]), float(wobble[2])])
-        centre = profile(steps, [0.0, 0.0, *wobble[3:6], float(wobble[5])])
+        center = profile(steps, [0.0, 0.0, *wobble[3:6], float(wobble[5])])
     turn = body.cloth_turn(figure.yaw, depth)
-    return Tube(start, end, half.astype(np.float32), girth, centre, (top, bottom), turn)
+    return Tube(start, end, half.astype(np.float32), girth, center, (top, bottom), turn)
 
 
 def sleeve_pieces(garment: Garment, figure: Figure, side: int) -> list[Piece]:
-    """The sleeve of one arm (side 0 left, 1 right), forearm first; empty for none."""
+    """Returns the sleeve of one arm (side 0 left, 1 right), forearm first; empty for none."""
     if garment.sleeve == "none":
         return []
     name = f"sleeve_{SIDES[side]}"
@@ -208,17 +208,16 @@ def _thigh(
     rows: tuple[float, float],
     round_end: bool = False,
 ) -> Tube:
-    """The upper part of a leg: narrower where it disappears below the seat, so as not to stick
-    out beside the hip."""
+    """Returns the upper part of a leg, narrower below the seat, so that it stays inside the hip."""
     share = 0.45 / (rows[1] - rows[0])
     full = halves[0] + share * (halves[1] - halves[0])
     half = profile([0, share, 1], [0.34, full, halves[1]])
-    start, end, centre = figure.seen(first), figure.seen(last), np.zeros_like(half)
-    return Tube(start, end, half, half, centre, rows, figure.yaw, round_end=round_end)
+    start, end, center = figure.seen(first), figure.seen(last), np.zeros_like(half)
+    return Tube(start, end, half, half, center, rows, figure.yaw, round_end=round_end)
 
 
 def leg_pieces(garment: Garment, figure: Figure, side: int) -> list[Piece]:
-    """One leg of the garment (side 0 left, 1 right), shin first; empty for skirts and tops."""
+    """Returns a leg of the garment (side 0 left, 1 right), shin first; empty without legs."""
     if not has_legs(garment.category):
         return []
     name = f"leg_{SIDES[side]}"
@@ -247,7 +246,7 @@ def leg_pieces(garment: Garment, figure: Figure, side: int) -> list[Piece]:
 
 
 def neck_tube(garment: Garment, figure: Figure) -> Tube | None:
-    """The part of a garment that stands above the shoulders: a turtle neck or a worn-down hood."""
+    """Returns the part of a garment above the shoulders: a turtle neck or a worn-down hood."""
     if garment.neck == "turtle":
         return limb(figure.place(0, 1.08), figure.place(0, 1.5), 0.27, 0.35, rows=(1.36, 1.6))
     if garment.neck == "hood":
@@ -258,7 +257,7 @@ def neck_tube(garment: Garment, figure: Figure) -> Tube | None:
 
 
 def all_tubes(garment: Garment, figure: Figure) -> list[Tube]:
-    """Every tube of the garment, to know where it is before it is drawn."""
+    """Returns every tube of the garment, to know where it is before it is drawn."""
     tubes = [trunk_tube(garment, figure)]
     for side in (0, 1):
         tubes += [piece.tube for piece in sleeve_pieces(garment, figure, side)]
@@ -268,7 +267,7 @@ def all_tubes(garment: Garment, figure: Figure) -> list[Tube]:
 
 
 def extent(garment: Garment, figure: Figure) -> tuple[float, float, float, float]:
-    """x_1, y_1, x_2, y_2 of the garment on the figure (head heights)."""
+    """Returns x_1, y_1, x_2, y_2 of the garment on the figure (head heights)."""
     boxes = []
     for tube in all_tubes(garment, figure):
         ends = np.array([tube.start, tube.end])
@@ -281,7 +280,7 @@ def extent(garment: Garment, figure: Figure) -> tuple[float, float, float, float
 
 
 def landmark_points(garment: Garment, figure: Figure) -> list[tuple[Point, bool] | None]:
-    """Per slot of LANDMARKS its place (head heights) and whether it faces the camera.
+    """Returns each landmark's point (head heights) and whether it faces the camera.
 
     "left" is the wearer's left, which is on the right of the picture in a front view. None where
     the clothes type has no such landmark.

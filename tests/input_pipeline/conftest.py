@@ -3,49 +3,33 @@
 import io
 from pathlib import Path
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
 import input_pipeline
+from input_pipeline import DatasetConfig, ImageConfig
+from input_pipeline.config import PrepareOptions
+from input_pipeline.dataset import SourceCheck, check_source
+from input_pipeline.datasets.registry import find_dataset
+
+IMAGE = ImageConfig(size=16)
 
 
-def make_data(**changes: object) -> ml_collections.ConfigDict:
-    """The fields of config.data, for the tiny synthetic set."""
-    fields = {
-        "name": "synthetic",
-        "dir": "",
-        "size": "tiny",
-        "train_items": 0,
-        "seed": 0,
-        "manifest": "",
-        "source": "",
-        "on_error": "",
-        "image_size": 16,
-        "crop": "box",
-        "shop_crop": "",
-        "detections": "",
-        "points": "",
-        "interpolation": "bilinear",
-        "center_fraction": 0.875,
-        "flip": True,
-        "square": False,
-        "box_jitter": 0.0,
-        "tilt": 0.0,
-        "skew": 0.0,
-        "colour": 0.0,
-        "hue": 0.0,
-        "sampler": "pairs",
-        "epoch": "pairs",
-        "images_per_item": 2,
-        "domains": "both",
-        "max_objects": 0,
-        "mask_size": 28,
-        "max_pixels": 1_000_000,
-        "max_side": 0,
-    }
-    return ml_collections.ConfigDict({**fields, **changes})
+def load(name: str, source: object = "", dir: object = "", **options: object):
+    """Prepares a data set and opens it."""
+    config = DatasetConfig(name=name, source=str(source), dir=str(dir))
+    return input_pipeline.load_dataset(config, PrepareOptions(**options))
+
+
+def check(name: str, source: object, **options: object) -> SourceCheck:
+    """Checks what a data set would be prepared from."""
+    return check_source(DatasetConfig(name=name, source=str(source)), PrepareOptions(**options))
+
+
+def describe(name: str, source: object, **options: object):
+    """Returns the TFDS config of a data set."""
+    return find_dataset(name).describe(str(source), PrepareOptions(**options))[1]
 
 
 def photo_bytes(
@@ -78,26 +62,14 @@ def write_manifest(
 
 
 @pytest.fixture(scope="session")
-def prepared_folder(tmp_path_factory) -> Path:
-    """Where the tiny synthetic set is prepared once."""
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="session")
-def data(prepared_folder) -> ml_collections.ConfigDict:
-    """Fields of the tiny synthetic set."""
-    return make_data(dir=str(prepared_folder))
-
-
-@pytest.fixture(scope="session")
-def dataset(data) -> input_pipeline.Dataset:
+def dataset(data_dir) -> input_pipeline.Dataset:
     """The tiny synthetic set, shared by the tests: not to be changed."""
-    return input_pipeline.load_dataset(data)
+    return load("synthetic", "tiny", data_dir)
 
 
 @pytest.fixture
 def three_garments(monkeypatch) -> None:
-    """CropBoxes the tiny set to three items a split, for tests that prepare it anew."""
+    """Reduces the tiny set to three items a split, for tests that prepare it anew."""
     from input_pipeline.datasets.synthetic import SIZES, SplitSize
 
     monkeypatch.setitem(SIZES, "tiny", {split: SplitSize(3, 1) for split in ("train", "test")})

@@ -10,22 +10,22 @@ from etils import epath
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from input_pipeline import DatasetError, load_dataset, prepare
-from input_pipeline.dataset import check_source, open_dataset
+from input_pipeline import DatasetError, prepare
+from input_pipeline.dataset import open_dataset
 from input_pipeline.datasets import modanet
 from input_pipeline.datasets.coco import CocoConfig
 from input_pipeline.datasets.coco_file import read_lists
 from input_pipeline.datasets.modanet import CLASSES, STREET2SHOP_CLASSES, ModanetConfig
-from input_pipeline.datasets.outlines import OutlineError, parse_outline
+from input_pipeline.datasets.segmentation import SegmentationError, parse_segmentation
 from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import coco_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import check
+from tests.input_pipeline.conftest import load as load_from
 from tests.input_pipeline.test_dataset import run_python
 
 
 def load(root, name="coco", **changes):
-    folder = str(root.parent / "data")
-    return load_dataset(make_data(name=name, source=str(root), dir=folder, **changes))
+    return load_from(name, root, root.parent / "data", **changes)
 
 
 def photos(dataset):
@@ -57,7 +57,7 @@ def filled_runs(runs, height, width):
 
 
 def in_polygon(points, height, width):
-    """Which pixels' centres lie in a polygon, and which within a pixel of its edges."""
+    """Which pixels' centers lie in a polygon, and which within a pixel of its edges."""
     y, x = np.mgrid[:height, :width] + 0.5
     inside = np.zeros((height, width), bool)
     distance = np.full((height, width), np.inf)
@@ -147,11 +147,11 @@ def test_random_runs(seed):
     mask = (rng.random((17, 23)) < rng.choice([0.02, 0.5, 0.9])).astype(np.uint8)
     as_text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
     for counts in (as_text, trees.runs_of(mask)):
-        found = parse_outline({"size": [17, 23], "counts": counts})
+        found = parse_segmentation({"size": [17, 23], "counts": counts})
         np.testing.assert_array_equal(found.pixels(), mask)
         if mask.any():
             y, x = np.nonzero(mask)
-            assert found.extent() == (x.min(), y.min(), x.max() + 1, y.max() + 1)
+            assert found.bounding_box() == (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
 
 def test_damaged_runs_are_no_mask():
@@ -164,12 +164,15 @@ def test_damaged_runs_are_no_mask():
         text[rng.integers(len(text))] = chr(rng.integers(32, 127))
         text = "".join(text[: rng.integers(1, len(text) + 1)])
         try:
-            found = parse_outline({"size": [24, 36], "counts": text})
-        except OutlineError:
+            found = parse_segmentation({"size": [24, 36], "counts": text})
+        except SegmentationError:
             refused += 1
             continue
         again = coco_mask.encode(np.asfortranarray(found.pixels()))["counts"].decode()
-        assert parse_outline({"size": [24, 36], "counts": again}).extent() == found.extent()
+        assert (
+            parse_segmentation({"size": [24, 36], "counts": again}).bounding_box()
+            == found.bounding_box()
+        )
         assert found.pixels().shape == (24, 36)
     assert refused > 300
 
@@ -233,8 +236,8 @@ def test_turned_photos(tmp_path, orientation, stated):
     )
 
 
-def test_long_side(street):
-    full, small = photos(load(street)), photos(load(street, max_side=18))
+def test_max_side(street, tmp_path):
+    full, small = photos(load(street)), photos(load_from("coco", street, tmp_path, max_side=18))
     for name, (_, record) in small.items():
         assert (record.height, record.width) == (12, 18)
         assert Image.open(io.BytesIO(record.image)).size == (18, 12)
@@ -331,7 +334,7 @@ def test_index_and_opening(street):
         assert summary.pop("bytes") > 0
         assert index.counts() == summary
         assert split.picture(0).shape == (24, 36, 3)
-    report = check_source(make_data(name="coco", source=str(street)))
+    report = check("coco", street)
     assert {name: {**counts, "bytes": 0} for name, counts in report.summary["splits"].items()} == {
         name: {**counts, "bytes": 0} for name, counts in dataset.summary["splits"].items()
     }
@@ -720,7 +723,7 @@ def test_modanet(moda):
     for name, (_, record) in found.items():
         assert record.categories.tolist() == [int(name[:7]) % 13]
     (moda / "images/0000003.jpg").unlink()  # the photos are another download
-    again = load(moda, name="modanet", max_side=30)
+    again = load_from("modanet", moda, moda.parent / "again")
     assert again.summary["problems"] == {"missing photo": 1}
 
 

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grnet_jax.errors import InputError
-from input_pipeline.dataset import check_source
+from input_pipeline import InputError
 from input_pipeline.datasets.object_listing import turn_mask
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.vocabulary import SPLITS
 from tests.input_pipeline import coco_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import check
 
 VALUES = [
     *(None, True, -1, 0, 1, 2, 3, 11, 24, 35.5, 36, 864, 2**31, 2**63, 10**400, 1e300, -0.0),
@@ -44,7 +43,7 @@ def damage_value(content, draw):
 
 
 def damage_text(data, draw):
-    """CropBoxes bytes out, or puts some in."""
+    """Cuts bytes out, or puts some in."""
     start = draw(st.integers(0, len(data)))
     stop = min(len(data), start + draw(st.integers(0, 8)))
     inserted = draw(
@@ -61,16 +60,16 @@ def root(tmp_path_factory):
     return trees.write_coco(tmp_path_factory.mktemp("fuzz") / "coco")
 
 
-def assert_right(checked):
-    assert len({photo.row.image for photo in checked.rows}) == len(checked.rows)
-    for row, header, objects, turn in checked.rows:
+def assert_right(report):
+    assert len({photo.row.image for photo in report.rows}) == len(report.rows)
+    for row, header, objects, turn in report.rows:
         assert row.split in SPLITS
         assert (header.height, header.width, turn) == (24, 36, 1)
         for found in objects:
             x_1, y_1, x_2, y_2 = found.box
             assert 0 <= x_1 < x_2 <= 36
             assert 0 <= y_1 < y_2 <= 24
-            assert 0 <= found.category < len(checked.categories)
+            assert 0 <= found.category < len(report.categories)
             assert isinstance(found.crowd, bool)
             if found.mask is None:
                 continue
@@ -102,20 +101,19 @@ def test_damaged_annotations(root, data):
     if data.draw(st.integers(0, 3)) == 0:
         text = damage_text(text, data.draw)
     path.write_bytes(text)
-    fields = make_data(name="coco", source=str(root), on_error="skip")
     message = ""
     try:
-        checked, refused, _ = check_source(fields)
+        report, fatal, _ = check("coco", root, on_error="skip")
     except InputError as error:
         message = str(error)
     if message:
         assert f"{path}:" in message
         return
-    assert refused == []
-    assert_right(checked)
-    assert checked.bad_rows() <= len(checked.problems)
-    assert bool(checked.bad_rows()) == bool(checked.problems)
-    for problem in checked.problems:
+    assert fatal == []
+    assert_right(report)
+    assert report.bad_rows() <= len(report.problems)
+    assert bool(report.bad_rows()) == bool(report.problems)
+    for problem in report.problems:
         assert problem.kind in KINDS
         assert 1 <= problem.place.line <= text.count(b"\n") + 1
         assert problem.place.part.startswith(("image", "annotation", "categor"))
@@ -124,6 +122,6 @@ def test_damaged_annotations(root, data):
 def test_undamaged_annotations_are_whole(root):
     """What the test above starts from has no problem at all."""
     trees.write_json(root / "annotations.json", trees.street())
-    checked, refused, _ = check_source(make_data(name="coco", source=str(root)))
-    assert (refused, checked.problems) == ([], [])
-    assert sum(len(photo.objects) for photo in checked.rows) == 6
+    report, fatal, _ = check("coco", root)
+    assert (fatal, report.problems) == ([], [])
+    assert sum(len(photo.objects) for photo in report.rows) == 6

@@ -1,6 +1,5 @@
 """Preparing, opening and reading data sets."""
 
-import json
 import multiprocessing
 import shutil
 import subprocess
@@ -10,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
-from input_pipeline import DatasetError, load_dataset
+import input_pipeline
+from input_pipeline import DatasetConfig, DatasetError, synthetic
 from input_pipeline.dataset import open_dataset
 from input_pipeline.locks import preparation_lock
 from input_pipeline.vocabulary import VIEWS
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import IMAGE, load
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,8 +36,6 @@ def test_counts(dataset):
 
 
 def test_records_are_those_of_the_renderer(dataset):
-    from input_pipeline import synthetic
-
     item, photos = synthetic.photos_of_item(0, "test", 5, customers=2, picture_size=160)
     split = dataset.split("test")
     for number, photo in enumerate(photos):
@@ -82,7 +81,7 @@ def test_index_agrees_with_the_records(dataset):
 
 def test_several_shards_keep_the_order(tmp_path, monkeypatch, dataset):
     monkeypatch.setattr("input_pipeline.datasets.synthetic._PHOTOS_PER_SHARD", 8)
-    sharded = load_dataset(make_data(dir=str(tmp_path)))
+    sharded = load("synthetic", "tiny", tmp_path)
     assert len(list(sharded.directory.glob("*test.array_record*"))) == 6
     split = sharded.split("test")
     assert_index_agrees(split)
@@ -91,35 +90,42 @@ def test_several_shards_keep_the_order(tmp_path, monkeypatch, dataset):
 
 
 def test_a_pool_renders_the_same(monkeypatch, tmp_path, three_garments):
-    alone = load_dataset(make_data(dir=str(tmp_path / "alone")))
+    alone = load("synthetic", "tiny", tmp_path / "alone")
     monkeypatch.setattr("input_pipeline.datasets.rendering._ITEMS_FOR_A_POOL", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    pooled = load_dataset(make_data(dir=str(tmp_path / "pooled")))
+    pooled = load("synthetic", "tiny", tmp_path / "pooled")
     for name in ("train", "test"):
         rows = range(len(alone.split(name)))
         assert alone.split(name).read(rows) == pooled.split(name).read(rows)
 
 
-def test_training_items_and_seed_make_sets_of_their_own(tmp_path, three_garments):
-    data = make_data(dir=str(tmp_path), train_items=5, seed=7)
-    dataset = load_dataset(data)
+def test_options_of_a_prepared_set(tmp_path, three_garments):
+    dataset = load("synthetic", "tiny", tmp_path, items=5, seed=7)
     assert dataset.summary["splits"]["train"]["items"] == 5
-    assert "tiny-5-seed7" in str(dataset.directory)
-    assert load_dataset(make_data(dir=str(tmp_path))).directory != dataset.directory
+    assert (dataset.summary["options"]["items"], dataset.summary["options"]["seed"]) == (5, 7)
+    # The folder is named by the source alone; training opens it however it was prepared.
+    assert dataset.directory == tmp_path / "synthetic/tiny/1.2.0"
+    config = DatasetConfig(source="tiny", dir=str(tmp_path))
+    assert len(input_pipeline.load_dataset(config).split("train")) == len(dataset.split("train"))
+    assert load("synthetic", "tiny", tmp_path, items=5).directory == dataset.directory
+    with pytest.raises(
+        DatasetError,
+        match=r"tiny/1\.2\.0 was prepared with --items=5, not 6, --seed=7, not 0: delete it, or "
+        "choose another --dir",
+    ):
+        load("synthetic", "tiny", tmp_path, items=6, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "source", "message"),
     [
-        ({"name": "deepfashion"}, "config.data.name='deepfashion'"),
-        ({"size": "huge"}, "config.data.size='huge': expected one of small, tiny"),
-        ({"train_items": -1}, "config.data.train_items=-1"),
-        ({"name": "manifest"}, "config.data.manifest is empty"),
+        ("synthetic", "huge", "dataset.source='huge': expected one of small, tiny"),
+        ("manifest", "", "dataset.source is empty: give the path of the CSV"),
     ],
 )
-def test_wrong_fields(tmp_path, changes, message):
+def test_wrong_source(tmp_path, name, source, message):
     with pytest.raises(DatasetError, match=message):
-        load_dataset(make_data(dir=str(tmp_path), **changes))
+        load(name, source, tmp_path)
 
 
 @pytest.fixture
@@ -128,62 +134,47 @@ def copy(dataset, tmp_path) -> Path:
     return Path(shutil.copytree(dataset.directory, tmp_path / "copy"))
 
 
-def damage_missing_shard(folder: Path) -> None:
-    next(folder.glob("*val.array_record*")).unlink()
+def _cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
 
 
-def damage_truncated_shard(folder: Path) -> None:
-    shard = next(folder.glob("*train.array_record*"))
-    shard.write_bytes(shard.read_bytes()[:-70_000])
-
-
-def damage_empty_shard(folder: Path) -> None:
-    next(folder.glob("*train.array_record*")).write_bytes(b"")
-
-
-def damage_other_shard(folder: Path) -> None:
-    shard = next(folder.glob("*val.array_record*"))
-    shard.write_bytes(next(folder.glob("*test.array_record*")).read_bytes())
-
-
-def damage_missing_index(folder: Path) -> None:
-    (folder / "index.test.npz").unlink()
-
-
-def damage_truncated_index(folder: Path) -> None:
-    index = folder / "index.test.npz"
-    index.write_bytes(index.read_bytes()[:500])
-
-
-def damage_other_index(folder: Path) -> None:
-    shutil.copy(folder / "index.test.npz", folder / "index.val.npz")
-
-
-def damage_summary(folder: Path) -> None:
-    (folder / "summary.json").write_text("{")
-
-
-def damage_info(folder: Path) -> None:
-    (folder / "dataset_info.json").write_text("{")
+def _shard(folder: Path, split: str) -> Path:
+    return next(folder.glob(f"*{split}.array_record*"))
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_missing_shard, r"val\.array_record-00000-of-00001: missing, expected 24 records"),
-        (damage_truncated_shard, r"train\.array_record.* truncated or damaged, expected 72"),
-        (damage_empty_shard, r"train\.array_record.* truncated or damaged, expected 72"),
-        (damage_other_shard, r"val\.array_record.*: holds 36 records, expected 24"),
-        (damage_missing_index, r"index\.test\.npz: missing"),
-        (damage_truncated_index, r"index\.test\.npz: damaged"),
-        (damage_other_index, r"index\.val\.npz: has 36 rows for 24 records"),
-        (damage_summary, r"summary\.json: cannot be read"),
-        (damage_info, r"dataset_info\.json: cannot be read"),
+        (
+            lambda folder: _shard(folder, "val").unlink(),
+            r"val\.array_record-00000-of-00001: missing, expected 24 records",
+        ),
+        (
+            lambda folder: _cut(_shard(folder, "train"), -70_000),
+            r"train\.array_record.* truncated or damaged, expected 72",
+        ),
+        (
+            lambda folder: _cut(_shard(folder, "train"), 0),
+            r"train\.array_record.* truncated or damaged, expected 72",
+        ),
+        (
+            lambda folder: shutil.copy(_shard(folder, "test"), _shard(folder, "val")),
+            r"val\.array_record.*: holds 36 records, expected 24",
+        ),
+        (lambda folder: (folder / "index.test.npz").unlink(), r"index\.test\.npz: missing"),
+        (lambda folder: _cut(folder / "index.test.npz", 500), r"index\.test\.npz: damaged"),
+        (
+            lambda folder: shutil.copy(folder / "index.test.npz", folder / "index.val.npz"),
+            r"index\.val\.npz: has 36 rows for 24 records",
+        ),
+        (lambda folder: _cut(folder / "summary.json", 1), r"summary\.json: cannot be read"),
+        (
+            lambda folder: _cut(folder / "dataset_info.json", 1),
+            r"dataset_info\.json: cannot be read",
+        ),
     ],
 )
 def test_damaged_folder(copy, damage, message):
-    from etils import epath
-
     damage(copy)
     with pytest.raises(DatasetError, match=message) as caught:
         open_dataset("synthetic", epath.Path(copy))
@@ -191,8 +182,6 @@ def test_damaged_folder(copy, damage, message):
 
 
 def test_damage_inside_a_shard_is_met_on_reading(copy):
-    from etils import epath
-
     shard = next(copy.glob("*train.array_record*"))
     content = bytearray(shard.read_bytes())
     content[20_000] ^= 255
@@ -203,10 +192,10 @@ def test_damage_inside_a_shard_is_met_on_reading(copy):
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path, three_garments, capsys):
-    leftover = tmp_path / "synthetic" / "tiny-3-seed0" / "incomplete.ABCDEF_1.1.0"
+    leftover = tmp_path / "synthetic" / "tiny" / "incomplete.ABCDEF_1.2.0"
     leftover.mkdir(parents=True)
     (leftover / "synthetic-train.array_record-00000-of-00001").write_bytes(b"half")
-    load_dataset(make_data(dir=str(tmp_path)))
+    load("synthetic", "tiny", tmp_path)
     assert not leftover.exists()
     assert "Removing what a killed run left" in capsys.readouterr().out
 
@@ -215,26 +204,21 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, three_garments, monkeypat
     def fail(job):
         raise RuntimeError("the renderer failed")
 
-    data = make_data(dir=str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr("input_pipeline.datasets.rendering.render_item", fail)
         with pytest.raises(RuntimeError, match="the renderer failed"):
-            load_dataset(data)
+            load("synthetic", "tiny", tmp_path)
     assert not list(tmp_path.glob("synthetic/*/*"))
-    assert load_dataset(data).splits == ("train", "test")
+    assert load("synthetic", "tiny", tmp_path).splits == ("train", "test")
 
 
 def _hold_lock(path: str, held, seconds: float) -> None:
-    from etils import epath
-
     with preparation_lock(epath.Path(path)):
         held.set()
         time.sleep(seconds)
 
 
 def test_lock_waits_and_says_for_whom(tmp_path, capsys):
-    from etils import epath
-
     path = tmp_path / "some.lock"
     context = multiprocessing.get_context("spawn")
     held = context.Event()
@@ -248,8 +232,6 @@ def test_lock_waits_and_says_for_whom(tmp_path, capsys):
 
 
 def test_lock_of_a_dead_process_is_free(tmp_path):
-    from etils import epath
-
     path = tmp_path / "some.lock"
     context = multiprocessing.get_context("spawn")
     held = context.Event()
@@ -271,21 +253,19 @@ class Hiding:  # as if it were not installed: found by nobody
         if name.split(".")[0] not in ("tensorflow", "keras", "tensorboard"):
             return self.finder.find_spec(name, *place)
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
-import json
-import ml_collections
-import input_pipeline
-data = ml_collections.ConfigDict(json.loads(sys.argv[1]))
-split = input_pipeline.load_dataset(data).split("test")
-framed = split.framed(4, data)
-print(framed.astype(int).sum(), split.picture(4).shape, len(split.pairs()))
-print(input_pipeline.steps_per_epoch(split, data, 4))
+from input_pipeline import DatasetConfig, ImageConfig, SamplerConfig, load_dataset, steps_per_epoch
+config = DatasetConfig(**dict(zip(("name", "source", "dir"), sys.argv[1:])))
+split = load_dataset(config).split("test")
+pixels = split.model_input(4, ImageConfig(size=16))
+print(pixels.astype(int).sum(), split.picture(4).shape, len(split.pairs()))
+print(steps_per_epoch(split, SamplerConfig(), 4))
 assert "tensorflow" not in sys.modules
 """
 
 
-def run_python(code: str, *arguments: str) -> str:
+def run_python(code: str, *arguments: object) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, *map(str, arguments)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -295,13 +275,11 @@ def run_python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("prepared", [True, False])
-def test_reading_and_preparing_need_no_tensorflow(data, dataset, tmp_path, prepared):
-    fields = {**data.to_dict(), **({} if prepared else {"dir": str(tmp_path)})}
-    lines = run_python(WITHOUT_TENSORFLOW, json.dumps(fields)).splitlines()
+def test_reading_and_preparing_need_no_tensorflow(dataset, tmp_path):
+    lines = run_python(WITHOUT_TENSORFLOW, "synthetic", "tiny", tmp_path).splitlines()
     split = dataset.split("test")
-    expected = f"{split.framed(4, data).astype(int).sum()} {split.picture(4).shape} 24"
-    assert lines[-2:] == [expected, "6"]
+    pixels = split.model_input(4, IMAGE).astype(int).sum()
+    assert lines[-2:] == [f"{pixels} {split.picture(4).shape} 24", "6"]
 
 
 def test_rendering_imports_no_tensorflow():
@@ -312,8 +290,6 @@ def test_rendering_imports_no_tensorflow():
 
 
 def test_unknown_name():
-    import input_pipeline
-
     with pytest.raises(AttributeError, match="has no attribute 'load'"):
         _ = input_pipeline.load
     assert all(getattr(input_pipeline, name) is not None for name in input_pipeline.__all__)

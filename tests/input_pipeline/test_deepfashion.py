@@ -1,15 +1,15 @@
 """DeepFashion's benchmarks, from small downloads in their form: records, counts, problems."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
-from input_pipeline import DatasetError, load_dataset, prepare
+from input_pipeline import DatasetError, prepare
 from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import deepfashion_trees as trees
-from tests.input_pipeline.conftest import make_data, write_manifest
+from tests.input_pipeline.conftest import load as load_from
+from tests.input_pipeline.conftest import write_manifest
 from tests.input_pipeline.test_dataset import WITHOUT_TENSORFLOW, run_python
 
 WRITERS = {
@@ -21,8 +21,7 @@ WRITERS = {
 
 
 def load(name, root, **changes):
-    folder = str(root.parent / "data")
-    return load_dataset(make_data(name=name, source=str(root), dir=folder, **changes))
+    return load_from(name, root, root.parent / "data", **changes)
 
 
 def problems_of(name, root, **changes):
@@ -310,17 +309,17 @@ def test_truncated_file(c2s):
 @pytest.mark.parametrize("name", WRITERS)
 def test_wrong_source(name, tmp_path, downloads):
     for source, message in (
-        ("", r"config\.data\.source is empty: give the folder of DeepFashion's"),
-        (str(tmp_path / "nothing"), r"nothing: no such folder \(config\.data\.source\)"),
+        ("", r"dataset\.source is empty: give the folder of DeepFashion's"),
+        (str(tmp_path / "nothing"), r"nothing: no such folder \(dataset\.source\)"),
         (str(tmp_path), r"(Eval|Anno_fine)/list_.*\.txt, .* missing, which DeepFashion's"),
     ):
         with pytest.raises(DatasetError, match=message):
-            load_dataset(make_data(name=name, source=source, dir=str(tmp_path)))
+            load_from(name, source, tmp_path)
     root = WRITERS[name](tmp_path / "download")
     next(path for path in (root / "Img", root / "img") if path.exists()).rename(root / "photos")
     with pytest.raises(DatasetError, match="has neither a folder img nor Img/img"):
         load(name, root)
-    with pytest.raises(DatasetError, match=r"config\.data\.on_error='drop'"):
+    with pytest.raises(DatasetError, match=r"--on_error='drop'"):
         load(name, downloads[name], on_error="drop")
 
 
@@ -358,14 +357,14 @@ def test_prepare_command(downloads, tmp_path, capsys):
     prepared = capsys.readouterr().out.splitlines()
     for lines in (checked, prepared):
         rows = [line.split() for line in lines]
-        # BatchSpec, categories, items, customer and shop photos, pairs, queries and gallery.
+        # Photos, categories, items, customer and shop photos, pairs, queries and gallery.
         assert ["train", "16", "3", "4", "8", "8", "16", "8", "8"] in [row[:9] for row in rows]
         assert ["test", "8", "2", "2", "4", "4", "8", "4", "4"] in [row[:9] for row in rows]
         assert ["photos", "28", "239,557", "differs"] in rows
         assert ["pairs", "listed", "28", "195,540", "251,361", "differs"] in rows
     assert prepared[-1] == (
         "Next: python train.py --config=configs/grnet.py:deepfashion_c2s "
-        f"--config.data.dir={tmp_path} --config.data.source={root}"
+        f"--config.dataset.dir={tmp_path} --config.dataset.source={root}"
     )
 
 
@@ -377,7 +376,7 @@ def test_check_command_lists_every_problem(c2s, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(f"{c2s}/") for line in lines) == 2
     assert {"  box: 1", "  missing photo: 1"} <= set(lines)
-    assert lines[-1].startswith("2 bad rows, 2 problems that preparing refuses; --on_error=skip")
+    assert lines[-1].startswith("2 bad rows, 2 problems that stop preparing; --on_error=skip")
     assert prepare.main([*command, "--on_error=skip"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
     assert prepare.main(["--check"]) == 2
@@ -597,7 +596,7 @@ def test_fine_bad_line(fine, file, line, old, new, message):
     assert sum(kept[split]["shop_photos"] for split in kept) == 5
 
 
-def test_fine_lines_that_may_belong_to_a_neighbour_are_never_skipped(fine):
+def test_fine_lines_that_may_belong_to_a_neighbor_are_never_skipped(fine):
     trees.write_lines(fine / "Anno_fine/train_attr.txt", ["1 1", "1 0"])
     (found,) = problems_of("deepfashion_fine", fine, on_error="skip")
     assert found == (
@@ -627,15 +626,14 @@ def test_fine_a_photo_in_two_splits_with_two_boxes(fine):
 
 
 def test_preparing_needs_no_tensorflow(downloads, tmp_path):
-    source = str(downloads["deepfashion_c2s"])
-    data = make_data(name="deepfashion_c2s", source=source, dir=str(tmp_path))
-    lines = run_python(WITHOUT_TENSORFLOW, json.dumps(data.to_dict())).splitlines()
+    source = downloads["deepfashion_c2s"]
+    lines = run_python(WITHOUT_TENSORFLOW, "deepfashion_c2s", source, tmp_path).splitlines()
     assert lines[-2].endswith("(36, 24, 3) 8")
 
 
 def test_check_command_takes_a_manifest(tmp_path, capsys):
     path = write_manifest(tmp_path, ["s.jpg,a,shop,train", "gone.png,a,customer,train"])
-    assert prepare.main(["--dataset=manifest", f"--manifest={path}", "--check"]) == 2
+    assert prepare.main(["--dataset=manifest", f"--source={path}", "--check"]) == 2
     out = capsys.readouterr().out
     assert f"{path}:3: field 'image': gone.png: no such file" in out
     assert "  missing photo: 1" in out

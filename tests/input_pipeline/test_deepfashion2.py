@@ -10,22 +10,20 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from input_pipeline import DatasetError, load_dataset, prepare, query_subsets
-from input_pipeline.dataset import check_source
+from input_pipeline import DatasetError, prepare, query_subsets
 from input_pipeline.datasets import deepfashion2_files
-from input_pipeline.datasets.deepfashion2 import from_data
 from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import deepfashion2_trees as trees
-from tests.input_pipeline.conftest import make_data, photo_bytes
+from tests.input_pipeline.conftest import check, describe, photo_bytes
+from tests.input_pipeline.conftest import load as load_from
 
 
-def fields(root, **changes):
-    folder = str(root.parent / "data")
-    return make_data(name="deepfashion2", source=str(root), dir=folder, **changes)
+def load(root, **options):
+    return load_from("deepfashion2", root, root.parent / "data", **options)
 
 
 def problems_of(root):
-    problems = check_source(fields(root)).checked.problems
+    problems = check("deepfashion2", root).report.problems
     return [(problem.kind, str(problem).removeprefix(f"{root}/")) for problem in problems]
 
 
@@ -33,7 +31,7 @@ def problems_of(root):
 def whole(tmp_path_factory):
     """A download and the data set prepared from it: not to be changed."""
     root = trees.write_deepfashion2(tmp_path_factory.mktemp("whole") / "deepfashion2")
-    return root, load_dataset(fields(root))
+    return root, load(root)
 
 
 @pytest.fixture
@@ -93,7 +91,7 @@ def test_landmarks_are_recoded(whole):
 @pytest.mark.parametrize("category_id", range(1, 14))
 def test_each_category_has_its_landmarks(tmp_path, category_id):
     trees.write_photo(tmp_path / "d", "train", 1, "shop", 1, trees.garment(category_id, 1))
-    ((row, _),) = check_source(fields(tmp_path / "d")).checked.rows
+    ((row, _),) = check("deepfashion2", tmp_path / "d").report.rows
     assert row.category == trees.NAMES[category_id - 1]
     assert row.clothes_type == 1 + (category_id >= 7) + (category_id >= 10)
     landmarks = trees.garment(category_id, 1)["landmarks"]
@@ -172,8 +170,8 @@ def test_counts(whole):
         {"what": "validation photos", "found": 2, "release": 32_153, "paper": 33_669},
         {"what": "validation garments", "found": 3, "release": 52_490, "paper": 54_910},
     ]
-    report = check_source(fields(root)).summary
-    assert report["release"] == dataset.summary["release"]
+    checked = check("deepfashion2", root).summary
+    assert checked["release"] == dataset.summary["release"]
 
 
 def test_one_folder_is_enough(root):
@@ -181,7 +179,7 @@ def test_one_folder_is_enough(root):
         path.unlink()
     for folder in ("train/annos", "train/image", "train"):
         (root / folder).rmdir()
-    dataset = load_dataset(fields(root))
+    dataset = load(root)
     assert dataset.splits == ("test",)
     assert [line["what"] for line in dataset.summary["release"]] == [
         *("validation photos", "validation garments")
@@ -205,14 +203,14 @@ def test_mask_fits_the_upright_photo(root):
     exif[0x0112] = 6
     photo, _ = trees.paths(root, "train", 1)
     photo.write_bytes(photo_bytes(1, size=(24, 36), exif=exif.tobytes()))
-    record = load_dataset(fields(root)).split("train").record(0)
+    record = load(root).split("train").record(0)
     assert (record.height, record.width, record.orientation) == (36, 24, 6)
     assert pixels(record.mask).shape == (36, 24)
     assert pixels(record.mask)[20, 12] == 255
 
 
 def test_masks_shrink_with_their_photos(root):
-    record = load_dataset(fields(root, max_side=18)).split("train").record(0)
+    record = load(root, max_side=18).split("train").record(0)
     assert (record.height, record.width) == (18, 12)
     mask = pixels(record.mask)
     assert mask.shape == (18, 12)
@@ -221,8 +219,8 @@ def test_masks_shrink_with_their_photos(root):
 
 
 def test_nothing_of_an_outline_stays_in_memory(root):
-    report = check_source(fields(root))
-    values = [value for row, _ in report.checked.rows for value in row_values(row)]
+    checked = check("deepfashion2", root)
+    values = [value for row, _ in checked.report.rows for value in row_values(row)]
     assert values
     assert not any(isinstance(value, (list, dict)) for value in values)
 
@@ -255,7 +253,7 @@ def drawn(folder, polygons, height, width):
     """The mask of a garment with these polygons, in a photo of that size."""
     garment = trees.garment(1, 1, segmentation=polygons, bounding_box=[0, 0, width, height])
     trees.write_photo(folder, "train", 1, "user", 1, garment)
-    _, config = from_data(fields(folder))
+    config = describe("deepfashion2", folder)
     listing = config.read()
     assert listing.problems == []
     return pixels(config.mask(listing.rows[0], height, width))
@@ -263,15 +261,15 @@ def drawn(folder, polygons, height, width):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_mask_is_the_union_of_what_the_polygons_enclose(tmp_path, seed):
-    """By each pixel's centre, where that is not on an edge; polygons reach out of the photo."""
+    """By each pixel's center, where that is not on an edge; polygons reach out of the photo."""
     random = np.random.default_rng(seed)
     height, width = 40, 30
     polygons = []
     for _ in range(random.integers(1, 4)):
-        centre, count = random.uniform((0, 0), (width, height)), random.integers(3, 9)
+        center, count = random.uniform((0, 0), (width, height)), random.integers(3, 9)
         angles = np.sort(random.uniform(0, 2 * np.pi, count))
         reach = random.uniform(4, 18, count)
-        points = centre + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = center + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         polygons.append(points.round(seed % 3).ravel().tolist())
     mask = drawn(tmp_path, polygons, height, width)
     assert mask.shape == (height, width)
@@ -420,12 +418,12 @@ def test_bad_photo(root, change, kind, message):
 @pytest.mark.parametrize("name", ["source", "pair_id"])
 def test_a_photo_without_what_is_said_of_it_loses_all_garments(root, name):
     trees.edit(root, "train", 1, lambda content: content.pop(name))
-    report = check_source(fields(root, on_error="skip"))
-    assert [str(problem) for problem in report.checked.problems] == [
+    checked = check("deepfashion2", root, on_error="skip")
+    assert [str(problem) for problem in checked.report.problems] == [
         f"{root}/train/annos/000001.json:1: field {name!r}: is missing"
     ]
-    assert len(report.checked.rows) == 10
-    assert report.summary["splits"]["train"]["customer_photos"] == 1
+    assert len(checked.report.rows) == 10
+    assert checked.summary["splits"]["train"]["customer_photos"] == 1
 
 
 @pytest.mark.parametrize(
@@ -478,11 +476,11 @@ def test_the_edge_is_tolerated(root):
         content["item1"]["landmarks"][:3] = [24, 36, 1]
 
     trees.edit(root, "train", 1, move)
-    report = check_source(fields(root))
-    row = report.checked.rows[0].row
+    checked = check("deepfashion2", root)
+    row = checked.report.rows[0].row
     assert row.box == (2, 2, 24, 34)
     assert row.landmarks[0].tolist() == [1, 23, 35]
-    assert report.summary["tolerated"] == {
+    assert checked.summary["tolerated"] == {
         "box moved to the photo's edge": 1,
         "landmark moved to the photo's edge": 1,
     }
@@ -490,7 +488,7 @@ def test_the_edge_is_tolerated(root):
 
 def test_oddities_are_counted(root):
     def change(content):
-        content["item2"]["colour"] = "red"
+        content["item2"]["color"] = "red"
         content["item2"]["landmarks"][6:8] = [5, 5]
 
     trees.edit(root, "train", 1, change)
@@ -498,20 +496,20 @@ def test_oddities_are_counted(root):
     trees.edit(root, "train", 4, lambda content: content.pop("item1"))
     (root / "train/annos/readme.txt").write_text("")
     (root / "train/image/._000001.jpg").write_text("")
-    report = check_source(fields(root))
-    assert report.checked.problems == []
-    assert report.summary["tolerated"] == {
+    checked = check("deepfashion2", root)
+    assert checked.report.problems == []
+    assert checked.summary["tolerated"] == {
         "field of a garment that the format does not have": 1,
         "file that is neither photo nor annotation": 2,
         "garment of another category than its item's first": 1,
         "photo without a garment": 1,
-        "place of a landmark that is not labelled": 1,
+        "place of a landmark that is not labeled": 1,
     }
-    row = report.checked.rows[1].row
+    row = checked.report.rows[1].row
     assert row.landmarks[2].tolist() == [-1, 0, 0]
     # As in the release's evaluation the category is no part of the item.
-    assert report.checked.rows[2].row.item_id == "train/1/1"
-    assert report.summary["splits"]["train"]["pairs"] == 3
+    assert checked.report.rows[2].row.item_id == "train/1/1"
+    assert checked.summary["splits"]["train"]["pairs"] == 3
 
 
 def test_photo_without_annotation_and_annotation_without_photo(root):
@@ -547,41 +545,41 @@ def test_garments_are_ordered_by_number(root):
     path = trees.paths(root, "train", 1)[1]
     content = json.loads(path.read_text())
     path.write_text(json.dumps(dict(reversed(content.items()))))
-    rows = [row for row, _ in check_source(fields(root)).checked.rows][:11]
+    rows = [row for row, _ in check("deepfashion2", root).report.rows][:11]
     assert [row.item_id.split("/")[-1] for row in rows] == [f"item{n}" for n in range(1, 12)]
 
 
 def test_missing_folders(tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(DatasetError, match="has neither a folder train nor validation"):
-        load_dataset(fields(tmp_path / "d"))
+        load(tmp_path / "d")
     (tmp_path / "d/train/image").mkdir(parents=True)
     with pytest.raises(DatasetError, match="train/annos missing, which DeepFashion2 has"):
-        load_dataset(fields(tmp_path / "d"))
+        load(tmp_path / "d")
     (tmp_path / "d/train/annos").mkdir()
     with pytest.raises(AnnotationError, match="train/annos: has no annotation file"):
-        load_dataset(fields(tmp_path / "d"))
+        load(tmp_path / "d")
     trees.write_photo(tmp_path / "d", "train", 1, "user", 1)
     with pytest.raises(AnnotationError, match="no photo has a garment"):
-        load_dataset(fields(tmp_path / "d"))
+        load(tmp_path / "d")
     trees.paths(tmp_path / "d", "train", 1)[1].unlink()
     trees.paths(tmp_path / "d", "train", 1)[1].mkdir()
     with pytest.raises(AnnotationError, match=r"annos/000001\.json: cannot be read"):
-        load_dataset(fields(tmp_path / "d"))
+        load(tmp_path / "d")
 
 
 def test_preparing_refuses_or_skips(root):
     trees.edit(root, "train", 1, lambda content: content["item1"].update(style="x"))
     with pytest.raises(AnnotationError, match=r"000001\.json:1: item1: field 'style'"):
-        load_dataset(fields(root))
-    dataset = load_dataset(fields(root, on_error="fields"))
+        load(root)
+    dataset = load(root, on_error="fields")
     assert dataset.summary["problems"] == {"fields": 1}
     assert len(dataset.split("train")) == 8
     assert dataset.split("train").record(0).item_id == "train/1/0/000001/item2"
 
 
 def test_annotations_that_change_while_they_are_stored(root):
-    _, config = from_data(fields(root))
+    config = describe("deepfashion2", root)
     row = config.read().rows[0]
     assert config.mask(row, 36, 24)
     for change in (
@@ -595,7 +593,7 @@ def test_annotations_that_change_while_they_are_stored(root):
 
 def test_another_state_has_another_name(root):
     def name():
-        return from_data(fields(root))[1].name
+        return describe("deepfashion2", root).name
 
     first = name()
     assert name() == first

@@ -10,11 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from input_pipeline.dataset import check_source
-from input_pipeline.datasets.deepfashion2 import from_data
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline.datasets.on_error import KINDS
 from tests.input_pipeline import deepfashion2_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import check, describe
 
 ROOT_FIELDS = {"item1", "item2", "item3", "source", "pair_id"}
 FIELDS = sorted(trees.garment(1, 1))
@@ -138,7 +136,6 @@ def test_mutated_annotation_files(root, data):
     files = sorted(root.rglob("*.json"))
     damaged = data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2, unique=True))
     originals = {path: path.read_bytes() for path in damaged}
-    fields = make_data(name="deepfashion2", source=str(root), dir="unused", on_error="skip")
     try:
         for path, original in originals.items():
             content = json.loads(original)
@@ -150,22 +147,22 @@ def test_mutated_annotation_files(root, data):
             if data.draw(st.booleans()):
                 mutated = change_bytes(mutated, data.draw)
             path.write_bytes(mutated)
-        checked = check_source(fields).checked
-        assert_right(root, fields, checked, damaged)
+        report = check("deepfashion2", root, on_error="skip").report
+        assert_right(root, report, damaged)
     finally:
         for path, original in originals.items():
             path.write_bytes(original)
 
 
-def assert_right(root, fields, checked, damaged):
-    _, config = from_data(fields)
-    for row, header in checked.rows:
+def assert_right(root, report, damaged):
+    config = describe("deepfashion2", root)
+    for row, header in report.rows:
         assert_is_what_the_file_says(root, row, header)
         if row.place.path in damaged:
             mask = np.asarray(Image.open(io.BytesIO(config.mask(row, header.height, header.width))))
             assert mask.shape == (header.height, header.width)
             assert set(np.unique(mask)) <= {0, 255}
-    for problem in checked.problems:
+    for problem in report.problems:
         assert problem.place.path in damaged
         lines = problem.place.path.read_bytes().count(b"\n") + 1
         assert 1 <= problem.place.line <= lines
@@ -179,12 +176,12 @@ def assert_right(root, fields, checked, damaged):
         if path not in damaged
         for key in json.loads(path.read_bytes())
     )
-    assert sum(row.place.path not in damaged for row, _ in checked.rows) == untouched
+    assert sum(row.place.path not in damaged for row, _ in report.rows) == untouched
 
 
 def test_the_tree_is_whole(root):
     """What the test above starts from has no problem at all."""
-    checked, refused, summary = check_source(make_data(name="deepfashion2", source=str(root)))
-    assert refused == []
-    assert (checked.problems, summary["tolerated"]) == ([], {})
-    assert len(checked.rows) == 12
+    report, fatal, summary = check("deepfashion2", root)
+    assert fatal == []
+    assert (report.problems, summary["tolerated"]) == ([], {})
+    assert len(report.rows) == 12

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grnet_jax.errors import InputError
-from input_pipeline.dataset import check_source
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline import InputError
+from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED
 from tests.input_pipeline import deepfashion_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import check
 
 WRITERS = {
     "deepfashion_c2s": trees.write_c2s,
@@ -87,8 +86,8 @@ def tree(tmp_path_factory, request):
     return request.param, WRITERS[request.param](tmp_path_factory.mktemp("fuzz") / "tree")
 
 
-def assert_right(checked) -> None:
-    for row, header in checked.rows:
+def assert_right(report) -> None:
+    for row, header in report.rows:
         assert row.split in SPLITS
         assert row.domain in DOMAINS
         x_1, y_1, x_2, y_2 = row.box
@@ -117,30 +116,29 @@ def test_mutated_annotation_files(tree, data):
     damaged = data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2, unique=True))
     policy = data.draw(st.sampled_from(["error", "skip"]))
     originals = {path: path.read_bytes() for path in damaged}
-    fields = make_data(name=name, source=str(root), dir="unused", on_error=policy)
-    message, checked = "", None
+    message, report = "", None
     try:
         for path, content in originals.items():
             mutate = data.draw(st.sampled_from(MUTATIONS))
             path.write_bytes(mutate(content, data.draw))
-        checked = check_source(fields).checked
+        report = check(name, root, on_error=policy).report
     except InputError as error:
         message = str(error)
     finally:
         for path, content in originals.items():
             path.write_bytes(content)
-    if checked is None:
+    if report is None:
         assert str(root) in message
     else:
-        assert_right(checked)
-        assert all(problem.place.line >= 1 for problem in checked.problems)
-        assert {problem.kind for problem in checked.problems} <= KINDS.keys()
+        assert_right(report)
+        assert all(problem.place.line >= 1 for problem in report.problems)
+        assert {problem.kind for problem in report.problems} <= KINDS.keys()
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_mended_trees_are_whole(name, tmp_path):
     """What the test above starts from has no problem at all."""
     root = WRITERS[name](tmp_path / "tree")
-    checked, refused, summary = check_source(make_data(name=name, source=str(root)))
-    assert refused == []
-    assert (checked.problems, summary["tolerated"]) == ([], {})
+    report, fatal, summary = check(name, root)
+    assert fatal == []
+    assert (report.problems, summary["tolerated"]) == ([], {})

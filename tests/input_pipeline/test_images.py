@@ -1,4 +1,4 @@
-"""Reading photos of every kind, and the twin of TensorFlow's crop and resize."""
+"""Reading images of every kind, and the twin of TensorFlow's crop and resize."""
 
 import io
 import struct
@@ -12,6 +12,7 @@ from input_pipeline.images import (
     ImageError,
     ImageTransform,
     crop_and_resize,
+    encode_png,
     inspect_image,
     load_image,
     pixel_box,
@@ -64,22 +65,22 @@ def test_alpha_is_laid_on_white():
     np.testing.assert_array_equal(read, load_image(rgba))
 
 
-def test_transparent_palette_and_grey():
+def test_transparent_palette_and_gray():
     palette = Image.fromarray(picture()).convert("P")
     index = int(np.asarray(palette)[0, 0])
     read = load_image(encoded(palette, "PNG", transparency=index))
     assert (read[0, 0] == 255).all()
     opaque = load_image(encoded(palette, "PNG"))
     np.testing.assert_array_equal(opaque, np.asarray(palette.convert("RGB")))
-    grey_alpha = Image.merge("LA", [Image.new("L", (4, 3), 10), Image.new("L", (4, 3), 0)])
-    assert (load_image(encoded(grey_alpha, "PNG")) == 255).all()
+    gray_alpha = Image.merge("LA", [Image.new("L", (4, 3), 10), Image.new("L", (4, 3), 0)])
+    assert (load_image(encoded(gray_alpha, "PNG")) == 255).all()
 
 
-def test_grey_and_array_sources():
-    grey = picture()[:, :, 0]
-    read = load_image(encoded(Image.fromarray(grey), "PNG"))
-    np.testing.assert_array_equal(read, np.repeat(grey[:, :, None], 3, axis=2))
-    np.testing.assert_array_equal(load_image(grey), read)
+def test_gray_and_array_sources():
+    gray = picture()[:, :, 0]
+    read = load_image(encoded(Image.fromarray(gray), "PNG"))
+    np.testing.assert_array_equal(read, np.repeat(gray[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(load_image(gray), read)
     np.testing.assert_array_equal(load_image(picture()), picture())
 
 
@@ -110,7 +111,7 @@ def test_plain_jpeg(mode, plain):
 
 
 def test_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for kind in ("WEBP", "GIF", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
         assert np.abs(load_image(data)[0, 0].astype(int) - [255, 0, 0]).max() < 3
@@ -166,7 +167,7 @@ def test_too_large_is_refused_by_its_header():
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises(
         ImageError,
-        match=r"30000x30000 pixels = 900 MP; limit 50 MP, config\.data\.max_pixels",
+        match=r"30000x30000 pixels = 900 MP; limit 50 MP, --max_pixels",
     ):
         load_image(bomb(30000))
     assert limit == Image.MAX_IMAGE_PIXELS
@@ -191,9 +192,9 @@ def test_pixel_box(box, expected):
 def test_crop_takes_the_box():
     image = np.zeros((20, 30, 3), np.uint8)
     image[5:10, 6:16] = (10, 20, 30)
-    framing = ImageTransform(7, "box", "bilinear", 1.0)
-    assert (crop_and_resize(image, (6, 5, 16, 10), framing) == (10, 20, 30)).all()
-    assert crop_and_resize(image, None, framing).shape == (7, 7, 3)
+    transform = ImageTransform(7, "box", "bilinear", 1.0)
+    assert (crop_and_resize(image, (6, 5, 16, 10), transform) == (10, 20, 30)).all()
+    assert crop_and_resize(image, None, transform).shape == (7, 7, 3)
 
 
 def test_center_takes_the_middle_of_the_shorter_side():
@@ -231,4 +232,4 @@ def test_decoding_is_that_of_tensorflow(subsampling, progressive):
 
 
 def test_png_round_trip():
-    np.testing.assert_array_equal(load_image(photos.encode_png(picture())), picture())
+    np.testing.assert_array_equal(load_image(encode_png(picture())), picture())

@@ -1,13 +1,13 @@
-"""Keypoints from a file, where they are in cuts, and what is wrong with a file."""
+"""Keypoints from a file, where they are in crops, and what is wrong with a file."""
 
 import types
 
 import numpy as np
 import pytest
 
-from input_pipeline import DatasetError, load_dataset, image_batches, train_batches
+from input_pipeline import AugmentConfig, DatasetError, ImageConfig, SamplerConfig, image_batches
 from input_pipeline.keypoints import annotated_keypoints, read_keypoints
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.test_batches import take
 
 _HEADER = "image,x_left_wrist,y_left_wrist,x_right_wrist,y_right_wrist,x_neck,y_neck"
 
@@ -19,7 +19,7 @@ class _Index(types.SimpleNamespace):
 
 def _index():
     names = np.array(["a.jpg", "b.jpg", "a.jpg"])  # a photo with two boxes
-    return _Index(photo_id=names, shrunk=np.array([1.0, 0.5, 1.0], np.float32))
+    return _Index(photo_id=names, resize_scale=np.array([1.0, 0.5, 1.0], np.float32))
 
 
 def _write(path, *rows, header=_HEADER):
@@ -27,27 +27,27 @@ def _write(path, *rows, header=_HEADER):
     return str(path)
 
 
-def test_points_of_photos(tmp_path, capsys):
+def test_keypoints_of_images(tmp_path, capsys):
     path = _write(tmp_path / "p.csv", "./a.jpg,1,2,3,4,,", "b.jpg,10,20,30,40,50,60", "z.jpg,,,,,,")
     found = read_keypoints(path, _index())
     assert found.names == ("left_wrist", "right_wrist", "neck")
     assert found.mirrored == [1, 0, 2]
-    np.testing.assert_array_equal(found.places[0], [[1, 2], [3, 4], [np.nan, np.nan]])
-    np.testing.assert_array_equal(found.places[2], found.places[0])
-    np.testing.assert_array_equal(found.places[1], [[5, 10], [15, 20], [25, 30]])
-    assert "3 points, for 2 of 2 photos" in capsys.readouterr().out
+    np.testing.assert_array_equal(found.positions[0], [[1, 2], [3, 4], [np.nan, np.nan]])
+    np.testing.assert_array_equal(found.positions[2], found.positions[0])
+    np.testing.assert_array_equal(found.positions[1], [[5, 10], [15, 20], [25, 30]])
+    assert "3 keypoints, for 2 of 2 photos" in capsys.readouterr().out
 
 
-def test_points_in_cuts(tmp_path):
+def test_keypoints_in_crops(tmp_path):
     path = _write(tmp_path / "p.csv", "a.jpg,1,2,3,4,,", "b.jpg,10,20,30,40,50,60")
     found = read_keypoints(path, _index())
-    cut = np.array([[1, 0, 5, 10], [5, 5, 25, 25], [1, 0, 5, 10]], np.int32)
-    places, seen = found.cut(np.arange(3), cut, np.array([False, False, True]))
-    np.testing.assert_allclose(places[0], [[0.125, 0.25], [0.625, 0.45], [0, 0]])
-    assert seen.tolist() == [[True, True, False], [True, True, False], [True, True, False]]
-    np.testing.assert_allclose(places[1], [[0.025, 0.275], [0.525, 0.775], [1.025, 1.275]])
+    boxes = np.array([[1, 0, 5, 10], [5, 5, 25, 25], [1, 0, 5, 10]], np.int32)
+    points, visible = found.crop(np.arange(3), boxes, np.array([False, False, True]))
+    np.testing.assert_allclose(points[0], [[0.125, 0.25], [0.625, 0.45], [0, 0]])
+    assert visible.tolist() == [[True, True, False], [True, True, False], [True, True, False]]
+    np.testing.assert_allclose(points[1], [[0.025, 0.275], [0.525, 0.775], [1.025, 1.275]])
     # Mirrored: left and right change places.
-    np.testing.assert_allclose(places[2], [[0.375, 0.45], [0.875, 0.25], [0, 0]])
+    np.testing.assert_allclose(points[2], [[0.375, 0.45], [0.875, 0.25], [0, 0]])
 
 
 @pytest.mark.parametrize(
@@ -60,44 +60,39 @@ def test_points_in_cuts(tmp_path):
         (_HEADER, "c.jpg,1,2,3,4,5,6", r"has no line for any of these photos"),
         ("x_a,y_a", "1,2", r"p\.csv:1: column 'image' is missing"),
         ("image,x_a", "a.jpg,1", r"p\.csv:1: column 'y_a' is missing"),
-        ("image,y_a", "a.jpg,1", r"p\.csv:1: no points"),
+        ("image,y_a", "a.jpg,1", r"p\.csv:1: no keypoints"),
         ("image,x_left_a,y_left_a", "a.jpg,1,2", r"'left_a' has no other side, 'right_a'"),
     ],
 )  # fmt: skip
 def test_wrong_files_are_named(tmp_path, header, row, message):
     with pytest.raises(DatasetError, match=message):
         read_keypoints(_write(tmp_path / "p.csv", row, header=header), _index())
-    with pytest.raises(DatasetError, match=r"cannot be read \(config\.data\.points\)"):
+    with pytest.raises(DatasetError, match=r"cannot be read \(image\.keypoints\)"):
         read_keypoints(str(tmp_path / "none.csv"), _index())
 
 
-def test_batches_have_the_points(data_dir, tmp_path):
-    data = make_data(dir=str(data_dir), sampler="photos")
-    split = load_dataset(data).split("train")
+def test_batches_have_the_keypoints(dataset, tmp_path):
+    split = dataset.split("train")
     names = split.index.photo_id.tolist()
-    path = tmp_path / "p.csv"
-    data.points = _write(path, *(f"{name},40,50,,,60,70" for name in names[:-1]))
-    wanted, seen = split.points(data.points).cut(
-        np.arange(len(split)), split.cuts(data), np.zeros(len(split), bool)
+    path = _write(tmp_path / "p.csv", *(f"{name},40,50,,,60,70" for name in names[:-1]))
+    image = ImageConfig(size=16, keypoints=path)
+    rows = np.arange(len(split))
+    expected = split.keypoints(path).crop(rows, split.crop_boxes(image), np.zeros(len(rows), bool))
+    batches = list(image_batches(split, rows, image, batch=7))
+    for name, values in zip(("points", "points_visible"), expected, strict=True):
+        whole = np.concatenate([batch[name] for batch in batches])
+        np.testing.assert_array_equal(whole[: len(rows)], values)
+        assert not whole[len(rows) :].any()
+    assert not expected[1][-1].any()
+
+
+@pytest.mark.parametrize("sampler", ["items", "images"])
+def test_annotated_landmarks_are_where_the_labels_have_them(dataset, sampler):
+    image = ImageConfig(size=16, keypoints="landmarks")
+    augment = AugmentConfig(crop_jitter=0.2, rotation_degrees=20.0)
+    (batch,) = take(
+        dataset.split("train"), image, augment, SamplerConfig(name=sampler), steps=1, seed=3
     )
-    batches = list(image_batches(split, np.arange(len(split)), data, batch=7))
-    found = np.concatenate([batch["points"] for batch in batches])
-    np.testing.assert_array_equal(found[: len(split)], wanted)
-    found = np.concatenate([batch["points_visible"] for batch in batches])
-    np.testing.assert_array_equal(found[: len(split)], seen)
-    assert not found[len(split) :].any()
-    assert not seen[-1].any()
-    (batch,) = train_batches(split, data, batch_size=6, start_step=0, steps=1, seed=0)
-    assert batch["points"].shape == (6, 3, 2)
-    assert batch["points_visible"].shape == (6, 3)
-
-
-@pytest.mark.parametrize("sampler", ["items", "photos"])
-def test_annotated_landmarks_are_where_the_labels_have_them(data_dir, sampler):
-    fields = {"points": "landmarks", "sampler": sampler, "box_jitter": 0.2, "tilt": 20.0}
-    data = make_data(dir=str(data_dir), **fields)
-    split = load_dataset(data).split("train")
-    (batch,) = train_batches(split, data, batch_size=8, start_step=0, steps=1, seed=3)
     visible = batch["visibility"] == 0
     assert visible.any()
     assert not visible.all()
@@ -109,5 +104,5 @@ def test_annotated_landmarks_are_where_the_labels_have_them(data_dir, sampler):
 
 def test_annotated_landmarks_are_asked_for_where_there_are_none():
     index = _Index(photo_id=np.array(["a", "b"]), landmarks=np.full((2, 8, 3), -1, np.int32))
-    with pytest.raises(DatasetError, match=r"data\.points='landmarks': no photo of this split"):
+    with pytest.raises(DatasetError, match=r"image\.keypoints='landmarks': no photo of this split"):
         annotated_keypoints(index)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DatasetError, ManifestError, load_dataset, prepare
-from input_pipeline.dataset import check_source
-from input_pipeline.datasets.policy import KINDS, make_policy
-from input_pipeline.datasets.shrinking import Shrinking
+from input_pipeline import DatasetError, ManifestError, prepare
+from input_pipeline.datasets.on_error import KINDS, parse_on_error
+from input_pipeline.datasets.resizing import Resize
 from input_pipeline.images import encode_png
-from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
+from tests.input_pipeline.conftest import check, photo_bytes, write_manifest
+from tests.input_pipeline.conftest import load as load_from
 
 HEADER = "image,item_id,domain,split,x_1,y_1,x_2,y_2"
 ROWS = [
@@ -23,10 +23,9 @@ ROWS = [
 ]
 
 
-def load(folder, rows=ROWS, header=HEADER, **changes):
+def load(folder, rows=ROWS, header=HEADER, **options):
     path = write_manifest(folder / "photos", rows, header)
-    data = make_data(name="manifest", manifest=str(path), dir=str(folder / "data"), **changes)
-    return load_dataset(data)
+    return load_from("manifest", path, folder / "data", **options)
 
 
 def test_kinds_that_are_skipped(tmp_path, capsys):
@@ -43,23 +42,23 @@ def test_kinds_that_are_skipped(tmp_path, capsys):
 
 def test_the_check_says_which_kinds_to_skip(tmp_path, capsys):
     path = write_manifest(tmp_path, ROWS, HEADER)
-    command = ["--dataset=manifest", f"--manifest={path}", "--check"]
+    command = ["--dataset=manifest", f"--source={path}", "--check"]
     assert prepare.main([*command, "--on_error=box"]) == 2
-    said = "2 bad rows, 1 problems that preparing refuses; --on_error=skip leaves all bad rows "
+    said = "2 bad rows, 1 problems that stop preparing; --on_error=skip leaves all bad rows "
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"{said}out, --on_error='missing photo' those of these kinds."
     )
     assert prepare.main([*command, "--on_error=box,missing photo"]) == 0
 
 
-def test_default_policies():
-    assert make_policy("", ["box"]).refuses("domain")
-    assert not make_policy("", ["box"]).refuses("box")
-    assert make_policy("error", ["box"]).refuses("box")
-    assert not any(make_policy("skip", []).refuses(kind) for kind in KINDS)
-    assert make_policy("box,domain", ["path"]).refuses("path")
-    with pytest.raises(DatasetError, match=r"config\.data\.on_error='box,hat': 'hat' is neither"):
-        make_policy("box,hat", [])
+def test_kinds_that_stop():
+    assert parse_on_error("", ["box"]).is_fatal("domain")
+    assert not parse_on_error("", ["box"]).is_fatal("box")
+    assert parse_on_error("error", ["box"]).is_fatal("box")
+    assert not any(parse_on_error("skip", []).is_fatal(kind) for kind in KINDS)
+    assert parse_on_error("box,domain", ["path"]).is_fatal("path")
+    with pytest.raises(DatasetError, match=r"--on_error='box,hat': 'hat' is neither"):
+        parse_on_error("box,hat", [])
 
 
 def test_many_skipped_rows_are_summed_up(tmp_path, capsys):
@@ -68,12 +67,6 @@ def test_many_skipped_rows_are_summed_up(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("Skipped ") == 20
     assert "Skipped: missing photo: 30 in all; --check lists them" in printed
-
-
-@pytest.mark.parametrize(("field", "value"), [("max_pixels", 0), ("max_side", -1)])
-def test_sizes_that_cannot_be(tmp_path, field, value):
-    with pytest.raises(DatasetError, match=rf"config\.data\.{field}={value}"):
-        load(tmp_path, **{field: value})
 
 
 def test_stored_size(tmp_path):
@@ -100,7 +93,7 @@ def test_stored_size(tmp_path):
     # The same picture: near Pillow's own reduction of the file.
     reduced = Image.open(folder / "c.jpg").reduce(2)
     assert np.abs(split.picture(0).astype(int) - np.asarray(reduced)).mean() < 4
-    assert load(tmp_path, rows).directory != load(tmp_path, rows, max_side=60).directory
+    np.testing.assert_array_equal(split.index.resize_scale, np.float32([0.5, 0.5, 1]))
 
 
 def exif_of(orientation: int) -> bytes:
@@ -110,7 +103,7 @@ def exif_of(orientation: int) -> bytes:
 
 
 def test_landmarks_and_masks_shrink_with_their_photo():
-    small = Shrinking.to_long_side(100, 50, 40)
+    small = Resize.to_max_side(100, 50, 40)
     assert (small.height, small.width) == (40, 20)
     landmarks = np.array([[0, 49, 99], [1, 0, 0], [-1, 0, 0], [2, 60, -3]], np.int32)
     assert small.landmarks(landmarks).tolist() == [[0, 19, 39], [1, 0, 0], [-1, 0, 0], [2, 24, -2]]
@@ -150,7 +143,7 @@ def test_findfashion_beside_the_paper(tmp_path, capsys):
         "t.jpg,b,customer,train,side,0,1",
     ]
     path = write_manifest(tmp_path, rows, FIND_HEADER)
-    report = check_source(make_data(name="findfashion", manifest=str(path)))
+    report = check("findfashion", path)
     lines = {line["what"]: (line["found"], line["paper"]) for line in report.summary["release"]}
     assert lines == {
         "photos": (4, 565_041),
@@ -160,17 +153,20 @@ def test_findfashion_beside_the_paper(tmp_path, capsys):
         "hard_occlusion test queries": (1, 1_250),
         "hard_cropping test queries": (0, 3_883),
     }
-    assert prepare.main(["--dataset=findfashion", f"--manifest={path}", "--check"]) == 0
+    assert prepare.main(["--dataset=findfashion", f"--source={path}", "--check"]) == 0
     assert "photos  " in capsys.readouterr().out
 
 
 def test_findfashion_needs_its_flags(tmp_path):
     path = write_manifest(tmp_path, ["c.jpg,a,customer,test"])
     with pytest.raises(ManifestError, match="column 'occluded' is missing"):
-        check_source(make_data(name="findfashion", manifest=str(path)))
+        check("findfashion", path)
 
 
 def test_the_summary_is_stored(tmp_path):
     dataset = load(tmp_path, on_error="skip", max_side=500)
     stored = json.loads((dataset.directory / "summary.json").read_text())
-    assert (stored["on_error"], stored["max_side"], stored["skipped_rows"]) == ("skip", 500, 2)
+    assert (stored["on_error"], stored["skipped_rows"]) == ("skip", 2)
+    assert (stored["options"]["on_error"], stored["options"]["max_side"]) == ("skip", 500)
+    with pytest.raises(DatasetError, match="was prepared with --max_side=500, not 0"):
+        load(tmp_path, on_error="skip", max_side=0)

@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DatasetError, ManifestError, load_dataset, image_batches, train_batches
+from input_pipeline import (
+    AugmentConfig,
+    DatasetError,
+    ManifestError,
+    SamplerConfig,
+    image_batches,
+    train_batches,
+)
 from input_pipeline.datasets.manifest_rows import read_table
 from input_pipeline.images import load_image
-from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
+from tests.input_pipeline.conftest import IMAGE, photo_bytes, write_manifest
+from tests.input_pipeline.conftest import load as load_from
 
 FULL = "image,item_id,domain,split,category,x_1,y_1,x_2,y_2,view,occluded,cropped"
 
 
-def load(path, tmp_path, **changes):
-    data = make_data(name="manifest", manifest=str(path), dir=str(tmp_path / "data"), **changes)
-    return load_dataset(data)
+def load(path, tmp_path, **options):
+    return load_from("manifest", path, tmp_path / "data", **options)
 
 
 def problems_of(tmp_path, rows, header="image,item_id,domain,split", **changes):
@@ -136,11 +143,11 @@ def test_unreadable_manifest(tmp_path, content, message):
     assert "on_error=skip" not in str(caught.value)
 
 
-def test_missing_manifest_and_policy(tmp_path):
+def test_missing_manifest_and_wrong_on_error(tmp_path):
     with pytest.raises(ManifestError, match="no such file"):
         load(tmp_path / "photos.csv", tmp_path)
     path = write_manifest(tmp_path, GOOD)
-    with pytest.raises(DatasetError, match=r"config\.data\.on_error='drop'"):
+    with pytest.raises(DatasetError, match=r"--on_error='drop'"):
         load(path, tmp_path, on_error="drop")
 
 
@@ -180,11 +187,11 @@ def test_bom_spaces_extra_columns_and_paths_upwards(tmp_path, capsys):
     folder.mkdir()
     path = folder / "photos.csv"
     path.write_text(
-        "split, domain ,item_id,image,colour\ntest,shop,Bluse ü, ../photo one.jpg,red\n",
+        "split, domain ,item_id,image,color\ntest,shop,Bluse ü, ../photo one.jpg,red\n",
         encoding="utf-8-sig",
     )
     dataset = load(path, tmp_path)
-    assert "columns that are not used: 'colour'" in capsys.readouterr().out
+    assert "columns that are not used: 'color'" in capsys.readouterr().out
     assert dataset.splits == ("test",)
     index = dataset.split("test").index
     assert index.items.tolist() == ["Bluse ü"]
@@ -209,7 +216,7 @@ def photo_kinds() -> dict[str, bytes]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         kinds[f"turned{orientation}.jpg"] = photo_bytes(orientation, quality=95, exif=exif)
-    kinds["grey.jpg"] = photo_bytes(20, mode="L")
+    kinds["gray.jpg"] = photo_bytes(20, mode="L")
     kinds["cmyk.jpg"] = photo_bytes(21, mode="CMYK", quality=95)
     kinds["palette.png"] = photo_bytes(22, mode="P", kind="PNG")
     kinds["alpha.png"] = photo_bytes(23, mode="RGBA", kind="PNG")
@@ -236,7 +243,7 @@ def test_files_are_kept_or_converted(kinds_dataset):
     split = dataset.split("train")
     for row, (name, content) in enumerate(kinds.items()):
         record = split.record(row)
-        kept = name.startswith(("turned", "grey")) and name.endswith(".jpg")
+        kept = name.startswith(("turned", "gray")) and name.endswith(".jpg")
         assert (record.image == content) is kept
         assert record.image.startswith(b"\xff\xd8" if kept else b"\x89PNG")
         picture = load_image(content)
@@ -246,9 +253,9 @@ def test_files_are_kept_or_converted(kinds_dataset):
 
 def test_every_kind_reaches_the_model_upright(kinds_dataset):
     split = kinds_dataset[1].split("train")
-    (batch,) = image_batches(split, range(len(split)), make_data(), batch=len(split))
-    for photo, row in zip(batch["photo"], batch["row"], strict=True):
-        assert np.abs(photo.astype(int) - split.framed(row, make_data())).max() <= 1
+    (batch,) = image_batches(split, range(len(split)), IMAGE, batch=len(split))
+    for photo, row in zip(batch["image"], batch["row"], strict=True):
+        assert np.abs(photo.astype(int) - split.model_input(row, IMAGE)).max() <= 1
 
 
 def test_byte_identical_photos_have_one_content(tmp_path):
@@ -284,7 +291,16 @@ def test_queries_without_a_match_are_counted_and_not_trained_on(tmp_path):
     assert dataset.summary["splits"]["test"]["queries_without_match"] == 1
     split = dataset.split("train")
     with pytest.raises(DatasetError, match="split 'train' has no pairs to train on"):
-        train_batches(split, make_data(), batch_size=2, start_step=0, steps=1, seed=0)
+        train_batches(
+            split,
+            IMAGE,
+            AugmentConfig(),
+            SamplerConfig(),
+            batch_size=2,
+            start_step=0,
+            steps=1,
+            seed=0,
+        )
 
 
 def test_several_files_of_records(tmp_path, monkeypatch):

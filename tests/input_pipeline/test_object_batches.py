@@ -1,4 +1,4 @@
-"""Batches of photos with objects, against NumPy; order, shares and errors."""
+"""Batches of images with objects, against NumPy; order, shares and errors."""
 
 import io
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DatasetError, load_dataset
-from input_pipeline.images import build_transform, crop_and_resize, encode_png
-from input_pipeline.object_batches import object_batches, object_train_batches
+from input_pipeline import DatasetError
+from input_pipeline.images import ImageTransform, crop_and_resize, encode_png
+from input_pipeline.object_batches import Shape, object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import load
 
 SIZES = [(24, 36), (36, 24), (20, 20), (24, 36), (7, 40), (24, 36), (30, 29)]  # height, width
 
@@ -32,7 +32,7 @@ def mask(number, height, width):
 
 
 def content_of(mirrored):
-    """BatchSpec as PNG of every split; number n has n % 4 objects, some without a mask."""
+    """Photos as PNG of every split; number n has n % 4 objects, some without a mask."""
     images, annotations, pictures = [], [], {}
     for number, (height, width) in enumerate(SIZES):
         name = f"{number}.png"
@@ -70,7 +70,7 @@ def prepare(folder, mirrored=False):
         (root / "images").mkdir(parents=True, exist_ok=True)
         (root / "images" / name).write_bytes(encode_png(np.ascontiguousarray(pixels)))
     trees.write_json(root / "annotations.json", content)
-    return load_dataset(make_data(name="coco", source=str(root), dir=str(folder / "data")))
+    return load("coco", root, folder / "data")
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +83,21 @@ def split(folder):
     return prepare(folder).object_split("train")
 
 
-def config(**changes):
-    return make_data(**{"image_size": 32, "max_objects": 4, "mask_size": 7, **changes})
+SHAPE = Shape(size=32, max_objects=4, mask_size=7)
 
 
 def weights(pixels, places, scale, shift):
     """[places, pixels]: a triangle filter, as wide as the shrinking needs, at each place."""
-    centres = (np.arange(places) + 0.5 - shift) / scale
+    centers = (np.arange(places) + 0.5 - shift) / scale
     reach = max(1 / scale, 1)
-    found = np.maximum(0, 1 - np.abs(np.arange(pixels) + 0.5 - centres[:, None]) / reach)
-    found[(centres < 0) | (centres > pixels)] = 0
+    found = np.maximum(0, 1 - np.abs(np.arange(pixels) + 0.5 - centers[:, None]) / reach)
+    found[(centers < 0) | (centers > pixels)] = 0
     total = found.sum(axis=1, keepdims=True)
     return np.divide(found, total, where=total > 0, out=np.zeros_like(found))
 
 
-def cut_mask(record, place, side):
-    """A mask cut to its box and scaled, by NumPy."""
+def crop_mask(record, place, side):
+    """A mask cropped to its box and scaled, by NumPy."""
     pixels = np.asarray(Image.open(io.BytesIO(record.masks[place]))).astype(float)
     x_1, y_1, x_2, y_2 = record.boxes[place].astype(float)
     down, across = side / (y_2 - y_1), side / (x_2 - x_1)
@@ -107,8 +106,14 @@ def cut_mask(record, place, side):
     return rows @ pixels @ columns.T
 
 
-def test_against_numpy(split):
-    (batch,) = object_batches(split, range(len(split)), config(), batch=6)
+@pytest.fixture(scope="module")
+def batch(split):
+    """All six images: not to be changed."""
+    (batch,) = object_batches(split, range(6), SHAPE, batch=6)
+    return batch
+
+
+def test_against_numpy(split, batch):
     for row in range(6):
         record, picture = split.record(row), split.picture(row)
         height, width = picture.shape[:2]
@@ -120,69 +125,70 @@ def test_against_numpy(split):
         down = weights(height, 32, scale, 0)
         across = weights(width, 32, scale, 0)
         expected = np.einsum("ij,jkc,lk->ilc", down, picture, across)
-        assert np.abs(batch["photo"][row] - expected).max() <= 1
+        assert np.abs(batch["image"][row] - expected).max() <= 1
         assert batch["valid"][row].tolist() == [place < count for place in range(4)]
         np.testing.assert_allclose(batch["box"][row, :count], record.boxes * scale, rtol=1e-6)
         assert batch["category"][row, :count].tolist() == record.categories.tolist()
         assert batch["crowd"][row, :count].tolist() == record.crowd.tolist()
         for place in range(count):
-            there = place != 2
-            assert batch["has_mask"][row, place] == there
-            expected = cut_mask(record, place, 7) if there else np.zeros((7, 7))
+            has_mask = place != 2
+            assert batch["has_mask"][row, place] == has_mask
+            expected = crop_mask(record, place, 7) if has_mask else np.zeros((7, 7))
             assert np.abs(batch["mask"][row, place] - expected).max() <= 1
     assert [int(valid.sum()) for valid in batch["valid"]] == [0, 1, 2, 3, 0, 1]
 
 
-def test_padding(split):
-    (batch,) = object_batches(split, range(6), config(), batch=6)
+def test_padding(split, batch):
     empty = ~batch["valid"]
     assert empty.sum() == 6 * 4 - 7
     assert (batch["category"][empty] == -1).all()
     for name in ("box", "crowd", "mask", "has_mask"):
         assert not batch[name][empty].any()
-    for photo_, (height, width) in zip(batch["photo"], batch["size"], strict=True):
+    for photo_, (height, width) in zip(batch["image"], batch["size"], strict=True):
         assert max(height, width) == 32
         assert not photo_[height:].any()
         assert not photo_[:, width:].any()
         assert photo_[height - 1, width - 1].any()
-    (more,) = object_batches(split, range(6), config(max_objects=9), batch=6)
+    (more,) = object_batches(split, range(6), SHAPE._replace(max_objects=9), batch=6)
     assert more["box"].shape == (6, 9, 4)
     for name in ("box", "category", "crowd", "mask", "has_mask", "valid"):
         np.testing.assert_array_equal(more[name][:, :4], batch[name])
         assert not more["valid"][:, 4:].any()
-    np.testing.assert_array_equal(more["photo"], batch["photo"])
+    np.testing.assert_array_equal(more["image"], batch["image"])
 
 
 def test_square_photo_of_the_same_size_is_untouched(split):
-    (batch,) = object_batches(split, [2], config(image_size=20), batch=1)
-    np.testing.assert_array_equal(batch["photo"][0], split.picture(2))
+    (batch,) = object_batches(split, [2], SHAPE._replace(size=20), batch=1)
+    np.testing.assert_array_equal(batch["image"][0], split.picture(2))
     np.testing.assert_array_equal(batch["box"][0, :2], split.record(2).boxes)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_as_other_photos_are_scaled(split, interpolation):
     """A square photo becomes what the matcher's batches make of it."""
-    data = config(image_size=13, interpolation=interpolation, crop="none")
-    (batch,) = object_batches(split, [2], data, batch=1)
-    expected = crop_and_resize(split.picture(2), None, build_transform(data))
-    assert np.abs(batch["photo"][0].astype(int) - expected).max() <= 1
+    shape = Shape(size=13, mask_size=0, interpolation=interpolation)
+    (batch,) = object_batches(split, [2], shape, batch=1)
+    transform = ImageTransform(13, "none", interpolation, 1.0)
+    expected = crop_and_resize(split.picture(2), None, transform)
+    assert np.abs(batch["image"][0].astype(int) - expected).max() <= 1
 
 
-def test_mirrored_twice_is_the_photo(folder, split):
+def test_mirrored_twice_is_the_photo(folder, split, batch):
     """What is drawn mirrored of a mirrored data set is the data set."""
     other = prepare(folder, mirrored=True).object_split("train")
+    (other_batch,) = object_batches(other, range(6), SHAPE, batch=6)
     turned = 0
     for plain, mirrored in zip(
-        object_train_batches(split, config(), batch_photos=6, start_step=0, steps=3, seed=5),
-        object_train_batches(other, config(), batch_photos=6, start_step=0, steps=3, seed=5),
+        object_train_batches(split, SHAPE, batch_size=6, start_step=0, steps=3, seed=5),
+        object_train_batches(other, SHAPE, batch_size=6, start_step=0, steps=3, seed=5),
         strict=True,
     ):
         rows = plain["row"]
         np.testing.assert_array_equal(rows, mirrored["row"])
-        (as_is,) = object_batches(split, rows, config(), batch=6)
-        (other_as_is,) = object_batches(other, rows, config(), batch=6)
+        as_is = {name: values[rows] for name, values in batch.items()}
+        other_as_is = {name: values[rows] for name, values in other_batch.items()}
         for place in range(6):
-            flipped = (plain["photo"][place] != as_is["photo"][place]).any()
+            flipped = (plain["image"][place] != as_is["image"][place]).any()
             turned += flipped
             # Drawn mirrored, each of the two sets shows what the other is.
             first, second = (other_as_is, as_is) if flipped else (as_is, other_as_is)
@@ -196,20 +202,17 @@ def test_mirrored_twice_is_the_photo(folder, split):
     assert 3 < turned < 15
 
 
-def test_no_flips(split):
-    for batch in object_train_batches(
-        split, config(flip=False), batch_photos=6, start_step=0, steps=3, seed=5
+def test_no_flips(split, batch):
+    for drawn in object_train_batches(
+        split, SHAPE, flip=False, batch_size=6, start_step=0, steps=3, seed=5
     ):
-        (as_is,) = object_batches(split, batch["row"], config(), batch=6)
-        np.testing.assert_array_equal(batch["photo"], as_is["photo"])
+        np.testing.assert_array_equal(drawn["image"], batch["image"][drawn["row"]])
 
 
 def test_training_depends_on_seed_and_step_alone(split):
     def batches(start, steps, **changes):
-        arguments = {"batch_photos": 4, "seed": 1, "host": 0, "hosts": 1, **changes}
-        return list(
-            object_train_batches(split, config(), start_step=start, steps=steps, **arguments)
-        )
+        arguments = {"batch_size": 4, "seed": 1, "host": 0, "hosts": 1, **changes}
+        return list(object_train_batches(split, SHAPE, start_step=start, steps=steps, **arguments))
 
     whole = batches(0, 6)
     assert [batch["step"] for batch in whole] == list(range(6))
@@ -232,17 +235,17 @@ def test_training_depends_on_seed_and_step_alone(split):
 
 
 def test_last_batch_is_filled_up(split):
-    batches = list(object_batches(split, [3, 1, 3, 0], config(), batch=3))
+    batches = list(object_batches(split, [3, 1, 3, 0], SHAPE, batch=3))
     assert [batch["row"].tolist() for batch in batches] == [[3, 1, 3], [0, -1, -1]]
     last = batches[1]
-    assert not last["photo"][1:].any()
+    assert not last["image"][1:].any()
     assert not last["valid"][1:].any()
     assert (last["category"][1:] == -1).all()
     assert {name: values.dtype for name, values in last.items()} == {
         name: values.dtype for name, values in batches[0].items()
     }
     assert {name: str(values.dtype) for name, values in last.items()} == {
-        "photo": "uint8",
+        "image": "uint8",
         "size": "int32",
         "scale": "float32",
         "row": "int32",
@@ -253,11 +256,11 @@ def test_last_batch_is_filled_up(split):
         "has_mask": "bool",
         "mask": "uint8",
     }
-    assert list(object_batches(split, [], config(), batch=3)) == []
+    assert list(object_batches(split, [], SHAPE, batch=3)) == []
 
 
 def test_most_objects_of_the_split_and_no_masks(split):
-    (batch,) = object_batches(split, [0], config(max_objects=0, mask_size=0), batch=1)
+    (batch,) = object_batches(split, [0], SHAPE._replace(max_objects=0, mask_size=0), batch=1)
     assert batch["box"].shape == (1, 3, 4)
     assert "mask" not in batch
     assert "has_mask" not in batch
@@ -268,18 +271,16 @@ def test_wrong_fields(split):
         DatasetError,
         match=r"max_objects=2: 3.png of split 'train' has 3 objects; set it to 3 or more, or to 0",
     ):
-        object_batches(split, [0], config(max_objects=2), batch=1)
+        object_batches(split, [0], SHAPE._replace(max_objects=2), batch=1)
     with pytest.raises(DatasetError, match="mask_size=-1: expected at least 0"):
-        object_batches(split, [0], config(mask_size=-1), batch=1)
+        object_batches(split, [0], SHAPE._replace(mask_size=-1), batch=1)
     with pytest.raises(DatasetError, match=r"rows 6\.\.6 of a split of 6"):
-        object_batches(split, [6], config(), batch=1)
+        object_batches(split, [6], SHAPE, batch=1)
     with pytest.raises(DatasetError, match="a batch of 0 photos"):
-        object_batches(split, [0], config(), batch=0)
+        object_batches(split, [0], SHAPE, batch=0)
     with pytest.raises(DatasetError, match="5 photos cannot be divided among 2 hosts"):
-        object_train_batches(
-            split, config(), batch_photos=5, start_step=0, steps=1, seed=0, hosts=2
-        )
+        object_train_batches(split, SHAPE, batch_size=5, start_step=0, steps=1, seed=0, hosts=2)
     with pytest.raises(DatasetError, match="host 2 of 2"):
         object_train_batches(
-            split, config(), batch_photos=4, start_step=0, steps=1, seed=0, host=2, hosts=2
+            split, SHAPE, batch_size=4, start_step=0, steps=1, seed=0, host=2, hosts=2
         )

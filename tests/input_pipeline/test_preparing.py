@@ -18,10 +18,10 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
-from input_pipeline import DatasetError, beam, load_dataset
+from input_pipeline import DatasetError, beam
 from input_pipeline.datasets import base, deepfashion_c2s, manifest, synthetic
 from input_pipeline.datasets.records import to_example
-from tests.input_pipeline.conftest import make_data, photo_bytes, write_manifest
+from tests.input_pipeline.conftest import load, photo_bytes, write_manifest
 from tests.input_pipeline.deepfashion_trees import (
     BOX_COLUMNS,
     C2S_BOXES,
@@ -46,16 +46,16 @@ def _content(folder):
 
 
 def _small(name, folder):
-    """Fields of config.data for a small set, and the files that list it."""
+    """The source of a small set, and the files that list it."""
     if name == "manifest":
         rows = [f"{n}.jpg,item{n // 4},{'shop' if n % 4 else 'customer'},train" for n in range(34)]
         path = write_manifest(folder / "photos", rows)
-        return make_data(name=name, manifest=str(path)), [path]
+        return path, [path]
     if name == "deepfashion_c2s":
         root = write_c2s(folder / "c2s")
         lists = [path for part in ("Anno", "Eval") for path in (root / part).iterdir()]
-        return make_data(name=name, source=str(root)), lists
-    return make_data(name=name), []
+        return root, lists
+    return "tiny", []
 
 
 @pytest.fixture
@@ -68,9 +68,8 @@ def small_shards(monkeypatch, three_garments):
 
 @pytest.mark.parametrize("name", _SETS)
 def test_shards_are_written_from_what_is_sent_alone(name, tmp_path, monkeypatch, small_shards):
-    data, lists = _small(name, tmp_path)
-    data.dir = str(tmp_path / "plain")
-    load_dataset(data)
+    source, lists = _small(name, tmp_path)
+    load(name, source, tmp_path / "plain")
     sent = []
 
     def send(files, folder, config):
@@ -88,8 +87,7 @@ def test_shards_are_written_from_what_is_sent_alone(name, tmp_path, monkeypatch,
     config = tfds.download.DownloadConfig(beam_runner="some")
     monkeypatch.setattr("input_pipeline.preparing.beam_config", lambda *_: config)
     monkeypatch.setattr(base, "write_with_beam", send)
-    data.dir = str(tmp_path / "sent")
-    dataset = load_dataset(data)
+    dataset = load(name, source, tmp_path / "sent")
     assert _content(tmp_path / "sent") == _content(tmp_path / "plain")
     photos = [photo for split in dataset.splits for photo in dataset.split(split).index.photo_id]
     if name == "synthetic":  # whose photos are not sent at all
@@ -117,19 +115,19 @@ def test_records_are_not_kept_until_their_file_is_written(tmp_path, monkeypatch)
 
     monkeypatch.setattr(manifest.Manifest, "example", example)
     path = write_manifest(tmp_path, [f"{n}.jpg,item,shop,train" for n in range(200)])
-    load_dataset(make_data(name="manifest", manifest=str(path), dir=str(tmp_path / "data")))
+    load("manifest", path, tmp_path / "data")
     assert len(seen) == 200
     assert max(most_alive) <= 2
 
 
 def test_beam_that_is_not_installed(tmp_path, monkeypatch, three_garments):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    data = make_data(dir=str(tmp_path), beam_runner="DirectRunner")
     with pytest.raises(DatasetError, match=r"needs apache-beam: pip install 'grnet_jax\[beam\]'"):
-        load_dataset(data)
+        load("synthetic", "tiny", tmp_path, beam_runner="DirectRunner")
     assert not list(tmp_path.iterdir())
-    load_dataset(make_data(dir=str(tmp_path)))
-    assert load_dataset(data).splits == ("train", "test")  # prepared: nothing to write
+    load("synthetic", "tiny", tmp_path)
+    dataset = load("synthetic", "tiny", tmp_path, beam_runner="DirectRunner")
+    assert dataset.splits == ("train", "test")  # prepared: nothing to write
 
 
 def test_options_need_a_runner():
@@ -185,7 +183,7 @@ def _finish(process):
 def _large(name, folder):
     """Flags for a set that takes seconds."""
     if name == "synthetic":
-        return ["--dataset=synthetic", "--size=tiny", "--train_items=120"]
+        return ["--dataset=synthetic", "--source=tiny", "--items=120"]
     originals = [folder / f"original{seed}.jpg" for seed in range(20)]
     for seed, path in enumerate(originals):
         path.write_bytes(photo_bytes(seed, size=(480, 360)))
@@ -206,7 +204,7 @@ def _large(name, folder):
         ]
         path = folder / name / "photos.csv"
         path.write_text("\n".join(["image,item_id,domain,split", *rows]) + "\n")
-        return ["--dataset=manifest", f"--manifest={path}", "--max_side=200"]
+        return ["--dataset=manifest", f"--source={path}", "--max_side=200"]
     root = folder / name
     pairs = [
         f"{customer} {shop} id_{item:08d} {splits[item]}"
@@ -264,7 +262,7 @@ def _kill_at(moment, process, folder):
     process.kill()
     process.wait()
     assert not psutil.wait_procs(children, timeout=30)[1]
-    return not list(folder.glob("*/*/1.1.0"))
+    return not list(folder.glob("*/*/1.2.0"))
 
 
 def _is_past(seconds, folder, process):
@@ -290,7 +288,7 @@ def test_killed_at_any_moment(name, tmp_path, start):
             if _kill_at(at, process, folder):
                 killed.append(moment)
                 break
-            shutil.rmtree(next(folder.glob("*/*/1.1.0")))
+            shutil.rmtree(next(folder.glob("*/*/1.2.0")))
     assert len(killed) == 8
     assert list(folder.glob("*/*/incomplete.*"))
     last = start(flags, folder)
@@ -300,12 +298,10 @@ def test_killed_at_any_moment(name, tmp_path, start):
 
 
 _UNGUARDED = """
-from configs import common
-from input_pipeline import load_dataset
+from input_pipeline import DatasetConfig, load_dataset
+from input_pipeline.config import PrepareOptions
 
-data = common.get_data("synthetic")
-data.dir, data.size, data.train_items = {folder!r}, "tiny", 120
-load_dataset(data)
+load_dataset(DatasetConfig(source="tiny", dir={folder!r}), PrepareOptions(items=120))
 """
 
 
@@ -390,13 +386,13 @@ def test_beam_writes_the_same(name, tmp_path, start):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--beam_runner=Other"], "config.data.beam_runner='Other': Unexpected pipeline runner"),
+        (["--beam_runner=Other"], "--beam_runner='Other': Unexpected pipeline runner"),
         ([_BEAM[0], "--beam_options=direct_workers=2"], "Beam knows no flag --direct_workers"),
         ([_BEAM[0], "--beam_options=direct_num_workers=x"], "Beam refuses it"),
     ],
 )
 def test_what_beam_does_not_know(flags, message, tmp_path, start):
-    process = start(["--size=tiny", *flags], tmp_path / "data")
+    process = start(["--source=tiny", *flags], tmp_path / "data")
     assert process.wait(timeout=300) == 2
     assert message in process.log.read_text()
     assert not (tmp_path / "data").exists()

@@ -1,13 +1,12 @@
-"""Which pairs a step holds."""
+"""Which images a step holds."""
 
 import numpy as np
 import pytest
 
-from input_pipeline import DatasetError, PhotoIndex, steps_per_epoch
+from input_pipeline import DatasetError, PhotoIndex, SamplerConfig, steps_per_epoch
 from input_pipeline.datasets.records import NO_LANDMARKS
 from input_pipeline.index import IndexBuilder, build_indices
-from input_pipeline.sampling import ItemSampler, PairSampler, ImageSampler, Sampler
-from tests.input_pipeline.conftest import make_data
+from input_pipeline.sampling import ImageSampler, ItemSampler, PairSampler, Sampler
 
 
 def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
@@ -24,7 +23,7 @@ def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
             cropped=-1,
             box=(0, 0, 1, 1),
             size=(1, 1),
-            shrunk=1.0,
+            resize_scale=1.0,
             content_digest=bytes([number]) * 16,
             clothes_type=-1,
             landmarks=NO_LANDMARKS,
@@ -49,12 +48,13 @@ class FakeSplit:
 
 
 def rows_of(sampler: Sampler, steps: range, batch: int, hosts: int = 1) -> np.ndarray:
-    plans = [
-        sampler.plan(step, batch_size=batch, host=host, hosts=hosts)
-        for step in steps
-        for host in range(hosts)
-    ]
-    return np.concatenate([plan.rows for plan in plans])
+    return np.concatenate(
+        [
+            sampler.sample(step, batch_size=batch, host=host, hosts=hosts).rows
+            for step in steps
+            for host in range(hosts)
+        ]
+    )
 
 
 def test_pairs_are_all_combinations():
@@ -91,26 +91,42 @@ def test_batches_larger_than_an_epoch_are_full():
     assert len(rows_of(sampler, range(1), batch=20)) == 20
 
 
-@pytest.mark.parametrize("epoch", ["pairs", "items"])
-def test_a_step_is_a_function_of_seed_and_step(epoch):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda index, seed: PairSampler(index, "pairs", seed),
+        lambda index, seed: PairSampler(index, "items", seed),
+        lambda index, seed: ItemSampler(index, 2, True, seed),
+        lambda index, seed: ItemSampler(index, 2, False, seed),
+        lambda index, seed: ImageSampler(len(index), seed),
+    ],
+    ids=["pairs", "pairs of items", "items", "items of any domain", "images"],
+)
+def test_a_step_is_a_function_of_seed_and_step_shared_by_hosts(make):
     index = make_index(PHOTOS)
-    straight = rows_of(PairSampler(index, epoch, seed=5), range(9), batch=4)
-    late = rows_of(PairSampler(index, epoch, seed=5), range(6, 9), batch=4)
-    np.testing.assert_array_equal(straight[-12:], late)
-    assert (straight != rows_of(PairSampler(index, epoch, seed=6), range(9), batch=4)).any()
+    straight = rows_of(make(index, 5), range(9), batch=4)
+    np.testing.assert_array_equal(straight[-12:], rows_of(make(index, 5), range(6, 9), batch=4))
+    np.testing.assert_array_equal(straight, rows_of(make(index, 5), range(9), batch=4, hosts=2))
+    assert (straight != rows_of(make(index, 6), range(9), batch=4)).any()
+    whole = make(index, 5).sample(3, batch_size=6)
+    parts = [make(index, 5).sample(3, batch_size=6, host=host, hosts=3) for host in range(3)]
+    for name, values in vars(whole).items():
+        together = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(together, values)
 
 
-def test_hosts_share_a_batch():
-    sampler = PairSampler(make_index(PHOTOS), "pairs", seed=5)
-    whole = sampler.plan(3, batch_size=6, host=0, hosts=1)
-    parts = [sampler.plan(3, batch_size=6, host=host, hosts=3) for host in range(3)]
-    np.testing.assert_array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
-    np.testing.assert_array_equal(np.concatenate([part.flip for part in parts]), whole.flip)
+def test_flat_batches():
+    sampled = PairSampler(make_index(PHOTOS), "pairs", seed=5).sample(0, batch_size=3)
+    flat, by_place = sampled.flat(), sampled.flat(by_place=True)
+    np.testing.assert_array_equal(flat.rows, sampled.rows.reshape(-1))
+    np.testing.assert_array_equal(by_place.rows, np.concatenate([*sampled.rows.T]))
+    assert by_place.draws.shape == (6, 6)
+    np.testing.assert_array_equal(by_place.draws[4], sampled.draws[1, 1])
 
 
 def test_coins_are_fair_and_independent():
     sampler = PairSampler(make_index(PHOTOS), "pairs", seed=1)
-    flips = sampler.plan(0, batch_size=20_000, host=0, hosts=1).flip
+    flips = sampler.sample(0, batch_size=20_000).flip
     both = flips.mean(axis=0)
     assert np.abs(both - 0.5).max() < 0.02
     assert abs((flips[:, 0] == flips[:, 1]).mean() - 0.5) < 0.02
@@ -119,17 +135,9 @@ def test_coins_are_fair_and_independent():
 
 def test_epoch_length_in_steps():
     split = FakeSplit(make_index(PHOTOS))
-    assert steps_per_epoch(split, make_data(), 2) == 4
-    assert steps_per_epoch(split, make_data(), 100) == 1
-    assert steps_per_epoch(split, make_data(epoch="items"), 3) == 1
-
-
-def test_no_pairs():
-    split = FakeSplit(make_index([("a", 0), ("b", 1)]))
-    with pytest.raises(DatasetError, match=r"no pairs to train on.*1 customer and 1 shop"):
-        steps_per_epoch(split, make_data(), 2)
-    with pytest.raises(DatasetError, match=r"config\.data\.epoch"):
-        PairSampler(split.index, "photos", seed=0)
+    assert steps_per_epoch(split, SamplerConfig(), 2) == 4
+    assert steps_per_epoch(split, SamplerConfig(), 100) == 1
+    assert steps_per_epoch(split, SamplerConfig(epoch="items"), 3) == 1
 
 
 def test_large_index_is_packed_in_parts(monkeypatch):
@@ -142,7 +150,7 @@ def test_large_index_is_packed_in_parts(monkeypatch):
 
 def test_items_of_both_domains():
     index = make_index(PHOTOS)
-    sampler = ItemSampler(index, images_per_item=3, domains="both", seed=4)
+    sampler = ItemSampler(index, images_per_item=3, cross_domain=True, seed=4)
     assert sampler.epoch_length == 3  # a, c and d have both
     dealt = rows_of(sampler, range(60), batch=3)
     for epoch in dealt.reshape(60, 3, 3):
@@ -158,7 +166,7 @@ def test_items_of_both_domains():
 
 def test_items_of_any_domain():
     index = make_index(PHOTOS)
-    sampler = ItemSampler(index, images_per_item=4, domains="any", seed=0)
+    sampler = ItemSampler(index, images_per_item=4, cross_domain=False, seed=0)
     assert sampler.epoch_length == 3  # b and e have one photo
     for group in rows_of(sampler, range(20), batch=3):
         item = index.item[group[0]]
@@ -167,34 +175,25 @@ def test_items_of_any_domain():
         assert len(set(group.tolist())) == min(4, len(own))
 
 
-def test_photos_come_once_an_epoch():
+def test_images_come_once_an_epoch():
     dealt = rows_of(ImageSampler(11, seed=2), range(11), batch=2)
     for epoch in (dealt[:11, 0], dealt[11:, 0]):
         assert sorted(epoch) == list(range(11))
     assert (dealt[:11] != dealt[11:]).any()
 
 
-@pytest.mark.parametrize("domains", ["both", "any"])
-def test_item_batches_are_a_function_of_seed_and_step(domains):
-    index = make_index(PHOTOS)
-    one, other = (ItemSampler(index, 2, domains, seed=9) for _ in range(2))
-    straight = rows_of(one, range(8), batch=4)
-    np.testing.assert_array_equal(straight[-8:], rows_of(other, range(6, 8), batch=4))
-    np.testing.assert_array_equal(straight, rows_of(other, range(8), batch=4, hosts=2))
-    assert (straight != rows_of(ItemSampler(index, 2, domains, seed=8), range(8), batch=4)).any()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sampler": "garments"}, r"config\.data\.sampler='garments': expected pairs, items or"),
-        ({"sampler": "items", "domains": "shop"}, r"config\.data\.domains='shop'"),
-        ({"sampler": "items", "images_per_item": 1}, r"config\.data\.images_per_item=1"),
-        ({"sampler": "items"}, "no items to train on: no item has both"),
-        ({"sampler": "items", "domains": "any"}, "no items to train on: no item has two photos"),
+        ({}, r"no pairs to train on.*1 customer and 1 shop"),
+        ({"name": "items"}, "no items to train on: no item has both"),
+        (
+            {"name": "items", "cross_domain": False},
+            "no items to train on: no item has two photos",
+        ),
     ],
 )
-def test_samplers_that_cannot_be(changes, message):
+def test_splits_without_training_groups(changes, message):
     split = FakeSplit(make_index([("a", 0), ("b", 1)]))
     with pytest.raises(DatasetError, match=message):
-        steps_per_epoch(split, make_data(**changes), 2)
+        steps_per_epoch(split, SamplerConfig(**changes), 2)

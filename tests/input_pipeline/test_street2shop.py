@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from input_pipeline import DatasetError, load_dataset, prepare
-from input_pipeline.dataset import check_source
+from input_pipeline import DatasetError, prepare
 from input_pipeline.datasets.street2shop_files import read_photos
 from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import street2shop_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import check
+from tests.input_pipeline.conftest import load as load_from
 
 WITHOUT = (
     "category without files (belts, eyewear, footwear, hats, leggings, outerwear, pants, skirts, "
@@ -18,13 +18,8 @@ WITHOUT = (
 )
 
 
-def fields(root, **changes):
-    folder = str(root.parent / "data")
-    return make_data(name="street2shop", source=str(root), dir=folder, **changes)
-
-
-def load(root, **changes):
-    return load_dataset(fields(root, **changes))
+def load(root, **options):
+    return load_from("street2shop", root, root.parent / "data", **options)
 
 
 def problems_of(root, **changes):
@@ -259,7 +254,7 @@ def test_lines_of_elements(root):
 def test_elements_on_one_line_are_counted_one_by_one(root):
     for number in (1, 3):
         change(root, "retrieval_bags", number, "?")
-    checked = check_source(fields(root)).checked
+    checked = check("street2shop", root).report
     assert checked.bad_rows() == 2
     assert checked.problem_counts() == {"fields": 2}
 
@@ -451,12 +446,12 @@ def test_other_names_of_photos(root):
 
 def test_wrong_source(root, tmp_path):
     for source, message in (
-        ("", r"config\.data\.source is empty: give the folder of Exact Street2Shop"),
-        (str(tmp_path / "nothing"), r"nothing: no such folder \(config\.data\.source\)"),
+        ("", r"dataset\.source is empty: give the folder of Exact Street2Shop"),
+        (str(tmp_path / "nothing"), r"nothing: no such folder \(dataset\.source\)"),
         (str(tmp_path), r"has the lists of no category, as meta/json/train_pairs_bags\.json"),
     ):
         with pytest.raises(DatasetError, match=message):
-            load_dataset(make_data(name="street2shop", source=source, dir=str(tmp_path)))
+            load_from("street2shop", source, tmp_path)
     trees.list_path(root, "test_pairs_bags").rename(tmp_path / "away.json")
     missing = r"\): meta/json/test_pairs_bags\.json missing, which the category bags needs"
     with pytest.raises(DatasetError, match=missing):
@@ -470,7 +465,7 @@ def test_wrong_source(root, tmp_path):
     (root / "photos").rename(root / "pictures")
     with pytest.raises(DatasetError, match="neither photos/ nor images/ holds a photo"):
         load(root)
-    with pytest.raises(DatasetError, match=r"config\.data\.on_error='drop'"):
+    with pytest.raises(DatasetError, match=r"--on_error='drop'"):
         load(root, on_error="drop")
 
 
@@ -512,6 +507,6 @@ def test_check_command(root, capsys):
     place = f"{root}/meta/json/retrieval_bags.json:1: element 1"
     assert f"{place}: field 'product': is missing" in lines
     assert any(re.fullmatch(r" *bags: test queries +1 +174 +differs", line) for line in lines)
-    assert lines[-1].startswith("2 bad rows, 1 problems that preparing refuses;")
+    assert lines[-1].startswith("2 bad rows, 1 problems that stop preparing;")
     assert prepare.main([*command, "--on_error=fields,missing photo"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grnet_jax.errors import InputError
-from input_pipeline.dataset import check_source
-from input_pipeline.datasets.policy import KINDS
+from input_pipeline import InputError
+from input_pipeline.datasets.on_error import KINDS
 from tests.input_pipeline import street2shop_trees as trees
-from tests.input_pipeline.conftest import make_data
+from tests.input_pipeline.conftest import check
 
 VALUES = [
     *(-1, 0, 1, 7, 101, 901, 20.0, 2.5, 10**9, -(10**12), 10**400, 1e308, -1e-300, True, False),
@@ -92,7 +91,7 @@ def tree(tmp_path_factory):
     return trees.write_street2shop(tmp_path_factory.mktemp("fuzz") / "tree")
 
 
-def assert_right(checked, lists: dict[str, bytes]) -> None:
+def assert_right(report, lists: dict[str, bytes]) -> None:
     """Each row is what its element says, and each element is a row or a problem."""
     elements = {
         # By itself Python refuses to read thousands of digits.
@@ -100,13 +99,13 @@ def assert_right(checked, lists: dict[str, bytes]) -> None:
         for path, content in lists.items()
     }
     rest = {(path, number + 1) for path, found in elements.items() for number in range(len(found))}
-    for problem in checked.problems:
+    for problem in report.problems:
         assert problem.kind in KINDS
         if not str(problem.place.path).endswith("photos.txt"):
             path, line, part = problem.place
             assert line <= 1 + lists[str(path)].count(b"\n")
             rest.discard((str(path), int(part.removeprefix("element "))))
-    for row, header in checked.rows:
+    for row, header in report.rows:
         path, _, part = row.place
         number = int(part.removeprefix("element "))
         rest.remove((str(path), number))
@@ -129,7 +128,7 @@ def assert_right(checked, lists: dict[str, bytes]) -> None:
         assert 0 <= row.box[1] < row.box[3] <= header.height
     assert not rest
     homes: dict[str, str] = {}
-    for row, _ in checked.rows:
+    for row, _ in report.rows:
         assert homes.setdefault(row.item_id, row.split) == row.split
 
 
@@ -146,32 +145,31 @@ def test_mutated_lists(tree, data):
     damaged = data.draw(st.lists(st.sampled_from(paths), min_size=1, max_size=2, unique=True))
     policy = data.draw(st.sampled_from(["error", "skip"]))
     originals = {path: path.read_bytes() for path in damaged}
-    fields = make_data(name="street2shop", source=str(tree), dir="unused", on_error=policy)
-    message, checked = "", None
+    message, report = "", None
     try:
         for path, content in originals.items():
             mutate = data.draw(st.sampled_from(MUTATIONS))
             path.write_bytes(mutate(content, data.draw))
         lists = {str(path): path.read_bytes() for path in paths if path.suffix == ".json"}
-        checked = check_source(fields).checked
+        report = check("street2shop", tree, on_error=policy).report
     except InputError as error:
         message = str(error)
     finally:
         for path, content in originals.items():
             path.write_bytes(content)
-    if checked is None:
+    if report is None:
         lines = [line for line in message.splitlines() if line.startswith(str(tree))]
         assert len(lines) == 1
         assert lines[0].partition(".json:")[2].partition(":")[0].isdigit()
     else:
-        assert_right(checked, lists)
+        assert_right(report, lists)
 
 
 def test_mended_tree_is_whole(tmp_path):
     """What the test above starts from has no problem at all."""
     root = trees.write_street2shop(tmp_path / "tree")
-    checked, refused, _ = check_source(make_data(name="street2shop", source=str(root)))
-    assert (refused, checked.problems) == ([], [])
-    assert len(checked.rows) == 16
+    report, fatal, _ = check("street2shop", root)
+    assert (fatal, report.problems) == ([], [])
+    assert len(report.rows) == 16
     lists = {str(path): path.read_bytes() for path in root.glob("meta/json/*.json")}
-    assert_right(checked, lists)
+    assert_right(report, lists)

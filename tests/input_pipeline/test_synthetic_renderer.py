@@ -207,7 +207,7 @@ def test_siblings_differ_in_one_spot() -> None:
     assert compared > 30
 
 
-def colour_histogram(photo: Photo) -> np.ndarray:
+def color_histogram(photo: Photo) -> np.ndarray:
     """Square roots of a 6x6x6 RGB histogram of the garment's box."""
     x_1, y_1, x_2, y_2 = photo.box
     box = np.ascontiguousarray(photo.image[y_1:y_2, x_1:x_2])
@@ -215,10 +215,10 @@ def colour_histogram(photo: Photo) -> np.ndarray:
     return np.sqrt(counts / counts.sum())
 
 
-def test_colour_alone_does_not_solve_it(rendered: dict) -> None:
+def test_color_alone_does_not_solve_it(rendered: dict) -> None:
     taken = [photos for _, photos in rendered["test"][:60]]
-    gallery = np.stack([colour_histogram(photos[0]) for photos in taken])
-    queries = np.stack([colour_histogram(photo) for photos in taken for photo in photos[1:]])
+    gallery = np.stack([color_histogram(photos[0]) for photos in taken])
+    queries = np.stack([color_histogram(photo) for photos in taken for photo in photos[1:]])
     answers = (queries @ gallery.T).argmax(axis=1)
     top_1 = np.mean(answers == np.repeat(np.arange(60), 5))
     assert top_1 < 0.5

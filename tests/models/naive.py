@@ -8,12 +8,12 @@ def cosine(x, y):
 
 
 def warped(query, gallery, scale):
-    """The gallery photo's cells warped onto the query's."""
-    found = []
+    """The gallery image's cells warped onto the query's."""
+    cells = []
     for x in query:
         weights = np.array([np.exp(scale * cosine(x, y)) for y in gallery])
-        found.append(sum(w * y for w, y in zip(weights / weights.sum(), gallery, strict=True)))
-    return np.array(found)
+        cells.append(sum(w * y for w, y in zip(weights / weights.sum(), gallery, strict=True)))
+    return np.array(cells)
 
 
 def kpm_logit(query, gallery, params, counts, *, match_scale, attention, square_first):
@@ -52,7 +52,7 @@ def local_similarity(query, gallery, counts, one_to_one):
                     rows.add(i)
                     columns.add(j)
         else:
-            taken = [max(value for value, i, _ in pairs if i == own) for own in range(count)]
+            taken = [max(value for value, i, _ in pairs if i == row) for row in range(count)]
         averages.append(np.mean(taken))
         start += count
     return np.mean(averages)

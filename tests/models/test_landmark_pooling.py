@@ -1,4 +1,4 @@
-"""Pooling around landmarks is what loops over photos, points and cells find."""
+"""Pooling around landmarks is what loops over images, points and cells find."""
 
 import math
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models.landmark_pooling import pool_landmarks
 
@@ -17,8 +17,8 @@ _POOL = jax.jit(pool_landmarks, static_argnames=("window", "bins"))
 def naive_pool(feature_map, points, visible, window, bins):
     """By loops; also where each maximum stands."""
     n, height, width, channels = feature_map.shape
-    found = np.zeros((n, points.shape[1], bins, bins, channels))
-    places = {}
+    pooled = np.zeros((n, points.shape[1], bins, bins, channels))
+    maxima = {}
     for i, j in np.ndindex(n, points.shape[1]):
         x, y = points[i, j]
         if not visible[i, j] or not math.isfinite(x) or not math.isfinite(y):
@@ -38,9 +38,9 @@ def naive_pool(feature_map, points, visible, window, bins):
             ]
             for c in range(channels if cells else 0):
                 best = max(cells, key=lambda cell: feature_map[i, *cell, c])
-                found[i, j, a, b, c] = feature_map[i, *best, c]
-                places[i, j, a, b, c] = best
-    return found, places
+                pooled[i, j, a, b, c] = feature_map[i, *best, c]
+                maxima[i, j, a, b, c] = best
+    return pooled, maxima
 
 
 def _case(seed=0, n=3, height=9, width=11, channels=4):
@@ -58,14 +58,9 @@ def _case(seed=0, n=3, height=9, width=11, channels=4):
 def test_equals_loops(window, bins):
     with jax.enable_x64(True):
         feature_map, points, visible = _case()
-        wanted, _ = naive_pool(feature_map, points, visible, window, bins)
-        found = _POOL(feature_map, points, visible, window=window, bins=bins)
-        np.testing.assert_array_equal(found, wanted)
-
-
-def test_jit_is_eager():
-    case = [jnp.asarray(part) for part in _case()]
-    np.testing.assert_array_equal(pool_landmarks(*case), _POOL(*case))
+        expected, _ = naive_pool(feature_map, points, visible, window, bins)
+        pooled = _POOL(feature_map, points, visible, window=window, bins=bins)
+        np.testing.assert_array_equal(pooled, expected)
 
 
 def test_gradient_goes_to_the_largest_cells_and_not_to_the_points():
@@ -78,21 +73,21 @@ def test_gradient_goes_to_the_largest_cells_and_not_to_the_points():
             return jnp.sum(weights * pool_landmarks(feature_map, points, visible))
 
         gradient = jax.jit(jax.grad(loss, (0, 1)))
-        found, of_points = gradient(jnp.asarray(feature_map), jnp.asarray(points))
+        pooled, of_points = gradient(jnp.asarray(feature_map), jnp.asarray(points))
         assert not np.any(of_points)
-        _, places = naive_pool(feature_map, points, visible, 7, 2)
-        wanted = np.zeros_like(feature_map)
-        for (i, j, a, b, c), cell in places.items():
-            wanted[i, *cell, c] += weights[i, j, a, b, c]
-        np.testing.assert_allclose(found, wanted, atol=1e-12)
+        _, maxima = naive_pool(feature_map, points, visible, 7, 2)
+        expected = np.zeros_like(feature_map)
+        for (i, j, a, b, c), cell in maxima.items():
+            expected[i, *cell, c] += weights[i, j, a, b, c]
+        np.testing.assert_allclose(pooled, expected, atol=1e-12)
         step = 1e-6  # finite differences, of 40 cells
-        for place in np.random.default_rng(3).integers(0, feature_map.size, 40):
+        for index in np.random.default_rng(3).integers(0, feature_map.size, 40):
             moved = [feature_map.copy(), feature_map.copy()]
             for one, sign in zip(moved, (1, -1), strict=True):
-                one.reshape(-1)[place] += sign * step
+                one.reshape(-1)[index] += sign * step
             high, low = (loss(one, points) for one in moved)
             slope = (high - low) / (2 * step)
-            np.testing.assert_allclose(np.reshape(found, -1)[place], slope, atol=1e-7)
+            np.testing.assert_allclose(np.reshape(pooled, -1)[index], slope, atol=1e-7)
 
 
 def test_equal_cells_share_the_gradient():
@@ -111,31 +106,31 @@ def test_a_not_visible_point_takes_nothing_and_no_gradient():
 
     @jax.jit
     def pool(x):
-        found, pull = jax.vjp(lambda x: pool_landmarks(x, jnp.asarray(points), none), x)
-        return found, pull(jnp.ones_like(found))[0]
+        pooled, pull = jax.vjp(lambda x: pool_landmarks(x, jnp.asarray(points), none), x)
+        return pooled, pull(jnp.ones_like(pooled))[0]
 
     for part in pool(feature_map):
         assert not np.any(part)
 
 
-def test_permuting_photos_and_points_permutes_the_result():
+def test_permuting_images_and_points_permutes_the_result():
     feature_map, points, visible = (jnp.asarray(part) for part in _case())
-    found = _POOL(feature_map, points, visible)
-    photos, slots = jnp.array([2, 0, 1]), jnp.array([3, 1, 0, 2, 7, 6, 5, 4])
-    permuted = _POOL(feature_map[photos], points[photos][:, slots], visible[photos][:, slots])
-    np.testing.assert_array_equal(permuted, found[photos][:, slots])
+    pooled = _POOL(feature_map, points, visible)
+    images, slots = jnp.array([2, 0, 1]), jnp.array([3, 1, 0, 2, 7, 6, 5, 4])
+    permuted = _POOL(feature_map[images], points[images][:, slots], visible[images][:, slots])
+    np.testing.assert_array_equal(permuted, pooled[images][:, slots])
 
 
 def test_eight_devices_equal_one():
     feature_map, points, visible = _case(n=8)
-    wanted = _POOL(jnp.asarray(feature_map), jnp.asarray(points), jnp.asarray(visible))
+    expected = _POOL(jnp.asarray(feature_map), jnp.asarray(points), jnp.asarray(visible))
     mesh = meshes.make_mesh(jax.devices()[:8])
     placed = meshes.place_batch((feature_map, points, visible), mesh)
-    np.testing.assert_array_equal(_POOL(*placed), wanted)
+    np.testing.assert_array_equal(_POOL(*placed), expected)
 
 
 @pytest.mark.parametrize(("window", "bins"), [(3, 4), (3, 0), (0, 0)])
 def test_impossible_sizes_are_refused(window, bins):
-    with pytest.raises(InputError, match=r"model.landmark_bins: expected 1 to"):
+    with pytest.raises(InputError, match=r"landmark_bins: expected 1 to"):
         pool_landmarks(jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 1, 2)), jnp.ones((1, 1), bool),
                        window=window, bins=bins)  # fmt: skip

@@ -1,30 +1,12 @@
-"""The metric's score is that of dense layers on both photos' features side by side."""
+"""The metric's score is that of dense layers on both images' features side by side."""
 
 import jax
 import numpy as np
-import pytest
 
 from configs import wtbi
 from grnet_jax import models
-from grnet_jax.config import parse_config
-from grnet_jax.errors import InputError
-from grnet_jax.models.pair_metric import PairMetric
 from grnet_jax.training.optimizers import trainable_mask
-from grnet_jax.training.state import init_variables
-
-
-def _built():
-    config = wtbi.get_config()
-    config.model.hidden = (16, 8)
-    return models.build_matcher(parse_config(config).model)
-
-
-@pytest.fixture(scope="module")
-def built():
-    matcher = _built()
-    shapes = jax.eval_shape(lambda: init_variables(matcher, 32, seed=0))
-    rng = np.random.default_rng(0)
-    return matcher, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+from tests.small import random_variables, small_matcher
 
 
 def naive_logit(query, gallery, params):
@@ -37,36 +19,29 @@ def naive_logit(query, gallery, params):
     return (x @ params["logit"]["kernel"] + params["logit"]["bias"])[0]
 
 
-def test_score_is_that_of_each_pair(built):
-    matcher, variables = built
+def test_score_is_that_of_each_pair():
+    matcher = small_matcher("wtbi", hidden=(16, 8))
+    variables = random_variables(matcher)
     rng = np.random.default_rng(1)
     maps = [rng.normal(size=(n, 3, 2, 128)).astype(np.float32) for n in (3, 4)]
     query, gallery = (matcher.apply(variables, one, method="pool") for one in maps)
-    found = jax.jit(lambda v, q, g: models.score(matcher, v, q, g))(variables, query, gallery)
+    scores = jax.jit(lambda v, q, g: models.score(matcher, v, q, g))(variables, query, gallery)
     means = [one.mean(axis=(1, 2), dtype=np.float64) for one in maps]
-    wanted = [
+    expected = [
         [naive_logit(x, y, variables["params"]["metric"]) for y in means[1]] for x in means[0]
     ]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(found[:3, :3], np.transpose(found[:3, :3]))  # it is no symmetric one
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(scores[:3, :3], np.transpose(scores[:3, :3]))  # it is no symmetric one
     again = models.score_prepared(matcher, models.prepare(matcher, variables), query, gallery)
-    np.testing.assert_allclose(again, found, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(again, scores, rtol=1e-4, atol=1e-4)
 
 
-def test_the_metric_alone_learns(built):
-    config, (_, variables) = wtbi.get_config(), built
-    mask = trainable_mask(variables["params"], config.optimizer.trainable)
+def test_the_metric_alone_learns():
+    config = wtbi.get_config()
+    params = jax.eval_shape(lambda: random_variables(small_matcher("wtbi")))["params"]
+    mask = trainable_mask(params, config.optimizer.trainable)
     assert all(jax.tree.leaves(mask["metric"]))
     assert not any(jax.tree.leaves(mask["backbone"]))
     assert config.model.backbone.frozen_batch_norm
     paper = wtbi.get_config("deepfashion_c2s")
     assert (paper.model.backbone.name, paper.train.init_from) == ("vgg16", "")
-    assert isinstance(models.build_matcher(parse_config(paper).model), PairMetric)
-
-
-@pytest.mark.parametrize("hidden", [(), (4, 0)])
-def test_bad_widths_are_named(hidden):
-    config = wtbi.get_config()
-    config.model.hidden = hidden
-    with pytest.raises(InputError, match=r"model\.hidden"):
-        parse_config(config)

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import kpm, local_matching
 from grnet_jax import models
-from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.graph import region_counts
 from grnet_jax.models import region_matcher
@@ -17,6 +15,7 @@ from grnet_jax.models.kpm import match_weights
 from grnet_jax.models.local_matching import matched_best, matched_one_to_one
 from grnet_jax.models.matcher import Features
 from tests.models import naive
+from tests.small import small_matcher
 
 _CHANNELS, _CELLS = 6, 5
 _SCALES = ((1, 1), (1, 2), (2, 2))
@@ -28,14 +27,8 @@ _KPM = [
 _LOCAL = [{"scales": _SCALES, "one_to_one": one_to_one} for one_to_one in (True, False)]
 
 
-def _matcher(system, **fields):
-    config = system.get_config()
-    config.model.update(fields)
-    return models.build_matcher(parse_config(config).model)
-
-
-def _photos(kind, regions):
-    """Features of two queries and three gallery photos of one kind of likeness."""
+def _features(kind, regions):
+    """Of two queries and three gallery images of one kind of likeness."""
     rng = np.random.default_rng(0)
     query = rng.gamma(1.0, 1.0, (2, regions, _CHANNELS))
     gallery = rng.gamma(1.0, 1.0, (3, regions, _CHANNELS))
@@ -54,89 +47,6 @@ def _score(matcher, variables, query, gallery):
     return models.score(matcher, variables, query, gallery)
 
 
-def _counts(matcher):
-    return region_counts(matcher.scales) if matcher.scales else (_CELLS,)
-
-
-def _variables(matcher, seed=0):
-    """Random parameters of the score alone."""
-    features, _ = _photos("different", sum(_counts(matcher)))
-    shapes = jax.eval_shape(
-        lambda: matcher.init(jax.random.key(0), features, features, method="score")
-    )
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
-
-
-def _wide(features):
-    return np.asarray(features.regions, np.float64)
-
-
-@pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
-@pytest.mark.parametrize("fields", _KPM, ids=str)
-def test_kpm_equals_its_definition(fields, kind):
-    matcher = _matcher(kpm, match_scale=7.0, **fields)
-    query, gallery = _photos(kind, sum(_counts(matcher)))
-    variables = _variables(matcher)
-    found = _score(matcher, variables, query, gallery)
-    wanted = [
-        [
-            naive.kpm_logit(
-                x,
-                y,
-                variables["params"],
-                _counts(matcher),
-                match_scale=7.0,
-                attention=fields["self_attention"],
-                square_first=fields["square_first"],
-            )
-            for y in _wide(gallery)
-        ]
-        for x in _wide(query)
-    ]
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
-@pytest.mark.parametrize("fields", _LOCAL, ids=str)
-def test_local_matching_equals_its_definition(fields, kind):
-    matcher = _matcher(local_matching, **fields)
-    query, gallery = _photos(kind, sum(_counts(matcher)))
-    variables = _variables(matcher)
-    found = _score(matcher, variables, query, gallery)
-    params = variables["params"]
-    factor, bias = (np.float64(params[f"score_{name}"]) for name in ("log_factor", "bias"))
-    wanted = [
-        [
-            bias
-            + np.exp(factor)
-            * (naive.local_similarity(x, y, _counts(matcher), matcher.one_to_one) - 1)
-            for y in _wide(gallery)
-        ]
-        for x in _wide(query)
-    ]
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-
-
-_MATCHERS = [(kpm, fields) for fields in _KPM] + [(local_matching, fields) for fields in _LOCAL]
-
-
-@pytest.mark.parametrize(("system", "fields"), _MATCHERS, ids=str)
-def test_the_order_of_the_gallery_and_its_chunks_change_no_score(system, fields):
-    matcher = _matcher(system, **fields)
-    query, gallery = _photos("different", sum(_counts(matcher)))
-    variables = _variables(matcher)
-    scores = _score(matcher, variables, query, gallery)
-    order = np.array([2, 0, 1])
-    turned = jax.tree.map(lambda leaf: leaf[order], gallery)
-    np.testing.assert_allclose(
-        _score(matcher, variables, query, turned), scores[:, order], rtol=1e-5, atol=1e-5
-    )
-    chunked = _score(matcher.clone(gallery_chunk=2), variables, query, gallery)
-    np.testing.assert_allclose(chunked, scores, rtol=1e-5, atol=1e-5)
-
-
 def _score_prepared(matcher, tile):
     """The matcher's prepared score, so many gallery images at a time; 0 for all."""
 
@@ -148,22 +58,85 @@ def _score_prepared(matcher, tile):
     return jax.jit(score)
 
 
-@pytest.mark.parametrize(("system", "fields"), _MATCHERS, ids=str)
-def test_the_tiles_of_evaluation_change_no_score(system, fields):
-    matcher = _matcher(system, **fields)
-    query, gallery = _photos("different", sum(_counts(matcher)))
+def _counts(matcher):
+    return region_counts(matcher.scales) if matcher.scales else (_CELLS,)
+
+
+def _variables(matcher, seed=0):
+    """Random parameters of the score alone."""
+    features, _ = _features("different", sum(_counts(matcher)))
+    shapes = jax.eval_shape(
+        lambda: matcher.init(jax.random.key(0), features, features, method="score")
+    )
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
+
+
+def _float64(features):
+    return np.asarray(features.regions, np.float64)
+
+
+@pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
+@pytest.mark.parametrize("fields", _KPM, ids=str)
+def test_kpm_equals_its_definition(fields, kind):
+    matcher = small_matcher("kpm", match_scale=7.0, **fields)
+    query, gallery = _features(kind, sum(_counts(matcher)))
     variables = _variables(matcher)
+    scores = _score(matcher, variables, query, gallery)
+    logit = functools.partial(
+        naive.kpm_logit, params=variables["params"], counts=_counts(matcher), match_scale=7.0,
+        attention=fields["self_attention"], square_first=fields["square_first"],
+    )  # fmt: skip
+    expected = [[logit(x, y) for y in _float64(gallery)] for x in _float64(query)]
+    assert scores.dtype == jnp.float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["different", "near-duplicate", "identical"])
+@pytest.mark.parametrize("fields", _LOCAL, ids=str)
+def test_local_matching_equals_its_definition(fields, kind):
+    matcher = small_matcher("local_matching", **fields)
+    query, gallery = _features(kind, sum(_counts(matcher)))
+    variables = _variables(matcher)
+    scores = _score(matcher, variables, query, gallery)
+    params = variables["params"]
+    factor, bias = (np.float64(params[f"score_{name}"]) for name in ("log_factor", "bias"))
+    similarity = functools.partial(
+        naive.local_similarity, counts=_counts(matcher), one_to_one=matcher.one_to_one
+    )
+    expected = [
+        [bias + np.exp(factor) * (similarity(x, y) - 1) for y in _float64(gallery)]
+        for x in _float64(query)
+    ]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+_MATCHERS = [("kpm", fields) for fields in _KPM] + [("local_matching", fields) for fields in _LOCAL]
+
+
+@pytest.mark.parametrize(("system", "fields"), _MATCHERS, ids=str)
+def test_the_gallerys_order_chunks_and_tiles_change_no_score(system, fields):
+    matcher = small_matcher(system, **fields)
+    query, gallery = _features("different", sum(_counts(matcher)))
+    variables = _variables(matcher)
+    scores = _score(matcher, variables, query, gallery)
+    order = np.array([2, 0, 1])
+    turned = jax.tree.map(lambda leaf: leaf[order], gallery)
+    np.testing.assert_allclose(
+        _score(matcher, variables, query, turned), scores[:, order], rtol=1e-5, atol=1e-5
+    )
+    chunked = _score(matcher.clone(gallery_chunk=2), variables, query, gallery)
+    np.testing.assert_allclose(chunked, scores, rtol=1e-5, atol=1e-5)
     variables["params"]["backbone"] = {}
     prepared = models.prepare(matcher, variables)
     assert "backbone" not in prepared["params"]
-    found = _score_prepared(matcher, 2)(prepared, query, gallery)
-    assert found.dtype == jnp.float32
-    wanted = _score(matcher, variables, query, gallery)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    tiled = _score_prepared(matcher, 2)(prepared, query, gallery)
+    assert tiled.dtype == jnp.float32
+    np.testing.assert_allclose(tiled, scores, rtol=1e-5, atol=1e-5)
 
 
 def test_a_block_takes_the_memory_of_a_tile():
-    matcher, (r, c, q, g) = _matcher(kpm, square_first=True), (16, 8, 8, 64)
+    matcher, (r, c, q, g) = small_matcher("kpm", square_first=True), (16, 8, 8, 64)
     prepared = models.prepare(matcher, _variables(matcher))
     prepared["params"]["attention_weight"] = np.ones((c, 1), np.float32)
     prepared["params"]["score_weight"] = np.ones((c, 1), np.float32)
@@ -178,8 +151,8 @@ def test_a_block_takes_the_memory_of_a_tile():
 
 @pytest.mark.parametrize("square_first", [True, False])
 def test_the_order_of_the_cells_changes_no_score_of_kpm(square_first):
-    matcher = _matcher(kpm, square_first=square_first)
-    query, gallery = _photos("different", _CELLS)
+    matcher = small_matcher("kpm", square_first=square_first)
+    query, gallery = _features("different", _CELLS)
     variables = _variables(matcher)
     scores = _score(matcher, variables, query, gallery)
     order = np.random.default_rng(1).permutation(_CELLS)
@@ -188,9 +161,9 @@ def test_the_order_of_the_cells_changes_no_score_of_kpm(square_first):
         np.testing.assert_allclose(_score(matcher, variables, x, y), scores, rtol=1e-4, atol=1e-5)
 
 
-def test_identical_photos_have_no_difference_once_matches_are_hard():
-    matcher = _matcher(kpm, match_scale=1e4)
-    query, gallery = _photos("identical", _CELLS)
+def test_identical_images_have_no_difference_once_matches_are_hard():
+    matcher = small_matcher("kpm", match_scale=1e4)
+    query, gallery = _features("identical", _CELLS)
     variables = _variables(matcher)
     scores = _score(matcher, variables, query, gallery)
     bias = variables["params"]["score_bias"]
@@ -199,18 +172,18 @@ def test_identical_photos_have_no_difference_once_matches_are_hard():
 
 
 @pytest.mark.parametrize("one_to_one", [True, False])
-def test_identical_photos_score_highest_in_local_matching(one_to_one):
-    matcher = _matcher(local_matching, one_to_one=one_to_one)
+def test_identical_images_score_highest_in_local_matching(one_to_one):
+    matcher = small_matcher("local_matching", one_to_one=one_to_one)
     variables = _variables(matcher)
     bias = variables["params"]["score_bias"]
-    query, gallery = _photos("identical", sum(_counts(matcher)))
+    query, gallery = _features("identical", sum(_counts(matcher)))
     scores = _score(matcher, variables, query, gallery)
     np.testing.assert_allclose([scores[0, 0], scores[1, 1], scores[0, 2]], bias, atol=1e-5)
     assert scores[0, 1] < bias - 1e-2
 
 
 def test_matches_sum_to_one_also_for_a_cell_of_zeros():
-    query, gallery = _photos("different", _CELLS)
+    query, gallery = _features("different", _CELLS)
     cells = query.regions.at[0, 3].set(0.0)
     weights = match_weights(cells, gallery.regions, 5.0)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
@@ -227,10 +200,10 @@ def test_one_to_one_takes_no_region_twice_and_ties_in_order():
 
 
 @pytest.mark.parametrize(("system", "fields"), _MATCHERS, ids=str)
-def test_gradients_are_finite_for_identical_photos_and_equal_finite_differences(system, fields):
-    matcher = _matcher(system, dtype="float64", **fields)
+def test_gradients_are_finite_for_identical_images_and_equal_finite_differences(system, fields):
+    matcher = small_matcher(system, dtype="float64", **fields)
     with jax.enable_x64(True):
-        features = _photos("identical", sum(_counts(matcher)))
+        features = _features("identical", sum(_counts(matcher)))
         query, gallery = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), features)
         variables = jax.tree.map(lambda leaf: leaf.astype(np.float64), _variables(matcher))
         loss = jax.jit(lambda v, q, g: models.score(matcher, v, q, g)[0, :2].sum())
@@ -247,16 +220,16 @@ def test_gradients_are_finite_for_identical_photos_and_equal_finite_differences(
         np.testing.assert_allclose(np.sum(slope * way), (ends[0] - ends[1]) / 2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("system", [kpm, local_matching])
+@pytest.mark.parametrize("system", ["kpm", "local_matching"])
 def test_bfloat16_is_near(system):
-    matcher = _matcher(system)
-    query, gallery = _photos("different", sum(_counts(matcher)))
+    matcher = small_matcher(system)
+    query, gallery = _features("different", sum(_counts(matcher)))
     variables = _variables(matcher)
     scores = _score(matcher, variables, query, gallery)
     low = [one.replace(regions=one.regions.astype(jnp.bfloat16)) for one in (query, gallery)]
-    found = _score(matcher, variables, *low)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, scores, atol=0.05 * np.abs(scores).max())
+    rounded = _score(matcher, variables, *low)
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, scores, atol=0.05 * np.abs(scores).max())
     # The same of features in float32 that scoring compares in bfloat16, stored ones in another.
     prepared = models.prepare(matcher, variables, "bfloat16")
     stored = gallery.replace(regions=gallery.regions.astype(jnp.float16))
@@ -265,25 +238,8 @@ def test_bfloat16_is_near(system):
     assert np.abs(again - scores).max() > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("system", "field", "value"),
-    [
-        (kpm, "match_scale", 0.0),
-        (kpm, "gallery_chunk", -1),
-        (kpm, "scales", ((2, 2),)),
-        (kpm, "dtype", "int8"),
-        (local_matching, "score_factor_init", -1.0),
-        (local_matching, "gallery_chunk", -1),
-        (local_matching, "scales", ()),
-    ],
-)
-def test_bad_fields_are_named(system, field, value):
-    with pytest.raises(InputError, match=rf"model\.{field}"):
-        _matcher(system, **{field: value})
-
-
 def test_features_without_regions_are_refused():
-    matcher = _matcher(kpm)
-    query, _ = _photos("different", _CELLS)
+    matcher = small_matcher("kpm")
+    query, _ = _features("different", _CELLS)
     with pytest.raises(InputError, match="these features hold none"):
         models.score(matcher, _variables(matcher), query.replace(regions=None), query)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from configs import common, grnet
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import build_run
+
+from configs import common, grnet
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
-from grnet_jax.training.setup import build_run
 from input_pipeline import load_dataset
 from tests.input_pipeline import deepfashion2_trees, deepfashion_trees, street2shop_trees
 from tests.input_pipeline.conftest import photo_bytes

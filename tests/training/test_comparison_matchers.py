@@ -5,16 +5,15 @@ import importlib
 import jax
 import numpy as np
 import pytest
+from grnet_jax.figures.explanations import Explainer, frame_photo
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import build_run, restore_run
 
 from configs import global_baseline
 from grnet_jax.errors import InputError
-from grnet_jax.figures.explanations import Explainer, frame_photo
-from grnet_jax.sharding import make_mesh
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
-from grnet_jax.training.setup import build_run, restore_run
 from input_pipeline import load_dataset
 from input_pipeline.images import build_transform
 

@@ -5,16 +5,16 @@ import json
 import jax
 import numpy as np
 import pytest
+from grnet_jax.training.setup import build_run
 
 from configs import darn
 from grnet_jax import commands, losses, models
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import DomainPhotos
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
 from tests.training.test_recognition import Index, check_eight_devices, random_batch
 
 

@@ -5,16 +5,16 @@ import json
 import jax
 import numpy as np
 import pytest
+from grnet_jax.training.embedding_objectives import embedding_objective
+from grnet_jax.training.setup import build_run
 
 from configs import detect_then_retrieve
 from configs.common import DATASETS
 from grnet_jax import commands, models
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
-from grnet_jax.training.embedding_objectives import embedding_objective
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
 from tests.training.test_embedding_objectives import random_batch, small_config
 
 

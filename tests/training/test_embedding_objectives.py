@@ -4,16 +4,16 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-
-from configs import embedding, grnet
-from grnet_jax import mesh as meshes
-from grnet_jax.errors import InputError
-from grnet_jax.losses import average_precision_loss, class_cross_entropy, triplet_loss
 from grnet_jax.retrieval.evaluation import Evaluator
 from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import build_run
+
+from configs import embedding, grnet
+from grnet_jax import sharding as meshes
+from grnet_jax.errors import InputError
+from grnet_jax.losses import average_precision_loss, class_cross_entropy, triplet_loss
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
 
 
 def small_config(name="triplet") -> ml_collections.ConfigDict:

@@ -5,19 +5,19 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from grnet_jax.retrieval.evaluation import Evaluator
+from grnet_jax.retrieval.tasks import make_task
+from grnet_jax.training.setup import build_run
 
 from configs import fir
 from configs.common import DATASETS
-from grnet_jax import mesh as meshes
 from grnet_jax import models
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import unit_vectors
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.optimizers import make_schedule
-from grnet_jax.training.setup import build_run
 
 _LOSSES = {
     "OC": {"name": "classification"},

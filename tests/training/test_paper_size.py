@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from grnet_jax.training.setup import build_run
 
 from configs import grnet
 from grnet_jax import sharding
 from grnet_jax.training.objectives import make_objective
-from grnet_jax.training.setup import build_run
 from grnet_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.slow

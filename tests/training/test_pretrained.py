@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from grnet_jax.training.setup import build_run, check_pretrained, start_state
 
 import grnet_jax
 from grnet_jax import sharding
@@ -15,7 +16,6 @@ from grnet_jax.backbones.pretrained.weights import Weights, write_weights
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
 from grnet_jax.training.checkpoints import CheckpointError
-from grnet_jax.training.setup import build_run, check_pretrained, start_state
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from grnet_jax.training.setup import restore_run
 
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.setup import restore_run
 
 pytestmark = pytest.mark.slow
 

@@ -5,20 +5,20 @@ import json
 import jax
 import numpy as np
 import pytest
-
-from configs import fashionnet, grnet
-from grnet_jax import commands, losses, models
-from grnet_jax import mesh as meshes
-from grnet_jax.backbones import build_classifier
-from grnet_jax.backbones.pretrained.weights import Weights, write_weights
-from grnet_jax.errors import InputError
 from grnet_jax.recognize.__main__ import main as recognize
-from grnet_jax.training import loop
-from grnet_jax.training.checkpoints import Checkpoints, write_config
-from grnet_jax.training.objectives import make_objective
 from grnet_jax.training.phases import make_weights
 from grnet_jax.training.recognition import TERMS, check_labels
 from grnet_jax.training.setup import build_run, restore_run, start_state
+
+from configs import fashionnet, grnet
+from grnet_jax import commands, losses, models
+from grnet_jax import sharding as meshes
+from grnet_jax.backbones import build_classifier
+from grnet_jax.backbones.pretrained.weights import Weights, write_weights
+from grnet_jax.errors import InputError
+from grnet_jax.training import loop
+from grnet_jax.training.checkpoints import Checkpoints, write_config
+from grnet_jax.training.objectives import make_objective
 from input_pipeline import load_dataset
 from input_pipeline.crops import transform_landmarks
 

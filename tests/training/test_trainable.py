@@ -1,18 +1,15 @@
 """Training some parts of a model, from a run that has the others."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grnet_jax.training.setup import build_run, check_trainable, restore_run, start_state
 
 from grnet_jax import sharding
 from grnet_jax.errors import InputError
 from grnet_jax.training import loop
-from grnet_jax.training.checkpoints import check_same_config, read_config, write_config
 from grnet_jax.training.optimizers import make_optimizer, trainable_mask
-from grnet_jax.training.setup import build_run, check_trainable, restore_run, start_state
 from tests.training.test_step import first_step, small_config
 
 
@@ -66,14 +63,13 @@ def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_pat
     config = tiny_config()
     config.train.steps, config.train.eval_every = 3, 0
     loop.train(config, tmp_path / "first")
-    _forget_later_fields(tmp_path / "first" / "config.json")
-    before = restore_run(tmp_path / "first", mesh.make_mesh())[1]
+    before = restore_run(tmp_path / "first", sharding.make_mesh())[1]
 
     config = _descriptor_config(config)
     config.train.init_from, config.train.init_parts = str(tmp_path / "first"), "shared"
     config.loss.pair_weight, config.optimizer.trainable = 0.0, "projection"
     loop.train(config, tmp_path / "second")
-    run, after = restore_run(tmp_path / "second", mesh.make_mesh())
+    run, after = restore_run(tmp_path / "second", sharding.make_mesh())
     for part in before.params:
         jax.tree.map(np.testing.assert_array_equal, after.params[part], before.params[part])
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before.batch_stats)
@@ -82,33 +78,7 @@ def test_a_descriptor_learns_for_a_run_that_stays_as_it_was(tiny_config, tmp_pat
 
     config.model.intra_scale = False  # as many parameters, other scores
     with pytest.raises(InputError, match=r"intra_scale: True there, False here"):
-        start_state(build_run(config, mesh.make_mesh()))
-
-
-def _forget_later_fields(path):
-    """Makes a run's config that of an older version."""
-    fields = json.loads(path.read_text())
-    for section, names in {
-        "eval": ("shortlist", "flip_average", "query_expansion_alpha"),
-        "loss": ("pair_weight", "descriptor_weight", "descriptor_temperature"),
-        "model": ("descriptor_dim",),
-        "train": ("init_parts", "embed_chunk"),
-        "optimizer": ("trainable", "decay_at"),
-    }.items():
-        for name in names:
-            del fields[section][name]
-    path.write_text(json.dumps(fields))
-
-
-def test_an_older_run_is_the_same_run(tmp_path):
-    config = small_config()
-    write_config(tmp_path, config.to_dict())
-    _forget_later_fields(tmp_path / "config.json")
-    check_same_config(tmp_path, config.to_dict())
-    assert read_config(tmp_path) == json.loads(json.dumps(config.to_dict()))
-    config.loss.descriptor_weight = 0.5
-    with pytest.raises(InputError, match=r"loss\.descriptor_weight: 0\.0 there, 0\.5 now"):
-        check_same_config(tmp_path, config.to_dict())
+        start_state(build_run(config, sharding.make_mesh()))
 
 
 @pytest.mark.parametrize(
@@ -129,4 +99,4 @@ def test_what_cannot_be(fields, message):
     config = small_config()
     config.update_from_flattened_dict(fields)
     with pytest.raises(InputError, match=message):
-        check_trainable(build_run(config, mesh.make_mesh(jax.devices()[:1])))
+        check_trainable(build_run(config, sharding.make_mesh(jax.devices()[:1])))

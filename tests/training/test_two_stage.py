@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grnet_jax.training.two_stage import embed_in_chunks
 
-from grnet_jax import mesh as meshes
+from grnet_jax import sharding as meshes
 from grnet_jax.errors import InputError
 from grnet_jax.losses import comparison_masks, triplet_loss
-from grnet_jax.training.two_stage import embed_in_chunks
 
 _N, _SIDE = 32, 6
 

@@ -42,7 +42,7 @@ def test_where_one_kind_is_rare_more_of_the_other_are_shown(right, wrong, count,
     assert (chosen < right).sum() == rightly
 
 
-def _evaluation(ranks, top_rows, positives):
+def _result(ranks, indices, positives):
     protocol = Protocol(
         dataset="made up",
         split="test",
@@ -53,20 +53,19 @@ def _evaluation(ranks, top_rows, positives):
         positives=np.array([positives]),
         groups=(Group("", np.arange(1), np.arange(10)),),
     )
-    indices = np.array([top_rows])
-    ranking = RankingResult(indices, np.zeros(indices.shape), np.array([ranks]))
+    ranking = RankingResult(np.array([indices]), np.zeros((1, len(indices))), np.array([ranks]))
     return RetrievalResult(protocol, {}, [], ranking)
 
 
 def test_a_query_is_shown_with_what_was_found_and_with_what_was_right():
-    right = _evaluation([4, 1], [7, 3, 2, 5], [5, 7])
+    right = _result([4, 1], [7, 3, 2, 5], [5, 7])
     assert pairs_of_query(right, 0) == [ChosenPair(100, 207, "Found first, the item", True)]
-    wrong = _evaluation([4, 2, 0], [3, 7, 2, 5], [5, 7, -1])
+    wrong = _result([4, 2, 0], [3, 7, 2, 5], [5, 7, -1])
     assert pairs_of_query(wrong, 0) == [
         ChosenPair(100, 203, "Found first, another item", False),
         ChosenPair(100, 207, "The item, found at rank 2", True),
     ]
-    tied = _evaluation([2], [7, 3, -1], [7])  # the tie counts against us
+    tied = _result([2], [7, 3, -1], [7])  # the tie counts against us
     assert [pair.gallery for pair in pairs_of_query(tied, 0)] == [203, 207]
 
 

@@ -2,8 +2,8 @@
 
 An objective is a function (params, batch_stats, batch, replicate) -> (loss, (batch_stats,
 metrics)). `replicate` makes features whole on every device: with it a sharded batch gives
-the loss over all pairs of the global batch, not of each device's part. The batch has the number
-of the step as "step" beside what the input pipeline gives.
+the loss over all pairs of the global batch, not of each device's part. The batch has the number of
+the step as "step" beside what the input pipeline gives.
 
 Each is a file with the section `Config` of its fields and `build(matcher, config, steps, index)`.
 """
@@ -43,7 +43,7 @@ def build_objective(
 
 
 def _hold_others(objective: Objective, trainable: str) -> Objective:
-    """The objective as a function of the trainable parameters alone."""
+    """Returns the objective as a function of the trainable parameters alone."""
 
     def held(params, *others):
         mask = trainable_mask(params, trainable)

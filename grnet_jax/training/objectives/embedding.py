@@ -1,4 +1,4 @@
-"""Objectives on batches of single photos: triplets, average precision, classification."""
+"""Objectives on batches of single images: triplets, average precision, classification."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -88,7 +88,7 @@ class Config(Section):
 
 
 def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
-    """The ranking loss that `config.loss` names over the global batch, and cross-entropy.
+    """Builds the ranking loss that `config.loss` names over the global batch, and cross-entropy.
 
     The loss is `loss.weight` times the ranking loss, where there is one, plus `loss.class_weight`
     times the cross-entropy of the class head, whose classes are the categories, or with
@@ -111,16 +111,13 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
         value = jnp.zeros(())
         metrics: dict[str, jax.Array] = {}
         if ranking:
-            own = (features.descriptor, batch[loss.similarity], batch["domain"])
-            anchors, group, domain = own
-            candidates, *labels = replicate(own)
-            if across:
-                positive, negative = comparison_masks(group, labels[0], domain, labels[1])
-            else:
-                positive, negative = comparison_masks(group, labels[0])
-            found, metrics = ranking(anchors, candidates, positive, negative, loss)
+            anchors, group, domain = features.descriptor, batch[loss.similarity], batch["domain"]
+            candidates, groups, domains = replicate((anchors, group, domain))
+            domain_pair = (domain, domains) if across else ()
+            positive, negative = comparison_masks(group, groups, *domain_pair)
+            ranking_loss, metrics = ranking(anchors, candidates, positive, negative, loss)
             metrics |= {"batch_top1": _top1(_cosines(anchors, candidates), positive, negative)}
-            value = loss.weight * found
+            value = loss.weight * ranking_loss
         if loss.class_weight:
             label = _labels(batch, matcher, loss)
             if loss.name == "proxy_nca":
@@ -139,41 +136,43 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
 
 
 def _labels(batch: Mapping[str, jax.Array], matcher: nn.Module, loss: Any) -> jax.Array:
-    """int [n], what the class head is to tell of each photo; -1 where it is unknown."""
+    """Returns int [n], the class of each image; -1 where it is unknown."""
     if loss.label == "meta_class":
         return random_meta_classes(batch["item"], matcher.num_classes, loss.group_seed)
     return batch[loss.label]
 
 
 def _triplet(anchors, candidates, positive, negative, loss):
-    found = triplet_loss(
+    result = triplet_loss(
         anchors, candidates, positive, negative,
         margin=loss.margin, distance=loss.distance, miner=loss.miner, reduction=loss.reduction,
     )  # fmt: skip
     metrics = {
-        "triplet_loss": found.loss,
-        "triplets": found.triplets,
-        "active_triplets": found.active,
-        "anchors_without_triplet": found.anchors_without,
+        "triplet_loss": result.loss,
+        "triplets": result.triplets,
+        "active_triplets": result.active,
+        "anchors_without_triplet": result.anchors_without,
     }
-    return found.loss, metrics
+    return result.loss, metrics
 
 
 def _ap(anchors, candidates, positive, negative, loss):
     cosines = _cosines(anchors, candidates)
-    found = average_precision_loss(cosines, positive, negative, bins=loss.bins)
-    return found.loss, {"ap_loss": found.loss, "queries_without_positive": found.queries_without}
+    result = average_precision_loss(cosines, positive, negative, bins=loss.bins)
+    return result.loss, {"ap_loss": result.loss, "queries_without_positive": result.queries_without}
 
 
 _RANKINGS: Mapping[str, RankingLoss] = {"triplet": _triplet, "ap": _ap}
 
 
 def _cosines(anchors: jax.Array, candidates: jax.Array) -> jax.Array:
-    """Of unit vectors [a, d] and [c, d], [a, c]."""
+    """Returns cosines [a, c] of unit vectors [a, d] and [c, d]."""
     return models.inner_products(models.Features(anchors), models.Features(candidates))
 
 
 def _top1(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
-    """Share of the anchors with positives and negatives whose best candidate is a positive."""
-    own, other = best_scores(scores, positive, negative)
-    return masked_mean(own > other, jnp.any(positive, axis=1) & jnp.any(negative, axis=1))
+    """Returns the share of anchors (with positives and negatives) whose best is a positive."""
+    best_positive, best_negative = best_scores(scores, positive, negative)
+    return masked_mean(
+        best_positive > best_negative, jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
+    )

@@ -12,7 +12,7 @@ from grnet_jax import losses
 from grnet_jax.losses.arrays import masked_mean
 from grnet_jax.models import Predictions, photos_of, takes_domain
 from grnet_jax.training.gradient_cache import embed_batch
-from grnet_jax.training.loss_schedule import build_schedule
+from grnet_jax.training.loss_schedule import build_loss_weights
 from grnet_jax.training.objectives.base import Objective, check_sampler
 from input_pipeline import Section, field
 
@@ -87,12 +87,12 @@ class Config(Section):
 
 
 def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
-    """The weighted sum of FashionNet's losses on batches of photos (Liu et al., 2016).
+    """Builds the weighted sum of FashionNet's losses on batches of images (Liu et al., 2016).
 
     Landmarks by their squared distance where they are visible, visibility and category by softmax,
-    attributes by weighted binary cross-entropy, and triplets of unit descriptors by squared
-    distances. Weights change with the step (`loss_schedule.build_schedule`). What is not known of a photo
-    does not count; a term that nothing in the batch counts for is 0.
+    attributes by weighted binary cross-entropy, and triplets of embeddings by squared distances.
+    Weights change with the step (`build_loss_weights`). What is unknown of an image does not count;
+    a term that nothing in the batch counts for is 0.
 
     Args:
       matcher: one with `predict`.
@@ -101,28 +101,27 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
       index: of the split that is trained on, whose numbers of attributes give their weights.
     """
     loss = config.loss
-    weights_at = build_schedule(loss.phases, loss.cycles, steps)
+    weights_at = build_loss_weights(loss.phases, loss.cycles, steps)
     triplets = loss.largest_weight("triplets") > 0
-    # Where there is no data set yet nothing is computed.
     counts = (np.zeros(0), np.zeros(0)) if index is None else index.attribute_counts()
     most = 0 if index is None else loss.most_frequent_attributes
     positive, negative = map(jnp.asarray, losses.attribute_weights(counts[0], counts[1], most))
 
     def objective(params, batch_stats, batch, replicate):
         key = jax.random.fold_in(jax.random.key(config.seed), batch["step"])
-        (features, found), batch_stats = embed_batch(
+        (features, predictions), batch_stats = embed_batch(
             matcher, params, batch_stats, photos_of(matcher, batch),
             microbatch_size=config.train.microbatch_size, group=config.sampler.group_size,
             method="predict", key=key,
         )  # fmt: skip
-        values = _recognition_losses(found, batch, positive, negative)
+        values = _recognition_losses(predictions, batch, positive, negative)
         if triplets:
-            own = batch["item"], *([batch["domain"]] if takes_domain(matcher) else [])
-            values["triplets"] = _triplets(features.descriptor, own, replicate, loss.margin)
+            labels = batch["item"], *([batch["domain"]] if takes_domain(matcher) else [])
+            values["triplets"] = _triplets(features.descriptor, labels, replicate, loss.margin)
         weights = weights_at(batch["step"])
         value = sum(weights[term] * values[term] for term in values)
         known = batch["category"] >= 0
-        right = jnp.argmax(found.category, axis=1) == batch["category"]
+        right = jnp.argmax(predictions.category, axis=1) == batch["category"]
         metrics = {
             "loss": value,
             "batch_accuracy": masked_mean(right, known),  # of categories
@@ -135,40 +134,40 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
 
 
 def _recognition_losses(
-    found: Predictions, batch: Any, positive: jax.Array, negative: jax.Array
+    predictions: Predictions, batch: Any, positive: jax.Array, negative: jax.Array
 ) -> dict[str, jax.Array]:
-    """By term the loss of each kind of prediction that there is.
+    """Returns by term the loss of each kind of prediction.
 
     Args:
-      found: predictions of the batch.
-      batch: its labels.
+      predictions: of the batch.
+      batch: the labels.
       positive: [a], weights of having each attribute.
       negative: [a], of not having it.
     """
-    values = {"category": losses.class_cross_entropy(found.category, batch["category"])}
-    if found.landmarks is not None and found.visibility is not None:
+    values = {"category": losses.class_cross_entropy(predictions.category, batch["category"])}
+    if predictions.landmarks is not None and predictions.visibility is not None:
         values["landmarks"] = losses.landmark_regression(
-            found.landmarks, batch["landmarks"], batch["visibility"] == 0
+            predictions.landmarks, batch["landmarks"], batch["visibility"] == 0
         )
         values["visibility"] = losses.visibility_cross_entropy(
-            found.visibility, batch["visibility"]
+            predictions.visibility, batch["visibility"]
         )
-    if found.attributes is not None:
+    if predictions.attributes is not None:
         values["attributes"] = losses.attribute_cross_entropy(
-            found.attributes, batch["attributes"], positive, negative
+            predictions.attributes, batch["attributes"], positive, negative
         )
     return values
 
 
 def _triplets(
-    descriptor: jax.Array, own: tuple[jax.Array, ...], replicate: Any, margin: float
+    embeddings: jax.Array, labels: tuple[jax.Array, ...], replicate: Any, margin: float
 ) -> jax.Array:
-    """The loss of all triplets of the batch: a photo, one of its item, one of another.
+    """Returns the loss of all triplets of the batch: an image, one of its item, one of another.
 
-    `own` is the photos' items [n]; with their domains [n] besides, the first is a customer's photo
-    and the others are shop photos; else they are any.
+    `labels` are the images' items [n]; with their domains [n] besides, the first image is a
+    customer's and the others are shop images; else they are any.
     """
-    candidates, of_candidates = replicate((descriptor, own))
-    of_each = (label for pair in zip(own, of_candidates, strict=True) for label in pair)
-    positive, negative = losses.comparison_masks(*of_each)
-    return losses.triplet_loss(descriptor, candidates, positive, negative, margin=margin).loss
+    candidates, candidate_labels = replicate((embeddings, labels))
+    pairs = (label for pair in zip(labels, candidate_labels, strict=True) for label in pair)
+    positive, negative = losses.comparison_masks(*pairs)
+    return losses.triplet_loss(embeddings, candidates, positive, negative, margin=margin).loss

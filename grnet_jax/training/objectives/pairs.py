@@ -64,18 +64,18 @@ def embed_pairs(
     batch: Mapping[str, jax.Array],
     microbatch_size: int = 0,
 ) -> tuple[Any, Any, Any]:
-    """Features of a batch's customer photos and shop photos, and the new batch statistics.
+    """Returns features of a batch's customer and shop images, and the new batch statistics.
 
-    Both go through the network as one batch, customer and shop photo of an item side by side,
-    so that BatchNorm sees both and no device's rows move; with `microbatch_size` so many photos at once.
+    Both go through the network as one batch, customer and shop image of an item side by side, so
+    that BatchNorm sees both and no device's rows move; with `microbatch_size` so many at once.
     """
-    photos = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
-    items = photos.shape[0]
+    images = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
+    items = images.shape[0]
     features, batch_stats = embed_batch(
         matcher,
         params,
         batch_stats,
-        photos.reshape(2 * items, *photos.shape[2:]),
+        images.reshape(2 * items, *images.shape[2:]),
         microbatch_size=microbatch_size,
         group=2,
     )
@@ -86,13 +86,14 @@ def embed_pairs(
 
 
 def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
-    """Same item or not, over all customer x shop pairs of the global batch (GRNet).
+    """Builds the loss of same item or not, over all customer x shop pairs of the global batch.
 
-    `loss.leave_out_identical` leaves out negatives whose shop photo is byte for byte that of
+    `loss.leave_out_identical` leaves out negatives whose shop image is byte for byte that of
     the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
-    customer's shop photos, `loss.embedding_weight` the same over the inner products of
+    customer's shop images, `loss.embedding_weight` the same over the inner products of
     embeddings, divided by `loss.embedding_temperature`. With `loss.pair_weight` 0 no pair is
-    scored, and embeddings learn alone."""
+    scored, and embeddings learn alone.
+    """
     del steps, index
     loss, microbatch_size = config.loss, config.train.microbatch_size
 
@@ -114,20 +115,20 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
                 ranking = query_softmax_cross_entropy(logits, same, mask)
                 pairs = pairs + loss.query_softmax_weight * ranking
             value = loss.pair_weight * pairs
-            own, best_negative = best_scores(logits, same, ~same)
+            best_positive, best_negative = best_scores(logits, same, ~same)
             metrics = {
-                "batch_top1": jnp.mean(own > best_negative),
-                "positive_logit": jnp.mean(own),
+                "batch_top1": jnp.mean(best_positive > best_negative),
+                "positive_logit": jnp.mean(best_positive),
                 "best_negative_logit": jnp.mean(best_negative),
             }
         if loss.embedding_weight:
             similarity = models.inner_products(customer, shop) / loss.embedding_temperature
             auxiliary = query_softmax_cross_entropy(similarity, same, mask)
             value = value + loss.embedding_weight * auxiliary
-            own, best_negative = best_scores(similarity, same, ~same)
+            best_positive, best_negative = best_scores(similarity, same, ~same)
             metrics |= {
                 "embedding_loss": auxiliary,
-                "embedding_batch_top1": jnp.mean(own > best_negative),
+                "embedding_batch_top1": jnp.mean(best_positive > best_negative),
             }
         return value, (batch_stats, {"loss": value, **metrics})
 

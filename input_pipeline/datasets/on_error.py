@@ -1,4 +1,4 @@
-"""Which problems stop a preparation, and which cost only the rows that have them."""
+"""Which problems stop a preparation, and which only leave out the rows that have them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Policy:
-    """Which kinds of problems cost only their rows; all others stop the preparation.
+class OnError:
+    """Which kinds of problems only leave out their rows; all others stop the preparation.
 
     Attributes:
       skipped: the kinds.
@@ -52,8 +52,8 @@ class Policy:
 
     skipped: frozenset[str]
 
-    def refuses(self, kind: str) -> bool:
-        """Whether a problem of this kind stops the preparation."""
+    def is_fatal(self, kind: str) -> bool:
+        """Returns whether a problem of this kind stops the preparation."""
         return kind not in self.skipped
 
     def __str__(self) -> str:
@@ -62,8 +62,8 @@ class Policy:
         return "skip" if self.skipped >= KINDS.keys() else ",".join(sorted(self.skipped))
 
 
-def make_policy(on_error: str, default: Iterable[str]) -> Policy:
-    """The policy that config.data.on_error describes.
+def parse_on_error(on_error: str, default: Iterable[str]) -> OnError:
+    """Parses --on_error.
 
     Args:
       on_error: "error" stops at every problem, "skip" leaves out all bad rows, kinds joined by
@@ -74,13 +74,13 @@ def make_policy(on_error: str, default: Iterable[str]) -> Policy:
       DatasetError: there is no such kind.
     """
     if on_error == "skip":
-        return Policy(frozenset(KINDS))
+        return OnError(frozenset(KINDS))
     if on_error == "error":
-        return Policy(frozenset())
+        return OnError(frozenset())
     chosen = frozenset(kind.strip() for kind in on_error.split(",")) if on_error else default
     if unknown := sorted(set(chosen) - KINDS.keys()):
         raise DatasetError(
             f"--on_error={on_error!r}: {unknown[0]!r} is neither error nor skip nor "
             f"a kind of problem; the kinds are {', '.join(KINDS)}"
         )
-    return Policy(frozenset(chosen))
+    return OnError(frozenset(chosen))

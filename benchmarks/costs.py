@@ -1,4 +1,4 @@
-"""What a backbone costs, counted from shapes alone: nothing is computed."""
+"""Counts parameters and multiply-adds of a backbone from shapes; nothing is computed."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from grnet_jax.backbones.blocks import GroupedConv
 
 
 def count_parameters(name: str, head: bool = True) -> int:
-    """Trained numbers, BatchNorm's statistics not among them.
+    """Counts trained parameters, without BatchNorm's statistics.
 
     Args:
       name: of the backbone.
@@ -27,17 +27,17 @@ def count_parameters(name: str, head: bool = True) -> int:
 
 
 def multiply_adds(name: str, image_size: int = 224, head: bool = True) -> int:
-    """Multiplications, each with an addition, that one photo takes.
+    """Counts multiplications, each with an addition, for one image.
 
     Those of convolutions and dense layers; BatchNorm, pooling, gates and sums are not counted.
 
     Args:
       name: of the backbone.
-      image_size: side of the photo.
+      image_size: side of the image.
       head: whether its 1000-class ImageNet head counts.
 
     Raises:
-      InputError: naming the backbones there are, or for photos too small for this one.
+      InputError: naming the backbones there are, or for images too small for this one.
     """
     total = 0
 

@@ -1,4 +1,4 @@
-"""Outlines of objects as COCO files give them: polygons, or runs of pixels column by column."""
+"""Segmentations of objects as in COCO files: polygons, or run-length encoded (RLE) masks."""
 
 import math
 import re
@@ -14,8 +14,8 @@ _WELL_FORMED = re.compile(r"(?:[P-o]{0,6}[0-O])*")
 _MOST_PIXELS = 2**31
 
 
-class Runs(NamedTuple):
-    """The pixels of an object, run-length encoded.
+class RLE(NamedTuple):
+    """The mask of an object, run-length encoded column by column.
 
     Attributes:
       height: of the whole mask, in pixels.
@@ -31,48 +31,48 @@ class Runs(NamedTuple):
         return {"size": [self.height, self.width], "counts": self.counts}
 
     def pixels(self) -> np.ndarray:
-        """uint8 [height, width], 0 or 1."""
+        """Decodes the mask, uint8 [height, width], 0 or 1."""
         return coco_mask.decode(self._encoded())
 
-    def extent(self) -> tuple[float, float, float, float]:
-        """(x_1, y_1, x_2, y_2) of the pixels inside; without any, all 0."""
+    def bounding_box(self) -> tuple[float, float, float, float]:
+        """Returns (x_1, y_1, x_2, y_2) of the pixels inside; all 0 without any."""
         x, y, width, height = coco_mask.toBbox(self._encoded()).tolist()
         return x, y, x + width, y + height
 
 
 Polygons: TypeAlias = tuple[np.ndarray, ...]  # of each: float64 (x, y, x, y, ...)
-Outline: TypeAlias = Polygons | Runs
+Segmentation: TypeAlias = Polygons | RLE
 
 
-class OutlineError(ValueError):
-    """What is given is no outline; the message says why."""
+class SegmentationError(ValueError):
+    """A value is no segmentation; the message says why."""
 
 
-def parse_outline(value: object) -> Outline | None:
-    """Reads the field `segmentation`; None, [] and {} are no outline.
+def parse_segmentation(value: object) -> Segmentation | None:
+    """Parses the field `segmentation`; returns None for None, [] and {}.
 
     Raises:
-      OutlineError: it is neither polygons nor runs of pixels.
+      SegmentationError: it is neither polygons nor a run-length encoded mask.
     """
     if value is None or value == [] or value == {}:
         return None
     if isinstance(value, list):
         return tuple(_polygon(polygon) for polygon in value)
     if isinstance(value, dict):
-        return _runs(value)
-    raise OutlineError(f"expected polygons or a run-length mask, got {short(value)}")
+        return _parse_rle(value)
+    raise SegmentationError(f"expected polygons or a run-length mask, got {short(value)}")
 
 
-def rasterise(polygons: Polygons, height: int, width: int) -> Runs:
-    """The pixels inside any of these polygons, whose points lie within the photo."""
+def rasterize(polygons: Polygons, height: int, width: int) -> RLE:
+    """Returns the mask of the pixels inside any of these polygons, clipped to the image."""
     limits = np.array([width, height], np.float64)
     inside = [np.clip(points.reshape(-1, 2), 0, limits).ravel().tolist() for points in polygons]
     merged = coco_mask.merge(coco_mask.frPyObjects(inside, height, width))
-    return Runs(height, width, merged["counts"])
+    return RLE(height, width, merged["counts"])
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number, and no truth value."""
+    """Returns whether it is a finite number, and no bool."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -82,12 +82,12 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def is_integer(value: object, least: int) -> TypeGuard[int]:
-    """Whether it is an integer, and no truth value, from `least` on."""
+    """Returns whether it is an integer of at least `least`, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def short(value: object) -> str:
-    """A value as a message shows it."""
+    """Returns a value as a message shows it."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return "an integer of more than 40 digits"
     text = repr(value)
@@ -96,47 +96,51 @@ def short(value: object) -> str:
 
 def _polygon(points: object) -> np.ndarray:
     if not isinstance(points, list):
-        raise OutlineError(f"expected a list of polygons, got {short(points)} among them")
+        raise SegmentationError(f"expected a list of polygons, got {short(points)} among them")
     if len(points) % 2:
-        raise OutlineError(
+        raise SegmentationError(
             f"a polygon of {len(points)} numbers: expected an x and a y of each point"
         )
     if len(points) < 6:
-        raise OutlineError(f"a polygon of {len(points) // 2} points: expected at least 3")
+        raise SegmentationError(f"a polygon of {len(points) // 2} points: expected at least 3")
     if wrong := [value for value in points if not is_number(value)]:
-        raise OutlineError(f"expected a polygon's numbers of pixels, got {short(wrong[0])}")
+        raise SegmentationError(f"expected a polygon's numbers of pixels, got {short(wrong[0])}")
     return np.array(points, np.float64)
 
 
-def _runs(value: dict[Any, Any]) -> Runs:
+def _parse_rle(value: dict[Any, Any]) -> RLE:
     size, counts = value.get("size"), value.get("counts")
     if not (isinstance(size, list) and len(size) == 2 and all(is_integer(n, 1) for n in size)):
-        raise OutlineError(f"expected a mask's size as [height, width], got {short(size)}")
+        raise SegmentationError(f"expected a mask's size as [height, width], got {short(size)}")
     height, width = size
     if height * width > _MOST_PIXELS:
-        raise OutlineError(f"a mask of {short(width)}x{short(height)} pixels is too large")
+        raise SegmentationError(f"a mask of {short(width)}x{short(height)} pixels is too large")
     if isinstance(counts, str):
         if not _WELL_FORMED.fullmatch(counts):
-            raise OutlineError(f"counts {short(counts)}: no run-length mask, or one broken off")
+            raise SegmentationError(
+                f"counts {short(counts)}: no run-length mask, or one broken off"
+            )
         runs: Sequence[int] = _decompress(counts)
     elif isinstance(counts, list):
         runs = counts
     else:
-        raise OutlineError(f"expected a mask's counts as a text or a list, got {short(counts)}")
+        raise SegmentationError(
+            f"expected a mask's counts as a text or a list, got {short(counts)}"
+        )
     if wrong := [run for run in runs if not is_integer(run, 0)]:
-        raise OutlineError(f"expected lengths of runs from 0 on, got {short(wrong[0])}")
+        raise SegmentationError(f"expected lengths of runs from 0 on, got {short(wrong[0])}")
     if sum(runs) != height * width:
-        raise OutlineError(
+        raise SegmentationError(
             f"runs of {short(sum(runs))} pixels in a mask of {width}x{height} = {height * width}"
         )
     if isinstance(counts, str):
-        return Runs(height, width, counts.encode())
+        return RLE(height, width, counts.encode())
     encoded = coco_mask.frPyObjects({"size": size, "counts": list(counts)}, height, width)
-    return Runs(height, width, encoded["counts"])
+    return RLE(height, width, encoded["counts"])
 
 
 def _decompress(counts: str) -> list[int]:
-    """Lengths of the runs, to be checked: pycocotools takes those that do not fill the mask."""
+    """Returns the runs' lengths, to be checked: pycocotools takes sums other than the size."""
     runs: list[int] = []
     value = shift = 0
     for code in counts.encode():
