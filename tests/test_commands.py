@@ -1,5 +1,6 @@
 """The commands as a user runs them, in processes of their own, and the Python API after them."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,21 +10,20 @@ import sys
 
 import numpy as np
 import pytest
-from grnet_jax.training.setup import restore_run
 from PIL import Image
 
 import grnet_jax
 import input_pipeline
-from configs import grnet
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import restore_run
 from grnet_jax.training.checkpoints import CheckpointError
-from input_pipeline.images import ImageError
+from input_pipeline import DatasetConfig, ImageError
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _FIELDS = (
-    "data.image_size=32",
+    "image.size=32",
     "model.node_dim=16",
     "model.reasoning_dim=8",
     "train.batch_size=8",
@@ -51,13 +51,17 @@ def _flags(config, *fields):
     return [f"--config={config}", *(f"--config.{field}" for field in fields)]
 
 
+def _tiny(data_dir):
+    return "dataset.source=tiny", f"dataset.dir={data_dir}"
+
+
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     """A workdir trained and evaluated on the tiny synthetic set, and what was printed."""
     workdir = tmp_path_factory.mktemp("run")
-    flags = _flags("configs/grnet.py", "data.size=tiny", f"data.dir={data_dir}", *_FIELDS)
-    flags.append(f"--workdir={os.path.relpath(workdir, _ROOT)}")
-    train, evaluate = run("train.py", *flags), run("eval.py", *flags)
+    flags = _flags("configs/grnet.py", *_tiny(data_dir), *_FIELDS)
+    place = f"--workdir={os.path.relpath(workdir, _ROOT)}"
+    train, evaluate = run("train.py", *flags, place), run("eval.py", place)
     assert train.returncode == 0, train.stderr
     assert evaluate.returncode == 0, evaluate.stderr
     return workdir, train, evaluate
@@ -66,8 +70,8 @@ def trained(data_dir, tmp_path_factory):
 def test_train_says_what_it_wrote_and_what_is_next(trained):
     workdir, train, _ = trained
     assert f"Wrote {os.path.relpath(workdir, _ROOT)}/" in train.stdout
-    assert "Next: python eval.py --config=configs/grnet.py" in train.stdout
-    assert "6 steps of 8 items x 2 photos (64 pairs) on 1 device(s)" in train.stderr
+    assert f"Next: python eval.py --workdir={os.path.relpath(workdir, _ROOT)}" in train.stdout
+    assert "6 steps of 8 items x 2 images (64 pairs) on 1 device(s)" in train.stderr
     assert "graph/projection" in train.stderr  # the parameter overview
     assert "train/loss" in train.stderr
     assert "val/top1" in train.stderr
@@ -125,7 +129,7 @@ def test_visualization_explains_photo_files_without_tensorflow(trained, tmp_path
     code = """
 import sys
 
-sys.modules["tensorflow"] = sys.modules["input_pipeline"] = None  # as if not installed
+sys.modules["tensorflow"] = None  # as if not installed
 from grnet_jax.visualization.__main__ import main
 sys.exit(main())
 """
@@ -171,20 +175,23 @@ def test_export_gives_the_scores_of_load(trained, tmp_path):
 
 
 def test_load_scores_as_evaluation_does(trained, data_dir):
-    """The same photos through `load` give evaluation's own figures."""
+    """The same photos through `load` give evaluation's own metrics; `search` lists the best."""
     workdir, _, _ = trained
     matcher = grnet_jax.load(str(workdir))
-    config = grnet.get_config()
-    config.data.size, config.data.dir = "tiny", str(data_dir)
-    split = input_pipeline.load_dataset(config.data).split("test")
+    dataset = input_pipeline.load_dataset(DatasetConfig(source="tiny", dir=str(data_dir)))
+    split = dataset.split("test")
     queries, gallery = split.query_rows(), split.gallery_rows()
 
     def embed(rows):
         boxes = [tuple(float(v) for v in split.index.box[row]) for row in rows]
         return matcher.embed([split.record(row).image for row in rows], boxes)
 
-    scores = matcher.score(embed(queries), embed(gallery))
+    features = embed(queries), embed(gallery)
+    scores = matcher.score(*features)
     assert scores.shape == (24, 12)
+    best = matcher.search(*features, top_k=3)
+    np.testing.assert_array_equal(best.indices, np.argsort(-scores, kind="stable")[:, :3])
+    np.testing.assert_array_equal(best.scores, -np.sort(-scores)[:, :3])
     items, shop_items = split.index.item[queries], split.index.item[gallery]
     own = scores[np.arange(24), [int(np.flatnonzero(shop_items == i)[0]) for i in items]]
     found = [
@@ -193,21 +200,22 @@ def test_load_scores_as_evaluation_does(trained, data_dir):
         for k in (1, 5, 10)
     ]  # fmt: skip
     results = json.loads((workdir / "results.json").read_text())["protocols"]["all"]
-    # One grey level of difference in a resized photo may swap two near-equal scores.
+    # One gray level of difference in a resized image may swap two near-equal scores.
     np.testing.assert_allclose(found, [results[f"top{k}"] for k in (1, 5, 10)], atol=1.5 / 24)
 
 
-def test_shop_photos_are_cut_as_in_their_gallery(trained):
+def test_shop_photos_are_cropped_as_in_their_gallery(trained):
     workdir, _, _ = trained
     run, state = restore_run(str(workdir), make_mesh())
-    run.config.data.shop_crop = "none"
-    matcher = LoadedMatcher(run, state)
+    image = run.config.image.model_copy(update={"shop_crop": "none"})
+    config = run.config.model_copy(update={"image": image})
+    matcher = LoadedMatcher(dataclasses.replace(run, config=config), state)
     photo = np.random.default_rng(1).integers(0, 256, (60, 40, 3), dtype=np.uint8)
     whole = matcher.embed([photo], shop=True)
     np.testing.assert_array_equal(whole.regions, matcher.embed([photo]).regions)
     box = matcher.embed([photo], [(0, 0, 20, 30)])
     assert np.abs(box.regions - whole.regions).max() > 0
-    with pytest.raises(InputError, match=r"trained without \(data\.shop_crop\)"):
+    with pytest.raises(InputError, match=r"trained without \(image\.shop_crop\)"):
         matcher.embed([photo], [(0, 0, 20, 30)], shop=True)
 
 
@@ -240,7 +248,7 @@ def test_load_embed_and_score_need_no_tensorflow(trained, tmp_path):
     code = f"""
 import sys
 
-sys.modules["tensorflow"] = sys.modules["input_pipeline"] = None  # as if not installed
+sys.modules["tensorflow"] = None  # as if not installed
 import grnet_jax
 matcher = grnet_jax.load({str(workdir)!r})
 features = matcher.embed([{str(tmp_path / "photo.jpg")!r}])
@@ -254,15 +262,10 @@ assert matcher.score(features, features).shape == (1, 1)
 
 @pytest.mark.slow
 def test_evaluation_sees_photos_as_training_did(trained, data_dir, tmp_path):
-    """Also where the command line says nothing of the run's image size."""
+    """Also where a config file says otherwise of the image's size."""
     workdir, _, _ = trained
-    flags = _flags(
-        "configs/grnet.py",
-        "data.size=tiny",
-        f"data.dir={data_dir}",
-        "model.node_dim=16",
-        "model.reasoning_dim=8",
-    )
+    sizes = "model.node_dim=16", "model.reasoning_dim=8"
+    flags = _flags("configs/grnet.py", *_tiny(data_dir), *sizes)
     done = run("eval.py", *flags, f"--workdir={workdir}", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results.json").read_text() == (workdir / "results.json").read_text()
@@ -275,16 +278,15 @@ def test_load_without_a_run_is_named(tmp_path):
 
 def test_evaluating_another_model_is_refused(trained, data_dir):
     workdir, _, _ = trained
-    flags = _flags("configs/global_baseline.py", "data.size=tiny", f"data.dir={data_dir}")
+    flags = _flags("configs/global_baseline.py", *_tiny(data_dir))
     done = run("eval.py", *flags, f"--workdir={workdir}")
     assert done.returncode == 2
-    assert "holds a run of another config" in done.stderr
-    assert "model.layers: 3 there, 0 now" in done.stderr
+    assert "config.model.layers=0: the run was trained with 3" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_colour_histogram_needs_no_training(data_dir, tmp_path):
-    flags = _flags("configs/colour_histogram.py", "data.size=tiny", f"data.dir={data_dir}")
+def test_color_histogram_needs_no_training(data_dir, tmp_path):
+    flags = _flags("configs/color_histogram.py", *_tiny(data_dir))
     done = run("eval.py", *flags, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["step"] == 0
@@ -295,13 +297,17 @@ def test_colour_histogram_needs_no_training(data_dir, tmp_path):
     [
         (["--config=configs/grnet.py", "--config.model.node_dims=3"], "node_dims"),
         (["--config=configs/grnet.py", "--config.model.node_dim=many"], "node_dim"),
-        (["--config=configs/grnet.py:street3shop"], "street3shop: unknown data set"),
-        (["--config=configs/grnet.py:deepfashion_c2s"], "config.data.source is empty"),
-        (["--config=configs/grnet.py:manifest"], "data.manifest"),
-        (["--config=configs/grnet.py", "--config.data.size=vast"], "expected one of small, tiny"),
+        (["--config=configs/grnet.py:street3shop"], "dataset.name='street3shop': expected one of"),
+        (["--config=configs/grnet.py:deepfashion_c2s"], "dataset.source is empty"),
+        (["--config=configs/grnet.py:manifest"], "dataset.source is empty: give the path"),
+        (["--config.dataset.source=vast"], "expected one of small, tiny"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
         (["--confg=configs/grnet.py"], "Unknown command line flag 'confg'"),
         (["--config=configs/grnet.py", "extra"], "unexpected argument 'extra'"),
+        (
+            ["--config.train.steps=-1", "--config.optimizer.momentum=2.0"],
+            "config.train.steps=-1",
+        ),
     ],
 )
 def test_bad_flags_are_named(flags, message, tmp_path):
@@ -313,7 +319,7 @@ def test_bad_flags_are_named(flags, message, tmp_path):
 
 
 def test_evaluating_without_a_run_is_named(tmp_path):
-    done = run("eval.py", "--config=configs/grnet.py", f"--workdir={tmp_path}/nothing")
+    done = run("eval.py", f"--workdir={tmp_path}/nothing")
     assert done.returncode == 2
     assert "holds no run" in done.stderr
 
@@ -324,11 +330,11 @@ def _write_manifest(folder):
     rows = ["image,item_id,domain,split"]
     for item in range(8):
         split = "train" if item < 5 else "test"
-        colour = rng.integers(0, 256, 3)
+        color = rng.integers(0, 256, 3)
         for domain in ("shop", "customer"):
             noise = rng.integers(-30, 30, (48, 40, 3))
             name = f"{item}_{domain}.{'png' if item % 2 else 'jpg'}"
-            Image.fromarray(np.uint8(np.clip(colour + noise, 0, 255))).save(folder / name)
+            Image.fromarray(np.uint8(np.clip(color + noise, 0, 255))).save(folder / name)
             if (item, domain) != (7, "shop"):
                 rows.append(f"{name},item{item},{domain},{split}")
     path = folder / "photos.csv"
@@ -340,18 +346,12 @@ def _write_manifest(folder):
 def test_a_manifest_trains_from_another_run_and_evaluates(trained, data_dir, tmp_path):
     workdir, _, _ = trained
     manifest = _write_manifest(tmp_path)
-    flags = _flags(
-        "configs/grnet.py:manifest",
-        f"data.manifest={manifest}",
-        f"data.dir={data_dir}",
-        *_FIELDS,
-        f"train.init_from={workdir}",
-    )
-    flags.append(f"--workdir={tmp_path}/run")
-    done = run("train.py", *flags)
+    fields = "dataset.name=manifest", f"dataset.source={manifest}", f"dataset.dir={data_dir}"
+    flags = _flags("configs/grnet.py", *fields, *_FIELDS, f"train.init_from={workdir}")
+    done = run("train.py", *flags, f"--workdir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     assert "no val split" in done.stderr
-    done = run("eval.py", *flags)
+    done = run("eval.py", f"--workdir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     assert "1 more queries show an item without a gallery photo" in done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -360,22 +360,16 @@ def test_a_manifest_trains_from_another_run_and_evaluates(trained, data_dir, tmp
     assert results["protocols"]["all"]["queries_without_match"] == 1
 
     # And the first run's model, never trained on these photos.
-    flags = [*flags[:-2], f"--workdir={workdir}", f"--output={tmp_path}/zero"]
-    done = run("eval.py", *flags)
+    flags = [f"--config.{field}" for field in fields]
+    done = run("eval.py", *flags, f"--workdir={workdir}", f"--output={tmp_path}/zero")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "zero" / "results.html").exists()
 
 
 def test_starting_from_a_run_of_another_model_is_named(trained, data_dir, tmp_path):
     workdir, _, _ = trained
-    flags = _flags(
-        "configs/grnet.py",
-        "data.size=tiny",
-        f"data.dir={data_dir}",
-        *_FIELDS,
-        "model.layers=2",
-        f"train.init_from={workdir}",
-    )
+    fields = *_tiny(data_dir), *_FIELDS, "model.layers=2", f"train.init_from={workdir}"
+    flags = _flags("configs/grnet.py", *fields)
     done = run("train.py", *flags, f"--workdir={tmp_path}")
     assert done.returncode == 2
     assert "do not fit this model, such as params/graph/layer3: (8, 8) there, absent" in done.stderr

@@ -1,6 +1,5 @@
 """Exported matchers give the live model's numbers, and need nothing but JAX."""
 
-import importlib
 import json
 import os
 import pathlib
@@ -11,15 +10,16 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from grnet_jax.training.setup import resolve_preprocessing
 
 from grnet_jax import models
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.export import reading
 from grnet_jax.export.reading import ExportError, load_exported
 from grnet_jax.export.writing import export_matcher
 from grnet_jax.training.state import init_variables
-from input_pipeline.images import ImageTransform, build_transform
+from input_pipeline import ImageTransform, build_transform
+from tests.small import random_images, small_config
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _VARIANTS = {
@@ -27,25 +27,16 @@ _VARIANTS = {
     "recomputed": ("grnet", {"recompute_edges": True, "inter_scale": False, "norm_feature": True}),
     "bfloat16": ("grnet", {"dtype": "bfloat16"}),
     "global_baseline": ("global_baseline", {}),
-    "colour_histogram": ("colour_histogram", {}),
-    "embedding": ("embedding", {"dim": 16, "classes": 3}),
+    "color_histogram": ("color_histogram", {}),
+    "embedding": ("embedding", {"num_classes": 3}),
     "kpm": ("kpm", {"gallery_chunk": 2}),
     "local_matching": ("local_matching", {"one_to_one": True}),
 }
 
 
-def _photos(n, size=32, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-
-
 def _export(variant, folder, platforms=("cpu",)):
     name, fields = _VARIANTS[variant]
-    config = importlib.import_module(f"configs.{name}").get_config()
-    config.data.image_size = 32
-    if config.model.name == "grnet":
-        config.model.node_dim, config.model.reasoning_dim = 16, 8
-    config.model.update(fields)
-    config = resolve_preprocessing(config)
+    config = parse_config(small_config(name, **{f"model.{k}": v for k, v in fields.items()}))
     matcher = models.build_matcher(config.model)
     variables = init_variables(matcher, 32, seed=0)
     export_matcher(config, variables, 7, epath.Path(folder), platforms)
@@ -66,7 +57,7 @@ def test_exported_halves_give_the_live_models_numbers(variant, tmp_path):
     embed = jax.jit(lambda photos: models.embed(matcher, variables, photos))
     score = jax.jit(lambda *features: models.score(matcher, variables, *features))
     for n, g in ((1, 5), (3, 2)):
-        photos = _photos(n), _photos(g, seed=1)
+        photos = random_images(n), random_images(g, seed=1)
         found = [loaded.embed(p) for p in photos]
         live = [embed(p) for p in photos]
         for name, leaf in found[0].items():
@@ -92,8 +83,8 @@ def test_the_description_tells_what_is_needed(exported):
         "regions": {"shape": ["n", 24, 128], "dtype": "float32"},
     }
     assert (described["step"], described["platforms"]) == (7, ["cpu", "cuda", "tpu"])
-    assert ImageTransform(**described["framing"]) == build_transform(config.data)
-    assert ImageTransform(**described["shop_framing"]) == build_transform(config.data, shop=True)
+    assert ImageTransform(**described["transform"]) == build_transform(config.image)
+    assert ImageTransform(**described["shop_transform"]) == build_transform(config.image, shop=True)
 
 
 def test_the_config_hash_is_the_configs(exported, tmp_path):
@@ -107,10 +98,10 @@ def test_the_config_hash_is_the_configs(exported, tmp_path):
 @pytest.mark.parametrize(
     ("photos", "got"),
     [
-        (_photos(2, size=64), r"uint8 \[2, 64, 64, 3\]"),
-        (_photos(2).astype(np.float32), r"float32 \[2, 32, 32, 3\]"),
-        (_photos(2)[0], r"uint8 \[32, 32, 3\]"),
-        (_photos(0), r"uint8 \[0, 32, 32, 3\]"),
+        (random_images(2, size=64), r"uint8 \[2, 64, 64, 3\]"),
+        (random_images(2).astype(np.float32), r"float32 \[2, 32, 32, 3\]"),
+        (random_images(2)[0], r"uint8 \[32, 32, 3\]"),
+        (random_images(0), r"uint8 \[0, 32, 32, 3\]"),
     ],
 )
 def test_photos_of_another_form_are_named(exported, photos, got):
@@ -121,7 +112,7 @@ def test_photos_of_another_form_are_named(exported, photos, got):
 
 def test_features_of_another_matcher_are_named(exported):
     loaded = load_exported(exported[0])
-    features = loaded.embed(_photos(2))
+    features = loaded.embed(random_images(2))
     with pytest.raises(InputError, match=r"query: expected features \['descriptor', 'regions'\]"):
         loaded.score({"descriptor": features["descriptor"]}, features)
     with pytest.raises(InputError, match=r"gallery regions: expected float32 \[n, 24, 128\]"):
@@ -152,12 +143,12 @@ def test_files_that_cannot_be_used_are_named(exported, tmp_path, monkeypatch):
 
 def test_unknown_platforms_are_named(tmp_path):
     with pytest.raises(InputError, match="--platforms: 'cpu,abacus'"):
-        _export("colour_histogram", tmp_path, ("cpu", "abacus"))
+        _export("color_histogram", tmp_path, ("cpu", "abacus"))
 
 
 def test_reading_needs_jax_alone(exported, tmp_path):
     folder, _, matcher, variables = exported
-    np.save(tmp_path / "photos.npy", _photos(3))
+    np.save(tmp_path / "photos.npy", random_images(3))
     code = f"""
 import sys
 
@@ -178,6 +169,6 @@ np.save("scores.npy", matcher.score(features, features))
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    features = models.embed(matcher, variables, _photos(3))
+    features = models.embed(matcher, variables, random_images(3))
     wanted = models.score(matcher, variables, features, features)
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), wanted, rtol=1e-4, atol=1e-5)
