@@ -53,7 +53,7 @@ _STARTED = ("wtbi", "grnet_cascade")  # from another run, of which the backbone 
 def start(tiny_config, tmp_path_factory):
     """A run of GRNet, from which others start."""
     workdir = tmp_path_factory.mktemp("start")
-    fields = {"train.steps": 2, "train.checkpoint_every": 2, "train.eval_every": 0}
+    fields = {"train.steps": 3, "train.eval_every": 0}
     loop.train(parse_config(tiny_config("grnet", **fields)), workdir)
     return workdir
 
@@ -75,10 +75,10 @@ def _values(state):
 
 
 @pytest.mark.parametrize("case", _CASES)
-def test_it_trains_goes_on_to_the_bit_and_is_evaluated(case, tiny_config, start, tmp_path):
+def test_it_trains_goes_on_to_the_bit_and_is_evaluated(case, tiny_config, request, tmp_path):
     config = tiny_config(case.split()[0], **_SHORT, **_CASES[case])
     if case in _STARTED:
-        config.train.init_from = str(start)
+        config.train.init_from = str(request.getfixturevalue("start"))
     if case == "fashionnet keypoints":
         dataset = load_dataset(parse_config(tiny_config()).dataset)
         config.image.keypoints = _write_keypoints(tmp_path / "joints.csv", dataset)
