@@ -10,7 +10,6 @@ with what is missing. Needs PyTorch, torchvision and timm (`make parity`).
 Writes benchmarks/results/backbone_speed_DEVICE.json.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,12 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks import torch_peers as peers
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.costs import multiply_adds
+from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from benchmarks.torch_model import best_torch_time, torch_device
 from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.blocks import GroupedConv, convolution
-from grnet_jax.backbones.costs import multiply_adds
 
 _PHOTOS, _SIZE = 8, 224
 _DTYPES = ("float32", "bfloat16")
@@ -58,9 +57,7 @@ _LAYERS = {
 
 def main() -> None:
     """Measures what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     names = [name for name in BACKBONES if name != "small"]
     parser.add_argument("--backbones", default=",".join(names), help="(all but small)")
     parser.add_argument("--dtypes", default=",".join(_DTYPES), help="(both)")
@@ -74,8 +71,7 @@ def main() -> None:
                 row |= _layer(_LAYERS[what], dtype) if what in _LAYERS else _backbone(what, dtype)
                 results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
                 print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
@@ -85,18 +81,19 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
         ("layer", ("forward", "input_gradient", "kernel_gradient")),
         ("backbone", ("forward", "step")),
     ):
-        chosen = [row for row in rows if (row["what"] in _LAYERS) == (title == "layer")]
-        if chosen:
-            heading = " | ".join(part.replace("_", " ") for part in parts)
-            tables.append(f"| {title} | dtype | {heading} |\n|---|---|" + "---|" * len(parts))
-        for row in chosen:
-            cells = [
-                f"{1000 * row[f'{part}_seconds']:.1f} "
-                f"({row[f'{part}_seconds'] / row[f'{part}_torch_seconds']:.2f})"
-                for part in parts
-            ]
-            tables[-1] += f"\n| {row['what']} | {row['dtype']} | " + " | ".join(cells) + " |"
-    return "\n\n".join(tables) + "\n"
+        lines = []
+        for row in rows:
+            if (row["what"] in _LAYERS) == (title == "layer"):
+                cells = [
+                    f"{1000 * row[f'{part}_seconds']:.1f} "
+                    f"({row[f'{part}_seconds'] / row[f'{part}_torch_seconds']:.2f})"
+                    for part in parts
+                ]
+                lines.append([row["what"], row["dtype"], *cells])
+        if lines:
+            heading = [part.replace("_", " ") for part in parts]
+            tables.append(markdown_table((title, "dtype", *heading), lines))
+    return "\n".join(tables)
 
 
 def _ready(run: Callable[[], Any]) -> float:

@@ -17,20 +17,27 @@ import time
 from typing import Any
 
 import numpy as np
-from grnet_jax.retrieval.cascade import Shortlist, make_cascade_scores, rank_cascade
-from grnet_jax.retrieval.embedding import embed_rows, make_embed
-from grnet_jax.retrieval.ranking import Ranking, make_score, prepare_score, rank_all
-from grnet_jax.retrieval.sources import HeldFeatures
-from grnet_jax.retrieval.tasks import Task, make_task
 
 from benchmarks import grnet_vs_baseline
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table
+from grnet_jax.config import ProtocolConfig
+from grnet_jax.evaluation.protocols import build_protocol
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from grnet_jax.metrics import top_k_hits
-from grnet_jax.models import make_scoring
+from grnet_jax.search.features import FeatureSubset
+from grnet_jax.search.ranking import (
+    ExhaustiveSearch,
+    GallerySearch,
+    RankingResult,
+    make_score,
+    rank,
+)
+from grnet_jax.search.reranking import CascadeSearch, make_cascade_scores
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from grnet_jax.visualization.plots import Curve, plot_curves
-from input_pipeline import image_batches, load_dataset
+from input_pipeline import load_dataset
+from input_pipeline.config import PrepareOptions
 
 # When embeddings learn: the config, and fields besides its own.
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,15 +52,14 @@ _TITLES = {"top1": "top-1", "top20": "top-20", "top50": "top-50"}
 _SPECIAL = {0: "all pairs", 1: "embeddings' order"}
 _LISTED = 20  # first photos of all pairs, of which the shortlist is asked how many it holds
 # Another draw: 3,600 + 150 + 500 shop photos, none of a garment that the run has seen.
-_ANOTHER = {"seed": 1, "train_items": 3600}
+_ANOTHER = PrepareOptions(seed=1, items=3600)
+_FEW_QUERIES = 64  # that compile what all of them need
 _PLOT = "docs/cascade.png"
 
 
 def main() -> None:
     """Measures what is missing, prints the tables and draws the plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="of the trained runs (3)")
     parser.add_argument("--queries", type=int, default=400, help="drawn from the test split (400)")
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
@@ -67,8 +73,8 @@ def main() -> None:
         for trained in RECIPES if seed == 0 else ("without", "after"):
             add_rows(results, trained, seed, options)
     plot(results.rows).savefig(ROOT / _PLOT)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)} and {_PLOT}")
+    results.report(format_rows(results.rows))
+    print(f"Wrote {_PLOT}")
 
 
 def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Namespace) -> None:
@@ -100,93 +106,72 @@ class Search:
     """A run's queries and gallery in memory, ranked by all pairs or by shortlists."""
 
     def __init__(self, workdir: str, data_dir: str, queries: int):
-        mesh = make_mesh()
-        run, state = restore_run(workdir, mesh)
-        data = run.config.data.copy_and_resolve_references()
-        data.update(dir=data_dir, **_ANOTHER)
-        self._task: Task = make_task(
-            load_dataset(data), "test", data, gallery="all", queries=queries
-        )
-        embed, batch = make_embed(run.matcher, mesh), run.config.eval.batch
+        self._mesh = make_mesh()
+        run, state = restore_run(workdir, self._mesh)
+        dataset = run.config.dataset.model_copy(update={"dir": data_dir})
+        options = ProtocolConfig(gallery="all", queries=queries)
+        protocol = build_protocol(load_dataset(dataset, _ANOTHER), run.config.image, options)
+        evaluator = RetrievalEvaluator(run.config, run.matcher, self._mesh, protocol)
+        self._positives = protocol.positives
         self._query, self._gallery = (
-            HeldFeatures(
-                embed_rows(
-                    embed,
-                    state.variables,
-                    lambda mine, size: image_batches(self._task.photos, mine, data, batch=size),
-                    rows,
-                    batch=batch,
-                    mesh=mesh,
-                )
-            )
-            for rows in (self._task.query_rows, self._task.gallery_rows)
+            evaluator.features(state.variables, protocol.images, rows, what)
+            for what, rows in (("queries", protocol.query_rows), ("gallery", protocol.gallery_rows))
         )
-        scoring = make_scoring(run.config.eval)
-        self._all_pairs = make_score(run.matcher, mesh, scoring)
-        self._cascade = make_cascade_scores(run.matcher, mesh, scoring)
-        self._how: dict[str, Any] = {
-            "prepared": prepare_score(run.matcher, state.variables, mesh, scoring),
-            "query_block": run.config.eval.query_block,
-            "gallery_block": run.config.eval.gallery_block,
-            "mesh": mesh,
-        }
-        self._everything = np.arange(len(self._query))
+        self._score = make_score(run.matcher, self._mesh)(state.variables)
+        self._cascade_scores = make_cascade_scores(run.matcher, self._mesh)(state.variables)
         self._first: np.ndarray | None = None
 
     def measure(self, shortlist: int) -> dict[str, Any]:
         """The row of this shortlist; of 0, all pairs."""
-        if self._first is None:
-            self._first = self._rank(0, self._everything).top_rows
-        self._rank(shortlist, self._everything[: self._how["query_block"]])
+        self._rank(shortlist, _FEW_QUERIES)
         clock, processor = time.perf_counter(), time.process_time()
-        ranking = self._rank(shortlist, self._everything)
+        ranking = self._rank(shortlist)
         seconds = time.perf_counter() - clock, time.process_time() - processor
+        if self._first is None:
+            self._first = (self._rank(0) if shortlist else ranking).indices
         row: dict[str, Any] = {"queries": len(self._query), "gallery": len(self._gallery)}
         row["share_scored"] = round((shortlist or len(self._gallery)) / len(self._gallery), 4)
         for name, count in _COUNTS.items():
             row[name] = round(float(np.mean(top_k_hits(ranking.ranks, count))), 4)
         listed = [
             np.isin(best, rows).mean()
-            for best, rows in zip(self._first, ranking.top_rows, strict=True)
+            for best, rows in zip(self._first, ranking.indices, strict=True)
         ]
         row[f"recall{_LISTED}"] = round(float(np.mean(listed)), 4)
         return row | {"seconds": round(seconds[0], 2), "cpu_seconds": round(seconds[1], 2)}
 
-    def _rank(self, shortlist: int, queries: np.ndarray) -> Ranking:
-        query = HeldFeatures(self._query.take(queries))
-        positives = self._task.positives[queries]
-        if not shortlist:
-            return rank_all(
-                self._all_pairs, query=query, gallery=self._gallery, positives=positives,
-                top=_LISTED, **self._how,
-            )  # fmt: skip
-        return rank_cascade(
-            self._cascade, query=query, gallery=self._gallery, positives=positives,
-            shortlist=Shortlist(shortlist), top=shortlist, **self._how,
-        )  # fmt: skip
+    def _rank(self, shortlist: int, queries: int | None = None) -> RankingResult:
+        """The first queries' ranking, or all; by a shortlist all of it is listed."""
+        search: GallerySearch
+        if shortlist:
+            search = CascadeSearch(
+                self._cascade_scores, self._gallery, self._mesh, shortlist, top_k=shortlist
+            )
+        else:
+            search = ExhaustiveSearch(self._score, self._gallery, self._mesh, _LISTED)
+        rows = np.arange(len(self._query))[:queries]
+        return rank(search, FeatureSubset(self._query, rows), self._positives[rows])
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """Markdown tables: searches beside all pairs, and the runs' own figures."""
-    lines = [
-        "| embeddings learn | seed | shortlist | share scored, % | top-1 | top-20 | top-50 | "
-        f"first {_LISTED} found, % | s | times faster |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    searches = [row for row in rows if row["what"] == "search"]
-    for row in sorted(searches, key=_order):
-        cells = [f"{row['trained']} GRNet", str(row["seed"])]
+    header = ["embeddings learn", "seed", *_TITLES.values()]
+    searches, runs = [], []
+    for row in sorted((row for row in rows if row["what"] == "search"), key=_order):
+        cells = [f"{row['trained']} GRNet", row["seed"]]
         cells.append(_SPECIAL.get(row["shortlist"]) or f"{row['shortlist']:,}")
         cells += [f"{100 * row[name]:.1f}" for name in ("share_scored", *_COUNTS)]
         cells += [f"{100 * row[f'recall{_LISTED}']:.1f}", f"{row['cpu_seconds']:.1f}"]
         faster = f"{row['speedup']:.1f}" if row["shortlist"] else "-"
-        lines.append("| " + " | ".join([*cells, faster]) + " |")
-    lines += ["", "| embeddings learn | seed | top-1 | top-20 | top-50 |", "|---|---|---|---|---|"]
+        searches.append([*cells, faster])
     for row in sorted((row for row in rows if row["what"] == "run"), key=_order):
-        cells = ["not at all" if row["trained"] == "without" else f"{row['trained']} GRNet"]
-        cells += [str(row["seed"]), *(f"{100 * row[name]:.1f}" for name in _COUNTS)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        learned = "not at all" if row["trained"] == "without" else f"{row['trained']} GRNet"
+        runs.append([learned, row["seed"], *(f"{100 * row[name]:.1f}" for name in _COUNTS)])
+    more = [f"first {_LISTED} found, %", "s", "times faster"]
+    table = markdown_table(
+        [*header[:2], "shortlist", "share scored, %", *header[2:], *more], searches
+    )
+    return f"{table}\n{markdown_table(header, runs)}"
 
 
 def _order(row: dict[str, Any]) -> tuple:

@@ -8,7 +8,6 @@ evaluation. Images are random. Needs PyTorch (`make parity`).
 Writes benchmarks/results/fashionnet_speed_DEVICE.json.
 """
 
-import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from benchmarks.torch_model import best_torch_time, torch_device
 from benchmarks.training_step import best_time, random_images
 from configs import fashionnet
@@ -44,9 +43,7 @@ _SIZES = {"demo": Size("synthetic", 64), "paper": Size("deepfashion_attributes",
 
 def main() -> None:
     """Measures the sizes that are missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", default=",".join(_SIZES), help="of demo, paper (both)")
     options = parser.parse_args()
     name = f"fashionnet_speed_{jax.default_backend()}"
@@ -55,8 +52,7 @@ def main() -> None:
         if results.find(size=size) is None:
             results.add({"size": size} | measure(_SIZES[size]))
             print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def measure(size: Size) -> dict[str, Any]:
@@ -219,18 +215,17 @@ def _check_same(outputs: Mapping[str, jax.Array], peer_outputs: Mapping[str, tor
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: photos a second, and how many times PyTorch's."""
-    lines = [
-        "| size | photos at once | recognized a second | times PyTorch's | gradients of photos a "
-        "second | times PyTorch's |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
         cells = [row["size"], str(row["photos"])]
         for what in ("recognize", "gradient"):
             ratio = row[f"torch_{what}"] / row[what]
             cells += [f"{row['photos'] / row[what]:.3g}", f"{ratio:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    header = ["size", "photos at once"]
+    for what in ("recognized", "gradients of photos"):
+        header += [f"{what} a second", "times PyTorch's"]
+    return markdown_table(header, lines)
 
 
 if __name__ == "__main__":

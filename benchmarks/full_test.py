@@ -9,12 +9,11 @@ peak: they are marked as arithmetic. Nothing is run here.
 Writes benchmarks/results/full_test.json, unless other sizes are given.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import RESULTS, ROOT, ResultsFile, make_parser, markdown_table
 
 DEVICES = (1, 8, 256)
 # A test of the paper's size: the queries are a round number, the gallery is the paper's.
@@ -25,8 +24,8 @@ _EMBEDDING = 1024
 # Region features of a photo in float16, and what one process reads in a second, bytes.
 _PHOTO_BYTES = 24 * 1024 * 2
 _READ_RATE = 1e9
-# Queries that a device holds while the gallery passes by.
-_QUERIES_HELD = 1024
+# Queries that a device ranks while the gallery passes by: a chunk of grnet_jax/search/ranking.py.
+_CHUNK_QUERIES = 512
 SHORTLISTS = (0, 4539, 400)
 
 
@@ -50,9 +49,7 @@ class Device(NamedTuple):
 
 def main() -> None:
     """Computes all rows and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--queries", type=int, default=_QUERIES, help=f"consumer photos ({_QUERIES})"
     )
@@ -115,7 +112,7 @@ def estimate(device: Device, queries: int, gallery: int, shortlist: int) -> dict
         work += queries * gallery * _EMBEDDING / device.macs_per_s
     seconds = {}
     for count in DEVICES:
-        passes = -(-queries // (_QUERIES_HELD * count))
+        passes = -(-queries // (_CHUNK_QUERIES * count))
         if shortlist:  # all embeddings for each pass, then each query's own photos
             size = passes * gallery * _EMBEDDING * 4 + queries * shortlist * _PHOTO_BYTES / count
         else:
@@ -135,19 +132,15 @@ def estimate(device: Device, queries: int, gallery: int, shortlist: int) -> dict
 
 def format_rows(rows: list[dict]) -> str:
     """A Markdown table of the times."""
-    head = "".join(f" {count} device{'s' * (count > 1)} |" for count in DEVICES)
-    lines = [
-        f"| device | pairs/s | known by | scored for a query |{head} device hours |",
-        "|---|---|---|---|" + "---|" * (len(DEVICES) + 1),
-    ]
+    lines = []
     for row in rows:
         scored = f"{row['shortlist']:,}" if row["shortlist"] else f"all {row['gallery']:,}"
-        times = "".join(f" {_time(row['seconds'][str(count)])} |" for count in DEVICES)
-        lines.append(
-            f"| {row['device']} | {row['pairs_per_s']:,} | {row['known']} | {scored} |{times} "
-            f"{row['seconds']['1'] / 3600:,.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+        cells = [row["device"], f"{row['pairs_per_s']:,}", row["known"], scored]
+        cells += [_time(row["seconds"][str(count)]) for count in DEVICES]
+        lines.append([*cells, f"{row['seconds']['1'] / 3600:,.2f}"])
+    counts = (f"{count} device{'s' * (count > 1)}" for count in DEVICES)
+    known = ("device", "pairs/s", "known by", "scored for a query")
+    return markdown_table((*known, *counts, "device hours"), lines)
 
 
 def _time(seconds: float) -> str:
@@ -158,8 +151,7 @@ def _time(seconds: float) -> str:
 
 
 def _row(name: str, **keys: Any) -> Mapping[str, Any]:
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
     return next(row for row in rows if all(row[key] == value for key, value in keys.items()))
 
 

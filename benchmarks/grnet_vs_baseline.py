@@ -7,7 +7,6 @@ row is written as it finishes; run again, the command goes on with the rows that
 Writes benchmarks/results/grnet_vs_baseline.json; the runs stay under --runs.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, run_command
 
 _TRAINED = ("grnet", "global_baseline")
 _FLOOR = "color_histogram"
@@ -25,9 +24,7 @@ _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
 def main() -> None:
     """Measures what is missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="of the trained systems (3)")
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
     parser.add_argument("--runs", default="runs/grnet_vs_baseline", help="workdirs of the runs")
@@ -40,8 +37,7 @@ def main() -> None:
         if results.find(model=model, seed=seed) is None:
             print(f"[{number}/{len(runs)}] {model}, seed {seed}", flush=True)
             results.add(measure(model, seed, options.data_dir, f"{options.runs}/{model}_{seed}"))
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def measure(
@@ -82,10 +78,7 @@ def format_rows(rows: list[dict]) -> str:
 
     Under it, where both systems have rows, how many of the baseline's errors GRNet removes.
     """
-    lines = [
-        "| protocol | system | seeds | " + " | ".join(_COLUMNS.values()) + " |",
-        "|---|---|---|" + "---|" * len(_COLUMNS),
-    ]
+    lines = []
     for protocol in _PROTOCOLS:
         first = rows[0]["protocols"][protocol]
         title = f"{first['title']}, {first['queries']:,} queries"
@@ -94,11 +87,11 @@ def format_rows(rows: list[dict]) -> str:
             if chosen:
                 cells = [_cell([100 * r[c] for r in chosen]) for c in _COLUMNS]
                 name = model.replace("_", " ").replace("grnet", "**GRNet**")
-                lines.append(f"| {title} | {name} | {len(chosen)} | " + " | ".join(cells) + " |")
+                lines.append([title, name, len(chosen), *cells])
                 title = ""
-    if {row["model"] for row in rows} >= set(_TRAINED):
-        lines += ["", _errors_removed(rows)]
-    return "\n".join(lines) + "\n"
+    table = markdown_table(("protocol", "system", "seeds", *_COLUMNS.values()), lines)
+    trained = {row["model"] for row in rows} >= set(_TRAINED)
+    return f"{table}\n{_errors_removed(rows)}\n" if trained else table
 
 
 def _errors_removed(rows: list[dict]) -> str:

@@ -8,11 +8,7 @@ named.
 Writes benchmarks/results/hot_spots_DEVICE.json.
 """
 
-import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -21,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ResultsFile, in_new_process, make_parser, markdown_table
 from benchmarks.training_step import SIZES, best_time, step_seconds
 from grnet_jax.backbones.blocks import convolution
 from grnet_jax.backbones.grouped import grouped_convolution
@@ -36,13 +32,7 @@ _LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 def main() -> None:
     """Measures what is missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--step", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().step:
-        print(json.dumps(step_seconds(SIZES["demo"])))
-        return
+    make_parser(__doc__).parse_args()
     name = f"hot_spots_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.hot_spots", ("hot_spot",))
     for hot_spot, measure in _HOT_SPOTS.items():
@@ -53,18 +43,16 @@ def main() -> None:
         row |= {"times_faster": before / after}
         results.add({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
         print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table in milliseconds."""
-    lines = ["| hot spot | before, ms | after, ms | times faster |", "|---|---|---|---|"]
+    lines = []
     for row in rows:
-        before, after = (1000 * row[f"{when}_seconds"] for when in ("before", "after"))
-        lines.append(
-            f"| {row['hot_spot']} | {before:.0f} | {after:.0f} | {row['times_faster']:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+        times = [f"{1000 * row[f'{when}_seconds']:.0f}" for when in ("before", "after")]
+        lines.append([row["hot_spot"], *times, f"{row['times_faster']:.1f}"])
+    return markdown_table(("hot spot", "before, ms", "after, ms", "times faster"), lines)
 
 
 def _times(
@@ -205,15 +193,8 @@ def _large_pages() -> tuple[float, float]:
     """The demo's whole training step without and with large memory pages."""
     times = []
     for tunables in ("", _LARGE_PAGES):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.hot_spots", "--step"],
-            cwd=ROOT,
-            env=os.environ | {"GLIBC_TUNABLES": tunables},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        times.append(float(json.loads(done.stdout.splitlines()[-1])))
+        os.environ["GLIBC_TUNABLES"] = tunables  # a process reads it when it starts
+        times.append(in_new_process(step_seconds, size=SIZES["demo"]))
     return times[0], times[1]
 
 

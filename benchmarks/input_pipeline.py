@@ -196,9 +196,8 @@ def _turn(batches: Iterator[Any], seconds: float) -> _Turn:
 def _read_images(split: Split, config: Config) -> tuple[list[bytes], np.ndarray]:
     """The upright JPEGs of the pipeline's first batches, and the crop of each."""
     sampler = build_sampler(split, config.sampler, 0)
-    items = _PHOTOS // 2
-    plans = [sampler.plan(s, batch_size=items, host=0, hosts=1) for s in range(_BARE_BATCHES)]
-    rows = np.concatenate([plan.rows.reshape(-1) for plan in plans])
+    batches = [sampler.sample(s, batch_size=_PHOTOS // 2) for s in range(_BARE_BATCHES)]
+    rows = np.concatenate([batch.flat().rows for batch in batches])
     records = [parse_record(record) for record in split.read(rows)]
     upright = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
     if not any(upright):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table
 from input_pipeline import (
     AugmentConfig,
     DatasetConfig,
@@ -39,9 +39,7 @@ _MB = 1e6
 
 def main() -> None:
     """Measures what is missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--photos", type=int, default=200_000, help="of train (200000)")
     parser.add_argument("--data_dir", default="data", help="folder of prepared sets (data)")
     parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
@@ -65,8 +63,7 @@ def main() -> None:
         if results.find(step=step, photos=options.photos) is None:
             row = measure([sys.executable, "-m", *command])
             results.add({"step": step, "photos": options.photos, **row})
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def measure(command: Sequence[str]) -> dict[str, float]:
@@ -107,11 +104,7 @@ def stream(items: int, data_dir: str) -> None:
 def format_rows(rows: list[dict]) -> str:
     """A Markdown table."""
     lines = [
-        "| step | photos | minutes | of all cores | photos/s | peak memory, MB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [
+        [
             row["step"],
             f"{row['photos']:,}",
             f"{row['seconds'] / 60:.1f}",
@@ -119,8 +112,10 @@ def format_rows(rows: list[dict]) -> str:
             f"{row['photos'] / row['seconds']:,.0f}",
             f"{row['peak_mb']:,}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        for row in rows
+    ]
+    header = ("step", "photos", "minutes", "of all cores", "photos/s", "peak memory, MB")
+    return markdown_table(header, lines)
 
 
 def _memory(pid: int) -> float:

@@ -9,20 +9,15 @@ memory over three real steps, the seconds of the last and the losses. Images are
 Writes benchmarks/results/memory_DEVICE.json.
 """
 
-import argparse
-import json
 import os
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ResultsFile, in_new_process, make_parser, markdown_table
 from benchmarks.training_step import build_step, planned_bytes, random_batch
 from configs import grnet
 
@@ -31,19 +26,17 @@ _CHUNKS = (0, 8)
 # Pairs x D a real step may have: above, one takes many minutes on two cores.
 _MOST_WORK = 256 * 256 * 64
 _SHARE_OF_MEMORY = 0.7
+_HEADER = (
+    *("size", "items", "pairs", "gallery chunk"),
+    *("planned GB", "resident GB", "s/step", "loss"),
+)
 
 
 def main() -> None:
     """Measures every row that is missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", default="demo,paper", help="of demo, paper (both)")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(**json.loads(options.measure))))
-        return
     name = f"memory_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.memory", ("size", "items", "gallery_chunk"))
     for size in options.sizes.split(","):
@@ -51,18 +44,14 @@ def main() -> None:
             for chunk in _CHUNKS:
                 key = {"size": size, "items": items, "gallery_chunk": chunk}
                 if results.find(**key) is None:
-                    results.add(key | _in_a_process(key))
+                    results.add(key | in_new_process(measure, **key))
                     print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table, gigabytes and seconds."""
-    lines = [
-        "| size | items | pairs | gallery chunk | planned GB | resident GB | s/step | loss |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
         real = ["-"] * 3
         if row["losses"]:
@@ -73,15 +62,8 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
                 f"{first:.3f} → {last:.3f}",
             ]
         cells = [row["size"], row["items"], f"{row['items'] ** 2:,}", row["gallery_chunk"] or "all"]
-        cells += [f"{row['planned_gb']:.1f}", *real]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _in_a_process(key: Mapping[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(key)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        lines.append([*cells, f"{row['planned_gb']:.1f}", *real])
+    return markdown_table(_HEADER, lines)
 
 
 def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:

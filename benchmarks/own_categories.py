@@ -8,12 +8,12 @@ starts from the parts of `--start` that fit. A row is written as it finishes; ru
 goes on with the one that is missing. Writes benchmarks/results/own_categories.json.
 """
 
-import argparse
 import json
 from typing import Any
 
+from benchmarks.own_photos import manifest_flags, manifest_parser
 from benchmarks.reproduce.printing import format_cell
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, markdown_table, run_command
 
 _STEPS = 600
 _FIELDS = (
@@ -28,23 +28,12 @@ _FIELDS = (
 
 def main() -> None:
     """Measures the rows that are missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
-    parser.add_argument("--photos", required=True, help="what the photos are, for the file")
+    parser = manifest_parser(__doc__, "runs/fashionnet_synthetic", "runs/own_categories")
     parser.add_argument("--categories", type=int, default=17, help="how many there are (17)")
-    parser.add_argument(
-        "--start", default="runs/fashionnet_synthetic", help="run that the second row starts from"
-    )
-    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
-    parser.add_argument("--runs", default="runs/own_categories", help="workdirs of the runs")
     options = parser.parse_args()
     flags = [
         "--config=configs/fashionnet.py:synthetic",  # its size
-        "--config.dataset.name=manifest",
-        f"--config.dataset.source={options.manifest}",
-        f"--config.dataset.dir={options.data_dir}",
+        *manifest_flags(options),
         f"--config.model.num_classes={options.categories}",
         *_FIELDS,
     ]
@@ -71,22 +60,20 @@ def main() -> None:
         measured = json.loads((ROOT / workdir / "recognition.json").read_text())
         row = {name: measured[name] for name in ("photos", "values", "intervals")}
         results.add({"model": name, "data": options.photos} | row)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table in percent with 95% intervals."""
     names = ("category_top1", "category_top3", "category_top5")
-    lines = ["| model | top-1 | top-3 | top-5 |", "|---|---|---|---|"]
+    lines = []
     for row in rows:
         metrics = row["values"] | {"intervals_95": row["intervals"]}
-        cells = [format_cell([metrics], name) for name in names]
-        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
+        lines.append([row["model"], *(format_cell([metrics], name) for name in names)])
     if rows:
         commonest = 100 * rows[0]["values"]["category_commonest"]
-        lines.append(f"| always the commonest category | {commonest:.1f} | | |")
-    return "\n".join(lines) + "\n"
+        lines.append(["always the commonest category", f"{commonest:.1f}", "", ""])
+    return markdown_table(("model", "top-1", "top-3", "top-5"), lines)
 
 
 if __name__ == "__main__":

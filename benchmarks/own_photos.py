@@ -1,6 +1,6 @@
 """Every system on a manifest of real photos, trained on them from what the demo left.
 
-    python -m benchmarks.own_photos --manifest=photos/manifest.csv --start=runs/demo
+    python -m benchmarks.own_photos --manifest=photos/manifest.csv --photos="what they are"
 
 GRNet also as the demo left it and from scratch; the other systems start from its backbone alone.
 The color histogram stands beside them. A row is written as it finishes; run again, the command
@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from benchmarks.reproduce.printing import format_cell
-from benchmarks.results_file import ROOT, ResultsFile, run_command
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, run_command
 from grnet_jax.evaluation.reports import column_title
 
 _STEPS = 200
@@ -30,20 +30,8 @@ _OTHERS = {
 
 def main() -> None:
     """Measures the rows that are missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
-    parser.add_argument("--photos", default="", help="what the photos are, for the file")
-    parser.add_argument("--start", default="runs/demo", help="run to start from (runs/demo)")
-    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
-    parser.add_argument("--runs", default="runs/own_photos", help="workdirs of the runs")
-    options = parser.parse_args()
-    data = [
-        "--config.dataset.name=manifest",
-        f"--config.dataset.source={options.manifest}",
-        f"--config.dataset.dir={options.data_dir}",
-    ]
+    options = manifest_parser(__doc__, "runs/demo", "runs/own_photos").parse_args()
+    data = manifest_flags(options)
     train = [f"--config.train.steps={_STEPS}"]
     tune = [*train, f"--config.train.init_from={options.start}"]
     tune.append("--config.optimizer.learning_rate=3e-4")
@@ -78,21 +66,37 @@ def main() -> None:
         run_command("eval.py", run, *data, f"--output={output}")
         measured = json.loads((ROOT / output / "results.json").read_text())
         results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
+
+
+def manifest_parser(description: str | None, start: str, runs: str) -> argparse.ArgumentParser:
+    """Returns the options of measuring on a manifest's photos, with these defaults."""
+    parser = make_parser(description)
+    parser.add_argument("--manifest", required=True, help="CSV with train and test photos")
+    parser.add_argument("--photos", required=True, help="what the photos are, for the file")
+    parser.add_argument("--start", default=start, help=f"run to start from ({start})")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--runs", default=runs, help=f"workdirs of the runs ({runs})")
+    return parser
+
+
+def manifest_flags(options: argparse.Namespace) -> list[str]:
+    """Returns the flags of train.py and eval.py that name the manifest's data set."""
+    return [
+        "--config.dataset.name=manifest",
+        f"--config.dataset.source={options.manifest}",
+        f"--config.dataset.dir={options.data_dir}",
+    ]
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table in percent with 95% intervals."""
     names = ("top1", "top5", "top20", "map")
     lines = [
-        "| system | " + " | ".join(column_title(name) for name in names) + " |",
-        "|---|" + "---|" * len(names),
+        [row["model"], *(format_cell([row["protocols"]["all"]], name) for name in names)]
+        for row in rows
     ]
-    for row in rows:
-        cells = [format_cell([row["protocols"]["all"]], name) for name in names]
-        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown_table(("system", *map(column_title, names)), lines)
 
 
 if __name__ == "__main__":

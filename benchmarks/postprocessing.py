@@ -8,22 +8,19 @@ and takes flips alone. Nothing was tuned. Writes benchmarks/results/postprocessi
 finishes; run again, the command goes on with the rows that are missing.
 """
 
-import argparse
-import copy
-import tempfile
 from typing import Any
 
 import flax.linen as nn
 import jax
-from grnet_jax.retrieval.evaluation import Evaluator
-from grnet_jax.retrieval.tasks import make_task
 
-import input_pipeline
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from configs import color_histogram
-from grnet_jax.models import Features, InnerProduct, Views
+from grnet_jax.config import Config, EvalConfig, ProtocolConfig, SearchConfig, parse_config
+from grnet_jax.evaluation import build_evaluators
+from grnet_jax.models import Features, InnerProduct
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run, restore_run
+from input_pipeline import load_dataset
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -49,9 +46,7 @@ class EmbeddingMatcher(InnerProduct):
 
 def main() -> None:
     """Measures what is missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--run", default="runs/grnet_vs_baseline/grnet_1", help="workdir of GRNet")
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
     parser.add_argument("--queries", type=int, default=500, help="drawn; 0 for all (500)")
@@ -62,23 +57,23 @@ def main() -> None:
     # Scoring pairs takes by far the longest, and is left for last.
     pairs = [(name, system) for name in _SETTINGS for system in systems]
     pairs.sort(key=lambda pair: pair[1] == "GRNet")
-    with tempfile.TemporaryDirectory() as stores:
-        for name, system in pairs:
-            matcher, variables, config, settings = systems[system]
-            if name in settings and results.find(system=system, setting=name) is None:
-                print(f"{system}: {name}", flush=True)
-                config.data.dir, config.eval.queries = options.data_dir, options.queries
-                store = f"{stores}/{system}"
-                measured = measure(matcher, variables, config, _SETTINGS[name], store)
-                results.add({"system": system, "setting": name, **measured})
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    for name, system in pairs:
+        matcher, variables, config, settings = systems[system]
+        if name in settings and results.find(system=system, setting=name) is None:
+            print(f"{system}: {name}", flush=True)
+            dataset = config.dataset.model_copy(update={"dir": options.data_dir})
+            search = SearchConfig(**_SETTINGS[name])
+            evaluation = EvalConfig(protocol=ProtocolConfig(queries=options.queries), search=search)
+            config = config.model_copy(update={"dataset": dataset, "eval": evaluation})
+            measured = measure(matcher, variables, config)
+            results.add({"system": system, "setting": name, "fields": _SETTINGS[name], **measured})
+    results.report(format_rows(results.rows))
 
 
-def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
+def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Config, list[str]]]:
     """By name: matcher, variables, config and the settings that touch it."""
     every = list(_SETTINGS)
-    floor = build_run(color_histogram.get_config(), make_mesh())
+    floor = build_run(parse_config(color_histogram.get_config()), make_mesh())
     run, state = restore_run(workdir, make_mesh())
     inside = {name: {"matcher": part} for name, part in state.variables.items()}
     return {
@@ -88,50 +83,31 @@ def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Any, list[str]]]:
     }
 
 
-def measure(
-    matcher: nn.Module, variables: Any, config: Any, fields: dict[str, Any], store: str
-) -> dict[str, Any]:
-    """The metrics over all queries with these fields of `config.eval`."""
-    config = copy.deepcopy(config)
-    config.eval.update(fields)
-    config.eval.calibration = False  # inner products are no logits
-    dataset = input_pipeline.load_dataset(config.data)
-    task = make_task(
-        dataset,
-        "test",
-        config.data,
-        queries=config.eval.queries,
-        query_seed=config.eval.query_seed,
-        whitening=config.eval.whitening,
-    )
-    views = [f"{name}={fields[name]}" for name in Views._fields if name in fields]
-    evaluation = Evaluator(matcher, config, make_mesh()).evaluate(
-        variables, task, store="-".join([store, *views])
-    )
-    figures = evaluation.figures["all"]
+def measure(matcher: nn.Module, variables: Any, config: Config) -> dict[str, Any]:
+    """The metrics over all queries of the test split."""
+    dataset = load_dataset(config.dataset)
+    evaluators = build_evaluators(config, matcher, make_mesh(), dataset, "test", recognition=False)
+    result: Any = evaluators["retrieval"].run(variables)
+    metrics = result.metrics["all"]
     return {
-        "fields": fields,
-        "queries": figures.queries,
-        "gallery": figures.gallery,
-        "metrics": {name: round(figures.values[name], 6) for name in _COLUMNS},
-        "intervals_95": {name: [*map(float, figures.intervals[name])] for name in _COLUMNS},
+        "queries": metrics.queries,
+        "gallery": metrics.gallery,
+        "metrics": {name: round(metrics.values[name], 6) for name in _COLUMNS},
+        "intervals_95": {name: [*map(float, metrics.intervals[name])] for name in _COLUMNS},
     }
 
 
 def format_rows(rows: list[dict]) -> str:
     """A Markdown table in percent, with top-1's interval."""
-    lines = [
-        "| system | post-processing | " + " | ".join(_COLUMNS.values()) + " |",
-        "|---|---|" + "---|" * len(_COLUMNS),
-    ]
+    lines = []
     order = {name: number for number, name in enumerate(_SETTINGS)}
     systems = list(dict.fromkeys(row["system"] for row in rows))
     for row in sorted(rows, key=lambda row: (systems.index(row["system"]), order[row["setting"]])):
         low, high = (f"{100 * bound:.1f}" for bound in row["intervals_95"]["top1"])
         cells = [f"{100 * row['metrics'][name]:.1f}" for name in _COLUMNS]
         cells[0] += f" [{low}, {high}]"
-        lines.append(f"| {row['system']} | {row['setting']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([row["system"], row["setting"], *cells])
+    return markdown_table(("system", "post-processing", *_COLUMNS.values()), lines)
 
 
 if __name__ == "__main__":

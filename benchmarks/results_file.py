@@ -1,13 +1,19 @@
-"""The files under benchmarks/results/: what was run, where, on which commit, and its rows."""
+"""What benchmarks share: the files under benchmarks/results/, their tables, and commands.
 
+A file has what was run, where, on which commit, and its rows.
+"""
+
+import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -61,6 +67,24 @@ class ResultsFile:
         half.write_text(json.dumps(content, indent=1) + "\n")
         half.replace(self.path)
 
+    def report(self, table: str) -> None:
+        """Prints a table of the rows, and where they are."""
+        print(table)
+        print(f"Wrote {self.path.relative_to(ROOT)}")
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a benchmark's parser, whose help is the module's docstring as it is written."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a table in Markdown, a line for each row of cells."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]) + "\n"
+
 
 def machine() -> str:
     """The processor and the number of cores that may be used."""
@@ -88,6 +112,13 @@ def commit() -> str:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def in_new_process(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Returns what a module's function gives in a process of its own, without earlier memory."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(function, **arguments).result()
 
 
 def run_command(*command: str) -> None:

@@ -14,7 +14,6 @@ Writes benchmarks/results/scoring_DEVICE.json after every round and goes on wher
 Needs PyTorch (`make parity`), and a C++ compiler for torch.compile.
 """
 
-import argparse
 import functools
 import os
 import statistics
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.results_file import ROOT, ResultsFile, commit, machine
+from benchmarks.results_file import ResultsFile, commit, machine, make_parser, markdown_table
 from benchmarks.torch_model import TorchFolded, TorchGraph, torch_device
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count, scoring
 from grnet_jax.graph import reasoning as graph
@@ -61,9 +60,7 @@ Clock = Callable[[], float]
 
 def main() -> None:
     """Measures the rounds that are missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--one-core", action="store_true")
     options = parser.parse_args()
@@ -99,8 +96,7 @@ def main() -> None:
         rounds.append({system: round(seconds[system], 6) for system in systems})
         results.add(fixed | {"torch_pairs_at_once": batches} | summarize(rounds, folded))
         print(f"round {number + 1} of {options.rounds}", flush=True)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def summarize(rounds: list[dict[str, float]], folded: scoring.Folded) -> dict[str, Any]:
@@ -137,18 +133,15 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: pairs a second, and how many times faster ours is, median and range."""
-    lines = ["| cores | system | pairs/s | ours is so many times faster |", "|---|---|---|---|"]
+    lines = []
     for row in rows:
         for system, title in _TITLES.items():
-            if f"{system}_pairs_per_s" not in row:
-                continue
-            ratio = row["times_ours_is_faster"].get(system)
-            cells = [str(row["cores"]), title]
-            cells += [f"{row[f'{system}_pairs_per_s']:,.0f}", _cell(ratio) if ratio else "-"]
-            lines.append("| " + " | ".join(cells) + " |")
-    for row in rows:
-        lines += ["", _rates(row)]
-    return "\n".join(lines) + "\n"
+            if f"{system}_pairs_per_s" in row:
+                ratio = row["times_ours_is_faster"].get(system)
+                rate = f"{row[f'{system}_pairs_per_s']:,.0f}"
+                lines.append([row["cores"], title, rate, _cell(ratio) if ratio else "-"])
+    header = ("cores", "system", "pairs/s", "ours is so many times faster")
+    return "\n".join([markdown_table(header, lines), *(_rates(row) + "\n" for row in rows)])
 
 
 def _rates(row: Mapping[str, Any]) -> str:

@@ -8,20 +8,17 @@ measures all of them in one process, each time the best of two rounds: a trainin
 ensemble costs what its members cost together. Writes benchmarks/results/systems_DEVICE.json.
 """
 
-import argparse
 import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from grnet_jax.retrieval.embedding import make_embed
-from grnet_jax.retrieval.ranking import make_score, prepare_score
 
 from benchmarks.reproduce.papers import Row, find_paper
 from benchmarks.reproduce.printing import format_cell
 from benchmarks.reproduce.runner import find_results, make_experiment
-from benchmarks.results_file import RESULTS, ROOT, ResultsFile, run_command
+from benchmarks.results_file import RESULTS, ResultsFile, make_parser, markdown_table, run_command
 from benchmarks.training_step import (
     best_time,
     build_step,
@@ -30,6 +27,8 @@ from benchmarks.training_step import (
     random_images,
     time_step,
 )
+from grnet_jax.search.embed import make_embed
+from grnet_jax.search.ranking import make_score
 
 _PAPER = find_paper("grnet")
 _TABLE = _PAPER.table("systems")
@@ -39,13 +38,15 @@ _ROUNDS = 2
 # The row that others are given as multiples of.
 _BASELINE = "global baseline"
 _COSTS = ("step_ms", "step_mb", "embed_ms", "score_us")
+_HEADER = (
+    *("system", "seeds", "top-1", "mAP", "parameters", "numbers stored a photo"),
+    *("training step", "its memory", "embedding", "scoring a pair"),
+)
 
 
 def main() -> None:
     """Runs what is missing, measures and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=2, help="of each row's accuracy (2)")
     parser.add_argument("--runs", default="runs/reproduce", help="workdirs of the runs")
     options = parser.parse_args()
@@ -62,8 +63,7 @@ def main() -> None:
         rounds.append({label: measure(row) for label, row in rows.items()})
     for label in rows:
         results.add({"row": label} | _best([costs[label] for costs in rounds]))
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
     print("Next: python -m benchmarks.tables writes docs/choosing.md")
 
 
@@ -86,10 +86,9 @@ def measure(row: Row) -> dict[str, float]:
         jax.tree.map(lambda leaf, n=n: np.resize(leaf, (n, *leaf.shape[1:])), features)
         for n in (_QUERIES, _GALLERY)
     )
-    score = make_score(run.matcher, run.mesh)
-    prepared = prepare_score(run.matcher, variables, run.mesh)
+    score = make_score(run.matcher, run.mesh)(variables)
     embedding = best_time(lambda: jax.block_until_ready(embed(variables, photos)))
-    scoring = best_time(lambda: jax.block_until_ready(score(prepared, query, gallery)))
+    scoring = best_time(lambda: jax.block_until_ready(score(query, gallery)))
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "numbers": sum(leaf.size for leaf in jax.tree.leaves(features)) // _PHOTOS,
@@ -111,11 +110,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     of_paper = json.loads((RESULTS / "reproduce_grnet_synthetic.json").read_text())["rows"]
     results = find_results(_PAPER, _TABLE, "synthetic", of_paper)
     baseline = measured[_BASELINE]
-    lines = [
-        "| system | seeds | top-1 | mAP | parameters | numbers stored a photo | training step | "
-        "its memory | embedding | scoring a pair |",
-        "|" + "---|" * 10,
-    ]
+    lines = []
     for row in _TABLE.rows.values():
         members = [measured[run.label] for run in _runs(row)]
         seeds = [result["protocols"]["all"] for result in results.get(row.number, ())]
@@ -127,7 +122,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
             if name == "step_mb":  # members are trained one after another
                 total = max(member[name] for member in members)
             cells.append(f"{total / baseline[name]:.3g} x")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
     costs = ", ".join(
         f"{what} {baseline[name]:.3g} {unit}"
         for name, what, unit in (
@@ -137,8 +132,8 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
             ("score_us", "scoring a pair", "µs"),
         )
     )
-    lines += ["", f"Of the global baseline on {baseline['machine']}: {costs}."]
-    return "\n".join(lines) + "\n"
+    table = markdown_table(_HEADER, lines)
+    return f"{table}\nOf the global baseline on {baseline['machine']}: {costs}.\n"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import re
 from benchmarks.reproduce.papers import find_paper
 from benchmarks.reproduce.printing import format_table
 from benchmarks.reproduce.runner import find_results
-from benchmarks.results_file import ROOT
+from benchmarks.results_file import RESULTS, ROOT
 
 PAGES = (
     "README.md",
@@ -29,7 +29,6 @@ PAGES = (
 _MARKED = re.compile(
     r"(<!-- results: (\w+)(?: (\w+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
 )
-_FOLDER = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def _table(name: str, part: str | None) -> str:
 def _papers_table(name: str, part: str) -> str:
     """A paper's table; without a result file the paper's figures alone."""
     _, paper, dataset = name.split("_", 2)
-    path = _FOLDER / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     source = find_paper(paper)
     table = source.table(part).on(dataset)
@@ -64,8 +63,8 @@ def _papers_table(name: str, part: str) -> str:
 
 def _file(name: str) -> pathlib.Path:
     """Measurements of speed and memory have a file for each kind of device; the CPU's is shown."""
-    plain = _FOLDER / f"{name}.json"
-    return plain if plain.exists() else _FOLDER / f"{name}_cpu.json"
+    plain = RESULTS / f"{name}.json"
+    return plain if plain.exists() else RESULTS / f"{name}_cpu.json"
 
 
 if __name__ == "__main__":

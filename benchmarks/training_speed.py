@@ -11,7 +11,6 @@ written over it.
 Writes benchmarks/results/training_speed_DEVICE.json. Needs PyTorch (`make parity`).
 """
 
-import argparse
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.results_file import ROOT, ResultsFile
+from benchmarks.costs import multiply_adds
+from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from benchmarks.torch_model import (
     TorchGraph,
     TorchGRNet,
@@ -32,16 +32,18 @@ from benchmarks.torch_model import (
 )
 from benchmarks.training_step import SIZES, Size, best_time, random_images, step_seconds
 from grnet_jax.backbones import build_backbone
-from grnet_jax.backbones.costs import multiply_adds
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count
 from grnet_jax.graph import reasoning as graph
+
+_HEADER = (
+    *("size", "part", "ms", "PyTorch, ms", "times PyTorch's"),
+    *("at the matrix rate, ms", "photos/s", "pairs/s"),
+)
 
 
 def main() -> None:
     """Measures every part of every size and writes the rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", default="demo,paper", help="of " + ", ".join(SIZES))
     parser.add_argument("--parts", default=",".join(_PARTS), help="of " + ", ".join(_PARTS))
     options = parser.parse_args()
@@ -63,25 +65,20 @@ def main() -> None:
                     row[f"{what}_per_second"] = row.pop(f"{what}_done") / row["seconds"]
             results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
             print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
-    print(format_rows(results.rows))
-    print(f"Wrote {results.path.relative_to(ROOT)}")
+    results.report(format_rows(results.rows))
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: ours, PyTorch's, what the matrix rate would take, and throughput."""
-    lines = [
-        "| size | part | ms | PyTorch, ms | times PyTorch's | at the matrix rate, ms | photos/s "
-        "| pairs/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
         times = [f"{1000 * row[k]:.0f}" for k in ("seconds", "torch_seconds")]
         times += [f"{row['times_pytorch']:.2f}", f"{1000 * row['seconds_at_matrix_rate']:.0f}"]
         rates = [
             f"{row[k]:,.0f}" if k in row else "-" for k in ("photos_per_second", "pairs_per_second")
         ]
-        lines.append(f"| {row['size']} | {row['part']} | " + " | ".join(times + rates) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["size"], row["part"], *times, *rates])
+    return markdown_table(_HEADER, lines)
 
 
 def matrix_rate() -> float:

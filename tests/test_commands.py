@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from grnet_jax.training.setup import restore_run
 from PIL import Image
 
 import grnet_jax
@@ -18,7 +19,6 @@ from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.checkpoints import CheckpointError
-from grnet_jax.training.setup import restore_run
 from input_pipeline.images import ImageError
 
 _ROOT = pathlib.Path(__file__).parents[1]

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from grnet_jax.training.setup import resolve_preprocessing
 
 from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.export import reading
 from grnet_jax.export.reading import ExportError, load_exported
 from grnet_jax.export.writing import export_matcher
-from grnet_jax.training.setup import resolve_preprocessing
 from grnet_jax.training.state import init_variables
 from input_pipeline.images import ImageTransform, build_transform
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from benchmarks import tables
+from benchmarks.costs import count_parameters, multiply_adds
 from grnet_jax.backbones import BACKBONES
-from grnet_jax.backbones.costs import count_parameters, multiply_adds
 from grnet_jax.backbones.preprocessing import default_preprocessing
 
 _ROOT = pathlib.Path(__file__).parents[1]

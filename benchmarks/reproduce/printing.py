@@ -13,6 +13,7 @@ from benchmarks.reproduce.papers import (
     Row,
     Table,
 )
+from benchmarks.results_file import markdown_table
 from grnet_jax.evaluation.reports import column_title
 from grnet_jax.visualization.plots import Curve
 
@@ -37,7 +38,7 @@ def format_table(table: Table, dataset: str, results: Results) -> str:
     heads += [f"{column_title(name)}, ours" for name in table.metrics]
     heads += [f"{column_title(name)}, paper" for name in quoted]
     several = len(table.protocols) > 1 or table.protocols[0] in (CATEGORIES, BREAKDOWNS)
-    lines = [["protocol"] * several + heads, ["---"] * (several + len(heads))]
+    lines = []
     for protocol in _protocols(table, results):
         title = _title(protocol, results)
         for number, row in table.rows.items():
@@ -48,10 +49,9 @@ def format_table(table: Table, dataset: str, results: Results) -> str:
             cells += [str(paper.get(metric, _NOTHING)) for metric in quoted]
             lines.append([title] * several + cells)
             title = ""
-    shown = [f"| {' | '.join(cells)} |" for cells in lines]
-    shown[1] = shown[1].replace(" ", "")
+    shown = markdown_table(["protocol"] * several + heads, lines)
     notes = [f"- {note}" for note in _notes(table, dataset, results)]
-    return "\n".join([f"**{heading(table, dataset)}**", "", *shown, "", *notes])
+    return "\n".join([f"**{heading(table, dataset)}**", "", shown, *notes])
 
 
 def heading(table: Table, dataset: str) -> str:

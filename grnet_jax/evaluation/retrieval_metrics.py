@@ -1,4 +1,4 @@
-"""Metrics of each protocol from ranks and best scores, all protocols at once."""
+"""Metrics of each subset of the queries from ranks and best scores, all subsets at once."""
 
 import dataclasses
 import functools
@@ -55,7 +55,7 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalMetrics:
-    """One protocol's metrics.
+    """Metrics of one subset of a protocol's queries.
 
     Attributes:
       title: heading, with the data set's name.
@@ -63,7 +63,7 @@ class RetrievalMetrics:
         "map_at_r", each in 0..1; nan without queries.
       intervals: their 95% intervals.
       queries: queries measured, those with a match in the gallery.
-      without_match: queries of the protocol whose item has no gallery image; not in `values`.
+      without_match: queries of the subset whose item has no gallery image; not in `values`.
       gallery: gallery images that a query is ranked against; None where each category has its own.
       open_set: None unless there are queries with a match and queries without.
       best_match: calibration of each query's best gallery image, including queries without a
@@ -81,17 +81,17 @@ class RetrievalMetrics:
 
 
 def compute_metrics(
-    protocols: Sequence[QuerySubset],
+    subsets: Sequence[QuerySubset],
     ranks: np.ndarray,
     items: np.ndarray,
     best_scores: np.ndarray | None = None,
     *,
     logits: bool = False,
 ) -> dict[str, RetrievalMetrics]:
-    """Computes the metrics of each protocol, by its name.
+    """Computes the metrics of each subset of the queries, by its name.
 
     Args:
-      protocols: at least one; they may overlap.
+      subsets: at least one; they may overlap.
       ranks: int [q, p], of all queries.
       items: int [q], their item numbers.
       best_scores: [q], each query's best score, -inf where it has no gallery, for `open_set` and
@@ -99,13 +99,13 @@ def compute_metrics(
       logits: whether scores are logits of "same item"; else `best_match` is left out.
     """
     matched = np.any(ranks > 0, axis=1)
-    members = np.stack([protocol.queries for protocol in protocols]) & matched
+    members = np.stack([subset.queries for subset in subsets]) & matched
     table = np.asarray(_query_metrics(ranks))
     means = np.asarray(metrics.group_means(table, members))
     intervals = metrics.clustered_intervals(table, items, members)
     results = {}
-    for g, protocol in enumerate(protocols):
-        chosen = protocol.queries
+    for g, subset in enumerate(subsets):
+        chosen = subset.queries
         open_set = best_match = None
         if best_scores is not None:
             open_set = metrics.open_set_metrics(best_scores[chosen], matched[chosen], items[chosen])
@@ -114,13 +114,13 @@ def compute_metrics(
                 # A tie for the first place is a miss, as everywhere.
                 hits = ranks[scored, 0] == 1
                 best_match = _best_match_calibration(best_scores[scored], hits, items[scored])
-        results[protocol.name] = RetrievalMetrics(
-            title=protocol.title,
+        results[subset.name] = RetrievalMetrics(
+            title=subset.title,
             values=dict(zip(_METRICS, means[g].tolist(), strict=True)),
             intervals=dict(zip(_METRICS, map(tuple, intervals[g].tolist()), strict=True)),
             queries=int(members[g].sum()),
             without_match=int((chosen & ~matched).sum()),
-            gallery=protocol.gallery,
+            gallery=subset.gallery,
             open_set=open_set,
             best_match=best_match,
         )

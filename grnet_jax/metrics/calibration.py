@@ -69,13 +69,23 @@ def calibration_sums(
     sums = np.zeros((len(CalibrationSums._fields), len(edges) + 1))
     # Row by row: what is computed on the way would fill several times the block's memory.
     for row, same, counted in zip(*map(np.atleast_2d, (scores, labels, mask)), strict=True):
-        logits, same = row[counted], same[counted]
-        p = expit(logits)
-        losses = np.logaddexp(np.float32(0), np.where(same, -logits, logits))
-        bins = np.searchsorted(edges, logits)
-        for total, values in zip(sums, (None, same, p, (p - same) ** 2, losses), strict=True):
-            total += np.bincount(bins, values, len(total))
+        for label in (False, True):
+            sums += _sums_of_label(row[counted & (same == label)], label, edges)
     return CalibrationSums(*sums)
+
+
+def _sums_of_label(logits: np.ndarray, label: bool, edges: np.ndarray) -> list[np.ndarray]:
+    """Returns the fields of `CalibrationSums` for pairs [n] that all have this label."""
+    # Finding the edges among sorted scores takes a quarter of the time of the reverse.
+    logits = np.sort(logits)
+    ends = np.searchsorted(logits, edges, side="right")
+    counts = np.diff(ends, prepend=0, append=len(logits))
+    bins = np.repeat(np.arange(len(counts)), counts)
+    p = expit(logits)
+    wrong = -logits if label else logits
+    losses = np.maximum(wrong, 0) + np.log1p(np.exp(-np.abs(logits)))
+    sums = (np.bincount(bins, values, len(counts)) for values in (p, (p - label) ** 2, losses))
+    return [counts, label * counts, *sums]
 
 
 def add_sums(first: CalibrationSums, second: CalibrationSums) -> CalibrationSums:

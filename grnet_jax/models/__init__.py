@@ -4,6 +4,7 @@ import importlib
 
 import flax.linen as nn
 
+from grnet_jax.models.augmentation import embed_augmented
 from grnet_jax.models.config import ModelConfig
 from grnet_jax.models.matcher import (
     DomainPhotos,
@@ -28,7 +29,6 @@ from grnet_jax.models.matcher import (
     takes_domain,
     unit_vectors,
 )
-from grnet_jax.models.views import embed_augmented
 
 __all__ = [
     "DomainPhotos",

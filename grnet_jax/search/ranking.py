@@ -176,12 +176,13 @@ def local_mesh(mesh: Mesh) -> Mesh:
 
 
 def query_block(queries: int, mesh: Mesh) -> int:
-    """Returns how many queries are compared at once: `_QUERY_ROWS` a device, of few queries less.
+    """Returns how many queries are compared at once: up to `_QUERY_ROWS` a device.
 
-    Their number a device is a power of two, so that few programs are compiled.
+    Blocks are as full as their number allows.
     """
     share = -(-max(queries, 1) // mesh.size)
-    return min(_QUERY_ROWS, 1 << (share - 1).bit_length()) * mesh.size
+    blocks = -(-share // _QUERY_ROWS)
+    return -(-share // blocks) * mesh.size
 
 
 def score_matrix(

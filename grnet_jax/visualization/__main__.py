@@ -20,10 +20,10 @@ from typing import Any
 import jax
 from etils import epath
 
-from grnet_jax.commands import session
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
+from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
@@ -79,17 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain_files(
     run: Run, explainer: Explainer, paths: Sequence[str], boxes: Sequence[Box | None] | None
 ) -> tuple[list[Section], str]:
-    """One section of the pair of photo files, and where they come from."""
-    image = run.config.image
-    photos = []
+    """Returns a section for the pair of files, and the source in words."""
+    config = run.config.image
+    images = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
-        if box is not None and build_transform(image, shop).crop not in ("box", "detected"):
+        transform = build_transform(config, shop)
+        if box is not None and transform.crop not in ("box", "detected"):
             raise InputError("--boxes: this matcher was trained without (image.crop, shop_crop)")
-        whole = load_image(path)
+        image = load_image(path)
         if box is not None:
-            check_box(box, whole, f"--boxes: that of {path}")
-        photos.append(crop_image(path, whole, box, build_transform(image, shop)))
-    query, gallery = photos
+            check_box(box, image, f"--boxes: that of {path}")
+        images.append(crop_image(path, image, box, transform))
+    query, gallery = images
     pair = ExplainedPair("This pair", None, query, gallery, explainer.explain(query, gallery))
     return [Section(f"{query.name} and {gallery.name}", [pair])], "Photos from files."
 
@@ -132,14 +133,14 @@ def _explain_dataset(
 
 
 def _section(
-    explainer: Explainer, split: Any, image: ImageConfig, pairs: Sequence[ChosenPair], note: str
+    explainer: Explainer, split: Any, config: ImageConfig, pairs: Sequence[ChosenPair], note: str
 ) -> Section:
-    """Reads and explains a query's pairs; its title tells what is known of the query."""
-    query = load_images(split, image, [pairs[0].query])[0]
+    """Loads and explains a query's pairs; the title has the query's annotations."""
+    query = load_images(split, config, [pairs[0].query])[0]
     explained = [
         _explain(explainer, query, gallery, pair)
         for pair in pairs
-        for gallery in load_images(split, image, [pair.gallery])
+        for gallery in load_images(split, config, [pair.gallery])
     ]
     index, row = split.index, pairs[0].query
     known = [note, VIEWS[index.view[row]] if index.view[row] >= 0 else ""]

@@ -45,7 +45,7 @@ def choose_queries(ranks: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def pairs_of_query(result: RetrievalResult, number: int) -> list[ChosenPair]:
-    """The query beside what was found first and, where that is wrong, beside its match."""
+    """Pairs the query with its first result and, where that is wrong, with its match."""
     protocol, ranking = result.protocol, result.ranking
     ranks, positives = ranking.ranks[number], protocol.positives[number]
     results = ranking.indices[number]
@@ -88,15 +88,15 @@ def named_pair(index: Any, query: str, gallery: str) -> ChosenPair:
     return ChosenPair(rows[0], rows[1], "The item" if right else "Another item", right)
 
 
-def load_images(split: Any, image: ImageConfig, rows: Sequence[int]) -> list[CroppedImage]:
-    """Loads images of an `input_pipeline.Split`, cropped as batches have them."""
-    crops = CropBoxes(split, image).pixels(np.asarray(rows))
+def load_images(split: Any, config: ImageConfig, rows: Sequence[int]) -> list[CroppedImage]:
+    """Loads images of an `input_pipeline.Split`, cropped as in batches."""
+    crops = CropBoxes(split, config).pixels(np.asarray(rows))
     return [
         CroppedImage(
             name=str(split.index.photo_id[row]),
             pixels=split.picture(row),
             crop=tuple(crop.tolist()),
-            input=split.model_input(row, image),
+            input=split.model_input(row, config),
         )
         for row, crop in zip(rows, crops, strict=True)
     ]

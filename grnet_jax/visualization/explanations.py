@@ -11,7 +11,7 @@ from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.visualization.grad_cam import pair_grad_cam
 from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
-from input_pipeline.images import Box, ImageTransform, crop_and_resize, pixel_box
+from input_pipeline import Box, ImageTransform, crop_and_resize, pixel_box
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ def write_result_page(
 
     Args:
       directory: where to.
-      result: whose protocol has the pictures.
+      result: whose protocol has the images.
       model: its name.
       step: of the checkpoint.
       explain: the command that writes the page of explanations; "" for none.
@@ -71,7 +71,7 @@ class _Examples:
         self._protocol = result.protocol
         self._split = result.protocol.images
         self._pictures: dict[int, str] = {}
-        # The best positive's rank decides; equal ranks by the lead over the next photo.
+        # Sorted by the best positive's rank, then by the lead over the next image.
         ranks = result.ranking.ranks
         self._matched = (ranks > 0).any(axis=1)
         self._rank = np.where(self._matched, ranks[:, 0], np.iinfo(np.int32).max)
@@ -108,7 +108,7 @@ class _Examples:
         missed = int(self._protocol.gallery_rows[right[0]])
         matches = []
         for column, place in enumerate(result.ranking.indices[number, :_MATCHES]):
-            if place < 0:  # its gallery has no more photos
+            if place < 0:  # its gallery has no more images
                 break
             match = int(self._protocol.gallery_rows[place])
             matches.append(

@@ -74,10 +74,10 @@ class CocoConfig(DownloadConfig):
             ),
             {"": root / "annotations.json"},
         ]
-        found = [
+        existing = [
             {split: path for split, path in files.items() if path.exists()} for files in possible
         ]
-        layouts = [files for files in found if files]
+        layouts = [files for files in existing if files]
         expected = (
             "annotations/{train,val,test}.json, {train,val,test}.json or a single annotations.json"
         )
@@ -115,11 +115,11 @@ class CocoConfig(DownloadConfig):
     def split_of(self, image: int | str) -> str:
         """Returns the split of an image's id where files do not tell: a pure function of it."""
         digest = hashlib.blake2b(str(image).encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "big") / 2**64
+        fraction = int.from_bytes(digest, "big") / 2**64
         for split, share in self.shares.items():
-            if place < share:
+            if fraction < share:
                 return split
-            place -= share
+            fraction -= share
         return next(iter(self.shares))  # what rounding leaves over
 
     def photo_path(self, image: str) -> epath.Path:
@@ -177,8 +177,8 @@ class Coco(ListedRecords[ObjectRecord]):
         row, header, objects, turn = checked
         config = self.builder_config
         photo = store_photo(config.photo_path(row.image), header, config.options)
-        boxes = [found.box for found in objects]
-        masks = [_mask(found, turn) for found in objects]
+        boxes = [obj.box for obj in objects]
+        masks = [_mask(obj, turn) for obj in objects]
         if resize := photo.resize:
             boxes, masks = list(map(resize.box, boxes)), list(map(resize.mask, masks))
         return ObjectRecord(
@@ -188,8 +188,8 @@ class Coco(ListedRecords[ObjectRecord]):
             width=photo.width,
             orientation=photo.orientation,
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
-            categories=np.array([found.category for found in objects], np.int32),
-            crowd=np.array([found.crowd for found in objects], np.bool_),
+            categories=np.array([obj.category for obj in objects], np.int32),
+            crowd=np.array([obj.crowd for obj in objects], np.bool_),
             masks=tuple(masks),
         )
 
@@ -199,17 +199,15 @@ def describe(source: str, options: PrepareOptions) -> tuple[type[Coco], CocoConf
     return Coco, download_config(CocoConfig, source, options)
 
 
-def _mask(found: CheckedObject, turn: int) -> bytes:
-    if found.mask is None:
+def _mask(obj: CheckedObject, turn: int) -> bytes:
+    if obj.mask is None:
         return b""
-    return encode_png(np.ascontiguousarray(turn_mask(found.mask.pixels(), turn)) * np.uint8(255))
+    return encode_png(np.ascontiguousarray(turn_mask(obj.mask.pixels(), turn)) * np.uint8(255))
 
 
 def _numbered(row: ObjectRow, numbers: Mapping[int, int]) -> ObjectRow:
     """Returns the row with indices of categories in place of the file's ids."""
-    objects = tuple(
-        dataclasses.replace(found, category=numbers[found.category]) for found in row.objects
-    )
+    objects = tuple(dataclasses.replace(obj, category=numbers[obj.category]) for obj in row.objects)
     return dataclasses.replace(row, objects=objects)
 
 

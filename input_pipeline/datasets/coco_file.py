@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from etils import epath
 
-from input_pipeline.datasets.listing import Place
+from input_pipeline.datasets.listing import Location
 from input_pipeline.datasets.object_listing import ListedObject, ObjectRow, ProblemLog
 from input_pipeline.datasets.segmentation import (
     SegmentationError,
@@ -29,7 +29,7 @@ SplitOf = Callable[[int | str], str]  # the split of an image's id
 class Entry(NamedTuple):
     """An entry of one of the lists: where it stands, what messages call it, its fields."""
 
-    place: Place
+    location: Location
     label: str
     fields: dict[str, Any]
 
@@ -93,8 +93,8 @@ class CocoFile:
         """
         images: list[Entry] = []
         found: list[tuple[int | str, ListedObject]] = []  # with the id of the image
-        for name, place, number, value in read_lists(self._path):
-            entry = self._entry(name, place, number, value)
+        for name, location, number, value in read_lists(self._path):
+            entry = self._entry(name, location, number, value)
             if entry is None:
                 continue
             if name == "images":
@@ -112,11 +112,11 @@ class CocoFile:
         return [row for row in rows if row is not None]
 
     def _fault(self, entry: Entry | ListedObject, kind: str, text: str) -> None:
-        self._log.add(entry.place, entry.label, kind, text)
+        self._log.add(entry.location, entry.label, kind, text)
 
-    def _entry(self, name: str, place: Place, number: int, value: Any) -> Entry | None:
+    def _entry(self, name: str, location: Location, number: int, value: Any) -> Entry | None:
         """Returns the entry, or None if it cannot be used."""
-        entry = Entry(place, f"{name}[{number}]", value)
+        entry = Entry(location, f"{name}[{number}]", value)
         if not isinstance(value, dict):
             self._fault(entry, "fields", f"expected fields in braces, got {short(value)}")
             return None
@@ -175,7 +175,7 @@ class CocoFile:
             return None
         x, y, width, height = map(float, box)
         return ListedObject(
-            place=entry.place,
+            location=entry.location,
             label=entry.label,
             box=(x, y, x + width, y + height),
             category=category,
@@ -228,7 +228,7 @@ class CocoFile:
             self._log.count_left_out(objects)
             return None
         return ObjectRow(
-            place=entry.place,
+            location=entry.location,
             label=entry.label,
             image=image,
             split=str(split),
@@ -237,8 +237,8 @@ class CocoFile:
         )
 
 
-def read_lists(path: epath.Path) -> Iterator[tuple[str, Place, int, Any]]:
-    """Yields the entries of the lists of a COCO file in its order: list, place, number, value.
+def read_lists(path: epath.Path) -> Iterator[tuple[str, Location, int, Any]]:
+    """Yields the entries of the lists of a COCO file in its order: list, location, number, value.
 
     Raises:
       AnnotationError: it is not a JSON file with these lists.
@@ -266,7 +266,7 @@ class _Scanner:
         self._at = _skip(text, 0)
         self._line, self._counted = 1, 0
 
-    def lists(self) -> Iterator[tuple[str, Place, int, Any]]:
+    def lists(self) -> Iterator[tuple[str, Location, int, Any]]:
         """See `read_lists`."""
         found: set[str] = set()
         for _ in self._items("{", "}"):
@@ -283,8 +283,8 @@ class _Scanner:
             if self._text[self._at : self._at + 1] != "[":
                 self._fail(f"{name!r}: expected a list")
             for number in self._items("[", "]"):
-                place = self._place()
-                yield name, place, number, self._value()
+                location = self._location()
+                yield name, location, number, self._value()
         if self._at != len(self._text):
             self._fail("there is more after its end")
         if missing := [name for name in LISTS if name not in found]:
@@ -322,13 +322,13 @@ class _Scanner:
         self._at = _skip(self._text, end)
         return value
 
-    def _place(self) -> Place:
+    def _location(self) -> Location:
         self._line += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
-        return Place(self._path, self._line)
+        return Location(self._path, self._line)
 
     def _fail(self, text: str) -> NoReturn:
-        raise AnnotationError([f"{self._place()}: not a COCO file in JSON: {text}"])
+        raise AnnotationError([f"{self._location()}: not a COCO file in JSON: {text}"])
 
 
 def _skip(text: str, start: int) -> int:

@@ -29,8 +29,8 @@ from input_pipeline.datasets.listing import (
     AHEAD,
     THREADS,
     Listing,
+    Location,
     PhotoRow,
-    Place,
     Problem,
     ValidationReport,
 )
@@ -95,9 +95,9 @@ class DeepFashion2Config(DownloadConfig):
         """Returns counts of photos and garments of each folder."""
         garments = Counter(row.split for row, _ in checked.rows)
         return [
-            compare(f"{folder} {what}", found, release, paper)
+            compare(f"{folder} {what}", count, release, paper)
             for folder in _folders(self.root)
-            for what, found, release, paper in zip(
+            for what, count, release, paper in zip(
                 ("photos", "garments"),
                 (count_images(checked, FOLDERS[folder]), garments[FOLDERS[folder]]),
                 _RELEASE[folder],
@@ -152,8 +152,8 @@ def _read_folder(folder: epath.Path, listing: Listing) -> None:
         number = name.removesuffix(".jpg")
         if number not in known:
             text = f"there is no such file, for the photo {folder.name}/image/{name}"
-            place = Place(folder / "annos" / f"{number}.json", 1)
-            listing.problems.append(Problem(place, "photo without a box", text))
+            location = Location(folder / "annos" / f"{number}.json", 1)
+            listing.problems.append(Problem(location, "photo without a box", text))
     paths = (folder / "annos" / name for name in annotations)
     with ThreadPoolExecutor(THREADS) as pool:
         files = ordered_map(pool, read_garments, paths, AHEAD)

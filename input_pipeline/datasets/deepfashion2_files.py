@@ -14,8 +14,8 @@ from etils import epath
 
 from input_pipeline.datasets.listing import (
     BOX_FIELDS,
+    Location,
     PhotoRow,
-    Place,
     Problem,
     box_size_problems,
 )
@@ -68,7 +68,7 @@ _NUMBER_LIMIT = 10**9  # fits the int32 of a record
 _BOM = b"\xef\xbb\xbf"
 
 
-class Found(NamedTuple):
+class FileContent(NamedTuple):
     """What one annotation file holds.
 
     Attributes:
@@ -100,7 +100,7 @@ def digest_states(folders: Iterable[epath.Path]) -> str:
     return digest.hexdigest()
 
 
-def read_garments(path: epath.Path) -> Found:
+def read_garments(path: epath.Path) -> FileContent:
     """Reads and checks FOLDER/annos/NUMBER.json, which tells of FOLDER/image/NUMBER.jpg.
 
     Raises:
@@ -108,10 +108,10 @@ def read_garments(path: epath.Path) -> Found:
     """
     text, content, problem = _read_object(path)
     if problem is not None:
-        return Found([], [problem], Counter())
+        return FileContent([], [problem], Counter())
     tolerated: Counter[str] = Counter()
     problems = [
-        Problem(_place(path, text, key), kind, message)
+        Problem(_location(path, text, key), kind, message)
         for key, kind, message in _photo_problems(content)
     ]
     usable = not problems
@@ -121,17 +121,19 @@ def read_garments(path: epath.Path) -> Found:
         tolerated["photo without a garment"] += 1
     problems += [
         Problem(
-            _place(path, text, key), "fields", f"field {_describe(key)}: there is no such field"
+            _location(path, text, key), "fields", f"field {_describe(key)}: there is no such field"
         )
         for key in sorted(content.keys() - {"source", "pair_id", *garments})
     ]
     for key in garments:
-        place = _place(path, text, key)._replace(part=sys.intern(key))
-        found = [Problem(place, kind, message) for kind, message in _garment_problems(content[key])]
+        location = _location(path, text, key)._replace(part=sys.intern(key))
+        found = [
+            Problem(location, kind, message) for kind, message in _garment_problems(content[key])
+        ]
         problems += found
         if usable and not found:
-            rows.append(_to_row(place, key, content, tolerated))
-    return Found(rows, problems, tolerated)
+            rows.append(_to_row(location, key, content, tolerated))
+    return FileContent(rows, problems, tolerated)
 
 
 def read_polygons(row: PhotoRow) -> Polygons:
@@ -140,11 +142,11 @@ def read_polygons(row: PhotoRow) -> Polygons:
     Raises:
       AnnotationError: the file cannot be read, or has changed.
     """
-    _, content, problem = _read_object(row.place.path)
-    garment = content.get(row.place.part)
+    _, content, problem = _read_object(row.location.path)
+    garment = content.get(row.location.part)
     value = garment.get("segmentation") if isinstance(garment, dict) else None
     if problem is not None or any(_segmentation_problems(value, list(row.box or ()))):
-        raise AnnotationError([f"{row.place}: has changed since it was checked"])
+        raise AnnotationError([f"{row.location}: has changed since it was checked"])
     return parse_segmentation(value)  # type: ignore[return-value]
 
 
@@ -199,7 +201,7 @@ def _read_object(path: epath.Path) -> tuple[str, dict[str, Any], Problem | None]
         message = "is nested too deeply"
     except ValueError:  # Python's limit of digits
         message = "holds a number of too many digits"
-    return "", {}, Problem(Place(path, line), "fields", message)
+    return "", {}, Problem(Location(path, line), "fields", message)
 
 
 class _RefusedError(ValueError):
@@ -222,8 +224,8 @@ def _refuse_constant(name: str) -> None:
     raise _RefusedError("", f"holds {name}, which is no number")
 
 
-def _place(path: epath.Path, text: str, key: str) -> Place:
-    return Place(path, _line(text, key))
+def _location(path: epath.Path, text: str, key: str) -> Location:
+    return Location(path, _line(text, key))
 
 
 def _line(text: str, key: str) -> int:
@@ -333,9 +335,11 @@ def _segmentation_problems(value: Any, box: Any) -> Iterator[str]:
             yield f"the polygons enclose nothing in the box {_describe(box)}"
 
 
-def _to_row(place: Place, key: str, content: Mapping[str, Any], tolerated: Counter) -> PhotoRow:
+def _to_row(
+    location: Location, key: str, content: Mapping[str, Any], tolerated: Counter
+) -> PhotoRow:
     garment = content[key]
-    number, folder = place.path.stem, place.path.parent.parent.name
+    number, folder = location.path.stem, location.path.parent.parent.name
     category = CATEGORIES[garment["category_id"] - 1]
     item_id = f"{folder}/{content['pair_id']}/{garment['style']}"
     if not garment["style"]:  # no other photo shows it
@@ -344,7 +348,7 @@ def _to_row(place: Place, key: str, content: Mapping[str, Any], tolerated: Count
         tolerated["field of a garment that the format does not have"] += unknown
     x_1, y_1, x_2, y_2 = map(float, garment["bounding_box"])
     return PhotoRow(
-        place=place,
+        location=location,
         image=f"{folder}/image/{number}.jpg",
         item_id=item_id,
         domain=_DOMAINS[content["source"]],

@@ -42,14 +42,14 @@ class AttributesConfig(DeepFashionConfig):
         )
         rows = []
         columns = ("image_name", "evaluation_status")
-        for place, (image, status) in annotations.rows(self.file(PARTITION), columns):
-            if not annotations.is_status(place, status, SPLITS):
+        for location, (image, status) in annotations.rows(self.file(PARTITION), columns):
+            if not annotations.is_status(location, status, SPLITS):
                 continue
             if image not in categories:
                 text = f"field 'image_name': {image!r} has no category in {_PHOTO_CATEGORIES}"
-                annotations.add(place, "photo without a category", text)
+                annotations.add(location, "photo without a category", text)
                 continue
-            row = annotations.photo(place, "image_name", image, image, "shop", status)
+            row = annotations.photo(location, "image_name", image, image, "shop", status)
             if row:
                 there = attributes.get(image, AttributeRow())
                 rows.append(labeled(row, categories[image], there))
@@ -63,10 +63,10 @@ class AttributesConfig(DeepFashionConfig):
         """Returns for each photo the name and the clothes type of its category."""
         labels = annotations.read_categories(self.file(_CATEGORIES))
         categories: dict[str, tuple[str, int]] = {}
-        for place, (image, label) in annotations.rows(
+        for location, (image, label) in annotations.rows(
             self.file(_PHOTO_CATEGORIES), ("image_name", "category_label")
         ):
-            chosen = annotations.category(place, labels, label)
+            chosen = annotations.category(location, labels, label)
             if chosen is None:
                 continue
             if image not in categories:
@@ -75,7 +75,7 @@ class AttributesConfig(DeepFashionConfig):
                 annotations.tolerated["repeated row of a category"] += 1
             else:
                 text = f"field 'image_name': {image!r} has another category on an earlier line"
-                annotations.add(place, "duplicate row", text)
+                annotations.add(location, "duplicate row", text)
         return categories
 
 

@@ -8,7 +8,7 @@ from input_pipeline.datasets.deepfashion import PARTITION, DeepFashionConfig, fo
 from input_pipeline.datasets.deepfashion_text import CLOTHES_TYPES, Annotations, AttributeRow
 from input_pipeline.datasets.download import compare, count_images, download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Listing, PhotoRow, Place, ValidationReport
+from input_pipeline.datasets.listing import Listing, Location, PhotoRow, ValidationReport
 from input_pipeline.vocabulary import SPLITS
 
 _BOXES = "Anno/list_bbox_consumer2shop.txt"
@@ -46,10 +46,10 @@ class ConsumerToShopConfig(DeepFashionConfig):
             ),
         )
         columns = (*_DOMAINS, "item_id", "evaluation_status")
-        for place, (customer, shop, item_id, status) in annotations.rows(
+        for location, (customer, shop, item_id, status) in annotations.rows(
             self.file(PARTITION), columns
         ):
-            pairs.add(place, (customer, shop), item_id, status)
+            pairs.add(location, (customer, shop), item_id, status)
         rows = [row for row in pairs.photos.values() if row]
         return annotations.listing(rows, pairs_listed=len(pairs.seen))
 
@@ -75,42 +75,42 @@ class _Pairs:
         self._annotations = annotations
         self._items = items
         self._attributes = attributes
-        self._homes: dict[str, tuple[Place, str]] = {}
+        self._homes: dict[str, tuple[Location, str]] = {}
         self._domains: dict[tuple[str, str], str] = {}
 
-    def add(self, place: Place, images: tuple[str, str], item_id: str, status: str) -> None:
+    def add(self, location: Location, images: tuple[str, str], item_id: str, status: str) -> None:
         """Takes one row of the pairs."""
-        if not self._annotations.is_status(place, status, SPLITS):
+        if not self._annotations.is_status(location, status, SPLITS):
             return
-        if not self._annotations.is_item(place, item_id, self._items, _ITEMS):
+        if not self._annotations.is_item(location, item_id, self._items, _ITEMS):
             return
-        first, split = self._homes.setdefault(item_id, (place, status))
+        first, split = self._homes.setdefault(item_id, (location, status))
         if status != split:
             text = f"item {item_id!r} is in split {split!r} on line {first.line}"
             text = f"field 'evaluation_status': {text}, here in {status!r}"
-            self._annotations.add(place, "item in two splits", text)
+            self._annotations.add(location, "item in two splits", text)
             return
         if (*images, item_id) in self.seen:
             self._annotations.tolerated["repeated pair"] += 1
             return
         self.seen.add((*images, item_id))
         for (field, domain), image in zip(_DOMAINS.items(), images, strict=True):
-            self._add_photo(place, field, image, item_id, domain, status)
+            self._add_photo(location, field, image, item_id, domain, status)
 
     def _add_photo(
-        self, place: Place, field: str, image: str, item_id: str, domain: str, split: str
+        self, location: Location, field: str, image: str, item_id: str, domain: str, split: str
     ) -> None:
         key = image, item_id
         if self._domains.setdefault(key, domain) != domain:
             text = f"{image!r} is a {self._domains[key]} photo in an earlier row"
-            self._annotations.add(place, "domain", f"field {field!r}: {text}")
+            self._annotations.add(location, "domain", f"field {field!r}: {text}")
         if key in self.photos:
             return
-        row = self._annotations.photo(place, field, image, item_id, domain, split)
+        row = self._annotations.photo(location, field, image, item_id, domain, split)
         source = self._annotations.box_kinds(image).get("source_type")
         if row and source and _SOURCES[source] != domain:
-            text = f"{image!r} is a {_SOURCES[source]} photo at {row.box_place}"
-            self._annotations.add(place, "domain", f"field {field!r}: {text}")
+            text = f"{image!r} is a {_SOURCES[source]} photo at {row.box_location}"
+            self._annotations.add(location, "domain", f"field {field!r}: {text}")
             row = None
         if row:
             attributes = self._attributes.get(item_id, AttributeRow())

@@ -14,7 +14,7 @@ from input_pipeline.datasets.deepfashion_text import (
 )
 from input_pipeline.datasets.download import download_config
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Listing, Place
+from input_pipeline.datasets.listing import Listing, Location
 from input_pipeline.errors import AnnotationError
 from input_pipeline.vocabulary import SPLITS
 
@@ -52,14 +52,14 @@ class FineConfig(DeepFashionConfig):
         attributes = annotations.read_attribute_names(self.file(_ATTRIBUTES))
         rows = []
         for split in SPLITS:
-            for (place, image), *said in self._lines(split):
+            for (location, image), *said in self._lines(split):
                 if not image.isprintable():
-                    annotations.add(place, "fields", "holds a control character")
+                    annotations.add(location, "fields", "holds a control character")
                     continue
                 parts = dict(zip(_PARTS[1:], said, strict=True))
-                box_place, box = parts["_bbox"]
-                annotations.take_box(box_place, image, box.split(), {})
-                row = annotations.photo(place, "image_name", image, image, "shop", split)
+                box_location, box = parts["_bbox"]
+                annotations.take_box(box_location, image, box.split(), {})
+                row = annotations.photo(location, "image_name", image, image, "shop", split)
                 category_place, label = parts["_cate"]
                 category = annotations.category(category_place, categories, label)
                 values = _values(annotations, attributes, *parts["_attr"])
@@ -68,7 +68,7 @@ class FineConfig(DeepFashionConfig):
                     rows.append(labeled(row, category, there))
         return annotations.listing(rows, _TYPES)
 
-    def _lines(self, split: str) -> Iterator[tuple[tuple[Place, str], ...]]:
+    def _lines(self, split: str) -> Iterator[tuple[tuple[Location, str], ...]]:
         """Returns the line of each file for each photo of a split.
 
         Raises:
@@ -81,8 +81,8 @@ class FineConfig(DeepFashionConfig):
         if not photos:
             raise AnnotationError([f"{paths[0]}:1: has no rows"])
         wrong = []
-        for path, found in zip(paths[1:], lines[1:], strict=True):
-            numbers = [line for line, _ in found]
+        for path, path_lines in zip(paths[1:], lines[1:], strict=True):
+            numbers = [line for line, _ in path_lines]
             if len(numbers) != len(photos):
                 text = f"has {len(numbers)} lines, expected {len(photos)}, a line for each photo of"
                 wrong.append(f"{path}: {text} {paths[0].name}")
@@ -93,13 +93,13 @@ class FineConfig(DeepFashionConfig):
             raise AnnotationError(wrong)
         for each in zip(*lines, strict=True):
             yield tuple(
-                (Place(path, line), text.strip())
+                (Location(path, line), text.strip())
                 for path, (line, text) in zip(paths, each, strict=True)
             )
 
 
 def _values(
-    annotations: Annotations, names: list[str], place: Place, text: str
+    annotations: Annotations, names: list[str], location: Location, text: str
 ) -> list[str] | None:
     """Returns a value for each attribute; None, and the problem noted, where a line is wrong."""
     values = text.split()
@@ -110,7 +110,7 @@ def _values(
         problem = f"expected 1 or 0, got {strange[0]!r}"
     else:
         return values
-    annotations.add(place, "attributes", problem)
+    annotations.add(location, "attributes", problem)
     return None
 
 

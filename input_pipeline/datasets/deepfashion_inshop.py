@@ -39,16 +39,16 @@ class InShopConfig(DeepFashionConfig):
         rows = []
         photos_before: Counter[str] = Counter()  # of the training items
         columns = ("image_name", "item_id", "evaluation_status")
-        for place, (image, item_id, status) in annotations.rows(self.file(PARTITION), columns):
-            if not annotations.is_status(place, status, tuple(_STATUSES)):
+        for location, (image, item_id, status) in annotations.rows(self.file(PARTITION), columns):
+            if not annotations.is_status(location, status, tuple(_STATUSES)):
                 continue
-            if not annotations.is_item(place, item_id, items, _ITEMS):
+            if not annotations.is_item(location, item_id, items, _ITEMS):
                 continue
             split, domain = _STATUSES[status]
             if not domain:
                 domain = DOMAINS[1 - photos_before[item_id] % 2]
                 photos_before[item_id] += 1
-            row = annotations.photo(place, "image_name", image, item_id, domain, split)
+            row = annotations.photo(location, "image_name", image, item_id, domain, split)
             if row:
                 view = _VIEWS.get(annotations.box_kinds(image)["pose_type"], UNKNOWN)
                 rows.append(replace(row, category=folder_category(image), view=view))

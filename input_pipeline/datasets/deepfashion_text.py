@@ -13,8 +13,8 @@ from etils import epath
 from input_pipeline.datasets.listing import (
     BOX_FIELDS,
     Listing,
+    Location,
     PhotoRow,
-    Place,
     Problem,
     box_size_problems,
 )
@@ -33,7 +33,7 @@ _BOM = b"\xef\xbb\xbf"
 class BoxRow(NamedTuple):
     """A row of a file of boxes; kinds are the numbers before the box, by column."""
 
-    place: Place
+    location: Location
     box: Box
     kinds: dict[str, int]
 
@@ -41,7 +41,7 @@ class BoxRow(NamedTuple):
 class LandmarkRow(NamedTuple):
     """A row of a file of landmarks; points as in a record."""
 
-    place: Place
+    location: Location
     clothes_type: int
     points: np.ndarray
 
@@ -71,9 +71,9 @@ class Annotations:
         self._listed: set[str] = set()
         self._attribute_types: dict[str, int] = {}
 
-    def add(self, place: Place, kind: str, text: str) -> None:
+    def add(self, location: Location, kind: str, text: str) -> None:
         """Notes a problem."""
-        self.problems.append(Problem(place, kind, text))
+        self.problems.append(Problem(location, kind, text))
 
     def rows(
         self,
@@ -84,7 +84,7 @@ class Annotations:
         blanks_in_first: bool = False,
         open_ended: bool = False,
         bad: set[str] | None = None,
-    ) -> Iterator[tuple[Place, list[str]]]:
+    ) -> Iterator[tuple[Location, list[str]]]:
         """Yields the rows that have as many fields as there are columns.
 
         Args:
@@ -112,24 +112,24 @@ class Annotations:
                 fields = text.rsplit(maxsplit=len(columns) - 1)
             right = len(fields) == len(columns) or (open_ended and len(fields) > len(columns))
             if right and all(map(str.isprintable, fields)):
-                yield Place(path, line), fields
+                yield Location(path, line), fields
                 continue
             if bad is not None:
                 bad.add(fields[0])
             if right:
-                self.add(Place(path, line), "fields", "holds a control character")
+                self.add(Location(path, line), "fields", "holds a control character")
             else:
                 least = "at least " if open_ended else ""
                 names = ", ".join(columns)
                 text = f"expected {least}{len(columns)} fields ({names}), got {len(fields)}"
-                self.add(Place(path, line), "fields", text)
+                self.add(Location(path, line), "fields", text)
         if not ends:
             self.tolerated["last line without an end, perhaps cut"] += 1
         if not found:
             raise AnnotationError([f"{path}:1: has no rows, expected {expected}"])
         if found != expected:
             text = f"says that there are {expected} rows; there are {found}"
-            self.add(Place(path, 1), "row count", text)
+            self.add(Location(path, 1), "row count", text)
 
     def read_boxes(self, path: epath.Path, kinds: Mapping[str, Sequence[str]]) -> None:
         """Reads a file of boxes, to be used by `photo`.
@@ -140,17 +140,21 @@ class Annotations:
         """
         bad: set[str] = set()
         self._boxes_file = path
-        for place, fields in self.rows(path, ("image_name", *kinds, *BOX_FIELDS), bad=bad):
-            self.take_box(place, fields[0], fields[1:], kinds)
+        for location, fields in self.rows(path, ("image_name", *kinds, *BOX_FIELDS), bad=bad):
+            self.take_box(location, fields[0], fields[1:], kinds)
         self._boxes |= dict.fromkeys(bad)
 
     def take_box(
-        self, place: Place, image: str, numbers: Sequence[str], kinds: Mapping[str, Sequence[str]]
+        self,
+        location: Location,
+        image: str,
+        numbers: Sequence[str],
+        kinds: Mapping[str, Sequence[str]],
     ) -> None:
         """Takes a photo's box, to be used by `photo`; arguments as of `read_boxes`.
 
         Args:
-          place: where the box is listed.
+          location: where the box is listed.
           image: the photo.
           numbers: the kinds and the box.
           kinds: the columns before the box.
@@ -158,32 +162,36 @@ class Annotations:
         columns = (*kinds, *BOX_FIELDS)
         row = None
         if len(numbers) == len(columns):
-            row = self._box_row(place, numbers, kinds)
+            row = self._box_row(location, numbers, kinds)
         else:
             text = f"expected {len(columns)} fields ({', '.join(columns)}), got {len(numbers)}"
-            self.add(place, "fields", text)
+            self.add(location, "fields", text)
         known = self._boxes.get(image)
         if known is None or row is None:
             self._boxes[image] = None if image in self._boxes else row
         elif (known.box, known.kinds) == (row.box, row.kinds):
             self.tolerated["repeated row of a box"] += 1
         else:
-            self.add(place, "duplicate row", _another("box", image, known.place, place))
+            self.add(location, "duplicate row", _another("box", image, known.location, location))
 
     def read_landmarks(self, path: epath.Path, *, variation: bool) -> None:
         """Reads a file of landmarks, to be used by `photo`; variation: it has variation_type."""
         bad: set[str] = set()
         columns = ("image_name", "clothes_type", *(["variation_type"] if variation else []))
-        for place, fields in self.rows(path, columns, open_ended=True, bad=bad):
+        for location, fields in self.rows(path, columns, open_ended=True, bad=bad):
             image = fields[0]
-            row = self._landmark_row(place, fields[1:], columns[1:])
+            row = self._landmark_row(location, fields[1:], columns[1:])
             known = self._landmarks.get(image)
             if known is None or row is None:
                 self._landmarks[image] = None if image in self._landmarks else row
             elif (known.points == row.points).all() and known.clothes_type == row.clothes_type:
                 self.tolerated["repeated row of landmarks"] += 1
             else:
-                self.add(place, "duplicate row", _another("landmarks", image, known.place, place))
+                self.add(
+                    location,
+                    "duplicate row",
+                    _another("landmarks", image, known.location, location),
+                )
         self._landmarks |= dict.fromkeys(bad)
 
     def read_items(self, path: epath.Path | None) -> set[str] | None:
@@ -209,13 +217,13 @@ class Annotations:
         before = len(self.problems)
         names = []
         columns = (f"{what}_name", f"{what}_type")
-        for place, (name, kind) in self.rows(path, columns, blanks_in_first=True):
+        for location, (name, kind) in self.rows(path, columns, blanks_in_first=True):
             if kind in types or (not types and _NUMBER.fullmatch(kind)):
                 names.append((name, int(kind)))
             else:
                 expected = one_of(types) if types else "a number"
                 text = f"field {columns[1]!r}: expected {expected}, got {kind!r}"
-                self.add(place, "type of a name", text)
+                self.add(location, "type of a name", text)
         if found := self.problems[before:]:
             raise AnnotationError([str(problem) for problem in found])
         return names
@@ -226,13 +234,13 @@ class Annotations:
         return {str(label): name for label, name in enumerate(names, 1)}
 
     def category(
-        self, place: Place, categories: Mapping[str, tuple[str, int]], label: str
+        self, location: Location, categories: Mapping[str, tuple[str, int]], label: str
     ) -> tuple[str, int] | None:
         """Returns the category of a label; None, with a problem added, without it."""
         found = categories.get(label.lstrip("0"))
         if found is None:
             text = f"field 'category_label': expected 1 to {len(categories)}, got {label!r}"
-            self.add(place, "category", text)
+            self.add(location, "category", text)
         return found
 
     def read_attribute_names(self, path: epath.Path) -> list[str]:
@@ -255,16 +263,16 @@ class Annotations:
         if names_path is None or table_path is None:
             return table
         names = self.read_attribute_names(names_path)
-        for place, fields in self.rows(table_path, (first,), open_ended=True):
+        for location, fields in self.rows(table_path, (first,), open_ended=True):
             key, values = fields[0], fields[1:]
             strange = sorted(set(values) - {"1", "-1", "0"})
             if len(values) != len(names):
                 text = f"expected {len(names)} values after {key!r}, got {len(values)}"
-                self.add(place, "attributes", text)
+                self.add(location, "attributes", text)
             elif strange:
-                self.add(place, "attributes", f"expected 1, -1 or 0, got {strange[0]!r}")
+                self.add(location, "attributes", f"expected 1, -1 or 0, got {strange[0]!r}")
             elif key in table:
-                self.add(place, "duplicate row", f"field {first!r}: {key!r} is there already")
+                self.add(location, "duplicate row", f"field {first!r}: {key!r} is there already")
             else:
                 table[key] = AttributeRow(
                     with_value("1", names, values), with_value("0", names, values)
@@ -277,12 +285,12 @@ class Annotations:
         return row.kinds if row else {}
 
     def photo(
-        self, place: Place, field: str, image: str, item_id: str, domain: str, split: str
+        self, location: Location, field: str, image: str, item_id: str, domain: str, split: str
     ) -> PhotoRow | None:
         """Returns a row with its box and landmarks; None, with a problem added, without a box.
 
         Args:
-          place: where the photo is listed.
+          location: where the photo is listed.
           field: name of the photo's column there.
           image: the photo's path.
           item_id: of the photo's item.
@@ -291,11 +299,11 @@ class Annotations:
         """
         self._listed.add(image)
         if not image.startswith("img/") or ".." in image.split("/"):
-            self.add(place, "path", f"field {field!r}: expected img/..., got {image!r}")
+            self.add(location, "path", f"field {field!r}: expected img/..., got {image!r}")
             return None
         if image not in self._boxes:
             text = f"field {field!r}: {image!r} has no box in {self._boxes_file}"
-            self.add(place, "photo without a box", text)
+            self.add(location, "photo without a box", text)
         box = self._boxes.get(image)
         if box is None:
             return None
@@ -307,11 +315,11 @@ class Annotations:
         elif clothes_type in (UNKNOWN, landmarks.clothes_type):
             clothes_type = landmarks.clothes_type
         else:
-            text = f"is {landmarks.clothes_type} here and {clothes_type} at {box.place}"
-            self.add(landmarks.place, "clothes type", f"field 'clothes_type': {text}")
+            text = f"is {landmarks.clothes_type} here and {clothes_type} at {box.location}"
+            self.add(landmarks.location, "clothes type", f"field 'clothes_type': {text}")
             return None
         return PhotoRow(
-            place=place,
+            location=location,
             image=image,
             item_id=item_id,
             domain=domain,
@@ -320,23 +328,23 @@ class Annotations:
             box=box.box,
             landmarks=None if landmarks is None else landmarks.points,
             image_field=field,
-            box_place=box.place,
-            landmarks_place=None if landmarks is None else landmarks.place,
+            box_location=box.location,
+            landmarks_location=None if landmarks is None else landmarks.location,
         )
 
-    def is_status(self, place: Place, status: str, known: Sequence[str]) -> bool:
+    def is_status(self, location: Location, status: str, known: Sequence[str]) -> bool:
         """Returns whether a row's evaluation_status is known; if not, adds a problem."""
         if status in known:
             return True
         text = f"field 'evaluation_status': expected {one_of(known)}, got {status!r}"
-        self.add(place, "unknown status", text)
+        self.add(location, "unknown status", text)
         return False
 
-    def is_item(self, place: Place, item_id: str, items: set[str] | None, file: str) -> bool:
+    def is_item(self, location: Location, item_id: str, items: set[str] | None, file: str) -> bool:
         """Returns whether a row's item is among those of `read_items`; if not, adds a problem."""
         if items is None or item_id in items:
             return True
-        self.add(place, "unknown item", f"field 'item_id': {item_id!r} is not in {file}")
+        self.add(location, "unknown item", f"field 'item_id': {item_id!r} is not in {file}")
         return False
 
     def listing(
@@ -371,7 +379,7 @@ class Annotations:
                 self.tolerated[f"{what} of a photo in no split"] += unlisted
 
     def _box_row(
-        self, place: Place, fields: Sequence[str], kinds: Mapping[str, Sequence[str]]
+        self, location: Location, fields: Sequence[str], kinds: Mapping[str, Sequence[str]]
     ) -> BoxRow | None:
         columns = dict(zip((*kinds, *BOX_FIELDS), fields, strict=True))
         box = {name: columns[name] for name in BOX_FIELDS}
@@ -386,19 +394,19 @@ class Annotations:
                 text = f"field {name!r}: expected {one_of(values)}, got {columns[name]!r}"
                 found.append((name.replace("_", " "), text))
         for kind, text in found:
-            self.add(place, kind, text)
+            self.add(location, kind, text)
         if found:
             return None
         x_1, y_1, x_2, y_2 = (float(text) for text in box.values())
-        return BoxRow(place, (x_1, y_1, x_2, y_2), {name: int(columns[name]) for name in kinds})
+        return BoxRow(location, (x_1, y_1, x_2, y_2), {name: int(columns[name]) for name in kinds})
 
     def _landmark_row(
-        self, place: Place, fields: Sequence[str], columns: Sequence[str]
+        self, location: Location, fields: Sequence[str], columns: Sequence[str]
     ) -> LandmarkRow | None:
         clothes_type, texts = fields[0], fields[len(columns) :]
         if clothes_type not in CLOTHES_TYPES:
             text = f"field 'clothes_type': expected {one_of(CLOTHES_TYPES)}, got {clothes_type!r}"
-            self.add(place, "clothes type", text)
+            self.add(location, "clothes type", text)
             return None
         slots = LANDMARK_SLOTS[int(clothes_type)]
         if len(texts) != 3 * len(slots):
@@ -406,11 +414,11 @@ class Annotations:
                 f"clothes type {clothes_type} has {len(slots)} landmarks, which take "
                 f"{3 * len(slots)} fields after {columns[-1]}; got {len(texts)}"
             )
-            self.add(place, "landmarks", text)
+            self.add(location, "landmarks", text)
             return None
         for text in (*fields[1 : len(columns)], *texts):
             if not _NUMBER.fullmatch(text):
-                self.add(place, "landmarks", f"expected a whole number, got {text!r}")
+                self.add(location, "landmarks", f"expected a whole number, got {text!r}")
                 return None
         points = np.zeros((8, 3), np.int32)
         points[:, 0] = UNKNOWN
@@ -418,9 +426,9 @@ class Annotations:
         strange = set(points[list(slots), 0].tolist()) - {0, 1, TRUNCATED}
         if strange:
             text = f"expected a visibility of 0, 1 or 2, got {min(strange)}"
-            self.add(place, "landmarks", text)
+            self.add(location, "landmarks", text)
             return None
-        return LandmarkRow(place, int(clothes_type), points)
+        return LandmarkRow(location, int(clothes_type), points)
 
 
 def read_lines(path: epath.Path) -> Iterator[tuple[int, str]]:
@@ -481,6 +489,6 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
-def _another(what: str, image: str, place: Place, here: Place) -> str:
-    there = f"on line {place.line}" if place.path == here.path else f"at {place}"
+def _another(what: str, image: str, location: Location, here: Location) -> str:
+    there = f"on line {location.line}" if location.path == here.path else f"at {location}"
     return f"field 'image_name': {image!r} has another {what} {there}"

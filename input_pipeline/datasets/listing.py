@@ -22,7 +22,7 @@ AHEAD = 4 * THREADS  # photos in the queue before them
 _LAST_NUMBER = re.compile(r"[0-9]+$")
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A line of a file, counted from 1; part names what of it, where a line holds much."""
 
     path: epath.Path
@@ -41,12 +41,12 @@ class Place(NamedTuple):
 class Problem(NamedTuple):
     """What is wrong with one row; kind is what a summary counts it under."""
 
-    place: Place
+    location: Location
     kind: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.text}"
+        return f"{self.location}: {self.text}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +54,17 @@ class PhotoRow:
     """A photo as it is listed; fields of the same name are those of `PhotoRecord`.
 
     Attributes:
-      place: where it is listed.
+      location: where it is listed.
       image: path of the photo, below the folder that the list speaks of.
       split: "train", "val" or "test".
       box: None where the garment's box is unknown.
       landmarks: int32 [n, 3], or None where unknown.
       image_field: what the list calls the column of `image`.
-      box_place: where the box is listed; None: at `place`.
-      landmarks_place: as box_place.
+      box_location: where the box is listed; None: at `location`.
+      landmarks_location: as box_location.
     """
 
-    place: Place
+    location: Location
     image: str
     item_id: str
     domain: str
@@ -79,8 +79,8 @@ class PhotoRow:
     occluded: int = UNKNOWN
     cropped: int = UNKNOWN
     image_field: str = "image"
-    box_place: Place | None = None
-    landmarks_place: Place | None = None
+    box_location: Location | None = None
+    landmarks_location: Location | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -129,7 +129,7 @@ class ValidationReport:
 
     def bad_rows(self) -> int:
         """Returns how many lines, or parts of lines, have a problem."""
-        return len({problem.place for problem in self.problems})
+        return len({problem.location for problem in self.problems})
 
     def problem_counts(self) -> dict[str, int]:
         """Returns how many problems there are of each kind."""
@@ -169,7 +169,7 @@ def check_listing(
     )
     rows, relation_problems = _check_relations(rows, listing.split_field, many_boxes)
     problems = [*listing.problems, *photo_problems, *relation_problems]
-    problems.sort(key=lambda problem: problem.place.order())
+    problems.sort(key=lambda problem: problem.location.order())
     return ValidationReport(
         rows, problems, tolerated, listing.facts, listing.attribute_types, missing
     )
@@ -217,13 +217,13 @@ def _check_photos(
     for row in rows:
         header = headers[row.image]
         if isinstance(header, ImageError):
-            gone = isinstance(header, MissingImageError)
-            kind = "missing photo" if gone else "unreadable photo"
-            problems.append(Problem(row.place, kind, f"field {row.image_field!r}: {header}"))
+            missing_file = isinstance(header, MissingImageError)
+            kind = "missing photo" if missing_file else "unreadable photo"
+            problems.append(Problem(row.location, kind, f"field {row.image_field!r}: {header}"))
             continue
-        fitted, found = _fit(row, header, overhang, tolerated)
-        problems += found
-        if not found:
+        fitted, row_problems = _fit(row, header, overhang, tolerated)
+        problems += row_problems
+        if not row_problems:
             good.append(CheckedRow(fitted, header))
     return good, problems
 
@@ -251,14 +251,14 @@ def _fit(
     problems = []
     if row.box is not None:
         box, texts = _fit_box(row.box, header, overhang)
-        problems += [Problem(row.box_place or row.place, "box", text) for text in texts]
+        problems += [Problem(row.box_location or row.location, "box", text) for text in texts]
         if not texts and box != row.box:
             tolerated["box moved to the photo's edge"] += 1
             row = dataclasses.replace(row, box=box)
     if row.landmarks is not None:
         landmarks, texts = _fit_landmarks(row.landmarks, header, overhang)
-        place = row.landmarks_place or row.place
-        problems += [Problem(place, "landmarks", text) for text in texts]
+        location = row.landmarks_location or row.location
+        problems += [Problem(location, "landmarks", text) for text in texts]
         if not texts and (landmarks != row.landmarks).any():
             tolerated["landmark moved to the photo's edge"] += 1
             row = dataclasses.replace(row, landmarks=landmarks)
@@ -303,32 +303,30 @@ def _check_relations(
 ) -> tuple[list[CheckedRow], list[Problem]]:
     """Checks rows against the rows before them."""
     good, problems = [], []
-    seen: dict[tuple[str, str, Box | None], Place] = {}
+    seen: dict[tuple[str, str, Box | None], Location] = {}
     homes: dict[str, PhotoRow] = {}
     for checked in rows:
         row = checked.row
         photo = (posixpath.normpath(row.image), row.item_id, row.box if many_boxes else None)
         home = homes.setdefault(row.item_id, row)
         if photo in seen:
-            text = (
-                f"{row.image!r} of item {row.item_id!r} is {_where(seen[photo], row.place)} already"
-            )
+            where = _where(seen[photo], row.location)
+            text = f"{row.image!r} of item {row.item_id!r} is {where} already"
             text = f"field {row.image_field!r}: {text}"
-            problems.append(Problem(row.place, "duplicate row", text))
+            problems.append(Problem(row.location, "duplicate row", text))
         elif home.split != row.split:
-            text = (
-                f"item {row.item_id!r} is in split {home.split!r} {_where(home.place, row.place)}"
-            )
+            where = _where(home.location, row.location)
+            text = f"item {row.item_id!r} is in split {home.split!r} {where}"
             text = f"field {split_field!r}: {text}, here in {row.split!r}"
-            problems.append(Problem(row.place, "item in two splits", text))
+            problems.append(Problem(row.location, "item in two splits", text))
         else:
-            seen[photo] = row.place
+            seen[photo] = row.location
             good.append(checked)
     return good, problems
 
 
-def _where(place: Place, seen_from: Place) -> str:
-    """Returns a place for a message, short if it is in the same file."""
-    if place.part or place.path != seen_from.path:
-        return f"at {place}"
-    return f"on line {place.line}"
+def _where(location: Location, seen_from: Location) -> str:
+    """Returns a location for a message, short if it is in the same file."""
+    if location.part or location.path != seen_from.path:
+        return f"at {location}"
+    return f"on line {location.line}"

@@ -15,8 +15,8 @@ from input_pipeline.datasets.listing import (
     BOX_FIELDS,
     THREADS,
     Listing,
+    Location,
     PhotoRow,
-    Place,
     Problem,
     box_size_problems,
 )
@@ -80,7 +80,7 @@ def read_table(path: epath.PathLike, needed: Sequence[str] = ()) -> Table:
             rows.append(TableRow(line, dict(zip(header, cells, strict=True))))
         else:
             text = f"expected {len(header)} cells, got {len(cells)}"
-            problems.append(Problem(Place(path, line), "number of cells", text))
+            problems.append(Problem(Location(path, line), "number of cells", text))
     if not rows and not problems:
         raise ManifestError([f"{path}:{line}: has a header and no rows"])
     return Table(path, data, rows, problems)
@@ -102,11 +102,11 @@ def read_listing(table: Table) -> Listing:
     problems = list(table.problems)
     rows = []
     for row in table.rows:
-        place = Place(table.path, row.line)
-        found = [Problem(place, kind, text) for kind, text in _cell_problems(row.cells)]
-        problems += found
-        if not found:
-            rows.append(_to_row(place, row.cells))
+        location = Location(table.path, row.line)
+        row_problems = [Problem(location, kind, text) for kind, text in _cell_problems(row.cells)]
+        problems += row_problems
+        if not row_problems:
+            rows.append(_to_row(location, row.cells))
     return Listing(rows=rows, problems=problems)
 
 
@@ -186,13 +186,13 @@ def _cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _box_problems(cells: dict[str, str]) -> Iterator[str]:
-    given = [name for name in BOX_FIELDS if cells.get(name)]
-    if not given:
+    present = [name for name in BOX_FIELDS if cells.get(name)]
+    if not present:
         return
-    missing = [name for name in BOX_FIELDS if name not in given]
+    missing = [name for name in BOX_FIELDS if name not in present]
     if missing:
-        yield f"field {missing[0]!r}: is empty, but {', '.join(given)} given"
-    wrong = [name for name in given if not _is_number(cells[name])]
+        yield f"field {missing[0]!r}: is empty, but {', '.join(present)} given"
+    wrong = [name for name in present if not _is_number(cells[name])]
     for name in wrong:
         yield f"field {name!r}: expected a number of pixels, got {cells[name]!r}"
     if not missing and not wrong:
@@ -207,13 +207,13 @@ def _is_number(text: str) -> bool:
     return abs(value) < float("inf")  # False for NaN too
 
 
-def _to_row(place: Place, cells: dict[str, str]) -> PhotoRow:
+def _to_row(location: Location, cells: dict[str, str]) -> PhotoRow:
     box = None
     if cells.get(BOX_FIELDS[0]):
         x_1, y_1, x_2, y_2 = (float(cells[name]) for name in BOX_FIELDS)
         box = (x_1, y_1, x_2, y_2)
     return PhotoRow(
-        place=place,
+        location=location,
         image=cells["image"],
         # A photo without item is one of its own, and nobody's question.
         item_id=cells.get("item_id", cells["image"]),

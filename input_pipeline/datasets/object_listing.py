@@ -11,7 +11,7 @@ from etils import epath
 
 from input_pipeline.datasets.listing import (
     Listing,
-    Place,
+    Location,
     Problem,
     ValidationReport,
     inspect_photos,
@@ -29,7 +29,7 @@ class ListedObject:
     """An object as it is listed.
 
     Attributes:
-      place: where it is listed.
+      location: where it is listed.
       label: what messages call it.
       box: (x_1, y_1, x_2, y_2) in pixels of the photo that the file speaks of.
       category: its number.
@@ -37,7 +37,7 @@ class ListedObject:
       segmentation: None where unknown.
     """
 
-    place: Place
+    location: Location
     label: str
     box: Box
     category: int
@@ -50,7 +50,7 @@ class ObjectRow:
     """A photo as it is listed.
 
     Attributes:
-      place: where it is listed.
+      location: where it is listed.
       label: what messages call it.
       image: path of the photo, below the folder that the list speaks of.
       split: "train", "val" or "test".
@@ -58,7 +58,7 @@ class ObjectRow:
       objects: in it.
     """
 
-    place: Place
+    location: Location
     label: str
     image: str
     split: str
@@ -78,9 +78,9 @@ class ProblemLog:
         self.problems: list[Problem] = []
         self.objects_of_bad_photos = 0
 
-    def add(self, place: Place, label: str, kind: str, text: str) -> None:
+    def add(self, location: Location, label: str, kind: str, text: str) -> None:
         """Notes what is wrong with an entry."""
-        self.problems.append(Problem(place._replace(part=label), kind, text))
+        self.problems.append(Problem(location._replace(part=label), kind, text))
 
     def count_left_out(self, objects: Sequence[ListedObject]) -> None:
         """Counts the objects of a photo that is left out."""
@@ -148,7 +148,7 @@ class ObjectValidationReport(ValidationReport):
         return {
             split: object_counts(
                 np.array([len(photo.objects) for photo in photos]),
-                np.array([sum(found.crowd for found in photo.objects) for photo in photos]),
+                np.array([sum(listed.crowd for listed in photo.objects) for photo in photos]),
             )
             for split in SPLITS
             if (photos := self._of(split))
@@ -157,7 +157,7 @@ class ObjectValidationReport(ValidationReport):
     def category_counts(self) -> dict[str, dict[str, int]]:
         """Returns how many objects of each category each split has."""
         numbers = {
-            split: Counter(found.category for photo in photos for found in photo.objects)
+            split: Counter(listed.category for photo in photos for listed in photo.objects)
             for split in SPLITS
             if (photos := self._of(split))
         }
@@ -196,7 +196,7 @@ def check_objects(
             gone = isinstance(header, MissingImageError)
             missing += [row.image] * gone
             kind = "missing photo" if gone else "unreadable photo"
-            log.add(row.place, row.label, kind, f"field 'file_name': {header}")
+            log.add(row.location, row.label, kind, f"field 'file_name': {header}")
             log.count_left_out(row.objects)
             continue
         turn = _turn(row, header, log, tolerated)
@@ -205,7 +205,7 @@ def check_objects(
             continue
         objects = _fit_objects(row, header, turn, overhang, log, tolerated)
         good.append(CheckedPhoto(row, header, objects, turn))
-    problems = sorted(log.problems, key=lambda found: found.place.order())
+    problems = sorted(log.problems, key=lambda listed: listed.location.order())
     facts: Mapping[str, int] = {
         **listing.facts,
         "objects_of_left_out_photos": log.objects_of_bad_photos,
@@ -240,8 +240,8 @@ def _without_repeats(rows: Sequence[ObjectRow], log: ProblemLog) -> list[ObjectR
         if other is row:
             good.append(row)
             continue
-        text = f"{row.image!r} is {other.label} ({other.place}, split {other.split!r}) already"
-        log.add(row.place, row.label, "duplicate row", f"field 'file_name': {text}")
+        text = f"{row.image!r} is {other.label} ({other.location}, split {other.split!r}) already"
+        log.add(row.location, row.label, "duplicate row", f"field 'file_name': {text}")
         log.count_left_out(row.objects)
     return good
 
@@ -265,7 +265,7 @@ def _turn(
     height, width = row.size or upright
     text = f"fields 'height' and 'width': {width}x{height}, but the photo has "
     text += f"{header.width}x{header.height} pixels (upright)"
-    log.add(row.place, row.label, "photo size", text)
+    log.add(row.location, row.label, "photo size", text)
     return None
 
 
@@ -279,18 +279,18 @@ def _fit_objects(
 ) -> tuple[CheckedObject, ...]:
     size = (header.width, header.height) if turn >= 5 else (header.height, header.width)
     fitted = []
-    for found in row.objects:
+    for listed in row.objects:
         before = len(log.problems)
-        box = _fit_box(found, size, overhang, log, tolerated)
-        mask = _fit_segmentation(found, box, size, overhang, log, tolerated)
+        box = _fit_box(listed, size, overhang, log, tolerated)
+        mask = _fit_segmentation(listed, box, size, overhang, log, tolerated)
         if len(log.problems) == before:
             upright = turn_box(box, turn, header.height, header.width)
-            fitted.append(CheckedObject(upright, found.category, found.crowd, mask))
+            fitted.append(CheckedObject(upright, listed.category, listed.crowd, mask))
     return tuple(fitted)
 
 
 def _fit_box(
-    found: ListedObject,
+    listed: ListedObject,
     size: tuple[int, int],
     overhang: int,
     log: ProblemLog,
@@ -298,15 +298,15 @@ def _fit_box(
 ) -> Box:
     """Returns the box clipped to the photo, in float32."""
     # So that sums of decimals end where they should.
-    box = np.clip(found.box, -_FAR, _FAR).astype(np.float32)
+    box = np.clip(listed.box, -_FAR, _FAR).astype(np.float32)
     limits = np.array([size[1], size[0]] * 2, np.float32)
     inside = np.clip(box, 0, limits)
     if (np.abs(inside - box) > overhang).any():
         text = f"{_numbers(box)} (x_1, y_1, x_2, y_2) leaves {_photo(size)}"
-        log.add(found.place, found.label, "box", f"field 'bbox': {text}")
+        log.add(listed.location, listed.label, "box", f"field 'bbox': {text}")
     elif not (inside[:2] < inside[2:]).all():
         text = f"{_numbers(box)} (x_1, y_1, x_2, y_2): nothing of it lies in {_photo(size)}"
-        log.add(found.place, found.label, "box", f"field 'bbox': {text}")
+        log.add(listed.location, listed.label, "box", f"field 'bbox': {text}")
     elif (inside != box).any():
         tolerated["box moved to the photo's edge"] += 1
     x_1, y_1, x_2, y_2 = inside.tolist()
@@ -314,7 +314,7 @@ def _fit_box(
 
 
 def _fit_segmentation(
-    found: ListedObject,
+    listed: ListedObject,
     box: Box,
     size: tuple[int, int],
     overhang: int,
@@ -322,9 +322,9 @@ def _fit_segmentation(
     tolerated: Counter[str],
 ) -> RLE | None:
     def fault(text: str) -> None:
-        log.add(found.place, found.label, "outline", f"field 'segmentation': {text}")
+        log.add(listed.location, listed.label, "outline", f"field 'segmentation': {text}")
 
-    mask = found.segmentation
+    mask = listed.segmentation
     if mask is None:
         return None
     if not isinstance(mask, RLE):

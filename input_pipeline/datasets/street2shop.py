@@ -18,7 +18,7 @@ from input_pipeline.datasets.download import (
     download_config,
 )
 from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Listing, PhotoRow, Place, Problem, ValidationReport
+from input_pipeline.datasets.listing import Listing, Location, PhotoRow, Problem, ValidationReport
 from input_pipeline.datasets.street2shop_files import (
     PHOTO_LIST,
     ListedPhoto,
@@ -48,7 +48,7 @@ QUERIES = {
 CATEGORIES = tuple(QUERIES)
 _PAIR_SPLITS = ("train", "test")  # in this order: products of train are known before test's
 
-Found = tuple[str, str]  # kind and text of a problem
+KindAndText = tuple[str, str]  # of a problem
 
 
 @dataclass(kw_only=True)
@@ -118,9 +118,9 @@ class Street2ShopConfig(DownloadConfig):
             compare(
                 f"{split} queries",
                 sum(counts[category, split] for category in CATEGORIES),
-                sum(release[place] for release in QUERIES.values()),
+                sum(release[index] for release in QUERIES.values()),
             )
-            for place, split in enumerate(("test", "train"))
+            for index, split in enumerate(("test", "train"))
         ]
         return [
             *lines,
@@ -137,7 +137,7 @@ def find_categories(root: epath.Path) -> list[str]:
     Raises:
       DatasetError: there is none, or a category has some of its lists and not all.
     """
-    found = []
+    categories = []
     for category in CATEGORIES:
         paths = list(_lists(root, category).values())
         missing = [str(path.relative_to(root)) for path in paths if not path.exists()]
@@ -147,13 +147,13 @@ def find_categories(root: epath.Path) -> list[str]:
                 f"{category} needs beside its other lists"
             )
         if not missing:
-            found.append(category)
-    if not found:
+            categories.append(category)
+    if not categories:
         raise DatasetError(
             f"{root} (dataset.source): has the lists of no category, as "
             "meta/json/train_pairs_bags.json, test_pairs_bags.json and retrieval_bags.json"
         )
-    return found
+    return categories
 
 
 class Street2Shop(ListedPhotos):
@@ -204,29 +204,29 @@ class _Reader:
     def read_category(self, category: str) -> None:
         """Takes the three lists of a category."""
         lists = _lists(self._root, category)
-        trained: dict[int, Place] = {}  # the first training pair of each product
-        customers: dict[tuple[int, int], Place] = {}  # the first pair of each photo and product
+        trained: dict[int, Location] = {}  # the first training pair of each product
+        customers: dict[tuple[int, int], Location] = {}  # the first pair of each photo and product
         for split in _PAIR_SPLITS:
             listed = 0
-            for photo, box, found in self._pairs(lists[split]):
+            for photo, box, problems in self._pairs(lists[split]):
                 listed += 1
-                customers.setdefault((photo.photo, photo.product), photo.place)
+                customers.setdefault((photo.photo, photo.product), photo.location)
                 if split == "train":
-                    trained.setdefault(photo.product, photo.place)
+                    trained.setdefault(photo.product, photo.location)
                 elif first := trained.get(photo.product):
                     text = f"{photo.product} has a training pair at {first}"
-                    found.append(("item in two splits", f"field 'product': {text}"))
-                self._add(photo, found, "customer", split, category, box)
+                    problems.append(("item in two splits", f"field 'product': {text}"))
+                self._add(photo, problems, "customer", split, category, box)
             self._facts[f"listed_{split}_queries_{category}"] = listed
         listed = 0
         for photo in self._shop_photos(lists["shop"]):
             listed += 1
-            found = []
+            problems = []
             if pair := customers.get((photo.photo, photo.product)):
                 text = f"{photo.photo} is the customer's photo of product {photo.product} at {pair}"
-                found.append(("domain", f"field 'photo': {text}"))
+                problems.append(("domain", f"field 'photo': {text}"))
             split = "train" if photo.product in trained else "test"
-            self._add(photo, found, "shop", split, category, None)
+            self._add(photo, problems, "shop", split, category, None)
         self._facts[f"listed_gallery_{category}"] = listed
 
     def listing(self) -> Listing:
@@ -241,49 +241,53 @@ class _Reader:
             facts={**dead, **self._facts},
         )
 
-    def _pairs(self, path: epath.Path) -> Iterator[tuple[ListedPhoto, Box | None, list[Found]]]:
+    def _pairs(
+        self, path: epath.Path
+    ) -> Iterator[tuple[ListedPhoto, Box | None, list[KindAndText]]]:
         """Yields the pairs that are new, their boxes, and what is wrong with these."""
-        seen: dict[tuple[int, int, Box], Place] = {}
+        seen: dict[tuple[int, int, Box], Location] = {}
         keys = ("photo", "product", "bbox")
         for photo in read_photos(path, keys, self.problems, self.tolerated):
             box, texts = read_box(photo.bbox)
-            first = seen.setdefault((photo.photo, photo.product, box), photo.place) if box else None
-            if first in (None, photo.place):
+            first = (
+                seen.setdefault((photo.photo, photo.product, box), photo.location) if box else None
+            )
+            if first in (None, photo.location):
                 yield photo, box, [("box", text) for text in texts]
             else:
                 self._add_repeated(photo, "photo, product and box", first)
 
     def _shop_photos(self, path: epath.Path) -> Iterator[ListedPhoto]:
         """Yields the photos that are new."""
-        seen: dict[tuple[int, int], Place] = {}
+        seen: dict[tuple[int, int], Location] = {}
         for photo in read_photos(path, ("photo", "product"), self.problems, self.tolerated):
-            first = seen.setdefault((photo.photo, photo.product), photo.place)
-            if first == photo.place:
+            first = seen.setdefault((photo.photo, photo.product), photo.location)
+            if first == photo.location:
                 yield photo
             else:
                 self._add_repeated(photo, "photo and product", first)
 
-    def _add_repeated(self, photo: ListedPhoto, what: str, first: Place) -> None:
+    def _add_repeated(self, photo: ListedPhoto, what: str, first: Location) -> None:
         text = f"field 'photo': {photo.photo}: this {what} is at {first} already"
-        self.problems.append(Problem(photo.place, "duplicate row", text))
+        self.problems.append(Problem(photo.location, "duplicate row", text))
 
     def _add(
         self,
         photo: ListedPhoto,
-        found: list[Found],
+        problems: list[KindAndText],
         domain: str,
         split: str,
         category: str,
         box: Box | None,
     ) -> None:
-        """Takes an element as a row, unless something was found or its photo is not there."""
-        found = [*found, *self._photo_problems(photo.photo, domain)]
-        self.problems += [Problem(photo.place, kind, text) for kind, text in found]
-        if found:
+        """Takes an element as a row, unless something was problems or its photo is not there."""
+        problems = [*problems, *self._photo_problems(photo.photo, domain)]
+        self.problems += [Problem(photo.location, kind, text) for kind, text in problems]
+        if problems:
             return
         self.rows.append(
             PhotoRow(
-                place=photo.place,
+                location=photo.location,
                 image=self._folder.names[photo.photo],
                 item_id=self._items.setdefault(
                     (category, photo.product), f"{category}/{photo.product}"
@@ -296,7 +300,7 @@ class _Reader:
             )
         )
 
-    def _photo_problems(self, photo: int, domain: str) -> Iterator[Found]:
+    def _photo_problems(self, photo: int, domain: str) -> Iterator[KindAndText]:
         listed = self._listed is None or photo in self._listed
         if photo in self._folder.names:
             if not listed:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from input_pipeline.datasets.listing import Place, Problem
+from input_pipeline.datasets.listing import Location, Problem
 from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.images import Box
 
@@ -27,7 +27,7 @@ _SIDES = ("left", "top", "width", "height")
 class ListedPhoto(NamedTuple):
     """An element whose numbers are right; bbox as it stands there, None where it is not there."""
 
-    place: Place
+    location: Location
     photo: int
     product: int
     bbox: object
@@ -94,7 +94,7 @@ def read_photo_list(
             if not (match := _URL_ROW.match(row)):
                 start = row[:40].decode(errors="replace").strip()
                 text = f"expected id,url with an id of one to nine digits, got {start!r}"
-                problems.append(Problem(Place(path, line), "fields", text))
+                problems.append(Problem(Location(path, line), "fields", text))
             elif (number := int(match[1])) in numbers:
                 tolerated["photo listed twice in photos.txt"] += 1
             else:
@@ -116,15 +116,15 @@ def read_photos(
     Raises:
       AnnotationError: the file is no JSON list as a whole.
     """
-    place = None
-    for place, value in _read_list(path):
+    location = None
+    for location, value in _read_list(path):
         texts = list(_number_problems(value, keys))
-        problems += [Problem(place, "fields", text) for text in texts]
+        problems += [Problem(location, "fields", text) for text in texts]
         if not texts:
             if unused := value.keys() - keys:
                 tolerated["field that is not used"] += len(unused)
-            yield ListedPhoto(place, value["photo"], value["product"], value.get("bbox"))
-    if place is None:
+            yield ListedPhoto(location, value["photo"], value["product"], value.get("bbox"))
+    if location is None:
         tolerated["list without elements"] += 1
 
 
@@ -160,8 +160,8 @@ def _photo_names(folder: epath.Path) -> list[str]:
         raise AnnotationError([f"{folder}: cannot be listed: {error}"]) from error
 
 
-def _read_list(path: epath.Path) -> Iterator[tuple[Place, Any]]:
-    """Yields the place and value of each element."""
+def _read_list(path: epath.Path) -> Iterator[tuple[Location, Any]]:
+    """Yields the location and value of each element."""
     text = _read_text(path)
     line, counted, number = 1, 0, 0
     at = _skip_blanks(text, 0)
@@ -179,7 +179,7 @@ def _read_list(path: epath.Path) -> Iterator[tuple[Place, Any]]:
         except RecursionError:
             raise _not_json(path, text, at, "lists in lists, too many to read") from None
         number += 1
-        yield Place(path, line, f"element {number}"), value
+        yield Location(path, line, f"element {number}"), value
         at = _skip_blanks(text, at)
         if text[at : at + 1] not in (",", "]") or at == len(text):
             raise _not_json(path, text, at, f"expected , or ] after element {number}")

@@ -9,10 +9,10 @@ from flax import traverse_util
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.costs import count_parameters, multiply_adds
 from grnet_jax.backbones import BACKBONES, build_backbone, build_classifier
 from grnet_jax.backbones.blocks import GroupedConv, SqueezeExcite
 from grnet_jax.backbones.classifier import Classifier, PooledHead, VGGHead, adaptive_average_pool
-from grnet_jax.backbones.costs import count_parameters, multiply_adds
 from grnet_jax.backbones.grouped import grouped_convolution
 from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.backbones.vgg import STAGES, VGGStage

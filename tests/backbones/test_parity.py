@@ -11,13 +11,13 @@ import optax
 import pytest
 from flax import traverse_util
 
+from benchmarks.costs import count_parameters, multiply_adds
 from grnet_jax import backbones
 from grnet_jax.backbones import BACKBONES, build_classifier
 from grnet_jax.backbones.blocks import ConvNorm
 from grnet_jax.backbones.classifier import PooledHead, adaptive_average_pool
 from grnet_jax.backbones.convert import convert
 from grnet_jax.backbones.convnext import ConvNeXt
-from grnet_jax.backbones.costs import count_parameters, multiply_adds
 from grnet_jax.backbones.grouped import grouped_convolution
 from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.backbones.pretrained import conversion

@@ -115,8 +115,8 @@ def test_damaged_annotations(root, data):
     assert bool(report.bad_rows()) == bool(report.problems)
     for problem in report.problems:
         assert problem.kind in KINDS
-        assert 1 <= problem.place.line <= text.count(b"\n") + 1
-        assert problem.place.part.startswith(("image", "annotation", "categor"))
+        assert 1 <= problem.location.line <= text.count(b"\n") + 1
+        assert problem.location.part.startswith(("image", "annotation", "categor"))
 
 
 def test_undamaged_annotations_are_whole(root):

@@ -94,15 +94,15 @@ def root(tmp_path_factory):
 
 def assert_is_what_the_file_says(root, row, header):
     """Reads the file with Python's own reader, and compares each field with the documented form."""
-    content = json.loads(row.place.path.read_bytes())
+    content = json.loads(row.location.path.read_bytes())
     folder, _, number = row.image.removesuffix(".jpg").split("/")
-    assert row.place.path == root / folder / f"annos/{number}.json"
-    garment = content[row.place.part]
+    assert row.location.path == root / folder / f"annos/{number}.json"
+    garment = content[row.location.part]
     assert row.split == {"train": "train", "validation": "test"}[folder]
     assert row.domain == {"user": "customer", "shop": "shop"}[content["source"]]
     parts = [folder, content["pair_id"], garment["style"]]
     if garment["style"] == 0:
-        parts += [number, row.place.part]
+        parts += [number, row.location.part]
     assert row.item_id == "/".join(map(str, parts))
     category_id = garment["category_id"]
     assert row.category == garment["category_name"] == trees.NAMES[category_id - 1]
@@ -158,14 +158,14 @@ def assert_right(root, report, damaged):
     config = describe("deepfashion2", root)
     for row, header in report.rows:
         assert_is_what_the_file_says(root, row, header)
-        if row.place.path in damaged:
+        if row.location.path in damaged:
             mask = np.asarray(Image.open(io.BytesIO(config.mask(row, header.height, header.width))))
             assert mask.shape == (header.height, header.width)
             assert set(np.unique(mask)) <= {0, 255}
     for problem in report.problems:
-        assert problem.place.path in damaged
-        lines = problem.place.path.read_bytes().count(b"\n") + 1
-        assert 1 <= problem.place.line <= lines
+        assert problem.location.path in damaged
+        lines = problem.location.path.read_bytes().count(b"\n") + 1
+        assert 1 <= problem.location.line <= lines
         assert problem.kind in KINDS
         assert len(str(problem)) < 400
         assert re.match(rf"{re.escape(str(root))}/\w+/annos/\d+\.json:\d+: .", str(problem))
@@ -176,7 +176,7 @@ def assert_right(root, report, damaged):
         if path not in damaged
         for key in json.loads(path.read_bytes())
     )
-    assert sum(row.place.path not in damaged for row, _ in report.rows) == untouched
+    assert sum(row.location.path not in damaged for row, _ in report.rows) == untouched
 
 
 def test_the_tree_is_whole(root):

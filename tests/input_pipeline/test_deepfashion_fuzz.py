@@ -131,7 +131,7 @@ def test_mutated_annotation_files(tree, data):
         assert str(root) in message
     else:
         assert_right(report)
-        assert all(problem.place.line >= 1 for problem in report.problems)
+        assert all(problem.location.line >= 1 for problem in report.problems)
         assert {problem.kind for problem in report.problems} <= KINDS.keys()
 
 

@@ -15,7 +15,6 @@ from input_pipeline import (
     image_batches,
     train_batches,
 )
-from input_pipeline.datasets.manifest_rows import read_table
 from input_pipeline.images import load_image
 from tests.input_pipeline.conftest import IMAGE, photo_bytes, write_manifest
 from tests.input_pipeline.conftest import load as load_from
@@ -301,17 +300,3 @@ def test_queries_without_a_match_are_counted_and_not_trained_on(tmp_path):
             steps=1,
             seed=0,
         )
-
-
-def test_several_files_of_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("input_pipeline.datasets.manifest._ROWS_PER_SHARD", 2)
-    rows = [f"{n}.jpg,item,{'shop' if n else 'customer'},train" for n in range(5)]
-    dataset = load(write_manifest(tmp_path / "photos", rows), tmp_path)
-    assert dataset.split("train").index.photo_id.tolist() == [f"{n}.jpg" for n in range(5)]
-    assert len(list(dataset.directory.glob("*.array_record*"))) == 3
-
-
-def test_table_keeps_the_cells(tmp_path):
-    table = read_table(write_manifest(tmp_path, GOOD))
-    assert table.rows[0].line == 2
-    assert table.rows[0].cells["item_id"] == "a"

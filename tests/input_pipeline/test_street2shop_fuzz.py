@@ -101,12 +101,12 @@ def assert_right(report, lists: dict[str, bytes]) -> None:
     rest = {(path, number + 1) for path, found in elements.items() for number in range(len(found))}
     for problem in report.problems:
         assert problem.kind in KINDS
-        if not str(problem.place.path).endswith("photos.txt"):
-            path, line, part = problem.place
+        if not str(problem.location.path).endswith("photos.txt"):
+            path, line, part = problem.location
             assert line <= 1 + lists[str(path)].count(b"\n")
             rest.discard((str(path), int(part.removeprefix("element "))))
     for row, header in report.rows:
-        path, _, part = row.place
+        path, _, part = row.location
         number = int(part.removeprefix("element "))
         rest.remove((str(path), number))
         element = elements[str(path)][number - 1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from grnet_jax import sharding as meshes
+from grnet_jax import sharding
 from grnet_jax.losses import average_precision_loss
 from tests.losses import naive
 
@@ -119,8 +119,8 @@ def test_order_jit_and_eight_devices_change_nothing():
         moved = average_precision_loss(scores[:, order], positive[:, order], negative[:, order])
         np.testing.assert_allclose(moved.loss, wanted, rtol=1e-12)
         for devices in (1, 8):
-            mesh = meshes.make_mesh(jax.devices()[:devices])
-            placed = meshes.place_batch((scores, positive, negative), mesh)
+            mesh = sharding.make_mesh(jax.devices()[:devices])
+            placed = sharding.place_batch((scores, positive, negative), mesh)
             found = jax.jit(lambda *a: average_precision_loss(*a).loss)(*placed)
             np.testing.assert_allclose(found, wanted, rtol=1e-12)
 

@@ -10,8 +10,7 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from grnet_jax import losses
-from grnet_jax import sharding as meshes
+from grnet_jax import losses, sharding
 
 
 def _landmarks(n=6, seed=0):
@@ -150,7 +149,7 @@ def test_eight_devices_and_any_order_give_the_same():
 
     batch = tuple(map(jnp.asarray, (points, target, visibility, logits, label)))
     wanted = all_losses(*batch)
-    placed = meshes.place_batch(batch, meshes.make_mesh(jax.devices()[:8]))
+    placed = sharding.place_batch(batch, sharding.make_mesh(jax.devices()[:8]))
     np.testing.assert_allclose(jax.jit(all_losses)(*placed), wanted, rtol=1e-5)
     order = np.random.default_rng(5).permutation(8)
     np.testing.assert_allclose(all_losses(*(part[order] for part in batch)), wanted, rtol=1e-5)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grnet_jax import sharding as meshes
+from grnet_jax import sharding
 from grnet_jax.losses import DISTANCES, MINERS, REDUCTIONS, comparison_masks, triplet_loss, triplets
 from tests.losses import naive
 
@@ -178,19 +178,21 @@ def test_eight_devices_equal_one(distance, miner):
     found = []
     with jax.enable_x64(True):
         for devices in (1, 8):
-            mesh = meshes.make_mesh(jax.devices()[:devices])
+            mesh = sharding.make_mesh(jax.devices()[:devices])
 
             @jax.jit
             @jax.value_and_grad
             def loss(x, item, domain, mesh=mesh):
-                whole = jax.lax.with_sharding_constraint((x, item, domain), meshes.replicated(mesh))
+                whole = jax.lax.with_sharding_constraint(
+                    (x, item, domain), sharding.replicated(mesh)
+                )
                 masks = comparison_masks(item, whole[1], domain, whole[2])
                 found = triplet_loss(
                     x, whole[0], *masks, margin=1.0, distance=distance, miner=miner
                 )
                 return found.loss
 
-            found.append(loss(*meshes.place_batch((x, item, domain), mesh)))
+            found.append(loss(*sharding.place_batch((x, item, domain), mesh)))
     for one, eight in zip(*found, strict=True):
         np.testing.assert_allclose(eight, one, rtol=1e-9, atol=1e-12)
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sklearn.metrics import auc, average_precision_score
 
 from grnet_jax import metrics
-from grnet_jax.mesh import make_mesh
+from grnet_jax.sharding import make_mesh
 
 
 def _case(seed, *, ties=False, queries=48, gallery=60, most=9):

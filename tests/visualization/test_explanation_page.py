@@ -8,9 +8,9 @@ from etils import epath
 from PIL import Image
 
 from grnet_jax.errors import InputError
-from grnet_jax.retrieval.evaluation import Evaluation
-from grnet_jax.retrieval.ranking import Ranking
-from grnet_jax.retrieval.tasks import Group, Task
+from grnet_jax.evaluation.protocols import Group, Protocol
+from grnet_jax.evaluation.retrieval import RetrievalResult
+from grnet_jax.search.ranking import RankingResult
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
     choose_queries,
@@ -42,31 +42,30 @@ def test_where_one_kind_is_rare_more_of_the_other_are_shown(right, wrong, count,
     assert (chosen < right).sum() == rightly
 
 
-def _evaluation(ranks, top_rows, positives):
-    task = Task(
+def _result(ranks, indices, positives):
+    protocol = Protocol(
         dataset="made up",
         split="test",
         gallery_splits=("test",),
-        photos=None,
+        images=None,
         query_rows=np.array([100]),
         gallery_rows=np.arange(200, 210),
         positives=np.array([positives]),
         groups=(Group("", np.arange(1), np.arange(10)),),
-        sampled="",
     )
-    ranking = Ranking(np.array([ranks]), np.array([top_rows]), np.zeros((1, len(top_rows))))
-    return Evaluation(task, {}, [], ranking)
+    ranking = RankingResult(np.array([indices]), np.zeros((1, len(indices))), np.array([ranks]))
+    return RetrievalResult(protocol, {}, [], ranking)
 
 
 def test_a_query_is_shown_with_what_was_found_and_with_what_was_right():
-    right = _evaluation([4, 1], [7, 3, 2, 5], [5, 7])
+    right = _result([4, 1], [7, 3, 2, 5], [5, 7])
     assert pairs_of_query(right, 0) == [ChosenPair(100, 207, "Found first, the item", True)]
-    wrong = _evaluation([4, 2, 0], [3, 7, 2, 5], [5, 7, -1])
+    wrong = _result([4, 2, 0], [3, 7, 2, 5], [5, 7, -1])
     assert pairs_of_query(wrong, 0) == [
         ChosenPair(100, 203, "Found first, another item", False),
         ChosenPair(100, 207, "The item, found at rank 2", True),
     ]
-    tied = _evaluation([2], [7, 3, -1], [7])  # the tie counts against us
+    tied = _result([2], [7, 3, -1], [7])  # the tie counts against us
     assert [pair.gallery for pair in pairs_of_query(tied, 0)] == [203, 207]
 
 

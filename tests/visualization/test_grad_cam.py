@@ -10,6 +10,7 @@ import pytest
 
 from configs import global_baseline, grnet, kpm, local_matching
 from grnet_jax import models
+from grnet_jax.config import parse_config
 from grnet_jax.training.state import init_variables
 from grnet_jax.visualization.grad_cam import grad_cam, pair_grad_cam
 
@@ -22,7 +23,7 @@ def _matcher(config, **fields):
     if config.model.name == "grnet":
         config.model.node_dim, config.model.reasoning_dim = 12, 6
     config.model.update(fields)
-    matcher = models.build_matcher(config.model)
+    matcher = models.build_matcher(parse_config(config).model)
     return matcher, init_variables(matcher, 32, seed=3)
 
 

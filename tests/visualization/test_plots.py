@@ -9,8 +9,8 @@ from etils import epath
 from PIL import Image
 
 from grnet_jax.errors import InputError
-from grnet_jax.retrieval.measures import BINS, TOP_K, compute_metrics
-from grnet_jax.retrieval.protocols import Protocol
+from grnet_jax.evaluation.protocols import QuerySubset
+from grnet_jax.evaluation.retrieval_metrics import BINS, TOP_K, compute_metrics
 from grnet_jax.visualization import plots
 from grnet_jax.visualization.__main__ import main
 from grnet_jax.visualization.plots import Curve, plot_curves
@@ -93,7 +93,7 @@ def test_calibration_is_plotted_where_bins_are_full_enough():
 
     def svg(queries):
         chosen = np.arange(10 * BINS) < queries
-        everything = [Protocol("all", "", chosen, 9)]
+        everything = [QuerySubset("all", "", chosen, 9)]
         metrics = compute_metrics(everything, ranks, np.arange(len(best)), best, logits=True)
         return plots.plot_scores(metrics["all"])
 

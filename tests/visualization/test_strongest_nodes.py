@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grnet_jax import models
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.graph import PAPER_SCALES
 from grnet_jax.training.state import init_variables
@@ -44,17 +45,17 @@ def test_there_may_be_fewer_than_asked_for():
 def _explain(name, **fields):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.model.update(fields)
-    matcher = models.build_matcher(config.model)
+    matcher = models.build_matcher(parse_config(config).model)
     variables = init_variables(matcher, 32, seed=0)
     rng = np.random.default_rng(0)
-    framing = ImageTransform(32, "box", "bilinear", 1.0)
-    photos = [
-        crop_image(n, rng.integers(0, 256, (50, 40, 3), dtype=np.uint8), (4, 5, 30, 44), framing)
+    transform = ImageTransform(32, "box", "bilinear", 1.0)
+    images = [
+        crop_image(n, rng.integers(0, 256, (50, 40, 3), dtype=np.uint8), (4, 5, 30, 44), transform)
         for n in "ab"
     ]
-    features = [models.embed(matcher, variables, photo.input[None]) for photo in photos]
+    features = [models.embed(matcher, variables, image.input[None]) for image in images]
     score = float(models.score(matcher, variables, *features)[0, 0])
-    return matcher, variables, features, score, Explainer(matcher, variables).explain(*photos)
+    return matcher, variables, features, score, Explainer(matcher, variables).explain(*images)
 
 
 @pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -77,5 +78,5 @@ def test_a_matcher_without_edges_has_heat_alone():
 
 
 def test_a_matcher_without_a_feature_map_is_named():
-    with pytest.raises(InputError, match="ColourHistogram has no feature map"):
-        _explain("colour_histogram")
+    with pytest.raises(InputError, match="ColorHistogram has no feature map"):
+        _explain("color_histogram")

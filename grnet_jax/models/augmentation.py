@@ -39,8 +39,8 @@ def embed_augmented(
         return embed(matcher, variables, photos)
     if isinstance(photos, PointedPhotos | DomainPhotos):
         raise InputError(
-            "eval.flip_average: images with data.points, or for a matcher with a stream for each "
-            "domain, are taken as they are; set it to False"
+            "eval.search.flip_average: images with keypoints, or for a matcher with a stream for "
+            "each domain, are taken as they are; set it to false"
         )
     mirrored = photos[:, :, ::-1]
     if has_feature_map(matcher):
@@ -51,7 +51,7 @@ def embed_augmented(
     one, two = (embed(matcher, variables, seen) for seen in (photos, mirrored))
     if one.regions is not None:
         raise InputError(
-            "eval.flip_average: this matcher scores regions and has no feature map that could be "
-            "mirrored back"
+            "eval.search.flip_average: this matcher scores regions and has no feature map that "
+            "could be mirrored back"
         )
     return Features(unit_vectors(one.descriptor + two.descriptor))
