@@ -23,6 +23,19 @@ def data_dir(tmp_path_factory):
     return _shared_folder(tmp_path_factory, "data")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory):
+    """What one test process compiled serves the others, and later tests."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = _shared_folder(tmp_path_factory, "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # A limit makes processes lock it, so that none reads what another is still writing.
+        jax.config.update("jax_compilation_cache_max_size", 2**32)
+
+
 @pytest.fixture(scope="session")
 def tiny_config(data_dir):
     """Makes configs on the tiny synthetic set, of six steps, evaluated every three."""

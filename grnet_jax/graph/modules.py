@@ -27,7 +27,7 @@ class _Parameters(NamedTuple):
 
 
 class SimilarityGraph(nn.Module):
-    """Scores every query against every gallery photo by reasoning over region pairs.
+    """Scores every query against every gallery image by reasoning over region pairs.
 
     Attributes:
       scales: the pyramid's (rows, columns), (1, 1) first.
@@ -36,12 +36,12 @@ class SimilarityGraph(nn.Module):
       layers: T, number of reasoning layers; 0 scores the global similarity alone.
       intra_scale: edges between nodes of one scale.
       inter_scale: edges between nodes of different local scales.
-      recompute_edges: every layer computes its edges from its own input, with transforms of
-        its own, instead of keeping those of the initial similarities.
+      recompute_edges: every layer computes its edges from its own input, with other
+        transforms, instead of keeping those of the initial similarities.
       norm_feature: nodes carry the length that Eq. 4 divides by, as one more dimension.
       edge_scale_init: where a learned factor on the edges' affinities starts; 0 for none, as
         in the paper.
-      gallery_chunk: gallery photos compared at once, where memory is short; 0 for all.
+      gallery_chunk: gallery images compared at once, where memory is short; 0 for all.
       score_bias_init: where the score's bias starts.
     """
 
@@ -58,21 +58,21 @@ class SimilarityGraph(nn.Module):
     gallery_chunk: int = 0
 
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
-        own = self._parameters(query.shape[-1])
+        """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
+        params = self._parameters(query.shape[-1])
 
         def score(gallery: jax.Array) -> jax.Array:
-            nodes = self._nodes(query, gallery, own.projection)
+            nodes = self._nodes(query, gallery, params.projection)
             global_node = reasoning.reason(
-                nodes, own.transforms_out, own.transforms_in, own.layers, self._mask
+                nodes, params.transforms_out, params.transforms_in, params.layers, self._mask
             )
-            logits = reasoning.match_logit(global_node, own.score_weight, own.score_bias)
+            logits = reasoning.match_logit(global_node, params.score_weight, params.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
         return in_chunks(score, gallery, self.gallery_chunk)
 
     def global_edges(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Weights of the edges into the global node: see `reasoning.global_edges`.
+        """Returns weights of the edges into the global node: see `reasoning.global_edges`.
 
         Returns:
           Before and after reasoning, float32 [q, g, n] each.
@@ -82,15 +82,15 @@ class SimilarityGraph(nn.Module):
         """
         if not self.layers:
             raise InputError("model.layers=0: a graph without reasoning has no edges")
-        own = self._parameters(query.shape[-1])
-        found = reasoning.global_edges(
-            self._nodes(query, gallery, own.projection),
-            own.transforms_out,
-            own.transforms_in,
-            own.layers,
+        params = self._parameters(query.shape[-1])
+        edges = reasoning.global_edges(
+            self._nodes(query, gallery, params.projection),
+            params.transforms_out,
+            params.transforms_in,
+            params.layers,
             self._mask,
         )
-        before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in found)
+        before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in edges)
         return before, after
 
     def prepare(
@@ -99,7 +99,7 @@ class SimilarityGraph(nn.Module):
         dtype: str | np.dtype,
         edge_blocks: int = scoring.EDGE_BLOCKS,
     ) -> Any:
-        """What `score_prepared` takes, from this module's parameters; once a model, on the host.
+        """Returns what `score_prepared` takes; computed once a model, on the host.
 
         Folded (`scoring.fold`) where there are two layers or more, on nodes without the length and
         with edges that stay; else the parameters as they are.
@@ -127,13 +127,13 @@ class SimilarityGraph(nn.Module):
     def score_prepared(
         self, prepared: Any, query: jax.Array, gallery: jax.Array, tile: int = 0
     ) -> jax.Array:
-        """As calling the module, without gradients, on a few pairs at a time.
+        """Returns what calling the module does, computed a few pairs at a time, without gradients.
 
         Args:
           prepared: of `prepare`.
           query: regions [q, r, c].
           gallery: regions [g, r, c], of any floating dtype, not always the queries'.
-          tile: gallery photos that a query is compared with at once; 0 as many as suit the device.
+          tile: gallery images that a query is compared with at once; 0 as many as suit the device.
         """
 
         def score(query: jax.Array, gallery: jax.Array) -> jax.Array:
@@ -157,13 +157,13 @@ class SimilarityGraph(nn.Module):
         )
 
     def _nodes(self, query: jax.Array, gallery: jax.Array, projection: jax.Array) -> jax.Array:
-        """All nodes of all pairs, [q * g, n, d]."""
+        """Returns all nodes of all pairs, [q * g, n, d]."""
         differences = reasoning.region_differences(query, gallery, self._used_scales)
         return reasoning.similarity_nodes(differences, projection, norm_feature=self.norm_feature)
 
     @nn.compact
     def _parameters(self, channels: int) -> "_Parameters":
-        """All parameters, made for regions of so many channels."""
+        """Makes all parameters, for regions of so many channels."""
         projection = self.param("projection", _he, (channels, self.node_dim))
         transforms_out, transforms_in, layers = self._reasoning_parameters()
         last_dim = self.reasoning_dim if self.layers else self._node_width
@@ -176,7 +176,7 @@ class SimilarityGraph(nn.Module):
         return self.node_dim + int(self.norm_feature)
 
     def _reasoning_parameters(self) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """T_out and T_in of each edge computation, and W transposed of each layer."""
+        """Makes T_out and T_in of each edge computation, and W transposed of each layer."""
         transforms_out, transforms_in, layers = [], [], []
         for number in range(self.layers):
             width = self._node_width if number == 0 else self.reasoning_dim
@@ -193,7 +193,7 @@ class SimilarityGraph(nn.Module):
 
 
 def in_chunks(score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk: int) -> jax.Array:
-    """Scores [q, g] of `chunk` gallery photos after the other, holding one chunk's comparisons.
+    """Returns scores [q, g], computed by `chunk` gallery images, holding one chunk's comparisons.
 
     The gradient computes each chunk's comparisons once more instead of keeping them. By the
     gallery and not by the queries, because in training the queries are shared by the devices.
@@ -201,7 +201,7 @@ def in_chunks(score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk
     Args:
       score: regions [chunk, r, c] to scores [q, chunk].
       gallery: regions [g, r, c].
-      chunk: gallery photos at a time; 0 for all.
+      chunk: gallery images at a time; 0 for all.
     """
     g = gallery.shape[0]
     if not 0 < chunk < g:
@@ -215,5 +215,5 @@ def in_chunks(score: Callable[[jax.Array], jax.Array], gallery: jax.Array, chunk
 
 
 def _score_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """He's initialisation for one output of `shape[0]` inputs."""
+    """Draws He's initialization for one output of `shape[0]` inputs."""
     return jax.random.normal(key, shape, dtype) * jnp.sqrt(2.0 / shape[0]).astype(dtype)

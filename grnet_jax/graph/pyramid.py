@@ -1,6 +1,6 @@
 """The spatial pyramid: windows of the feature map as regions, region pairs as nodes.
 
-GRNet (Kuang et al., ICCV 2019, Section 3.2) compares a query and a gallery photo region by
+GRNet (Kuang et al., ICCV 2019, Section 3.2) compares a query and a gallery image region by
 region, each region only with regions of the same pyramid scale. A scale is written as
 (rows, columns): the paper's seven scales have 24 regions and 124 region pairs.
 """
@@ -51,17 +51,17 @@ def check_scales(scales: Scales) -> tuple[tuple[int, int], ...]:
 
 
 def region_counts(scales: Scales) -> tuple[int, ...]:
-    """Number of regions of each scale."""
+    """Returns the number of regions of each scale."""
     return tuple(rows * columns for rows, columns in scales)
 
 
 def node_count(scales: Scales) -> int:
-    """Number of region pairs over all scales: 124 for the paper's seven."""
+    """Returns the number of region pairs over all scales: 124 for the paper's seven."""
     return sum(count * count for count in region_counts(scales))
 
 
 def node_scales(scales: Scales) -> np.ndarray:
-    """For each node the position of its scale in `scales`, int [nodes].
+    """Returns for each node the position of its scale in `scales`, int [nodes].
 
     Nodes stand scale by scale; within a scale of r regions, node i * r + j compares query
     region i with gallery region j, regions counted row by row.
@@ -71,7 +71,7 @@ def node_scales(scales: Scales) -> np.ndarray:
 
 
 def node_regions(scales: Scales) -> np.ndarray:
-    """For each node the query's and the gallery photo's region that it compares, int [nodes, 2].
+    """Returns for each node the query's and the gallery image's region, int [nodes, 2].
 
     Regions are counted over all scales, as `pool_regions` gives them.
     """
@@ -84,7 +84,7 @@ def node_regions(scales: Scales) -> np.ndarray:
 
 
 def region_windows(scales: Scales, height: int, width: int) -> np.ndarray:
-    """What each region spans of a feature map, int [regions, 4] (left, top, right, bottom)."""
+    """Returns the cells each region spans, int [regions, 4] (left, top, right, bottom)."""
     return np.array(
         [
             (left, top, right, bottom)
@@ -96,7 +96,7 @@ def region_windows(scales: Scales, height: int, width: int) -> np.ndarray:
 
 
 def window_bounds(size: int, parts: int) -> tuple[tuple[int, int], ...]:
-    """Start and stop of each of `parts` windows over `size` cells.
+    """Returns start and stop of each of `parts` windows over `size` cells.
 
     Window i spans floor(i * size / parts) to ceil((i + 1) * size / parts): neighbours overlap
     by one cell where the division leaves a rest, and no cell is left out.
@@ -107,7 +107,7 @@ def window_bounds(size: int, parts: int) -> tuple[tuple[int, int], ...]:
     if size < parts:
         raise InputError(
             f"a feature map of {size} cells cannot be cut into {parts} windows: use larger "
-            "photos (data.image_size) or coarser scales (model.scales)"
+            "images (image.size) or coarser scales (model.scales)"
         )
     return tuple((i * size // parts, -(-(i + 1) * size // parts)) for i in range(parts))
 

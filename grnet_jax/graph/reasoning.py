@@ -16,16 +16,16 @@ import numpy as np
 
 from grnet_jax.graph.pyramid import Scales, node_count, node_scales, region_counts
 
-# Squared length below which a node counts as "no difference": far under what two photos that
+# Squared length below which a node counts as "no difference": far under what two images that
 # differ by a thousandth produce, and large enough that the gradient of its inverse root is finite
 # in float32.
 _SQUARED_LENGTH_FLOOR = 1e-24
 
 
 def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> jax.Array:
-    """|x - y|^2 of all region pairs of all photo pairs: the inside of Eq. 4.
+    """Returns |x - y|^2 of all region pairs of all image pairs: the inside of Eq. 4.
 
-    The difference is formed before squaring: expanding the square cancels on photos that are
+    The difference is formed before squaring: expanding the square cancels on images that are
     nearly equal. Scale by scale and by broadcasting, because the gradient of a gather is a
     slow scatter on several backends.
 
@@ -35,7 +35,7 @@ def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> 
       scales: the pyramid's (rows, columns).
 
     Returns:
-      [q * g, n, c]; row i * g + j belongs to query i and gallery photo j.
+      [q * g, n, c]; row i * g + j belongs to query i and gallery image j.
     """
     q, g, c = query.shape[0], gallery.shape[0], query.shape[-1]
     blocks = []
@@ -51,7 +51,7 @@ def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> 
 def similarity_nodes(
     differences: jax.Array, projection: jax.Array, *, norm_feature: bool = False
 ) -> jax.Array:
-    """P|x - y|^2 / ||P|x - y|^2||_2 (Eq. 4).
+    """Returns P|x - y|^2 / ||P|x - y|^2||_2 (Eq. 4).
 
     Args:
       differences: |x - y|^2, [b, n, c].
@@ -73,14 +73,14 @@ def similarity_nodes(
 
 
 def squared_length(projected: jax.Array) -> jax.Array:
-    """||z||_2^2 along the last axis."""
+    """Returns ||z||_2^2 along the last axis."""
     return jnp.sum(jnp.square(projected), axis=-1)
 
 
 def edge_mask(scales: Scales, *, intra_scale: bool, inter_scale: bool) -> np.ndarray | None:
-    """Which edges the graph has, bool [n, n] (from, to), or None where it has them all.
+    """Returns which edges the graph has, bool [n, n] (from, to), or None where it has them all.
 
-    Edges to and from the global node, and from each node to itself, are always there
+    Edges to and from the global node, and from each node to itself, always stay
     (Table 5, rows 4 to 7; that the self edges stay in rows 4 and 5 is our reading).
 
     Args:
@@ -104,13 +104,13 @@ def edge_weights(
     transform_in: jax.Array,
     mask: np.ndarray | None = None,
 ) -> jax.Array:
-    """softmax over s_b of (T_out s_a)^T (T_in s_b) (Eq. 5).
+    """Returns the softmax over s_b of (T_out s_a)^T (T_in s_b) (Eq. 5).
 
     The two transforms enter only through T_out^T T_in, which is multiplied out first: one
     matrix product a node instead of two.
 
     Args:
-      sources: the nodes s_a whose rows are wanted, [b, m, d].
+      sources: the nodes s_a whose rows are needed, [b, m, d].
       nodes: all nodes s_b, [b, n, d].
       transform_out: T_out, [d, d], applied as T_out s.
       transform_in: T_in, [d, d].
@@ -128,10 +128,10 @@ def edge_weights(
 
 
 def propagate(weights: jax.Array, nodes: jax.Array, transform: jax.Array) -> jax.Array:
-    """ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 7).
+    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 7).
 
     Args:
-      weights: w_p, [b, m, n]: all nodes' rows, or only those wanted.
+      weights: w_p, [b, m, n]: all nodes' rows, or only those needed.
       nodes: h, [b, n, d].
       transform: W transposed, [d, k], applied before w_p where that is the smaller product.
 
@@ -155,7 +155,7 @@ def reason(
     layers: Sequence[jax.Array],
     mask: np.ndarray | None = None,
 ) -> jax.Array:
-    """All reasoning layers (Eq. 5 to 7); only what the global node's result needs is computed.
+    """Applies all reasoning layers (Eq. 5 to 7), as far as the global node's result needs them.
 
     Args:
       nodes: similarities s, [b, n, d].
@@ -184,8 +184,8 @@ def reason(
                 transforms_in[number if recompute else 0],
                 None if mask is None else mask[rows],
             )
-        wanted = weights[:, :1] if number == last else weights
-        hidden = propagate(wanted, hidden, transform)
+        rows = weights[:, :1] if number == last else weights
+        hidden = propagate(rows, hidden, transform)
     return hidden[:, 0]
 
 
@@ -196,7 +196,7 @@ def global_edges(
     layers: Sequence[jax.Array],
     mask: np.ndarray | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """How much of each node flows into the global node, before and after reasoning (Fig. 5).
+    """Returns how much of each node flows into the global one, before and after reasoning (Fig. 5).
 
     Before reasoning: the global node's row of w_p, the edges of the initial similarities. After
     it: where every layer computes its edges anew, the global node's row in the last layer; where
@@ -222,13 +222,13 @@ def global_edges(
     hidden = nodes
     for number, transform in enumerate(layers[:-1]):
         hidden = propagate(weights, hidden, transform)
-        own = transforms_out[number + 1], transforms_in[number + 1]
-        weights = edge_weights(hidden, hidden, *own, mask)
+        transforms = transforms_out[number + 1], transforms_in[number + 1]
+        weights = edge_weights(hidden, hidden, *transforms, mask)
     return before, weights[:, 0]
 
 
 def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-    """The score before its sigmoid (Eq. 8): how alike the photos of each pair are.
+    """Returns the score before its sigmoid (Eq. 8): how alike the images of each pair are.
 
     Args:
       global_node: h of the global node, [b, k].
@@ -242,12 +242,12 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
 
 
 def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """An einsum in the left operand's dtype that sums, and returns, in float32 at least."""
+    """Computes an einsum in the left operand's dtype; sums and returns float32 at least."""
     return jnp.einsum(
         subscripts, left, right.astype(left.dtype), preferred_element_type=accumulation_dtype(left)
     )
 
 
 def accumulation_dtype(x: jax.Array) -> jnp.dtype:
-    """The dtype that reductions of x are made in."""
+    """Returns the dtype that reductions of x are made in."""
     return jnp.promote_types(x.dtype, jnp.float32)

@@ -29,7 +29,7 @@ from grnet_jax.graph.reasoning import (
 EDGE_BLOCKS = 4
 
 # As in Eq. 4's normalisation, but no gradient needs more than the inverse root itself to be finite:
-# photos that differ by a millionth keep five digits.
+# images that differ by a millionth keep five digits.
 _SQUARED_LENGTH_FLOOR = 1e-36
 
 # Bytes that a tile's comparisons take on a CPU.
@@ -113,7 +113,7 @@ def fold(
 
 
 def score_pairs(folded: Folded, query: jax.Array, gallery: jax.Array) -> jax.Array:
-    """Same-item logits of all pairs (Eq. 4 to 8), all at once.
+    """Returns same-item logits of all pairs (Eq. 4 to 8), all at once.
 
     Lengths are divided out after the products: of nodes from the affinities and from the first
     layer's input, of the softmax from the layers' results. Each is a factor of a row or a column.
@@ -160,13 +160,13 @@ def score_pairs(folded: Folded, query: jax.Array, gallery: jax.Array) -> jax.Arr
 
 
 def choose_tile(numbers: int) -> int:
-    """Gallery photos that one query is compared with at a time on this backend; 0 for all.
+    """Returns how many gallery images a query is compared with at a time here; 0 for all.
 
     On CPUs so many that what lies between the products stays in cache; no accelerator has been
     measured.
 
     Args:
-      numbers: that comparing two photos makes, float32: of the graph |x - y|^2, nodes x channels.
+      numbers: that comparing two images makes, float32: of the graph |x - y|^2, nodes x channels.
     """
     if jax.default_backend() != "cpu":
         return 0
@@ -179,13 +179,13 @@ def in_tiles(
     gallery: jax.Array,
     tile: int,
 ) -> jax.Array:
-    """Scores [q, g] of one query and about `tile` gallery photos at a time.
+    """Returns scores [q, g], of one query and about `tile` gallery images at a time.
 
     Args:
       score: regions [1, r, c] and [t, r, c] to scores [1, t].
       query: regions [q, r, c].
       gallery: regions [g, r, c].
-      tile: gallery photos at a time, at most; 0 for all, as where their number is left open
+      tile: gallery images at a time, at most; 0 for all, as where their number is left open
         (`jax.export`).
     """
     g, regions, channels = gallery.shape
@@ -203,7 +203,7 @@ def in_tiles(
 
 
 def _block_cuts(triangular: np.ndarray, blocks: int) -> list[int]:
-    """Bounds of about equal column blocks that cut no 2x2 block on the diagonal."""
+    """Returns bounds of about equal column blocks that cut no 2x2 block on the diagonal."""
     d = len(triangular)
     cuts = [0]
     for number in range(1, blocks):

@@ -29,7 +29,7 @@ def node_list(scales):
 
 
 def similarities(query, gallery, projection, scales, norm_feature=False):
-    """Eq. 4 for one pair of photos; projection is P transposed, [c, d]."""
+    """Eq. 4 for one pair of images; projection is P transposed, [c, d]."""
     found = []
     for _, i, j in node_list(scales):
         z = np.abs(query[i] - gallery[j]) ** 2 @ projection

@@ -1,5 +1,7 @@
 """Scoring with prepared parameters gives the equations' numbers, whatever is tiled or folded."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +31,8 @@ _FOLDED = {
 _KINDS = ("different", "1e-3", "1e-6", "one-region", "identical")
 
 
-def _photos(kind, graph, channels, queries=2, gallery=3):
-    """Regions of queries and gallery photos that differ by that share, or where it says."""
+def _images(kind, graph, channels, queries=2, gallery=3):
+    """Regions of queries and gallery images that differ by that share, or where it says."""
     rng = np.random.default_rng(0)
     regions = sum(region_counts(graph.scales))
     query = rng.gamma(1.0, 1.0, (queries, regions, channels))
@@ -47,57 +49,60 @@ def _photos(kind, graph, channels, queries=2, gallery=3):
     return query.astype(np.float32), shop.astype(np.float32)
 
 
+@functools.cache
+def _jitted(graph):
+    return jax.jit(graph.score_prepared, static_argnums=3)
+
+
 def _score(graph, params, query, gallery, tile=0, dtype="float32"):
-    return np.asarray(
-        jax.jit(graph.score_prepared, static_argnums=3)(
-            graph.prepare(params, dtype), query, gallery, tile
-        )
-    )
+    return np.asarray(_jitted(graph)(graph.prepare(params, dtype), query, gallery, tile))
 
 
 def _params(graph, query):
     return graph.init(jax.random.key(1), query[:1], query[:1])["params"]
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+def _check_folded(graph, channels, queries=2, gallery=3):
+    images = [_images(kind, graph, channels, queries, gallery) for kind in _KINDS]
+    query, params = images[0][0], _params(graph, images[0][0])
+    shop = np.concatenate([one for _, one in images])
+    assert all(np.array_equal(query, one) for one, _ in images)
+    scores = _score(graph, params, query, shop, tile=2)
+    expected = naive.logits(graph, params, query, shop)
+    for number in range(len(_KINDS)):
+        kind = slice(number * gallery, (number + 1) * gallery)
+        scale = max(np.abs(expected[:, kind]).max(), 1e-3)
+        np.testing.assert_allclose(
+            scores[:, kind], expected[:, kind], rtol=1e-5, atol=1e-5 * scale, err_msg=_KINDS[number]
+        )
+
+
 @pytest.mark.parametrize("name", [name for name, (_, folded) in _FOLDED.items() if folded])
-def test_folded_scores_equal_the_equations(name, kind):
+def test_folded_scores_equal_the_equations(name):
     graph = SimilarityGraph(**({"node_dim": 32, "reasoning_dim": 16} | _FOLDED[name][0]))
-    query, gallery = _photos(kind, graph, 48)
-    params = _params(graph, query)
-    wanted = naive.logits(graph, params, query, gallery)
-    found = _score(graph, params, query, gallery, tile=2)
-    np.testing.assert_allclose(
-        found, wanted, rtol=1e-5, atol=1e-5 * max(np.abs(wanted).max(), 1e-3)
-    )
+    _check_folded(graph, 48)
 
 
 @pytest.mark.parametrize("name", _FOLDED)
 def test_what_is_folded_and_what_takes_the_general_path(name):
     fields, folded = _FOLDED[name]
     graph = SimilarityGraph(**({"node_dim": 16, "reasoning_dim": 8} | fields))
-    query, gallery = _photos("different", graph, 12)
+    query, gallery = _images("different", graph, 12)
     params = _params(graph, query)
     assert isinstance(graph.prepare(params, "float32"), scoring.Folded) == folded
-    wanted = graph.apply({"params": params}, query, gallery)
-    found = _score(graph, params, query, gallery, tile=2)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    expected = graph.apply({"params": params}, query, gallery)
+    scores = _score(graph, params, query, gallery, tile=2)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", _KINDS)
-def test_folded_scores_equal_the_equations_at_the_papers_sizes(kind):
-    graph = SimilarityGraph()
-    query, gallery = _photos(kind, graph, 1024, queries=1, gallery=2)
-    params = _params(graph, query)
-    wanted = naive.logits(graph, params, query, gallery)
-    found = _score(graph, params, query, gallery)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+def test_folded_scores_equal_the_equations_at_the_papers_sizes():
+    _check_folded(SimilarityGraph(), 1024, queries=1, gallery=2)
 
 
 def test_tiles_and_their_padding_change_nothing():
     graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
-    query, gallery = _photos("different", graph, 12, gallery=7)
+    query, gallery = _images("different", graph, 12, gallery=7)
     params = _params(graph, query)
     whole = _score(graph, params, query, gallery, tile=7)
     assert whole.shape == (2, 7)
@@ -114,7 +119,7 @@ def test_the_tile_holds_so_many_bytes_on_a_cpu():
 
 def _folded(edge_blocks, dtype="float64", mask=None):
     graph = SimilarityGraph(node_dim=24, reasoning_dim=8)
-    query, gallery = _photos("different", graph, 12)
+    query, gallery = _images("different", graph, 12)
     params = _params(graph, query)
     folded = scoring.fold(
         params["projection"],
@@ -154,20 +159,20 @@ def test_the_blocks_leave_out_nothing_but_zeros(edge_blocks):
         assert whole.shape == (24, 24)
         # With Q from P: T_out^T T_in = Q U Q^T.
         graph = SimilarityGraph(node_dim=24, reasoning_dim=8)
-        params = _params(graph, _photos("different", graph, 12)[0])
-        wanted = np.asarray(params["edge_out1"], np.float64).T @ np.asarray(
+        params = _params(graph, _images("different", graph, 12)[0])
+        expected = np.asarray(params["edge_out1"], np.float64).T @ np.asarray(
             params["edge_in1"], np.float64
         )
         projected = np.asarray(folded.projection)  # [12, 24]: P Q
         plain = np.asarray(params["projection"], np.float64)
         np.testing.assert_allclose(
-            projected @ whole @ projected.T, plain @ wanted @ plain.T, rtol=1e-9, atol=1e-9
+            projected @ whole @ projected.T, plain @ expected @ plain.T, rtol=1e-9, atol=1e-9
         )
 
 
 def test_permuting_the_gallery_permutes_the_scores():
     graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
-    query, gallery = _photos("different", graph, 12, gallery=5)
+    query, gallery = _images("different", graph, 12, gallery=5)
     params = _params(graph, query)
     order = np.array([4, 2, 0, 3, 1])
     np.testing.assert_allclose(
@@ -193,15 +198,15 @@ def test_a_mask_that_keeps_all_edges_changes_nothing():
     mask = edge_mask(plain.scales, intra_scale=False, inter_scale=False)
     masked, _, _ = _folded(4, "float32", mask)
     whole, _, _ = _folded(4, "float32", np.ones((node_count(plain.scales),) * 2, bool))
-    wanted = scoring.score_pairs(plain, query, gallery)
-    np.testing.assert_array_equal(scoring.score_pairs(whole, query, gallery), wanted)
-    assert np.abs(scoring.score_pairs(masked, query, gallery) - wanted).max() > 1e-4
+    expected = scoring.score_pairs(plain, query, gallery)
+    np.testing.assert_array_equal(scoring.score_pairs(whole, query, gallery), expected)
+    assert np.abs(scoring.score_pairs(masked, query, gallery) - expected).max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_bfloat16_products_stay_in_their_band(kind):
     graph = SimilarityGraph(node_dim=64, reasoning_dim=32)
-    query, gallery = _photos(kind, graph, 128)
+    query, gallery = _images(kind, graph, 128)
     params = _params(graph, query)
     exact = _score(graph, params, query, gallery)
     coarse = _score(graph, params, query, gallery, dtype="bfloat16")
@@ -212,7 +217,7 @@ def test_bfloat16_products_stay_in_their_band(kind):
 
 def test_gallery_regions_kept_in_bfloat16_are_compared_in_float32():
     graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
-    query, gallery = _photos("different", graph, 12)
+    query, gallery = _images("different", graph, 12)
     params = _params(graph, query)
     kept = jnp.bfloat16(gallery)
     np.testing.assert_allclose(

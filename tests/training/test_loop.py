@@ -62,7 +62,7 @@ def test_a_finished_run_leaves_its_checkpoints_config_and_events(whole_run):
     assert int(state.step) == config.train.steps
     _assert_same(_restored(config, workdir), state)
     assert checkpoints.read_config(epath.Path(workdir)) == config
-    assert json.loads((workdir / "config.json").read_text())["prepared"].startswith("tiny-")
+    assert json.loads((workdir / "config.json").read_text())["prepared"].startswith("tiny/")
     assert list(workdir.glob("events.out.tfevents*"))
     assert int(_restored(config, workdir, best=True).step) in (3, 6)
 
@@ -131,8 +131,8 @@ def test_another_data_set_behind_the_same_fields_is_refused(whole_run, tmp_path)
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
     path = copy / "config.json"
-    path.write_text(path.read_text().replace('"prepared": "tiny-', '"prepared": "other-'))
-    with pytest.raises(CheckpointError, match=r"prepared data: 'other-.* there, 'tiny-.* now"):
+    path.write_text(path.read_text().replace('"prepared": "tiny/', '"prepared": "other/'))
+    with pytest.raises(CheckpointError, match=r"prepared data: 'other/.* there, 'tiny/.* now"):
         loop.train(config, str(copy))
 
 

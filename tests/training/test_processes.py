@@ -36,6 +36,10 @@ _FIELDS = {
 
 def _start(workdir, data_dir, env=None, **fields):
     flags = [f"--config.{name}={value}" for name, value in (_FIELDS | fields).items()]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
     with open(f"{workdir}.log", "a") as log:
         return subprocess.Popen(
             [
@@ -47,7 +51,7 @@ def _start(workdir, data_dir, env=None, **fields):
                 *flags,
             ],
             cwd=_ROOT,
-            env=os.environ | {"XLA_FLAGS": _devices(1)} | (env or {}),
+            env=os.environ | cache | {"XLA_FLAGS": _devices(1)} | (env or {}),
             stdout=log,
             stderr=subprocess.STDOUT,
         )

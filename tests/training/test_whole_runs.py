@@ -17,7 +17,7 @@ from grnet_jax.models import DomainPhotos
 from grnet_jax.predict.__main__ import main as predict
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
-from grnet_jax.training.build import build_run, restore_run
+from grnet_jax.training.build import build_run
 from grnet_jax.training.checkpoints import Checkpoints, write_config
 from grnet_jax.training.init_from import start_state
 from grnet_jax.training.label_names import write_label_names
@@ -26,7 +26,7 @@ from input_pipeline import build_transform, load_dataset
 
 pytestmark = pytest.mark.slow
 
-_SHORT = {"train.steps": 4, "train.checkpoint_every": 2, "train.eval_every": 2}
+_SHORT = {"train.steps": 4, "train.checkpoint_every": 2, "train.eval_every": 4}
 _SINGLE = {"sampler.name": "images", "loss.pose.triplets": 0.0, "loss.recognition.triplets": 0.0}
 _CASES = {
     "global_baseline": {},
@@ -53,7 +53,7 @@ _STARTED = ("wtbi", "grnet_cascade")  # from another run, of which the backbone 
 def start(tiny_config, tmp_path_factory):
     """A run of GRNet, from which others start."""
     workdir = tmp_path_factory.mktemp("start")
-    fields = {"train.steps": 2, "train.checkpoint_every": 2, "train.eval_every": 0}
+    fields = {"train.steps": 3, "train.eval_every": 0}
     loop.train(parse_config(tiny_config("grnet", **fields)), workdir)
     return workdir
 
@@ -75,18 +75,21 @@ def _values(state):
 
 
 @pytest.mark.parametrize("case", _CASES)
-def test_it_trains_goes_on_to_the_bit_and_is_evaluated(case, tiny_config, start, tmp_path):
+def test_it_trains_goes_on_to_the_bit_and_is_evaluated(case, tiny_config, request, tmp_path):
     config = tiny_config(case.split()[0], **_SHORT, **_CASES[case])
     if case in _STARTED:
-        config.train.init_from = str(start)
+        config.train.init_from = str(request.getfixturevalue("start"))
     if case == "fashionnet keypoints":
         dataset = load_dataset(parse_config(tiny_config()).dataset)
         config.image.keypoints = _write_keypoints(tmp_path / "joints.csv", dataset)
     config, workdir = parse_config(config), tmp_path / "run"
-    before = start_state(build_run(config, make_mesh()))
     whole = loop.train(config, workdir)
     assert whole.finished
     assert all(np.isfinite(leaf).all() for leaf in _values(whole.state.params))
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    run = build_run(config, make_mesh())
+    with Checkpoints(epath.Path(workdir)) as saved:
+        before = saved.restore_last(run.abstract_state())
     moved = {
         part
         for part, params in whole.state.params.items()
@@ -98,15 +101,12 @@ def test_it_trains_goes_on_to_the_bit_and_is_evaluated(case, tiny_config, start,
     trainable = config.optimizer.trainable
     assert moved == ({trainable} if trainable else set(whole.state.params))
 
-    shutil.rmtree(workdir / "checkpoints" / "4")
     resumed = loop.train(config, workdir)
     for x, y in zip(_values(resumed.state), _values(whole.state), strict=True):
         np.testing.assert_array_equal(x, y)
-
-    run, state = restore_run(workdir, make_mesh())
     dataset = load_dataset(config.dataset)
     for evaluator in build_evaluators(config, run.matcher, run.mesh, dataset, "test").values():
-        values = evaluator.run(state.variables).values
+        values = evaluator.run(resumed.state.variables).values
         assert all(np.isfinite(value) for value in values.values())
 
 
