@@ -108,7 +108,7 @@ class Search:
     def __init__(self, workdir: str, data_dir: str, queries: int):
         self._mesh = make_mesh()
         run, state = restore_run(workdir, self._mesh)
-        dataset = run.config.dataset.model_copy(update={"dir": data_dir})
+        dataset = run.config.dataset.model_copy(update={"dir": f"{data_dir}/another_draw"})
         options = ProtocolConfig(gallery="all", queries=queries)
         protocol = build_protocol(load_dataset(dataset, _ANOTHER), run.config.image, options)
         evaluator = RetrievalEvaluator(run.config, run.matcher, self._mesh, protocol)

@@ -1,6 +1,6 @@
 """A large synthetic set, prepared and then streamed once: time and peak memory.
 
-    python -m benchmarks.large_set [--photos=200000] [--data_dir=data]
+    python -m benchmarks.large_set [--photos=200000] [--data_dir=data/large]
 
 Preparing renders the photos in as many processes as there are cores. Streaming takes every photo
 of train once, at 64 pixels, as training does. Memory is what all processes of a step hold together
@@ -41,7 +41,7 @@ def main() -> None:
     """Measures what is missing and prints the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--photos", type=int, default=200_000, help="of train (200000)")
-    parser.add_argument("--data_dir", default="data", help="folder of prepared sets (data)")
+    parser.add_argument("--data_dir", default="data/large", help="of its own (data/large)")
     parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     items = options.photos // _PHOTOS_OF_AN_ITEM
