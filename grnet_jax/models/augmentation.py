@@ -6,9 +6,9 @@ import flax.linen as nn
 
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
-    DomainPhotos,
     Features,
-    PointedPhotos,
+    ImagesWithDomain,
+    ImagesWithKeypoints,
     embed,
     feature_map,
     has_feature_map,
@@ -37,7 +37,7 @@ def embed_augmented(
     """
     if not flip_average:
         return embed(matcher, variables, photos)
-    if isinstance(photos, PointedPhotos | DomainPhotos):
+    if isinstance(photos, ImagesWithKeypoints | ImagesWithDomain):
         raise InputError(
             "eval.search.flip_average: images with keypoints, or for a matcher with a stream for "
             "each domain, are taken as they are; set it to false"

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.models.config import ModelConfig
-from grnet_jax.models.matcher import Features, InnerProduct
+from grnet_jax.models.matcher import EmbeddingModel, Features
 from input_pipeline import field
 
 
-class ColorHistogram(InnerProduct):
+class ColorHistogram(EmbeddingModel):
     """Compares joint RGB histograms of the images' middles; has no parameters.
 
     An embedding holds the square roots of each color's share of pixels, so that the inner product

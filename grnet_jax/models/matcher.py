@@ -12,7 +12,7 @@ whose scores are logits of "same item" has `scores_are_logits = True`. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
 also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
-inner product of descriptors is an `InnerProduct`. A matcher that recognises what it sees has
+inner product of descriptors is an `EmbeddingModel`. A matcher that recognises what it sees has
 `predict(photos, train=False) -> (Features, Predictions)`, of which the first are `embed`'s.
 """
 
@@ -58,8 +58,8 @@ class Predictions:
 
 
 @flax.struct.dataclass
-class PointedPhotos:
-    """What a matcher with `takes_points` embeds in the place of photos alone.
+class ImagesWithKeypoints:
+    """What a matcher with `needs_keypoints` embeds in the place of photos alone.
 
     Attributes:
       photos: uint8 [n, h, w, 3].
@@ -73,8 +73,8 @@ class PointedPhotos:
 
 
 @flax.struct.dataclass
-class DomainPhotos:
-    """What a matcher with `takes_domain` embeds in the place of photos alone.
+class ImagesWithDomain:
+    """What a matcher with `needs_domain` embeds in the place of photos alone.
 
     Attributes:
       photos: uint8 [n, h, w, 3].
@@ -104,7 +104,7 @@ class Matcher(Protocol):
         ...
 
 
-class InnerProduct(nn.Module):
+class EmbeddingModel(nn.Module):
     """The `score` of matchers whose descriptors say all; without parameters."""
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
@@ -160,9 +160,9 @@ def score_prepared(
     return scores
 
 
-def scores_by_descriptor(matcher: nn.Module) -> bool:
+def is_embedding_model(matcher: nn.Module) -> bool:
     """Whether the matcher's score is the inner product of descriptors."""
-    return isinstance(matcher, InnerProduct)
+    return isinstance(matcher, EmbeddingModel)
 
 
 def has_predictions(matcher: nn.Module) -> bool:
@@ -176,21 +176,21 @@ def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Prediction
     return found[1]
 
 
-def photos_of(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
+def model_inputs(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
     """What the matcher embeds of a batch: its photos, with their points or domain if it takes them.
 
     A batch without points is its photos; the matcher says what it lacks.
     """
-    if takes_domain(matcher):
-        return DomainPhotos(batch["image"], batch["domain"])
-    if not getattr(matcher, "takes_points", False) or "points" not in batch:
+    if needs_domain(matcher):
+        return ImagesWithDomain(batch["image"], batch["domain"])
+    if not getattr(matcher, "needs_keypoints", False) or "points" not in batch:
         return batch["image"]
-    return PointedPhotos(batch["image"], batch["points"], batch["points_visible"])
+    return ImagesWithKeypoints(batch["image"], batch["points"], batch["points_visible"])
 
 
-def takes_domain(matcher: nn.Module) -> bool:
-    """Whether `embed` and `predict` take `DomainPhotos`: one stream a kind of photo."""
-    return getattr(matcher, "takes_domain", False)
+def needs_domain(matcher: nn.Module) -> bool:
+    """Whether `embed` and `predict` take `ImagesWithDomain`: one stream a kind of photo."""
+    return getattr(matcher, "needs_domain", False)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:

@@ -63,5 +63,5 @@ class _Regions(nn.Module):
 def test_regions_without_a_feature_map_cannot_be_mirrored():
     with pytest.raises(InputError, match=r"search\.flip_average: .* no feature map"):
         models.embed_augmented(_Regions(), {}, random_images(3).astype(np.float32), True)
-    assert not models.scores_by_descriptor(_Regions())
-    assert models.scores_by_descriptor(_matcher("color_histogram")[0])
+    assert not models.is_embedding_model(_Regions())
+    assert models.is_embedding_model(_matcher("color_histogram")[0])

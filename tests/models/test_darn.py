@@ -7,7 +7,7 @@ import pytest
 from grnet_jax import models
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
-from grnet_jax.models import DomainPhotos
+from grnet_jax.models import ImagesWithDomain
 from tests.small import random_images, random_variables, small_matcher
 
 
@@ -36,7 +36,7 @@ def matcher():
 
 def test_outputs_are_those_of_each_images_own_stream(matcher):
     variables = random_variables(matcher)
-    images = DomainPhotos(random_images(5), np.array([0, 1, 1, 0, 1], np.int32))
+    images = ImagesWithDomain(random_images(5), np.array([0, 1, 1, 0, 1], np.int32))
     predict = jax.jit(lambda v, p: matcher.apply(v, p, method="predict"))
     features, predictions = predict(variables, images)
     streams = []
@@ -51,14 +51,14 @@ def test_outputs_are_those_of_each_images_own_stream(matcher):
         np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
         assert not np.allclose(customer, shop)
     order = np.array([3, 0, 4, 1, 2])
-    turned = DomainPhotos(images.photos[order], images.domain[order])
+    turned = ImagesWithDomain(images.photos[order], images.domain[order])
     permuted = predict(variables, turned)[0].descriptor
     np.testing.assert_allclose(permuted, features.descriptor[order], atol=1e-5)
 
 
 def test_images_without_a_domain_are_named(matcher):
     variables = jax.eval_shape(lambda: random_variables(matcher))
-    with pytest.raises(InputError, match="expected DomainPhotos"):
+    with pytest.raises(InputError, match="expected ImagesWithDomain"):
         jax.eval_shape(lambda v: models.embed(matcher, v, random_images(2)), variables)
 
 

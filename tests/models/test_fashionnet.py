@@ -164,13 +164,13 @@ def test_keypoints_are_pooled_around_in_the_landmarks_place():
     visible = np.ones((2, 3), bool)
     batch = {"image": random_images(2), "points": points, "points_visible": visible}
     predict = jax.jit(lambda v, p: models.predict(matcher, v, p))
-    seen = predict(variables, models.photos_of(matcher, batch))
-    hidden = predict(variables, models.photos_of(matcher, {**batch, "points_visible": ~visible}))
+    seen = predict(variables, models.model_inputs(matcher, batch))
+    hidden = predict(variables, models.model_inputs(matcher, {**batch, "points_visible": ~visible}))
     np.testing.assert_array_equal(seen.landmarks, hidden.landmarks)
     assert not np.allclose(seen.category, hidden.category)
     with pytest.raises(InputError, match=r"model\.pooling=keypoints: images alone have no keyp"):
         jax.eval_shape(lambda: models.embed(matcher, variables, batch["image"]))
-    fewer = models.photos_of(matcher, {**batch, "points": points[:, :2]})
+    fewer = models.model_inputs(matcher, {**batch, "points": points[:, :2]})
     with pytest.raises(InputError, match=r"num_keypoints: 3, but image\.keypoints has 2 points"):
         jax.eval_shape(lambda: models.embed(matcher, variables, fewer))
 

@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_the_trainable_parts_alone():
     assert not _any((part.grads["backbone"], part.grads["graph"]))
 
 
-class _Linear(models.InnerProduct):
+class _Linear(models.EmbeddingModel):
     """Embeddings and logits that are linear in the images."""
 
     num_classes: int = 5
@@ -251,7 +251,7 @@ def _recognition_losses(predictions, batch):
 def test_recognition_is_the_weighted_sum_of_its_losses(system, step, phase):
     config = small_config(system)
     first, batch = first_step(config, step=step), image_batch()
-    images = models.photos_of(first.matcher, batch)
+    images = models.model_inputs(first.matcher, batch)
     features, predictions = first.apply(images, "predict")
     expected = _recognition_losses(predictions, batch)
     # DARN compares customers with shop images, FashionNet any image with any.
