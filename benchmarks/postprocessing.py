@@ -41,7 +41,7 @@ class EmbeddingMatcher(EmbeddingModel):
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """The other's features [n, d] without regions."""
         features: Any = self.matcher.embed(photos, train)
-        return Features(features.descriptor)
+        return Features(features.embedding)
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ class LoadedMatcher:
         probability.
         """
         mesh = self._local_mesh
-        block = query_block(len(query.descriptor), mesh)
+        block = query_block(len(query.embedding), mesh)
         return score_matrix(self._score, query, InMemoryFeatures(gallery), mesh, block)
 
     def search(self, query: Features, gallery: Features, top_k: int = 10) -> SearchResult:

@@ -54,4 +54,4 @@ def embed_augmented(
             "eval.search.flip_average: this matcher scores regions and has no feature map that "
             "could be mirrored back"
         )
-    return Features(unit_vectors(one.descriptor + two.descriptor))
+    return Features(unit_vectors(one.embedding + two.embedding))

@@ -34,7 +34,7 @@ class ColorHistogram(EmbeddingModel):
         red, green, blue = levels[..., 0], levels[..., 1], levels[..., 2]
         color = ((red * self.bins + green) * self.bins + blue).reshape(n, -1)
         counts = jax.vmap(lambda row: jnp.bincount(row, length=self.bins**3))(color)
-        return Features(descriptor=jnp.sqrt(counts / color.shape[1]))
+        return Features(embedding=jnp.sqrt(counts / color.shape[1]))
 
 
 class Config(ModelConfig):

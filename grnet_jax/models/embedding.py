@@ -150,7 +150,7 @@ class Embedding(EmbeddingModel):
         x = unit_vectors(pooled)
         if self.embedding_dim:
             x = unit_vectors(self.linear(x).astype(pooled.dtype))
-        features = Features(descriptor=x)
+        features = Features(embedding=x)
         if not self.num_classes:
             return features, None
         if self.proxies:

@@ -142,7 +142,7 @@ class FashionNet(EmbeddingModel):
             category=_at_least_float32(self.category(fused)),
             attributes=_at_least_float32(self.attribute(fused)) if self.num_attributes else None,
         )
-        return Features(descriptor=unit_vectors(self.descriptor(fused))), predictions
+        return Features(embedding=unit_vectors(self.descriptor(fused))), predictions
 
     def take_backbone(self, backbone: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a whole VGG's variables as this network's: its fifth stage starts both.

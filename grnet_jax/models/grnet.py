@@ -38,7 +38,7 @@ class GRNet(RegionMatcher, kw_only=True):
             # So that training embeddings leaves alone what the graph's score learns.
             fixed = jax.lax.stop_gradient(regions)
             embeddings = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
-        return Features(descriptor=unit_vectors(embeddings), regions=regions)
+        return Features(embedding=unit_vectors(embeddings), regions=regions)
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""

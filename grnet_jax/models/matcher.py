@@ -12,7 +12,7 @@ whose scores are logits of "same item" has `scores_are_logits = True`. A
 matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
 train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
 also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
-inner product of descriptors is an `EmbeddingModel`. A matcher that recognises what it sees has
+inner product of embeddings is an `EmbeddingModel`. A matcher that recognises what it sees has
 `predict(photos, train=False) -> (Features, Predictions)`, of which the first are `embed`'s.
 """
 
@@ -32,11 +32,11 @@ class Features:
     """What is computed once per photo; every leaf leads with the photo axis.
 
     Attributes:
-      descriptor: [n, d], one unit vector a photo, for matching by inner product.
+      embedding: [n, d], one unit vector a photo, for matching by inner product.
       regions: [n, regions, c], for matchers that compare photos region by region; else None.
     """
 
-    descriptor: jax.Array
+    embedding: jax.Array
     regions: jax.Array | None = None
 
 
@@ -105,7 +105,7 @@ class Matcher(Protocol):
 
 
 class EmbeddingModel(nn.Module):
-    """The `score` of matchers whose descriptors say all; without parameters."""
+    """The `score` of matchers whose embeddings say all; without parameters."""
 
     def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
         """Scores of the photos against themselves; touches every parameter, for `init`."""
@@ -114,14 +114,14 @@ class EmbeddingModel(nn.Module):
         return self.score(features, features)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Inner products of the descriptors, float32 [q, g]."""
+        """Inner products of the embeddings, float32 [q, g]."""
         return inner_products(query, gallery)
 
 
 def inner_products(query: Features, gallery: Features) -> jax.Array:
-    """Of all descriptors of queries [q, d] and gallery photos [g, d]: float32 [q, g], exact."""
+    """Of all embeddings of queries [q, d] and gallery photos [g, d]: float32 [q, g], exact."""
     precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
+    return jnp.einsum("qd,gd->qg", query.embedding, gallery.embedding, precision=precision)
 
 
 def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:
@@ -161,7 +161,7 @@ def score_prepared(
 
 
 def is_embedding_model(matcher: nn.Module) -> bool:
-    """Whether the matcher's score is the inner product of descriptors."""
+    """Whether the matcher's score is the inner product of embeddings."""
     return isinstance(matcher, EmbeddingModel)
 
 

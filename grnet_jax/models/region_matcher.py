@@ -95,7 +95,7 @@ def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array
     return maps[max(maps)]
 
 
-def global_descriptor(whole: jax.Array) -> jax.Array:
+def global_embedding(whole: jax.Array) -> jax.Array:
     """Returns unit vectors float32 [n, c] of the channels' maxima over each image's map, [n, c]."""
     return unit_vectors(whole.astype(jnp.float32))
 

@@ -206,7 +206,7 @@ def score_matrix(
     Returns:
       float32 [q, g].
     """
-    count = len(query.descriptor)
+    count = len(query.embedding)
     rows = _GALLERY_ROWS if query.regions is not None else _EMBEDDING_ROWS
     queries = [
         (slice(start, start + n), jax.device_put(features, sharded(mesh)))

@@ -106,7 +106,7 @@ class CascadeSearch:
 
     def __call__(self, query: Features, block: int) -> tuple[np.ndarray, SearchResult]:
         """Returns products with the shortlist's scores above them, and the best of the list."""
-        embeddings = Features(query.descriptor)
+        embeddings = Features(query.embedding)
         matrix = score_matrix(
             self.scores.products, embeddings, self.gallery.embeddings(), self.mesh, block,
             self.compared,

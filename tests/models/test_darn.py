@@ -45,15 +45,15 @@ def test_outputs_are_those_of_each_images_own_stream(matcher):
         pixels = normalize(images.photos, matcher.preprocessing)
         maps = jax.jit(getattr(matcher, name).apply)(backbone, pixels)
         streams.append(naive_stream(variables["params"], name, maps[max(maps)]))
-    outputs = features.descriptor, predictions.category, predictions.attributes
+    outputs = features.embedding, predictions.category, predictions.attributes
     for output, customer, shop in zip(outputs, *streams, strict=True):
         expected = np.where(images.domain[:, None] == 0, customer, shop)
         np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
         assert not np.allclose(customer, shop)
     order = np.array([3, 0, 4, 1, 2])
     turned = ImagesWithDomain(images.photos[order], images.domain[order])
-    permuted = predict(variables, turned)[0].descriptor
-    np.testing.assert_allclose(permuted, features.descriptor[order], atol=1e-5)
+    permuted = predict(variables, turned)[0].embedding
+    np.testing.assert_allclose(permuted, features.embedding[order], atol=1e-5)
 
 
 def test_images_without_a_domain_are_named(matcher):

@@ -60,14 +60,14 @@ def test_equals_its_layers_in_numpy(built):
         hidden("fc6_local", np.asarray(local).reshape(2, -1)),
     ]
     fused = hidden("fc7_fusion", np.concatenate(branches, axis=1))
-    descriptor = dense("descriptor", fused)
-    descriptor /= np.linalg.norm(descriptor, axis=1, keepdims=True)
+    embedding = dense("descriptor", fused)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     for output, expected in (
         (predictions.landmarks, points),
         (predictions.visibility, visibility),
         (predictions.category, dense("category", fused)),
         (predictions.attributes, dense("attribute", fused)),
-        (features.descriptor, descriptor),
+        (features.embedding, embedding),
     ):
         np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
     assert models.has_predictions(matcher)
@@ -198,6 +198,6 @@ def test_it_equals_the_network_in_pytorch():
     assert not visible.all()
     with torch.no_grad():
         expected = TorchFashionNet(matcher, variables, "cpu")(torch.from_numpy(images))
-    outputs = {"descriptor": features.descriptor, **predictions.__dict__}
+    outputs = {"embedding": features.embedding, **predictions.__dict__}
     for name, value in expected.items():
         np.testing.assert_allclose(outputs[name], value.numpy(), rtol=1e-3, atol=2e-4, err_msg=name)

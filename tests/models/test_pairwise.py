@@ -38,7 +38,7 @@ def _features(kind, regions):
     elif kind == "identical":
         gallery = query[[0, 1, 0]]
     return tuple(
-        Features(descriptor=jnp.asarray(x[:, 0]), regions=jnp.asarray(x, jnp.float32))
+        Features(embedding=jnp.asarray(x[:, 0]), regions=jnp.asarray(x, jnp.float32))
         for x in (query, gallery)
     )
 

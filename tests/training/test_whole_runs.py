@@ -177,8 +177,8 @@ def test_a_loaded_darn_takes_the_stream_of_what_is_embedded(tiny_config):
     state = run.create_state()
     loaded = grnet_jax.inference.LoadedMatcher(run, state)
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    customer, shop = (loaded.embed([image], shop=kind).descriptor for kind in (False, True))
+    customer, shop = (loaded.embed([image], shop=kind).embedding for kind in (False, True))
     assert not np.allclose(customer, shop)
     both = ImagesWithDomain(np.stack([image, image]), np.array([0, 1], np.int32))
-    embeddings = models.embed(run.matcher, state.variables, both).descriptor
+    embeddings = models.embed(run.matcher, state.variables, both).embedding
     np.testing.assert_allclose(np.concatenate([customer, shop]), embeddings, atol=1e-4)

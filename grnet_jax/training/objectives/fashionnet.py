@@ -117,7 +117,7 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
         values = _recognition_losses(predictions, batch, positive, negative)
         if triplets:
             labels = batch["item"], *([batch["domain"]] if needs_domain(matcher) else [])
-            values["triplets"] = _triplets(features.descriptor, labels, replicate, loss.margin)
+            values["triplets"] = _triplets(features.embedding, labels, replicate, loss.margin)
         weights = weights_at(batch["step"])
         value = sum(weights[term] * values[term] for term in values)
         known = batch["category"] >= 0
