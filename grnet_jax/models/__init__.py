@@ -15,6 +15,7 @@ from grnet_jax.models.matcher import (
     Predictions,
     embed,
     feature_map,
+    fuse,
     global_edges,
     has_feature_map,
     has_predictions,
@@ -23,10 +24,9 @@ from grnet_jax.models.matcher import (
     model_inputs,
     needs_domain,
     predict,
-    prepare,
     score,
+    score_fused,
     score_maps,
-    score_prepared,
     unit_vectors,
 )
 
@@ -41,6 +41,7 @@ __all__ = [
     "embed",
     "embed_augmented",
     "feature_map",
+    "fuse",
     "global_edges",
     "has_feature_map",
     "has_predictions",
@@ -49,10 +50,9 @@ __all__ = [
     "model_inputs",
     "needs_domain",
     "predict",
-    "prepare",
     "score",
+    "score_fused",
     "score_maps",
-    "score_prepared",
     "unit_vectors",
 ]
 

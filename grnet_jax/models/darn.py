@@ -91,7 +91,7 @@ class DARN(EmbeddingModel):
                     "ImagesWithDomain"
                 )
             images = ImagesWithDomain(images, jnp.zeros(len(images), jnp.int32))
-        normal = normalize(images.photos, self.preprocessing)
+        normal = normalize(images.images, self.preprocessing)
         customer, shop = (self._stream(name, normal, train) for name in _STREAMS)
         is_customer = images.domain[:, None] == 0
         return jax.tree.map(lambda one, other: jnp.where(is_customer, one, other), customer, shop)

@@ -115,7 +115,7 @@ class FashionNet(EmbeddingModel):
         Raises:
           InputError: keypoints are expected, and the images have none or another number.
         """
-        pixels = images.photos if isinstance(images, ImagesWithKeypoints) else images
+        pixels = images.images if isinstance(images, ImagesWithKeypoints) else images
         moving = train and not self.frozen_batch_norm
         maps = self.backbone(normalize(pixels, self.preprocessing), moving)
         shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])

@@ -42,7 +42,7 @@ def test_outputs_are_those_of_each_images_own_stream(matcher):
     streams = []
     for name in ("customer", "shop"):
         backbone = {kind: part[name] for kind, part in variables.items()}
-        pixels = normalize(images.photos, matcher.preprocessing)
+        pixels = normalize(images.images, matcher.preprocessing)
         maps = jax.jit(getattr(matcher, name).apply)(backbone, pixels)
         streams.append(naive_stream(variables["params"], name, maps[max(maps)]))
     outputs = features.embedding, predictions.category, predictions.attributes
@@ -51,7 +51,7 @@ def test_outputs_are_those_of_each_images_own_stream(matcher):
         np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
         assert not np.allclose(customer, shop)
     order = np.array([3, 0, 4, 1, 2])
-    turned = ImagesWithDomain(images.photos[order], images.domain[order])
+    turned = ImagesWithDomain(images.images[order], images.domain[order])
     permuted = predict(variables, turned)[0].embedding
     np.testing.assert_allclose(permuted, features.embedding[order], atol=1e-5)
 
