@@ -28,7 +28,7 @@ from grnet_jax.models import build_matcher
 from grnet_jax.models.fashionnet import FashionNet
 from grnet_jax.training.state import init_variables
 
-_OUTPUTS = ("descriptor", "landmarks", "visibility", "category", "attributes")
+_OUTPUTS = ("embedding", "landmarks", "visibility", "category", "attributes")
 
 
 class Size(NamedTuple):
@@ -65,7 +65,7 @@ def measure(size: Size) -> dict[str, Any]:
     @jax.jit
     def network(variables: Any, photos: jax.Array) -> dict[str, jax.Array]:
         features, prediction = matcher.apply(variables, photos, method="predict")
-        return {"descriptor": features.descriptor} | {
+        return {"embedding": features.embedding} | {
             name: getattr(prediction, name) for name in _OUTPUTS[1:]
         }
 
@@ -148,7 +148,7 @@ class TorchFashionNet:
         branches = [self._hidden("fc6_global", whole), self._hidden("fc6_local", local.flatten(1))]
         fused = self._hidden("fc7_fusion", torch.cat(branches, dim=1))
         return {
-            "descriptor": functional.normalize(self._dense("descriptor", fused), dim=1),
+            "embedding": functional.normalize(self._dense("descriptor", fused), dim=1),
             "landmarks": landmarks,
             "visibility": visibility,
             "category": self._dense("category", fused),

@@ -200,7 +200,7 @@ def _large_pages() -> tuple[float, float]:
 
 _HOT_SPOTS: Mapping[str, Callable[[], tuple[float, float]]] = {
     "gradient of gathered region pairs → broadcast scale by scale": _differences,
-    "reasoning as written → folded transforms, W before w_p, the last layer's global row": (
+    "reasoning as written → fused transforms, W before w_p, the last layer's global row": (
         _reasoning
     ),
     "one layer with [query, gallery] axes → one axis of pairs": _pair_axes,

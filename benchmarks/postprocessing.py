@@ -17,7 +17,7 @@ from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from configs import color_histogram
 from grnet_jax.config import Config, EvalConfig, ProtocolConfig, SearchConfig, parse_config
 from grnet_jax.evaluation import build_evaluators
-from grnet_jax.models import Features, InnerProduct
+from grnet_jax.models import EmbeddingModel, Features
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run, restore_run
 from input_pipeline import load_dataset
@@ -33,7 +33,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
 
-class EmbeddingMatcher(InnerProduct):
+class EmbeddingMatcher(EmbeddingModel):
     """Another matcher's embeddings, scored by their inner product."""
 
     matcher: nn.Module
@@ -41,7 +41,7 @@ class EmbeddingMatcher(InnerProduct):
     def embed(self, photos: jax.Array, train: bool = False) -> Features:
         """The other's features [n, d] without regions."""
         features: Any = self.matcher.embed(photos, train)
-        return Features(features.descriptor)
+        return Features(features.embedding)
 
 
 def main() -> None:

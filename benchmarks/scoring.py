@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.results_file import ResultsFile, commit, machine, make_parser, markdown_table
-from benchmarks.torch_model import TorchFolded, TorchGraph, torch_device
+from benchmarks.torch_model import TorchFused, TorchGraph, torch_device
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, node_count, scoring
 from grnet_jax.graph import reasoning as graph
 
@@ -76,7 +76,7 @@ def main() -> None:
     if rounds and row["commit"] != commit():
         print("The file's rounds are another commit's: they are measured anew.")
         rounds = []
-    module, params, folded = _model()
+    module, params, fused = _model()
     query, gallery = _regions()
     fixed = {
         "size": "paper",
@@ -85,7 +85,7 @@ def main() -> None:
         "device": str(jax.devices()[0].device_kind),
         "torch": torch.__version__,
         "pairs": _PAIRS,
-        "multiply_adds_per_pair": count_multiply_adds(folded),
+        "multiply_adds_per_pair": count_multiply_adds(fused),
         "largest_error": _largest_errors(module, params, query),
     }
     systems, batches = _systems(module, params, query, gallery, clock)
@@ -94,14 +94,14 @@ def main() -> None:
         order = list(systems) if number % 2 else list(reversed(systems))
         seconds = {system: _seconds(systems[system], clock) for system in order}
         rounds.append({system: round(seconds[system], 6) for system in systems})
-        results.add(fixed | {"torch_pairs_at_once": batches} | summarize(rounds, folded))
+        results.add(fixed | {"torch_pairs_at_once": batches} | summarize(rounds, fused))
         print(f"round {number + 1} of {options.rounds}", flush=True)
     results.report(format_rows(results.rows))
 
 
-def summarize(rounds: list[dict[str, float]], folded: scoring.Folded) -> dict[str, Any]:
+def summarize(rounds: list[dict[str, float]], fused: scoring.FusedScorer) -> dict[str, Any]:
     """Pairs a second of each system's fastest round, and ratios and shares round by round."""
-    work = count_multiply_adds(folded) * _PAIRS
+    work = count_multiply_adds(fused) * _PAIRS
     product = float(np.prod(_MATRIX))
     row: dict[str, Any] = {}
     for system in _TITLES:
@@ -161,14 +161,14 @@ def _cell(spread: Mapping[str, float]) -> str:
     return f"{spread['median']:.2f} ({spread['least']:.2f} to {spread['most']:.2f})"
 
 
-def count_multiply_adds(folded: scoring.Folded) -> int:
+def count_multiply_adds(fused: scoring.FusedScorer) -> int:
     """Of one pair, as `score_pairs` executes them, the zeros inside U's blocks included."""
-    n, (c, d) = node_count(folded.scales), folded.projection.shape
-    k = folded.layers[0].shape[0]
-    nodes = c * d + sum(block.size for block in folded.edges)
-    between = sum(layer.size for layer in folded.layers[:-1])
-    affinities = n * n * (d + len(folded.layers) * k)
-    return n * (nodes + between) + affinities + n * k + folded.layers[-1].size + k
+    n, (c, d) = node_count(fused.scales), fused.projection.shape
+    k = fused.layers[0].shape[0]
+    nodes = c * d + sum(block.size for block in fused.edges)
+    between = sum(layer.size for layer in fused.layers[:-1])
+    affinities = n * n * (d + len(fused.layers) * k)
+    return n * (nodes + between) + affinities + n * k + fused.layers[-1].size + k
 
 
 def as_written_multiply_adds() -> int:
@@ -177,11 +177,11 @@ def as_written_multiply_adds() -> int:
     return n * c * d + 2 * n * d * d + n * n * d + n * n * (d + 2 * k) + n * k * (d + 2 * k) + k
 
 
-def _model() -> tuple[SimilarityGraph, dict[str, Any], scoring.Folded]:
+def _model() -> tuple[SimilarityGraph, dict[str, Any], scoring.FusedScorer]:
     module = SimilarityGraph()
     regions = jnp.zeros((1, 24, _CHANNELS))
     params = dict(module.init(jax.random.key(0), regions, regions)["params"])
-    return module, params, module.prepare(params, "float32")
+    return module, params, module.fuse(params, "float32")
 
 
 def _regions() -> tuple[np.ndarray, np.ndarray]:
@@ -220,11 +220,11 @@ def _largest_errors(
     }
     errors: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16"):
-        prepared = module.prepare(params, dtype)
+        fused = module.fuse(params, dtype)
         errors[dtype] = {}
         for kind, photos in other.items():
             gallery = photos[:2].astype(np.float32)
-            logits = jax.jit(module.score_prepared)(prepared, query, gallery)
+            logits = jax.jit(module.score_fused)(fused, query, gallery)
             with jax.enable_x64(True):
                 exact = [np.asarray(x, np.float64) for x in (query, gallery)]
                 params64 = {name: np.asarray(value, np.float64) for name, value in params.items()}
@@ -242,27 +242,27 @@ def _systems(
 ) -> tuple[dict[str, System], dict[str, int]]:
     """Everything that a round runs, compiled, and PyTorch's numbers of pairs at once."""
     x, y = jnp.asarray(query), jnp.asarray(gallery)
-    prepared = module.prepare(params, "float32")
+    fused = module.fuse(params, "float32")
 
-    def scorer(prepared: Any, tile: int = 0) -> System:
-        score = jax.jit(functools.partial(module.score_prepared, tile=tile))
-        return lambda: jax.block_until_ready(score(prepared, x, y))
+    def scorer(fused: Any, tile: int = 0) -> System:
+        score = jax.jit(functools.partial(module.score_fused, tile=tile))
+        return lambda: jax.block_until_ready(score(fused, x, y))
 
     def one_by_one(score: Callable[..., Any], variables: Any) -> System:
         each = jax.jit(lambda v, x, y: jax.lax.map(lambda one: score(v, one[None], y), x))
         return lambda: jax.block_until_ready(each(variables, x, y))
 
     systems = {
-        "ours": scorer(prepared),
-        "ours_bf16": scorer(module.prepare(params, "bfloat16")),
+        "ours": scorer(fused),
+        "ours_bf16": scorer(module.fuse(params, "bfloat16")),
         "training_path": one_by_one(module.apply, {"params": params}),
         "as_written": one_by_one(as_written, params),
-        "ours_unturned": scorer(module.prepare(params, "float32", 0)),
-        "ours_blocks_2": scorer(module.prepare(params, "float32", 2)),
-        "ours_blocks_8": scorer(module.prepare(params, "float32", 8)),
-        **{f"ours_tile_{tile}": scorer(prepared, tile) for tile in (1, 8, 16)},
+        "ours_unturned": scorer(module.fuse(params, "float32", 0)),
+        "ours_blocks_2": scorer(module.fuse(params, "float32", 2)),
+        "ours_blocks_8": scorer(module.fuse(params, "float32", 8)),
+        **{f"ours_tile_{tile}": scorer(fused, tile) for tile in (1, 8, 16)},
     }
-    torch_systems, batches = _torch_systems(prepared, query, gallery, clock)
+    torch_systems, batches = _torch_systems(fused, query, gallery, clock)
     systems |= torch_systems
     rng = np.random.default_rng(0)
     m, k, n = _MATRIX
@@ -278,28 +278,28 @@ def _systems(
 
 
 def _torch_systems(
-    prepared: scoring.Folded, query: np.ndarray, gallery: np.ndarray, clock: Clock
+    parameters: scoring.FusedScorer, query: np.ndarray, gallery: np.ndarray, clock: Clock
 ) -> tuple[dict[str, System], dict[str, int]]:
     """Each at its fastest number of pairs at once: one query against that many photos."""
     device = torch_device()
     plain = TorchGraph(_CHANNELS, 512, 128).to(device)
     half = TorchGraph(_CHANNELS, 512, 128).to(device).bfloat16()
-    folded = TorchFolded(prepared)
+    fused = TorchFused(parameters)
 
     def score_plainly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return plain.reason(plain.nodes(x, y))
 
     sample = [torch.from_numpy(r[:2]).to(device) for r in (query, gallery)]
     np.testing.assert_allclose(
-        folded.score(*sample).cpu().reshape(2, 2),
-        jax.jit(scoring.score_pairs)(prepared, query[:2], gallery[:2]),
+        fused.score(*sample).cpu().reshape(2, 2),
+        jax.jit(scoring.score_pairs)(parameters, query[:2], gallery[:2]),
         rtol=1e-4,
         atol=1e-5,
     )
     scores: dict[str, Callable[..., torch.Tensor]] = {
         "torch_eager": score_plainly,
         "torch_compile": torch.compile(score_plainly, dynamic=False),
-        "torch_rearranged": folded.score,
+        "torch_rearranged": fused.score,
         "torch_bf16": lambda x, y: half.reason(half.nodes(x, y)),
     }
     systems: dict[str, System] = {}

@@ -13,7 +13,7 @@ from torch.nn import functional
 from benchmarks.training_step import best_time
 from grnet_jax.backbones.googlenet import BLOCKS
 from grnet_jax.graph import PAPER_SCALES
-from grnet_jax.graph.scoring import Folded
+from grnet_jax.graph.scoring import FusedScorer
 
 
 def torch_device() -> str:
@@ -85,17 +85,17 @@ def torch_differences(query: torch.Tensor, gallery: torch.Tensor) -> torch.Tenso
     return torch.cat(blocks, dim=1)
 
 
-class TorchFolded:
+class TorchFused:
     """`grnet_jax.graph.scoring.score_pairs` line by line in PyTorch, for graphs with all edges."""
 
-    def __init__(self, folded: Folded):
+    def __init__(self, fused: FusedScorer):
         def tensor(array: jax.Array) -> torch.Tensor:
             return torch.from_numpy(np.array(array)).to(torch_device())
 
-        self.projection = tensor(folded.projection)
-        self.edges = [tensor(block) for block in folded.edges]
-        self.layers = [tensor(layer) for layer in folded.layers]
-        self.weight, self.bias = tensor(folded.weight), tensor(folded.bias)
+        self.projection = tensor(fused.projection)
+        self.edges = [tensor(block) for block in fused.edges]
+        self.layers = [tensor(layer) for layer in fused.layers]
+        self.weight, self.bias = tensor(fused.weight), tensor(fused.bias)
 
     def score(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """Logits [q * g] of regions [q, r, c] and [g, r, c]."""

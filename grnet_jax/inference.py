@@ -8,7 +8,7 @@ import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
-from grnet_jax.models import Features, Predictions, photos_of
+from grnet_jax.models import Features, Predictions, model_inputs
 from grnet_jax.search.embed import embed_rows, make_embed, make_predict
 from grnet_jax.search.features import InMemoryFeatures
 from grnet_jax.search.ranking import (
@@ -130,7 +130,7 @@ class LoadedMatcher:
                 pixels = np.stack([read[row] for row in chosen])
                 domain = np.full(len(chosen), shop, np.int32)
                 batch_read = {"image": pixels, "domain": domain}
-                yield {"image": photos_of(self._matcher, batch_read)}
+                yield {"image": model_inputs(self._matcher, batch_read)}
 
         # Few photos make a smaller batch; powers of two keep the number of compilations small.
         batch = min(self.config.eval.batch_size, 1 << (len(photos) - 1).bit_length())
@@ -150,7 +150,7 @@ class LoadedMatcher:
         probability.
         """
         mesh = self._local_mesh
-        block = query_block(len(query.descriptor), mesh)
+        block = query_block(len(query.embedding), mesh)
         return score_matrix(self._score, query, InMemoryFeatures(gallery), mesh, block)
 
     def search(self, query: Features, gallery: Features, top_k: int = 10) -> SearchResult:

@@ -79,7 +79,7 @@ def test_the_description_tells_what_is_needed(exported):
     described = load_exported(folder).description
     assert described["photos"] == {"shape": ["n", 32, 32, 3], "dtype": "uint8"}
     assert described["features"] == {
-        "descriptor": {"shape": ["n", 128], "dtype": "float32"},
+        "embedding": {"shape": ["n", 128], "dtype": "float32"},
         "regions": {"shape": ["n", 24, 128], "dtype": "float32"},
     }
     assert (described["step"], described["platforms"]) == (7, ["cpu", "cuda", "tpu"])
@@ -113,8 +113,8 @@ def test_photos_of_another_form_are_named(exported, photos, got):
 def test_features_of_another_matcher_are_named(exported):
     loaded = load_exported(exported[0])
     features = loaded.embed(random_images(2))
-    with pytest.raises(InputError, match=r"query: expected features \['descriptor', 'regions'\]"):
-        loaded.score({"descriptor": features["descriptor"]}, features)
+    with pytest.raises(InputError, match=r"query: expected features \['embedding', 'regions'\]"):
+        loaded.score({"embedding": features["embedding"]}, features)
     with pytest.raises(InputError, match=r"gallery regions: expected float32 \[n, 24, 128\]"):
         loaded.score(features, features | {"regions": features["regions"][:, :5]})
 

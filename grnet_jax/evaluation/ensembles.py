@@ -15,7 +15,7 @@ from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
-from grnet_jax.models import InnerProduct, scores_by_descriptor
+from grnet_jax.models import EmbeddingModel, is_embedding_model
 from grnet_jax.search.features import Concatenated, FeatureSource, InMemoryFeatures, read_all
 
 
@@ -60,7 +60,7 @@ class EnsembleEvaluator(RetrievalEvaluator):
             also_cropped=[own.image for own in configs[1:]],
         )
         store = config.eval.search.store
-        super().__init__(configs[0], InnerProduct(), mesh, protocol, store)
+        super().__init__(configs[0], EmbeddingModel(), mesh, protocol, store)
         self._names = [member.name for member in members]
         self._members = []
         for number, (member, own) in enumerate(zip(members, configs, strict=True)):
@@ -104,7 +104,7 @@ def _check_members(members: Sequence[Member]) -> None:
     """Raises InputError, naming the member and the field, where members are not one ensemble."""
     first = members[0]
     for member in members:
-        if not scores_by_descriptor(member.matcher):
+        if not is_embedding_model(member.matcher):
             raise InputError(
                 f"--workdir: {member.name} is of model.name={member.config.model.name}, whose "
                 "score is no inner product of embeddings; expected one such as embedding"

@@ -33,7 +33,7 @@ from grnet_jax.evaluation.retrieval_metrics import (
     macro_average,
     pair_calibration,
 )
-from grnet_jax.models import photos_of, scores_by_descriptor
+from grnet_jax.models import is_embedding_model, model_inputs
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.embed import embed_rows, make_embed, read_images
 from grnet_jax.search.features import FeatureSource, FeatureSubset, InMemoryFeatures
@@ -160,7 +160,7 @@ class RetrievalEvaluator:
         self._embed = make_embed(matcher, mesh, self._search.flip_average)
         self._local_mesh = local_mesh(mesh)
         self._fingerprinted: tuple[Any, str] | None = None
-        _check_embeddings(self._search, scores_by_descriptor(matcher))
+        _check_embeddings(self._search, is_embedding_model(matcher))
 
     def run(self, variables: Any, step: int = 0) -> RetrievalResult:
         """Embeds the protocol's queries and gallery, ranks and measures.
@@ -388,7 +388,7 @@ class RetrievalEvaluator:
         side, batch = self._config.image.size, self._config.eval.batch_size
         images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
         domain = jax.ShapeDtypeStruct((batch,), np.int32)
-        seen = photos_of(self._matcher, {"image": images, "domain": domain})
+        seen = model_inputs(self._matcher, {"image": images, "domain": domain})
         return jax.eval_shape(self._embed, variables, seen)
 
 

@@ -51,14 +51,14 @@ def export_matcher(
     # As numbers: laid out over no devices of this machine.
     variables = jax.device_get(variables)
     search, size = config.eval.search, config.image.size
-    prepared = jax.device_get(models.prepare(matcher, variables, search.score_dtype))
+    fused = jax.device_get(models.fuse(matcher, variables, search.score_dtype))
 
     def embed(photos: jax.Array) -> dict[str, jax.Array]:
         return _named(models.embed_augmented(matcher, variables, photos, search.flip_average))
 
     def score(query: Mapping[str, jax.Array], gallery: Mapping[str, jax.Array]) -> jax.Array:
-        return models.score_prepared(
-            matcher, prepared, models.Features(**query), models.Features(**gallery)
+        return models.score_fused(
+            matcher, fused, models.Features(**query), models.Features(**gallery)
         )
 
     one = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)

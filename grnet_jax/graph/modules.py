@@ -93,25 +93,25 @@ class SimilarityGraph(nn.Module):
         before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in edges)
         return before, after
 
-    def prepare(
+    def fuse(
         self,
         params: Mapping[str, Any],
         dtype: str | np.dtype,
         edge_blocks: int = scoring.EDGE_BLOCKS,
     ) -> Any:
-        """Returns what `score_prepared` takes; computed once a model, on the host.
+        """Returns what `score_fused` takes; computed once a model, on the host.
 
-        Folded (`scoring.fold`) where there are two layers or more, on nodes without the length and
-        with edges that stay; else the parameters as they are.
+        A `FusedScorer` where there are two layers or more, on nodes without the length and with
+        edges that stay; else the parameters as they are.
 
         Args:
           params: of this module.
           dtype: that products are made in.
-          edge_blocks: of `scoring.fold`.
+          edge_blocks: of `scoring.fuse`.
         """
         if self.layers < 2 or self.recompute_edges or self.norm_feature:
             return {"params": dict(params), "dtype": np.zeros((), dtype)}
-        return scoring.fold(
+        return scoring.fuse(
             params["projection"],
             np.asarray(params["edge_out1"]) * np.asarray(params.get("edge_scale1", 1.0)),
             params["edge_in1"],
@@ -124,23 +124,23 @@ class SimilarityGraph(nn.Module):
             edge_blocks=edge_blocks,
         )
 
-    def score_prepared(
-        self, prepared: Any, query: jax.Array, gallery: jax.Array, tile: int = 0
+    def score_fused(
+        self, fused: Any, query: jax.Array, gallery: jax.Array, tile: int = 0
     ) -> jax.Array:
         """Returns what calling the module does, computed a few pairs at a time, without gradients.
 
         Args:
-          prepared: of `prepare`.
+          fused: of `fuse`.
           query: regions [q, r, c].
           gallery: regions [g, r, c], of any floating dtype, not always the queries'.
           tile: gallery images that a query is compared with at once; 0 as many as suit the device.
         """
 
         def score(query: jax.Array, gallery: jax.Array) -> jax.Array:
-            if isinstance(prepared, scoring.Folded):
-                return scoring.score_pairs(prepared, query, gallery)
-            query, gallery = (x.astype(prepared["dtype"].dtype) for x in (query, gallery))
-            logits: Any = self.apply({"params": prepared["params"]}, query, gallery)
+            if isinstance(fused, scoring.FusedScorer):
+                return scoring.score_pairs(fused, query, gallery)
+            query, gallery = (x.astype(fused["dtype"].dtype) for x in (query, gallery))
+            logits: Any = self.apply({"params": fused["params"]}, query, gallery)
             return logits
 
         tile = tile or scoring.choose_tile(node_count(self._used_scales) * query.shape[-1])

@@ -119,8 +119,8 @@ def edge_weights(
     Returns:
       float32 [b, m, n], each row summing to one; zero where the mask is False.
     """
-    folded = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
-    turned = product("bmd,df->bmf", sources, folded).astype(nodes.dtype)
+    fused = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
+    turned = product("bmd,df->bmf", sources, fused).astype(nodes.dtype)
     affinity = product("bmf,bnf->bmn", turned, nodes)
     if mask is not None:
         affinity = jnp.where(mask, affinity, -jnp.inf)

@@ -1,6 +1,6 @@
 """The graph's score with the least work: the function of `reasoning.py`, arranged for inference.
 
-What depends on the parameters alone is multiplied out once a model (`fold`). Pairs are compared a
+What depends on the parameters alone is multiplied out once a model (`fuse`). Pairs are compared a
 few at a time (`in_tiles`), so that what lies between the products stays in cache. The difference of
 two regions is formed before it is squared, as in `reasoning.py`: no expanded form keeps five
 digits on near-duplicates. docs/performance.md has what each arrangement was measured to bring.
@@ -37,7 +37,7 @@ _TILE_BYTES = 2**21
 
 
 @flax.struct.dataclass
-class Folded:
+class FusedScorer:
     """A graph's parameters as `score_pairs` takes them; products are made in the arrays' dtype.
 
     With the real Schur form T_out^T T_in = Q U Q^T, projected differences are turned by Q^T, which
@@ -64,7 +64,7 @@ class Folded:
     scales: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False)
 
 
-def fold(
+def fuse(
     projection: jax.Array,
     transform_out: jax.Array,
     transform_in: jax.Array,
@@ -76,7 +76,7 @@ def fold(
     scales: Scales,
     dtype: str | np.dtype,
     edge_blocks: int = EDGE_BLOCKS,
-) -> Folded:
+) -> FusedScorer:
     """Multiplies out what the parameters alone give, on the host in float64.
 
     Args:
@@ -101,7 +101,7 @@ def fold(
     blocks = [edges[:stop, start:stop] for start, stop in itertools.pairwise(cuts)]
     blocks[-1] = np.concatenate([blocks[-1], wide[1]], axis=1)
     score_dtype = jnp.promote_types(weight.dtype, jnp.float32)
-    return Folded(
+    return FusedScorer(
         projection=jnp.asarray(wide[0], dtype),
         edges=tuple(jnp.asarray(block, dtype) for block in blocks),
         layers=tuple(jnp.asarray(layer, dtype) for layer in wide[2:]),
@@ -112,36 +112,36 @@ def fold(
     )
 
 
-def score_pairs(folded: Folded, query: jax.Array, gallery: jax.Array) -> jax.Array:
+def score_pairs(fused: FusedScorer, query: jax.Array, gallery: jax.Array) -> jax.Array:
     """Returns same-item logits of all pairs (Eq. 4 to 8), all at once.
 
     Lengths are divided out after the products: of nodes from the affinities and from the first
     layer's input, of the softmax from the layers' results. Each is a factor of a row or a column.
 
     Args:
-      folded: of `fold`.
+      fused: of `fuse`.
       query: regions [q, r, c] of any floating dtype; differences are formed in float32 at least.
       gallery: regions [g, r, c], likewise.
 
     Returns:
       float32 at least, [q, g].
     """
-    dtype = folded.projection.dtype
+    dtype = fused.projection.dtype
     query, gallery = (x.astype(jnp.promote_types(dtype, jnp.float32)) for x in (query, gallery))
-    differences = region_differences(query, gallery, folded.scales).astype(dtype)
-    projected = product("bnc,cd->bnd", differences, folded.projection)
+    differences = region_differences(query, gallery, fused.scales).astype(dtype)
+    projected = product("bnc,cd->bnd", differences, fused.projection)
     inverse = jax.lax.rsqrt(squared_length(projected) + _SQUARED_LENGTH_FLOOR)  # [b, n]
     projected = projected.astype(dtype)
 
-    parts = [product("bnd,df->bnf", projected[..., : len(u)], u) for u in folded.edges]
-    width = folded.layers[0].shape[0]
+    parts = [product("bnd,df->bnf", projected[..., : len(u)], u) for u in fused.edges]
+    width = fused.layers[0].shape[0]
     hidden = parts[-1][..., -width:] * inverse[..., None]
     parts[-1] = parts[-1][..., :-width]
     turned = jnp.concatenate(parts, axis=-1).astype(dtype)
     affinity = product("bmf,bnf->bmn", turned, projected)
     affinity = affinity * inverse[:, :, None] * inverse[:, None, :]
-    if folded.mask is not None:
-        affinity = jnp.where(folded.mask, affinity, -jnp.inf)
+    if fused.mask is not None:
+        affinity = jnp.where(fused.mask, affinity, -jnp.inf)
     weights = jnp.exp(affinity - jnp.max(affinity, axis=-1, keepdims=True))
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # [b, n, 1]
     weights = weights.astype(dtype)
@@ -150,12 +150,12 @@ def score_pairs(folded: Folded, query: jax.Array, gallery: jax.Array) -> jax.Arr
         return jax.nn.relu(product("bmn,bnk->bmk", weights, hidden)) * share
 
     hidden = spread(hidden)
-    for transform in folded.layers[:-1]:
+    for transform in fused.layers[:-1]:
         hidden = spread(product("bnk,kl->bnl", hidden.astype(dtype), transform))
     # Of the last layer only the global node's row is read.
     gathered = product("bn,bnk->bk", weights[:, 0], hidden) * share[:, 0]
-    global_node = jax.nn.relu(product("bk,kl->bl", gathered.astype(dtype), folded.layers[-1]))
-    logits = match_logit(global_node, folded.weight, folded.bias)
+    global_node = jax.nn.relu(product("bk,kl->bl", gathered.astype(dtype), fused.layers[-1]))
+    logits = match_logit(global_node, fused.weight, fused.bias)
     return logits.reshape(query.shape[0], gallery.shape[0])
 
 

@@ -6,9 +6,9 @@ import flax.linen as nn
 
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
-    DomainPhotos,
     Features,
-    PointedPhotos,
+    ImagesWithDomain,
+    ImagesWithKeypoints,
     embed,
     feature_map,
     has_feature_map,
@@ -17,7 +17,7 @@ from grnet_jax.models.matcher import (
 
 
 def embed_augmented(
-    matcher: nn.Module, variables: Any, photos: Any, flip_average: bool
+    matcher: nn.Module, variables: Any, images: Any, flip_average: bool
 ) -> Features:
     """Computes the matcher's `embed`, averaged over the image and its mirror image if asked.
 
@@ -28,7 +28,7 @@ def embed_augmented(
     Args:
       matcher: the Linen module.
       variables: the matcher's.
-      photos: uint8 [n, s, s, 3], or what the matcher embeds in their place.
+      images: uint8 [n, s, s, 3], or what the matcher embeds in their place.
       flip_average: whether the mirror image counts.
 
     Raises:
@@ -36,22 +36,22 @@ def embed_augmented(
         images with keypoints or a domain, which would have to follow.
     """
     if not flip_average:
-        return embed(matcher, variables, photos)
-    if isinstance(photos, PointedPhotos | DomainPhotos):
+        return embed(matcher, variables, images)
+    if isinstance(images, ImagesWithKeypoints | ImagesWithDomain):
         raise InputError(
             "eval.search.flip_average: images with keypoints, or for a matcher with a stream for "
             "each domain, are taken as they are; set it to false"
         )
-    mirrored = photos[:, :, ::-1]
+    mirrored = images[:, :, ::-1]
     if has_feature_map(matcher):
-        own = feature_map(matcher, variables, photos)
+        own = feature_map(matcher, variables, images)
         other = feature_map(matcher, variables, mirrored)[:, :, ::-1]
         features: Any = matcher.apply(variables, (own + other) / 2, method="pool")
         return features
-    one, two = (embed(matcher, variables, seen) for seen in (photos, mirrored))
+    one, two = (embed(matcher, variables, seen) for seen in (images, mirrored))
     if one.regions is not None:
         raise InputError(
             "eval.search.flip_average: this matcher scores regions and has no feature map that "
             "could be mirrored back"
         )
-    return Features(unit_vectors(one.descriptor + two.descriptor))
+    return Features(unit_vectors(one.embedding + two.embedding))

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.models.config import ModelConfig
-from grnet_jax.models.matcher import Features, InnerProduct
+from grnet_jax.models.matcher import EmbeddingModel, Features
 from input_pipeline import field
 
 
-class ColorHistogram(InnerProduct):
+class ColorHistogram(EmbeddingModel):
     """Compares joint RGB histograms of the images' middles; has no parameters.
 
     An embedding holds the square roots of each color's share of pixels, so that the inner product
@@ -34,7 +34,7 @@ class ColorHistogram(InnerProduct):
         red, green, blue = levels[..., 0], levels[..., 1], levels[..., 2]
         color = ((red * self.bins + green) * self.bins + blue).reshape(n, -1)
         counts = jax.vmap(lambda row: jnp.bincount(row, length=self.bins**3))(color)
-        return Features(descriptor=jnp.sqrt(counts / color.shape[1]))
+        return Features(embedding=jnp.sqrt(counts / color.shape[1]))
 
 
 class Config(ModelConfig):

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.models.matcher import (
-    DomainPhotos,
+    EmbeddingModel,
     Features,
-    InnerProduct,
+    ImagesWithDomain,
     Predictions,
     unit_vectors,
 )
@@ -28,10 +28,10 @@ from grnet_jax.models.region_matcher import map_fields
 _STREAMS = ("customer", "shop")  # in the order of an image's domain
 
 
-class DARN(InnerProduct):
+class DARN(EmbeddingModel):
     """Compares by cosine the embeddings that each image gets from its domain's stream.
 
-    It takes `DomainPhotos`. Both streams see every image and one's outputs are kept: so batches
+    It takes `ImagesWithDomain`. Both streams see every image and one's outputs are kept: so batches
     have one shape whatever is in them. BatchNorm's statistics are those of all images.
 
     Attributes:
@@ -56,7 +56,7 @@ class DARN(InnerProduct):
     frozen_batch_norm: bool = False
     dtype: Any = jnp.float32
 
-    takes_domain = True
+    needs_domain = True
 
     def setup(self) -> None:
         """Makes the layers of both streams."""
@@ -70,12 +70,12 @@ class DARN(InnerProduct):
         initial = nn.initializers.he_normal()
         return {name: nn.Dense(width, kernel_init=initial, dtype=self.dtype) for name in _STREAMS}
 
-    def embed(self, images: DomainPhotos | jax.Array, train: bool = False) -> Features:
+    def embed(self, images: ImagesWithDomain | jax.Array, train: bool = False) -> Features:
         """Returns features of images uint8 [n, h, w, 3]: embeddings [n, c + 2 hidden]."""
         return self.predict(images, train)[0]
 
     def predict(
-        self, images: DomainPhotos | jax.Array, train: bool = False
+        self, images: ImagesWithDomain | jax.Array, train: bool = False
     ) -> tuple[Features, Predictions]:
         """Returns features and predictions of images uint8 [n, h, w, 3], each by its stream.
 
@@ -84,14 +84,14 @@ class DARN(InnerProduct):
         Raises:
           InputError: images come without domains.
         """
-        if not isinstance(images, DomainPhotos):
+        if not isinstance(images, ImagesWithDomain):
             if not self.is_initializing():
                 raise InputError(
                     "model.name=darn: images alone do not say which stream is theirs; expected "
-                    "DomainPhotos"
+                    "ImagesWithDomain"
                 )
-            images = DomainPhotos(images, jnp.zeros(len(images), jnp.int32))
-        normal = normalize(images.photos, self.preprocessing)
+            images = ImagesWithDomain(images, jnp.zeros(len(images), jnp.int32))
+        normal = normalize(images.images, self.preprocessing)
         customer, shop = (self._stream(name, normal, train) for name in _STREAMS)
         is_customer = images.domain[:, None] == 0
         return jax.tree.map(lambda one, other: jnp.where(is_customer, one, other), customer, shop)

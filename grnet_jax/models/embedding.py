@@ -10,8 +10,8 @@ import pydantic
 from grnet_jax.errors import InputError
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.matcher import (
+    EmbeddingModel,
     Features,
-    InnerProduct,
     Predictions,
     unit_vectors,
 )
@@ -80,7 +80,7 @@ def proxy_logits(embeddings: jax.Array, proxies: jax.Array) -> jax.Array:
     return 2 * cosines - 2
 
 
-class Embedding(InnerProduct):
+class Embedding(EmbeddingModel):
     """Compares embeddings: pooled, scaled to unit length, mapped linearly and scaled again.
 
     Attributes:
@@ -150,7 +150,7 @@ class Embedding(InnerProduct):
         x = unit_vectors(pooled)
         if self.embedding_dim:
             x = unit_vectors(self.linear(x).astype(pooled.dtype))
-        features = Features(descriptor=x)
+        features = Features(embedding=x)
         if not self.num_classes:
             return features, None
         if self.proxies:

@@ -23,9 +23,9 @@ from grnet_jax.graph.reasoning import accumulation_dtype
 from grnet_jax.models.config import BackboneConfig
 from grnet_jax.models.landmark_pooling import check_pooling, pool_landmarks
 from grnet_jax.models.matcher import (
+    EmbeddingModel,
     Features,
-    InnerProduct,
-    PointedPhotos,
+    ImagesWithKeypoints,
     Predictions,
     unit_vectors,
 )
@@ -36,7 +36,7 @@ from input_pipeline import ANNOTATED, LANDMARKS, VISIBILITIES, field
 _LAST = ("conv5_global", "conv5_pose")
 
 
-class FashionNet(InnerProduct):
+class FashionNet(EmbeddingModel):
     """Compares embeddings by cosine; recognizes landmarks, category and attributes besides.
 
     Attributes:
@@ -94,19 +94,19 @@ class FashionNet(InnerProduct):
         self.drop = nn.Dropout(self.dropout)
 
     @property
-    def takes_points(self) -> bool:
-        """Whether `embed` and `predict` take `PointedPhotos`."""
+    def needs_keypoints(self) -> bool:
+        """Whether `embed` and `predict` take `ImagesWithKeypoints`."""
         return self.pooling == "keypoints"
 
     def _dense(self, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.backbone.dtype)
 
-    def embed(self, images: jax.Array | PointedPhotos, train: bool = False) -> Features:
+    def embed(self, images: jax.Array | ImagesWithKeypoints, train: bool = False) -> Features:
         """Returns features of images uint8 [n, h, w, 3]: embeddings [n, embedding_dim]."""
         return self.predict(images, train)[0]
 
     def predict(
-        self, images: jax.Array | PointedPhotos, train: bool = False
+        self, images: jax.Array | ImagesWithKeypoints, train: bool = False
     ) -> tuple[Features, Predictions]:
         """Returns features and predictions of images uint8 [n, h, w, 3].
 
@@ -115,7 +115,7 @@ class FashionNet(InnerProduct):
         Raises:
           InputError: keypoints are expected, and the images have none or another number.
         """
-        pixels = images.photos if isinstance(images, PointedPhotos) else images
+        pixels = images.images if isinstance(images, ImagesWithKeypoints) else images
         moving = train and not self.frozen_batch_norm
         maps = self.backbone(normalize(pixels, self.preprocessing), moving)
         shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])
@@ -129,7 +129,7 @@ class FashionNet(InnerProduct):
         branches = [self._hidden(self.fc6_global, whole, train)]
         if self.pooling != "none":
             points, visible = landmarks, jnp.argmax(visibility, axis=-1) == 0
-            if self.takes_points:
+            if self.needs_keypoints:
                 points, visible = self._keypoints(images)
             local = pool_landmarks(
                 shared, points, visible, window=self.window, bins=self.bins
@@ -142,7 +142,7 @@ class FashionNet(InnerProduct):
             category=_at_least_float32(self.category(fused)),
             attributes=_at_least_float32(self.attribute(fused)) if self.num_attributes else None,
         )
-        return Features(descriptor=unit_vectors(self.descriptor(fused))), predictions
+        return Features(embedding=unit_vectors(self.descriptor(fused))), predictions
 
     def take_backbone(self, backbone: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a whole VGG's variables as this network's: its fifth stage starts both.
@@ -158,11 +158,11 @@ class FashionNet(InnerProduct):
         taken = {"backbone": {name: backbone[name] for name in shared if name in backbone}}
         return taken | {name: backbone[last] for name in _LAST if last in backbone}
 
-    def _keypoints(self, images: jax.Array | PointedPhotos) -> tuple[jax.Array, jax.Array]:
+    def _keypoints(self, images: jax.Array | ImagesWithKeypoints) -> tuple[jax.Array, jax.Array]:
         """Returns keypoints [n, p, 2] and which are visible; none while parameters are made."""
-        if isinstance(images, PointedPhotos) and images.points.shape[1] == self.num_keypoints:
+        if isinstance(images, ImagesWithKeypoints) and images.points.shape[1] == self.num_keypoints:
             return images.points, images.visible
-        if isinstance(images, PointedPhotos):
+        if isinstance(images, ImagesWithKeypoints):
             raise InputError(
                 f"model.num_keypoints: {self.num_keypoints}, but image.keypoints has "
                 f"{images.points.shape[1]} points"

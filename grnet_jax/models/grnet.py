@@ -38,21 +38,21 @@ class GRNet(RegionMatcher, kw_only=True):
             # So that training embeddings leaves alone what the graph's score learns.
             fixed = jax.lax.stop_gradient(regions)
             embeddings = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
-        return Features(descriptor=unit_vectors(embeddings), regions=regions)
+        return Features(embedding=unit_vectors(embeddings), regions=regions)
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         return self.graph(query, gallery)
 
-    def prepare(self, variables: Any, dtype: str) -> Any:
-        """Returns the graph's parameters as `score_prepared` takes them."""
+    def fuse(self, variables: Any, dtype: str) -> Any:
+        """Returns the graph's parameters as `score_fused` takes them."""
         # Squares of small differences leave float16's range: it scores in float32.
         wide = jnp.promote_types(self.backbone.dtype, jnp.bfloat16)
-        return self.graph.prepare(variables["params"]["graph"], dtype or wide)
+        return self.graph.fuse(variables["params"]["graph"], dtype or wide)
 
-    def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
+    def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns same-item logits float32 [q, g]."""
-        return self.graph.score_prepared(prepared, regions_of(query), regions_of(gallery))
+        return self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Returns the global node's edge weights before and after reasoning, [q, g, n]."""

@@ -29,7 +29,7 @@ from grnet_jax.models.config import NetworkConfig, ScalesOrNone
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import (
     RegionMatcher,
-    global_descriptor,
+    global_embedding,
     map_fields,
 )
 from input_pipeline import field
@@ -61,10 +61,10 @@ class KPM(RegionMatcher, kw_only=True):
         """Returns features of feature maps [n, h', w', c]."""
         if self.scales:
             regions = pool_regions(feature_map, self.scales)
-            return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
+            return Features(embedding=global_embedding(regions[:, 0]), regions=regions)
         n, height, width, c = feature_map.shape
         cells = feature_map.reshape(n, height * width, c)
-        return Features(descriptor=global_descriptor(cells.max(axis=1)), regions=cells)
+        return Features(embedding=global_embedding(cells.max(axis=1)), regions=cells)
 
     def pair_numbers(self, regions: int, channels: int) -> int:
         """Counts the matches of all cells, and with `square_first` the warped map."""

@@ -22,7 +22,7 @@ from grnet_jax.models.config import NetworkConfig, Scales
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import (
     RegionMatcher,
-    global_descriptor,
+    global_embedding,
     map_fields,
 )
 from input_pipeline import field
@@ -48,7 +48,7 @@ class LocalMatching(RegionMatcher, kw_only=True):
     def pool(self, feature_map: jax.Array) -> Features:
         """Returns features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.scales)
-        return Features(descriptor=global_descriptor(regions[:, 0]), regions=regions)
+        return Features(embedding=global_embedding(regions[:, 0]), regions=regions)
 
     def pair_numbers(self, regions: int, channels: int) -> int:
         """Counts the region pairs within the scales."""

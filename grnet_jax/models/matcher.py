@@ -2,18 +2,21 @@
 
 A matcher is a Linen module with two halves:
 
-- `embed(photos, train=False) -> Features`: computed once a photo, and what a gallery stores.
-- `score(query, gallery) -> [q, g]`: how alike each query is to each gallery photo.
+- `embed(images, train=False) -> Features`: computed once an image, and what a gallery stores.
+- `score(query, gallery) -> [q, g]`: how alike each query is to each gallery image.
 
-Training, evaluation, search and benchmarks know only this pair. A matcher may have a faster way to
-score once its parameters stay: `prepare(variables, dtype)` and `score_prepared(prepared, query,
-gallery)`, of which the first runs once a model and the second gives the same scores. A matcher
-whose scores are logits of "same item" has `scores_are_logits = True`. A
-matcher whose scores can be explained has `embed` in two parts besides: `feature_map(photos,
-train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`; where it reasons over a `graph`,
-also `global_edges(query, gallery) -> [q, g, nodes] twice`. A matcher whose score is nothing but the
-inner product of descriptors is an `InnerProduct`. A matcher that recognises what it sees has
-`predict(photos, train=False) -> (Features, Predictions)`, of which the first are `embed`'s.
+Training, evaluation, search and benchmarks know only this pair. What a matcher may have besides:
+
+- `fuse(variables, dtype)` and `score_fused(fused, query, gallery)`, a faster way to the same scores
+  once the parameters stay: the first runs once a model.
+- `scores_are_logits = True`: the sigmoid of a score is the probability of "same item".
+- `feature_map(images, train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`, `embed` in
+  two parts, of matchers whose scores can be explained; where one reasons over a `graph`, also
+  `global_edges(query, gallery) -> [q, g, nodes] twice`.
+- `predict(images, train=False) -> (Features, Predictions)`, of matchers that recognize what they
+  see; the first are `embed`'s.
+
+A matcher whose score is nothing but the inner product of embeddings is an `EmbeddingModel`.
 """
 
 from collections.abc import Mapping
@@ -29,25 +32,25 @@ from grnet_jax.graph.reasoning import accumulation_dtype
 
 @flax.struct.dataclass
 class Features:
-    """What is computed once per photo; every leaf leads with the photo axis.
+    """What is computed once per image; every leaf leads with the image axis.
 
     Attributes:
-      descriptor: [n, d], one unit vector a photo, for matching by inner product.
-      regions: [n, regions, c], for matchers that compare photos region by region; else None.
+      embedding: [n, d], one unit vector an image, for matching by inner product.
+      regions: [n, regions, c], for matchers that compare images region by region; else None.
     """
 
-    descriptor: jax.Array
+    embedding: jax.Array
     regions: jax.Array | None = None
 
 
 @flax.struct.dataclass
 class Predictions:
-    """What a matcher recognises in photos; every leaf leads with the photo axis.
+    """What a matcher recognises in images; every leaf leads with the image axis.
 
     Attributes:
       category: at least float32 [n, c], logits of which one holds.
       attributes: [n, a], logits of which any may hold; None of matchers without, like the others.
-      landmarks: [n, p, 2], (x, y) as shares of the photo's width and height; may lie outside 0..1.
+      landmarks: [n, p, 2], (x, y) as shares of the image's width and height; may lie outside 0..1.
       visibility: [n, p, v], logits in the order of `losses.VISIBILITIES`.
     """
 
@@ -58,30 +61,30 @@ class Predictions:
 
 
 @flax.struct.dataclass
-class PointedPhotos:
-    """What a matcher with `takes_points` embeds in the place of photos alone.
+class ImagesWithKeypoints:
+    """What a matcher with `needs_keypoints` embeds in the place of images alone.
 
     Attributes:
-      photos: uint8 [n, h, w, 3].
-      points: float32 [n, p, 2], (x, y) as shares of the photo's width and height.
+      images: uint8 [n, h, w, 3].
+      points: float32 [n, p, 2], (x, y) as shares of the image's width and height.
       visible: bool [n, p], those there are.
     """
 
-    photos: jax.Array
+    images: jax.Array
     points: jax.Array
     visible: jax.Array
 
 
 @flax.struct.dataclass
-class DomainPhotos:
-    """What a matcher with `takes_domain` embeds in the place of photos alone.
+class ImagesWithDomain:
+    """What a matcher with `needs_domain` embeds in the place of images alone.
 
     Attributes:
-      photos: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, 3].
       domain: int32 [n], 0 customer, 1 shop.
     """
 
-    photos: jax.Array
+    images: jax.Array
     domain: jax.Array
 
 
@@ -95,8 +98,8 @@ def unit_vectors(x: jax.Array) -> jax.Array:
 class Matcher(Protocol):
     """The two halves; a Linen module gives them as methods for `apply(..., method=...)`."""
 
-    def embed(self, photos: jax.Array, train: bool = False) -> Features:
-        """Features of photos uint8 [n, h, w, 3]; n in every leaf's first axis."""
+    def embed(self, images: jax.Array, train: bool = False) -> Features:
+        """Features of images uint8 [n, h, w, 3]; n in every leaf's first axis."""
         ...
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
@@ -104,29 +107,29 @@ class Matcher(Protocol):
         ...
 
 
-class InnerProduct(nn.Module):
-    """The `score` of matchers whose descriptors say all; without parameters."""
+class EmbeddingModel(nn.Module):
+    """A matcher whose score is the inner product of its embeddings; subclasses have `embed`."""
 
-    def __call__(self, photos: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the photos against themselves; touches every parameter, for `init`."""
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Scores of the images against themselves; touches every parameter, for `init`."""
         matcher: Any = self  # of a class with `embed`
-        features = matcher.embed(photos, train)
+        features = matcher.embed(images, train)
         return self.score(features, features)
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Inner products of the descriptors, float32 [q, g]."""
+        """Inner products of the embeddings, float32 [q, g]."""
         return inner_products(query, gallery)
 
 
 def inner_products(query: Features, gallery: Features) -> jax.Array:
-    """Of all descriptors of queries [q, d] and gallery photos [g, d]: float32 [q, g], exact."""
+    """Of all embeddings of queries [q, d] and gallery images [g, d]: float32 [q, g], exact."""
     precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum("qd,gd->qg", query.descriptor, gallery.descriptor, precision=precision)
+    return jnp.einsum("qd,gd->qg", query.embedding, gallery.embedding, precision=precision)
 
 
-def embed(matcher: nn.Module, variables: Any, photos: jax.Array) -> Features:
+def embed(matcher: nn.Module, variables: Any, images: jax.Array) -> Features:
     """The matcher's `embed`, as evaluation and users run it."""
-    features: Any = matcher.apply(variables, photos, train=False, method="embed")
+    features: Any = matcher.apply(variables, images, train=False, method="embed")
     return features
 
 
@@ -136,8 +139,8 @@ def score(matcher: nn.Module, variables: Any, query: Features, gallery: Features
     return scores
 
 
-def prepare(matcher: nn.Module, variables: Any, dtype: str = "") -> Any:
-    """Returns what `score_prepared` takes; computed once a model, outside jit.
+def fuse(matcher: nn.Module, variables: Any, dtype: str = "") -> Any:
+    """Returns what `score_fused` takes; computed once a model, outside jit.
 
     Args:
       matcher: the Linen module.
@@ -145,24 +148,22 @@ def prepare(matcher: nn.Module, variables: Any, dtype: str = "") -> Any:
       dtype: that products are made in; "" the matcher's own.
     """
     found: Any = variables
-    if hasattr(matcher, "prepare"):
-        found = matcher.prepare(variables, dtype)
+    if hasattr(matcher, "fuse"):
+        found = matcher.fuse(variables, dtype)
     return found
 
 
-def score_prepared(
-    matcher: nn.Module, prepared: Any, query: Features, gallery: Features
-) -> jax.Array:
+def score_fused(matcher: nn.Module, fused: Any, query: Features, gallery: Features) -> jax.Array:
     """The matcher's `score`, as evaluation and users run it."""
-    if not hasattr(matcher, "prepare"):
-        return score(matcher, prepared, query, gallery)
-    scores: Any = matcher.score_prepared(prepared, query, gallery)
+    if not hasattr(matcher, "fuse"):
+        return score(matcher, fused, query, gallery)
+    scores: Any = matcher.score_fused(fused, query, gallery)
     return scores
 
 
-def scores_by_descriptor(matcher: nn.Module) -> bool:
-    """Whether the matcher's score is the inner product of descriptors."""
-    return isinstance(matcher, InnerProduct)
+def is_embedding_model(matcher: nn.Module) -> bool:
+    """Returns whether the matcher's score is the inner product of embeddings."""
+    return isinstance(matcher, EmbeddingModel)
 
 
 def has_predictions(matcher: nn.Module) -> bool:
@@ -170,27 +171,27 @@ def has_predictions(matcher: nn.Module) -> bool:
     return hasattr(matcher, "predict") and getattr(matcher, "num_classes", 1) > 0
 
 
-def predict(matcher: nn.Module, variables: Any, photos: jax.Array) -> Predictions:
+def predict(matcher: nn.Module, variables: Any, images: jax.Array) -> Predictions:
     """What the matcher recognises, of those with predictions, as evaluation runs it."""
-    found: Any = matcher.apply(variables, photos, train=False, method="predict")
+    found: Any = matcher.apply(variables, images, train=False, method="predict")
     return found[1]
 
 
-def photos_of(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
-    """What the matcher embeds of a batch: its photos, with their points or domain if it takes them.
+def model_inputs(matcher: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """What the matcher embeds of a batch: its images, with their points or domain if it takes them.
 
-    A batch without points is its photos; the matcher says what it lacks.
+    A batch without points is its images; the matcher says what it lacks.
     """
-    if takes_domain(matcher):
-        return DomainPhotos(batch["image"], batch["domain"])
-    if not getattr(matcher, "takes_points", False) or "points" not in batch:
+    if needs_domain(matcher):
+        return ImagesWithDomain(batch["image"], batch["domain"])
+    if not getattr(matcher, "needs_keypoints", False) or "points" not in batch:
         return batch["image"]
-    return PointedPhotos(batch["image"], batch["points"], batch["points_visible"])
+    return ImagesWithKeypoints(batch["image"], batch["points"], batch["points_visible"])
 
 
-def takes_domain(matcher: nn.Module) -> bool:
-    """Whether `embed` and `predict` take `DomainPhotos`: one stream a kind of photo."""
-    return getattr(matcher, "takes_domain", False)
+def needs_domain(matcher: nn.Module) -> bool:
+    """Whether `embed` and `predict` take `ImagesWithDomain`: one stream a kind of image."""
+    return getattr(matcher, "needs_domain", False)
 
 
 def has_feature_map(matcher: nn.Module) -> bool:
@@ -198,15 +199,15 @@ def has_feature_map(matcher: nn.Module) -> bool:
     return hasattr(matcher, "feature_map") and hasattr(matcher, "pool")
 
 
-def feature_map(matcher: nn.Module, variables: Any, photos: jax.Array) -> jax.Array:
+def feature_map(matcher: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
     """The matcher's `feature_map`, of those that have one: [n, h, w, c]."""
-    return matcher.apply(variables, photos, train=False, method="feature_map")  # type: ignore
+    return matcher.apply(variables, images, train=False, method="feature_map")  # type: ignore
 
 
 def score_maps(
     matcher: nn.Module, variables: Any, query_map: jax.Array, gallery_map: jax.Array
 ) -> jax.Array:
-    """Scores float32 [q, g] of the photos with those feature maps."""
+    """Scores float32 [q, g] of the images with those feature maps."""
     features: list[Any] = [
         matcher.apply(variables, one, method="pool") for one in (query_map, gallery_map)
     ]

@@ -15,7 +15,7 @@ import pydantic
 
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.matcher import Features
-from grnet_jax.models.region_matcher import RegionMatcher, global_descriptor, map_fields
+from grnet_jax.models.region_matcher import RegionMatcher, global_embedding, map_fields
 from input_pipeline import field
 
 
@@ -68,7 +68,7 @@ class PairMetric(RegionMatcher):
     def pool(self, feature_map: jax.Array) -> Features:
         """Returns features of maps [n, h', w', c]: regions [n, 1, c], the channels' means."""
         whole = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
-        return Features(descriptor=global_descriptor(whole), regions=whole[:, None])
+        return Features(embedding=global_embedding(whole), regions=whole[:, None])
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, 1, c] and [g, 1, c]."""

@@ -19,7 +19,7 @@ from grnet_jax.models.matcher import Features, unit_vectors
 class RegionMatcher(nn.Module):
     """Embeds images by their feature maps and scores pairs of images by their regions.
 
-    Subclasses have `pool` and `score_regions`, and `pair_numbers` or another `score_prepared`.
+    Subclasses have `pool` and `score_regions`, and `pair_numbers` or another `score_fused`.
 
     Attributes:
       backbone: images to feature maps; the map of the largest stride is used.
@@ -57,20 +57,20 @@ class RegionMatcher(nn.Module):
         """Returns how many numbers comparing two images of so many regions makes at once."""
         raise NotImplementedError
 
-    def prepare(self, variables: Any, dtype: str) -> Any:
+    def fuse(self, variables: Any, dtype: str) -> Any:
         """Returns the score's parameters, and the dtype that regions are compared in."""
         params = {name: part for name, part in variables["params"].items() if name != "backbone"}
         return {"params": params, "dtype": np.zeros((), dtype or self.backbone.dtype)}
 
-    def score_prepared(self, prepared: Any, query: Features, gallery: Features) -> jax.Array:
+    def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns what `score` does, computed by one query and a tile of gallery images at a time.
 
         Memory does not grow with the queries, and with the gallery only where tiles are as large.
         """
-        x, y = (regions_of(one).astype(prepared["dtype"].dtype) for one in (query, gallery))
+        x, y = (regions_of(one).astype(fused["dtype"].dtype) for one in (query, gallery))
 
         def score(x: jax.Array, y: jax.Array) -> jax.Array:
-            logits: Any = self.apply({"params": prepared["params"]}, x, y, method="score_regions")
+            logits: Any = self.apply({"params": fused["params"]}, x, y, method="score_regions")
             return logits
 
         return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
@@ -95,7 +95,7 @@ def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array
     return maps[max(maps)]
 
 
-def global_descriptor(whole: jax.Array) -> jax.Array:
+def global_embedding(whole: jax.Array) -> jax.Array:
     """Returns unit vectors float32 [n, c] of the channels' maxima over each image's map, [n, c]."""
     return unit_vectors(whole.astype(jnp.float32))
 

@@ -55,7 +55,7 @@ def read_images(
     from input_pipeline import image_batches  # which loads TensorFlow
 
     for read in image_batches(split, rows, image, batch=batch):
-        yield {"image": models.photos_of(matcher, read)}
+        yield {"image": models.model_inputs(matcher, read)}
 
 
 def host_rows(rows: np.ndarray, batch: int, host: int, hosts: int) -> np.ndarray:

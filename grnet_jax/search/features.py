@@ -37,7 +37,7 @@ class InMemoryFeatures:
     features: Features
 
     def __len__(self) -> int:
-        return len(self.features.descriptor)
+        return len(self.features.embedding)
 
     def take(self, rows: np.ndarray) -> Features:
         """Returns copies of these rows."""
@@ -45,7 +45,7 @@ class InMemoryFeatures:
 
     def embeddings(self) -> "InMemoryFeatures":
         """Returns the embeddings alone."""
-        return InMemoryFeatures(Features(self.features.descriptor))
+        return InMemoryFeatures(Features(self.features.embedding))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class WithEmbeddings:
 
     def take(self, rows: np.ndarray) -> Features:
         """Returns these rows, with the other embeddings."""
-        return dataclasses.replace(self.source.take(rows), descriptor=self.replaced[rows])
+        return dataclasses.replace(self.source.take(rows), embedding=self.replaced[rows])
 
     def embeddings(self) -> InMemoryFeatures:
         """Returns the other embeddings alone."""
@@ -97,7 +97,7 @@ class Concatenated:
 
     def take(self, rows: np.ndarray) -> Features:
         """Returns these rows: embedding [n, sum of the sources' dimensions]."""
-        parts = [source.take(rows).descriptor for source in self.sources]
+        parts = [source.take(rows).embedding for source in self.sources]
         return jax.device_get(Features(unit_vectors(jnp.concatenate(parts, axis=1))))
 
     def embeddings(self) -> "Concatenated":
@@ -113,7 +113,7 @@ def read_all(source: FeatureSource) -> Features:
 def read_embeddings(source: FeatureSource) -> np.ndarray:
     """Returns the embeddings of all images of a source, float32 [n, d]."""
     parts = [
-        np.asarray(features.descriptor[:count], np.float32)
+        np.asarray(features.embedding[:count], np.float32)
         for _, count, features in read_blocks(source.embeddings(), min(_READ_ROWS, len(source)))
     ]
     return np.concatenate(parts)
@@ -129,7 +129,7 @@ def read_blocks(source: FeatureSource, size: int) -> Iterator[tuple[int, int, Fe
     starts = range(0, len(source), size)
     blocks = read_ahead(source, (np.arange(s, min(s + size, len(source))) for s in starts))
     for start, features in zip(starts, blocks, strict=True):
-        yield start, len(features.descriptor), pad_rows(features, size)
+        yield start, len(features.embedding), pad_rows(features, size)
 
 
 def read_ahead(source: FeatureSource, rows: Iterable[np.ndarray]) -> Iterator[Features]:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from grnet_jax.config import SearchConfig
 from grnet_jax.errors import InputError
-from grnet_jax.models import Features, InnerProduct
+from grnet_jax.models import EmbeddingModel, Features
 from grnet_jax.search.features import (
     FeatureSource,
     InMemoryFeatures,
@@ -166,7 +166,7 @@ def find_neighbors(
         InMemoryFeatures(Features(rows))  # type: ignore[arg-type]
         for rows in (embeddings, gallery)
     )
-    score = make_score(InnerProduct(), mesh)({})
+    score = make_score(EmbeddingModel(), mesh)({})
     return find(ExhaustiveSearch(score, images, mesh, count), query)
 
 

@@ -140,25 +140,25 @@ def make_score(matcher: nn.Module, mesh: Mesh, dtype: str = "") -> Callable[[Any
       dtype: that products are made in; "" the matcher's own.
     """
 
-    def score(prepared: Any, query: Features, gallery: Features) -> jax.Array:
-        return models.score_prepared(matcher, prepared, query, gallery)
+    def score(fused: Any, query: Features, gallery: Features) -> jax.Array:
+        return models.score_fused(matcher, fused, query, gallery)
 
     jitted = jit_rows(score, mesh)
 
     def bind(variables: Any) -> Score:
-        return functools.partial(jitted, prepare(matcher, variables, mesh, dtype))
+        return functools.partial(jitted, place_fused(matcher, variables, mesh, dtype))
 
     return bind
 
 
-def prepare(matcher: nn.Module, variables: Any, mesh: Mesh, dtype: str) -> Any:
-    """Returns what `models.score_prepared` takes first, on every device."""
-    prepared = jax.tree.map(np.asarray, models.prepare(matcher, variables, dtype))
-    return jax.device_put(prepared, replicated(mesh))
+def place_fused(matcher: nn.Module, variables: Any, mesh: Mesh, dtype: str) -> Any:
+    """Returns what `models.score_fused` takes first, on every device."""
+    fused = jax.tree.map(np.asarray, models.fuse(matcher, variables, dtype))
+    return jax.device_put(fused, replicated(mesh))
 
 
 def jit_rows(function: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
-    """Compiles a function of (what is prepared, queries, gallery) by the queries' rows.
+    """Compiles a function of (fused parameters, queries, gallery) by the queries' rows.
 
     Devices exchange nothing: each computes the result's rows of its own queries.
     """
@@ -206,7 +206,7 @@ def score_matrix(
     Returns:
       float32 [q, g].
     """
-    count = len(query.descriptor)
+    count = len(query.embedding)
     rows = _GALLERY_ROWS if query.regions is not None else _EMBEDDING_ROWS
     queries = [
         (slice(start, start + n), jax.device_put(features, sharded(mesh)))

@@ -25,7 +25,7 @@ from grnet_jax.search.ranking import (
     SearchResult,
     ignore_progress,
     jit_rows,
-    prepare,
+    place_fused,
     score_matrix,
     top_k,
 )
@@ -59,10 +59,10 @@ def make_cascade_scores(
     def products(_: Any, query: Features, gallery: Features) -> jax.Array:
         return models.inner_products(query, gallery)
 
-    def pairs(prepared: Any, each: tuple[Features, Features]) -> jax.Array:
+    def pairs(fused: Any, each: tuple[Features, Features]) -> jax.Array:
         def one(pair: tuple[Features, Features]) -> jax.Array:
             query = jax.tree.map(lambda leaf: leaf[None], pair[0])
-            return models.score_prepared(matcher, prepared, query, pair[1])[0]
+            return models.score_fused(matcher, fused, query, pair[1])[0]
 
         return jax.lax.map(one, each)
 
@@ -74,8 +74,8 @@ def make_cascade_scores(
     first = functools.partial(jit_rows(products, mesh), ())
 
     def bind(variables: Any) -> CascadeScores:
-        prepared = prepare(matcher, variables, mesh, dtype)
-        return CascadeScores(first, lambda query, gallery: jitted(prepared, (query, gallery)))
+        fused = place_fused(matcher, variables, mesh, dtype)
+        return CascadeScores(first, lambda query, gallery: jitted(fused, (query, gallery)))
 
     return bind
 
@@ -106,7 +106,7 @@ class CascadeSearch:
 
     def __call__(self, query: Features, block: int) -> tuple[np.ndarray, SearchResult]:
         """Returns products with the shortlist's scores above them, and the best of the list."""
-        embeddings = Features(query.descriptor)
+        embeddings = Features(query.embedding)
         matrix = score_matrix(
             self.scores.products, embeddings, self.gallery.embeddings(), self.mesh, block,
             self.compared,

@@ -348,7 +348,7 @@ class _Columns:
 
     def embeddings(self) -> "_Columns":
         """Returns the embedding's alone, of the same rows."""
-        part = _Columns(Features(self._like.descriptor), self._dtype)
+        part = _Columns(Features(self._like.embedding), self._dtype)
         part.places = [self.names.index(name) for name in part.names]
         return part
 

@@ -35,8 +35,8 @@ def test_embeddings_are_side_by_side_and_of_length_one():
     wanted = np.concatenate(parts, axis=1)[rows].astype(float)
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     assert len(joined) == 7
-    np.testing.assert_allclose(joined.take(rows).descriptor, wanted, rtol=1e-5)
-    np.testing.assert_allclose(joined.embeddings().take(rows).descriptor, wanted, rtol=1e-5)
+    np.testing.assert_allclose(joined.take(rows).embedding, wanted, rtol=1e-5)
+    np.testing.assert_allclose(joined.embeddings().take(rows).embedding, wanted, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_ranking_is_that_of_naive_concatenation(ensemble, data_dir):
         for rows, into in ((protocol.query_rows, query), (protocol.gallery_rows, gallery)):
             images = np.stack([protocol.images.model_input(row, image) for row in rows])
             features = models.embed(member.matcher, member.variables, images)
-            into.append(np.asarray(features.descriptor, float))
+            into.append(np.asarray(features.embedding, float))
     query, gallery = (np.concatenate(parts, axis=1) for parts in (query, gallery))
     query /= np.linalg.norm(query, axis=1, keepdims=True)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)

@@ -178,7 +178,7 @@ def test_grnet_by_the_cascade(case, tmp_path, same_category):
         read_all(case.evaluator().features(case.variables, protocol.images, rows, what))
         for what, rows in (("queries", protocol.query_rows), ("gallery", protocol.gallery_rows))
     )
-    products = query.descriptor @ gallery.descriptor.T
+    products = query.embedding @ gallery.embedding.T
     scores = case.run.matcher.apply(case.variables, query, gallery, method="score")
     for group in protocol.groups:
         for q in group.queries:

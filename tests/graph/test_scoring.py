@@ -1,4 +1,4 @@
-"""Scoring with prepared parameters gives the equations' numbers, whatever is tiled or folded."""
+"""Scoring with fused parameters gives the equations' numbers, whatever the tiles."""
 
 import functools
 
@@ -12,8 +12,8 @@ from grnet_jax.graph.pyramid import region_counts
 from grnet_jax.graph.reasoning import edge_mask
 from tests.graph import naive
 
-# Whether `prepare` folds each, or scores by the general path.
-_FOLDED = {
+# Whether `fuse` gives a `FusedScorer`, or the general path's parameters.
+_FUSED = {
     "paper": ({}, True),
     "table5-row2": ({"scales": ((1, 1), (1, 2), (2, 1), (2, 2))}, True),
     "table5-row4": ({"intra_scale": False, "inter_scale": False}, True),
@@ -51,18 +51,18 @@ def _images(kind, graph, channels, queries=2, gallery=3):
 
 @functools.cache
 def _jitted(graph):
-    return jax.jit(graph.score_prepared, static_argnums=3)
+    return jax.jit(graph.score_fused, static_argnums=3)
 
 
 def _score(graph, params, query, gallery, tile=0, dtype="float32"):
-    return np.asarray(_jitted(graph)(graph.prepare(params, dtype), query, gallery, tile))
+    return np.asarray(_jitted(graph)(graph.fuse(params, dtype), query, gallery, tile))
 
 
 def _params(graph, query):
     return graph.init(jax.random.key(1), query[:1], query[:1])["params"]
 
 
-def _check_folded(graph, channels, queries=2, gallery=3):
+def _check_fused(graph, channels, queries=2, gallery=3):
     images = [_images(kind, graph, channels, queries, gallery) for kind in _KINDS]
     query, params = images[0][0], _params(graph, images[0][0])
     shop = np.concatenate([one for _, one in images])
@@ -77,27 +77,27 @@ def _check_folded(graph, channels, queries=2, gallery=3):
         )
 
 
-@pytest.mark.parametrize("name", [name for name, (_, folded) in _FOLDED.items() if folded])
-def test_folded_scores_equal_the_equations(name):
-    graph = SimilarityGraph(**({"node_dim": 32, "reasoning_dim": 16} | _FOLDED[name][0]))
-    _check_folded(graph, 48)
+@pytest.mark.parametrize("name", [name for name, (_, fused) in _FUSED.items() if fused])
+def test_fused_scores_equal_the_equations(name):
+    graph = SimilarityGraph(**({"node_dim": 32, "reasoning_dim": 16} | _FUSED[name][0]))
+    _check_fused(graph, 48)
 
 
-@pytest.mark.parametrize("name", _FOLDED)
-def test_what_is_folded_and_what_takes_the_general_path(name):
-    fields, folded = _FOLDED[name]
+@pytest.mark.parametrize("name", _FUSED)
+def test_what_is_fused_and_what_takes_the_general_path(name):
+    fields, fused = _FUSED[name]
     graph = SimilarityGraph(**({"node_dim": 16, "reasoning_dim": 8} | fields))
     query, gallery = _images("different", graph, 12)
     params = _params(graph, query)
-    assert isinstance(graph.prepare(params, "float32"), scoring.Folded) == folded
+    assert isinstance(graph.fuse(params, "float32"), scoring.FusedScorer) == fused
     expected = graph.apply({"params": params}, query, gallery)
     scores = _score(graph, params, query, gallery, tile=2)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_folded_scores_equal_the_equations_at_the_papers_sizes():
-    _check_folded(SimilarityGraph(), 1024, queries=1, gallery=2)
+def test_fused_scores_equal_the_equations_at_the_papers_sizes():
+    _check_fused(SimilarityGraph(), 1024, queries=1, gallery=2)
 
 
 def test_tiles_and_their_padding_change_nothing():
@@ -117,11 +117,11 @@ def test_the_tile_holds_so_many_bytes_on_a_cpu():
     assert scoring.choose_tile(124 * 10**6) == 1
 
 
-def _folded(edge_blocks, dtype="float64", mask=None):
+def _fused(edge_blocks, dtype="float64", mask=None):
     graph = SimilarityGraph(node_dim=24, reasoning_dim=8)
     query, gallery = _images("different", graph, 12)
     params = _params(graph, query)
-    folded = scoring.fold(
+    fused = scoring.fuse(
         params["projection"],
         params["edge_out1"],
         params["edge_in1"],
@@ -133,14 +133,14 @@ def _folded(edge_blocks, dtype="float64", mask=None):
         dtype=dtype,
         edge_blocks=edge_blocks,
     )
-    return folded, query, gallery
+    return fused, query, gallery
 
 
 @pytest.mark.parametrize("edge_blocks", [1, 2, 3, 4, 24, 100])
 def test_the_schur_form_equals_the_plain_product(edge_blocks):
     with jax.enable_x64(True):
-        plain, query, gallery = _folded(0)
-        turned, _, _ = _folded(edge_blocks)
+        plain, query, gallery = _fused(0)
+        turned, _, _ = _fused(edge_blocks)
         assert len(plain.edges) == 1
         np.testing.assert_allclose(
             scoring.score_pairs(turned, query, gallery),
@@ -152,9 +152,9 @@ def test_the_schur_form_equals_the_plain_product(edge_blocks):
 @pytest.mark.parametrize("edge_blocks", [1, 2, 3, 4, 24, 100])
 def test_the_blocks_leave_out_nothing_but_zeros(edge_blocks):
     with jax.enable_x64(True):
-        folded, _, _ = _folded(edge_blocks)
-        k = folded.layers[0].shape[0]
-        blocks = [*folded.edges[:-1], folded.edges[-1][:, :-k]]
+        fused, _, _ = _fused(edge_blocks)
+        k = fused.layers[0].shape[0]
+        blocks = [*fused.edges[:-1], fused.edges[-1][:, :-k]]
         whole = np.concatenate([np.pad(b, ((0, 24 - len(b)), (0, 0))) for b in blocks], axis=1)
         assert whole.shape == (24, 24)
         # With Q from P: T_out^T T_in = Q U Q^T.
@@ -163,7 +163,7 @@ def test_the_blocks_leave_out_nothing_but_zeros(edge_blocks):
         expected = np.asarray(params["edge_out1"], np.float64).T @ np.asarray(
             params["edge_in1"], np.float64
         )
-        projected = np.asarray(folded.projection)  # [12, 24]: P Q
+        projected = np.asarray(fused.projection)  # [12, 24]: P Q
         plain = np.asarray(params["projection"], np.float64)
         np.testing.assert_allclose(
             projected @ whole @ projected.T, plain @ expected @ plain.T, rtol=1e-9, atol=1e-9
@@ -184,20 +184,20 @@ def test_permuting_the_gallery_permutes_the_scores():
 
 
 def test_jitted_scores_equal_eager_ones():
-    folded, query, gallery = _folded(4, "float32")
+    fused, query, gallery = _fused(4, "float32")
     np.testing.assert_allclose(
-        jax.jit(scoring.score_pairs)(folded, query, gallery),
-        scoring.score_pairs(folded, query, gallery),
+        jax.jit(scoring.score_pairs)(fused, query, gallery),
+        scoring.score_pairs(fused, query, gallery),
         rtol=1e-5,
         atol=1e-6,
     )
 
 
 def test_a_mask_that_keeps_all_edges_changes_nothing():
-    plain, query, gallery = _folded(4, "float32")
+    plain, query, gallery = _fused(4, "float32")
     mask = edge_mask(plain.scales, intra_scale=False, inter_scale=False)
-    masked, _, _ = _folded(4, "float32", mask)
-    whole, _, _ = _folded(4, "float32", np.ones((node_count(plain.scales),) * 2, bool))
+    masked, _, _ = _fused(4, "float32", mask)
+    whole, _, _ = _fused(4, "float32", np.ones((node_count(plain.scales),) * 2, bool))
     expected = scoring.score_pairs(plain, query, gallery)
     np.testing.assert_array_equal(scoring.score_pairs(whole, query, gallery), expected)
     assert np.abs(scoring.score_pairs(masked, query, gallery) - expected).max() > 1e-4

@@ -28,9 +28,9 @@ def _embed(name, images, devices=1):
 def test_embeddings_are_the_mean_of_both(devices):
     matcher, variables = _matcher("color_histogram")
     images = random_images(8)
-    found = _embed("color_histogram", images, devices).descriptor
+    found = _embed("color_histogram", images, devices).embedding
     both = (images, images[:, :, ::-1])
-    mean = sum(np.asarray(models.embed(matcher, variables, one).descriptor, float) for one in both)
+    mean = sum(np.asarray(models.embed(matcher, variables, one).embedding, float) for one in both)
     wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
@@ -49,8 +49,7 @@ def test_feature_maps_are_averaged_before_they_are_pooled(name):
 
 def test_an_image_and_its_mirror_image_look_alike():
     one, two = (
-        _embed("grnet", seen).descriptor
-        for seen in (random_images(3), random_images(3)[:, :, ::-1])
+        _embed("grnet", seen).embedding for seen in (random_images(3), random_images(3)[:, :, ::-1])
     )
     np.testing.assert_allclose(one, two, atol=1e-5)
 
@@ -63,5 +62,5 @@ class _Regions(nn.Module):
 def test_regions_without_a_feature_map_cannot_be_mirrored():
     with pytest.raises(InputError, match=r"search\.flip_average: .* no feature map"):
         models.embed_augmented(_Regions(), {}, random_images(3).astype(np.float32), True)
-    assert not models.scores_by_descriptor(_Regions())
-    assert models.scores_by_descriptor(_matcher("color_histogram")[0])
+    assert not models.is_embedding_model(_Regions())
+    assert models.is_embedding_model(_matcher("color_histogram")[0])

@@ -7,7 +7,7 @@ import pytest
 from grnet_jax import models
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
-from grnet_jax.models import DomainPhotos
+from grnet_jax.models import ImagesWithDomain
 from tests.small import random_images, random_variables, small_matcher
 
 
@@ -36,29 +36,29 @@ def matcher():
 
 def test_outputs_are_those_of_each_images_own_stream(matcher):
     variables = random_variables(matcher)
-    images = DomainPhotos(random_images(5), np.array([0, 1, 1, 0, 1], np.int32))
+    images = ImagesWithDomain(random_images(5), np.array([0, 1, 1, 0, 1], np.int32))
     predict = jax.jit(lambda v, p: matcher.apply(v, p, method="predict"))
     features, predictions = predict(variables, images)
     streams = []
     for name in ("customer", "shop"):
         backbone = {kind: part[name] for kind, part in variables.items()}
-        pixels = normalize(images.photos, matcher.preprocessing)
+        pixels = normalize(images.images, matcher.preprocessing)
         maps = jax.jit(getattr(matcher, name).apply)(backbone, pixels)
         streams.append(naive_stream(variables["params"], name, maps[max(maps)]))
-    outputs = features.descriptor, predictions.category, predictions.attributes
+    outputs = features.embedding, predictions.category, predictions.attributes
     for output, customer, shop in zip(outputs, *streams, strict=True):
         expected = np.where(images.domain[:, None] == 0, customer, shop)
         np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
         assert not np.allclose(customer, shop)
     order = np.array([3, 0, 4, 1, 2])
-    turned = DomainPhotos(images.photos[order], images.domain[order])
-    permuted = predict(variables, turned)[0].descriptor
-    np.testing.assert_allclose(permuted, features.descriptor[order], atol=1e-5)
+    turned = ImagesWithDomain(images.images[order], images.domain[order])
+    permuted = predict(variables, turned)[0].embedding
+    np.testing.assert_allclose(permuted, features.embedding[order], atol=1e-5)
 
 
 def test_images_without_a_domain_are_named(matcher):
     variables = jax.eval_shape(lambda: random_variables(matcher))
-    with pytest.raises(InputError, match="expected DomainPhotos"):
+    with pytest.raises(InputError, match="expected ImagesWithDomain"):
         jax.eval_shape(lambda v: models.embed(matcher, v, random_images(2)), variables)
 
 

@@ -80,11 +80,11 @@ def test_embedding_is_the_linear_map_of_the_unit_pooled_vector():
     expected = unit @ params["linear"]["kernel"] + params["linear"]["bias"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     features, logits = jax.jit(lambda p: matcher.apply(variables, p, method="classify"))(images)
-    np.testing.assert_allclose(features.descriptor, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(features.embedding, expected, rtol=1e-4, atol=1e-6)
     expected = pooled @ params["head"]["kernel"] + params["head"]["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     scores = models.score(matcher, variables, features, features)
-    expected = features.descriptor @ features.descriptor.T
+    expected = features.embedding @ features.embedding.T
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert models.has_feature_map(matcher)
 
@@ -102,7 +102,7 @@ def test_proxies_logits_are_squared_distances_and_replace_the_linear_head():
     assert "head" not in params
     proxies = np.float64(params["proxy"])
     proxies /= np.linalg.norm(proxies, axis=1, keepdims=True)
-    apart = np.float64(features.descriptor)[:, None] - proxies[None]
+    apart = np.float64(features.embedding)[:, None] - proxies[None]
     np.testing.assert_allclose(logits, -(apart**2).sum(axis=2), atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_relaxation_before_the_classes_alone_leaves_the_embedding():
     params, features, logits = _heads(x, **fields, **{"relaxation.path": "classes"})
     expected = np.float64(x).mean(axis=(1, 2))
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(features.descriptor, expected, atol=1e-5)
+    np.testing.assert_allclose(features.embedding, expected, atol=1e-5)
     params = jax.tree.map(np.float64, params)
     first, second = params["relaxation"]["first"], params["relaxation"]["second"]
     inside = np.maximum(x @ first["kernel"][0, 0] + first["bias"], 0)

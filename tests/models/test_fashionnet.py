@@ -60,14 +60,14 @@ def test_equals_its_layers_in_numpy(built):
         hidden("fc6_local", np.asarray(local).reshape(2, -1)),
     ]
     fused = hidden("fc7_fusion", np.concatenate(branches, axis=1))
-    descriptor = dense("descriptor", fused)
-    descriptor /= np.linalg.norm(descriptor, axis=1, keepdims=True)
+    embedding = dense("descriptor", fused)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     for output, expected in (
         (predictions.landmarks, points),
         (predictions.visibility, visibility),
         (predictions.category, dense("category", fused)),
         (predictions.attributes, dense("attribute", fused)),
-        (features.descriptor, descriptor),
+        (features.embedding, embedding),
     ):
         np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
     assert models.has_predictions(matcher)
@@ -164,13 +164,13 @@ def test_keypoints_are_pooled_around_in_the_landmarks_place():
     visible = np.ones((2, 3), bool)
     batch = {"image": random_images(2), "points": points, "points_visible": visible}
     predict = jax.jit(lambda v, p: models.predict(matcher, v, p))
-    seen = predict(variables, models.photos_of(matcher, batch))
-    hidden = predict(variables, models.photos_of(matcher, {**batch, "points_visible": ~visible}))
+    seen = predict(variables, models.model_inputs(matcher, batch))
+    hidden = predict(variables, models.model_inputs(matcher, {**batch, "points_visible": ~visible}))
     np.testing.assert_array_equal(seen.landmarks, hidden.landmarks)
     assert not np.allclose(seen.category, hidden.category)
     with pytest.raises(InputError, match=r"model\.pooling=keypoints: images alone have no keyp"):
         jax.eval_shape(lambda: models.embed(matcher, variables, batch["image"]))
-    fewer = models.photos_of(matcher, {**batch, "points": points[:, :2]})
+    fewer = models.model_inputs(matcher, {**batch, "points": points[:, :2]})
     with pytest.raises(InputError, match=r"num_keypoints: 3, but image\.keypoints has 2 points"):
         jax.eval_shape(lambda: models.embed(matcher, variables, fewer))
 
@@ -198,6 +198,6 @@ def test_it_equals_the_network_in_pytorch():
     assert not visible.all()
     with torch.no_grad():
         expected = TorchFashionNet(matcher, variables, "cpu")(torch.from_numpy(images))
-    outputs = {"descriptor": features.descriptor, **predictions.__dict__}
+    outputs = {"embedding": features.embedding, **predictions.__dict__}
     for name, value in expected.items():
         np.testing.assert_allclose(outputs[name], value.numpy(), rtol=1e-3, atol=2e-4, err_msg=name)

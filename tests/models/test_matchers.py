@@ -19,9 +19,9 @@ def test_every_matcher_embeds_image_by_image_and_scores_all_pairs(system):
     embed = jax.jit(lambda pixels: models.embed(matcher, variables, pixels))
     features = embed(images)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(features)} == {5}
-    np.testing.assert_allclose(jnp.linalg.norm(features.descriptor, axis=1), 1, rtol=1e-4)
+    np.testing.assert_allclose(jnp.linalg.norm(features.embedding, axis=1), 1, rtol=1e-4)
     beside_others = embed(images[[3, 3, 0, 2, 0]])
-    np.testing.assert_allclose(beside_others.descriptor[0], features.descriptor[3], atol=1e-5)
+    np.testing.assert_allclose(beside_others.embedding[0], features.embedding[3], atol=1e-5)
     gallery = jax.tree.map(lambda leaf: leaf[:3], features)
     scores = models.score(matcher, variables, features, gallery)
     assert scores.shape == (5, 3)
@@ -41,7 +41,7 @@ def test_grnets_embedding_is_the_direction_of_a_projection_or_of_the_whole_image
     else:
         expected = regions[:, 0]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(features.descriptor, expected, atol=1e-5)
+    np.testing.assert_allclose(features.embedding, expected, atol=1e-5)
 
 
 def test_the_global_baseline_has_no_reasoning_parameters():
@@ -70,15 +70,15 @@ def test_bfloat16_computes_in_it_with_float32_parameters():
         for one in (matcher, exact)
     )
     assert features.regions.dtype == jnp.bfloat16
-    assert features.descriptor.dtype == jnp.float32
-    np.testing.assert_allclose(features.descriptor, expected.descriptor, atol=3e-2)
+    assert features.embedding.dtype == jnp.float32
+    np.testing.assert_allclose(features.embedding, expected.embedding, atol=3e-2)
 
 
 def test_color_histogram_equals_numpy():
     image = random_images(1, size=16)
     embeddings = models.embed(small_matcher("color_histogram", bins=4, middle=0.5), {}, image)
     counts, _ = np.histogramdd(image[0, 4:12, 4:12].reshape(-1, 3), bins=4, range=[(0, 256)] * 3)
-    np.testing.assert_allclose(embeddings.descriptor[0], np.sqrt(counts.ravel() / 64), rtol=1e-6)
+    np.testing.assert_allclose(embeddings.embedding[0], np.sqrt(counts.ravel() / 64), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

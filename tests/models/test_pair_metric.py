@@ -35,8 +35,8 @@ def test_score_is_that_of_each_pair(monkeypatch):
     assert not np.allclose(scores[:3, :3], np.transpose(scores[:3, :3]))  # it is no symmetric one
     for tile in (0, 1, 3):
         monkeypatch.setattr(region_matcher, "choose_tile", lambda numbers, tile=tile: tile)
-        prepared = models.prepare(matcher, variables)
-        again = models.score_prepared(matcher, prepared, query, gallery)
+        fused = models.fuse(matcher, variables)
+        again = models.score_fused(matcher, fused, query, gallery)
         np.testing.assert_allclose(again, scores, rtol=1e-4, atol=1e-4)
 
 

@@ -38,7 +38,7 @@ def _features(kind, regions):
     elif kind == "identical":
         gallery = query[[0, 1, 0]]
     return tuple(
-        Features(descriptor=jnp.asarray(x[:, 0]), regions=jnp.asarray(x, jnp.float32))
+        Features(embedding=jnp.asarray(x[:, 0]), regions=jnp.asarray(x, jnp.float32))
         for x in (query, gallery)
     )
 
@@ -49,9 +49,9 @@ def _score(matcher, variables, query, gallery):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _score_prepared(matcher, prepared, query, gallery, tile):
+def _score_fused(matcher, fused, query, gallery, tile):
     with mock.patch.object(region_matcher, "choose_tile", return_value=tile):
-        return models.score_prepared(matcher, prepared, query, gallery)
+        return models.score_fused(matcher, fused, query, gallery)
 
 
 def _counts(matcher):
@@ -124,22 +124,22 @@ def test_the_gallerys_order_chunks_and_tiles_change_no_score(system, fields):
     chunked = _score(matcher.clone(gallery_chunk=2), variables, query, gallery)
     np.testing.assert_allclose(chunked, scores, rtol=1e-5, atol=1e-5)
     variables["params"]["backbone"] = {}
-    prepared = models.prepare(matcher, variables)
-    assert "backbone" not in prepared["params"]
-    tiled = _score_prepared(matcher, prepared, query, gallery, 2)
+    fused = models.fuse(matcher, variables)
+    assert "backbone" not in fused["params"]
+    tiled = _score_fused(matcher, fused, query, gallery, 2)
     assert tiled.dtype == jnp.float32
     np.testing.assert_allclose(tiled, scores, rtol=1e-5, atol=1e-5)
 
 
 def test_a_block_takes_the_memory_of_a_tile():
     matcher, (r, c, q, g) = small_matcher("kpm", square_first=True), (16, 8, 8, 64)
-    prepared = models.prepare(matcher, _variables(matcher))
-    prepared["params"]["attention_weight"] = np.ones((c, 1), np.float32)
-    prepared["params"]["score_weight"] = np.ones((c, 1), np.float32)
+    fused = models.fuse(matcher, _variables(matcher))
+    fused["params"]["attention_weight"] = np.ones((c, 1), np.float32)
+    fused["params"]["score_weight"] = np.ones((c, 1), np.float32)
     shapes = [Features(np.ones((n, c)), np.ones((n, r, c), np.float32)) for n in (q, g)]
     whole = q * g * matcher.pair_numbers(r, c) * 4
     for tile in (4, 0):
-        compiled = _score_prepared.lower(matcher, prepared, *shapes, tile).compile()
+        compiled = _score_fused.lower(matcher, fused, *shapes, tile).compile()
         taken = compiled.memory_analysis().temp_size_in_bytes
         assert taken < (whole / 4 if tile else whole)
     assert matcher.pair_numbers(r, c) == r * r + r * c + c
@@ -227,9 +227,9 @@ def test_bfloat16_is_near(system):
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, scores, atol=0.05 * np.abs(scores).max())
     # The same of features in float32 that scoring compares in bfloat16, stored ones in another.
-    prepared = models.prepare(matcher, variables, "bfloat16")
+    fused = models.fuse(matcher, variables, "bfloat16")
     stored = gallery.replace(regions=gallery.regions.astype(jnp.float16))
-    again = _score_prepared(matcher, prepared, query, stored, 0)
+    again = _score_fused(matcher, fused, query, stored, 0)
     np.testing.assert_allclose(again, scores, atol=0.05 * np.abs(scores).max())
     assert np.abs(again - scores).max() > 1e-6
 

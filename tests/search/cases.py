@@ -17,7 +17,7 @@ class Dot(nn.Module):
         return Features(images.mean(axis=(1, 2)))
 
     def score(self, query, gallery):
-        return query.descriptor @ gallery.descriptor.T
+        return query.embedding @ gallery.embedding.T
 
 
 class OfRegions(nn.Module):
@@ -48,7 +48,7 @@ def make_case(seed=0, queries=21, gallery=35, regions=False):
 def naive_scores(query, gallery):
     """Inner products of embeddings, and of regions where there are any, in float64."""
     query, gallery = (jax.tree.map(np.float64, part.features) for part in (query, gallery))
-    products = query.descriptor @ gallery.descriptor.T
+    products = query.embedding @ gallery.embedding.T
     if query.regions is None:
         return products, products
     return products, np.einsum("qrc,grc->qg", query.regions, gallery.regions)

@@ -110,17 +110,17 @@ def test_the_steps_follow_each_other_and_stay_in_their_group():
     whitening = learn_whitening(gallery, 4)
     images = whitening.apply(gallery)
     for q, g in groups[:2]:
-        found = expanded.take(q).descriptor
+        found = expanded.take(q).embedding
         np.testing.assert_allclose(found, _naive(whitening.apply(query[q]), images[g], 2, 3.0),
                                    atol=1e-5)  # fmt: skip
     rows = np.array([4, 1])
-    np.testing.assert_array_equal(whitened.take(rows).descriptor, images[rows])
+    np.testing.assert_array_equal(whitened.take(rows).embedding, images[rows])
     np.testing.assert_array_equal(whitened.take(rows).regions, regions[rows])
-    np.testing.assert_array_equal(whitened.embeddings().take(rows).descriptor, images[rows])
+    np.testing.assert_array_equal(whitened.embeddings().take(rows).embedding, images[rows])
     assert postprocess(*sources, SearchConfig(), groups, _mesh()) == sources
     # Learned on other images.
     other = InMemoryFeatures(Features(_vectors(50, 2)))
     options = SearchConfig(whitening="train", whitening_dim=3)
     found, _ = postprocess(*sources, options, groups, _mesh(), other)
-    wanted = learn_whitening(other.features.descriptor, 3).apply(query)
-    np.testing.assert_array_equal(read_all(found).descriptor, wanted)
+    wanted = learn_whitening(other.features.embedding, 3).apply(query)
+    np.testing.assert_array_equal(read_all(found).embedding, wanted)

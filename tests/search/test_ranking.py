@@ -90,10 +90,10 @@ def test_numbers_of_all_kinds_rank_as_the_metric_has_them():
     query, gallery, positives = make_case(queries=24, gallery=40)
     rng = np.random.default_rng(0)
     for source in (query, gallery):
-        source.features.descriptor[:] = rng.standard_normal(source.features.descriptor.shape)
-    query.features.descriptor[:, 0] = np.abs(query.features.descriptor[:, 0])
-    gallery.features.descriptor[::7] = gallery.features.descriptor[0]
-    gallery.features.descriptor[[3, 4, 11], 0] = np.nan, np.inf, -np.inf
+        source.features.embedding[:] = rng.standard_normal(source.features.embedding.shape)
+    query.features.embedding[:, 0] = np.abs(query.features.embedding[:, 0])
+    gallery.features.embedding[::7] = gallery.features.embedding[0]
+    gallery.features.embedding[[3, 4, 11], 0] = np.nan, np.inf, -np.inf
     positives[:3, 0] = 3, 4, 11
     found = rank(_search(gallery, top=99), query, positives)
     scores = np.zeros((24, 40), np.float32)
@@ -248,7 +248,7 @@ def test_embedding_keeps_the_order_and_drops_the_padding():
     mesh = make_mesh()
     embed = make_embed(Dot(), mesh)
     found = embed_rows(embed, {}, _batches(images), rows, batch=8, mesh=mesh)
-    np.testing.assert_allclose(found.descriptor, images[rows].mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found.embedding, images[rows].mean(axis=(1, 2)), rtol=1e-5)
 
 
 def test_grnet_ranks_alike_on_one_device_and_eight():

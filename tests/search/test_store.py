@@ -75,7 +75,7 @@ def test_features_without_regions(tmp_path):
     features = Features(np.random.default_rng(0).standard_normal((_N, 8)).astype(np.float32))
     store = _store(tmp_path, features)
     _write(store, features, np.arange(_N))
-    _equal(store.reader().take(np.arange(5)), Features(features.descriptor[:5]))
+    _equal(store.reader().take(np.arange(5)), Features(features.embedding[:5]))
 
 
 @pytest.mark.parametrize("size", [8, 50, 64])
@@ -85,8 +85,8 @@ def test_reading_in_order_gives_every_image_once(tmp_path, size):
     _write(store, features, np.arange(_N)[::-1].copy())
     seen = []
     for start, count, block in read_blocks(store.reader(), size):
-        assert start == sum(len(part.descriptor) for part in seen)
-        assert len(block.descriptor) == size
+        assert start == sum(len(part.embedding) for part in seen)
+        assert len(block.embedding) == size
         assert not np.any(block.regions[count:])
         seen.append(jax.tree.map(lambda leaf, count=count: leaf[:count], block))
     _equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *seen), features)
@@ -160,7 +160,7 @@ def test_another_form_is_refused(tmp_path):
         _store(tmp_path)
     with pytest.raises(StoreError, match="rows: 50 there, 49 now"):
         _store(tmp_path, dtype="float16", ids=_ids(49))
-    two = Features(_features().descriptor, _features().regions[:, :2])
+    two = Features(_features().embedding, _features().regions[:, :2])
     with pytest.raises(StoreError, match=r"\[3, 8\].* there, .*\[2, 8\]"):
         _store(tmp_path, two, "float16")
     with pytest.raises(InputError, match=r"eval\.store_dtype: 'int8' is none of"):

@@ -71,7 +71,7 @@ def test_the_embedding_loss_is_the_softmax_over_shop_images(dim, leave_out):
     without = first_step(_embedding_config(0.0, dim, **fields))
     first = first_step(_embedding_config(0.5, dim, **fields))
     batch, customers, shops = _pair_outputs(first)
-    cosines = np.float64(customers.descriptor) @ np.float64(shops.descriptor).T
+    cosines = np.float64(customers.embedding) @ np.float64(shops.embedding).T
     each = []
     for i, row in enumerate(_pairs(batch, leave_out)):
         likely = {j: np.exp(cosines[i, j] / 0.2) for j in row}
@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_the_trainable_parts_alone():
     assert not _any((part.grads["backbone"], part.grads["graph"]))
 
 
-class _Linear(models.InnerProduct):
+class _Linear(models.EmbeddingModel):
     """Embeddings and logits that are linear in the images."""
 
     num_classes: int = 5
@@ -141,7 +141,7 @@ def _linear_loss(config, batch, classes=5):
     objective = build_objective(matcher, parse_config(config))
     loss, (_, metrics) = objective(params, {}, {**batch, "step": 0}, lambda tree: tree)
     features, logits = matcher.apply({"params": params}, batch["image"], method="classify")
-    return loss, metrics, np.float64(features.descriptor), np.float64(logits)
+    return loss, metrics, np.float64(features.embedding), np.float64(logits)
 
 
 def _cross_entropy(logits, labels):
@@ -251,11 +251,11 @@ def _recognition_losses(predictions, batch):
 def test_recognition_is_the_weighted_sum_of_its_losses(system, step, phase):
     config = small_config(system)
     first, batch = first_step(config, step=step), image_batch()
-    images = models.photos_of(first.matcher, batch)
+    images = models.model_inputs(first.matcher, batch)
     features, predictions = first.apply(images, "predict")
     expected = _recognition_losses(predictions, batch)
     # DARN compares customers with shop images, FashionNet any image with any.
-    x, item, domain = np.float64(features.descriptor), batch["item"], batch["domain"]
+    x, item, domain = np.float64(features.embedding), batch["item"], batch["domain"]
     if system == "darn":
         pairs = list(_triplet_distances(x, item, domain))
         expected["triplets"] = np.mean([max(0, 0.3 + p**2 - n**2) / 2 for p, n in pairs])

@@ -13,7 +13,7 @@ from grnet_jax import commands, models
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
-from grnet_jax.models import DomainPhotos
+from grnet_jax.models import ImagesWithDomain
 from grnet_jax.predict.__main__ import main as predict
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
@@ -177,8 +177,8 @@ def test_a_loaded_darn_takes_the_stream_of_what_is_embedded(tiny_config):
     state = run.create_state()
     loaded = grnet_jax.inference.LoadedMatcher(run, state)
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    customer, shop = (loaded.embed([image], shop=kind).descriptor for kind in (False, True))
+    customer, shop = (loaded.embed([image], shop=kind).embedding for kind in (False, True))
     assert not np.allclose(customer, shop)
-    both = DomainPhotos(np.stack([image, image]), np.array([0, 1], np.int32))
-    embeddings = models.embed(run.matcher, state.variables, both).descriptor
+    both = ImagesWithDomain(np.stack([image, image]), np.array([0, 1], np.int32))
+    embeddings = models.embed(run.matcher, state.variables, both).embedding
     np.testing.assert_allclose(np.concatenate([customer, shop]), embeddings, atol=1e-4)

@@ -86,10 +86,10 @@ class _RedLeftGreenRight(nn.Module):
         return photos.astype(jnp.float32).reshape(n, h // 4, 4, w // 4, 4, 3).mean(axis=(2, 4))
 
     def pool(self, feature_map):
-        return models.Features(descriptor=feature_map.max(axis=(1, 2)))
+        return models.Features(embedding=feature_map.max(axis=(1, 2)))
 
     def score(self, query, gallery):
-        return jnp.einsum("q,g->qg", query.descriptor[:, 0], gallery.descriptor[:, 1])
+        return jnp.einsum("q,g->qg", query.embedding[:, 0], gallery.embedding[:, 1])
 
 
 def test_only_the_region_that_decides_is_hot():

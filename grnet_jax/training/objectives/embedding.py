@@ -111,7 +111,7 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
         value = jnp.zeros(())
         metrics: dict[str, jax.Array] = {}
         if ranking:
-            anchors, group, domain = features.descriptor, batch[loss.similarity], batch["domain"]
+            anchors, group, domain = features.embedding, batch[loss.similarity], batch["domain"]
             candidates, groups, domains = replicate((anchors, group, domain))
             domain_pair = (domain, domains) if across else ()
             positive, negative = comparison_masks(group, groups, *domain_pair)

@@ -10,7 +10,7 @@ import pydantic
 
 from grnet_jax import losses
 from grnet_jax.losses.arrays import masked_mean
-from grnet_jax.models import Predictions, photos_of, takes_domain
+from grnet_jax.models import Predictions, model_inputs, needs_domain
 from grnet_jax.training.gradient_cache import embed_batch
 from grnet_jax.training.loss_schedule import build_loss_weights
 from grnet_jax.training.objectives.base import Objective, check_sampler
@@ -110,14 +110,14 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
     def objective(params, batch_stats, batch, replicate):
         key = jax.random.fold_in(jax.random.key(config.seed), batch["step"])
         (features, predictions), batch_stats = embed_batch(
-            matcher, params, batch_stats, photos_of(matcher, batch),
+            matcher, params, batch_stats, model_inputs(matcher, batch),
             microbatch_size=config.train.microbatch_size, group=config.sampler.group_size,
             method="predict", key=key,
         )  # fmt: skip
         values = _recognition_losses(predictions, batch, positive, negative)
         if triplets:
-            labels = batch["item"], *([batch["domain"]] if takes_domain(matcher) else [])
-            values["triplets"] = _triplets(features.descriptor, labels, replicate, loss.margin)
+            labels = batch["item"], *([batch["domain"]] if needs_domain(matcher) else [])
+            values["triplets"] = _triplets(features.embedding, labels, replicate, loss.margin)
         weights = weights_at(batch["step"])
         value = sum(weights[term] * values[term] for term in values)
         known = batch["category"] >= 0
