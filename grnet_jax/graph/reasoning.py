@@ -184,8 +184,8 @@ def reason(
                 transforms_in[number if recompute else 0],
                 None if mask is None else mask[rows],
             )
-        rows = weights[:, :1] if number == last else weights
-        hidden = propagate(rows, hidden, transform)
+        of_rows = weights[:, :1] if number == last else weights
+        hidden = propagate(of_rows, hidden, transform)
     return hidden[:, 0]
 
 
