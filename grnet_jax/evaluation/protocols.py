@@ -180,12 +180,7 @@ def build_protocol(
     listed = positive_rows(index.item[query_rows], index.item[shop_rows])
     listed[category[shop_rows[listed]] != category[query_rows, None]] = -1
     positives = _each_once(np.where(listed < 0, -1, place[listed]))
-    if (positives < 0).all():
-        raise EvaluationError(
-            f"split {split!r}: none of its {len(query_rows)} queries shows an item that the "
-            f"gallery of {len(gallery_rows)} photos ({'+'.join(names)}) has; nothing can be "
-            "measured"
-        )
+    _check_matches(positives, split, f"{len(gallery_rows)} photos ({'+'.join(names)})")
     sampled = ""
     if options.queries:
         chosen = _sample(positives, options.queries, options.query_seed)
@@ -324,6 +319,14 @@ def _check_some(name: str, query_rows: np.ndarray, shop_rows: np.ndarray) -> Non
             raise EvaluationError(
                 f"split {name!r} has an empty {what} set: it holds no photo of domain {domain!r}"
             )
+
+
+def _check_matches(positives: np.ndarray, split: str, gallery: str) -> None:
+    if (positives < 0).all():
+        raise EvaluationError(
+            f"split {split!r}: none of its {len(positives)} queries shows an item that the gallery "
+            f"of {gallery} has; nothing can be measured"
+        )
 
 
 def _distinct(
