@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.graph import SimilarityGraph, pool_regions
-from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.config import PAPER_SCALES, NetworkConfig, Scales
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
 from input_pipeline import field
@@ -64,7 +64,7 @@ class Config(NetworkConfig):
 
     name: Literal["grnet"] = "grnet"
     scales: Scales = field(
-        ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3)),
+        PAPER_SCALES,
         "the pyramid, (rows, columns); (1, 1) first",
         "parameters",
         "features",

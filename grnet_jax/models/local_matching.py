@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from grnet_jax.graph import in_chunks, node_count, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
-from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.config import PAPER_SCALES, NetworkConfig, Scales
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import (
     RegionMatcher,
@@ -123,7 +123,7 @@ class Config(NetworkConfig):
 
     name: Literal["local_matching"] = "local_matching"
     scales: Scales = field(
-        ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3)),
+        PAPER_SCALES,
         "the pyramid, (rows, columns); (1, 1) first",
         "parameters",
         "features",

@@ -1,4 +1,4 @@
-"""A labeled sheet of synthetic items: `python -m input_pipeline.synthetic.contact_sheet`.
+"""A labeled sheet of synthetic items: `python -m benchmarks.contact_sheet`.
 
 One item a row: the shop photo, then customer photos with their view and o (occluded) and c
 (cropped) flags. Items of a family stand next to each other.
@@ -15,7 +15,7 @@ import numpy as np
 from input_pipeline.synthetic import SPLITS, Item, Photo, photos_of_item
 
 _LABEL = 14
-_LANDMARK_COLOURS = ((40, 200, 60), (240, 160, 30), (230, 40, 40))
+_LANDMARK_COLORS = ((40, 200, 60), (240, 160, 30), (230, 40, 40))
 
 
 def _annotated(photo: Photo) -> np.ndarray:
@@ -24,7 +24,7 @@ def _annotated(photo: Photo) -> np.ndarray:
     cv2.rectangle(image, (x_1, y_1), (x_2 - 1, y_2 - 1), (230, 40, 200), 1)
     for slot, (visibility, x, y) in enumerate(photo.landmarks.tolist()):
         if visibility in (0, 1):
-            cv2.circle(image, (x, y), 2, _LANDMARK_COLOURS[visibility], -1)
+            cv2.circle(image, (x, y), 2, _LANDMARK_COLORS[visibility], -1)
             cv2.putText(image, str(slot), (x + 2, y), 0, 0.3, (20, 20, 20), 1, cv2.LINE_AA)
     return image
 
