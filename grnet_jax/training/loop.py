@@ -28,7 +28,7 @@ from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
-from input_pipeline import ANNOTATED, load_dataset, steps_per_epoch
+from input_pipeline import ANNOTATED, PrepareOptions, load_dataset, steps_per_epoch
 
 # Of the objective's metrics, beside the loss.
 _SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
@@ -115,6 +115,9 @@ def _load_dataset(config: Config) -> Any:
 def _describe_data(config: Config, dataset: Any) -> str:
     """What the records and the crops are made from; a run continues on the same alone."""
     prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
+    for name, value in dataset.summary["options"].items():
+        if value != PrepareOptions.model_fields[name].default:
+            prepared += f", {name} {value}"
     for what, path in (("boxes", config.image.detections), ("keypoints", config.image.keypoints)):
         if path == ANNOTATED:
             prepared += f", annotated {path}"

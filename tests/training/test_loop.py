@@ -21,6 +21,7 @@ from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.build import build_run
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints
+from input_pipeline import PrepareOptions, load_dataset
 
 # Reading a damaged file, orbax leaves tasks of its own behind that cannot be awaited any more.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -126,14 +127,12 @@ def test_another_configs_run_is_refused_naming_the_fields(whole_run, tiny_config
 
 
 def test_another_data_set_behind_the_same_fields_is_refused(whole_run, tmp_path):
-    """As when the images of a manifest change."""
+    """As when the images of a manifest change; here by another option of preparing."""
     config, workdir, _ = whole_run
-    copy = tmp_path / "run"
-    shutil.copytree(workdir, copy)
-    path = copy / "config.json"
-    path.write_text(path.read_text().replace('"prepared": "tiny/', '"prepared": "other/'))
-    with pytest.raises(CheckpointError, match=r"prepared data: 'other/.* there, 'tiny/.* now"):
-        loop.train(config, str(copy))
+    dataset = config.dataset.model_copy(update={"dir": str(tmp_path)})
+    load_dataset(dataset, PrepareOptions(items=10))
+    with pytest.raises(CheckpointError, match=r"data: 'tiny/.*\d' there, 'tiny/.*, items 10' now"):
+        loop.train(config.model_copy(update={"dataset": dataset}), str(workdir))
 
 
 def test_a_workdir_without_a_run_is_named(tmp_path):
