@@ -1,6 +1,7 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,6 +95,13 @@ def _last_reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, InputError):
         return text
+    # Of a flag ml_collections names the unknown part alone, and where there is one a close name.
+    names = set(re.findall(r"\w+", text))
+    given = [word.partition("=")[0] for word in sys.argv if word.startswith("--config.")]
+    unknown = [flag for flag in given if names & set(flag.split(".")[1:])]
+    if isinstance(error, AttributeError | KeyError) and unknown:
+        close = re.search(r'Did you mean "(\w+)', text)
+        return f"{unknown[0]}: no such field" + (f"; did you mean {close[1]}?" if close else "")
     text = text.replace("\\n", "\n").replace("\\'", "'")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
