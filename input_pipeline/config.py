@@ -11,8 +11,6 @@ import pydantic
 from input_pipeline.datasets.registry import REGISTRY
 
 Affects: TypeAlias = Literal["records", "parameters", "features", "scores"]
-CROPS = ("box", "detected", "none", "center")
-INTERPOLATIONS = ("bilinear", "bicubic")
 # What image.keypoints is for those that a data set is annotated with.
 ANNOTATED = "landmarks"
 

@@ -5,7 +5,6 @@ from grnet_jax.losses.average_precision import ListwiseLoss, average_precision_l
 from grnet_jax.losses.candidates import best_scores, comparison_masks
 from grnet_jax.losses.classification import class_cross_entropy, proxy_nca, random_meta_classes
 from grnet_jax.losses.landmarks import (
-    VISIBILITIES,
     landmark_regression,
     visibility_classes,
     visibility_cross_entropy,
@@ -21,7 +20,6 @@ __all__ = [
     "DISTANCES",
     "MINERS",
     "REDUCTIONS",
-    "VISIBILITIES",
     "ListwiseLoss",
     "TripletLoss",
     "attribute_cross_entropy",

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-CUSTOMER, SHOP = 0, 1  # as batches number the domains
+from input_pipeline import CUSTOMER, SHOP
 
 
 def comparison_masks(

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 
 from grnet_jax.losses.arrays import at_least_float32, masked_mean
 from grnet_jax.losses.classification import class_cross_entropy
-
-# By class: what a batch calls 0, 1, 2 and, in an image with other landmarks, -1.
-VISIBILITIES = ("visible", "occluded", "truncated", "absent")
+from input_pipeline import VISIBILITIES
 
 
 def landmark_regression(points: jax.Array, target: jax.Array, counts: jax.Array) -> jax.Array:

@@ -24,8 +24,7 @@ from grnet_jax.models.matcher import (
 )
 from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
 from grnet_jax.models.region_matcher import map_fields
-
-_STREAMS = ("customer", "shop")  # in the order of an image's domain
+from input_pipeline import DOMAINS
 
 
 class DARN(EmbeddingModel):
@@ -68,7 +67,7 @@ class DARN(EmbeddingModel):
 
     def _per_stream(self, width: int) -> dict[str, nn.Dense]:
         initial = nn.initializers.he_normal()
-        return {name: nn.Dense(width, kernel_init=initial, dtype=self.dtype) for name in _STREAMS}
+        return {name: nn.Dense(width, kernel_init=initial, dtype=self.dtype) for name in DOMAINS}
 
     def embed(self, images: ImagesWithDomain | jax.Array, train: bool = False) -> Features:
         """Returns features of images uint8 [n, h, w, 3]: embeddings [n, c + 2 hidden]."""
@@ -92,7 +91,7 @@ class DARN(EmbeddingModel):
                 )
             images = ImagesWithDomain(images, jnp.zeros(len(images), jnp.int32))
         normal = normalize(images.images, self.preprocessing)
-        customer, shop = (self._stream(name, normal, train) for name in _STREAMS)
+        customer, shop = (self._stream(name, normal, train) for name in DOMAINS)
         is_customer = images.domain[:, None] == 0
         return jax.tree.map(lambda one, other: jnp.where(is_customer, one, other), customer, shop)
 
@@ -113,7 +112,7 @@ class DARN(EmbeddingModel):
 
     def take_backbone(self, backbone: Any) -> dict[str, Any]:
         """Returns one collection of a backbone's variables for both streams to start from."""
-        return dict.fromkeys(_STREAMS, backbone) if backbone else {}
+        return dict.fromkeys(DOMAINS, backbone) if backbone else {}
 
 
 class Config(RecognitionConfig):

@@ -51,7 +51,7 @@ class Predictions:
       category: at least float32 [n, c], logits of which one holds.
       attributes: [n, a], logits of which any may hold; None of matchers without, like the others.
       landmarks: [n, p, 2], (x, y) as shares of the image's width and height; may lie outside 0..1.
-      visibility: [n, p, v], logits in the order of `losses.VISIBILITIES`.
+      visibility: [n, p, v], logits in the order of `input_pipeline.VISIBILITIES`.
     """
 
     category: jax.Array

@@ -16,8 +16,6 @@ from grnet_jax.training.loss_schedule import build_loss_weights
 from grnet_jax.training.objectives.base import Objective, check_sampler
 from input_pipeline import Section, field
 
-TERMS = ("landmarks", "visibility", "category", "attributes", "triplets")
-
 
 class PhaseConfig(Section):
     """A phase's part of a cycle, and the weights of its losses."""
