@@ -1,12 +1,9 @@
 """Writes files of records with Apache Beam: by several processes, or on many machines."""
 
-import importlib
 import pickle
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline.errors import DatasetError, InputError
@@ -16,35 +13,8 @@ _JOBS = "jobs"  # folder in the unfinished one
 Write = Callable[[epath.Path], None]
 
 
-def beam_config(runner: str, options: str) -> tfds.download.DownloadConfig:
-    """Returns a config that makes a builder write with Beam; without a runner, without it.
-
-    Args:
-      runner: a name that Beam knows, as DirectRunner, or "".
-      options: Beam's flags, joined by commas, with or without their dashes.
-
-    Raises:
-      DatasetError: Beam is not installed, or knows no such runner or flag.
-    """
-    if not runner:
-        if options:
-            raise DatasetError(
-                f"--beam_options={options!r}: needs a runner: --beam_runner=DirectRunner, for one"
-            )
-        return tfds.download.DownloadConfig()
-    try:
-        importlib.import_module("apache_beam")
-    except ImportError as error:
-        raise DatasetError(
-            f"--beam_runner={runner!r}: needs apache-beam: pip install 'grnet_jax[beam]' ({error})"
-        ) from error
-    return tfds.download.DownloadConfig(
-        beam_runner=runner, beam_options=_parse_options(runner, options)
-    )
-
-
 def write_with_beam(
-    files: Mapping[epath.Path, Write], folder: epath.Path, config: tfds.download.DownloadConfig
+    files: Mapping[epath.Path, Write], folder: epath.Path, runner: str, options: str
 ) -> None:
     """Writes each file by calling its function, pickled, in a Beam worker.
 
@@ -55,22 +25,30 @@ def write_with_beam(
     Args:
       files: the function that writes each file.
       folder: for the job files while Beam runs; the workers have to see it.
-      config: see `beam_config`.
+      runner: a name that Beam knows, as DirectRunner.
+      options: Beam's flags, joined by commas, with or without their dashes.
 
     Raises:
-      DatasetError: a worker's error about its input.
+      DatasetError: Beam is not installed, or knows no such runner or flag; a worker's error about
+        its input.
     """
-    import apache_beam as beam
+    try:
+        import apache_beam as beam
+    except ImportError as error:
+        raise DatasetError(
+            f"--beam_runner={runner!r}: needs apache-beam: pip install 'grnet_jax[beam]' ({error})"
+        ) from error
+    flags = _parse_options(runner, options)
 
     jobs = folder / _JOBS
-    jobs.mkdir()
+    jobs.mkdir(exist_ok=True)
     names = []
     for number, (path, write) in enumerate(files.items()):
         job = jobs / f"{number}.pickle"
         job.write_bytes(pickle.dumps((path, write)))
         names.append(str(job))
-    print(f"Writing {len(names):,} files of records with Beam ({config.beam_runner})", flush=True)
-    with beam.Pipeline(config.beam_runner, config.beam_options) as pipeline:
+    print(f"Writing {len(names):,} files of records with Beam ({runner})", flush=True)
+    with beam.Pipeline(runner, flags) as pipeline:
         # Reshuffled, for what follows a Create directly is run by one worker.
         shuffled = pipeline | "Files" >> beam.Create(names) | beam.Reshuffle()
         _ = shuffled | "Write" >> beam.Map(_run_job)
@@ -82,13 +60,10 @@ def write_with_beam(
 def _run_job(name: str) -> None:
     job = epath.Path(name)
     path, write = pickle.loads(job.read_bytes())
-    unfinished = job.parent / f"{path.name}.{uuid.uuid4().hex}"
     try:
-        write(unfinished)
+        write(path)
     except InputError as error:  # Beam would hide the message in its traceback
         (job.parent / f"{job.name}.error").write_text(str(error))
-        return
-    unfinished.replace(path)
 
 
 def _parse_options(runner: str, options: str) -> Any:

@@ -104,12 +104,14 @@ class ImageHeader:
       width: of the upright image, in pixels.
       orientation: EXIF orientation of the stored pixels, 1 (upright) to 8.
       plain_jpeg: a JPEG of gray or RGB pixels, which any JPEG decoder reads alike.
+      file_bytes: size of the file.
     """
 
     height: int
     width: int
     orientation: int
     plain_jpeg: bool
+    file_bytes: int
 
 
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
@@ -243,7 +245,7 @@ def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, Image
     width, height = picture.size if orientation < 5 else picture.size[::-1]
     # MPO is a JPEG followed by others (phones write it): the first is the photo.
     plain_jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
-    return picture, ImageHeader(height, width, orientation, plain_jpeg)
+    return picture, ImageHeader(height, width, orientation, plain_jpeg, len(data))
 
 
 def _open_unlimited(data: bytes) -> Image.Image:

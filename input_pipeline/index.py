@@ -2,29 +2,80 @@
 
 import dataclasses
 import functools
+import hashlib
+import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from etils import epath
 
-from input_pipeline.stored_index import DIGEST, StoredIndex, number_contents
-from input_pipeline.vocabulary import CUSTOMER, LANDMARKS, SHOP
+from input_pipeline.errors import DatasetError
+from input_pipeline.records import NO_LANDMARKS, PhotoRecord
+from input_pipeline.vocabulary import CUSTOMER, DOMAINS, LANDMARKS, SHOP
 
-_COLUMNS = {  # dtype and shape of one row
-    "item": (np.int32, ()),
-    "domain": (np.int8, ()),
-    "category": (np.int32, ()),
-    "view": (np.int8, ()),
-    "occluded": (np.int8, ()),
-    "cropped": (np.int8, ()),
-    "box": (np.float32, (4,)),
-    "size": (np.int32, (2,)),
-    "resize_scale": (np.float32, ()),
-    "content": (np.int32, ()),
-    "clothes_type": (np.int8, ()),
-    "landmarks": (np.int32, (len(LANDMARKS), 3)),
-    "attribute_ends": (np.int64, ()),
-}
-_ROWS_PER_PART = 65_536
+_DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])  # of 16 bytes; NumPy strips zeros from bytes
+_ROWS_PER_PART = 16_384  # as Python objects, the rows of millions of images take gigabytes
+_SMALL = ("view", "occluded", "cropped", "clothes_type")
+_COLUMNS = (
+    "item",
+    "domain",
+    "category",
+    *_SMALL,
+    "box",
+    "size",
+    "resize_scale",
+    "content",
+    "landmarks",
+    "attribute_ends",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredIndex:
+    """NumPy arrays, the fields of a subclass; those named in `rows` have one element per image."""
+
+    rows: ClassVar[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.rows[0]))
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the index, atomically on a local disk."""
+        path = epath.Path(path)
+        buffer = io.BytesIO()
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        np.savez_compressed(buffer, **columns)
+        unfinished = path.parent / f"{path.name}.tmp"
+        unfinished.write_bytes(buffer.getvalue())
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: epath.PathLike) -> Self:
+        """Reads an index that `save` wrote.
+
+        Raises:
+          DatasetError: the file is missing, damaged or not an index.
+        """
+        try:
+            content = io.BytesIO(epath.Path(path).read_bytes())
+            with np.load(content, allow_pickle=False) as stored:
+                columns = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
+        except FileNotFoundError:
+            raise DatasetError(f"{path}: missing") from None
+        except Exception as error:  # a damaged zip raises nearly anything
+            raise DatasetError(f"{path}: damaged ({error})") from error
+        index = cls(**columns)
+        if len({len(getattr(index, name)) for name in cls.rows}) != 1:
+            raise DatasetError(f"{path}: damaged (columns of different lengths)")
+        return index
+
+
+def number_contents(digests: list[np.ndarray]) -> list[np.ndarray]:
+    """Numbers the digests of all splits, equal ones alike; int32 for each split."""
+    numbers = np.unique(np.concatenate(digests), return_inverse=True)[1].astype(np.int32)
+    return np.split(numbers, np.cumsum([len(part) for part in digests])[:-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +87,7 @@ class PhotoIndex(StoredIndex):
       item: int32 [N], an index into `items`.
       domain: int8 [N], 0 customer, 1 shop.
       category: int32 [N], an index into `categories`.
-      view: int8 [N], 0 front, 1 side, 2 back.
+      view: int8 [N], a position in VIEWS.
       occluded: int8 [N], 0 or 1.
       cropped: int8 [N], 0 or 1.
       box: float32 [N, 4], (x_1, y_1, x_2, y_2) in pixels of the upright image.
@@ -191,100 +242,93 @@ class RowsByItem:
         return cls(rows, np.cumsum(counts) - counts, counts)
 
 
-class IndexBuilder:
-    """Collects the rows of a split's index, one record after another."""
+class NameNumbers(dict[str, int]):
+    """Numbers by name, each new name the next one; -1 for "", which is not kept."""
 
-    def __init__(self) -> None:
-        computed = ("content", "attribute_ends")
-        names = ("photo_id", "content_digest", "mark_count", "marks", *_COLUMNS)
-        self._waiting: dict[str, list] = {name: [] for name in names if name not in computed}
-        self._parts: list[dict[str, np.ndarray]] = []
-        self.items: dict[str, int] = {}
-        self.categories: dict[str, int] = {}
-        self.attributes: dict[str, int] = {}
+    def __missing__(self, name: str) -> int:
+        if name:
+            self[name] = len(self)
+        return self.get(name, -1)
 
-    def add(
-        self,
-        *,
-        item_id: str,
-        category: str,
-        attributes: Sequence[str],
-        unknown_attributes: Sequence[str],
-        **columns: object,
-    ) -> None:
-        """Adds a row.
-
-        Args:
-          item_id: name of the item.
-          category: name of the category, "" if unknown.
-          attributes: names of those the image has.
-          unknown_attributes: names of those that are unknown.
-          **columns: photo_id, domain, view, occluded, cropped, box, size, resize_scale,
-            clothes_type, landmarks, and content_digest: 16 bytes, equal where the stored image
-            bytes are equal.
-        """
-        columns["item"] = _number(self.items, item_id)
-        columns["category"] = _number(self.categories, category) if category else -1
-        columns["mark_count"] = len(attributes) + len(unknown_attributes)
-        for name, value in columns.items():
-            self._waiting[name].append(value)
-        for sign, names in ((1, attributes), (-1, unknown_attributes)):
-            self._waiting["marks"] += [
-                sign * (_number(self.attributes, name) + 1) for name in names
-            ]
-        if max(len(self._waiting["item"]), len(self._waiting["marks"]) // 8) >= _ROWS_PER_PART:
-            self._pack()
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Returns all columns, but content_digest and mark_count for content and attribute_ends."""
-        self._pack()
-        return {
-            name: np.concatenate([part[name] for part in self._parts]) for name in self._waiting
-        }
-
-    def _pack(self) -> None:
-        """Turns the waiting rows into arrays: as Python objects, millions take gigabytes."""
-        part = {}
-        for name, values in self._waiting.items():
-            if name == "photo_id":
-                part[name] = _strings(values)
-            elif name == "content_digest":
-                part[name] = np.frombuffer(b"".join(values), DIGEST)
-            elif name in ("mark_count", "marks"):
-                part[name] = np.array(values, np.int32)
-            else:
-                dtype, shape = _COLUMNS[name]
-                part[name] = np.array(values, dtype).reshape(-1, *shape)
-            values.clear()
-        self._parts.append(part)
+    def places(self, names: Sequence[str]) -> np.ndarray:
+        """Returns the place among `names` of each number, and at the end -1, so that -1 stays."""
+        places = {name: place for place, name in enumerate(names)}
+        return np.array([*(places[name] for name in self), -1], np.int32)
 
 
-def build_indices(builders: Mapping[str, IndexBuilder]) -> dict[str, PhotoIndex]:
-    """Builds each split's index; categories, attributes and contents have one numbering in all."""
-    categories = sorted({name for builder in builders.values() for name in builder.categories})
-    attributes = sorted({name for builder in builders.values() for name in builder.attributes})
-    columns = {split: builder.columns() for split, builder in builders.items()}
-    digests = [
-        number_boxes(rows.pop("content_digest"), rows["photo_id"], rows["box"])
-        for rows in columns.values()
-    ]
-    contents = number_contents(digests)
+def index_photos(
+    records: Mapping[str, Iterable[PhotoRecord]], names: Mapping[str, Sequence[str]]
+) -> dict[str, PhotoIndex]:
+    """Builds each split's index; categories, attributes and contents have one numbering in all.
+
+    Args:
+      records: of each split, in their order; each is read once.
+      names: all "categories" and "attributes" in their order, where a list of them is known; else
+        those of the records, sorted.
+    """
+    numbers = {name: NameNumbers() for name in ("categories", "attributes")}
+    items = {split: NameNumbers() for split in records}
+    columns = {
+        split: stack_rows(_photo_row(record, items[split], **numbers) for record in part)
+        for split, part in records.items()
+    }
+    order = {name: list(names.get(name) or sorted(numbers[name])) for name in numbers}
+    places = {name: numbers[name].places(order[name]) for name in numbers}
+    contents = number_contents(
+        [number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"]) for rows in columns.values()]
+    )
     indices = {}
-    for (split, builder), content in zip(builders.items(), contents, strict=True):
-        rows = columns[split]
+    for (split, rows), content in zip(columns.items(), contents, strict=True):
         marks = rows.pop("marks")
-        rows["category"] = _renumbered(builder.categories, categories)[rows["category"]]
-        rows["attribute_ends"] = np.cumsum(rows.pop("mark_count"), dtype=np.int64)
-        numbers = _renumbered(builder.attributes, attributes)[np.abs(marks) - 1]
+        rows["category"] = places["categories"][rows["category"]]
         indices[split] = PhotoIndex(
             content=content,
-            attribute_marks=np.sign(marks) * (numbers + 1),
-            items=_strings(builder.items),
-            categories=_strings(categories),
-            attributes=_strings(attributes),
+            attribute_ends=np.cumsum(rows.pop("mark_count"), dtype=np.int64),
+            attribute_marks=np.sign(marks) * (places["attributes"][np.abs(marks) - 1] + 1),
+            items=np.array(list(items[split]), np.str_),
+            **{name: np.array(order[name], np.str_) for name in order},
             **rows,
         )
     return indices
+
+
+def _photo_row(
+    record: PhotoRecord, items: NameNumbers, categories: NameNumbers, attributes: NameNumbers
+) -> dict[str, Any]:
+    landmarks = record.landmarks if len(record.landmarks) == len(LANDMARKS) else NO_LANDMARKS
+    marks = [attributes[name] + 1 for name in record.attributes]
+    marks += [-attributes[name] - 1 for name in record.unknown_attributes]
+    return {
+        "photo_id": np.str_(record.photo_id),
+        "digest": digest(record.image),
+        "item": np.int32(items[record.item_id]),
+        "domain": np.int8(DOMAINS.index(record.domain)),
+        "category": np.int32(categories[record.category]),
+        **{name: np.int8(getattr(record, name)) for name in _SMALL},
+        "box": np.array(record.box, np.float32),
+        "size": np.array((record.height, record.width), np.int32),
+        "resize_scale": np.float32(record.resize_scale),
+        "landmarks": landmarks,
+        "mark_count": np.int32(len(marks)),
+        "marks": np.array(marks, np.int32),
+    }
+
+
+def digest(image: bytes) -> np.ndarray:
+    """Returns 16 bytes that are equal where the bytes of images are, as one value."""
+    return np.frombuffer(hashlib.blake2b(image, digest_size=16).digest(), _DIGEST)[0]
+
+
+def stack_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Stacks rows of NumPy values to columns; `marks`, of any number per row, one after another."""
+    parts, rows = [], iter(rows)
+    while part := list(itertools.islice(rows, _ROWS_PER_PART)):
+        parts.append({name: [row[name] for row in part] for name in part[0]})
+        parts[-1] = {
+            name: np.concatenate(values) if name == "marks" else np.stack(values)
+            for name, values in parts[-1].items()
+        }
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def number_boxes(digests: np.ndarray, photo_id: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -293,22 +337,7 @@ def number_boxes(digests: np.ndarray, photo_id: np.ndarray, boxes: np.ndarray) -
     keys = np.column_stack([photo, boxes.astype(np.float64)])
     distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
     first = np.searchsorted(distinct[:, 0], distinct[:, 0])
-    numbered = np.zeros(len(digests), [*DIGEST.descr, ("box", "<i4")])
+    numbered = np.zeros(len(digests), [*_DIGEST.descr, ("box", "<i4")])
     numbered["high"], numbered["low"] = digests["high"], digests["low"]
     numbered["box"] = (np.arange(len(distinct)) - first)[inverse.reshape(-1)]
     return numbered
-
-
-def _number(numbers: dict[str, int], name: str) -> int:
-    """Returns the number of a name, a new one if it has none."""
-    return numbers.setdefault(name, len(numbers))
-
-
-def _renumbered(names: Iterable[str], ordered: Sequence[str]) -> np.ndarray:
-    """Returns the index of each name in `ordered`, and at the end -1, so that -1 stays -1."""
-    indices = {name: index for index, name in enumerate(ordered)}
-    return np.array([*(indices[name] for name in names), -1], np.int32)
-
-
-def _strings(values: Iterable[str]) -> np.ndarray:
-    return np.array(list(values), dtype=np.str_)

@@ -5,7 +5,7 @@ import numpy as np
 DOMAINS = ("customer", "shop")  # of queries and gallery; an index holds their positions here
 CUSTOMER, SHOP = range(2)
 SPLITS = ("train", "val", "test")
-VIEWS = ("front", "side", "back")
+VIEWS = ("front", "side", "back", "zoom_out", "zoom_in", "stand_alone")
 UPPER, LOWER, FULL = 1, 2, 3  # clothes types, by the part of the body
 UNKNOWN = -1
 # A garment's landmarks, in the order of their slots; left and right are the wearer's.
@@ -32,7 +32,7 @@ def query_subsets(
       occluded: int [q]: 1 if more than 30% is covered, 0 if not, -1 unknown.
       cropped: int [q]: 1 if more than 30% is out of the image, 0 if not, -1 unknown.
     """
-    front, side, back = (view == number for number in range(len(VIEWS)))
+    front, side, back = (view == number for number in range(3))
     return {
         "easy": front & (occluded == 0) & (cropped == 0),
         "hard_view": side | back,

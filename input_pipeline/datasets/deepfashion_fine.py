@@ -1,130 +1,79 @@
-"""DeepFashion: the finer annotations of Category and Attribute Prediction, with 26 attributes."""
+"""DeepFashion: the finer annotations of Category and Attribute Prediction, with 26 attributes.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Line by line the files of a split speak of the same image. Every image is a shop image and an item of
+its own. Where it has landmarks its clothes type is theirs, otherwise its category's.
+"""
 
-from input_pipeline.config import PrepareOptions
-from input_pipeline.datasets.deepfashion import DeepFashionConfig
-from input_pipeline.datasets.deepfashion_text import (
-    Annotations,
-    AttributeRow,
-    labeled,
-    read_lines,
-    with_value,
-)
-from input_pipeline.datasets.download import download_config
-from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Listing, Location
+import numpy as np
+import pandas as pd
+from etils import epath
+
+from input_pipeline.datasets import _deepfashion as lists
+from input_pipeline.datasets import find_file
 from input_pipeline.errors import AnnotationError
+from input_pipeline.table import BOX, mark
 from input_pipeline.vocabulary import SPLITS
 
 _CATEGORIES = "Anno_fine/list_category_cloth.txt"
 _ATTRIBUTES = "Anno_fine/list_attr_cloth.txt"
 _LANDMARKS = "Anno_fine/list_landmarks.txt"
-# Of attributes, by the numbers in their list.
-_TYPES = {1: "texture", 2: "sleeve", 3: "length", 4: "neckline", 5: "fabric", 6: "fit"}
-# Of each split: line by line its photos, and what is said of them.
 _PARTS = ("", "_cate", "_bbox", "_attr")
+KIND = "images"
+REQUIRED = (
+    _CATEGORIES,
+    _ATTRIBUTES,
+    *(f"Anno_fine/{split}{part}.txt" for split in SPLITS for part in _PARTS),
+)
+FILES = (*REQUIRED, _LANDMARKS)
+_TYPES = {1: "texture", 2: "sleeve", 3: "length", 4: "neckline", 5: "fabric", 6: "fit"}
 
 
-def _part(split: str, part: str) -> str:
-    return f"Anno_fine/{split}{part}.txt"
+def to_table(root: epath.Path) -> pd.DataFrame:
+    """Reads the images, split by split, in the order of the files."""
+    names = lists.read_names(root / _ATTRIBUTES)
+    rows = pd.concat([_read_split(root, split, names) for split in SPLITS], ignore_index=True)
+    rows = lists.add_paths(rows.assign(item_id=rows["image"]), root)
+    rows = lists.add_landmarks(rows, find_file(root, _LANDMARKS), variation=False)
+    rows = lists.add_categories(rows, lists.read_categories(root / _CATEGORIES))
+    rows.attrs["attributes"] = {name: _TYPES.get(kind, kind) for name, kind in names}
+    return rows
 
 
-@dataclass(kw_only=True)
-class FineConfig(DeepFashionConfig):
-    """Which download: see `download_config`."""
+def _read_split(root: epath.Path, split: str, names: list[tuple[str, int]]) -> pd.DataFrame:
+    """Reads the four files of a split.
 
-    benchmark = "DeepFashion's finer annotations"
-    required = (
-        _CATEGORIES,
-        _ATTRIBUTES,
-        *(_part(split, part) for split in SPLITS for part in _PARTS),
-    )
-    optional = (_LANDMARKS,)
-
-    def read(self) -> Listing:
-        """Returns one row a photo, split by split, in the order of the files."""
-        annotations = Annotations()
-        if path := self.optional_file(_LANDMARKS):
-            annotations.read_landmarks(path, variation=False)
-        categories = annotations.read_categories(self.file(_CATEGORIES))
-        attributes = annotations.read_attribute_names(self.file(_ATTRIBUTES))
-        rows = []
-        for split in SPLITS:
-            for (location, image), *said in self._lines(split):
-                if not image.isprintable():
-                    annotations.add(location, "fields", "holds a control character")
-                    continue
-                parts = dict(zip(_PARTS[1:], said, strict=True))
-                box_location, box = parts["_bbox"]
-                annotations.take_box(box_location, image, box.split(), {})
-                row = annotations.photo(location, "image_name", image, image, "shop", split)
-                category_place, label = parts["_cate"]
-                category = annotations.category(category_place, categories, label)
-                values = _values(annotations, attributes, *parts["_attr"])
-                if row and category and values is not None:
-                    there = AttributeRow(with_value("1", attributes, values))
-                    rows.append(labeled(row, category, there))
-        return annotations.listing(rows, _TYPES)
-
-    def _lines(self, split: str) -> Iterator[tuple[tuple[Location, str], ...]]:
-        """Returns the line of each file for each photo of a split.
-
-        Raises:
-          AnnotationError: a file has another number of lines than there are photos, or a line where
-            no photo is. Which line is wrong cannot be told, so each could belong to its neighbor.
-        """
-        paths = [self.file(_part(split, part)) for part in _PARTS]
-        lines = [list(read_lines(path)) for path in paths]
-        photos = [line for line, _ in lines[0]]
-        if not photos:
-            raise AnnotationError([f"{paths[0]}:1: has no rows"])
-        wrong = []
-        for path, path_lines in zip(paths[1:], lines[1:], strict=True):
-            numbers = [line for line, _ in path_lines]
-            if len(numbers) != len(photos):
-                text = f"has {len(numbers)} lines, expected {len(photos)}, a line for each photo of"
-                wrong.append(f"{path}: {text} {paths[0].name}")
-            elif numbers != photos:
-                line = min(set(numbers) - set(photos))
-                wrong.append(f"{path}:{line}: {paths[0].name} has no photo on this line")
-        if wrong:
-            raise AnnotationError(wrong)
-        for each in zip(*lines, strict=True):
-            yield tuple(
-                (Location(path, line), text.strip())
-                for path, (line, text) in zip(paths, each, strict=True)
-            )
-
-
-def _values(
-    annotations: Annotations, names: list[str], location: Location, text: str
-) -> list[str] | None:
-    """Returns a value for each attribute; None, and the problem noted, where a line is wrong."""
-    values = text.split()
-    strange = sorted(set(values) - {"0", "1"})
-    if len(values) != len(names):
-        problem = f"expected {len(names)} values, got {len(values)}"
-    elif strange:
-        problem = f"expected 1 or 0, got {strange[0]!r}"
-    else:
-        return values
-    annotations.add(location, "attributes", problem)
-    return None
-
-
-class Fine(ListedPhotos):
-    """Photos with category and finer attributes, in the release's splits; no pairs.
-
-    Every photo is a shop photo and an item of its own, its path the item_id. Where a photo has
-    landmarks its clothes type is theirs, otherwise its category's.
+    Raises:
+      AnnotationError: a file has another number of lines than there are images, or a line where no
+        image is. Which line is wrong cannot be told, so each could belong to its neighbor.
     """
-
-    name = "deepfashion_fine"
-    builder_config: FineConfig
-
-
-def describe(source: str, options: PrepareOptions) -> tuple[type[Fine], FineConfig]:
-    """Returns the builder and its config."""
-    return Fine, download_config(FineConfig, source, options)
+    paths = [root / f"Anno_fine/{split}{part}.txt" for part in _PARTS]
+    files = [dict(lists.read_lines(path)) for path in paths]
+    if not files[0]:
+        raise AnnotationError([f"{paths[0]}:1: has no rows"])
+    wrong = [
+        f"{path}:{min(files[0].keys() ^ lines.keys())}: has {len(lines)} lines, expected "
+        f"{len(files[0])}, one for each image of {paths[0].name} and on the same line"
+        for path, lines in zip(paths, files, strict=True)
+        if lines.keys() != files[0].keys()
+    ]
+    if wrong:
+        raise AnnotationError(wrong)
+    table = pd.DataFrame(files).T.set_axis(["image", "category_label", "box", "values"], axis=1)
+    table = table.apply(lambda column: column.str.strip())
+    sources = {
+        name: f"{path}:" + table.index.astype(str)
+        for name, path in zip(("source", "category_source", "box_source", "values_source"), paths, strict=True)
+    }
+    table = table.assign(**sources, split=split)
+    fields = table["box"].str.split()
+    table = mark(table, fields.str.len() != 4, "box", "expected 4 numbers, got {box!r}", "box_source")
+    values = table["values"].str.split()
+    bad = values.map(lambda row: len(row) != len(names) or bool(set(row) - {"0", "1"}))
+    text = f"expected {len(names)} values of 1 or 0, got {{values!r}}"
+    table = mark(table, bad, "value", text, "values_source")
+    has = np.array([name for name, _ in names], object)
+    boxes = {name: fields.str[place].fillna("") for place, name in enumerate(BOX)}
+    attributes = [
+        () if wrong else tuple(has[np.array(row) == "1"]) for row, wrong in zip(values, bad, strict=True)
+    ]
+    return table.assign(**boxes, attributes=attributes).drop(columns="values")

@@ -1,0 +1,407 @@
+"""The one table: every benchmark and every user's images, one row per garment in an image.
+
+A converter (`datasets/NAME.py`) returns the columns that it knows; `complete` adds the others:
+
+  image                     name of the image: the path by which the annotations call it
+  path                      where the file lies
+  item_id, domain, split    images of one item show the same product; customer or shop; train, val
+                            or test
+  category, attributes, unknown_attributes, clothes_type
+                            "" and () where unknown; clothes_type is 1 upper body, 2 lower body, 3
+                            full body, -1 unknown
+  x_1, y_1, x_2, y_2        the garment's box in pixels of the upright image; empty: the whole image
+  view, occluded, cropped   one of VIEWS; 0 or 1; empty where unknown
+  landmarks                 int32 [n, 3] (visibility, x, y), or None
+  segmentation, crowd       polygons or a run-length mask as COCO writes them, or None; whether a box
+                            holds several objects that were not told apart
+  height, width             of the image, as the annotations say; empty where they do not
+  source                    FILE:LINE where the row stands; image_source, box_source and
+                            landmarks_source where these stand elsewhere
+  problems                  a tuple of `Problem`, what the converter found wrong: see `mark`
+
+Its `attrs` may hold "attributes" and "categories", all names there are in the order of the
+annotations (attributes with the name of their type), and "notes", how often each harmless oddity was
+met.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from etils import epath
+from tqdm import tqdm
+
+from input_pipeline.errors import DatasetError, one_of
+from input_pipeline.files import image_name
+from input_pipeline.images import ImageError, ImageHeader, MissingImageError, inspect_image
+from input_pipeline.masks import MaskError, to_mask, turn_box
+from input_pipeline.parallel import ordered_map
+from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED, UNKNOWN, VIEWS
+
+KINDS: Mapping[str, str] = {
+    "format": "a line, entry or field that the format does not allow",
+    "value": "a value that there is not: a split, domain, view, category, level",
+    "box": "not four numbers of pixels, without size, or outside the image",
+    "landmarks": "not the garment's number of them, not numbers, or outside the image",
+    "mask": "an outline or mask that is none, or has no pixel in its box",
+    "missing_image": "no such file",
+    "unreadable_image": "not a whole image, larger than --max_pixels, or of another size than said",
+    "duplicate": "the same garment of an image listed twice",
+    "contradiction": "two places that disagree: an item in two splits, an image with two boxes",
+    "reference": "an image, item or category that another file does not list",
+}
+BOX = ["x_1", "y_1", "x_2", "y_2"]
+THREADS = 8  # each may hold an image of max_pixels
+_EDGE = 1  # pixels: releases count from 0 or from 1, and some count the last pixel in
+_FAR = 1e9  # pixels; fits the int32 of a record
+_FLAGS = ["occluded", "cropped"]
+_NUMBERS = [*BOX, *_FLAGS, "height", "width"]
+_DEFAULTS: Mapping[str, Any] = {
+    **dict.fromkeys(("image", "path", "item_id", "split", "category", "view", "source"), ""),
+    **dict.fromkeys(_NUMBERS, np.nan),
+    **dict.fromkeys(("landmarks", "segmentation"), None),
+    "domain": "shop",
+    "clothes_type": UNKNOWN,
+    "crowd": False,
+}
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+class Problem(NamedTuple):
+    """What is wrong with a row: its kind, one of KINDS; FILE:LINE; and a text."""
+
+    kind: str
+    source: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.text}"
+
+
+class Checked(NamedTuple):
+    """A table after all checks.
+
+    Attributes:
+      table: the rows that are right. Boxes are float64 within the image or NaN, flags and views
+        int8 (positions in VIEWS; -1 unknown), height and width those of the upright image. New
+        columns: orientation, plain_jpeg and file_bytes, as in `ImageHeader`, and mask: compressed
+        counts of a run-length mask of the upright image, or b"".
+      problems: of the other rows, in the order of the files.
+      notes: how often each harmless oddity was met.
+    """
+
+    table: pd.DataFrame
+    problems: list[Problem]
+    notes: dict[str, int]
+
+    def kinds(self) -> dict[str, int]:
+        """Returns how many problems there are of each kind."""
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
+
+    def bad_rows(self) -> int:
+        """Returns how many lines or entries have a problem."""
+        return len({problem.source for problem in self.problems})
+
+
+def mark(
+    rows: pd.DataFrame, bad: Any, kind: str, text: str, source: str = "source"
+) -> pd.DataFrame:
+    """Returns the rows with one more problem in those that are bad.
+
+    Args:
+      rows: of a table.
+      bad: bool, for each row.
+      kind: one of KINDS.
+      text: a format of the row's columns, as "field 'split': got {split!r}".
+      source: the column that says where the problem stands.
+    """
+    bad = np.flatnonzero(np.asarray(bad, bool))
+    if "problems" not in rows:
+        rows = rows.assign(problems=[()] * len(rows))
+    if not bad.size:
+        return rows
+    problems = rows["problems"].to_numpy(object, copy=True)
+    for index, row in zip(bad, rows.iloc[bad].to_dict("records"), strict=True):
+        problems[index] = (*problems[index], Problem(kind, row[source], text.format_map(row)))
+    return rows.assign(problems=problems)
+
+
+def parse_on_error(on_error: str, known: Iterable[str]) -> frozenset[str]:
+    """Returns the kinds of problems whose rows are left out; all others stop a preparation.
+
+    Args:
+      on_error: "error" for none, "skip" for all, kinds joined by commas, or "" for `known`.
+      known: the kinds that the data set is known to have.
+
+    Raises:
+      DatasetError: there is no such kind.
+    """
+    if on_error in ("error", "skip"):
+        return frozenset(KINDS if on_error == "skip" else ())
+    kinds = [kind.strip() for kind in on_error.split(",")] if on_error else known
+    if unknown := sorted(set(kinds) - KINDS.keys()):
+        raise DatasetError(
+            f"--on_error={on_error!r}: {unknown[0]!r} is neither error nor skip nor "
+            f"a kind of problem; the kinds are {', '.join(KINDS)}"
+        )
+    return frozenset(kinds)
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with all columns."""
+    table = table.reset_index(drop=True)
+    empty = pd.Series([()] * len(table), dtype=object)
+    new: dict[str, Any] = dict(_DEFAULTS)
+    new |= dict.fromkeys(("attributes", "unknown_attributes", "problems"), empty)
+    table = table.assign(**{name: value for name, value in new.items() if name not in table})
+    parts = ("image_source", "box_source", "landmarks_source")
+    return table.assign(
+        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in parts}
+    )
+
+
+def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:
+    """Checks every row against the schema, its image and the other rows; decodes every image.
+
+    Args:
+      table: as a converter returns it.
+      max_pixels: larger images are problems.
+    """
+    notes = Counter(table.attrs.get("notes", {}))
+    checks: Sequence[Callable[[pd.DataFrame], pd.DataFrame]] = (
+        lambda rows: rows,
+        _check_cells,
+        functools.partial(_check_images, max_pixels=max_pixels, notes=notes),
+        functools.partial(_fit_boxes, notes=notes),
+        functools.partial(_fit_landmarks, notes=notes),
+        _fit_masks,
+        _check_relations,
+    )
+    rows, problems = complete(table), []
+    for check in checks:
+        rows = check(rows)
+        bad = rows["problems"].map(len) > 0
+        problems += [problem for row in rows["problems"][bad] for problem in row]
+        rows = rows[~bad]
+    rows = rows.drop(columns="problems").reset_index(drop=True)
+    rows.attrs = dict(table.attrs)
+    problems = sorted(dict.fromkeys(problems), key=lambda problem: _natural(problem.source))
+    return Checked(rows, problems, dict(sorted(notes.items())))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Returns a key to sort by, in which numbers are numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(text)]
+
+
+@functools.cache
+def schema() -> Any:
+    """Returns the pandera schema of a table; its checks say what is expected of a cell."""
+    import pandera.pandas as pa  # takes half a second
+
+    def choice(values: Sequence[str], *also: str) -> pa.Column:
+        return pa.Column(checks=pa.Check.isin([*values, *also], error=f"expected {one_of(values)}"))
+
+    def name(least: int) -> pa.Column:
+        check = pa.Check(
+            lambda cells: cells.map(lambda cell: len(cell) >= least and cell.isprintable()),
+            error="expected a name of printable characters" if least else "holds a control character",
+        )
+        return pa.Column(checks=check)
+
+    pixels = pa.Check(lambda cells: cells.abs() < _FAR, error="expected a number of pixels")
+    flag = pa.Check.isin([0, 1], error="expected 0 or 1")
+    return pa.DataFrameSchema(
+        {
+            "image": name(1),
+            "item_id": name(0),
+            "category": name(0),
+            "domain": choice(DOMAINS),
+            "split": choice(SPLITS),
+            "view": choice(VIEWS, ""),
+            **dict.fromkeys([*BOX, "height", "width"], pa.Column(float, pixels, nullable=True)),
+            **dict.fromkeys(_FLAGS, pa.Column(float, flag, nullable=True)),
+        },
+        coerce=True,
+    )
+
+
+def _check_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Checks the cells against the schema, all failures at once, and types them."""
+    import pandera.errors
+
+    rows = rows.assign(**{name: rows[name].replace("", np.nan) for name in _NUMBERS})
+    try:
+        schema().validate(rows, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        failures = error.failure_cases.dropna(subset="index").drop_duplicates(["index", "column"])
+        for (column, expected), cases in failures.groupby(["column", "check"], sort=False):
+            bad = rows.index.isin(cases["index"].astype(int))
+            if expected.startswith("coerce"):
+                expected = "expected a number" + " of pixels" * (column not in _FLAGS)
+            kind, source = ("box", "box_source") if column in BOX else ("value", "source")
+            rows = mark(rows, bad, kind, f"field {column!r}: {expected}, got {{{column}!r}}", source)
+    good = rows["problems"].map(len) == 0
+    numbers = {name: rows[name].where(good).astype(np.float64) for name in _NUMBERS}
+    numbers |= {name: numbers[name].fillna(UNKNOWN).astype(np.int8) for name in _FLAGS}
+    views = rows["view"].map({view: index for index, view in enumerate(VIEWS)})
+    names = rows["image"].map(image_name)
+    return rows.assign(**numbers, view=views.fillna(UNKNOWN).astype(np.int8), image=names)
+
+
+def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> pd.DataFrame:
+    """Decodes each image once; adds what its file says, and turns boxes upright with it."""
+    paths = rows["path"].drop_duplicates()
+    names = rows["image"][paths.index]
+
+    def inspect(job: tuple[str, str]) -> ImageHeader | ImageError:
+        try:
+            return inspect_image(epath.Path(job[0]), max_pixels, job[1])
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = ordered_map(pool, inspect, zip(paths, names, strict=True), 4 * THREADS)
+        found = dict(zip(paths, tqdm(results, "Checking images", len(paths)), strict=True))
+    headers = rows["path"].map(found)
+    rows = rows.assign(header=headers)
+    missing = headers.map(lambda header: isinstance(header, MissingImageError))
+    unreadable = headers.map(lambda header: isinstance(header, ImageError)) & ~missing
+    rows = mark(rows, missing, "missing_image", "{header}", "image_source")
+    rows = mark(rows, unreadable, "unreadable_image", "{header}", "image_source")
+    fields = ("height", "width", "orientation", "plain_jpeg", "file_bytes")
+    found_fields = {name: headers.map(lambda header, name=name: getattr(header, name, 0)) for name in fields}
+    rows = _turn_upright(rows.drop(columns="header"), found_fields, notes)
+    return rows.assign(**found_fields)
+
+
+def _turn_upright(
+    rows: pd.DataFrame, file: Mapping[str, pd.Series], notes: Counter[str]
+) -> pd.DataFrame:
+    """Adds `turn`, the EXIF orientation by which what is annotated has to be turned; 1: not.
+
+    Annotations that say the image's size tell by it whether they were made on the image as stored
+    or as seen.
+    """
+    height, width, orientation = file["height"], file["width"], file["orientation"]
+    said = rows["height"].notna() | rows["width"].notna()
+    upright = (rows["height"] == height) & (rows["width"] == width)
+    swapped = orientation >= 5
+    stored = (rows["height"] == width.where(swapped, height)) & (
+        rows["width"] == height.where(swapped, width)
+    )
+    text = (
+        "fields 'height' and 'width': {width:g}x{height:g}, but the image has "
+        "{file_width}x{file_height} pixels (upright)"
+    )
+    rows = rows.assign(file_height=height, file_width=width)
+    wrong = said & ~upright & ~stored & (height > 0)
+    rows = mark(rows, wrong, "unreadable_image", text, "image_source")
+    turned = said & stored & ~upright
+    unknown = said & stored & upright & (orientation > 1)
+    _note(notes, "image turned upright with its objects", rows["image"][turned].nunique())
+    _note(notes, "turned image, its objects taken as upright", rows["image"][unknown].nunique())
+    return rows.assign(turn=orientation.where(turned, 1))
+
+
+def _note(notes: Counter[str], text: str, count: int) -> None:
+    if count:
+        notes[text] += int(count)
+
+
+def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
+    """Turns boxes upright and moves their edges into the image, if they are near it."""
+    if (turned := rows["turn"] > 1).any():
+        size = rows.loc[turned, ["turn", "height", "width"]].to_numpy()
+        boxes = rows.loc[turned, BOX].to_numpy()
+        boxes = [turn_box(box, *where) for box, where in zip(boxes, size, strict=True)]
+        rows.loc[turned, BOX] = np.array(boxes)
+    given = rows[BOX].notna()
+    x_1, y_1, x_2, y_2 = (rows[name] for name in BOX)
+    some = given.any(axis=1)
+    rows = mark(
+        rows, some & ~given.all(axis=1), "box", "the box lacks a number", source="box_source"
+    )
+    for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
+        text = f"field {high!r}: the box has no size: {high}={{{high}:g}} is not above {low}={{{low}:g}}"
+        rows = mark(rows, rows[high] <= rows[low], "box", text, "box_source")
+    small = ((x_2 > x_1) & (x_2 - x_1 < 1)) | ((y_2 > y_1) & (y_2 - y_1 < 1))
+    text = "the box {x_1:g}, {y_1:g}, {x_2:g}, {y_2:g} is smaller than a pixel; boxes are in pixels"
+    rows = mark(rows, small, "box", text, "box_source")
+    limits = rows[["width", "height", "width", "height"]].to_numpy(np.float64)
+    boxes = rows[BOX].to_numpy()
+    fitted = np.clip(boxes, 0, limits)
+    text = "field {name!r}: {{{name}:g}} is outside the image of {{width}}x{{height}} pixels (upright)"
+    for column, name in enumerate(BOX):
+        outside = np.abs(boxes - fitted)[:, column] > _EDGE + 1e-3
+        rows = mark(rows, outside, "box", text.format(name=name), "box_source")
+    empty = (fitted[:, 2] <= fitted[:, 0]) | (fitted[:, 3] <= fitted[:, 1])
+    text = "nothing of the box lies in the image of {width}x{height} pixels (upright)"
+    rows = mark(rows, empty & (rows["problems"].map(len) == 0), "box", text, "box_source")
+    moved = (boxes != fitted).any(axis=1) & some & (rows["problems"].map(len) == 0)
+    _note(notes, "box moved to the image's edge", moved.sum())
+    return rows.assign(**dict(zip(BOX, fitted.T, strict=True)))
+
+
+def _fit_landmarks(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
+    """Moves landmarks that are just outside the image to its edge."""
+    where = np.flatnonzero(rows["landmarks"].notna())
+    if not where.size:
+        return rows
+    landmarks = rows["landmarks"].to_numpy(object, copy=True)
+    bad, texts, moved = np.zeros(len(rows), bool), np.full(len(rows), "", object), 0
+    sizes = rows[["width", "height"]].to_numpy(np.int64)
+    for index in where:
+        points = landmarks[index].copy()
+        seen = ~np.isin(points[:, 0], (UNKNOWN, TRUNCATED))
+        points[seen, 1:] = np.clip(points[seen, 1:], 0, sizes[index] - 1)
+        distance = np.abs(points - landmarks[index])[:, 1:].max(axis=1, initial=0)
+        if distance.max(initial=0) > _EDGE:
+            bad[index] = True
+            _, x, y = landmarks[index][distance.argmax()]
+            texts[index] = f"landmark ({x}, {y})"
+        moved += bool(0 < distance.max(initial=0) <= _EDGE)
+        landmarks[index] = points
+    _note(notes, "landmark moved to the image's edge", moved)
+    text = "{text} is outside the image of {width}x{height} pixels (upright)"
+    rows = mark(rows.assign(text=texts), bad, "landmarks", text, "landmarks_source")
+    return rows.assign(landmarks=landmarks)
+
+
+def _fit_masks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Draws each garment's mask, and checks that it has pixels in its box."""
+    masks = np.full(len(rows), b"", object)
+    texts = np.full(len(rows), "", object)
+    columns = ["segmentation", *BOX, "height", "width", "turn"]
+    where = np.flatnonzero(rows["segmentation"].notna())
+    for index, row in zip(where, rows.iloc[where][columns].itertuples(index=False), strict=True):
+        try:
+            masks[index] = to_mask(row.segmentation, row[1:5], row.height, row.width, row.turn)
+        except MaskError as error:
+            texts[index] = str(error)
+    rows = rows.drop(columns="segmentation").assign(mask=masks, text=texts)
+    return mark(rows, texts != "", "mask", "field 'segmentation': {text}")
+
+
+def _check_relations(rows: pd.DataFrame) -> pd.DataFrame:
+    """Checks rows against the rows before them, where they have items."""
+    has_item = rows["item_id"] != ""
+    text = "{image!r} of item {item_id!r} is listed at {first} already"
+    key = ["image", "item_id", *BOX]
+    first = rows.groupby(key, dropna=False, sort=False)["source"].transform("first")
+    again = rows.duplicated(key) & has_item
+    rows = mark(rows.assign(first=first), again, "duplicate", text, "image_source")
+    for column, key in (("split", "item_id"), ("domain", ["image", "item_id"])):
+        groups = rows.groupby(key, sort=False)
+        columns = {name: groups[name].transform("first") for name in ("source", column)}
+        rows = rows.assign(first=columns["source"], there=columns[column])
+        bad = (rows[column] != rows["there"]) & has_item & ~again
+        what = "item {item_id!r}" if column == "split" else "{image!r}"
+        text = f"{what} is in {column} {{there!r}} at {{first}}, here in {{{column}!r}}"
+        rows = mark(rows, bad, "contradiction", text)
+    return rows.drop(columns=["first", "there", "text"], errors="ignore")
