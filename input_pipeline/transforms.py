@@ -281,7 +281,7 @@ def _keypoint_names(path: epath.Path, columns: Sequence[str]) -> tuple[str, ...]
     return names
 
 
-def _position(row: dict[str, str], name: str) -> list[float]:
+def _position(row: dict[str, Any], name: str) -> list[float]:
     """Returns a keypoint's x and y; NaN where both cells are empty."""
     axes = (f"x_{name}", f"y_{name}")
     return _numbers(row, *axes) if any(_text(row, axis) for axis in axes) else [np.nan, np.nan]
@@ -359,7 +359,7 @@ def _best_boxes(path: epath.Path) -> _Detections:
 
 def _read_csv(
     path: epath.Path, field: str, *required: str
-) -> tuple[Sequence[str], Iterator[dict[str, str]]]:
+) -> tuple[Sequence[str], Iterator[dict[str, Any]]]:
     """Returns a file's columns, and its rows: text by column, and the "source", FILE:LINE."""
     reader = csv_files.read_csv(path, field)
     columns = reader.fieldnames or []
@@ -369,11 +369,11 @@ def _read_csv(
     return columns, ({**row, "source": f"{path}:{reader.line_num}"} for row in rows)
 
 
-def _text(row: dict[str, str], name: str) -> str:
+def _text(row: dict[str, Any], name: str) -> str:
     return (row.get(name) or "").strip()
 
 
-def _numbers(row: dict[str, str], *names: str) -> list[float]:
+def _numbers(row: dict[str, Any], *names: str) -> list[float]:
     """Returns the numbers in these cells; raises DatasetError if one is none, or not finite."""
     path, _, line = row["source"].rpartition(":")
-    return [csv_files.number_cell(epath.Path(path), int(line), row, name) for name in names]
+    return [csv_files.number_cell(path, line, row, name) for name in names]
