@@ -9,7 +9,6 @@ from .config import (
     Section,
     field,
 )
-from .crops import CropBoxes
 from .dataset import Dataset, Split, load_dataset
 from .datasets.registry import benchmark_protocol, dataset_names
 from .errors import DatasetError, InputError, ManifestError
@@ -27,9 +26,9 @@ from .images import (
     pixel_box,
 )
 from .index import PhotoIndex
-from .keypoints import keypoint_names
 from .object_index import ObjectSplit
 from .sampling import steps_per_epoch
+from .transforms import CropBoxes, keypoint_names
 from .vocabulary import (
     CUSTOMER,
     DOMAINS,

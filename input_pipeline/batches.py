@@ -6,16 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.augmentation import augment_keypoints, augment_landmarks
 from input_pipeline.config import AugmentConfig, ImageConfig, SamplerConfig
-from input_pipeline.crops import CropBoxes, transform_landmarks
 from input_pipeline.dataset import Split
-from input_pipeline.decoding import crop_image, decode
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import ImageTransform, build_transform
 from input_pipeline.sampling import build_sampler
 from input_pipeline.stored_split import StoredSplit
-from input_pipeline.tf_augmentation import augment_image
+from input_pipeline.tf_transforms import augment_image, crop_image, decode
+from input_pipeline.transforms import CropBoxes, augment_landmarks, transform_landmarks
+from input_pipeline.vocabulary import UNKNOWN, VISIBLE
 
 tf.config.set_visible_devices([], "GPU")  # the devices belong to JAX
 
@@ -78,7 +77,7 @@ def train_batches(
       For "items" (m = n K images, an item's side by side) and "images" (m = n): image, uint8
       [m, S, S, 3]; item, category, clothes_type and domain, int32 [m], as in the index;
       attributes, int8 [m, attributes] (`PhotoIndex.attribute_values`); landmarks, float32
-      [m, 8, 2], and visibility, int32 [m, 8] (`crops.transform_landmarks`); with image.keypoints
+      [m, 8, 2], and visibility, int32 [m, 8] (`transform_landmarks`); with image.keypoints
       also what `batch_keypoints` returns.
 
     Raises:
@@ -154,8 +153,9 @@ def batch_keypoints(
     if not image.keypoints:
         return {}
     points, visible = split.keypoints(image.keypoints).crop(spec.rows, spec.crop, spec.flip)
-    points, visible = augment_keypoints(points, visible, spec.draws, augment)
-    return {"points": points, "points_visible": visible}
+    visibility = np.where(visible, VISIBLE, UNKNOWN)
+    points, visibility = augment_landmarks(points, visibility, spec.draws, augment)
+    return {"points": points, "points_visible": visibility == VISIBLE}
 
 
 def eval_batch_spec(rows: np.ndarray, boxes: CropBoxes) -> BatchSpec:

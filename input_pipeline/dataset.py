@@ -10,7 +10,6 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, PrepareOptions
-from input_pipeline.crops import CropBoxes, read_detections
 from input_pipeline.datasets.base import SUMMARY_FILE, index_file
 from input_pipeline.datasets.listed import ListedConfig
 from input_pipeline.datasets.listing import Problem, ValidationReport
@@ -19,11 +18,17 @@ from input_pipeline.datasets.registry import find_dataset
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.index import PhotoIndex
-from input_pipeline.keypoints import Keypoints, annotated_keypoints, read_keypoints
 from input_pipeline.object_index import ObjectSplit
 from input_pipeline.preparing import ensure_prepared, quiet_tfds
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.stored_split import StoredSplit
+from input_pipeline.transforms import (
+    CropBoxes,
+    Keypoints,
+    annotated_keypoints,
+    read_detections,
+    read_keypoints,
+)
 from input_pipeline.vocabulary import CUSTOMER, SHOP
 
 
@@ -46,7 +51,7 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
         return cls("+".join(part.name for part in parts), index, records)
 
     def detected(self, path: str) -> np.ndarray:
-        """Reads a detector's boxes once, float32 [n, 4]; see `crops.read_detections`."""
+        """Reads a detector's boxes once, float32 [n, 4]; see `read_detections`."""
         if path not in self._detected:
             self._detected[path] = read_detections(path, self.index)
         return self._detected[path]

@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline.batches import check_hosts, check_rows, record_batches
-from input_pipeline.decoding import KERNELS, decode, turn_upright
 from input_pipeline.errors import DatasetError
 from input_pipeline.object_index import ObjectSplit
 from input_pipeline.sampling import ImageSampler
+from input_pipeline.tf_transforms import KERNELS, decode, turn_upright
 
 
 class Shape(NamedTuple):

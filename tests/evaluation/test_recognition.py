@@ -24,7 +24,7 @@ from grnet_jax.evaluation.recognition import (
     label_types,
 )
 from input_pipeline import image_batches, load_dataset
-from input_pipeline.crops import transform_landmarks
+from input_pipeline.transforms import transform_landmarks
 
 
 class _Brightness(nn.Module):

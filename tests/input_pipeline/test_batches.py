@@ -9,12 +9,12 @@ from input_pipeline import (
     DatasetError,
     ImageConfig,
     SamplerConfig,
-    decoding,
     image_batches,
     train_batches,
 )
 from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.sampling import build_sampler
+from input_pipeline.tf_transforms import _decode_crop, decode, resize
 from tests.input_pipeline.conftest import IMAGE, photo_bytes
 
 PAIRS = SamplerConfig()
@@ -175,11 +175,11 @@ def test_undecodable_photo_is_named(dataset, monkeypatch):
 def test_a_crop_is_decoded_to_the_pixels_of_the_whole(subsampling):
     rng = np.random.default_rng(subsampling)
     data = photo_bytes(3, size=(61, 83), quality=70, subsampling=subsampling)
-    whole = decoding.decode(tf.constant(data)).numpy()
+    whole = decode(tf.constant(data)).numpy()
     for _ in range(30):
         left, top = rng.integers(0, 82), rng.integers(0, 60)
         right, bottom = rng.integers(left + 1, 84), rng.integers(top + 1, 62)
-        crop = decoding._decode_crop(tf.constant(data), tf.constant([left, top, right, bottom]))
+        crop = _decode_crop(tf.constant(data), tf.constant([left, top, right, bottom]))
         np.testing.assert_array_equal(crop.numpy(), whole[top:bottom, left:right])
 
 
@@ -192,7 +192,7 @@ def test_resizing_gives_the_pixels_of_tensorflow(size, interpolation):
         image = tf.constant(rng.integers(0, 256, (*shape, 3), np.uint8))
         expected = tf.image.resize(image, [size, size], interpolation, antialias=True)
         expected = np.clip(np.rint(expected.numpy()), 0, 255)
-        np.testing.assert_array_equal(decoding.resize(image, transform).numpy(), expected)
+        np.testing.assert_array_equal(resize(image, transform).numpy(), expected)
 
 
 def test_item_batches_hold_images_and_labels(dataset):
