@@ -180,17 +180,8 @@ class PhotoIndex(StoredIndex):
 
     def counts(self) -> dict[str, int]:
         """Returns the numbers that a summary prints."""
-        return {
-            "photos": len(self),
-            "categories": len(np.unique(self.category[self.category >= 0])),
-            "items": len(self.items),
-            "customer_photos": len(self.customers.rows),
-            "shop_photos": len(self.shops.rows),
-            "pairs": int((self.customers.counts * self.shops.counts).sum()),
-            "queries": len(self.customers.rows),
-            "gallery": len(self.shops.rows),
-            "queries_without_match": int(self.customers.counts[self.shops.counts == 0].sum()),
-        }
+        categories = self.category[self.category >= 0]
+        return count_photos(self.item, self.domain == CUSTOMER, categories)
 
     @classmethod
     def join(cls, indices: Sequence["PhotoIndex"]) -> "PhotoIndex":
@@ -240,6 +231,31 @@ class RowsByItem:
         rows = rows[np.argsort(index.item[rows], kind="stable")]
         counts = np.bincount(index.item[rows], minlength=len(index.items))
         return cls(rows, np.cumsum(counts) - counts, counts)
+
+
+def count_photos(
+    item: np.ndarray, customer: np.ndarray, categories: np.ndarray
+) -> dict[str, int]:
+    """Returns the numbers that a summary prints.
+
+    Args:
+      item: int [n], of each image.
+      customer: bool [n], whether it is a customer image.
+      categories: of the images that have one.
+    """
+    items = int(item.max(initial=-1)) + 1
+    customers, shops = (np.bincount(item[part], minlength=items) for part in (customer, ~customer))
+    return {
+        "photos": len(item),
+        "categories": len(np.unique(categories)),
+        "items": int(((customers + shops) > 0).sum()),
+        "customer_photos": int(customers.sum()),
+        "shop_photos": int(shops.sum()),
+        "pairs": int((customers * shops).sum()),
+        "queries": int(customers.sum()),
+        "gallery": int(shops.sum()),
+        "queries_without_match": int(customers[shops == 0].sum()),
+    }
 
 
 class NameNumbers(dict[str, int]):
