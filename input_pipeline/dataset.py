@@ -296,13 +296,17 @@ def _count_rows(rows: pd.DataFrame) -> dict[str, int]:
     """Returns what `PhotoIndex.counts` will count."""
     categories = rows["category"][rows["category"] != ""]
     item = rows["item_id"].factorize()[0]
-    return count_photos(item, (rows["domain"] == DOMAINS[CUSTOMER]).to_numpy(), categories.factorize()[0])
+    return count_photos(
+        item, (rows["domain"] == DOMAINS[CUSTOMER]).to_numpy(), categories.factorize()[0]
+    )
 
 
 def _count_objects(rows: pd.DataFrame) -> dict[str, int]:
     """Returns what `ObjectIndex.counts` will count."""
     objects = (rows["category"] != "").groupby(rows["image"]).sum()
-    return count_objects(objects.to_numpy(), (rows["crowd"].astype(bool)).groupby(rows["image"]).sum().to_numpy())
+    return count_objects(
+        objects.to_numpy(), (rows["crowd"].astype(bool)).groupby(rows["image"]).sum().to_numpy()
+    )
 
 
 class SourceCheck(NamedTuple):

@@ -110,7 +110,9 @@ def _check_header(path: epath.Path, line: int, header: list[str], known: Sequenc
     header = [name.casefold() if name.casefold() in known else name for name in header]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
-        raise AnnotationError([f"{path}:{line}: column {name!r} is there twice" for name in repeated])
+        raise AnnotationError(
+            [f"{path}:{line}: column {name!r} is there twice" for name in repeated]
+        )
     return header
 
 

@@ -233,9 +233,7 @@ class RowsByItem:
         return cls(rows, np.cumsum(counts) - counts, counts)
 
 
-def count_photos(
-    item: np.ndarray, customer: np.ndarray, categories: np.ndarray
-) -> dict[str, int]:
+def count_photos(item: np.ndarray, customer: np.ndarray, categories: np.ndarray) -> dict[str, int]:
     """Returns the numbers that a summary prints.
 
     Args:
@@ -291,7 +289,10 @@ def index_photos(
     order = {name: list(names.get(name) or sorted(numbers[name])) for name in numbers}
     places = {name: numbers[name].places(order[name]) for name in numbers}
     contents = number_contents(
-        [number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"]) for rows in columns.values()]
+        [
+            number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"])
+            for rows in columns.values()
+        ]
     )
     indices = {}
     for (split, rows), content in zip(columns.items(), contents, strict=True):
