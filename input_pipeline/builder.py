@@ -228,7 +228,7 @@ def table_contents(
     names = {name: list(table.attrs.get(name, ())) for name in ("categories", "attributes")}
     if kind == "objects":
         numbers = {name: number for number, name in enumerate(names["categories"])}
-        records = functools.partial(_object_records, numbers=numbers)
+        records: Any = functools.partial(_object_records, numbers=numbers)
     else:
         records = _photo_records
     shards: dict[str, list[ShardSource]] = {}
