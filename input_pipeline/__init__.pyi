@@ -10,8 +10,8 @@ from .config import (
     field,
 )
 from .dataset import Dataset, Split, load_dataset
-from .datasets.registry import benchmark_protocol, dataset_names
-from .errors import DatasetError, InputError, ManifestError
+from .datasets import benchmark_protocol, dataset_names
+from .errors import AnnotationError, DatasetError, InputError
 from .images import (
     MAX_PIXELS,
     Box,
@@ -26,7 +26,7 @@ from .images import (
     pixel_box,
 )
 from .index import PhotoIndex
-from .object_index import ObjectSplit
+from .objects.index import ObjectSplit
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
 from .vocabulary import (
@@ -54,6 +54,7 @@ __all__ = [
     "VIEWS",
     "VISIBILITIES",
     "VISIBLE",
+    "AnnotationError",
     "AugmentConfig",
     "Box",
     "CropBoxes",
@@ -65,7 +66,6 @@ __all__ = [
     "ImageSource",
     "ImageTransform",
     "InputError",
-    "ManifestError",
     "ObjectSplit",
     "PhotoIndex",
     "PrepareOptions",

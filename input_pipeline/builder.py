@@ -30,7 +30,14 @@ from input_pipeline.index import index_photos
 from input_pipeline.locks import preparation_lock
 from input_pipeline.objects.index import index_objects
 from input_pipeline.parallel import ordered_map
-from input_pipeline.records import NO_LANDMARKS, ObjectRecord, PhotoRecord, features, parse, to_example
+from input_pipeline.records import (
+    NO_LANDMARKS,
+    ObjectRecord,
+    PhotoRecord,
+    features,
+    parse,
+    to_example,
+)
 from input_pipeline.table import BOX, THREADS
 from input_pipeline.vocabulary import SPLITS, UNKNOWN
 
@@ -246,7 +253,9 @@ def table_contents(
     return Contents(record, shards, summary, names, plan)
 
 
-def _photo_records(rows: pd.DataFrame, title: str, options: PrepareOptions) -> Iterator[PhotoRecord]:
+def _photo_records(
+    rows: pd.DataFrame, title: str, options: PrepareOptions
+) -> Iterator[PhotoRecord]:
     """Yields the record of each row."""
     jobs = (row._asdict() for row in rows.itertuples(index=False))
     return _in_threads(functools.partial(_photo_record, options=options), jobs, len(rows), title)
@@ -366,5 +375,8 @@ def _store(row: Mapping[str, Any], options: PrepareOptions) -> tuple[dict[str, A
         return fields, Resize((small[0] / width, small[1] / height), height, width)
     unchanged = Resize((1.0, 1.0), height, width)
     if row["plain_jpeg"]:
-        return fields | {"image": path.read_bytes(), "orientation": int(row["orientation"])}, unchanged
+        return fields | {
+            "image": path.read_bytes(),
+            "orientation": int(row["orientation"]),
+        }, unchanged
     return fields | {"image": encode_png(load_image(path, options.max_pixels))}, unchanged

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import pydantic
 
-from input_pipeline.datasets.registry import REGISTRY
+from input_pipeline.datasets import dataset_names
 
 Affects: TypeAlias = Literal["records", "parameters", "features", "scores"]
 # What image.keypoints is for those that a data set is annotated with.
@@ -41,10 +41,10 @@ def field(default: Any, meaning: str, *affects: Affects, **limits: Any) -> Any:
 class DatasetConfig(Section):
     """Which images."""
 
-    name: str = field("synthetic", f"data set: {', '.join(REGISTRY)}", "records")
+    name: str = field("synthetic", f"data set: {', '.join(dataset_names())}", "records")
     source: str = field(
         "",
-        "what it is prepared from: the CSV (manifest, findfashion) or the folder you downloaded; "
+        "what it is prepared from: the folder you downloaded, or the CSV (manifest, findfashion); "
         'synthetic: its size, "small" or "tiny"',
     )
     dir: str = field("data", "folder or bucket of prepared data sets")
@@ -52,8 +52,8 @@ class DatasetConfig(Section):
     @pydantic.field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in REGISTRY:
-            raise ValueError(f"expected one of {list(REGISTRY)}")
+        if name not in dataset_names():
+            raise ValueError(f"expected one of {list(dataset_names())}")
         return name
 
 

@@ -2,26 +2,34 @@
 
 import dataclasses
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, PrepareOptions
-from input_pipeline.datasets.base import SUMMARY_FILE, index_file
-from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.listing import Problem, ValidationReport
-from input_pipeline.datasets.records import PhotoRecord, parse_record
-from input_pipeline.datasets.registry import find_dataset
-from input_pipeline.errors import DatasetError
+from input_pipeline.builder import (
+    SUMMARY_FILE,
+    VERSION,
+    Contents,
+    ensure_prepared,
+    index_file,
+    table_contents,
+)
+from input_pipeline.datasets import Registered, find_dataset
+from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.images import build_transform, crop_and_resize
-from input_pipeline.index import PhotoIndex
-from input_pipeline.object_index import ObjectSplit
-from input_pipeline.preparing import ensure_prepared, quiet_tfds
+from input_pipeline.index import PhotoIndex, count_photos
+from input_pipeline.objects.index import ObjectSplit, count_objects
 from input_pipeline.record_files import RecordFiles
+from input_pipeline.records import PhotoRecord, parse
 from input_pipeline.stored_split import StoredSplit
+from input_pipeline.table import Checked, Problem, check_table, complete, parse_on_error
 from input_pipeline.transforms import (
     CropBoxes,
     Keypoints,
@@ -29,14 +37,16 @@ from input_pipeline.transforms import (
     read_detections,
     read_keypoints,
 )
-from input_pipeline.vocabulary import CUSTOMER, SHOP
+from input_pipeline.vocabulary import CUSTOMER, DOMAINS, SHOP, SPLITS
+
+_MOST_PRINTED = 20  # rows left out that are printed, of each kind
 
 
 class Split(StoredSplit[PhotoIndex, PhotoRecord]):
     """The images of one split, each with one garment."""
 
     index_type = PhotoIndex
-    parse = staticmethod(parse_record)
+    record_type = PhotoRecord
 
     def __init__(self, name: str, index: PhotoIndex, records: RecordFiles):
         super().__init__(name, index, records)
@@ -165,27 +175,106 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
     Raises:
       DatasetError: a field is wrong, the prepared folder is damaged, or it was prepared with other
         options than these.
-      ManifestError: rows of the manifest are wrong.
-      AnnotationError: rows of a benchmark's annotation files are wrong.
+      AnnotationError: rows of the annotations are wrong.
     """
     chosen = options or PrepareOptions()
-    builder, config = find_dataset(dataset.name).describe(dataset.source, chosen)
-    root = epath.Path(dataset.dir).expanduser()
-    folder = root / builder.name / config.name / str(builder.VERSION)
+    registered = find_dataset(dataset.name)
+    folder = (
+        epath.Path(dataset.dir).expanduser()
+        / dataset.name
+        / registered.folder_name(dataset.source)
+        / VERSION
+    )
     ensure_prepared(
-        folder,
-        lambda: builder(config=config, data_dir=root),
-        beam_runner=chosen.beam_runner,
-        beam_options=chosen.beam_options,
+        folder, dataset.name, lambda: _plan(registered, dataset.source, folder, chosen), chosen
     )
     opened = open_dataset(dataset.name, folder)
     if options is not None:
         _check_options(opened, options)
-    _report_arrived_photos(opened, config)
     skipped = opened.summary.get("skipped_rows", 0)
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
     return opened
+
+
+def _plan(
+    registered: Registered, source: str, folder: epath.Path, options: PrepareOptions
+) -> Contents:
+    """Reads and checks what a data set is made from, and plans its files.
+
+    Raises:
+      AnnotationError: there are problems of kinds that are not left out, or no row is right.
+    """
+    if hasattr(registered.module, "contents"):
+        return registered.module.contents(source, options)
+    skipped = parse_on_error(options.on_error, registered.known_faults)
+    checked, summary = _check(registered, source, options)
+    fatal = [problem for problem in checked.problems if problem.kind not in skipped]
+    if fatal or checked.table.empty:
+        cure = "Correct them"
+        if not checked.table.empty:
+            kinds = ",".join(sorted({problem.kind for problem in fatal}))
+            cure += (
+                ", or leave bad rows out: python -m input_pipeline.prepare ... "
+                f"--on_error=skip, or --on_error={kinds}"
+            )
+        raise AnnotationError([str(problem) for problem in fatal or checked.problems], f"{cure}.")
+    _print_skipped(checked)
+    _print_older(folder)
+    return table_contents(checked.table, registered.kind, summary, options)
+
+
+def _check(
+    registered: Registered, source: str, options: PrepareOptions
+) -> tuple[Checked, dict[str, Any]]:
+    """Returns the checked table of a source, and what a summary says of it."""
+    table = registered.to_table(source)
+    checked = check_table(table, options.max_pixels)
+    table, attrs = complete(table), checked.table.attrs
+    listed = table[(table["image"] != "") & (table["split"] != "")]
+    summary: dict[str, Any] = {
+        "kind": registered.kind,
+        "source": source,
+        "skipped_rows": checked.bad_rows(),
+        "problems": checked.kinds(),
+        "notes": checked.notes,
+        "attribute_types": attrs.get("attributes", {}),
+        "release": registered.compare(listed, checked.table),
+    }
+    if registered.kind == "objects":
+        objects = checked.table[checked.table["category"] != ""]
+        counts = objects.groupby(["category", "split"]).size().unstack(fill_value=0)
+        counts = counts.reindex(attrs["categories"], fill_value=0)
+        summary["objects_per_category"] = counts.to_dict("index")
+    return checked, summary
+
+
+def _print_skipped(checked: Checked) -> None:
+    """Prints what is left out or corrected, some lines of each kind."""
+    counts: Counter[str] = Counter()
+    for problem in checked.problems:
+        counts[problem.kind] += 1
+        if counts[problem.kind] <= _MOST_PRINTED:
+            print(f"Left out: {problem}")
+    for kind, count in sorted(counts.items()):
+        if count > _MOST_PRINTED:
+            print(f"Left out: {kind}: {count:,} in all; --check lists them")
+    for note, count in checked.notes.items():
+        print(f"Noted: {note}: {count:,}")
+
+
+def _print_older(folder: epath.Path) -> None:
+    stem = folder.parent.name.rpartition("-")[0]
+    older = [
+        path
+        for path in folder.parent.parent.glob(f"{stem}-*")
+        if re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{12}}", path.name)
+        and path != folder.parent
+        and (path / VERSION).exists()
+    ]
+    if older:
+        print("Prepared from other states of this source; delete what you no longer need:")
+        print("\n".join(f"  {path}" for path in sorted(older)))
 
 
 def _check_options(dataset: Dataset, options: PrepareOptions) -> None:
@@ -203,45 +292,55 @@ def _check_options(dataset: Dataset, options: PrepareOptions) -> None:
         )
 
 
-def _report_arrived_photos(dataset: Dataset, config: tfds.core.BuilderConfig) -> None:
-    """Prints how many photos were missing when the data was prepared and exist now."""
-    missing = dataset.summary.get("missing_photos", [])
-    arrived = [image for image in missing if config.photo_path(image).exists()]
-    if arrived:
-        print(
-            f"{len(arrived):,} photos that were missing when {dataset.directory} was prepared are "
-            f"there now, such as {arrived[0]}: delete that folder to prepare them too"
-        )
+def _count_rows(rows: pd.DataFrame) -> dict[str, int]:
+    """Returns what `PhotoIndex.counts` will count."""
+    categories = rows["category"][rows["category"] != ""]
+    item = rows["item_id"].factorize()[0]
+    return count_photos(
+        item, (rows["domain"] == DOMAINS[CUSTOMER]).to_numpy(), categories.factorize()[0]
+    )
+
+
+def _count_objects(rows: pd.DataFrame) -> dict[str, int]:
+    """Returns what `ObjectIndex.counts` will count."""
+    objects = (rows["category"] != "").groupby(rows["image"]).sum()
+    return count_objects(
+        objects.to_numpy(), (rows["crowd"].astype(bool)).groupby(rows["image"]).sum().to_numpy()
+    )
 
 
 class SourceCheck(NamedTuple):
     """The result of checking what a data set would be prepared from.
 
     Attributes:
-      report: every row and problem.
+      checked: every row that is right, and every problem.
       fatal: the problems that would stop a preparation.
       summary: what preparing would store, without the sizes in bytes.
     """
 
-    report: ValidationReport
+    checked: Checked
     fatal: list[Problem]
     summary: dict[str, Any]
 
 
 def check_source(dataset: DatasetConfig, options: PrepareOptions) -> SourceCheck:
-    """Reads and checks what a data set would be prepared from, every photo too; writes nothing.
+    """Reads and checks what a data set would be prepared from, every image too; writes nothing.
 
     Raises:
-      DatasetError: a field is wrong, or the data set is not made from lists of photos.
-      ManifestError: the manifest cannot be read as a whole.
+      DatasetError: a field is wrong, or the data set is not made from files.
       AnnotationError: an annotation file cannot be read as a whole.
     """
-    _, config = find_dataset(dataset.name).describe(dataset.source, options)
-    if not isinstance(config, ListedConfig):
+    registered = find_dataset(dataset.name)
+    if not hasattr(registered.module, "to_table"):
         raise DatasetError(f"{dataset.name}: is not made from files, there is nothing to check")
-    report = config.check()
-    summary = {"splits": report.split_counts(), **config.describe(report)}
-    return SourceCheck(report, config.fatal_problems(report), summary)
+    registered.folder_name(dataset.source)  # names files that are missing
+    skipped = parse_on_error(options.on_error, registered.known_faults)
+    checked, summary = _check(registered, dataset.source, options)
+    count = _count_objects if registered.kind == "objects" else _count_rows
+    table = checked.table
+    splits = {split: count(part) for split in SPLITS if len(part := table[table["split"] == split])}
+    fatal = [problem for problem in checked.problems if problem.kind not in skipped]
+    return SourceCheck(checked, fatal, {"splits": splits, **summary})
 
 
 def open_dataset(name: str, folder: epath.Path) -> Dataset:
@@ -275,7 +374,6 @@ def _read_summary(path: epath.Path) -> dict[str, Any]:
 
 def _split_infos(folder: epath.Path) -> Mapping[str, tfds.core.SplitInfo]:
     try:
-        with quiet_tfds():
-            return tfds.builder_from_directory(folder).info.splits
+        return tfds.builder_from_directory(folder).info.splits
     except Exception as error:  # TFDS lets through whatever its parsers raise
         raise DatasetError(f"{folder / 'dataset_info.json'}: cannot be read ({error})") from error

@@ -180,17 +180,8 @@ class PhotoIndex(StoredIndex):
 
     def counts(self) -> dict[str, int]:
         """Returns the numbers that a summary prints."""
-        return {
-            "photos": len(self),
-            "categories": len(np.unique(self.category[self.category >= 0])),
-            "items": len(self.items),
-            "customer_photos": len(self.customers.rows),
-            "shop_photos": len(self.shops.rows),
-            "pairs": int((self.customers.counts * self.shops.counts).sum()),
-            "queries": len(self.customers.rows),
-            "gallery": len(self.shops.rows),
-            "queries_without_match": int(self.customers.counts[self.shops.counts == 0].sum()),
-        }
+        categories = self.category[self.category >= 0]
+        return count_photos(self.item, self.domain == CUSTOMER, categories)
 
     @classmethod
     def join(cls, indices: Sequence["PhotoIndex"]) -> "PhotoIndex":
@@ -242,6 +233,29 @@ class RowsByItem:
         return cls(rows, np.cumsum(counts) - counts, counts)
 
 
+def count_photos(item: np.ndarray, customer: np.ndarray, categories: np.ndarray) -> dict[str, int]:
+    """Returns the numbers that a summary prints.
+
+    Args:
+      item: int [n], of each image.
+      customer: bool [n], whether it is a customer image.
+      categories: of the images that have one.
+    """
+    items = int(item.max(initial=-1)) + 1
+    customers, shops = (np.bincount(item[part], minlength=items) for part in (customer, ~customer))
+    return {
+        "photos": len(item),
+        "categories": len(np.unique(categories)),
+        "items": int(((customers + shops) > 0).sum()),
+        "customer_photos": int(customers.sum()),
+        "shop_photos": int(shops.sum()),
+        "pairs": int((customers * shops).sum()),
+        "queries": int(customers.sum()),
+        "gallery": int(shops.sum()),
+        "queries_without_match": int(customers[shops == 0].sum()),
+    }
+
+
 class NameNumbers(dict[str, int]):
     """Numbers by name, each new name the next one; -1 for "", which is not kept."""
 
@@ -275,7 +289,10 @@ def index_photos(
     order = {name: list(names.get(name) or sorted(numbers[name])) for name in numbers}
     places = {name: numbers[name].places(order[name]) for name in numbers}
     contents = number_contents(
-        [number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"]) for rows in columns.values()]
+        [
+            number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"])
+            for rows in columns.values()
+        ]
     )
     indices = {}
     for (split, rows), content in zip(columns.items(), contents, strict=True):

@@ -16,9 +16,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import pydantic
 
-from input_pipeline.datasets.registry import REGISTRY
+from input_pipeline.datasets import dataset_names
 from input_pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,87 +62,67 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     """Returns tables of the counts, a row for each split, and of those of the release."""
     blocks = []
     if counts := summary["splits"]:
-        columns = [  # those that are 0 in every split, as pairs without items, are left out
-            column
-            for column in next(iter(counts.values()))
-            if column in ("photos", "bytes") or any(count[column] for count in counts.values())
+        table = pd.DataFrame(counts).T.rename_axis(index="split")
+        shown = [  # those that are 0 in every split, as pairs without items, are left out
+            name for name in table if name in ("photos", "bytes") or table[name].any()
         ]
-        rows = [
-            [name, *(f"{count[column]:,}" for column in columns)] for name, count in counts.items()
-        ]
-        blocks.append(
-            _format_table([["split", *(column.replace("_", " ") for column in columns)], *rows])
-        )
+        blocks.append(_format(table[shown].rename(columns=lambda name: name.replace("_", " "))))
     if objects := summary.get("objects_per_category"):
-        rows = [
-            [name, *(f"{count:,}" for count in counts.values())] for name, counts in objects.items()
-        ]
-        blocks.append(_format_table([["objects", *next(iter(objects.values()))], *rows]))
+        blocks.append(_format(pd.DataFrame(objects).T.rename_axis(index="objects")))
     if release := summary.get("release"):
-        rows = [
-            [
-                line["what"],
-                f"{line['found']:,}",
-                _optional(line["release"]),
-                _optional(line["paper"]),
-                "" if line["found"] in (line["release"], line["paper"]) else "differs",
-            ]
-            for line in release
-        ]
-        header = ["", "here", "in the release", "in the paper", ""]
-        blocks.append(_format_table([header, *rows]))
-    for title in ("problems", "tolerated"):
-        lines = [f"  {kind}: {count:,}" for kind, count in summary.get(title, {}).items()]
-        if lines:
-            blocks.append("\n".join([f"{title.capitalize()}, by kind:", *lines]))
+        table = pd.DataFrame(release).rename(columns={"what": "count", "found": "right"})
+        known = (table["right"] == table["release"]) | (table["right"] == table["paper"])
+        table = table.assign(note=np.where(known, "", "differs"))
+        blocks.append(_format(table.set_index("count")))
+    for title in ("problems", "notes"):
+        if lines := [f"  {kind}: {count:,}" for kind, count in summary.get(title, {}).items()]:
+            blocks.append("\n".join([f"{title.capitalize()}:", *lines]))
     return "\n\n".join(blocks)
 
 
-def _optional(count: int | None) -> str:
-    return "" if count is None else f"{count:,}"
+def _format(table: pd.DataFrame) -> str:
+    def cell(value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        return "" if value is None or np.isnan(value) else f"{int(value):,}"
+
+    text = table.map(cell).reset_index().to_string(index=False)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _check(dataset: "DatasetConfig", options: "PrepareOptions") -> int:
     from input_pipeline.dataset import check_source
 
-    report, fatal, summary = check_source(dataset, options)
-    for problem in report.problems:
+    checked, fatal, summary = check_source(dataset, options)
+    for problem in checked.problems:
         print(problem)
     print(f"\n{format_summary(summary)}\n")
-    bad = f"{report.bad_rows():,} bad rows"
-    if not report.rows:
+    bad = f"{checked.bad_rows():,} bad rows"
+    if checked.table.empty:
         print(f"{bad}, and no photo is left: this cannot be prepared.")
         return 2
     if fatal:
         kinds = ",".join(sorted({problem.kind for problem in fatal}))
         print(
             f"{bad}, {len(fatal):,} problems that stop preparing; --on_error=skip leaves "
-            f"all bad rows out, --on_error={shlex.quote(kinds)} those of these kinds."
+            f"all bad rows out, --on_error={kinds} those of these kinds."
         )
         return 2
-    print(f"{bad} will be left out." if report.problems else "No problems.")
+    print(f"{bad} will be left out." if checked.problems else "No problems.")
     return 0
-
-
-def _format_table(table: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--dataset", choices=tuple(REGISTRY), default="synthetic")
+    add("--dataset", choices=dataset_names(), default="synthetic")
     add("--check", action="store_true", help="check lists and photos only; write nothing")
     add("--dir", default="data", help="folder of prepared data sets (%(default)s)")
     add(
         "--source",
         default="",
-        help="the CSV (manifest, findfashion) or the folder you downloaded; synthetic: small, tiny",
+        help="the folder you downloaded, or the CSV (manifest, findfashion); synthetic: small, tiny",
     )
     from input_pipeline.config import PrepareOptions
 

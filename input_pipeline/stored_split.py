@@ -1,6 +1,5 @@
 """A split of a prepared data set: an index, and the records beside it."""
 
-import abc
 from collections.abc import Sequence
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -10,7 +9,8 @@ from etils import epath
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import load_image
 from input_pipeline.record_files import RecordFiles
-from input_pipeline.stored_index import StoredIndex
+from input_pipeline.index import StoredIndex
+from input_pipeline.records import parse
 
 
 class Photo(Protocol):
@@ -37,10 +37,10 @@ Index = TypeVar("Index", bound=StoredIndex)
 Record = TypeVar("Record", bound=Photo)
 
 
-class StoredSplit(abc.ABC, Generic[Index, Record]):
+class StoredSplit(Generic[Index, Record]):
     """The images of one split.
 
-    Subclasses define the type of the index and how a record is parsed.
+    Subclasses define the types of the index and of a record.
 
     Attributes:
       name: "train", "val" or "test".
@@ -48,6 +48,7 @@ class StoredSplit(abc.ABC, Generic[Index, Record]):
     """
 
     index_type: ClassVar[type[StoredIndex]]
+    record_type: ClassVar[type]
 
     def __init__(self, name: str, index: Index, records: RecordFiles):
         self.name = name
@@ -73,10 +74,9 @@ class StoredSplit(abc.ABC, Generic[Index, Record]):
         """Reads the stored records of these rows, which `parse` parses."""
         return self._records.read(rows)
 
-    @staticmethod
-    @abc.abstractmethod
-    def parse(serialized: bytes) -> Record:
+    def parse(self, serialized: bytes) -> Record:
         """Parses a stored record."""
+        return parse(self.record_type, serialized)
 
     def record(self, row: int) -> Record:
         """Reads one image with all its labels."""

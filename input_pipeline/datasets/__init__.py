@@ -104,7 +104,11 @@ class Registered:
         """Returns counts of the rows listed and of those that are right, beside the release's."""
         if not hasattr(self.module, "count"):
             return []
-        release, listed, good = self.module.RELEASE, self.module.count(listed), self.module.count(good)
+        release, listed, good = (
+            self.module.RELEASE,
+            self.module.count(listed),
+            self.module.count(good),
+        )
         return [
             {"what": what, "listed": listed[what], "found": count}
             | dict(zip(("release", "paper"), release.get(what, (None, None)), strict=True))
@@ -165,4 +169,6 @@ def fingerprint(files: Iterable[epath.Path]) -> str:
 def _check_required(root: epath.Path, name: str, required: Sequence[str]) -> None:
     missing = [each for each in required if not find_files(root, each)]
     if missing:
-        raise DatasetError(f"{root} (dataset.source): {', '.join(missing)} missing, which {name} has")
+        raise DatasetError(
+            f"{root} (dataset.source): {', '.join(missing)} missing, which {name} has"
+        )
