@@ -282,7 +282,9 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
 
     with ThreadPoolExecutor(THREADS) as pool:
         results = ordered_map(pool, inspect, zip(paths, names, strict=True), 4 * THREADS)
-        found = dict(zip(paths, tqdm(results, "Checking images", len(paths)), strict=True))
+        found = dict(
+            zip(paths, tqdm(results, "Checking images", len(paths), unit=" images"), strict=True)
+        )
     headers = rows["path"].map(found)
     rows = rows.assign(header=headers)
     missing = headers.map(lambda header: isinstance(header, MissingImageError))

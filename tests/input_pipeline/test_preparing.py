@@ -54,7 +54,7 @@ def _small(name, folder):
 @pytest.fixture
 def small_shards(monkeypatch, three_garments):
     """A few photos to a file: more than ten files of the manifest."""
-    monkeypatch.setattr(builder, "SHARD_BYTES", 3_000)
+    monkeypatch.setattr(builder, "SHARD_BYTES", 2_000)
     monkeypatch.setattr(synthetic, "_PHOTOS_PER_SHARD", 4)
 
 
@@ -132,11 +132,9 @@ def test_a_worker_tells_what_is_wrong_with_its_input(tmp_path):
     job.write_bytes(pickle.dumps((epath.Path(tmp_path / "shard"), _refuse)))
     beam._run_job(str(job))
     assert (tmp_path / "0.pickle.error").read_text() == "photo 7: broken"
-    assert not (tmp_path / "shard").exists()
 
 
 def _refuse(path):
-    path.write_bytes(b"half")
     raise DatasetError("photo 7: broken")
 
 
