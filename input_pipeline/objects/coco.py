@@ -19,7 +19,7 @@ from etils import epath
 
 from input_pipeline.errors import AnnotationError, DatasetError, one_of
 from input_pipeline.files import image_name, is_number, is_whole, read_json, short
-from input_pipeline.table import BOX, mark
+from input_pipeline.table import BOX, is_right, mark
 from input_pipeline.vocabulary import SPLITS
 
 KIND = "objects"
@@ -49,6 +49,7 @@ def _is_box(value: Any) -> bool:
 
 _ANY = (lambda _: True, "", "")
 _KEY = (_is_key, "a whole number or a text", "format")
+_OWN = ("one that no other has", "duplicate")
 _FLAG = (lambda value: value in (None, 0, 1), "0 or 1", "value")
 # Of the fields that are read: whether a value is right, what is expected, the kind of problem.
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
@@ -104,8 +105,8 @@ def read_files(
     images = _check_images(lists["images"], root, shares)
     categories, names = _check_categories(lists["categories"], names)
     objects = _check_objects(lists["annotations"], images, categories)
-    table = pd.concat([images, objects, categories[~_good(categories)]], ignore_index=True)
-    unsized = int((_good(images) & images[["height", "width"]].isna().all(axis=1)).sum())
+    table = pd.concat([images, objects, categories[~is_right(categories)]], ignore_index=True)
+    unsized = int((is_right(images) & images[["height", "width"]].isna().all(axis=1)).sum())
     table.attrs["categories"] = [names[key] for key in sorted(names)]
     table.attrs["notes"] = {"image of no stated size": unsized} if unsized else {}
     return table
@@ -146,10 +147,13 @@ def _read_file(path: epath.Path, split: str) -> dict[str, pd.DataFrame]:
         rows["source"] = [f"{path}: {name}[{number}]" for number in range(len(rows))]
         wrong = [not isinstance(entry, dict) for entry in entries]
         rows = mark(rows, wrong, "format", "expected fields in braces")
-        for field, (is_right, what, kind) in fields.items():
-            rows = _expect(rows, rows[field].map(is_right), field, what, kind)
+        for field, (check, what, kind) in fields.items():
+            rows = _expect(rows, rows[field].map(check), field, what, kind)
         for field in {"id", "image_id", "category_id"} & fields.keys():
             rows[field] = rows[field].where(rows[field].map(_is_key), None)
+        # Whose the objects of two images with one id are cannot be told.
+        again = rows["id"].duplicated(keep="first" if name == "annotations" else False)
+        rows = _expect(rows, ~again | rows["id"].isna(), "id", *_OWN)
         tables[name] = rows.assign(file=split)
     if split:
         tables["images"]["split"] = split
@@ -161,31 +165,25 @@ def _good(rows: pd.DataFrame) -> pd.Series:
 
 
 def _expect(rows: pd.DataFrame, right: pd.Series, field: str, what: str, kind: str) -> pd.DataFrame:
-    """Marks rows in which a field is not right, if nothing was wrong with them before."""
-    bad = ~right.astype(bool) & _good(rows)
+    """Marks rows in which a field is not right."""
+    bad = ~right.astype(bool) & is_right(rows)
     rows = rows.assign(got=rows.loc[bad, field].map(short))
     text = f"field {field!r}: expected {what}, got {{got}}"
     return mark(rows, bad, kind, text).drop(columns="got")
-
-
-def _expect_own(rows: pd.DataFrame, keep: Any) -> pd.DataFrame:
-    own = rows["id"].isna() | ~rows.duplicated(["file", "id"], keep=keep)
-    return _expect(rows, own, "id", "one that no other has", "duplicate")
 
 
 def _check_images(
     rows: pd.DataFrame, root: epath.Path, shares: Mapping[str, float]
 ) -> pd.DataFrame:
     """Returns a row of the table for each image, with its `id` and `file`."""
-    rows = _expect_own(rows, keep=False)  # whose the objects are could not be told
     if rows["split"].isna().all():
         rows["split"] = rows["id"].map(lambda key: split_of(key, shares))
     rows = _expect(rows, rows["split"].map(SPLITS.__contains__), "split", one_of(SPLITS), "value")
-    good = rows["file_name"].where(_good(rows))
+    good = rows["file_name"].where(is_right(rows))
     rows["image"] = good.map(image_name, na_action="ignore")
     rows["path"] = good.map(lambda name: _find_image(root, name), na_action="ignore")
-    own = good.isna() | ~rows["image"].duplicated()
-    rows = _expect(rows, own, "file_name", "one that no other has", "duplicate")
+    again = rows["image"].duplicated() & good.notna()
+    rows = _expect(rows, ~again, "file_name", *_OWN)
     sizes = {side: rows[side].where(rows[side] != -1) for side in ("height", "width")}
     rows = rows.assign(category="", crowd=False, image_source=rows["source"], **sizes)
     return rows.drop(columns="file_name")
@@ -200,36 +198,35 @@ def _check_categories(
     rows: pd.DataFrame, names: Mapping[int, str] | None
 ) -> tuple[pd.DataFrame, Mapping[int, str]]:
     """Returns the files' categories, and the names of all by id."""
-    rows = _expect_own(rows, keep=False)
     if names is None:
         rows = _expect(rows, rows["name"].map(_is_text), "name", "a name", "format")
-        good = rows[_good(rows)].drop_duplicates("id").drop_duplicates("name")
+        good = rows[is_right(rows)].drop_duplicates("id").drop_duplicates("name")
         names = dict(zip(good["id"], good["name"], strict=True))
         same = rows["id"].map(names) == rows["name"]
         rows = _expect(rows, same, "name", "one name for each id in all files", "contradiction")
     rows["category"] = rows["id"].map(names)
-    known = rows["category"].notna()
-    return _expect(rows, known, "id", f"{min(names)} to {max(names)}", "reference"), names
+    _, what, kind = _FIELDS["annotations"]["category_id"]
+    return _expect(rows, rows["category"].notna(), "id", what, kind), names
 
 
 def _check_objects(
     rows: pd.DataFrame, images: pd.DataFrame, categories: pd.DataFrame
 ) -> pd.DataFrame:
     """Returns a row of the table for each object of the images that are right."""
-    rows = _expect_own(rows, keep="first").drop(columns="id")
     images = images[images["id"].notna()].drop_duplicates(["file", "id"])
-    images = images.rename(columns={"id": "image_id"}).assign(right=_good(images))
-    categories = categories[_good(categories)].rename(columns={"id": "category_id"})
-    rows = rows.merge(images.drop(columns=["source", "problems", "category", "crowd"]), "left")
-    rows = rows.merge(categories[["file", "category_id", "category"]], "left")
+    images = images.rename(columns={"id": "image_id"}).assign(right=is_right(images))
+    images = images.drop(columns=["source", "problems", "category", "crowd"])
+    categories = categories[is_right(categories)].rename(columns={"id": "category_id"})
+    categories = categories[["file", "category_id", "category"]]
+    rows = rows.drop(columns="id").merge(images, "left").merge(categories, "left")
     for field, column in (("image_id", "image_source"), ("category_id", "category")):
         rows = _expect(rows, rows[column].notna(), field, *_FIELDS["annotations"][field][1:])
-    rows = rows[~_good(rows) | (rows["right"] == True)]  # noqa: E712
+    rows = rows[~is_right(rows) | rows["right"].eq(True)]
     box = np.array([box if _is_box(box) else [np.nan] * 4 for box in rows["bbox"]], np.float64)
     box = box.reshape(-1, 4) + np.pad(box.reshape(-1, 4)[:, :2], [(0, 0), (2, 0)])
     box = np.clip(box, -1e9, 1e9).astype(np.float32)  # sums of decimals end where they should
     return rows.assign(
         **dict(zip(BOX, box.T.astype(np.float64), strict=True)),
-        crowd=rows[["iscrowd", "ignore"]].isin([1]).any(axis=1),
+        crowd=(rows[["iscrowd", "ignore"]] == 1).any(axis=1),
         segmentation=rows["segmentation"].map(lambda value: None if value == [] else value),
     ).drop(columns="bbox")
