@@ -6,13 +6,13 @@ Garments are of one item where pair_id and style are the same, whatever their ca
 release's evaluation. Those of style 0 have no partner: each is an item of its own. Items are named
 by folder, pair_id and style, for both folders count pair_ids from 1.
 
-The flags of FindFashion's protocols are derived: viewpoint 3 (side or back, not told apart) is side,
-1 (not worn) and 2 front; occlusion 2 and 3 (medium, heavy) are occluded; zoom_in 2 and 3 (medium,
-large) cropped. Landmarks are in the category's own order and number.
+The flags of FindFashion's protocols are derived: viewpoint 3 (side or back) is side, 2 (front) and
+1 (not worn) are front; occlusion 2 and 3 (medium, heavy) are occluded; zoom_in 2 and 3 (medium,
+large) are cropped. Landmarks are in the category's own order and number.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ import pandas as pd
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import datasets
+from input_pipeline.datasets import find_files
 from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.files import is_number, is_whole, read_json, short
 from input_pipeline.parallel import ordered_map
@@ -36,6 +36,8 @@ RELEASE = {
     "validation garments": (52_490, 54_910),
 }
 _SPLITS = {"train": "train", "validation": "test"}  # by folder
+REQUIRED = ()  # one of the two folders is enough
+FILES = tuple(f"{folder}/annos/[0-9]*.json" for folder in _SPLITS)
 _CATEGORIES = {  # in the order of category_id, from 1: clothes type, number of landmarks
     **{"short sleeve top": (UPPER, 25), "long sleeve top": (UPPER, 33)},
     **{"short sleeve outwear": (UPPER, 31), "long sleeve outwear": (UPPER, 39)},
@@ -48,7 +50,8 @@ _DOMAINS = {"user": "customer", "shop": "shop"}  # by source
 _VIEWS = {1: "front", 2: "front", 3: "side"}  # by viewpoint
 _VISIBILITIES = np.array([UNKNOWN, OCCLUDED, VISIBLE], np.int32)  # by the files'
 _GARMENT = re.compile(r"item[1-9][0-9]{0,8}")
-_SHARED = ("source", "pair_id")  # fields of the file, beside its garments
+_LEVEL = (int, _VIEWS.__contains__, "value", "1, 2 or 3")
+_NUMBER = (int, is_whole, "value", "a whole number")
 
 
 def _is_box(value: list) -> bool:
@@ -60,34 +63,25 @@ def _are_points(value: list) -> bool:
     return whole and len(value) % 3 == 0 and set(value[2::3]) <= {0, 1, 2}
 
 
-# Of each field: its type, what is right, the kind of problem if not, and what messages say.
+# Of each field: its type, what is right, the kind of problem if it is not, and what messages say.
+_IMAGE = {"source": (str, _DOMAINS.__contains__, "value", "user or shop"), "pair_id": _NUMBER}
 _FIELDS: Mapping[str, tuple[type, Callable[[Any], bool], str, str]] = {
-    "source": (str, _DOMAINS.__contains__, "value", "user or shop"),
-    **dict.fromkeys(("pair_id", "style"), (int, is_whole, "value", "a whole number")),
+    "style": _NUMBER,
     "category_id": (int, range(1, 14).__contains__, "value", "1 to 13"),
     "category_name": (str, _CATEGORIES.__contains__, "value", "one of the 13 categories"),
-    **dict.fromkeys(
-        ("scale", "occlusion", "zoom_in", "viewpoint"),
-        (int, _VIEWS.__contains__, "value", "1, 2 or 3"),
-    ),
+    **dict.fromkeys(("scale", "occlusion", "zoom_in", "viewpoint"), _LEVEL),
     "bounding_box": (list, _is_box, "box", "[x_1, y_1, x_2, y_2] in pixels"),
     "segmentation": (list, bool, "mask", "a list of polygons"),
     "landmarks": (list, _are_points, "landmarks", "whole numbers x, y, visibility (0, 1 or 2)"),
 }
 
 
-def fingerprint(root: epath.Path) -> str:
-    """Returns a digest of the annotation files' names and sizes."""
-    files = _list_files(root, "annos/*.json")
-    return datasets.fingerprint(path for paths in files.values() for path in paths)
-
-
 def to_table(root: epath.Path) -> pd.DataFrame:
     """Reads the garments in the order of the files and, within a file, of their numbers."""
     rows, empty = [], 0
-    annotations, images = (_list_files(root, files) for files in ("annos/*.json", "image/*.jpg"))
-    for folder, paths in annotations.items():
-        for name in sorted({path.stem for path in images[folder]} - {path.stem for path in paths}):
+    for folder, pattern in zip(_SPLITS, FILES, strict=True):
+        paths, images = find_files(root, pattern), find_files(root, f"{folder}/image/[0-9]*.jpg")
+        for name in sorted({path.stem for path in images} - {path.stem for path in paths}):
             path = root / f"{folder}/annos/{name}.json"
             text = f"no such file, for {folder}/image/{name}.jpg"
             rows.append(_to_row(path, Problem("reference", f"{path}", text)))
@@ -97,7 +91,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
                 rows += found
                 empty += not found
     if not rows:
-        raise AnnotationError([f"{root}: no image has a garment"])
+        raise DatasetError(f"{root} (dataset.source): no garment in {' or '.join(FILES)}")
     table = pd.DataFrame(rows, dtype=object)
     table.attrs["notes"] = {"image without a garment": empty} if empty else {}
     return table
@@ -108,21 +102,6 @@ def count(table: pd.DataFrame) -> dict[str, int]:
     images = table["image"].groupby(table["image"].str.partition("/")[0])
     counts = pd.DataFrame({"images": images.nunique(), "garments": images.size()}).stack()
     return {f"{folder} {what}": int(number) for (folder, what), number in counts.items()}
-
-
-def _list_files(root: epath.Path, pattern: str) -> dict[str, list[epath.Path]]:
-    """Returns the numbered files of train and validation, or raises DatasetError."""
-    folders = [folder for folder in _SPLITS if (root / folder).exists()]
-    files = {folder: datasets.find_files(root, f"{folder}/{pattern}") for folder in folders}
-    found = {
-        folder: [path for path in paths if re.fullmatch("[0-9]+", path.stem)]
-        for folder, paths in files.items()
-    }
-    if not found or not all(found.values()):
-        which = " and ".join(folder for folder in _SPLITS if not found.get(folder))
-        text = f"no files as {pattern.replace('*', '000001')} in {which}"
-        raise DatasetError(f"{root} (dataset.source): {text}")
-    return found
 
 
 def _to_row(path: epath.Path, *problems: Problem) -> dict[str, Any]:
@@ -136,28 +115,26 @@ def _read_file(path: epath.Path) -> list[dict[str, Any]]:
     """Reads FOLDER/annos/NUMBER.json: a row for each garment, and one for what is wrong besides."""
     try:
         content = read_json(path)
+        if not isinstance(content, dict):
+            raise AnnotationError([f"{path}: expected an object, got {short(content)}"])
     except AnnotationError as error:
         return [_to_row(path, Problem("format", *error.problems[0].split(": ", 1)))]
-    if not isinstance(content, dict):
-        text = f"expected an object, got {short(content)}"
-        return [_to_row(path, Problem("format", f"{path}", text))]
-    row = _to_row(path, *_check(content, _SHARED, f"{path}"))
     keys = sorted(filter(_GARMENT.fullmatch, content), key=lambda key: int(key[4:]))
-    rows = [row | _read_garment(path, key, content, row["problems"]) for key in keys]
-    strange = [
-        Problem("format", f"{path}", f"field {short(key)}: there is no such field")
-        for key in sorted(content.keys() - {*_SHARED, *keys})
-    ]
-    return (
-        [*rows, _to_row(path, *row["problems"], *strange)] if row["problems"] or strange else rows
-    )
+    wrong = _check(content, _IMAGE, f"{path}")
+    row = _to_row(path, *wrong)
+    rows = [row | _read_garment(path, key, content, wrong) for key in keys]
+    for key in sorted(content.keys() - {*_IMAGE, *keys}):
+        wrong.append(Problem("format", f"{path}", f"field {short(key)}: there is no such field"))
+    return [*rows, _to_row(path, *wrong)] if wrong else rows
 
 
-def _check(fields: Mapping[str, Any], names: Iterable[str], source: str) -> list[Problem]:
-    """Returns what is wrong with these fields."""
+def _check(content: Any, fields: Mapping[str, Any], source: str) -> list[Problem]:
+    """Returns what is wrong with the fields of an object."""
+    if not isinstance(content, dict):
+        return [Problem("format", source, f"expected an object, got {short(content)}")]
     problems = []
-    for name in names:
-        (type_, is_right, kind, expected), value = _FIELDS[name], fields.get(name)
+    for name, (type_, is_right, kind, expected) in fields.items():
+        value = content.get(name)
         typed = type(value) is type_
         if not (typed and is_right(value)):
             text = f"field {name!r}: expected {expected}, got {short(value)}"
@@ -166,15 +143,11 @@ def _check(fields: Mapping[str, Any], names: Iterable[str], source: str) -> list
 
 
 def _read_garment(
-    path: epath.Path, key: str, content: Mapping[str, Any], problems: Sequence[Problem]
+    path: epath.Path, key: str, content: Mapping[str, Any], wrong: Sequence[Problem]
 ) -> dict[str, Any]:
-    """Returns the cells of a garment's row, or what is wrong with it and, `problems`, its file."""
+    """Returns the cells of a garment's row, or what is wrong with it and with its file."""
     source, garment = f"{path}: {key}", content[key]
-    if not isinstance(garment, dict):
-        text = f"expected an object, got {short(garment)}"
-        return {"source": source, "problems": (Problem("format", source, text),)}
-    problems = [*problems, *_check(garment, _FIELDS.keys() - _SHARED, source)]
-    if problems:
+    if problems := [*wrong, *_check(garment, _FIELDS, source)]:
         return {"source": source, "problems": tuple(problems)}
     category, style = garment["category_name"], garment["style"]
     clothes_type, count = _CATEGORIES[category]
@@ -196,7 +169,7 @@ def _read_garment(
         "domain": _DOMAINS[content["source"]],
         "category": category,
         "clothes_type": clothes_type,
-        **dict(zip(BOX, map(float, garment["bounding_box"]), strict=True)),
+        **dict(zip(BOX, garment["bounding_box"], strict=True)),
         "landmarks": landmarks,
         "segmentation": list(map(_to_polygon, garment["segmentation"])),
         "view": _VIEWS[garment["viewpoint"]],
