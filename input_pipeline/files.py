@@ -17,7 +17,7 @@ from input_pipeline.errors import AnnotationError
 
 _WORKBOOK = b"PK\x03\x04"  # what an Excel workbook begins with
 _DELIMITERS = ",;\t"
-_TWICE = {"two values": 2}
+_TWICE = frozenset(["two values"])  # no value of JSON is one
 
 
 def image_name(path: str) -> str:
@@ -169,8 +169,10 @@ def is_whole(value: object, least: int = 0, most: int = 10**9 - 1) -> bool:
 
 def short(value: object) -> str:
     """Returns what messages call a value, however long or deep it is."""
+    if value is _TWICE:
+        return "two values"
     if isinstance(value, Mapping):
-        return "two values" if value is _TWICE else "an object"
+        return "an object"
     if isinstance(value, list | tuple | np.ndarray):
         if len(value) > 4 or any(isinstance(part, list | Mapping) for part in value):
             return f"a list of {len(value)}"
