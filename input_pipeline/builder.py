@@ -23,14 +23,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import masks
-from input_pipeline.beam import Write, write_with_beam
+from input_pipeline.beam import Write, beam_flags, write_with_beam
 from input_pipeline.config import PrepareOptions
 from input_pipeline.images import encode_png, load_image
 from input_pipeline.index import index_photos
 from input_pipeline.locks import preparation_lock
 from input_pipeline.objects.index import index_objects
 from input_pipeline.parallel import ordered_map
-from input_pipeline.records import NO_LANDMARKS, ObjectRecord, PhotoRecord, features, parse, to_example
+from input_pipeline.records import (
+    NO_LANDMARKS,
+    ObjectRecord,
+    PhotoRecord,
+    features,
+    parse,
+    to_example,
+)
 from input_pipeline.table import BOX, THREADS
 from input_pipeline.vocabulary import SPLITS, UNKNOWN
 
@@ -84,23 +91,25 @@ def ensure_prepared(
       options: of preparing.
 
     Raises:
-      DatasetError: what `contents` and `beam.write_with_beam` raise.
+      DatasetError: what `contents`, `beam_flags` and `write_with_beam` raise.
     """
     if folder.exists():
         return
+    flags = beam_flags(options.beam_runner, options.beam_options)
     with preparation_lock(folder.parent.parent / f".{folder.parent.name}.lock"):
         if folder.exists():  # another process has done it meanwhile
             return
         print(f"Preparing {folder}", flush=True)
         planned = contents()
         unfinished = _open_unfinished(folder, planned.plan, options)
-        paths = _write_records(unfinished, name, planned, options)
+        paths = _write_records(unfinished, name, planned, options.beam_runner, flags)
         counts = _write_index(unfinished, planned, paths)
         for split, count in counts.items():
             count["bytes"] = sum(path.stat().length for path in paths[split])
         summary = {"splits": counts, "options": options.for_records(), **planned.summary}
         (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=2))
-        (unfinished / _PLAN_FILE).unlink()
+        for path in (unfinished / _PLAN_FILE, *unfinished.glob("*.tmp")):  # of killed writers
+            path.unlink()
         unfinished.rename(folder)
     print(f"Prepared {folder}", flush=True)
 
@@ -122,7 +131,7 @@ def _open_unfinished(folder: epath.Path, plan: str, options: PrepareOptions) -> 
 
 
 def _write_records(
-    folder: epath.Path, name: str, contents: Contents, options: PrepareOptions
+    folder: epath.Path, name: str, contents: Contents, beam_runner: str, flags: Any
 ) -> dict[str, list[epath.Path]]:
     """Writes the files of records that are not there yet, and TFDS's metadata; returns all."""
     paths: dict[str, list[epath.Path]] = {}
@@ -141,8 +150,8 @@ def _write_records(
         for path, source in zip(paths[split], sources, strict=True):
             if not path.exists():
                 jobs[path] = functools.partial(write_shard, contents.record, source)
-    if options.beam_runner:
-        write_with_beam(jobs, folder, options.beam_runner, options.beam_options)
+    if beam_runner:
+        write_with_beam(jobs, folder, beam_runner, flags)
     else:
         for path, write in jobs.items():
             write(path)
@@ -221,7 +230,7 @@ def table_contents(
     names = {name: list(table.attrs.get(name, ())) for name in ("categories", "attributes")}
     if kind == "objects":
         numbers = {name: number for number, name in enumerate(names["categories"])}
-        records = functools.partial(_object_records, numbers=numbers)
+        records: Any = functools.partial(_object_records, numbers=numbers)
     else:
         records = _photo_records
     shards: dict[str, list[ShardSource]] = {}
@@ -246,7 +255,9 @@ def table_contents(
     return Contents(record, shards, summary, names, plan)
 
 
-def _photo_records(rows: pd.DataFrame, title: str, options: PrepareOptions) -> Iterator[PhotoRecord]:
+def _photo_records(
+    rows: pd.DataFrame, title: str, options: PrepareOptions
+) -> Iterator[PhotoRecord]:
     """Yields the record of each row."""
     jobs = (row._asdict() for row in rows.itertuples(index=False))
     return _in_threads(functools.partial(_photo_record, options=options), jobs, len(rows), title)
@@ -366,5 +377,8 @@ def _store(row: Mapping[str, Any], options: PrepareOptions) -> tuple[dict[str, A
         return fields, Resize((small[0] / width, small[1] / height), height, width)
     unchanged = Resize((1.0, 1.0), height, width)
     if row["plain_jpeg"]:
-        return fields | {"image": path.read_bytes(), "orientation": int(row["orientation"])}, unchanged
+        return fields | {
+            "image": path.read_bytes(),
+            "orientation": int(row["orientation"]),
+        }, unchanged
     return fields | {"image": encode_png(load_image(path, options.max_pixels))}, unchanged

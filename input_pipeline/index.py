@@ -233,9 +233,7 @@ class RowsByItem:
         return cls(rows, np.cumsum(counts) - counts, counts)
 
 
-def count_photos(
-    item: np.ndarray, customer: np.ndarray, categories: np.ndarray
-) -> dict[str, int]:
+def count_photos(item: np.ndarray, customer: np.ndarray, categories: np.ndarray) -> dict[str, int]:
     """Returns the numbers that a summary prints.
 
     Args:
@@ -291,7 +289,10 @@ def index_photos(
     order = {name: list(names.get(name) or sorted(numbers[name])) for name in numbers}
     places = {name: numbers[name].places(order[name]) for name in numbers}
     contents = number_contents(
-        [number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"]) for rows in columns.values()]
+        [
+            number_boxes(rows.pop("digest"), rows["photo_id"], rows["box"])
+            for rows in columns.values()
+        ]
     )
     indices = {}
     for (split, rows), content in zip(columns.items(), contents, strict=True):
@@ -337,13 +338,16 @@ def digest(image: bytes) -> np.ndarray:
 
 def stack_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Stacks rows of NumPy values to columns; `marks`, of any number per row, one after another."""
-    parts, rows = [], iter(rows)
+    parts: list[dict[str, np.ndarray]] = []
+    rows = iter(rows)
     while part := list(itertools.islice(rows, _ROWS_PER_PART)):
-        parts.append({name: [row[name] for row in part] for name in part[0]})
-        parts[-1] = {
-            name: np.concatenate(values) if name == "marks" else np.stack(values)
-            for name, values in parts[-1].items()
-        }
+        columns = {name: [row[name] for row in part] for name in part[0]}
+        parts.append(
+            {
+                name: np.concatenate(values) if name == "marks" else np.stack(values)
+                for name, values in columns.items()
+            }
+        )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

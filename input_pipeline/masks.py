@@ -113,7 +113,9 @@ def _parse_runs(value: dict[str, Any], height: int, width: int) -> dict[str, Any
     else:
         lengths = counts
     if not isinstance(lengths, list) or not all(is_whole(run, 0, _MOST_PIXELS) for run in lengths):
-        raise MaskError(f"expected a mask's counts as a text or lengths of runs, got {short(counts)}")
+        raise MaskError(
+            f"expected a mask's counts as a text or lengths of runs, got {short(counts)}"
+        )
     if sum(lengths) != height * width:
         raise MaskError(f"runs of {sum(lengths)} pixels in a mask of {width}x{height}")
     if isinstance(counts, str):

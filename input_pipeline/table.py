@@ -12,16 +12,16 @@ A converter (`datasets/NAME.py`) returns the columns that it knows; `complete` a
   x_1, y_1, x_2, y_2        the garment's box in pixels of the upright image; empty: the whole image
   view, occluded, cropped   one of VIEWS; 0 or 1; empty where unknown
   landmarks                 int32 [n, 3] (visibility, x, y), or None
-  segmentation, crowd       polygons or a run-length mask as COCO writes them, or None; whether a box
-                            holds several objects that were not told apart
+  segmentation, crowd       polygons or a run-length mask as COCO writes them, or None; whether a
+                            box holds several objects that were not told apart
   height, width             of the image, as the annotations say; empty where they do not
   source                    FILE:LINE where the row stands; image_source, box_source and
                             landmarks_source where these stand elsewhere
   problems                  a tuple of `Problem`, what the converter found wrong: see `mark`
 
 Its `attrs` may hold "attributes" and "categories", all names there are in the order of the
-annotations (attributes with the name of their type), and "notes", how often each harmless oddity was
-met.
+annotations (attributes with the name of their type), and "notes", how often each harmless oddity
+was met.
 """
 
 import functools
@@ -109,9 +109,15 @@ class Checked(NamedTuple):
 
 
 def mark(
-    rows: pd.DataFrame, bad: Any, kind: str, text: str, source: str = "source"
+    rows: pd.DataFrame,
+    bad: Any,
+    kind: str,
+    text: str,
+    source: str = "source",
+    *,
+    further: bool = False,
 ) -> pd.DataFrame:
-    """Returns the rows with one more problem in those that are bad.
+    """Returns the rows with a problem in those that are bad.
 
     Args:
       rows: of a table.
@@ -119,16 +125,23 @@ def mark(
       kind: one of KINDS.
       text: a format of the row's columns, as "field 'split': got {split!r}".
       source: the column that says where the problem stands.
+      further: whether rows that have a problem already get another.
     """
-    bad = np.flatnonzero(np.asarray(bad, bool))
     if "problems" not in rows:
         rows = rows.assign(problems=[()] * len(rows))
+    bad = np.asarray(bad, bool)
+    bad = np.flatnonzero(bad if further else bad & is_right(rows).to_numpy())
     if not bad.size:
         return rows
     problems = rows["problems"].to_numpy(object, copy=True)
     for index, row in zip(bad, rows.iloc[bad].to_dict("records"), strict=True):
         problems[index] = (*problems[index], Problem(kind, row[source], text.format_map(row)))
     return rows.assign(problems=problems)
+
+
+def is_right(rows: pd.DataFrame) -> pd.Series:
+    """Returns which rows have no problem, bool."""
+    return ~rows["problems"].astype(bool)
 
 
 def parse_on_error(on_error: str, known: Iterable[str]) -> frozenset[str]:
@@ -185,9 +198,9 @@ def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:
     rows, problems = complete(table), []
     for check in checks:
         rows = check(rows)
-        bad = rows["problems"].map(len) > 0
-        problems += [problem for row in rows["problems"][bad] for problem in row]
-        rows = rows[~bad]
+        right = is_right(rows)
+        problems += [problem for row in rows["problems"][~right] for problem in row]
+        rows = rows[right]
     rows = rows.drop(columns="problems").reset_index(drop=True)
     rows.attrs = dict(table.attrs)
     problems = sorted(dict.fromkeys(problems), key=lambda problem: _natural(problem.source))
@@ -210,7 +223,9 @@ def schema() -> Any:
     def name(least: int) -> pa.Column:
         check = pa.Check(
             lambda cells: cells.map(lambda cell: len(cell) >= least and cell.isprintable()),
-            error="expected a name of printable characters" if least else "holds a control character",
+            error="expected a name of printable characters"
+            if least
+            else "holds a control character",
         )
         return pa.Column(checks=check)
 
@@ -245,9 +260,9 @@ def _check_cells(rows: pd.DataFrame) -> pd.DataFrame:
             if expected.startswith("coerce"):
                 expected = "expected a number" + " of pixels" * (column not in _FLAGS)
             kind, source = ("box", "box_source") if column in BOX else ("value", "source")
-            rows = mark(rows, bad, kind, f"field {column!r}: {expected}, got {{{column}!r}}", source)
-    good = rows["problems"].map(len) == 0
-    numbers = {name: rows[name].where(good).astype(np.float64) for name in _NUMBERS}
+            text = f"field {column!r}: {expected}, got {{{column}!r}}"
+            rows = mark(rows, bad, kind, text, source, further=True)
+    numbers = {name: rows[name].where(is_right(rows)).astype(np.float64) for name in _NUMBERS}
     numbers |= {name: numbers[name].fillna(UNKNOWN).astype(np.int8) for name in _FLAGS}
     views = rows["view"].map({view: index for index, view in enumerate(VIEWS)})
     names = rows["image"].map(image_name)
@@ -267,7 +282,9 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
 
     with ThreadPoolExecutor(THREADS) as pool:
         results = ordered_map(pool, inspect, zip(paths, names, strict=True), 4 * THREADS)
-        found = dict(zip(paths, tqdm(results, "Checking images", len(paths)), strict=True))
+        found = dict(
+            zip(paths, tqdm(results, "Checking images", len(paths), unit=" images"), strict=True)
+        )
     headers = rows["path"].map(found)
     rows = rows.assign(header=headers)
     missing = headers.map(lambda header: isinstance(header, MissingImageError))
@@ -275,7 +292,9 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
     rows = mark(rows, missing, "missing_image", "{header}", "image_source")
     rows = mark(rows, unreadable, "unreadable_image", "{header}", "image_source")
     fields = ("height", "width", "orientation", "plain_jpeg", "file_bytes")
-    found_fields = {name: headers.map(lambda header, name=name: getattr(header, name, 0)) for name in fields}
+    found_fields = {
+        name: headers.map(lambda header, name=name: getattr(header, name, 0)) for name in fields
+    }
     rows = _turn_upright(rows.drop(columns="header"), found_fields, notes)
     return rows.assign(**found_fields)
 
@@ -328,7 +347,7 @@ def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
         rows, some & ~given.all(axis=1), "box", "the box lacks a number", source="box_source"
     )
     for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
-        text = f"field {high!r}: the box has no size: {high}={{{high}:g}} is not above {low}={{{low}:g}}"
+        text = f"field {high!r}: the box has no size: {{{high}:g}} is not above {low}={{{low}:g}}"
         rows = mark(rows, rows[high] <= rows[low], "box", text, "box_source")
     small = ((x_2 > x_1) & (x_2 - x_1 < 1)) | ((y_2 > y_1) & (y_2 - y_1 < 1))
     text = "the box {x_1:g}, {y_1:g}, {x_2:g}, {y_2:g} is smaller than a pixel; boxes are in pixels"
@@ -336,14 +355,16 @@ def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
     limits = rows[["width", "height", "width", "height"]].to_numpy(np.float64)
     boxes = rows[BOX].to_numpy()
     fitted = np.clip(boxes, 0, limits)
-    text = "field {name!r}: {{{name}:g}} is outside the image of {{width}}x{{height}} pixels (upright)"
+    text = (
+        "field {name!r}: {{{name}:g}} is outside the image of {{width}}x{{height}} pixels (upright)"
+    )
     for column, name in enumerate(BOX):
         outside = np.abs(boxes - fitted)[:, column] > _EDGE + 1e-3
         rows = mark(rows, outside, "box", text.format(name=name), "box_source")
     empty = (fitted[:, 2] <= fitted[:, 0]) | (fitted[:, 3] <= fitted[:, 1])
     text = "nothing of the box lies in the image of {width}x{height} pixels (upright)"
-    rows = mark(rows, empty & (rows["problems"].map(len) == 0), "box", text, "box_source")
-    moved = (boxes != fitted).any(axis=1) & some & (rows["problems"].map(len) == 0)
+    rows = mark(rows, empty, "box", text, "box_source")
+    moved = (boxes != fitted).any(axis=1) & some & is_right(rows)
     _note(notes, "box moved to the image's edge", moved.sum())
     return rows.assign(**dict(zip(BOX, fitted.T, strict=True)))
 
@@ -389,19 +410,19 @@ def _fit_masks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_relations(rows: pd.DataFrame) -> pd.DataFrame:
-    """Checks rows against the rows before them, where they have items."""
+    """Checks rows that have an item against the rows before them."""
     has_item = rows["item_id"] != ""
-    text = "{image!r} of item {item_id!r} is listed at {first} already"
-    key = ["image", "item_id", *BOX]
-    first = rows.groupby(key, dropna=False, sort=False)["source"].transform("first")
-    again = rows.duplicated(key) & has_item
-    rows = mark(rows.assign(first=first), again, "duplicate", text, "image_source")
-    for column, key in (("split", "item_id"), ("domain", ["image", "item_id"])):
-        groups = rows.groupby(key, sort=False)
-        columns = {name: groups[name].transform("first") for name in ("source", column)}
-        rows = rows.assign(first=columns["source"], there=columns[column])
-        bad = (rows[column] != rows["there"]) & has_item & ~again
+    for column, key in (("split", ["item_id"]), ("domain", ["image", "item_id"])):
+        first = rows.groupby(key, sort=False)[["source", column]].transform("first")
+        rows = rows.assign(first=first["source"], there=first[column])
         what = "item {item_id!r}" if column == "split" else "{image!r}"
         text = f"{what} is in {column} {{there!r}} at {{first}}, here in {{{column}!r}}"
-        rows = mark(rows, bad, "contradiction", text)
+        rows = mark(rows, has_item & (rows[column] != rows["there"]), "contradiction", text)
+    key = ["image", "item_id", *BOX]
+    right = rows[is_right(rows) & has_item]
+    first = right.groupby(key, sort=False, dropna=False)["source"].transform("first")
+    again = right.duplicated(key).reindex(rows.index, fill_value=False)
+    rows = rows.assign(first=first)
+    text = "{image!r} of item {item_id!r} is listed at {first} already"
+    rows = mark(rows, again, "duplicate", text, "image_source")
     return rows.drop(columns=["first", "there", "text"], errors="ignore")

@@ -1,7 +1,7 @@
 """The data sets, each a module here or, for images with many objects, in `input_pipeline.objects`.
 
-A module NAME.py has `to_table(source) -> pandas.DataFrame`, which reads the annotations and looks at
-no image (columns: see `input_pipeline.table`). It may also have
+A module NAME.py has `to_table(source) -> pandas.DataFrame`, which reads the annotations and looks
+at no image (columns: see `input_pipeline.table`). It may also have
 
   FILES         paths below the source that it reads, with * for anything: what a prepared folder is
                 named by, so that changed annotations are prepared anew
@@ -104,7 +104,11 @@ class Registered:
         """Returns counts of the rows listed and of those that are right, beside the release's."""
         if not hasattr(self.module, "count"):
             return []
-        release, listed, good = self.module.RELEASE, self.module.count(listed), self.module.count(good)
+        release, listed, good = (
+            self.module.RELEASE,
+            self.module.count(listed),
+            self.module.count(good),
+        )
         return [
             {"what": what, "listed": listed[what], "found": count}
             | dict(zip(("release", "paper"), release.get(what, (None, None)), strict=True))
@@ -165,4 +169,6 @@ def fingerprint(files: Iterable[epath.Path]) -> str:
 def _check_required(root: epath.Path, name: str, required: Sequence[str]) -> None:
     missing = [each for each in required if not find_files(root, each)]
     if missing:
-        raise DatasetError(f"{root} (dataset.source): {', '.join(missing)} missing, which {name} has")
+        raise DatasetError(
+            f"{root} (dataset.source): {', '.join(missing)} missing, which {name} has"
+        )

@@ -1,6 +1,8 @@
 """What DeepFashion's four benchmarks share: text files of a count, column names and rows."""
 
 import itertools
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,15 +10,15 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from input_pipeline.datasets import find_file
 from input_pipeline.errors import AnnotationError, DatasetError, one_of
-from input_pipeline.table import BOX, mark
-from input_pipeline.vocabulary import FULL, LANDMARKS, LOWER, UNKNOWN, UPPER
+from input_pipeline.table import BOX, is_right, mark
+from input_pipeline.vocabulary import FULL, LANDMARKS, LOWER, UNKNOWN, UPPER, VISIBLE
 
 PARTITION = "Eval/list_eval_partition.txt"
 CLOTHES_TYPES = ("1", "2", "3")
 # For each clothes type the slots of its landmarks, in the order of the files, among LANDMARKS.
 SLOTS = {UPPER: (0, 1, 2, 3, 6, 7), LOWER: (4, 5, 6, 7), FULL: tuple(range(8))}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,9}")  # fits the int32 of a record
 
 
 def read_lines(path: epath.Path) -> Iterator[tuple[int, str]]:
@@ -67,10 +69,12 @@ def read_list(
     line, text = next(lines, (1, ""))
     if not text.strip().isdecimal():
         raise AnnotationError([f"{path}:{line}: expected the number of rows, got {text[:80]!r}"])
-    count = int(text)
+    count = int(text.strip())  # by itself int strips fewer kinds of blanks
     line, text = next(lines, (2, "")) if header else (2, "_")
-    if header and (not text.split() or not text.split()[0].endswith("_name") and text.split()[0] != "item_id"):
-        raise AnnotationError([f"{path}:{line}: expected the names of the columns, got {text[:80]!r}"])
+    if header and not ("_name" in text or "item_id" in text):
+        raise AnnotationError(
+            [f"{path}:{line}: expected the names of the columns, got {text[:80]!r}"]
+        )
     width = len(columns)
     rows, sources, wrong = [], [], []
     for line, text in lines:
@@ -78,7 +82,9 @@ def read_list(
         right = len(fields) == width and text.strip().replace("\t", " ").isprintable()
         if right and parse:
             fields[-1] = parse(fields[-1])
-        wrong.append("" if right else f"expected {width} fields ({', '.join(columns)}), got {len(fields)}")
+        wrong.append(
+            "" if right else f"expected {width} fields ({', '.join(columns)}), got {len(fields)}"
+        )
         rows.append((fields + [""] * width)[:width])
         sources.append(f"{path}:{line}")
     if not rows:
@@ -87,7 +93,9 @@ def read_list(
         rows.append([""] * width)
         sources.append(f"{path}:1")
         wrong.append(f"says that there are {count} rows; there are {len(wrong)}")
-    table = pd.DataFrame(rows, columns=list(columns), dtype=object).assign(source=sources, wrong=wrong)
+    table = pd.DataFrame(rows, columns=list(columns), dtype=object).assign(
+        source=sources, wrong=wrong
+    )
     return mark(table, table["wrong"] != "", "format", "{wrong}").drop(columns="wrong")
 
 
@@ -105,31 +113,29 @@ def read_names(path: epath.Path, types: Sequence[str] = ()) -> list[tuple[str, i
     table = read_list(path, ["text"], rest=True)
     parts = table["text"].str.rsplit(n=1)
     kinds = parts.str[-1].fillna("")
-    right = kinds.isin(types) if types else kinds.str.fullmatch(r"[0-9]{1,9}")
+    right = kinds.isin(types) if types else kinds.str.fullmatch(r"-?[0-9]{1,9}")
     expected = f"expected a name and a type{f' ({one_of(types)})' if types else ''}, got {{text!r}}"
-    named = table["problems"].map(len) == 0
-    table = mark(table, named & (~right | (parts.str.len() != 2)), "value", expected)
+    table = mark(table, ~right | (parts.str.len() != 2), "value", expected)
     if problems := [str(problem) for row in table["problems"] for problem in row]:
         raise AnnotationError(problems)
     return list(zip(parts.str[0], kinds.astype(int), strict=True))
 
 
-def read_partition(root: epath.Path, columns: Sequence[str], statuses: Sequence[str]) -> pd.DataFrame:
+def read_partition(
+    root: epath.Path, columns: Sequence[str], statuses: Sequence[str]
+) -> pd.DataFrame:
     """Reads the rows of the benchmark; their last column is the evaluation status."""
     path = root / PARTITION
     rows = read_list(path, columns)
     text = f"field {columns[-1]!r}: expected {one_of(statuses)}, got {{{columns[-1]}!r}}"
-    known = rows[columns[-1]].isin(statuses) | (rows["problems"].map(len) > 0)
-    return mark(rows, ~known, "value", text)
+    return mark(rows, ~rows[columns[-1]].isin(statuses), "value", text)
 
 
 def check_items(rows: pd.DataFrame, path: epath.Path | None) -> pd.DataFrame:
     """Marks the rows whose item is not in the list of items, if there is one."""
     if path is None:
         return rows
-    items = read_list(path, ["item_id"], header=False)["item_id"]
-    text = f"field 'item_id': {{item_id!r}} is not in {path}"
-    return mark(rows, ~rows["item_id"].isin(items) & (rows["item_id"] != ""), "reference", text)
+    return join(rows, read_list(path, ["item_id"], header=False), "item_id", "item", required=True)
 
 
 def add_paths(rows: pd.DataFrame, root: epath.Path) -> pd.DataFrame:
@@ -141,9 +147,10 @@ def add_paths(rows: pd.DataFrame, root: epath.Path) -> pd.DataFrame:
     folder = next((path for path in (root, root / "Img") if (path / "img").is_dir()), None)
     if folder is None:
         raise DatasetError(f"{root} (dataset.source): has neither a folder img nor Img/img")
-    inside = rows["image"].str.startswith("img/") & ~rows["image"].str.contains(r"(?:^|/)\.\.(?:/|$)")
-    bad = ~inside & (rows["problems"].map(len) == 0)
-    rows = mark(rows, bad, "value", "field 'image_name': expected img/..., got {image!r}")
+    inside = rows["image"].str.startswith("img/") & ~rows["image"].str.contains(
+        r"(?:^|/)\.\.(?:/|$)"
+    )
+    rows = mark(rows, ~inside, "value", "field 'image_name': expected img/..., got {image!r}")
     return rows.assign(path=f"{folder}/" + rows["image"].astype(object))
 
 
@@ -170,39 +177,34 @@ def join(
     told = other[key] != ""
     values = [name for name in other if name not in ("source", "problems", "landmarks")]
     repeated = told & other.duplicated(values)
-    first = other.groupby(key)["source"].transform("first")
-    other = other.assign(first=first)[~repeated]
+    other = other.assign(first=other.groupby(key)["source"].transform("first"))[~repeated]
+    again = other[key].where(is_right(other) & told).dropna().duplicated()
+    again = again.reindex(other.index, fill_value=False)
     text = f"field {key!r}: {{{key}!r}} has another {what} at {{first}}"
-    good = other["problems"].map(len) == 0
-    again = other[key].where(good & told).duplicated() & good & told
     other = mark(other, again, "contradiction", text).drop(columns="first")
-    wrong = other[(other["problems"].map(len) > 0)]
-    good = other[other["problems"].map(len) == 0].drop(columns="problems")
-    notes = dict(rows.attrs.get("notes", {}))
-    unlisted = (~good[key].isin(rows[key])).sum()
-    for text, count in ((f"repeated row of a {what}", repeated.sum()), (f"{what} of no listed {key}", unlisted)):
-        if count:
-            notes[text] = notes.get(text, 0) + int(count)
+    right = is_right(other)
+    good, wrong = other[right].drop(columns="problems"), other[~right]
+    notes = Counter(rows.attrs.get("notes", {}))
+    notes[f"repeated row of {what}"] += int(repeated.sum())
+    notes[f"{what} of no listed {key}"] += int((~good[key].isin(rows[key])).sum())
     merged = rows.merge(
         good.rename(columns={"source": f"{what}_source"}), how="left", on=key, validate="m:1"
     )
-    lacks = merged[f"{what}_source"].isna() & (merged["problems"].map(len) == 0)
+    lacks = merged[f"{what}_source"].isna()
     if required:
-        # What is wrong is told once, where it stands.
+        # What is wrong in the other file is told once, where it stands.
         known = dict(zip(wrong[key], wrong["problems"], strict=True))
-        told = merged[key].map(known.get)
-        merged = merged.assign(
-            problems=[
-                (*mine, *theirs) if lack and theirs else mine
-                for mine, theirs, lack in zip(merged["problems"], told, lacks, strict=True)
-            ]
-        )
-        silent = lacks & (merged["problems"].map(len) == 0)
-        merged = mark(merged, silent, "reference", f"field {key!r}: {{{key}!r}} has no {what}")
-    elif lacks.any():
-        notes[f"{key} without {what}"] = int(lacks.sum())
-    merged = pd.concat([merged, wrong[["source", "problems"]]], ignore_index=True)
-    merged.attrs = {**rows.attrs, "notes": notes}
+        theirs = merged[key].where(lacks & is_right(merged)).map(known)
+        merged["problems"] = merged["problems"].where(theirs.isna(), theirs)
+        file = other["source"].iloc[0].rpartition(":")[0]
+        text = f"field {key!r}: {{{key}!r}} is not in {file}"
+        merged = mark(merged, lacks, "reference", text)
+    else:
+        notes[f"{key} without {what}"] += int((lacks & is_right(merged)).sum())
+    empty = dict.fromkeys(rows.columns.difference(["source", "problems"]), "")
+    extra = wrong[["source", "problems"]].assign(**empty)
+    merged = pd.concat([merged, extra], ignore_index=True)
+    merged.attrs = {**rows.attrs, "notes": dict(+notes)}
     return merged
 
 
@@ -212,9 +214,8 @@ def add_boxes(
     """Adds each image's box, and the columns before it, with the values that each may have."""
     boxes = read_list(path, ["image", *kinds, *BOX])
     for name, values in kinds.items():
-        bad = ~boxes[name].isin(values) & (boxes["problems"].map(len) == 0)
         text = f"field {name!r}: expected {one_of(values)}, got {{{name}!r}}"
-        boxes = mark(boxes, bad, "value", text)
+        boxes = mark(boxes, ~boxes[name].isin(values), "value", text)
     return join(rows, boxes, "image", "box", required=True)
 
 
@@ -230,17 +231,16 @@ def add_landmarks(rows: pd.DataFrame, path: epath.Path | None, *, variation: boo
         return rows
     before = ["image", "landmarks_type", *["variation_type"] * variation]
     table = read_list(path, [*before, "points"], rest=True)
-    points, texts = zip(
-        *map(_parse_points, table["landmarks_type"], table["points"]), strict=True
-    )
-    marked = (pd.Series(texts) != "") & (table["problems"].map(len) == 0)
-    table = mark(table.assign(text=texts), marked, "landmarks", "{text}").drop(columns="text")
+    points, texts = zip(*map(_parse_points, table["landmarks_type"], table["points"]), strict=True)
+    table = table.assign(text=texts)
+    table = mark(table, table["text"] != "", "landmarks", "{text}").drop(columns="text")
     landmarks = pd.Series(points, table.index, dtype=object)
     table = table.assign(landmarks=landmarks, points=table["points"].str.split().str.join(" "))
     rows = join(rows, table, "image", "landmarks", required=False)
     given = rows["landmarks_type"].fillna("")
     if "clothes_type" in rows:
-        differs = (given != "") & (given != rows["clothes_type"])
+        known = (given != "") & rows["box_source"].notna()
+        differs = known & (given != rows["clothes_type"])
         text = "field 'clothes_type': is {landmarks_type} here and {clothes_type} at {box_source}"
         rows = mark(rows, differs, "contradiction", text, "landmarks_source")
         given = given.where(given != "", rows["clothes_type"])
@@ -250,25 +250,31 @@ def add_landmarks(rows: pd.DataFrame, path: epath.Path | None, *, variation: boo
 
 
 def _parse_points(clothes_type: str, text: str) -> tuple[np.ndarray | None, str]:
-    """Returns a garment's landmarks in their slots, int32 [8, 3], or None and what is wrong."""
+    """Returns a garment's landmarks in their slots, int32 [8, 3], or None and what is wrong.
+
+    The finer annotations tell no visibility, and absent landmarks as 0 0.
+    """
     if clothes_type not in CLOTHES_TYPES:
         expected = one_of(CLOTHES_TYPES)
         return None, f"field 'clothes_type': expected {expected}, got {clothes_type!r}"
     slots = list(SLOTS[int(clothes_type)])
     fields = text.split()
-    if len(fields) != 3 * len(slots):
+    if len(fields) not in (2 * len(slots), 3 * len(slots)):
         return None, (
             f"clothes type {clothes_type} has {len(slots)} landmarks, which take "
             f"{3 * len(slots)} fields; got {len(fields)}"
         )
     for field in fields:
-        if not field.lstrip("+-").isdecimal() or len(field) > 9:
+        if not _WHOLE.fullmatch(field):
             return None, f"expected a whole number, got {field!r}"
+    told = np.array(fields, np.int64).reshape(len(slots), -1)
+    if told.shape[1] == 2:
+        told = np.column_stack([np.where(told.any(axis=1), VISIBLE, UNKNOWN), told])
+    elif strange := set(told[:, 0].tolist()) - {0, 1, 2}:
+        return None, f"expected a visibility of 0, 1 or 2, got {min(strange)}"
     points = np.zeros((len(LANDMARKS), 3), np.int32)
     points[:, 0] = UNKNOWN
-    points[slots] = np.array(fields, np.int64).reshape(-1, 3)
-    if strange := set(points[slots, 0].tolist()) - {0, 1, 2}:
-        return None, f"expected a visibility of 0, 1 or 2, got {min(strange)}"
+    points[slots] = told
     return points, ""
 
 
@@ -282,7 +288,7 @@ def read_categories(path: epath.Path) -> pd.DataFrame:
 def add_categories(rows: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Adds the name and, where landmarks do not tell it, the clothes type of `category_label`."""
     labels = rows["category_label"].fillna("").str.lstrip("0")
-    bad = ~labels.isin(categories.index) & (rows["problems"].map(len) == 0)
+    bad = ~labels.isin(categories.index)
     text = f"field 'category_label': expected 1 to {len(categories)}, got {{category_label!r}}"
     source = "category_source" if "category_source" in rows else "source"
     rows = mark(rows, bad, "value", text, source)
@@ -322,8 +328,7 @@ def read_attributes(
     table = table.assign(
         attributes=parsed.str[0], unknown_attributes=parsed.str[1], text=parsed.str[2]
     )
-    bad = (table["text"] != "") & (table["problems"].map(len) == 0)
-    return mark(table, bad, "value", "{text}").drop(columns=["values", "text"])
+    return mark(table, table["text"] != "", "value", "{text}").drop(columns=["values", "text"])
 
 
 def add_attributes(
@@ -342,5 +347,8 @@ def add_attributes(
     rows = join(rows, table, key, "attributes", required=False)
     columns = ("attributes", "unknown_attributes")
     return rows.assign(
-        **{name: rows[name].map(lambda value: value if type(value) is tuple else ()) for name in columns}
+        **{
+            name: rows[name].map(lambda value: value if type(value) is tuple else ())
+            for name in columns
+        }
     )

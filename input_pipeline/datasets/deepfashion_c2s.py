@@ -10,8 +10,8 @@ from etils import epath
 
 from input_pipeline.datasets import _deepfashion as lists
 from input_pipeline.datasets import find_file
-from input_pipeline.table import mark
-from input_pipeline.vocabulary import SPLITS
+from input_pipeline.table import is_right, mark
+from input_pipeline.vocabulary import DOMAINS, SPLITS
 
 _BOXES = "Anno/list_bbox_consumer2shop.txt"
 _LANDMARKS = "Anno/list_landmarks_consumer2shop.txt"
@@ -28,11 +28,14 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     """Reads the pairs, and returns each image and item in the order in which they name them."""
     pairs = lists.read_partition(root, [*_PAIRS, "item_id", "split"], SPLITS)
     pairs = lists.check_items(pairs, find_file(root, _ITEMS))
-    rows = pd.concat([pairs.rename(columns={name: "image"}) for name in _PAIRS], keys=["customer", "shop"])
+    rows = pd.concat(
+        [pairs.rename(columns={name: "image"}) for name in _PAIRS], keys=["customer", "shop"]
+    )
     rows = rows.reset_index(names=["domain", "pair"]).sort_values("pair", kind="stable")
     rows = rows.drop(columns=[*_PAIRS, "pair"], errors="ignore")
-    # A wrong pair is told of once; an image is listed in many pairs.
-    rows = rows[~rows.duplicated(["image", "item_id", "split", "domain"]) | (rows["problems"].map(len) > 0)]
+    # An image is listed in many pairs.
+    repeated = rows[is_right(rows)].duplicated(["image", "item_id", "split", "domain"])
+    rows = rows[~repeated.reindex(rows.index, fill_value=False)]
     rows = lists.add_paths(rows, root)
     kinds = {"clothes_type": lists.CLOTHES_TYPES, "source_type": tuple(_SOURCES)}
     rows = lists.add_boxes(rows, find_file(root, _BOXES), kinds)
@@ -46,6 +49,8 @@ def to_table(root: epath.Path) -> pd.DataFrame:
 
 def count(table: pd.DataFrame) -> dict[str, int]:
     """Counts the images and the pairs of each item's."""
-    domains = table.groupby(["item_id", "domain"])["image"].nunique().unstack(fill_value=0)
-    pairs = domains.get("customer", 0) * domains.get("shop", 0)
-    return {"images": table["image"].nunique(), "pairs": int(pairs.sum())}
+    images = table.drop_duplicates(["item_id", "domain", "image"])
+    of_item = pd.crosstab(images["item_id"], images["domain"]).reindex(
+        columns=DOMAINS, fill_value=0
+    )
+    return {"images": table["image"].nunique(), "pairs": int(of_item.prod(axis=1).sum())}

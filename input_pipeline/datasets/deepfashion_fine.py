@@ -1,7 +1,7 @@
 """DeepFashion: the finer annotations of Category and Attribute Prediction, with 26 attributes.
 
-Line by line the files of a split speak of the same image. Every image is a shop image and an item of
-its own. Where it has landmarks its clothes type is theirs, otherwise its category's.
+Line by line the files of a split speak of the same image. Every image is a shop image and an item
+of its own. Where it has landmarks its clothes type is theirs, otherwise its category's.
 """
 
 import numpy as np
@@ -62,11 +62,15 @@ def _read_split(root: epath.Path, split: str, names: list[tuple[str, int]]) -> p
     table = table.apply(lambda column: column.str.strip())
     sources = {
         name: f"{path}:" + table.index.astype(str)
-        for name, path in zip(("source", "category_source", "box_source", "values_source"), paths, strict=True)
+        for name, path in zip(
+            ("source", "category_source", "box_source", "values_source"), paths, strict=True
+        )
     }
     table = table.assign(**sources, split=split)
     fields = table["box"].str.split()
-    table = mark(table, fields.str.len() != 4, "box", "expected 4 numbers, got {box!r}", "box_source")
+    table = mark(
+        table, fields.str.len() != 4, "box", "expected 4 numbers, got {box!r}", "box_source"
+    )
     values = table["values"].str.split()
     bad = values.map(lambda row: len(row) != len(names) or bool(set(row) - {"0", "1"}))
     text = f"expected {len(names)} values of 1 or 0, got {{values!r}}"
@@ -74,6 +78,7 @@ def _read_split(root: epath.Path, split: str, names: list[tuple[str, int]]) -> p
     has = np.array([name for name, _ in names], object)
     boxes = {name: fields.str[place].fillna("") for place, name in enumerate(BOX)}
     attributes = [
-        () if wrong else tuple(has[np.array(row) == "1"]) for row, wrong in zip(values, bad, strict=True)
+        () if wrong else tuple(has[np.array(row) == "1"])
+        for row, wrong in zip(values, bad, strict=True)
     ]
     return table.assign(**boxes, attributes=attributes).drop(columns="values")

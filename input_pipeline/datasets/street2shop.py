@@ -40,8 +40,8 @@ RELEASE = {
 } | {
     **{f"{split} queries": (sum(numbers), None) for split, numbers in _QUERIES.items()},
     "queries": (39_266, 39_479),
-    "street photos": (20_357, None),
-    "shop photos": (None, 404_683),
+    "street images": (20_357, None),
+    "shop images": (None, 404_683),
 }
 
 
@@ -90,8 +90,8 @@ def count(table: pd.DataFrame) -> dict[str, int]:
         **names.value_counts().reindex(every, fill_value=0).to_dict(),
         **{f"{split} queries": int((queries["split"] == split).sum()) for split in _QUERIES},
         "queries": len(queries),
-        "street photos": queries["image"].nunique(),
-        "shop photos": shops["image"].nunique(),
+        "street images": queries["image"].nunique(),
+        "shop images": shops["image"].nunique(),
     }
 
 
