@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from input_pipeline.datasets import find_file
 from input_pipeline.errors import AnnotationError, DatasetError, one_of
 from input_pipeline.table import BOX, is_right, mark
 from input_pipeline.vocabulary import FULL, LANDMARKS, LOWER, UNKNOWN, UPPER, VISIBLE
