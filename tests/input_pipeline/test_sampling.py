@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from input_pipeline.datasets.records import NO_LANDMARKS
 
 from input_pipeline import DatasetError, PhotoIndex, SamplerConfig, steps_per_epoch
-from input_pipeline.datasets.records import NO_LANDMARKS
 from input_pipeline.index import IndexBuilder, build_indices
 from input_pipeline.sampling import ImageSampler, ItemSampler, PairSampler, Sampler
 
