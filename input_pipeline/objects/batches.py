@@ -74,12 +74,7 @@ def object_train_batches(
       split: to train on.
       shape: of every image.
       flip: random horizontal flips.
-      batch_size: images in the global batch.
-      start_step: first step, counted from 0 over the whole training.
-      steps: number of steps.
-      seed: of the order and the flips.
-      host: this process' number.
-      hosts: number of processes.
+      batch_size, start_step, steps, seed, host, hosts: see `train_batches`.
 
     Yields:
       step, int, and what `object_batches` yields, of batch_size / hosts images.
@@ -171,7 +166,8 @@ def _image_and_objects(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict
     sides, canvas = tf.cast(tf.shape(image)[:2], tf.float32), [shape.height, shape.width]
     scale = tf.reduce_min(tf.cast(canvas, tf.float32) / sides)
     boxes, crowd = tf.reshape(stored["boxes"], [-1, 4]), stored["crowd"] > 0
-    box = _mirrored_boxes(boxes, sides[1], flip) * scale
+    mirrored = [sides[1], 0, sides[1], 0] + tf.gather(boxes, [2, 1, 0, 3], axis=1) * [-1, 1, -1, 1]
+    box = tf.where(flip, mirrored, boxes) * scale
     objects = {
         "valid": (tf.ones_like(crowd), False),
         "box": (box, 0.0),
@@ -232,12 +228,6 @@ def _scaled(
 
 def _mirrored(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
     return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
-
-
-def _mirrored_boxes(boxes: tf.Tensor, width: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-    left, top, right, bottom = tf.unstack(boxes, num=4, axis=1)
-    mirrored = tf.stack([width - right, top, width - left, bottom], axis=1)
-    return tf.where(flip, mirrored, boxes)
 
 
 def _padded(values: tf.Tensor, shape: Shape, fill: float) -> tf.Tensor:
