@@ -41,7 +41,9 @@ def _content(folder):
 def _small(name, folder):
     """The source of a small set, and the files that list it."""
     if name == "manifest":
-        rows = [f"{n:02}.jpg,item{n // 4},{'shop' if n % 4 else 'customer'},train" for n in range(34)]
+        rows = [
+            f"{n:02}.jpg,item{n // 4},{'shop' if n % 4 else 'customer'},train" for n in range(34)
+        ]
         path = write_manifest(folder / "photos", rows)
         return path, [path]
     if name == "deepfashion_c2s":
