@@ -70,7 +70,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     rows = mark(rows, (rows["part"] == "test") & trained, "contradiction", text)
     if (urls := root / _URLS).exists():
         listed = {int(number) for number in _URL.findall(urls.read_bytes())}
-        unknown = ~rows["photo"].isin(listed | names.keys() | {-1})
+        unknown = ~rows["photo"].isin(listed | names.keys())
         text = f"field 'photo': {{photo}} is not in {_URLS}, and {folder.name}/ has no such image"
         rows = mark(rows, unknown, "reference", text)
     rows["image"] = [names.get(photo, f"{photo:09d}.jpg") for photo in rows["photo"]]
@@ -131,6 +131,9 @@ def _read_list(path: epath.Path, *, pairs: bool) -> pd.DataFrame:
     rows = pd.DataFrame(fields, columns=["photo", "product", "bbox"], dtype=object)
     rows = rows.where(rows.notna(), None)
     rows["source"] = [f"{path}: element {number}" for number in range(1, len(rows) + 1)]
+    wrong = [not isinstance(element, dict) for element in elements]
+    text = "expected an object, got {got}"
+    rows = mark(rows.assign(got=list(map(short, elements))), wrong, "format", text)
     for name in ("photo", "product"):
         bad = ~rows[name].map(is_whole).astype(bool)
         text = f"field {name!r}: expected a whole number of up to 9 digits, got {{got}}"
