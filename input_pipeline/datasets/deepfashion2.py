@@ -87,7 +87,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
             rows.append(_to_row(path, Problem("reference", f"{path}", text)))
         with ThreadPoolExecutor(THREADS) as pool:
             files = ordered_map(pool, _read_file, paths, 8 * THREADS)
-            for found in tqdm(files, f"Reading {folder}/annos", len(paths), unit=" files"):
+            for found in tqdm(files, f"Reading {folder}/annos", len(paths), disable=not paths):
                 rows += found
                 empty += not found
     if not rows:
@@ -99,7 +99,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
 
 def count(table: pd.DataFrame) -> dict[str, int]:
     """Counts the images and garments of each folder."""
-    images = table["image"].groupby(table["image"].str.partition("/")[0])
+    images = table["image"].groupby(table["image"].str.split("/").str[0])
     counts = pd.DataFrame({"images": images.nunique(), "garments": images.size()}).stack()
     return {f"{folder} {what}": int(number) for (folder, what), number in counts.items()}
 
