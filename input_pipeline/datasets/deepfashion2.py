@@ -100,8 +100,8 @@ def to_table(root: epath.Path) -> pd.DataFrame:
 def count(table: pd.DataFrame) -> dict[str, int]:
     """Counts the images and garments of each folder."""
     images = table["image"].groupby(table["image"].str.split("/").str[0])
-    counts = pd.DataFrame({"images": images.nunique(), "garments": images.size()}).stack()
-    return {f"{folder} {what}": int(number) for (folder, what), number in counts.items()}
+    counts = {"images": images.nunique(), "garments": images.size()}
+    return {f"{name} {what}": int(counts[what][name]) for name in images.groups for what in counts}
 
 
 def _to_row(path: epath.Path, *problems: Problem) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_each_category_has_its_landmarks(tmp_path):
     for number in range(1, 14):
         more = [*trees.garment(number, 1)["landmarks"], 1, 1, 2]
         trees.edit(tmp_path, "train", number, lambda c, m=more: c["item1"].update(landmarks=m))
-    for number, (kind, text) in enumerate(problems_of(tmp_path), 1):
+    for number, (kind, text) in zip(range(1, 14), problems_of(tmp_path), strict=True):
         assert kind == "landmarks"
         assert f"expected {trees.landmark_count(number)} of a {trees.NAMES[number - 1]}" in text
 
