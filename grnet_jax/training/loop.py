@@ -31,8 +31,8 @@ from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
 from input_pipeline import ANNOTATED, PrepareOptions, load_dataset, steps_per_epoch
 
-# Of the objective's metrics, beside the loss.
 _IN_FLIGHT = 2  # steps dispatched before the host waits
+# Of the objective's metrics, beside the loss.
 _SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
 
 
@@ -171,8 +171,8 @@ class _Loop:
                 self._unread.append((step, metrics))
                 if len(self._unread) > _IN_FLIGHT:
                     # Steps are only dispatched here: the bar counts those that are done.
-                    done, metrics = self._unread[-1 - _IN_FLIGHT]
-                    jax.block_until_ready(metrics)
+                    done, finished = self._unread[-1 - _IN_FLIGHT]
+                    jax.block_until_ready(finished)
                     bar.update(done - bar.n)
                 stopping = step == last
                 if step % config.log_every == 0 or stopping or step == first + 1:
