@@ -69,6 +69,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "clothes_type": UNKNOWN,
     "crowd": False,
 }
+_SOURCES = ("image_source", "box_source", "landmarks_source")
+_OF_CHECKS = ("source", *_SOURCES, "problems", "turn", "file_height", "file_width")
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -172,9 +174,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     new: dict[str, Any] = dict(_DEFAULTS)
     new |= dict.fromkeys(("attributes", "unknown_attributes", "problems"), empty)
     table = table.assign(**{name: value for name, value in new.items() if name not in table})
-    parts = ("image_source", "box_source", "landmarks_source")
     return table.assign(
-        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in parts}
+        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in _SOURCES}
     )
 
 
@@ -203,7 +204,7 @@ def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:
         right = is_right(rows)
         problems += [problem for row in rows["problems"][~right] for problem in row]
         rows = rows[right]
-    rows = rows.drop(columns="problems").reset_index(drop=True)
+    rows = rows[[name for name in rows if name not in _OF_CHECKS]].reset_index(drop=True)
     rows.attrs = dict(table.attrs)
     problems = sorted(dict.fromkeys(problems), key=lambda problem: _natural(problem.source))
     return Checked(rows, problems, dict(sorted(notes.items())))
@@ -254,6 +255,7 @@ def _check_cells(rows: pd.DataFrame) -> pd.DataFrame:
 
     def tell(rows: pd.DataFrame, bad: Any, column: str, expected: str) -> pd.DataFrame:
         kind, source = ("box", "box_source") if column in BOX else ("value", "source")
+        source = "image_source" if column in ("height", "width") else source
         text = f"field {column!r}: {expected}, got {{{column}!r}}"
         return mark(rows, bad, kind, text, source, further=True)
 
