@@ -13,32 +13,49 @@ _JOBS = "jobs"  # folder in the unfinished one
 Write = Callable[[epath.Path], None]
 
 
-def write_with_beam(
-    files: Mapping[epath.Path, Write], folder: epath.Path, runner: str, options: str
-) -> None:
-    """Writes each file by calling its function, pickled, in a Beam worker.
-
-    Each pickled function lies in a job file; the pipeline holds the job files' names alone, so
-    that it stays small enough for services that limit its size. Files are renamed when they are
-    complete, since a service may run a job twice.
+def beam_flags(runner: str, options: str) -> Any:
+    """Parses Beam's options; None without a runner.
 
     Args:
-      files: the function that writes each file.
-      folder: for the job files while Beam runs; the workers have to see it.
-      runner: a name that Beam knows, as DirectRunner.
+      runner: a name that Beam knows, as DirectRunner, or "".
       options: Beam's flags, joined by commas, with or without their dashes.
 
     Raises:
-      DatasetError: Beam is not installed, or knows no such runner or flag; a worker's error about
-        its input.
+      DatasetError: Beam is not installed, or knows no such runner or flag.
     """
+    if not runner:
+        if options:
+            raise DatasetError(
+                f"--beam_options={options!r}: needs a runner: --beam_runner=DirectRunner, for one"
+            )
+        return None
     try:
-        import apache_beam as beam
+        import apache_beam  # noqa: F401
     except ImportError as error:
         raise DatasetError(
             f"--beam_runner={runner!r}: needs apache-beam: pip install 'grnet_jax[beam]' ({error})"
         ) from error
-    flags = _parse_options(runner, options)
+    return _parse_options(runner, options)
+
+
+def write_with_beam(
+    files: Mapping[epath.Path, Write], folder: epath.Path, runner: str, flags: Any
+) -> None:
+    """Writes each file by calling its function, pickled, in a Beam worker.
+
+    Each pickled function lies in a job file; the pipeline holds the job files' names alone, so
+    that it stays small enough for services that limit its size.
+
+    Args:
+      files: the function that writes each file.
+      folder: for the job files while Beam runs; the workers have to see it.
+      runner: a name that Beam knows.
+      flags: see `beam_flags`.
+
+    Raises:
+      DatasetError: a worker's error about its input.
+    """
+    import apache_beam as beam
 
     jobs = folder / _JOBS
     jobs.mkdir(exist_ok=True)

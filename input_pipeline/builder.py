@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import masks
-from input_pipeline.beam import Write, write_with_beam
+from input_pipeline.beam import Write, beam_flags, write_with_beam
 from input_pipeline.config import PrepareOptions
 from input_pipeline.images import encode_png, load_image
 from input_pipeline.index import index_photos
@@ -91,23 +91,25 @@ def ensure_prepared(
       options: of preparing.
 
     Raises:
-      DatasetError: what `contents` and `beam.write_with_beam` raise.
+      DatasetError: what `contents`, `beam_flags` and `write_with_beam` raise.
     """
     if folder.exists():
         return
+    flags = beam_flags(options.beam_runner, options.beam_options)
     with preparation_lock(folder.parent.parent / f".{folder.parent.name}.lock"):
         if folder.exists():  # another process has done it meanwhile
             return
         print(f"Preparing {folder}", flush=True)
         planned = contents()
         unfinished = _open_unfinished(folder, planned.plan, options)
-        paths = _write_records(unfinished, name, planned, options)
+        paths = _write_records(unfinished, name, planned, options.beam_runner, flags)
         counts = _write_index(unfinished, planned, paths)
         for split, count in counts.items():
             count["bytes"] = sum(path.stat().length for path in paths[split])
         summary = {"splits": counts, "options": options.for_records(), **planned.summary}
         (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=2))
-        (unfinished / _PLAN_FILE).unlink()
+        for path in (unfinished / _PLAN_FILE, *unfinished.glob("*.tmp")):  # of killed writers
+            path.unlink()
         unfinished.rename(folder)
     print(f"Prepared {folder}", flush=True)
 
@@ -129,7 +131,7 @@ def _open_unfinished(folder: epath.Path, plan: str, options: PrepareOptions) -> 
 
 
 def _write_records(
-    folder: epath.Path, name: str, contents: Contents, options: PrepareOptions
+    folder: epath.Path, name: str, contents: Contents, beam_runner: str, flags: Any
 ) -> dict[str, list[epath.Path]]:
     """Writes the files of records that are not there yet, and TFDS's metadata; returns all."""
     paths: dict[str, list[epath.Path]] = {}
@@ -148,8 +150,8 @@ def _write_records(
         for path, source in zip(paths[split], sources, strict=True):
             if not path.exists():
                 jobs[path] = functools.partial(write_shard, contents.record, source)
-    if options.beam_runner:
-        write_with_beam(jobs, folder, options.beam_runner, options.beam_options)
+    if beam_runner:
+        write_with_beam(jobs, folder, beam_runner, flags)
     else:
         for path, write in jobs.items():
             write(path)
@@ -228,7 +230,7 @@ def table_contents(
     names = {name: list(table.attrs.get(name, ())) for name in ("categories", "attributes")}
     if kind == "objects":
         numbers = {name: number for number, name in enumerate(names["categories"])}
-        records = functools.partial(_object_records, numbers=numbers)
+        records: Any = functools.partial(_object_records, numbers=numbers)
     else:
         records = _photo_records
     shards: dict[str, list[ShardSource]] = {}

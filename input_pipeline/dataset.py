@@ -12,7 +12,6 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from etils import epath
 
-from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, PrepareOptions
 from input_pipeline.builder import (
     SUMMARY_FILE,
     VERSION,
@@ -21,13 +20,14 @@ from input_pipeline.builder import (
     index_file,
     table_contents,
 )
+from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, PrepareOptions
 from input_pipeline.datasets import Registered, find_dataset
 from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.index import PhotoIndex, count_photos
 from input_pipeline.objects.index import ObjectSplit, count_objects
 from input_pipeline.record_files import RecordFiles
-from input_pipeline.records import PhotoRecord, parse
+from input_pipeline.records import PhotoRecord
 from input_pipeline.stored_split import StoredSplit
 from input_pipeline.table import Checked, Problem, check_table, complete, parse_on_error
 from input_pipeline.transforms import (

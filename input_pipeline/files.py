@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import posixpath
+import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,18 +17,25 @@ from etils import epath
 
 from input_pipeline.errors import AnnotationError
 
-_WORKBOOK = b"PK\x03\x04"  # what an Excel workbook begins with
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # what .xlsx and .xls begin with
 _DELIMITERS = ",;\t"
+# Marks of byte order, width and direction come with copied text; nobody sees them.
+_BLANKS = string.whitespace + "\xa0\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\u3000\ufeff"
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?[^\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)
+_HEADER_LINE = re.compile(r"[^\s,;][^\r\n]*")
+_DECIMAL_COMMA = re.compile(r"^([+-]?[0-9]+),([0-9]+)$")
+_NOTHING = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>")
 _TWICE = {"two values": 2}
 
 
 def image_name(path: str) -> str:
     """Returns the one spelling of an image's path: without "./" and "//", letters composed."""
-    return posixpath.normpath(unicodedata.normalize("NFC", path)) if path else path
+    bucket, mark, path = unicodedata.normalize("NFC", path).rpartition("://")
+    return bucket + mark + (posixpath.normpath(path) if path else "")
 
 
 def read_text(path: epath.Path) -> str:
-    """Reads a text file in UTF-8, or in UTF-16 with its byte order mark.
+    """Reads a text file in UTF-8 or UTF-16.
 
     Raises:
       AnnotationError: it cannot be read, is no text, or is in another encoding.
@@ -37,9 +46,9 @@ def read_text(path: epath.Path) -> str:
         raise AnnotationError([f"{path}: no such file"]) from None
     except (OSError, ValueError) as error:
         raise AnnotationError([f"{path}: cannot be read: {error}"]) from error
-    if data.startswith(_WORKBOOK):
-        raise AnnotationError([f"{path}:1: is a workbook or archive: save it as CSV (UTF-8)"])
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if data.startswith(_WORKBOOKS):
+        raise AnnotationError([f"{path}:1: is a workbook or an archive: save it as CSV (UTF-8)"])
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff")) or data[1:2] == b"\0"
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -51,68 +60,106 @@ def read_text(path: epath.Path) -> str:
 def read_csv(path: epath.Path, known: Sequence[str]) -> pd.DataFrame:
     """Reads a CSV with a header line, as people and spreadsheets write it.
 
-    Cells are text without the blanks around them. They are separated by commas, semicolons or
-    tabs, whichever the header has, or what a first line `sep=` says. Empty rows, and columns
-    without a name or a cell, are left out.
+    Cells are text with composed letters (NFC), without the blanks and invisible characters around
+    them. They are separated by commas, semicolons or tabs, whichever cuts out the names of the
+    header, or by what a first line `sep=` says. Empty rows, rows of separators alone, and columns
+    without a name are left out. Names of known columns may be in upper case.
 
     Args:
       path: of the file.
-      known: names of the columns that are read, for messages.
+      known: names of the columns that are read.
 
     Returns:
       A column of text for each of the file, `source`, FILE:LINE of each row's first line, and
-      `error`: what is wrong with the row as a whole, "" for nothing.
+      `error`: what is wrong with the row as a whole, "" for nothing. Its `attrs` hold "header",
+      FILE:LINE of the header, and "delimiter".
 
     Raises:
       AnnotationError: it cannot be read as a whole.
     """
-    text = read_text(path)
-    first, _, rest = text.partition("\n")
-    delimiter, skipped = _delimiter(first), 0
-    if first.strip().lower().startswith("sep="):
-        delimiter, skipped, text = first.strip()[4:5] or ",", 1, rest
+    text = unicodedata.normalize("NFC", read_text(path))
+    if told := _SEPARATOR_LINE.match(text):
+        text, delimiter, skipped = text[told.end() :], told[1], 1
+    else:
+        delimiter, skipped = _delimiter(text, known), 0
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
-    rows, sources, errors = [], [], []
+    rows, sources, errors, attrs = [], [], [], {"delimiter": delimiter}
     while True:
-        line = reader.line_num + 1 + skipped
+        source = f"{path}:{reader.line_num + 1 + skipped}"
         try:
-            cells = [cell.strip() for cell in next(reader)]
+            cells = [cell.strip(_BLANKS) for cell in next(reader)]
         except StopIteration:
             break
         except csv.Error as error:
-            raise AnnotationError([f"{path}:{line}: not a CSV row: {error}"]) from error
+            raise AnnotationError([f"{source}: not a CSV row: {error}"]) from error
         if not any(cells):
             continue
         if not header:
-            header = _check_header(path, line, cells, known)
+            header = _check_header(source, cells, known)
+            attrs["header"] = source
             continue
-        extra = any(cells[len(header) :])
-        wrong = f"expected {len(header)} cells, got {len(cells)}"
-        errors.append(wrong if extra or len(cells) < len(header) else "")
+        wrong = any(cells[len(header) :]) or len(cells) < len(header)
+        errors.append(f"expected {len(header)} cells, got {len(cells)}" if wrong else "")
         rows.append((cells + [""] * len(header))[: len(header)])
-        sources.append(f"{path}:{line}")
-    if not header:
-        raise AnnotationError([f"{path}:1: is empty"])
+        sources.append(source)
+    if not rows:
+        said = "has a header and no rows" if header else "is empty"
+        raise AnnotationError([f"{attrs.get('header', f'{path}:1')}: {said}"])
     table = pd.DataFrame(rows, columns=header, dtype=object)
-    table = table[[name for name in header if name]]
-    return table.assign(source=sources, error=errors)
+    table = table[[name for name in header if name]].assign(source=sources, error=errors)
+    table.attrs = attrs
+    return table
 
 
-def _delimiter(header: str) -> str:
-    return max(_DELIMITERS, key=header.count)
+def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raises AnnotationError if a table of `read_csv` lacks any of these columns."""
+    if missing := [name for name in names if name not in table]:
+        there = ", ".join(table.columns.drop(["source", "error"]))
+        where = table.attrs["header"]
+        raise AnnotationError(
+            [f"{where}: column {name!r} is missing; the columns are {there}" for name in missing]
+        )
 
 
-def _check_header(path: epath.Path, line: int, header: list[str], known: Sequence[str]) -> list:
-    """Returns the names of the columns; those without a name at the end have none."""
-    while header and not header[-1]:
+def clean_cells(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Returns a table of `read_csv` with some columns' cells as they were meant.
+
+    What programs write for nothing, such as nan and NULL, becomes empty. A number's decimal comma
+    becomes a point, where commas do not separate the cells.
+    """
+    for name in [name for name in names if name in table]:
+        cells = table[name].mask(is_nothing(table[name]), "")
+        if table.attrs["delimiter"] != ",":
+            cells = cells.str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+        table = table.assign(**{name: cells})
+    return table
+
+
+def is_nothing(cells: pd.Series) -> pd.Series:
+    """Returns which cells hold what programs write for nothing."""
+    return cells.str.casefold().isin(_NOTHING)
+
+
+def _delimiter(text: str, known: Sequence[str]) -> str:
+    """Returns what cuts the most known names out of the header, or is there the most."""
+    line = _HEADER_LINE.search(text)
+    header = line[0].casefold() if line else ""
+
+    def names(delimiter: str) -> int:
+        return sum(cell.strip(_BLANKS + '"') in known for cell in header.split(delimiter))
+
+    return max(_DELIMITERS, key=lambda delimiter: (names(delimiter), header.count(delimiter)))
+
+
+def _check_header(source: str, header: list[str], known: Sequence[str]) -> list[str]:
+    """Returns the names of the columns; those without a name at the end are left out."""
+    while not header[-1]:
         header.pop()
     header = [name.casefold() if name.casefold() in known else name for name in header]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
-        raise AnnotationError(
-            [f"{path}:{line}: column {name!r} is there twice" for name in repeated]
-        )
+        raise AnnotationError([f"{source}: column {name!r} is there twice" for name in repeated])
     return header
 
 

@@ -338,13 +338,16 @@ def digest(image: bytes) -> np.ndarray:
 
 def stack_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Stacks rows of NumPy values to columns; `marks`, of any number per row, one after another."""
-    parts, rows = [], iter(rows)
+    parts: list[dict[str, np.ndarray]] = []
+    rows = iter(rows)
     while part := list(itertools.islice(rows, _ROWS_PER_PART)):
-        parts.append({name: [row[name] for row in part] for name in part[0]})
-        parts[-1] = {
-            name: np.concatenate(values) if name == "marks" else np.stack(values)
-            for name, values in parts[-1].items()
-        }
+        columns = {name: [row[name] for row in part] for name in part[0]}
+        parts.append(
+            {
+                name: np.concatenate(values) if name == "marks" else np.stack(values)
+                for name, values in columns.items()
+            }
+        )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -75,7 +75,8 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         table = table.assign(note=np.where(known, "", "differs"))
         blocks.append(_format(table.set_index("count")))
     for title in ("problems", "notes"):
-        if lines := [f"  {kind}: {count:,}" for kind, count in summary.get(title, {}).items()]:
+        lines = [f"  {kind}: {count:,}" for kind, count in summary.get(title, {}).items()]
+        if lines:
             blocks.append("\n".join([f"{title.capitalize()}:", *lines]))
     return "\n\n".join(blocks)
 

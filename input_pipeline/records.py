@@ -1,6 +1,7 @@
 """Records as they are stored: schema, writing and reading, the latter without TensorFlow."""
 
 import dataclasses
+from dataclasses import field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,9 +16,9 @@ NO_LANDMARKS = np.full((len(LANDMARKS), 3), UNKNOWN, np.int32)
 Record = TypeVar("Record")
 
 
-def array(dtype: Any, *shape: int, **default: Any) -> Any:
-    """Declares a field of a record: an array of this type, [n, *shape]."""
-    return dataclasses.field(metadata={"dtype": dtype, "shape": shape}, **default)
+def _array(dtype: Any, *shape: int) -> dict[str, Any]:
+    """Returns what says that a field is an array of this type, [n, *shape]."""
+    return {"dtype": dtype, "shape": shape}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PhotoRecord:
     clothes_type: int = UNKNOWN
     attributes: tuple[str, ...] = ()
     unknown_attributes: tuple[str, ...] = ()
-    landmarks: np.ndarray = array(np.int32, 3, default_factory=NO_LANDMARKS.copy)
+    landmarks: np.ndarray = field(metadata=_array(np.int32, 3), default_factory=NO_LANDMARKS.copy)
     mask: bytes = b""
     view: int = UNKNOWN
     occluded: int = UNKNOWN
@@ -82,31 +83,33 @@ class ObjectRecord:
     height: int
     width: int
     orientation: int
-    boxes: np.ndarray = array(np.float32, 4)
-    categories: np.ndarray = array(np.int32)
-    crowd: np.ndarray = array(np.bool_)
+    boxes: np.ndarray = field(metadata=_array(np.float32, 4))
+    categories: np.ndarray = field(metadata=_array(np.int32))
+    crowd: np.ndarray = field(metadata=_array(np.bool_))
     masks: tuple[bytes, ...] = ()
 
 
 def features(kind: type) -> tfds.features.FeaturesDict:
     """Returns the TFDS schema of a kind of record, field for field."""
     return tfds.features.FeaturesDict(
-        {field.name: _feature(field) for field in dataclasses.fields(kind)}
+        {each.name: _feature(each) for each in dataclasses.fields(kind)}
     )
 
 
-def _feature(field: dataclasses.Field) -> Any:
-    if field.name == "image":  # without a fixed encoding the bytes of a file are stored untouched
+def _feature(declared: dataclasses.Field) -> Any:
+    if (
+        declared.name == "image"
+    ):  # without a fixed encoding the bytes of a file are stored untouched
         return tfds.features.Image(shape=(None, None, 3))
-    if field.metadata:
-        shape = (None, *field.metadata["shape"])
-        return tfds.features.Tensor(shape=shape, dtype=field.metadata["dtype"])
-    if field.type in (int, float):
-        return tfds.features.Scalar(np.int32 if field.type is int else np.float32)
-    if field.type == Box:
+    if declared.metadata:
+        shape = (None, *declared.metadata["shape"])
+        return tfds.features.Tensor(shape=shape, dtype=declared.metadata["dtype"])
+    if declared.type in (int, float):
+        return tfds.features.Scalar(np.int32 if declared.type is int else np.float32)
+    if declared.type == Box:
         return tfds.features.Tensor(shape=(4,), dtype=np.float32)
     text = tfds.features.Text()
-    return text if field.type in (str, bytes) else tfds.features.Sequence(text)
+    return text if declared.type in (str, bytes) else tfds.features.Sequence(text)
 
 
 def to_example(record: Any) -> dict[str, Any]:
@@ -121,22 +124,22 @@ def parse(kind: type[Record], serialized: bytes) -> Record:
     """Reads one stored record of a kind."""
     stored = tf_example_pb2.Example.FromString(serialized).features.feature
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
-    return kind(**{field.name: _parse_field(field, stored[field.name]) for field in fields})
+    return kind(**{each.name: _parse_field(each, stored[each.name]) for each in fields})
 
 
-def _parse_field(field: dataclasses.Field, stored: Any) -> Any:
-    if field.metadata:
-        dtype, shape = field.metadata["dtype"], field.metadata["shape"]
+def _parse_field(declared: dataclasses.Field, stored: Any) -> Any:
+    if declared.metadata:
+        dtype, shape = declared.metadata["dtype"], declared.metadata["shape"]
         floats = np.issubdtype(dtype, np.floating)
         values = (stored.float_list if floats else stored.int64_list).value
         return np.array(values, dtype).reshape(-1, *shape)
-    if field.type is int:
+    if declared.type is int:
         return stored.int64_list.value[0]
-    if field.type is float:
+    if declared.type is float:
         return stored.float_list.value[0]
-    if field.type == Box:
+    if declared.type == Box:
         return tuple(stored.float_list.value)
     values = tuple(stored.bytes_list.value)
-    if field.type in (str, tuple[str, ...]):
+    if declared.type in (str, tuple[str, ...]):
         values = tuple(value.decode() for value in values)
-    return values[0] if field.type in (str, bytes) else values
+    return values[0] if declared.type in (str, bytes) else values

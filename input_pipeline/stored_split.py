@@ -8,8 +8,8 @@ from etils import epath
 
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import load_image
-from input_pipeline.record_files import RecordFiles
 from input_pipeline.index import StoredIndex
+from input_pipeline.record_files import RecordFiles
 from input_pipeline.records import parse
 
 

@@ -12,16 +12,16 @@ A converter (`datasets/NAME.py`) returns the columns that it knows; `complete` a
   x_1, y_1, x_2, y_2        the garment's box in pixels of the upright image; empty: the whole image
   view, occluded, cropped   one of VIEWS; 0 or 1; empty where unknown
   landmarks                 int32 [n, 3] (visibility, x, y), or None
-  segmentation, crowd       polygons or a run-length mask as COCO writes them, or None; whether a box
-                            holds several objects that were not told apart
+  segmentation, crowd       polygons or a run-length mask as COCO writes them, or None; whether a
+                            box holds several objects that were not told apart
   height, width             of the image, as the annotations say; empty where they do not
   source                    FILE:LINE where the row stands; image_source, box_source and
                             landmarks_source where these stand elsewhere
   problems                  a tuple of `Problem`, what the converter found wrong: see `mark`
 
 Its `attrs` may hold "attributes" and "categories", all names there are in the order of the
-annotations (attributes with the name of their type), and "notes", how often each harmless oddity was
-met.
+annotations (attributes with the name of their type), and "notes", how often each harmless oddity
+was met.
 """
 
 import functools
@@ -282,7 +282,9 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
 
     with ThreadPoolExecutor(THREADS) as pool:
         results = ordered_map(pool, inspect, zip(paths, names, strict=True), 4 * THREADS)
-        found = dict(zip(paths, tqdm(results, "Checking images", len(paths)), strict=True))
+        found = dict(
+            zip(paths, tqdm(results, "Checking images", len(paths), unit=" images"), strict=True)
+        )
     headers = rows["path"].map(found)
     rows = rows.assign(header=headers)
     missing = headers.map(lambda header: isinstance(header, MissingImageError))
@@ -345,7 +347,7 @@ def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
         rows, some & ~given.all(axis=1), "box", "the box lacks a number", source="box_source"
     )
     for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
-        text = f"field {high!r}: the box has no size: {high}={{{high}:g}} is not above {low}={{{low}:g}}"
+        text = f"field {high!r}: the box has no size: {{{high}:g}} is not above {low}={{{low}:g}}"
         rows = mark(rows, rows[high] <= rows[low], "box", text, "box_source")
     small = ((x_2 > x_1) & (x_2 - x_1 < 1)) | ((y_2 > y_1) & (y_2 - y_1 < 1))
     text = "the box {x_1:g}, {y_1:g}, {x_2:g}, {y_2:g} is smaller than a pixel; boxes are in pixels"

@@ -1,7 +1,7 @@
 """The data sets, each a module here or, for images with many objects, in `input_pipeline.objects`.
 
-A module NAME.py has `to_table(source) -> pandas.DataFrame`, which reads the annotations and looks at
-no image (columns: see `input_pipeline.table`). It may also have
+A module NAME.py has `to_table(source) -> pandas.DataFrame`, which reads the annotations and looks
+at no image (columns: see `input_pipeline.table`). It may also have
 
   FILES         paths below the source that it reads, with * for anything: what a prepared folder is
                 named by, so that changed annotations are prepared anew

@@ -1,8 +1,8 @@
 """DeepFashion: Category and Attribute Prediction.
 
-The release has no items and no roles: its folders are search words, and a folder's images are spread
-over the splits. Each image is an item of its own here, and a shop image. Where an image has landmarks
-its clothes type is theirs, otherwise its category's.
+The release has no items and no roles: its folders are search words, and a folder's images are
+spread over the splits. Each image is an item of its own here, and a shop image. Where an image has
+landmarks its clothes type is theirs, otherwise its category's.
 """
 
 import pandas as pd

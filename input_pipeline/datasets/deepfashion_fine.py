@@ -1,7 +1,7 @@
 """DeepFashion: the finer annotations of Category and Attribute Prediction, with 26 attributes.
 
-Line by line the files of a split speak of the same image. Every image is a shop image and an item of
-its own. Where it has landmarks its clothes type is theirs, otherwise its category's.
+Line by line the files of a split speak of the same image. Every image is a shop image and an item
+of its own. Where it has landmarks its clothes type is theirs, otherwise its category's.
 """
 
 import numpy as np

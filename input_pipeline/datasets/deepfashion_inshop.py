@@ -1,10 +1,10 @@
 """DeepFashion: In-shop Clothes Retrieval.
 
-All images are a shop's. The test items' queries are the customer images here, their gallery the shop
-images. Those of the training items have no such roles in the release: an item's images alternate in
-the order of the list, the first a shop image, the second a customer image, so that the pairs of train
-are images of one item as those of test are. The category is that of the image's folders, as
-WOMEN/Dresses.
+All images are a shop's. The test items' queries are the customer images here, their gallery the
+shop images. Those of the training items have no such roles in the release: an item's images
+alternate in the order of the list, the first a shop image, the second a customer image, so that the
+pairs of train are images of one item as those of test are. The category is that of the image's
+folders, as WOMEN/Dresses.
 """
 
 import pandas as pd

@@ -1,51 +1,40 @@
-"""FindFashion, as a manifest whose photos are annotated by view, occlusion and cropping."""
+"""FindFashion, listed in a CSV as `manifest` reads it; its protocols need every photo's flags."""
 
-from dataclasses import dataclass
+import pandas as pd
+from etils import epath
 
-import numpy as np
+from input_pipeline.datasets import manifest
+from input_pipeline.vocabulary import UNKNOWN, VIEWS, query_subsets
 
-from input_pipeline.config import PrepareOptions
-from input_pipeline.datasets.download import compare, count_images
-from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import ValidationReport
-from input_pipeline.datasets.manifest import ManifestConfig, manifest_config
-from input_pipeline.vocabulary import query_subsets
+RELEASE = {  # in the paper, GRNet, Table 2
+    "images": (None, 565_041),
+    "pairs": (None, 382_230),
+    "easy test queries": (None, 30_746),
+    "hard_view test queries": (None, 11_383),
+    "hard_occlusion test queries": (None, 1_250),
+    "hard_cropping test queries": (None, 3_883),
+}
+_REQUIRED = ("item_id", "domain", "view", "occluded", "cropped")
 
-# Test queries of each protocol (GRNet, Table 2).
-_QUERIES = {"easy": 30_746, "hard_view": 11_383, "hard_occlusion": 1_250, "hard_cropping": 3_883}
-
-
-@dataclass(kw_only=True)
-class FindFashionConfig(ManifestConfig):
-    """Which manifest: see `manifest_config`."""
-
-    needed = ("item_id", "domain", "view", "occluded", "cropped")
-
-    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Returns counts of photos, pairs and each protocol's test queries, beside the paper's."""
-        counts = checked.split_counts().values()
-        queries = [
-            row for row, _ in checked.rows if (row.split, row.domain) == ("test", "customer")
-        ]
-        flags = np.array([(row.view, row.occluded, row.cropped) for row in queries]).reshape(-1, 3)
-        chosen = query_subsets(*flags.T)
-        return [
-            compare("photos", count_images(checked), None, 565_041),
-            compare("pairs", sum(count["pairs"] for count in counts), None, 382_230),
-            *(
-                compare(f"{name} test queries", int(chosen[name].sum()), None, count)
-                for name, count in _QUERIES.items()
-            ),
-        ]
+fingerprint = manifest.fingerprint
 
 
-class FindFashion(ListedPhotos):
-    """The photos of a CSV, the four protocols' flags with each."""
-
-    name = "findfashion"
-    builder_config: FindFashionConfig
+def to_table(source: epath.Path) -> pd.DataFrame:
+    """Reads the rows of the CSV."""
+    return manifest.to_table(source, _REQUIRED)
 
 
-def describe(source: str, options: PrepareOptions) -> tuple[type[FindFashion], FindFashionConfig]:
-    """Returns the builder and its config."""
-    return FindFashion, manifest_config(FindFashionConfig, source, options)
+def count(table: pd.DataFrame) -> dict[str, int]:
+    """Counts the images, the pairs of each item's, and each protocol's test queries."""
+    domains = table.groupby(["item_id", "domain"]).size().unstack(fill_value=0)
+    pairs = domains.get("customer", 0) * domains.get("shop", 0)
+    queries = table[(table["split"] == "test") & (table["domain"] == "customer")]
+    numbers = {name: number for number, name in enumerate(VIEWS)}
+    flags = queries[["view", "occluded", "cropped"]].replace({"view": numbers})
+    flags = flags.apply(pd.to_numeric, errors="coerce").fillna(UNKNOWN)
+    subsets = query_subsets(*flags.to_numpy().T)
+    return {
+        "images": table["image"].nunique(),
+        "pairs": int(pairs.sum()),
+        **{f"{name} test queries": int(chosen.sum()) for name, chosen in subsets.items()},
+    }

@@ -1,88 +1,111 @@
-"""A user's own photos, listed in a CSV (columns: see `manifest_rows`)."""
+"""Your own photos: a CSV beside them, with a row for each garment in a photo.
 
-import re
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self, TypeVar
+Columns: image, a path relative to the CSV, absolute, or of a bucket; split; for retrieval item_id
+and domain, else category: each photo is then an item of its own and a shop image. Optional:
+category, x_1, y_1, x_2, y_2, view, occluded, cropped. See `files.read_csv` for the file's forms.
+"""
 
+import functools
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
 from etils import epath
 
-from input_pipeline.config import PrepareOptions
-from input_pipeline.datasets import manifest_rows
-from input_pipeline.datasets.download import short_digest
-from input_pipeline.datasets.listed import ListedConfig, ListedPhotos
-from input_pipeline.datasets.listing import Listing
-from input_pipeline.datasets.manifest_rows import Table
-from input_pipeline.datasets.on_error import parse_on_error
-from input_pipeline.errors import DatasetError, ManifestError
+from input_pipeline import files
+from input_pipeline.errors import DatasetError
+from input_pipeline.table import BOX, THREADS, mark
 
-_ROWS_PER_SHARD = 512  # of photos of a megabyte or so
-
-Config = TypeVar("Config", bound="ManifestConfig")
+_RETRIEVAL = ("item_id", "domain")
+_OPTIONAL = (*BOX, "view", "occluded", "cropped")
+_COLUMNS = ("image", "split", *_RETRIEVAL, "category", *_OPTIONAL)
+_UNREAD = r"(?!gs:|s3:)[A-Za-z][A-Za-z0-9+.-]*://.*"  # no file, nor a bucket's
+_ROUNDED = r"[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+"  # 4.00547E+12, in place of many different numbers
 
 
-@dataclass(kw_only=True)
-class ManifestConfig(ListedConfig):
-    """Which manifest, and how to take it: see `manifest_config`.
-
-    Attributes:
-      needed: columns that have to be there beside those that every manifest has.
-    """
-
-    error = ManifestError
-    watches_photos = True
-    needed: ClassVar[tuple[str, ...]] = ()
-
-    table: Table
-
-    def read(self) -> Listing:
-        """Returns the rows whose cells are right."""
-        return manifest_rows.read_listing(self.table)
-
-    def without_lists(self) -> Self:
-        """Returns the table without its rows."""
-        return replace(self, table=self.table._replace(data=b"", rows=[], problems=[]))
-
-    def photo_path(self, image: str) -> epath.Path:
-        """Returns the path of a photo, relative to the CSV."""
-        return self.table.photo_path(image)
-
-    def origin(self) -> dict[str, object]:
-        """Returns the path of the CSV."""
-        return {"manifest": str(self.table.path)}
+def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
+    """Reads the rows of a CSV that has these columns too, and finds where each image lies."""
+    if source.is_dir():
+        hint = "expected a CSV; --dataset=folder reads folders of images"
+        raise DatasetError(f"{source} (dataset.source): is a folder, {hint}")
+    table = files.read_csv(source, _COLUMNS)
+    labels = ("category",) if {*table} & {*_RETRIEVAL, "category"} == {"category"} else _RETRIEVAL
+    box = BOX if {*BOX} & {*table} else ()
+    files.require_columns(table, [*dict.fromkeys(["image", "split", *labels, *box, *required])])
+    unused = [name for name in table if name not in (*_COLUMNS, "source", "error")]
+    rows = files.clean_cells(table, _OPTIONAL).drop(columns=unused)
+    whole = rows["error"] == ""
+    rows = mark(rows, ~whole, "format", "{error}")
+    for name in ("image", labels[0]):
+        rows = mark(rows, whole & (rows[name] == ""), "value", f"field {name!r}: is empty")
+    if labels == _RETRIEVAL:
+        text = "field 'item_id': {item_id!r} is what programs write for"
+        rows = mark(rows, files.is_nothing(rows["item_id"]), "value", f"{text} an empty cell")
+        cure = "a long number: format the column as text, and fill it in anew"
+        rows = mark(rows, rows["item_id"].str.fullmatch(_ROUNDED), "value", f"{text} {cure}")
+    rows = _add_paths(rows, os.fspath(source.parent))
+    rows.attrs = {"notes": {f"cell of an unused column, {name}": len(rows) for name in unused}}
+    return rows if labels == _RETRIEVAL else rows.assign(item_id=rows["image"])
 
 
-def manifest_config(kind: type[Config], source: str, options: PrepareOptions) -> Config:
-    """Describes a set by its CSV; reads the CSV, and looks for each photo.
-
-    Args:
-      kind: of the config.
-      source: path of the CSV.
-      options: of preparing.
-
-    Raises:
-      DatasetError: a field is wrong.
-      ManifestError: the CSV cannot be read as a whole.
-    """
-    if not source:
-        raise DatasetError("dataset.source is empty: give the path of the CSV")
-    parse_on_error(options.on_error, kind.skips)
-    table = manifest_rows.read_table(epath.Path(source).expanduser(), kind.needed)
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", table.path.stem)
-    name = f"{stem}-{short_digest(manifest_rows.fingerprint(table))}"
-    return kind(name=name, table=table, stem=stem, options=options)
+def fingerprint(source: epath.Path) -> str:
+    """Returns a digest of the CSV and of the sizes of its images, wherever they lie."""
+    paths = to_table(source)["path"].drop_duplicates()
+    digest = hashlib.blake2b(source.read_bytes(), digest_size=16)
+    with ThreadPoolExecutor(THREADS) as pool:
+        digest.update(" ".join(map(str, pool.map(_size, paths))).encode())
+    return digest.hexdigest()
 
 
-class Manifest(ListedPhotos):
-    """The photos of a CSV."""
-
-    name = "manifest"
-
-    @property
-    def photos_per_shard(self) -> int:
-        """Returns fewer photos than for a benchmark's small ones."""
-        return _ROWS_PER_SHARD
+def _size(path: str) -> int:
+    """Returns the size of a file in bytes; -1 without it, or where asking for it takes long."""
+    try:
+        return -1 if "://" in path else os.stat(path).st_size
+    except (OSError, ValueError):
+        return -1
 
 
-def describe(source: str, options: PrepareOptions) -> tuple[type[Manifest], ManifestConfig]:
-    """Returns the builder and its config."""
-    return Manifest, manifest_config(ManifestConfig, source, options)
+def _add_paths(rows: pd.DataFrame, folder: str) -> pd.DataFrame:
+    """Adds where each image lies, and gives each the one spelling of its name."""
+    text = "field 'image': expected a file, gs:// or s3://, got {image!r}: download it first"
+    rows = mark(rows, rows["image"].str.fullmatch(_UNREAD), "value", text)
+    _list_names.cache_clear()
+    found = {cell: _find(folder, cell) for cell in rows["image"].unique()}
+    names, paths, others = zip(*rows["image"].map(found), strict=True)
+    rows = rows.assign(image=names, path=paths, other=others)
+    rows = mark(rows, rows["other"] != "", "missing_image", "{image}: no such file, but {other}")
+    return rows.drop(columns=["other", "error"])
+
+
+def _find(folder: str, cell: str) -> tuple[str, str, str]:
+    """Returns an image's name, its path, and that of another whose name differs by case alone."""
+    for told in (cell, cell.replace("\\", "/")):  # the latter: a path of Windows
+        name, path = files.image_name(told), os.path.join(folder, told)
+        found = path if "://" in path else _spelled_on_disk(path)
+        if found:
+            return name, found, found * (files.image_name(found) != files.image_name(path))
+    return files.image_name(cell), os.path.join(folder, cell), ""
+
+
+def _spelled_on_disk(path: str) -> str:
+    """Returns the path of a file with letters composed or not, of either case; "" without it."""
+    if os.path.exists(path):
+        return path
+    folder, name = os.path.split(path)
+    parent = _spelled_on_disk(folder or ".") if name else ""
+    names = _list_names(parent) if parent else {}
+    found = names.get(name) or names.get(name.casefold())
+    return os.path.join(parent, found) if found else ""
+
+
+@functools.cache
+def _list_names(folder: str) -> dict[str, str]:
+    """Returns the names in a folder by their composed form, and by that in lower case."""
+    try:
+        names = {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
+    except OSError:
+        return {}
+    return {name.casefold(): found for name, found in names.items()} | names

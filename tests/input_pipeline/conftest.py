@@ -11,7 +11,6 @@ import input_pipeline
 from input_pipeline import DatasetConfig, ImageConfig
 from input_pipeline.config import PrepareOptions
 from input_pipeline.dataset import SourceCheck, check_source
-from input_pipeline.datasets.registry import find_dataset
 
 IMAGE = ImageConfig(size=16)
 
@@ -25,11 +24,6 @@ def load(name: str, source: object = "", dir: object = "", **options: object):
 def check(name: str, source: object, **options: object) -> SourceCheck:
     """Checks what a data set would be prepared from."""
     return check_source(DatasetConfig(name=name, source=str(source)), PrepareOptions(**options))
-
-
-def describe(name: str, source: object, **options: object):
-    """Returns the TFDS config of a data set."""
-    return find_dataset(name).describe(str(source), PrepareOptions(**options))[1]
 
 
 def photo_bytes(

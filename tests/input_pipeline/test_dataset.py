@@ -12,7 +12,8 @@ import pytest
 from etils import epath
 
 import input_pipeline
-from input_pipeline import DatasetConfig, DatasetError, synthetic
+from input_pipeline import DatasetConfig, DatasetError, builder, synthetic
+from input_pipeline.builder import write_shard
 from input_pipeline.dataset import open_dataset
 from input_pipeline.locks import preparation_lock
 from input_pipeline.vocabulary import VIEWS
@@ -91,7 +92,7 @@ def test_several_shards_keep_the_order(tmp_path, monkeypatch, dataset):
 
 def test_a_pool_renders_the_same(monkeypatch, tmp_path, three_garments):
     alone = load("synthetic", "tiny", tmp_path / "alone")
-    monkeypatch.setattr("input_pipeline.datasets.rendering._ITEMS_FOR_A_POOL", 1)
+    monkeypatch.setattr("input_pipeline.synthetic.rendering._ITEMS_FOR_A_POOL", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     pooled = load("synthetic", "tiny", tmp_path / "pooled")
     for name in ("train", "test"):
@@ -104,13 +105,13 @@ def test_options_of_a_prepared_set(tmp_path, three_garments):
     assert dataset.summary["splits"]["train"]["items"] == 5
     assert (dataset.summary["options"]["items"], dataset.summary["options"]["seed"]) == (5, 7)
     # The folder is named by the source alone; training opens it however it was prepared.
-    assert dataset.directory == tmp_path / "synthetic/tiny/1.2.0"
+    assert dataset.directory == tmp_path / "synthetic/tiny/1.3.0"
     config = DatasetConfig(source="tiny", dir=str(tmp_path))
     assert len(input_pipeline.load_dataset(config).split("train")) == len(dataset.split("train"))
     assert load("synthetic", "tiny", tmp_path, items=5).directory == dataset.directory
     with pytest.raises(
         DatasetError,
-        match=r"tiny/1\.2\.0 was prepared with --items=5, not 6, --seed=7, not 0: delete it, or "
+        match=r"tiny/1\.3\.0 was prepared with --items=5, not 6, --seed=7, not 0: delete it, or "
         "choose another --dir",
     ):
         load("synthetic", "tiny", tmp_path, items=6, seed=0)
@@ -120,7 +121,7 @@ def test_options_of_a_prepared_set(tmp_path, three_garments):
     ("name", "source", "message"),
     [
         ("synthetic", "huge", "dataset.source='huge': expected one of small, tiny"),
-        ("manifest", "", "dataset.source is empty: give the path of the CSV"),
+        ("manifest", "", "dataset.source is empty: give what manifest is prepared from"),
     ],
 )
 def test_wrong_source(tmp_path, name, source, message):
@@ -191,8 +192,8 @@ def test_damage_inside_a_shard_is_met_on_reading(copy):
         split.read(range(len(split)))
 
 
-def test_leftovers_of_a_killed_run_are_removed(tmp_path, three_garments, capsys):
-    leftover = tmp_path / "synthetic" / "tiny" / "incomplete.ABCDEF_1.2.0"
+def test_leftovers_of_another_plan_are_removed(tmp_path, three_garments, capsys):
+    leftover = tmp_path / "synthetic" / "tiny" / "1.3.0.unfinished"
     leftover.mkdir(parents=True)
     (leftover / "synthetic-train.array_record-00000-of-00001").write_bytes(b"half")
     load("synthetic", "tiny", tmp_path)
@@ -200,16 +201,27 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path, three_garments, capsys)
     assert "Removing what a killed run left" in capsys.readouterr().out
 
 
-def test_a_failed_preparation_leaves_nothing(tmp_path, three_garments, monkeypatch):
-    def fail(job):
-        raise RuntimeError("the renderer failed")
+def test_a_failed_preparation_goes_on_where_it_failed(
+    tmp_path, three_garments, monkeypatch, capsys
+):
+    whole = load("synthetic", "tiny", tmp_path / "whole")
+    written = []
 
-    with monkeypatch.context() as patch:
-        patch.setattr("input_pipeline.datasets.rendering.render_item", fail)
-        with pytest.raises(RuntimeError, match="the renderer failed"):
-            load("synthetic", "tiny", tmp_path)
-    assert not list(tmp_path.glob("synthetic/*/*"))
-    assert load("synthetic", "tiny", tmp_path).splits == ("train", "test")
+    def write(record, source, path):
+        written.append(path.name.split("-")[1].partition(".")[0])
+        if written == ["train", "test"]:
+            raise RuntimeError("the renderer failed")
+        write_shard(record, source, path)
+
+    monkeypatch.setattr(builder, "write_shard", write)
+    with pytest.raises(RuntimeError, match="the renderer failed"):
+        load("synthetic", "tiny", tmp_path)
+    dataset = load("synthetic", "tiny", tmp_path)
+    assert written == ["train", "test", "test"]
+    assert "Going on with what a killed run left" in capsys.readouterr().out
+    for name in ("train", "test"):
+        rows = range(len(whole.split(name)))
+        assert dataset.split(name).read(rows) == whole.split(name).read(rows)
 
 
 def _hold_lock(path: str, held, seconds: float) -> None:
@@ -283,7 +295,7 @@ def test_reading_and_preparing_need_no_tensorflow(dataset, tmp_path):
 
 
 def test_rendering_imports_no_tensorflow():
-    code = "import sys, input_pipeline.datasets.rendering as r; print(*sorted(sys.modules))"
+    code = "import sys, input_pipeline.synthetic.rendering as r; print(*sorted(sys.modules))"
     loaded = run_python(code).split()
     assert "input_pipeline.synthetic" in loaded
     assert not {"tensorflow", "tensorflow_datasets", "jax"} & set(loaded)

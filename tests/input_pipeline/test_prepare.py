@@ -23,7 +23,7 @@ def test_synthetic(tmp_path, three_garments, capsys):
         ["train", "8", "3", "4", "4", "4", "4", "4", "4"],
         ["test", "6", "2", "3", "3", "3", "3", "3", "3"],
     ]
-    assert lines[-2] == f"Wrote {tmp_path}/synthetic/tiny/1.2.0"
+    assert lines[-2] == f"Wrote {tmp_path}/synthetic/tiny/1.3.0"
     assert lines[-1] == (
         "Next: python train.py --config=configs/grnet.py:synthetic "
         f"--config.dataset.dir={tmp_path} --config.dataset.source=tiny"

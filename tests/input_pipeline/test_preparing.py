@@ -15,12 +15,11 @@ import weakref
 
 import psutil
 import pytest
-import tensorflow_datasets as tfds
 from etils import epath
 
-from input_pipeline import DatasetError, beam
-from input_pipeline.datasets import base, deepfashion_c2s, manifest, synthetic
-from input_pipeline.datasets.records import to_example
+from input_pipeline import DatasetError, beam, builder
+from input_pipeline.datasets import synthetic
+from input_pipeline.records import to_example
 from tests.input_pipeline.conftest import load, photo_bytes, write_manifest
 from tests.input_pipeline.deepfashion_trees import write_c2s
 
@@ -55,9 +54,8 @@ def _small(name, folder):
 @pytest.fixture
 def small_shards(monkeypatch, three_garments):
     """A few photos to a file: more than ten files of the manifest."""
-    monkeypatch.setattr(manifest, "_ROWS_PER_SHARD", 3)
+    monkeypatch.setattr(builder, "SHARD_BYTES", 2_000)
     monkeypatch.setattr(synthetic, "_PHOTOS_PER_SHARD", 4)
-    monkeypatch.setattr(deepfashion_c2s.ConsumerToShop, "photos_per_shard", 3)
 
 
 @pytest.mark.parametrize("name", _SETS)
@@ -66,8 +64,8 @@ def test_shards_are_written_from_what_is_sent_alone(name, tmp_path, monkeypatch,
     load(name, source, tmp_path / "plain")
     sent = []
 
-    def send(files, folder, config):
-        assert config.beam_runner == "some"
+    def send(files, folder, runner, flags):
+        assert (runner, flags) == ("some", "parsed")
         sent.extend(pickle.dumps(file) for file in files.items())
         contents = [path.read_bytes() for path in lists]
         for path in lists:
@@ -78,10 +76,9 @@ def test_shards_are_written_from_what_is_sent_alone(name, tmp_path, monkeypatch,
         for path, content in zip(lists, contents, strict=True):
             path.write_bytes(content)
 
-    config = tfds.download.DownloadConfig(beam_runner="some")
-    monkeypatch.setattr("input_pipeline.preparing.beam_config", lambda *_: config)
-    monkeypatch.setattr(base, "write_with_beam", send)
-    dataset = load(name, source, tmp_path / "sent")
+    monkeypatch.setattr(builder, "beam_flags", lambda *_: "parsed")
+    monkeypatch.setattr(builder, "write_with_beam", send)
+    dataset = load(name, source, tmp_path / "sent", beam_runner="some")
     assert _content(tmp_path / "sent") == _content(tmp_path / "plain")
     photos = [photo for split in dataset.splits for photo in dataset.split(split).index.photo_id]
     if name == "synthetic":  # whose photos are not sent at all
@@ -100,14 +97,14 @@ def test_records_are_not_kept_until_their_file_is_written(tmp_path, monkeypatch)
     seen = []
     most_alive = []
 
-    def example(self, record):
+    def example(record):
         made = to_example(record)
         seen.append((weakref.ref(record), weakref.ref(made["box"])))
         for parts in zip(*seen, strict=True):
             most_alive.append(sum(part() is not None for part in parts))
         return made
 
-    monkeypatch.setattr(manifest.Manifest, "example", example)
+    monkeypatch.setattr(builder, "to_example", example)
     path = write_manifest(tmp_path, [f"{n}.jpg,item,shop,train" for n in range(200)])
     load("manifest", path, tmp_path / "data")
     assert len(seen) == 200
@@ -126,8 +123,8 @@ def test_beam_that_is_not_installed(tmp_path, monkeypatch, three_garments):
 
 def test_options_need_a_runner():
     with pytest.raises(DatasetError, match=r"beam_options='a=1': needs a runner"):
-        beam.beam_config("", "a=1")
-    assert beam.beam_config("", "").beam_runner is None
+        beam.beam_flags("", "a=1")
+    assert beam.beam_flags("", "") is None
 
 
 def test_a_worker_tells_what_is_wrong_with_its_input(tmp_path):
@@ -135,11 +132,9 @@ def test_a_worker_tells_what_is_wrong_with_its_input(tmp_path):
     job.write_bytes(pickle.dumps((epath.Path(tmp_path / "shard"), _refuse)))
     beam._run_job(str(job))
     assert (tmp_path / "0.pickle.error").read_text() == "photo 7: broken"
-    assert not (tmp_path / "shard").exists()
 
 
 def _refuse(path):
-    path.write_bytes(b"half")
     raise DatasetError("photo 7: broken")
 
 
@@ -195,12 +190,12 @@ def _large(name, folder):
 
 
 def _unfinished(folder, pattern):
-    return list(folder.glob(f"*/*/incomplete.*/{pattern}"))
+    return list(folder.glob(f"*/*/1.3.0.unfinished/{pattern}"))
 
 
 def _has_begun(folder, process):
     log = process.log.read_text()
-    return "Checking photos" in log or "Rendering train" in log
+    return "Checking images" in log or "Rendering train" in log
 
 
 def _is_writing(folder, process):
@@ -232,7 +227,7 @@ def _kill_at(moment, process, folder):
     process.kill()
     process.wait()
     assert not psutil.wait_procs(children, timeout=30)[1]
-    return not list(folder.glob("*/*/1.2.0"))
+    return not list(folder.glob("*/*/1.3.0"))
 
 
 def _is_past(seconds, folder, process):
@@ -258,12 +253,12 @@ def test_killed_at_any_moment(name, tmp_path, start):
             if _kill_at(at, process, folder):
                 killed.append(moment)
                 break
-            shutil.rmtree(next(folder.glob("*/*/1.2.0")))
+            shutil.rmtree(next(folder.glob("*/*/1.3.0")))
     assert len(killed) == 8
-    assert list(folder.glob("*/*/incomplete.*"))
+    assert list(folder.glob("*/*/1.3.0.unfinished"))
     last = start(flags, folder)
     _finish(last)
-    assert "Removing what a killed run left" in last.log.read_text()
+    assert "Going on with what a killed run left" in last.log.read_text()
     assert _content(folder) == _content(tmp_path / "whole")
 
 
@@ -305,13 +300,13 @@ def test_three_at_once_of_which_the_first_is_killed(tmp_path, start):
         return others and all(wait in other.log.read_text() for other in others)
 
     assert _kill_at(all_wait, first, folder)
-    assert list(folder.glob("*/*/incomplete.*"))
+    assert list(folder.glob("*/*/1.3.0.unfinished"))
     for process in others:
         _finish(process)
     logs = [process.log.read_text() for process in others]
     assert sorted(log.count("Preparing") for log in logs) == [0, 1]
     assert all("Wrote" in log for log in logs)
-    assert sum("Removing what a killed run left" in log for log in logs) == 1
+    assert sum("Going on with what a killed run left" in log for log in logs) == 1
     assert _content(folder) == _content(tmp_path / "one")
 
 
