@@ -260,6 +260,7 @@ def _check_cells(rows: pd.DataFrame) -> pd.DataFrame:
             if expected.startswith("coerce"):
                 expected = "expected a number" + " of pixels" * (column not in _FLAGS)
             kind, source = ("box", "box_source") if column in BOX else ("value", "source")
+            source = "image_source" if column in ("height", "width") else source
             text = f"field {column!r}: {expected}, got {{{column}!r}}"
             rows = mark(rows, bad, kind, text, source, further=True)
     numbers = {name: rows[name].where(is_right(rows)).astype(np.float64) for name in _NUMBERS}

@@ -1,0 +1,1 @@
+"""Images with many objects, for detectors: boxes, categories, masks and crowds."""
