@@ -25,7 +25,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?[^\r\n]*(?:\r\n|\r|\n)', re.IGNO
 _HEADER_LINE = re.compile(r"[^\s,;][^\r\n]*")
 _DECIMAL_COMMA = re.compile(r"^([+-]?[0-9]+),([0-9]+)$")
 _NOTHING = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>")
-_TWICE = {"two values": 2}
+_TWICE = frozenset(["two values"])  # no value of JSON is one
 
 
 def image_name(path: str) -> str:
@@ -218,8 +218,10 @@ def is_whole(value: object, least: int = 0, most: int = 10**9 - 1) -> bool:
 
 def short(value: object) -> str:
     """Returns what messages call a value, however long or deep it is."""
+    if value is _TWICE:
+        return "two values"
     if isinstance(value, Mapping):
-        return "two values" if value is _TWICE else "an object"
+        return "an object"
     if isinstance(value, list | tuple | np.ndarray):
         if len(value) > 4 or any(isinstance(part, list | Mapping) for part in value):
             return f"a list of {len(value)}"

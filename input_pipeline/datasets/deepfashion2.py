@@ -1,171 +1,184 @@
-"""DeepFashion2: street and shop photos of several garments each."""
+"""DeepFashion2: street and shop images of several garments each; a row for each garment.
 
-from collections import Counter
+Train is the training split and validation the test split; the test images have no public labels.
+
+Garments are of one item where pair_id and style are the same, whatever their categories, as in the
+release's evaluation. Those of style 0 have no partner: each is an item of its own. Items are named
+by folder, pair_id and style, for both folders count pair_ids from 1.
+
+The flags of FindFashion's protocols are derived: viewpoint 3 (side or back) is side, 2 (front) and
+1 (not worn) are front; occlusion 2 and 3 (medium, heavy) are occluded; zoom_in 2 and 3 (medium,
+large) are cropped. Landmarks are in the category's own order and number.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from etils import epath
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from input_pipeline.config import PrepareOptions
-from input_pipeline.datasets.deepfashion2_files import (
-    FOLDERS,
-    digest_states,
-    list_names,
-    read_garments,
-    read_polygons,
-)
-from input_pipeline.datasets.download import (
-    DownloadConfig,
-    check_there,
-    compare,
-    count_images,
-    download_config,
-)
-from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import (
-    AHEAD,
-    THREADS,
-    Listing,
-    Location,
-    PhotoRow,
-    Problem,
-    ValidationReport,
-)
-from input_pipeline.datasets.segmentation import RLE
+from input_pipeline.datasets import find_files
 from input_pipeline.errors import AnnotationError, DatasetError
-from input_pipeline.images import encode_png
+from input_pipeline.files import is_number, is_whole, read_json, short
 from input_pipeline.parallel import ordered_map
+from input_pipeline.table import BOX, THREADS, Problem
+from input_pipeline.vocabulary import FULL, LOWER, OCCLUDED, UNKNOWN, UPPER, VISIBLE
 
-# Photos and garments of each folder; the paper's were not all released.
-_RELEASE = {"train": (191_961, 312_186), "validation": (32_153, 52_490)}
-_PAPER = {"train": (390_884, 636_624), "validation": (33_669, 54_910)}
-
-
-@dataclass(kw_only=True)
-class DeepFashion2Config(DownloadConfig):
-    """Which download: see `download_config`."""
-
-    benchmark = "DeepFashion2"
-    overhang = 1  # a coordinate may count the last pixel in
-    many_boxes = True
-
-    @classmethod
-    def fingerprint(cls, root: epath.Path) -> str:
-        """Returns a digest of the annotation files' names, sizes and times, not content."""
-        folders = _folders(root)
-        if not folders:
-            raise DatasetError(
-                f"{root} (dataset.source): has neither a folder train nor validation"
-            )
-        parts = [f"{folder}/{part}" for folder in folders for part in ("image", "annos")]
-        check_there(cls.benchmark, root, parts)
-        return digest_states(root / folder / "annos" for folder in folders)
-
-    def read(self) -> Listing:
-        """Returns one row a garment, in the order of the files and of the garments' numbers."""
-        listing = Listing(rows=[], problems=[])
-        for folder in _folders(self.root):
-            _read_folder(self.root / folder, listing)
-        if not listing.rows and not listing.problems:
-            raise AnnotationError([f"{self.root}: no photo has a garment"])
-        listing.tolerated.update(_other_categories(listing.rows))
-        listing.facts["garments_of_style_0"] = sum(
-            row.item_id.split("/")[2] == "0" for row in listing.rows
-        )
-        return listing
-
-    def photo_path(self, image: str) -> epath.Path:
-        """Returns the path of a photo, whose name begins with train/ or validation/."""
-        return self.root / image
-
-    def mask(self, row: PhotoRow, height: int, width: int) -> bytes:
-        """Returns the mask that the garment's polygons enclose, drawn on the upright photo.
-
-        Coordinates are COCO's: (0, 0) is the outer corner of the first pixel.
-        """
-        polygons = [points.tolist() for points in read_polygons(row)]
-        parts = coco_mask.frPyObjects(polygons, height, width)
-        inside = RLE(height, width, coco_mask.merge(parts)["counts"]).pixels()
-        return encode_png(inside * np.uint8(255))
-
-    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Returns counts of photos and garments of each folder."""
-        garments = Counter(row.split for row, _ in checked.rows)
-        return [
-            compare(f"{folder} {what}", count, release, paper)
-            for folder in _folders(self.root)
-            for what, count, release, paper in zip(
-                ("photos", "garments"),
-                (count_images(checked, FOLDERS[folder]), garments[FOLDERS[folder]]),
-                _RELEASE[folder],
-                _PAPER[folder],
-                strict=True,
-            )
-        ]
+TITLE = "DeepFashion2-derived"
+RELEASE = {
+    "train images": (191_961, 390_884),
+    "train garments": (312_186, 636_624),
+    "validation images": (32_153, 33_669),
+    "validation garments": (52_490, 54_910),
+}
+_SPLITS = {"train": "train", "validation": "test"}  # by folder
+REQUIRED = ()  # one of the two folders is enough
+FILES = tuple(f"{folder}/annos/[0-9]*.json" for folder in _SPLITS)
+_CATEGORIES = {  # in the order of category_id, from 1: clothes type, number of landmarks
+    **{"short sleeve top": (UPPER, 25), "long sleeve top": (UPPER, 33)},
+    **{"short sleeve outwear": (UPPER, 31), "long sleeve outwear": (UPPER, 39)},
+    **{"vest": (UPPER, 15), "sling": (UPPER, 15)},
+    **{"shorts": (LOWER, 10), "trousers": (LOWER, 14), "skirt": (LOWER, 8)},
+    **{"short sleeve dress": (FULL, 29), "long sleeve dress": (FULL, 37)},
+    **{"vest dress": (FULL, 19), "sling dress": (FULL, 19)},
+}
+_DOMAINS = {"user": "customer", "shop": "shop"}  # by source
+_VIEWS = {1: "front", 2: "front", 3: "side"}  # by viewpoint
+_VISIBILITIES = np.array([UNKNOWN, OCCLUDED, VISIBLE], np.int32)  # by the files'
+_GARMENT = re.compile(r"item[1-9][0-9]{0,8}")
+_LEVEL = (int, _VIEWS.__contains__, "value", "1, 2 or 3")
+_NUMBER = (int, is_whole, "value", "a whole number")
 
 
-class DeepFashion2(ListedPhotos):
-    """A record for each garment; train is the training split and validation the test split.
-
-    The test photos of the release have no public labels and are not read.
-
-    Garments are of one item where pair_id and style are the same, whatever category either is
-    said to have, as in the release's evaluation. Those of style 0 have no partner: each is an item
-    of its own, in the gallery where a shop shows it, and else a query without match. Items are
-    named by folder, pair_id and style, for both folders count pair_ids from 1.
-
-    The flags of FindFashion's protocols are derived, so that figures are "DeepFashion2-derived":
-    viewpoint 3 (side or back, which are not told apart) is stored as side; 1 (not worn) and 2
-    as front; occlusion of 2 or 3 (medium, heavy) as occluded; zoom_in of 2 or 3 (medium, large) as
-    cropped.
-
-    Landmarks are in the category's own order and number; visibility 0 visible, 1 occluded, -1 not
-    labeled.
-    """
-
-    name = "deepfashion2"
-    builder_config: DeepFashion2Config
+def _is_box(value: list) -> bool:
+    return len(value) == 4 and all(map(is_number, value))
 
 
-def describe(source: str, options: PrepareOptions) -> tuple[type[DeepFashion2], DeepFashion2Config]:
-    """Returns the builder and its config."""
-    return DeepFashion2, download_config(DeepFashion2Config, source, options)
+def _are_points(value: list) -> bool:
+    whole = all(is_whole(number, 1 - 10**9) for number in value)
+    return whole and len(value) % 3 == 0 and set(value[2::3]) <= {0, 1, 2}
 
 
-def _folders(root: epath.Path) -> list[str]:
-    return [folder for folder in FOLDERS if (root / folder).is_dir()]
+# Of each field: its type, what is right, the kind of problem if it is not, and what messages say.
+_IMAGE = {"source": (str, _DOMAINS.__contains__, "value", "user or shop"), "pair_id": _NUMBER}
+_FIELDS: Mapping[str, tuple[type, Callable[[Any], bool], str, str]] = {
+    "style": _NUMBER,
+    "category_id": (int, range(1, 14).__contains__, "value", "1 to 13"),
+    "category_name": (str, _CATEGORIES.__contains__, "value", "one of the 13 categories"),
+    **dict.fromkeys(("scale", "occlusion", "zoom_in", "viewpoint"), _LEVEL),
+    "bounding_box": (list, _is_box, "box", "[x_1, y_1, x_2, y_2] in pixels"),
+    "segmentation": (list, bool, "mask", "a list of polygons"),
+    "landmarks": (list, _are_points, "landmarks", "whole numbers x, y, visibility (0, 1 or 2)"),
+}
 
 
-def _read_folder(folder: epath.Path, listing: Listing) -> None:
-    """Adds what the annotation files of train or validation hold."""
-    annotations, others = list_names(folder / "annos", ".json")
-    if not annotations:
-        raise AnnotationError([f"{folder / 'annos'}: has no annotation file, as 000001.json"])
-    photos, more_others = list_names(folder / "image", ".jpg")
-    if others + more_others:
-        listing.tolerated["file that is neither photo nor annotation"] += others + more_others
-    known = {name.removesuffix(".json") for name in annotations}
-    for name in photos:
-        number = name.removesuffix(".jpg")
-        if number not in known:
-            text = f"there is no such file, for the photo {folder.name}/image/{name}"
-            location = Location(folder / "annos" / f"{number}.json", 1)
-            listing.problems.append(Problem(location, "photo without a box", text))
-    paths = (folder / "annos" / name for name in annotations)
-    with ThreadPoolExecutor(THREADS) as pool:
-        files = ordered_map(pool, read_garments, paths, AHEAD)
-        title = f"Reading {folder.name}/annos"
-        for rows, problems, tolerated in tqdm(files, title, len(annotations), unit=" files"):
-            listing.rows += rows
-            listing.problems += problems
-            listing.tolerated.update(tolerated)
+def to_table(root: epath.Path) -> pd.DataFrame:
+    """Reads the garments in the order of the files and, within a file, of their numbers."""
+    rows, empty = [], 0
+    for folder, pattern in zip(_SPLITS, FILES, strict=True):
+        paths, images = find_files(root, pattern), find_files(root, f"{folder}/image/[0-9]*.jpg")
+        for name in sorted({path.stem for path in images} - {path.stem for path in paths}):
+            path = root / f"{folder}/annos/{name}.json"
+            text = f"no such file, for {folder}/image/{name}.jpg"
+            rows.append(_to_row(path, Problem("reference", f"{path}", text)))
+        with ThreadPoolExecutor(THREADS) as pool:
+            files = ordered_map(pool, _read_file, paths, 8 * THREADS)
+            for found in tqdm(files, f"Reading {folder}/annos", len(paths), unit=" files"):
+                rows += found
+                empty += not found
+    if not rows:
+        raise DatasetError(f"{root} (dataset.source): no garment in {' or '.join(FILES)}")
+    table = pd.DataFrame(rows, dtype=object)
+    table.attrs["notes"] = {"image without a garment": empty} if empty else {}
+    return table
 
 
-def _other_categories(rows: list[PhotoRow]) -> Counter[str]:
-    """Returns how many garments have another category than the first of their item."""
-    first: dict[str, str] = {}
-    count = sum(first.setdefault(row.item_id, row.category) != row.category for row in rows)
-    return Counter({"garment of another category than its item's first": count} if count else {})
+def count(table: pd.DataFrame) -> dict[str, int]:
+    """Counts the images and garments of each folder."""
+    images = table["image"].groupby(table["image"].str.partition("/")[0])
+    counts = pd.DataFrame({"images": images.nunique(), "garments": images.size()}).stack()
+    return {f"{folder} {what}": int(number) for (folder, what), number in counts.items()}
+
+
+def _to_row(path: epath.Path, *problems: Problem) -> dict[str, Any]:
+    """Returns what an annotation file's name tells, with what is wrong with the file."""
+    folder, name = path.parent.parent, f"image/{path.stem}.jpg"
+    image = {"image": f"{folder.name}/{name}", "path": f"{folder}/{name}"}
+    return {**image, "source": f"{path}", "split": _SPLITS[folder.name], "problems": problems}
+
+
+def _read_file(path: epath.Path) -> list[dict[str, Any]]:
+    """Reads FOLDER/annos/NUMBER.json: a row for each garment, and one for what is wrong besides."""
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise AnnotationError([f"{path}: expected an object, got {short(content)}"])
+    except AnnotationError as error:
+        return [_to_row(path, Problem("format", *error.problems[0].split(": ", 1)))]
+    keys = sorted(filter(_GARMENT.fullmatch, content), key=lambda key: int(key[4:]))
+    wrong = _check(content, _IMAGE, f"{path}")
+    row = _to_row(path, *wrong)
+    rows = [row | _read_garment(path, key, content, wrong) for key in keys]
+    for key in sorted(content.keys() - {*_IMAGE, *keys}):
+        wrong.append(Problem("format", f"{path}", f"field {short(key)}: there is no such field"))
+    return [*rows, _to_row(path, *wrong)] if wrong else rows
+
+
+def _check(content: Any, fields: Mapping[str, Any], source: str) -> list[Problem]:
+    """Returns what is wrong with the fields of an object."""
+    if not isinstance(content, dict):
+        return [Problem("format", source, f"expected an object, got {short(content)}")]
+    problems = []
+    for name, (type_, is_right, kind, expected) in fields.items():
+        value = content.get(name)
+        typed = type(value) is type_
+        if not (typed and is_right(value)):
+            text = f"field {name!r}: expected {expected}, got {short(value)}"
+            problems.append(Problem(kind if typed else "format", source, text))
+    return problems
+
+
+def _read_garment(
+    path: epath.Path, key: str, content: Mapping[str, Any], wrong: Sequence[Problem]
+) -> dict[str, Any]:
+    """Returns the cells of a garment's row, or what is wrong with it and with its file."""
+    source, garment = f"{path}: {key}", content[key]
+    if problems := [*wrong, *_check(garment, _FIELDS, source)]:
+        return {"source": source, "problems": tuple(problems)}
+    category, style = garment["category_name"], garment["style"]
+    clothes_type, count = _CATEGORIES[category]
+    number = list(_CATEGORIES).index(category) + 1
+    if garment["category_id"] != number:
+        text = f"field 'category_id': {category!r} is {number}, got {garment['category_id']}"
+        problems.append(Problem("contradiction", source, text))
+    points = np.array(garment["landmarks"], np.int32).reshape(-1, 3)
+    if len(points) != count:
+        text = f"field 'landmarks': a {category} has {count}, got {len(points)}"
+        problems.append(Problem("landmarks", source, text))
+    landmarks = np.column_stack([_VISIBILITIES[points[:, 2]], points[:, :2]])
+    landmarks[landmarks[:, 0] == UNKNOWN, 1:] = 0
+    item_id = f"{path.parent.parent.name}/{content['pair_id']}/{style}"
+    return {
+        "source": source,
+        "problems": tuple(problems),
+        "item_id": item_id if style else f"{item_id}/{path.stem}/{key}",
+        "domain": _DOMAINS[content["source"]],
+        "category": category,
+        "clothes_type": clothes_type,
+        **dict(zip(BOX, garment["bounding_box"], strict=True)),
+        "landmarks": landmarks,
+        "segmentation": list(map(_to_polygon, garment["segmentation"])),
+        "view": _VIEWS[garment["viewpoint"]],
+        "occluded": int(garment["occlusion"] >= 2),
+        "cropped": int(garment["zoom_in"] >= 2),
+    }
+
+
+def _to_polygon(points: Any) -> Any:
+    """Returns a polygon's numbers as float64, an eighth of a list's memory; else what it is."""
+    numbers = isinstance(points, list) and all(map(is_number, points))
+    return np.array(points, np.float64) if numbers else points

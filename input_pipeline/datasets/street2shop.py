@@ -1,316 +1,148 @@
-"""Exact Street2Shop (Kiapour et al., Where to Buy It, ICCV 2015)."""
+"""Exact Street2Shop (Kiapour et al., Where to Buy It, ICCV 2015), of up to 11 categories.
 
-import functools
+Customer images are the street photos, a row for each product and box in them. Products are numbered
+within their category: an item is category/product. A shop image is listed once for each product, in
+train if a training pair names the product, else in test; the release has no val. The gallery of a
+category's queries is all of its shop images, those of both splits.
+"""
+
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Self
+import re
 
+import numpy as np
+import pandas as pd
 from etils import epath
 
-from input_pipeline.config import PrepareOptions
-from input_pipeline.datasets.download import (
-    DownloadConfig,
-    compare,
-    count_images,
-    digest_files,
-    download_config,
-)
-from input_pipeline.datasets.listed import ListedPhotos
-from input_pipeline.datasets.listing import Listing, Location, PhotoRow, Problem, ValidationReport
-from input_pipeline.datasets.street2shop_files import (
-    PHOTO_LIST,
-    ListedPhoto,
-    PhotoFolder,
-    find_photos,
-    read_box,
-    read_photo_list,
-    read_photos,
-)
-from input_pipeline.errors import DatasetError
-from input_pipeline.images import Box
+from input_pipeline import datasets
+from input_pipeline.errors import AnnotationError, DatasetError
+from input_pipeline.files import is_number, is_whole, read_json, short
+from input_pipeline.table import mark
 
-# Queries of the release, (test, train): each photo, product and box counts once.
-QUERIES = {
-    "bags": (174, 579),
-    "belts": (89, 235),
-    "dresses": (3_292, 12_875),
-    "eyewear": (138, 358),
-    "footwear": (2_178, 6_486),
-    "hats": (86, 400),
-    "leggings": (517, 1_641),
-    "outerwear": (666, 1_945),
-    "pants": (130, 600),
-    "skirts": (604, 3_337),
-    "tops": (763, 2_173),
+_LISTS = {"train_pairs": "train", "test_pairs": "test", "retrieval": "shop"}
+_URLS = "photos/photos.txt"  # rows of a number and a URL, which may hold commas
+_URL = re.compile(rb"^(?:\xef\xbb\xbf)?\s*([0-9]{1,9})\s*,", re.MULTILINE)
+_IMAGE = re.compile(r"([0-9]{1,9})\.(?:jpe?g|png)", re.IGNORECASE)
+_CATEGORIES = (
+    *("bags", "belts", "dresses", "eyewear", "footwear", "hats"),
+    *("leggings", "outerwear", "pants", "skirts", "tops"),
+)
+_QUERIES = {  # of each category
+    "test": (174, 89, 3_292, 138, 2_178, 86, 517, 666, 130, 604, 763),
+    "train": (579, 235, 12_875, 358, 6_486, 400, 1_641, 1_945, 600, 3_337, 2_173),
 }
-CATEGORIES = tuple(QUERIES)
-_PAIR_SPLITS = ("train", "test")  # in this order: products of train are known before test's
-
-KindAndText = tuple[str, str]  # of a problem
-
-
-@dataclass(kw_only=True)
-class Street2ShopConfig(DownloadConfig):
-    """Which download: see `download_config`."""
-
-    benchmark = "Exact Street2Shop"
-    # Many photos' pages are gone, and one of the boxes has no size.
-    skips = frozenset({"missing photo", "unreadable photo", "box", "duplicate row"})
-    overhang = 1  # as DeepFashion's: a box may count its last pixel in, or from 1
-    many_boxes = True
-    watches_photos = True
-
-    @classmethod
-    def fingerprint(cls, root: epath.Path) -> str:
-        """Returns a digest of the lists and of the photos' names, not of their content.
-
-        The photos are downloaded one by one, each from its own URL: where more of them arrived,
-        the data is prepared anew.
-        """
-        lists = [path for name in find_categories(root) for path in _lists(root, name).values()]
-        folder = find_photos(root)
-        names = "\0".join([folder.path.name, *folder.names.values()])
-        key = f"{digest_files([*lists, root / PHOTO_LIST])} {names}"
-        return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-
-    @functools.cached_property
-    def folder(self) -> PhotoFolder:
-        """Returns the folder of the photos, with their names."""
-        return find_photos(self.root)
-
-    def without_lists(self) -> Self:
-        """Returns the folder of the photos without their names."""
-        other = replace(self)
-        other.__dict__["folder"] = self.folder._replace(names={})
-        return other
-
-    def photo_path(self, image: str) -> epath.Path:
-        """Returns the path of a photo from its file's name."""
-        return self.folder.path / image
-
-    def read(self) -> Listing:
-        """Reads each category's training pairs, test pairs and shop photos."""
-        reader = _Reader(self.root, self.folder)
-        categories = find_categories(self.root)
-        for category in categories:
-            reader.read_category(category)
-        if missing := [name for name in CATEGORIES if name not in categories]:
-            reader.tolerated[f"category without files ({', '.join(missing)})"] += len(missing)
-        return reader.listing()
-
-    def compare(self, checked: ValidationReport) -> list[dict[str, object]]:
-        """Returns counts of usable queries and photos, beside those of the release.
-
-        What the lists have, whether or not it can be used, is in the summary's facts.
-        """
-        counts = Counter(
-            (row.category, row.split) for row, _ in checked.rows if row.domain == "customer"
-        )
-        lines = [
-            compare(f"{category}: {split} queries", counts[category, split], release)
-            for category in CATEGORIES
-            if f"listed_gallery_{category}" in checked.facts
-            for split, release in zip(("test", "train"), QUERIES[category], strict=True)
-        ]
-        totals = [
-            compare(
-                f"{split} queries",
-                sum(counts[category, split] for category in CATEGORIES),
-                sum(release[index] for release in QUERIES.values()),
-            )
-            for index, split in enumerate(("test", "train"))
-        ]
-        return [
-            *lines,
-            *totals,
-            compare("queries", counts.total(), sum(map(sum, QUERIES.values())), 39_479),
-            compare("street photos", count_images(checked, domain="customer"), 20_357),
-            compare("shop photos", count_images(checked, domain="shop"), None, 404_683),
-        ]
+PROTOCOL = {"gallery": "all", "same_category": True}
+# Many images' pages are gone, and one of the boxes has no size.
+KNOWN_FAULTS = ("missing_image", "unreadable_image", "box", "duplicate")
+RELEASE = {
+    f"{category}: {split} queries": (number, None)
+    for split, numbers in _QUERIES.items()
+    for category, number in zip(_CATEGORIES, numbers, strict=True)
+} | {
+    **{f"{split} queries": (sum(numbers), None) for split, numbers in _QUERIES.items()},
+    "queries": (39_266, 39_479),
+    "street images": (20_357, None),
+    "shop images": (None, 404_683),
+}
 
 
-def find_categories(root: epath.Path) -> list[str]:
-    """Returns the categories whose lists are there.
-
-    Raises:
-      DatasetError: there is none, or a category has some of its lists and not all.
-    """
-    categories = []
-    for category in CATEGORIES:
-        paths = list(_lists(root, category).values())
-        missing = [str(path.relative_to(root)) for path in paths if not path.exists()]
-        if missing and len(missing) < len(paths):
-            raise DatasetError(
-                f"{root} (dataset.source): {', '.join(missing)} missing, which the category "
-                f"{category} needs beside its other lists"
-            )
-        if not missing:
-            categories.append(category)
-    if not categories:
-        raise DatasetError(
-            f"{root} (dataset.source): has the lists of no category, as "
-            "meta/json/train_pairs_bags.json, test_pairs_bags.json and retrieval_bags.json"
-        )
-    return categories
+def fingerprint(root: epath.Path) -> str:
+    """Returns a digest of the lists and of the images' names: more of them may arrive later."""
+    folder, names = _find_images(root)
+    files = sum(_find_lists(root).values(), datasets.find_files(root, _URLS))
+    key = "\0".join([datasets.fingerprint(files), folder.name, *names.values()])
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
-class Street2Shop(ListedPhotos):
-    """Train and test, of up to 11 categories; the release has no val.
+def to_table(root: epath.Path) -> pd.DataFrame:
+    """Reads each category's training pairs, test pairs and shop images."""
+    (folder, names), lists = _find_images(root), _find_lists(root)
+    parts = [
+        _read_list(path, pairs=part != "shop").assign(category=category, part=part)
+        for category, paths in lists.items()
+        for part, path in zip(_LISTS.values(), paths, strict=True)
+    ]
+    rows = pd.concat(parts, ignore_index=True)
+    rows["item_id"] = rows["category"] + "/" + rows["product"].astype(str)
+    train = rows[(rows["part"] == "train") & (rows[["photo", "product"]] >= 0).all(axis=1)]
+    rows["first"] = rows["item_id"].map(train.groupby("item_id")["source"].first())
+    trained, shop = rows["first"].notna(), rows["part"] == "shop"
+    text = "field 'product': {product} has a training pair at {first}"
+    rows = mark(rows, (rows["part"] == "test") & trained, "contradiction", text)
+    if (urls := root / _URLS).exists():
+        listed = {int(number) for number in _URL.findall(urls.read_bytes())}
+        unknown = ~rows["photo"].isin(listed | names.keys() | {-1})
+        text = f"field 'photo': {{photo}} is not in {_URLS}, and {folder.name}/ has no such image"
+        rows = mark(rows, unknown, "reference", text)
+    rows["image"] = [names.get(photo, f"{photo:09d}.jpg") for photo in rows["photo"]]
+    rows["path"] = f"{folder}/" + rows["image"]
+    rows["domain"] = np.where(shop, "shop", "customer")
+    rows["split"] = np.where(shop, np.where(trained, "train", "test"), rows["part"])
+    rows.attrs["categories"] = list(lists)
+    return rows
 
-    Customer photos are the street photos, one row for each product and box in them. Products
-    are numbered within their category: an item is category/product. A shop photo is stored once
-    for each product: in train if any training pair names the product, else in test, also where
-    no pair names it. The gallery that a category's queries are evaluated against is all of its
-    shop photos, those of both splits.
 
-    Some street photos are in train with a garment of one category and in test with one of another.
-    """
-
-    name = "street2shop"
-    builder_config: Street2ShopConfig
-
-
-def describe(source: str, options: PrepareOptions) -> tuple[type[Street2Shop], Street2ShopConfig]:
-    """Returns the builder and its config."""
-    return Street2Shop, download_config(Street2ShopConfig, source, options)
+def count(table: pd.DataFrame) -> dict[str, int]:
+    """Counts the queries of each category and split, and the images."""
+    queries, shops = (table[table["domain"] == domain] for domain in ("customer", "shop"))
+    names = queries["category"] + ": " + queries["split"] + " queries"
+    every = [f"{name}: {split} queries" for name in table.attrs["categories"] for split in _QUERIES]
+    return {
+        **names.value_counts().reindex(every, fill_value=0).to_dict(),
+        **{f"{split} queries": int((queries["split"] == split).sum()) for split in _QUERIES},
+        "queries": len(queries),
+        "street images": queries["image"].nunique(),
+        "shop images": shops["image"].nunique(),
+    }
 
 
-def _lists(root: epath.Path, category: str) -> dict[str, epath.Path]:
-    """Returns where a category's lists lie: training pairs, test pairs and shop photos."""
-    folder = root / "meta" / "json"
-    pairs = {split: folder / f"{split}_pairs_{category}.json" for split in _PAIR_SPLITS}
-    return {**pairs, "shop": folder / f"retrieval_{category}.json"}
+def _find_lists(root: epath.Path) -> dict[str, list[epath.Path]]:
+    """Returns the three lists of each category that has them, or raises DatasetError."""
+    every = {
+        name: [root / f"meta/json/{part}_{name}.json" for part in _LISTS] for name in _CATEGORIES
+    }
+    found = {name: paths for name, paths in every.items() if any(path.exists() for path in paths)}
+    wanted = [path for paths in (found or every).values() for path in paths]
+    if missing := [path.name for path in wanted if not path.exists()]:
+        raise DatasetError(f"{root} (dataset.source): meta/json/ lacks {', '.join(missing)}")
+    return found
 
 
-class _Reader:
-    """Gathers the rows of all categories, and what is wrong or odd in the lists."""
+def _find_images(root: epath.Path) -> tuple[epath.Path, dict[int, str]]:
+    """Returns the folder of the images and its files by number, or raises DatasetError."""
+    found: dict[str, dict[int, str]] = {}
+    for folder in ("photos", "images"):
+        files = datasets.find_files(root, f"{folder}/*")
+        matches = [match for file in files if (match := _IMAGE.fullmatch(file.name))]
+        # Of several files of an image the first is taken.
+        found[folder] = {int(match[1]): match[0] for match in reversed(matches)}
+    used = [folder for folder, names in found.items() if names]
+    if len(used) != 1:
+        text = "both hold images: keep all in one" if used else "hold no image, as 000000001.jpg"
+        raise DatasetError(f"{root} (dataset.source): photos/ and images/ {text}")
+    return root / used[0], found[used[0]]
 
-    def __init__(self, root: epath.Path, folder: PhotoFolder):
-        self.rows: list[PhotoRow] = []
-        self.problems: list[Problem] = []
-        self.tolerated: Counter[str] = Counter()
-        self._root = root
-        self._folder = folder
-        self._facts: dict[str, int] = {}
-        self._dead: dict[str, set[int]] = {"customer": set(), "shop": set()}
-        self._unlisted: set[int] = set()
-        self._items: dict[tuple[str, int], str] = {}  # one string for all photos of an item
-        self._listed = read_photo_list(root / PHOTO_LIST, self.problems, self.tolerated)
-        if folder.others:
-            self.tolerated["second file of a photo"] += folder.others
 
-    def read_category(self, category: str) -> None:
-        """Takes the three lists of a category."""
-        lists = _lists(self._root, category)
-        trained: dict[int, Location] = {}  # the first training pair of each product
-        customers: dict[tuple[int, int], Location] = {}  # the first pair of each photo and product
-        for split in _PAIR_SPLITS:
-            listed = 0
-            for photo, box, problems in self._pairs(lists[split]):
-                listed += 1
-                customers.setdefault((photo.photo, photo.product), photo.location)
-                if split == "train":
-                    trained.setdefault(photo.product, photo.location)
-                elif first := trained.get(photo.product):
-                    text = f"{photo.product} has a training pair at {first}"
-                    problems.append(("item in two splits", f"field 'product': {text}"))
-                self._add(photo, problems, "customer", split, category, box)
-            self._facts[f"listed_{split}_queries_{category}"] = listed
-        listed = 0
-        for photo in self._shop_photos(lists["shop"]):
-            listed += 1
-            problems = []
-            if pair := customers.get((photo.photo, photo.product)):
-                text = f"{photo.photo} is the customer's photo of product {photo.product} at {pair}"
-                problems.append(("domain", f"field 'photo': {text}"))
-            split = "train" if photo.product in trained else "test"
-            self._add(photo, problems, "shop", split, category, None)
-        self._facts[f"listed_gallery_{category}"] = listed
-
-    def listing(self) -> Listing:
-        """Returns all rows, problems and counts."""
-        if self._unlisted:
-            self.tolerated["photo that photos.txt does not list"] += len(self._unlisted)
-        dead = {f"dead_{domain}_photos": len(photos) for domain, photos in self._dead.items()}
-        return Listing(
-            rows=self.rows,
-            problems=self.problems,
-            tolerated=self.tolerated,
-            facts={**dead, **self._facts},
-        )
-
-    def _pairs(
-        self, path: epath.Path
-    ) -> Iterator[tuple[ListedPhoto, Box | None, list[KindAndText]]]:
-        """Yields the pairs that are new, their boxes, and what is wrong with these."""
-        seen: dict[tuple[int, int, Box], Location] = {}
-        keys = ("photo", "product", "bbox")
-        for photo in read_photos(path, keys, self.problems, self.tolerated):
-            box, texts = read_box(photo.bbox)
-            first = (
-                seen.setdefault((photo.photo, photo.product, box), photo.location) if box else None
-            )
-            if first in (None, photo.location):
-                yield photo, box, [("box", text) for text in texts]
-            else:
-                self._add_repeated(photo, "photo, product and box", first)
-
-    def _shop_photos(self, path: epath.Path) -> Iterator[ListedPhoto]:
-        """Yields the photos that are new."""
-        seen: dict[tuple[int, int], Location] = {}
-        for photo in read_photos(path, ("photo", "product"), self.problems, self.tolerated):
-            first = seen.setdefault((photo.photo, photo.product), photo.location)
-            if first == photo.location:
-                yield photo
-            else:
-                self._add_repeated(photo, "photo and product", first)
-
-    def _add_repeated(self, photo: ListedPhoto, what: str, first: Location) -> None:
-        text = f"field 'photo': {photo.photo}: this {what} is at {first} already"
-        self.problems.append(Problem(photo.location, "duplicate row", text))
-
-    def _add(
-        self,
-        photo: ListedPhoto,
-        problems: list[KindAndText],
-        domain: str,
-        split: str,
-        category: str,
-        box: Box | None,
-    ) -> None:
-        """Takes an element as a row, unless something was problems or its photo is not there."""
-        problems = [*problems, *self._photo_problems(photo.photo, domain)]
-        self.problems += [Problem(photo.location, kind, text) for kind, text in problems]
-        if problems:
-            return
-        self.rows.append(
-            PhotoRow(
-                location=photo.location,
-                image=self._folder.names[photo.photo],
-                item_id=self._items.setdefault(
-                    (category, photo.product), f"{category}/{photo.product}"
-                ),
-                domain=domain,
-                split=split,
-                category=category,
-                box=box,
-                image_field="photo",
-            )
-        )
-
-    def _photo_problems(self, photo: int, domain: str) -> Iterator[KindAndText]:
-        listed = self._listed is None or photo in self._listed
-        if photo in self._folder.names:
-            if not listed:
-                self._unlisted.add(photo)
-        elif listed:
-            self._dead[domain].add(photo)
-            text = f"{self._folder.path.name}/ has no photo {photo:09d}"
-            yield "missing photo", f"field 'photo': {text}"
-        else:
-            text = (
-                f"{photo} is not in {PHOTO_LIST}, and {self._folder.path.name}/ has no such photo"
-            )
-            yield "unknown photo", f"field 'photo': {text}"
+def _read_list(path: epath.Path, *, pairs: bool) -> pd.DataFrame:
+    """Reads a list: photos and products, -1 where these are wrong, and the boxes of pairs."""
+    elements = read_json(path)
+    if not isinstance(elements, list):
+        raise AnnotationError([f"{path}:1: expected a list, got {short(elements)}"])
+    fields = [element if isinstance(element, dict) else {} for element in elements]
+    rows = pd.DataFrame(fields, columns=["photo", "product", "bbox"], dtype=object)
+    rows = rows.where(rows.notna(), None)
+    rows["source"] = [f"{path}: element {number}" for number in range(1, len(rows) + 1)]
+    for name in ("photo", "product"):
+        bad = ~rows[name].map(is_whole).astype(bool)
+        text = f"field {name!r}: expected a whole number of up to 9 digits, got {{got}}"
+        rows = mark(rows.assign(got=rows[name].map(short)), bad, "format", text)
+        rows[name] = rows[name].mask(bad, -1).astype(int)
+    if not pairs:
+        return rows
+    boxes = [box if isinstance(box, dict) else {} for box in rows["bbox"]]
+    sides = pd.DataFrame(boxes, columns=["left", "top", "width", "height"], dtype=object)
+    bad = ~sides.map(is_number).all(axis=1).astype(bool)
+    text = "field 'bbox': expected numbers as left, top, width and height, got {got}"
+    rows = mark(rows.assign(got=[short(four) for four in sides.values.tolist()]), bad, "box", text)
+    sides = sides.mask(bad).astype(float)
+    rows["x_1"], rows["y_1"] = sides["left"], sides["top"]
+    return rows.assign(x_2=rows["x_1"] + sides["width"], y_2=rows["y_1"] + sides["height"])
