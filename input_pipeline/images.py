@@ -213,14 +213,13 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[bytes, str]:
     if isinstance(source, bytes):
         return source, name or "the given bytes"
     name = name or os.fspath(source)
-    path = epath.Path(source)
     try:
-        return path.read_bytes(), name
+        return epath.Path(source).read_bytes(), name
     except FileNotFoundError:
         raise MissingImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, expected a photo") from None
-    except OSError as error:
+    except Exception as error:  # a bucket's library raises its own
         raise ImageError(f"{name}: cannot be read: {error}") from error
 
 

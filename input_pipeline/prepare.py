@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--source",
         default="",
-        help="the folder you downloaded, or the CSV (manifest, findfashion); synthetic: small, tiny",
+        help="the folder you downloaded; the CSV (manifest, findfashion); synthetic: small, tiny",
     )
     from input_pipeline.config import PrepareOptions
 

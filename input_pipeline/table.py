@@ -69,6 +69,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "clothes_type": UNKNOWN,
     "crowd": False,
 }
+_SOURCES = ("image_source", "box_source", "landmarks_source")
+_OF_CHECKS = ("source", *_SOURCES, "problems", "turn", "file_height", "file_width")
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -172,9 +174,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     new: dict[str, Any] = dict(_DEFAULTS)
     new |= dict.fromkeys(("attributes", "unknown_attributes", "problems"), empty)
     table = table.assign(**{name: value for name, value in new.items() if name not in table})
-    parts = ("image_source", "box_source", "landmarks_source")
     return table.assign(
-        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in parts}
+        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in _SOURCES}
     )
 
 
@@ -197,11 +198,13 @@ def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:
     )
     rows, problems = complete(table), []
     for check in checks:
+        if rows.empty:
+            break
         rows = check(rows)
         right = is_right(rows)
         problems += [problem for row in rows["problems"][~right] for problem in row]
         rows = rows[right]
-    rows = rows.drop(columns="problems").reset_index(drop=True)
+    rows = rows[[name for name in rows if name not in _OF_CHECKS]].reset_index(drop=True)
     rows.attrs = dict(table.attrs)
     problems = sorted(dict.fromkeys(problems), key=lambda problem: _natural(problem.source))
     return Checked(rows, problems, dict(sorted(notes.items())))
@@ -250,21 +253,25 @@ def _check_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Checks the cells against the schema, all failures at once, and types them."""
     import pandera.errors
 
-    rows = rows.assign(**{name: rows[name].replace("", np.nan) for name in _NUMBERS})
+    def tell(rows: pd.DataFrame, bad: Any, column: str, expected: str) -> pd.DataFrame:
+        kind, source = ("box", "box_source") if column in BOX else ("value", "source")
+        source = "image_source" if column in ("height", "width") else source
+        text = f"field {column!r}: {expected}, got {{{column}!r}}"
+        return mark(rows, bad, kind, text, source, further=True)
+
+    given = rows[_NUMBERS].replace("", np.nan)
+    numbers = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    for column in _NUMBERS:  # of these the schema would refuse the whole column
+        expected = f"expected {'0 or 1' if column in _FLAGS else 'a number of pixels'}"
+        rows = tell(rows, numbers[column].isna() & given[column].notna(), column, expected)
     try:
-        schema().validate(rows, lazy=True)
+        schema().validate(rows.assign(**numbers), lazy=True)
     except pandera.errors.SchemaErrors as error:
         failures = error.failure_cases.dropna(subset="index").drop_duplicates(["index", "column"])
         for (column, expected), cases in failures.groupby(["column", "check"], sort=False):
-            bad = rows.index.isin(cases["index"].astype(int))
-            if expected.startswith("coerce"):
-                expected = "expected a number" + " of pixels" * (column not in _FLAGS)
-            kind, source = ("box", "box_source") if column in BOX else ("value", "source")
-            source = "image_source" if column in ("height", "width") else source
-            text = f"field {column!r}: {expected}, got {{{column}!r}}"
-            rows = mark(rows, bad, kind, text, source, further=True)
-    numbers = {name: rows[name].where(is_right(rows)).astype(np.float64) for name in _NUMBERS}
-    numbers |= {name: numbers[name].fillna(UNKNOWN).astype(np.int8) for name in _FLAGS}
+            rows = tell(rows, rows.index.isin(cases["index"].astype(int)), column, expected)
+    numbers.loc[~is_right(rows)] = np.nan
+    numbers[_FLAGS] = numbers[_FLAGS].fillna(UNKNOWN).astype(np.int8)
     views = rows["view"].map({view: index for index, view in enumerate(VIEWS)})
     names = rows["image"].map(image_name)
     return rows.assign(**numbers, view=views.fillna(UNKNOWN).astype(np.int8), image=names)

@@ -4,14 +4,13 @@
 seed and the step alone.
 """
 
-import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from input_pipeline import csv_files
+from input_pipeline import files
 from input_pipeline.config import ANNOTATED, AugmentConfig, ImageConfig
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import ImageTransform, build_transform
@@ -238,7 +237,7 @@ def read_keypoints(path: str, index: PhotoIndex) -> Keypoints:
       DatasetError: the file cannot be read, has no line for any image, or a line is wrong.
     """
     file = epath.Path(path).expanduser()
-    columns, rows = _read_csv(file, "image.keypoints", "image")
+    columns, rows = _read_csv(file, "image.keypoints", ["image"])
     names = _keypoint_names(file, columns)
     places: dict[str, list[int]] = {}
     for place, image in enumerate(index.photo_id.tolist()):
@@ -246,7 +245,7 @@ def read_keypoints(path: str, index: PhotoIndex) -> Keypoints:
     positions = np.full((len(index), len(names), 2), np.nan, np.float32)
     lines: dict[str, str] = {}
     for row in rows:
-        image = posixpath.normpath(_text(row, "image"))
+        image = files.image_name(row["image"])
         if image in lines:
             raise DatasetError(f"{row['source']}: {image!r} has a line already, {lines[image]}")
         lines[image] = row["source"].rpartition(":")[-1]
@@ -263,7 +262,7 @@ def read_keypoints(path: str, index: PhotoIndex) -> Keypoints:
 def keypoint_names(path: str) -> tuple[str, ...]:
     """Reads the names of a file's keypoints; raises DatasetError as `read_keypoints` does."""
     file = epath.Path(path).expanduser()
-    return _keypoint_names(file, _read_csv(file, "image.keypoints", "image")[0])
+    return _keypoint_names(file, _read_csv(file, "image.keypoints", ["image"])[0])
 
 
 def _keypoint_names(path: epath.Path, columns: Sequence[str]) -> tuple[str, ...]:
@@ -284,7 +283,7 @@ def _keypoint_names(path: epath.Path, columns: Sequence[str]) -> tuple[str, ...]
 def _position(row: dict[str, Any], name: str) -> list[float]:
     """Returns a keypoint's x and y; NaN where both cells are empty."""
     axes = (f"x_{name}", f"y_{name}")
-    return _numbers(row, *axes) if any(_text(row, axis) for axis in axes) else [np.nan, np.nan]
+    return _numbers(row, *axes) if any(row[axis] for axis in axes) else [np.nan, np.nan]
 
 
 def read_detections(path: str, index: PhotoIndex) -> np.ndarray:
@@ -343,37 +342,43 @@ def _choose(best: _Detections, index: PhotoIndex, row: int) -> _Detection | None
 
 def _best_boxes(path: epath.Path) -> _Detections:
     best: _Detections = {}
-    _, rows = _read_csv(path, "image.detections", "image", *_BOX)
+    _, rows = _read_csv(path, "image.detections", ["image", *_BOX])
     for row in rows:
         *box, score = _numbers({"score": "0", **row}, *_BOX, "score")
         if not (box[0] < box[2] and box[1] < box[3]):
             raise DatasetError(f"{row['source']}: the box has no size: {tuple(box)}")
-        image, category, item = (_text(row, name) for name in ("image", "category", "item_id"))
+        image, category, item = (row.get(name, "") for name in ("image", "category", "item_id"))
         if not image:
             raise DatasetError(f"{row['source']}: field 'image': is empty")
-        key = posixpath.normpath(image), category, item
+        key = files.image_name(image), category, item
         if key not in best or score > best[key][0]:
             best[key] = score, box, row["source"]
     return best
 
 
 def _read_csv(
-    path: epath.Path, field: str, *required: str
-) -> tuple[Sequence[str], Iterator[dict[str, Any]]]:
+    path: epath.Path, field: str, required: Sequence[str]
+) -> tuple[list[str], list[dict[str, Any]]]:
     """Returns a file's columns, and its rows: text by column, and the "source", FILE:LINE."""
-    reader = csv_files.read_csv(path, field)
-    columns = reader.fieldnames or []
-    if missing := [name for name in required if name not in columns]:
-        raise DatasetError(f"{path}:1: column {missing[0]!r} is missing")
-    rows = csv_files.csv_rows(path, reader)
-    return columns, ({**row, "source": f"{path}:{reader.line_num}"} for row in rows)
-
-
-def _text(row: dict[str, Any], name: str) -> str:
-    return (row.get(name) or "").strip()
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file ({field})")
+    table = files.read_csv(path, required)
+    files.require_columns(table, required)
+    rows = table.to_dict("records")
+    if wrong := next((row for row in rows if row["error"]), None):
+        raise DatasetError(f"{wrong['source']}: {wrong['error']}")
+    return list(table.columns), rows
 
 
 def _numbers(row: dict[str, Any], *names: str) -> list[float]:
     """Returns the numbers in these cells; raises DatasetError if one is none, or not finite."""
-    path, _, line = row["source"].rpartition(":")
-    return [csv_files.number_cell(path, line, row, name) for name in names]
+    numbers = []
+    for name in names:
+        try:
+            numbers.append(float(row[name]))
+        except ValueError:
+            numbers.append(np.nan)
+        if not np.isfinite(numbers[-1]):
+            text = f"field {name!r}: expected a number, got {row[name]!r}"
+            raise DatasetError(f"{row['source']}: {text}")
+    return numbers

@@ -8,15 +8,15 @@ import shlex
 import typing
 
 import pytest
+from input_pipeline.datasets.listed import ListedConfig
+from input_pipeline.datasets.on_error import KINDS
+from input_pipeline.datasets.registry import REGISTRY
 
 from benchmarks.reproduce.__main__ import main as reproduce
 from benchmarks.reproduce.papers import find_paper
 from input_pipeline import DatasetConfig, prepare
 from input_pipeline.config import PrepareOptions
 from input_pipeline.dataset import check_source
-from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.on_error import KINDS
-from input_pipeline.datasets.registry import REGISTRY
 from input_pipeline.datasets.street2shop import QUERIES
 from tests.input_pipeline.conftest import write_manifest
 from tests.input_pipeline.deepfashion2_trees import write_deepfashion2

@@ -160,7 +160,9 @@ def fingerprint(files: Iterable[epath.Path]) -> str:
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())
             elif "://" not in os.fspath(path):  # asking a bucket for sizes takes long
-                digest.update(f"{os.stat(path).st_size}\0".encode())  # epath takes ten times as long
+                digest.update(
+                    f"{os.stat(path).st_size}\0".encode()
+                )  # epath takes ten times as long
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read: {error}") from error
     return digest.hexdigest()

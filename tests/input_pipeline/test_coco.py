@@ -7,16 +7,16 @@ from collections import Counter
 import numpy as np
 import pytest
 from etils import epath
+from input_pipeline.datasets.coco import CocoConfig
+from input_pipeline.datasets.coco_file import read_lists
+from input_pipeline.datasets.modanet import CLASSES, STREET2SHOP_CLASSES, ModanetConfig
+from input_pipeline.datasets.segmentation import SegmentationError, parse_segmentation
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from input_pipeline import DatasetError, prepare
 from input_pipeline.dataset import open_dataset
 from input_pipeline.datasets import modanet
-from input_pipeline.datasets.coco import CocoConfig
-from input_pipeline.datasets.coco_file import read_lists
-from input_pipeline.datasets.modanet import CLASSES, STREET2SHOP_CLASSES, ModanetConfig
-from input_pipeline.datasets.segmentation import SegmentationError, parse_segmentation
 from input_pipeline.errors import AnnotationError
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import check

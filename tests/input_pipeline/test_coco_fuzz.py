@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from input_pipeline import InputError
 from input_pipeline.datasets.object_listing import turn_mask
 from input_pipeline.datasets.on_error import KINDS
+
+from input_pipeline import InputError
 from input_pipeline.vocabulary import SPLITS
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import check

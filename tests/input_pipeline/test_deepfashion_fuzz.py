@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from input_pipeline.datasets.on_error import KINDS
 
 from input_pipeline import InputError
-from input_pipeline.datasets.on_error import KINDS
 from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED
 from tests.input_pipeline import deepfashion_trees as trees
 from tests.input_pipeline.conftest import check

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from input_pipeline.datasets.on_error import KINDS, parse_on_error
+from input_pipeline.datasets.resizing import Resize
 from PIL import Image
 
 from input_pipeline import DatasetError, ManifestError, prepare
-from input_pipeline.datasets.on_error import KINDS, parse_on_error
-from input_pipeline.datasets.resizing import Resize
 from input_pipeline.images import encode_png
 from tests.input_pipeline.conftest import check, photo_bytes, write_manifest
 from tests.input_pipeline.conftest import load as load_from

@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from input_pipeline.object_batches import Shape, object_batches, object_train_batches
 from PIL import Image
 
 from input_pipeline import DatasetError
 from input_pipeline.images import ImageTransform, crop_and_resize, encode_png
-from input_pipeline.object_batches import Shape, object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import load
 
