@@ -110,7 +110,7 @@ def test_the_input_pipeline_is_used_by_its_front_door():
 
 
 # Beside these, no module of the input pipeline imports TensorFlow.
-_OF_TENSORFLOW = {"batches", "object_batches", "tf_transforms"}
+_OF_TENSORFLOW = {"batches", "tf_transforms"}
 
 
 def test_the_input_pipeline_stands_alone_and_imports_tensorflow_where_it_needs_it():
