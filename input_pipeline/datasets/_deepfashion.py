@@ -296,7 +296,8 @@ def add_categories(rows: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame
     types = labels.map(categories["category_type"])
     if "clothes_type" in rows:
         types = rows["clothes_type"].where(rows["clothes_type"].fillna("") != "", types)
-    rows = rows.assign(category=labels.map(categories["category"]).fillna(""), clothes_type=types)
+    names = labels.map(categories["category"]).astype(object).fillna("")
+    rows = rows.assign(category=names, clothes_type=types)
     rows.attrs["categories"] = list(categories["category"])
     return rows
 

@@ -77,7 +77,7 @@ def _read_split(root: epath.Path, split: str, names: list[tuple[str, str]]) -> p
     text = f"expected {len(names)} values of 1 or 0, got {{values!r}}"
     table = mark(table, bad, "value", text, "values_source")
     has = np.array([name for name, _ in names], object)
-    boxes = {name: fields.str[place].fillna("") for place, name in enumerate(BOX)}
+    boxes = {name: fields.str[place].astype(object).fillna("") for place, name in enumerate(BOX)}
     attributes = [
         () if wrong else tuple(has[np.array(row) == "1"])
         for row, wrong in zip(values, bad, strict=True)
