@@ -174,9 +174,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     new: dict[str, Any] = dict(_DEFAULTS)
     new |= dict.fromkeys(("attributes", "unknown_attributes", "problems"), empty)
     table = table.assign(**{name: value for name, value in new.items() if name not in table})
-    return table.assign(
-        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in _SOURCES}
-    )
+    places = {name: table.get(name, table["source"]).astype(object) for name in _SOURCES}
+    return table.assign(**{name: place.fillna(table["source"]) for name, place in places.items()})
 
 
 def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:
