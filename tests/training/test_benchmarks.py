@@ -172,6 +172,8 @@ CASES = {
 _FAST = ("street2shop", "deepfashion_fine")
 
 
+# ml_collections reads config files so.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
     [name if name in _FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
@@ -236,6 +238,7 @@ def _shrink(config: Any) -> None:
     config.model.backbone.name = "vgg_small" if fashionnet else "small"
     sizes = {"node_dim": 16, "reasoning_dim": 8, "embedding_dim": 16, "hidden": 16}
     config.model.update({name: size for name, size in sizes.items() if name in config.model})
+    config.optimizer.warmup_steps = 0
     config.train.update(batch_size=8, steps=1, eval_every=1, checkpoint_every=1, log_every=1)
     config.eval.batch_size = 8
 
