@@ -38,7 +38,7 @@ from benchmarks.results_file import ROOT, ResultsFile
 from configs import grnet
 from grnet_jax.config import Config, parse_config
 from input_pipeline import CropBoxes, ImageConfig, Split, load_dataset, train_batches
-from input_pipeline.datasets.records import parse_record
+from input_pipeline.records import PhotoRecord, parse
 from input_pipeline.sampling import build_sampler
 
 _WAYS = ("pipeline", "bare", "bare_uint8", "default")
@@ -198,7 +198,7 @@ def _read_images(split: Split, config: Config) -> tuple[list[bytes], np.ndarray]
     sampler = build_sampler(split, config.sampler, 0)
     batches = [sampler.sample(s, batch_size=_PHOTOS // 2) for s in range(_BARE_BATCHES)]
     rows = np.concatenate([batch.flat().rows for batch in batches])
-    records = [parse_record(record) for record in split.read(rows)]
+    records = [parse(PhotoRecord, record) for record in split.read(rows)]
     upright = [r.image.startswith(b"\xff\xd8") and r.orientation == 1 for r in records]
     if not any(upright):
         raise SystemExit("No photo is an upright JPEG: there is nothing to compare with")

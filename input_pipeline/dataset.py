@@ -218,7 +218,8 @@ def _plan(
                 ", or leave bad rows out: python -m input_pipeline.prepare ... "
                 f"--on_error=skip, or --on_error={kinds}"
             )
-        raise AnnotationError([str(problem) for problem in fatal or checked.problems], f"{cure}.")
+        texts = [str(problem) for problem in fatal or checked.problems]
+        raise AnnotationError(texts or [f"{source}: lists no image"], f"{cure}.")
     _print_skipped(checked)
     _print_older(folder)
     return table_contents(checked.table, registered.kind, summary, options)

@@ -1,7 +1,7 @@
 """A split of a prepared data set: an index, and the records beside it."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from etils import epath
@@ -10,37 +10,14 @@ from input_pipeline.errors import DatasetError
 from input_pipeline.images import load_image
 from input_pipeline.index import StoredIndex
 from input_pipeline.record_files import RecordFiles
-from input_pipeline.records import parse
-
-
-class Photo(Protocol):
-    """The fields of its image that every record has."""
-
-    @property
-    def image(self) -> bytes:
-        """Returns the encoded image."""
-
-    @property
-    def photo_id(self) -> str:
-        """Returns its name."""
-
-    @property
-    def height(self) -> int:
-        """Returns the height of the upright image, in pixels."""
-
-    @property
-    def width(self) -> int:
-        """Returns its width, in pixels."""
-
+from input_pipeline.records import ObjectRecord, PhotoRecord, parse
 
 Index = TypeVar("Index", bound=StoredIndex)
-Record = TypeVar("Record", bound=Photo)
+Record = TypeVar("Record", PhotoRecord, ObjectRecord)
 
 
 class StoredSplit(Generic[Index, Record]):
-    """The images of one split.
-
-    Subclasses define the types of the index and of a record.
+    """The images of one split; subclasses name the types of the index and of a record.
 
     Attributes:
       name: "train", "val" or "test".
@@ -62,25 +39,21 @@ class StoredSplit(Generic[Index, Record]):
         Raises:
           DatasetError: the index is missing or damaged, or does not fit the records.
         """
-        index = cls.index_type.load(index_path)
+        index: Any = cls.index_type.load(index_path)
         if len(index) != len(records):
             raise DatasetError(f"{index_path}: has {len(index)} rows for {len(records)} records")
-        return cls(name, index, records)  # type: ignore[arg-type]
+        return cls(name, index, records)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Reads the stored records of these rows, which `parse` parses."""
+        """Reads the stored records of these rows."""
         return self._records.read(rows)
-
-    def parse(self, serialized: bytes) -> Record:
-        """Parses a stored record."""
-        return parse(self.record_type, serialized)
 
     def record(self, row: int) -> Record:
         """Reads one image with all its labels."""
-        return self.parse(self.read([row])[0])
+        return parse(self.record_type, self.read([row])[0])
 
     def picture(self, row: int) -> np.ndarray:
         """Reads a whole image, upright, uint8 [H, W, 3]."""

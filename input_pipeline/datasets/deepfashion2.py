@@ -12,7 +12,7 @@ large) are cropped. Landmarks are in the category's own order and number.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,7 +87,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
             rows.append(_to_row(path, Problem("reference", f"{path}", text)))
         with ThreadPoolExecutor(THREADS) as pool:
             files = ordered_map(pool, _read_file, paths, 8 * THREADS)
-            for found in tqdm(files, f"Reading {folder}/annos", len(paths), unit=" files"):
+            for found in tqdm(files, f"Reading {folder}/annos", len(paths), disable=not paths):
                 rows += found
                 empty += not found
     if not rows:
@@ -99,9 +99,9 @@ def to_table(root: epath.Path) -> pd.DataFrame:
 
 def count(table: pd.DataFrame) -> dict[str, int]:
     """Counts the images and garments of each folder."""
-    images = table["image"].groupby(table["image"].str.partition("/")[0])
-    counts = pd.DataFrame({"images": images.nunique(), "garments": images.size()}).stack()
-    return {f"{folder} {what}": int(number) for (folder, what), number in counts.items()}
+    images = table["image"].groupby(table["image"].str.split("/").str[0])
+    counts = {"images": images.nunique(), "garments": images.size()}
+    return {f"{name} {what}": int(counts[what][name]) for name in images.groups for what in counts}
 
 
 def _to_row(path: epath.Path, *problems: Problem) -> dict[str, Any]:
@@ -115,56 +115,56 @@ def _read_file(path: epath.Path) -> list[dict[str, Any]]:
     """Reads FOLDER/annos/NUMBER.json: a row for each garment, and one for what is wrong besides."""
     try:
         content = read_json(path)
-        if not isinstance(content, dict):
-            raise AnnotationError([f"{path}: expected an object, got {short(content)}"])
     except AnnotationError as error:
         return [_to_row(path, Problem("format", *error.problems[0].split(": ", 1)))]
-    keys = sorted(filter(_GARMENT.fullmatch, content), key=lambda key: int(key[4:]))
     wrong = _check(content, _IMAGE, f"{path}")
-    row = _to_row(path, *wrong)
-    rows = [row | _read_garment(path, key, content, wrong) for key in keys]
-    for key in sorted(content.keys() - {*_IMAGE, *keys}):
-        wrong.append(Problem("format", f"{path}", f"field {short(key)}: there is no such field"))
+    content = content if isinstance(content, dict) else {}
+    keys = sorted(filter(_GARMENT.fullmatch, content), key=lambda key: int(key[4:]))
+    rows = [_to_row(path, *wrong) | _read_garment(path, key, content, wrong) for key in keys]
+    if strange := content.keys() - {*_IMAGE, *keys}:
+        text = f"field {short(min(strange))}: there is no such field"
+        wrong = (*wrong, Problem("format", f"{path}", text))
     return [*rows, _to_row(path, *wrong)] if wrong else rows
 
 
-def _check(content: Any, fields: Mapping[str, Any], source: str) -> list[Problem]:
-    """Returns what is wrong with the fields of an object."""
+def _check(content: Any, fields: Mapping[str, Any], source: str) -> tuple[Problem, ...]:
+    """Returns the first problem of an object's fields, or ()."""
     if not isinstance(content, dict):
-        return [Problem("format", source, f"expected an object, got {short(content)}")]
-    problems = []
+        return (Problem("format", source, f"expected an object, got {short(content)}"),)
     for name, (type_, is_right, kind, expected) in fields.items():
         value = content.get(name)
         typed = type(value) is type_
-        if not (typed and is_right(value)):
+        if not typed or not is_right(value):
             text = f"field {name!r}: expected {expected}, got {short(value)}"
-            problems.append(Problem(kind if typed else "format", source, text))
-    return problems
+            return (Problem(kind if typed else "format", source, text),)
+    return ()
 
 
 def _read_garment(
-    path: epath.Path, key: str, content: Mapping[str, Any], wrong: Sequence[Problem]
+    path: epath.Path, key: str, content: Mapping[str, Any], wrong: tuple[Problem, ...]
 ) -> dict[str, Any]:
-    """Returns the cells of a garment's row, or what is wrong with it and with its file."""
+    """Returns the cells of a garment's row, or what is wrong with it or its file."""
     source, garment = f"{path}: {key}", content[key]
-    if problems := [*wrong, *_check(garment, _FIELDS, source)]:
-        return {"source": source, "problems": tuple(problems)}
+    if problems := wrong or _check(garment, _FIELDS, source):
+        return {"source": source, "problems": problems}
     category, style = garment["category_name"], garment["style"]
-    clothes_type, count = _CATEGORIES[category]
-    number = list(_CATEGORIES).index(category) + 1
-    if garment["category_id"] != number:
-        text = f"field 'category_id': {category!r} is {number}, got {garment['category_id']}"
-        problems.append(Problem("contradiction", source, text))
+    number, (clothes_type, count) = list(_CATEGORIES).index(category) + 1, _CATEGORIES[category]
     points = np.array(garment["landmarks"], np.int32).reshape(-1, 3)
-    if len(points) != count:
-        text = f"field 'landmarks': a {category} has {count}, got {len(points)}"
-        problems.append(Problem("landmarks", source, text))
     landmarks = np.column_stack([_VISIBILITIES[points[:, 2]], points[:, :2]])
     landmarks[landmarks[:, 0] == UNKNOWN, 1:] = 0
     item_id = f"{path.parent.parent.name}/{content['pair_id']}/{style}"
+    expected = {
+        "category_id": (int, number.__eq__, "contradiction", f"{number}, {category}"),
+        "landmarks": (
+            list,
+            lambda _: len(points) == count,
+            "landmarks",
+            f"{count} of a {category}",
+        ),
+    }
     return {
         "source": source,
-        "problems": tuple(problems),
+        "problems": _check(garment, expected, source),
         "item_id": item_id if style else f"{item_id}/{path.stem}/{key}",
         "domain": _DOMAINS[content["source"]],
         "category": category,

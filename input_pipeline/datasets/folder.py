@@ -49,7 +49,7 @@ def to_table(source: epath.Path) -> pd.DataFrame:
     tenth = rows["item_id"].map(lambda item: zlib.crc32(item.encode()) % 10)
     hashed = tenth.map({0: "val", 1: "test"}).fillna("train")
     rows = rows.assign(split=split if any(split) else hashed)
-    notes = {f"folder that names {what}": len({*folders}), "file that is no image": others}
+    notes = {f"folder that names {what}": len({*folders} - {""}), "file that is no image": others}
     rows.attrs["notes"] = {note: count for note, count in notes.items() if count}
     return rows.drop(columns="folders")
 

@@ -47,7 +47,7 @@ def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
         cure = "a long number: format the column as text, and fill it in anew"
         rows = mark(rows, rows["item_id"].str.fullmatch(_ROUNDED), "value", f"{text} {cure}")
     rows = _add_paths(rows, os.fspath(source.parent))
-    rows.attrs = {"notes": {f"cell of an unused column, {name}": len(rows) for name in unused}}
+    rows.attrs = {"notes": {f"cell in an unused column, {name!r}": len(rows) for name in unused}}
     return rows if labels == _RETRIEVAL else rows.assign(item_id=rows["image"])
 
 
@@ -82,10 +82,11 @@ def _add_paths(rows: pd.DataFrame, folder: str) -> pd.DataFrame:
 
 def _find(folder: str, cell: str) -> tuple[str, str, str]:
     """Returns an image's name, its path, and that of another whose name differs by case alone."""
+    if "://" in cell:
+        return files.image_name(cell), cell, ""
     for told in (cell, cell.replace("\\", "/")):  # the latter: a path of Windows
         name, path = files.image_name(told), os.path.join(folder, told)
-        found = path if "://" in path else _spelled_on_disk(path)
-        if found:
+        if found := path if "://" in path else _spelled_on_disk(path):
             return name, found, found * (files.image_name(found) != files.image_name(path))
     return files.image_name(cell), os.path.join(folder, cell), ""
 

@@ -8,6 +8,8 @@ category's queries is all of its shop images, those of both splits.
 
 import hashlib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +72,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     rows = mark(rows, (rows["part"] == "test") & trained, "contradiction", text)
     if (urls := root / _URLS).exists():
         listed = {int(number) for number in _URL.findall(urls.read_bytes())}
-        unknown = ~rows["photo"].isin(listed | names.keys() | {-1})
+        unknown = ~rows["photo"].isin(listed | names.keys())
         text = f"field 'photo': {{photo}} is not in {_URLS}, and {folder.name}/ has no such image"
         rows = mark(rows, unknown, "reference", text)
     rows["image"] = [names.get(photo, f"{photo:09d}.jpg") for photo in rows["photo"]]
@@ -127,22 +129,30 @@ def _read_list(path: epath.Path, *, pairs: bool) -> pd.DataFrame:
     elements = read_json(path)
     if not isinstance(elements, list):
         raise AnnotationError([f"{path}:1: expected a list, got {short(elements)}"])
-    fields = [element if isinstance(element, dict) else {} for element in elements]
-    rows = pd.DataFrame(fields, columns=["photo", "product", "bbox"], dtype=object)
-    rows = rows.where(rows.notna(), None)
+    rows = _to_columns(elements, ["photo", "product", "bbox"])
     rows["source"] = [f"{path}: element {number}" for number in range(1, len(rows) + 1)]
+    wrong = [not isinstance(element, dict) for element in elements]
+    text = "expected an object, got {got}"
+    rows = mark(rows.assign(got=list(map(short, elements))), wrong, "format", text)
     for name in ("photo", "product"):
         bad = ~rows[name].map(is_whole).astype(bool)
         text = f"field {name!r}: expected a whole number of up to 9 digits, got {{got}}"
         rows = mark(rows.assign(got=rows[name].map(short)), bad, "format", text)
-        rows[name] = rows[name].mask(bad, -1).astype(int)
+        rows[name] = np.where(bad, -1, rows[name]).astype(int)
     if not pairs:
         return rows
-    boxes = [box if isinstance(box, dict) else {} for box in rows["bbox"]]
-    sides = pd.DataFrame(boxes, columns=["left", "top", "width", "height"], dtype=object)
+    sides = _to_columns(rows["bbox"], ["left", "top", "width", "height"])
     bad = ~sides.map(is_number).all(axis=1).astype(bool)
     text = "field 'bbox': expected numbers as left, top, width and height, got {got}"
     rows = mark(rows.assign(got=[short(four) for four in sides.values.tolist()]), bad, "box", text)
-    sides = sides.mask(bad).astype(float)
-    rows["x_1"], rows["y_1"] = sides["left"], sides["top"]
-    return rows.assign(x_2=rows["x_1"] + sides["width"], y_2=rows["y_1"] + sides["height"])
+    sides = sides[~bad].astype(float)
+    x_1, y_1 = sides["left"], sides["top"]
+    return rows.assign(x_1=x_1, y_1=y_1, x_2=x_1 + sides["width"], y_2=y_1 + sides["height"])
+
+
+def _to_columns(values: Iterable[Any], names: list[str]) -> pd.DataFrame:
+    """Returns these fields of JSON objects, None in what is no object or lacks them."""
+    rows = [
+        [each.get(name) if isinstance(each, dict) else None for name in names] for each in values
+    ]
+    return pd.DataFrame(rows, columns=names, dtype=object)

@@ -6,24 +6,30 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.batches import check_hosts, check_rows, record_batches
+from input_pipeline.batches import Batch, check_hosts, check_rows, record_batches
 from input_pipeline.errors import DatasetError
-from input_pipeline.object_index import ObjectSplit
+from input_pipeline.objects.index import ObjectSplit
 from input_pipeline.sampling import ImageSampler
 from input_pipeline.tf_transforms import KERNELS, decode, turn_upright
+
+# The fields of a stored record: of its image, and of each object.
+_IMAGE = {"image": tf.string, "orientation": tf.int64}
+_OBJECTS = {"boxes": tf.float32, "categories": tf.int64, "crowd": tf.int64, "masks": tf.string}
 
 
 class Shape(NamedTuple):
     """The shape that every image of a batch gets.
 
     Attributes:
-      size: S, side of the square, in pixels.
+      height: H of the canvas, in pixels.
+      width: W of the canvas, in pixels.
       max_objects: M, most objects of an image; 0: as many as an image of the split has.
-      mask_size: side of an object's mask, in pixels; 0: no masks.
+      mask_size: m, side of an object's mask, in pixels; 0: no masks.
       interpolation: of the resizing, "bilinear" or "bicubic".
     """
 
-    size: int
+    height: int
+    width: int
     max_objects: int = 0
     mask_size: int = 28
     interpolation: str = "bilinear"
@@ -34,7 +40,7 @@ class Shape(NamedTuple):
         Raises:
           DatasetError: a number is wrong, or an image has more objects than max_objects.
         """
-        for name, least in (("size", 1), ("max_objects", 0), ("mask_size", 0)):
+        for name, least in (("height", 1), ("width", 1), ("max_objects", 0), ("mask_size", 0)):
             if getattr(self, name) < least:
                 raise DatasetError(f"{name}={getattr(self, name)}: expected at least {least}")
         needed = int(split.index.objects.max(initial=0))
@@ -58,7 +64,7 @@ def object_train_batches(
     seed: int,
     host: int = 0,
     hosts: int = 1,
-) -> Iterator[dict[str, np.ndarray | int]]:
+) -> Iterator[Batch]:
     """Yields one host's part of the training batches of `steps` steps from `start_step` on.
 
     Which images a step holds, and which of them are mirrored, depends on nothing but the seed and
@@ -68,12 +74,7 @@ def object_train_batches(
       split: to train on.
       shape: of every image.
       flip: random horizontal flips.
-      batch_size: images in the global batch.
-      start_step: first step, counted from 0 over the whole training.
-      steps: number of steps.
-      seed: of the order and the flips.
-      host: this process' number.
-      hosts: number of processes.
+      batch_size, start_step, steps, seed, host, hosts: see `train_batches`.
 
     Yields:
       step, int, and what `object_batches` yields, of batch_size / hosts images.
@@ -82,7 +83,6 @@ def object_train_batches(
       DatasetError: a field is wrong, an image has too many objects, or the batch cannot be divided
         among the hosts.
     """
-    shape = shape.for_split(split)
     check_hosts(batch_size, "photos", host, hosts)
     sampler = ImageSampler(len(split), seed)
 
@@ -90,41 +90,34 @@ def object_train_batches(
         sampled = sampler.sample(step, batch_size=batch_size, host=host, hosts=hosts).flat()
         return sampled.rows, sampled.flip & flip
 
-    def batches() -> Iterator[dict[str, np.ndarray | int]]:
-        numbers = range(start_step, start_step + steps)
-        made = _batches(split, numbers, rows_and_flips, shape)
-        for step, batch in zip(numbers, made, strict=True):
-            yield {**batch, "step": step}
-
-    return batches()
+    numbers = range(start_step, start_step + steps)
+    batches = _batches(split, numbers, rows_and_flips, shape.for_split(split))
+    return ({**batch, "step": step} for step, batch in zip(numbers, batches, strict=True))
 
 
 def object_batches(
-    split: ObjectSplit,
-    rows: Sequence[int] | np.ndarray,
-    shape: Shape,
-    *,
-    batch: int,
+    split: ObjectSplit, rows: Sequence[int] | np.ndarray, shape: Shape, *, batch: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the images of `rows` in their order, never mirrored.
 
-    An image keeps its aspect: its longer side becomes S = size, and black pads the square at the
-    right or below. M is max_objects, or with 0 the most objects that an image of the split has.
+    An image keeps its aspect: it becomes as large as fits on the canvas, at its left and top, and
+    the rest is black. M is max_objects, or with 0 the most objects that an image of the split has.
 
     Yields:
-      image, uint8 [batch, S, S, 3]; size, int32 [batch, 2], (height, width) without the padding;
-      scale, float32 [batch], pixels of the square for each pixel of the upright image; row, int32
-      [batch]; and of the objects, in the order of the record: valid, bool [batch, M], whether
-      it is an object; box, float32 [batch, M, 4], (x_1, y_1, x_2, y_2) in pixels of the square;
-      category, int32 [batch, M], -1 where there is none; crowd, bool [batch, M]; and, where
-      mask_size m is not 0, has_mask, bool [batch, M], and mask, uint8 [batch, M, m, m], the
-      object's mask cropped to its box and scaled, 0 to 255.
+      Of the images: image, uint8 [batch, H, W, 3]; size, int32 [batch, 2], (height, width) without
+      the padding; scale, float32 [batch], pixels of the canvas for each pixel of the upright image;
+      row, int32 [batch].
+      Of the objects, in the order of the record: valid, bool [batch, M], whether it is an object;
+      box, float32 [batch, M, 4], (x_1, y_1, x_2, y_2) in pixels of the canvas; category, int32
+      [batch, M], -1 where there is none; crowd, bool [batch, M]; ignore, bool [batch, M], whether
+      it is neither to be found nor background: a crowd, or smaller than a pixel of the canvas; and
+      with mask_size: has_mask, bool [batch, M], and mask, uint8 [batch, M, m, m], the object's mask
+      cropped to its box and scaled, 0 to 255.
       The last batch is filled up with black images of row -1, without objects.
 
     Raises:
       DatasetError: a field is wrong, or an image has too many objects.
     """
-    shape = shape.for_split(split)
     if batch < 1:
         raise DatasetError(f"a batch of {batch} photos: expected at least 1")
     rows = np.asarray(rows, np.int32).reshape(-1)
@@ -134,11 +127,10 @@ def object_batches(
         part = rows[start : start + batch]
         return part, np.zeros(len(part), bool)
 
-    def batches() -> Iterator[dict[str, np.ndarray]]:
-        for made in _batches(split, range(0, len(rows), batch), rows_and_flips, shape):
-            yield {name: _pad_batch(name, values, batch) for name, values in made.items()}
-
-    return batches()
+    batches = _batches(split, range(0, len(rows), batch), rows_and_flips, shape.for_split(split))
+    return (
+        {name: _pad_batch(name, values, batch) for name, values in made.items()} for made in batches
+    )
 
 
 def _pad_batch(name: str, values: np.ndarray, batch: int) -> np.ndarray:
@@ -164,33 +156,24 @@ def _batches(
 
 def _image_and_objects(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
     """Returns what `object_batches` yields, of one stored record."""
-    stored = tf.io.parse_single_example(
-        record,
-        {
-            "image": tf.io.FixedLenFeature([], tf.string),
-            "orientation": tf.io.FixedLenFeature([], tf.int64),
-            "boxes": _sequence(tf.float32),
-            "categories": _sequence(tf.int64),
-            "crowd": _sequence(tf.int64),
-            "masks": _sequence(tf.string),
-        },
-    )
-    image = turn_upright(decode(stored["image"]), stored["orientation"])
-    image = _mirrored(image, flip)
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    scale = shape.size / tf.reduce_max(sides)
-    # Not tf.image.resize, which rounds the size first and so scales the shorter side otherwise.
-    square = _scaled(image, [shape.size] * 2, [scale] * 2, [0.0, 0.0], KERNELS[shape.interpolation])
-    boxes = tf.reshape(stored["boxes"], [-1, 4])
-    tensors = {
-        "image": square,
-        # As many pixels as have their center within the image.
-        "size": tf.cast(tf.maximum(tf.math.ceil(sides * scale - 0.5), 1), tf.int32),
-        "scale": scale,
-        "valid": _padded(tf.ones_like(stored["categories"], tf.bool), shape, False),
-        "box": _padded(_mirrored_boxes(boxes, sides[1], flip) * scale, shape, 0.0),
-        "category": _padded(tf.cast(stored["categories"], tf.int32), shape, -1),
-        "crowd": _padded(stored["crowd"] > 0, shape, False),
+    one = {name: tf.io.FixedLenFeature([], kind) for name, kind in _IMAGE.items()}
+    many = {
+        name: tf.io.FixedLenSequenceFeature([], kind, allow_missing=True)
+        for name, kind in _OBJECTS.items()
+    }
+    stored = tf.io.parse_single_example(record, one | many)
+    image = _mirrored(turn_upright(decode(stored["image"]), stored["orientation"]), flip)
+    sides, canvas = tf.cast(tf.shape(image)[:2], tf.float32), [shape.height, shape.width]
+    scale = tf.reduce_min(tf.cast(canvas, tf.float32) / sides)
+    boxes, crowd = tf.reshape(stored["boxes"], [-1, 4]), stored["crowd"] > 0
+    mirrored = [sides[1], 0, sides[1], 0] + tf.gather(boxes, [2, 1, 0, 3], axis=1) * [-1, 1, -1, 1]
+    box = tf.where(flip, mirrored, boxes) * scale
+    objects = {
+        "valid": (tf.ones_like(crowd), False),
+        "box": (box, 0.0),
+        "category": (tf.cast(stored["categories"], tf.int32), -1),
+        "crowd": (crowd, False),
+        "ignore": (crowd | tf.reduce_any(box[:, 2:] - box[:, :2] < 1.0, axis=1), False),
     }
     if shape.mask_size:
         has_mask = tf.strings.length(stored["masks"]) > 0
@@ -199,8 +182,15 @@ def _image_and_objects(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict
             (stored["masks"], has_mask, boxes),
             fn_output_signature=tf.TensorSpec([shape.mask_size] * 2, tf.uint8),
         )
-        tensors |= {"has_mask": _padded(has_mask, shape, False), "mask": _padded(masks, shape, 0)}
-    return tensors
+        objects |= {"has_mask": (has_mask, False), "mask": (masks, 0)}
+    return {
+        # Not tf.image.resize, which rounds the size first and so scales the shorter side otherwise.
+        "image": _scaled(image, canvas, [scale] * 2, [0.0, 0.0], KERNELS[shape.interpolation]),
+        # As many pixels as have their center within the image.
+        "size": tf.cast(tf.maximum(tf.math.ceil(sides * scale - 0.5), 1), tf.int32),
+        "scale": scale,
+        **{name: _padded(values, shape, fill) for name, (values, fill) in objects.items()},
+    }
 
 
 def _mask(parts: Sequence[tf.Tensor], flip: tf.Tensor, side: int) -> tf.Tensor:
@@ -240,17 +230,7 @@ def _mirrored(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
     return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def _mirrored_boxes(boxes: tf.Tensor, width: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-    left, top, right, bottom = tf.unstack(boxes, num=4, axis=1)
-    mirrored = tf.stack([width - right, top, width - left, bottom], axis=1)
-    return tf.where(flip, mirrored, boxes)
-
-
 def _padded(values: tf.Tensor, shape: Shape, fill: float) -> tf.Tensor:
     widths = [[0, shape.max_objects - tf.shape(values)[0]], *([0, 0] for _ in values.shape[1:])]
     padded = tf.pad(values, widths, constant_values=tf.cast(fill, values.dtype))
     return tf.ensure_shape(padded, [shape.max_objects, *values.shape[1:]])
-
-
-def _sequence(kind: tf.DType) -> tf.io.FixedLenSequenceFeature:
-    return tf.io.FixedLenSequenceFeature([], kind, allow_missing=True)

@@ -202,7 +202,7 @@ def _check_categories(
         rows = _expect(rows, rows["name"].map(_is_text), "name", "a name", "format")
         good = rows[is_right(rows)].drop_duplicates("id").drop_duplicates("name")
         names = dict(zip(good["id"], good["name"], strict=True))
-        same = rows["id"].map(names) == rows["name"]
+        same = rows["id"].map(names).astype(object) == rows["name"]
         rows = _expect(rows, same, "name", "one name for each id in all files", "contradiction")
     rows["category"] = rows["id"].map(names)
     _, what, kind = _FIELDS["annotations"]["category_id"]

@@ -10,18 +10,23 @@ import numpy as np
 from tests.input_pipeline.conftest import photo_bytes
 
 HEIGHT, WIDTH = 24, 36
+TURNS = {  # from the upright picture to the stored one, for each EXIF orientation
+    1: lambda picture: picture,
+    2: lambda picture: picture[:, ::-1],
+    3: lambda picture: picture[::-1, ::-1],
+    4: lambda picture: picture[::-1],
+    5: lambda picture: picture.swapaxes(0, 1),
+    6: lambda picture: np.rot90(picture, 1),
+    7: lambda picture: picture[::-1, ::-1].swapaxes(0, 1),
+    8: lambda picture: np.rot90(picture, -1),
+}
 STAR = [4.0, 3.0, 30.0, 6.0, 12.0, 20.0, 16.5, 9.25]  # four corners, one of them inwards
 
 
 def runs_of(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed runs: down the columns, outside first."""
-    runs, last = [0], 0
-    for value in mask.T.reshape(-1).tolist():
-        if value != last:
-            runs.append(0)
-            last = value
-        runs[-1] += 1
-    return runs
+    flat = np.concatenate([[0], mask.T.reshape(-1), [2]])
+    return np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
 
 
 def ring() -> np.ndarray:
@@ -68,11 +73,10 @@ def write_photos(folder: Path, content: Mapping[str, list[dict]]) -> None:
         (folder / image["file_name"]).write_bytes(data)
 
 
-def write_json(path: Path, content: object, indent: int | None = None) -> Path:
+def write_json(path: Path, content: object) -> None:
     """A file of annotations."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
-    return path
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_coco(root: Path, content: Mapping[str, list[dict]] | None = None) -> Path:

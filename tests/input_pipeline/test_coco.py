@@ -1,36 +1,29 @@
 """COCO's form and ModaNet: records against independent decoders, layouts, splits, problems."""
 
 import io
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
-from etils import epath
-from input_pipeline.datasets.coco import CocoConfig
-from input_pipeline.datasets.coco_file import read_lists
-from input_pipeline.datasets.modanet import CLASSES, STREET2SHOP_CLASSES, ModanetConfig
-from input_pipeline.datasets.segmentation import SegmentationError, parse_segmentation
 from PIL import Image
-from pycocotools import mask as coco_mask
 
-from input_pipeline import DatasetError, prepare
-from input_pipeline.dataset import open_dataset
-from input_pipeline.datasets import modanet
-from input_pipeline.errors import AnnotationError
+from input_pipeline import AnnotationError, DatasetError
+from input_pipeline.objects import coco, modanet
+from input_pipeline.objects.modanet import CLASSES, STREET2SHOP_CLASSES
+from input_pipeline.vocabulary import SPLITS
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import check
 from tests.input_pipeline.conftest import load as load_from
-from tests.input_pipeline.test_dataset import run_python
+from tests.input_pipeline.test_masks import in_polygon
 
 
-def load(root, name="coco", **changes):
-    return load_from(name, root, root.parent / "data", **changes)
+def load(root, name="coco", **options):
+    return load_from(name, root, root.parent / "data", **options)
 
 
 def photos(dataset):
     """Every record by name, with its split."""
-    splits = [dataset.split(name) for name in dataset.splits]
+    splits = [dataset.object_split(name) for name in dataset.splits]
     return {
         record.photo_id: (split.name, record)
         for split in splits
@@ -38,43 +31,15 @@ def photos(dataset):
     }
 
 
-def problems_of(root, **changes):
-    with pytest.raises(AnnotationError) as caught:
-        load(root, **changes)
-    assert not list((root.parent / "data").glob("*/*/*"))
-    return [problem.removeprefix(f"{root}/") for problem in caught.value.problems]
+def problems_of(root, name="coco"):
+    """The texts of all problems, without the path of the folder."""
+    return [str(each).replace(f"{root}/", "") for each in check(name, root).checked.problems]
 
 
 def mask_of(png):
     picture = Image.open(io.BytesIO(png))
     assert picture.mode == "L"
     return np.asarray(picture)
-
-
-def filled_runs(runs, height, width):
-    """Uncompressed runs, decoded by NumPy: down the columns, outside first."""
-    return np.repeat(np.arange(len(runs)) % 2, runs).reshape(width, height).T
-
-
-def in_polygon(points, height, width):
-    """Which pixels' centers lie in a polygon, and which within a pixel of its edges."""
-    y, x = np.mgrid[:height, :width] + 0.5
-    inside = np.zeros((height, width), bool)
-    distance = np.full((height, width), np.inf)
-    corners = np.array(points, float).reshape(-1, 2)
-    for (x_1, y_1), (x_2, y_2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        if y_1 != y_2:
-            crossing = x_1 + (y - y_1) / (y_2 - y_1) * (x_2 - x_1)
-            inside ^= ((y_1 > y) != (y_2 > y)) & (x < crossing)
-        along = np.clip(
-            ((x - x_1) * (x_2 - x_1) + (y - y_1) * (y_2 - y_1))
-            / ((x_2 - x_1) ** 2 + (y_2 - y_1) ** 2),
-            0,
-            1,
-        )
-        near = np.hypot(x - x_1 - along * (x_2 - x_1), y - y_1 - along * (y_2 - y_1))
-        distance = np.minimum(distance, near)
-    return inside, distance < 1
 
 
 @pytest.fixture(scope="module")
@@ -90,131 +55,63 @@ def test_records(street):
     _, record = found["0001.jpg"]
     assert record.image == (street / "images/0001.jpg").read_bytes()
     assert (record.height, record.width, record.orientation) == (24, 36, 1)
-    assert record.boxes.dtype == np.float32
-    np.testing.assert_array_equal(
-        record.boxes, [[0, 2, 30, 20], [4, 3, 30, 20], [1.5, 2.25, 4.5, 6.25]]
-    )
+    boxes = [[0, 2, 30, 20], [4, 3, 30, 20], [1.5, 2.25, 4.5, 6.25]]
+    assert (record.boxes.tolist(), record.boxes.dtype) == (boxes, np.float32)
     # By the order of the ids: 3 dress, 7 bag, 9 café au lait.
-    assert dataset.summary["categories"] == ["dress", "bag", "café au lait"]
     assert (record.categories.tolist(), record.categories.dtype) == ([1, 0, 0], np.int32)
     assert record.crowd.tolist() == [False] * 3
+    ring, star = map(mask_of, record.masks[:2])
+    np.testing.assert_array_equal(ring, 255 * trees.ring())
+    inside, near = in_polygon(trees.STAR, 24, 36)
+    np.testing.assert_array_equal(star[~near], 255 * inside[~near])
     assert record.masks[2] == b""
     _, record = found["0002.jpg"]
     assert record.boxes.tolist() == [[10, 10, 36, 24]]  # half a pixel was outside
     assert (record.crowd.tolist(), record.masks) == ([True], (b"",))
     _, record = found["0003.jpg"]
-    assert record.boxes.shape == (0, 4)
-    assert record.boxes.dtype == np.float32
-    assert (record.categories.shape, record.crowd.shape, record.masks) == ((0,), (0,), ())
-    assert dataset.summary["tolerated"] == {"box moved to the photo's edge": 1}
+    assert (record.boxes.shape, record.categories.shape, record.masks) == ((0, 4), (0,), ())
+    assert dataset.summary["notes"] == {"box moved to the image's edge": 1}
 
 
-def test_masks_by_independent_decoders(street):
-    _, record = photos(load(street))["0001.jpg"]
-    ring, star = map(mask_of, record.masks[:2])
-    np.testing.assert_array_equal(ring, 255 * trees.ring())
-    runs = trees.street()["annotations"][0]["segmentation"]["counts"]
-    np.testing.assert_array_equal(ring, 255 * filled_runs(runs, 24, 36))
-    inside, near = in_polygon(trees.STAR, 24, 36)
-    assert (inside & ~near).sum() > 30  # the comparison below is about something
-    np.testing.assert_array_equal((star == 255)[~near], inside[~near])
-    assert set(np.unique(star)) == {0, 255}
+def test_index(street):
+    dataset, report = load(street), check("coco", street)
+    for name in dataset.splits:
+        split = dataset.object_split(name)
+        records, index = [split.record(row) for row in range(len(split))], split.index
+        assert index.photo_id.tolist() == [record.photo_id for record in records]
+        assert index.objects.tolist() == [len(record.boxes) for record in records]
+        assert index.crowd.tolist() == [int(record.crowd.sum()) for record in records]
+        assert index.size.tolist() == [[24, 36]] * len(split)
+        assert index.categories.tolist() == ["dress", "bag", "café au lait"]
+        counts = dict(dataset.summary["splits"][name])
+        assert counts.pop("bytes") > 0
+        assert index.counts() == counts == report.summary["splits"][name]
 
 
-def test_compressed_runs_and_several_polygons(tmp_path):
-    content = trees.street()
-    coded = coco_mask.encode(np.asfortranarray(trees.ring()))
-    content["annotations"][0]["segmentation"] = {
-        "size": coded["size"],
-        "counts": coded["counts"].decode(),
-    }
-    content["annotations"][1]["segmentation"] = [
-        [4, 3, 12, 3, 12, 12, 4, 12],
-        [20, 8, 30, 20, 18, 20],
-    ]
-    _, record = photos(load(trees.write_coco(tmp_path / "coco", content)))["0001.jpg"]
-    np.testing.assert_array_equal(mask_of(record.masks[0]), 255 * trees.ring())
-    two = mask_of(record.masks[1]) == 255
-    for polygon in content["annotations"][1]["segmentation"]:
-        inside, near = in_polygon(polygon, 24, 36)
-        assert two[inside & ~near].all()
-    assert two.sum() == pytest.approx(9 * 8 + 12 * 12 / 2, rel=0.15)  # the areas of the two
+@pytest.mark.parametrize(
+    ("orientation", "as_stored"),
+    [*((n, False) for n in trees.TURNS), *((n, True) for n in range(5, 9))],
+)
+def test_turned_photos(tmp_path, orientation, as_stored):
+    """A bright rectangle is found in the upright picture where its box and mask say.
 
-
-@pytest.mark.parametrize("seed", range(20))
-def test_random_runs(seed):
-    rng = np.random.default_rng(seed)
-    mask = (rng.random((17, 23)) < rng.choice([0.02, 0.5, 0.9])).astype(np.uint8)
-    as_text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    for counts in (as_text, trees.runs_of(mask)):
-        found = parse_segmentation({"size": [17, 23], "counts": counts})
-        np.testing.assert_array_equal(found.pixels(), mask)
-        if mask.any():
-            y, x = np.nonzero(mask)
-            assert found.bounding_box() == (x.min(), y.min(), x.max() + 1, y.max() + 1)
-
-
-def test_damaged_runs_are_no_mask():
-    """Whatever is accepted is what some mask of that size encodes to."""
-    rng = np.random.default_rng(0)
-    good = coco_mask.encode(np.asfortranarray(trees.ring()))["counts"].decode()
-    refused = 0
-    for _ in range(400):
-        text = list(good)
-        text[rng.integers(len(text))] = chr(rng.integers(32, 127))
-        text = "".join(text[: rng.integers(1, len(text) + 1)])
-        try:
-            found = parse_segmentation({"size": [24, 36], "counts": text})
-        except SegmentationError:
-            refused += 1
-            continue
-        again = coco_mask.encode(np.asfortranarray(found.pixels()))["counts"].decode()
-        assert (
-            parse_segmentation({"size": [24, 36], "counts": again}).bounding_box()
-            == found.bounding_box()
-        )
-        assert found.pixels().shape == (24, 36)
-    assert refused > 300
-
-
-TURNS = {  # from the upright picture to the stored one, for each EXIF orientation
-    1: lambda picture: picture,
-    2: lambda picture: picture[:, ::-1],
-    3: lambda picture: picture[::-1, ::-1],
-    4: lambda picture: picture[::-1],
-    5: lambda picture: picture.swapaxes(0, 1),
-    6: lambda picture: np.rot90(picture, 1),
-    7: lambda picture: picture[::-1, ::-1].swapaxes(0, 1),
-    8: lambda picture: np.rot90(picture, -1),
-}
-
-
-@pytest.mark.parametrize("stated", ["stored", "upright"])
-@pytest.mark.parametrize("orientation", TURNS)
-def test_turned_photos(tmp_path, orientation, stated):
-    """A bright rectangle is found in the upright picture where its box and mask say."""
+    Of orientations 2 to 4 the size tells nothing: boxes are taken as upright.
+    """
     upright = np.zeros((24, 36, 3), np.uint8)
     upright[3:9, 5:25] = 250
-    pixels = TURNS[orientation](upright)
+    pixels = np.ascontiguousarray(trees.TURNS[orientation](upright))
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "coco/images").mkdir(parents=True)
-    path = tmp_path / "coco/images/a.jpg"
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=100, exif=exif)
-    # Of orientations 2 to 4 the size tells nothing: boxes are taken as upright.
-    as_stored = stated == "stored" and orientation >= 5
-    seen = pixels if as_stored else upright
-    y, x = np.nonzero(seen[..., 0])
-    box = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
-    counts = trees.runs_of((seen[..., 0] > 0).astype(np.uint8))
-    size = seen.shape[:2]
+    Image.fromarray(pixels).save(tmp_path / "coco/images/a.jpg", quality=100, exif=exif)
+    seen = (pixels if as_stored else upright)[..., 0] // 250
+    (y, x), (height, width) = np.argwhere(seen)[0], (seen.any(1).sum(), seen.any(0).sum())
+    runs = {"size": list(seen.shape), "counts": trees.runs_of(seen)}
+    box = [int(side) for side in (x, y, width, height)]
+    size = dict(zip(("height", "width"), seen.shape, strict=True))
     content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": size[0], "width": size[1]}],
-        "annotations": [
-            trees.annotation(
-                1, 1, 1, list(map(int, box)), segmentation={"size": list(size), "counts": counts}
-            )
-        ],
+        "images": [{"id": 1, "file_name": "a.jpg", **size}],
+        "annotations": [trees.annotation(1, 1, 1, box, segmentation=runs)],
         "categories": [{"id": 1, "name": "bag"}],
     }
     trees.write_json(tmp_path / "coco/annotations.json", content)
@@ -222,18 +119,12 @@ def test_turned_photos(tmp_path, orientation, stated):
     split, record = photos(dataset)["a.jpg"]
     assert (record.height, record.width, record.orientation) == (24, 36, orientation)
     assert record.boxes.tolist() == [[5, 3, 25, 9]]
-    expected = np.zeros((24, 36), np.uint8)
-    expected[3:9, 5:25] = 255
-    np.testing.assert_array_equal(mask_of(record.masks[0]), expected)
-    picture = dataset.split(split).picture(0)
+    np.testing.assert_array_equal(mask_of(record.masks[0]) > 0, upright[..., 0] > 0)
+    picture = dataset.object_split(split).picture(0)
     assert (np.abs(picture.astype(int) - upright) < 60).all()
-    assert dataset.summary["tolerated"] == (
-        {"objects turned upright with their photo": 1}
-        if as_stored
-        else {"objects of a turned photo taken as upright": 1}
-        if orientation in (2, 3, 4)
-        else {}
-    )
+    note = "image turned upright with its objects" if as_stored else ""
+    note = "turned image, its objects taken as upright" if orientation in (2, 3, 4) else note
+    assert dataset.summary["notes"] == ({note: 1} if note else {})
 
 
 def test_max_side(street, tmp_path):
@@ -247,508 +138,182 @@ def test_max_side(street, tmp_path):
     np.testing.assert_array_equal(ring == 255, whole >= 2)
 
 
-def test_splits_of_one_file(street):
-    """By a hash of the id alone: neither the order nor other photos matter."""
-    config = CocoConfig.split_of
-    self = CocoConfig(name="", stem="", options=None, root=None)
-    counts = Counter(config(self, number) for number in range(20_000))
-    assert counts["train"] == pytest.approx(16_000, rel=0.02)
-    assert counts["val"] == pytest.approx(2_000, rel=0.1)
-    assert counts["test"] == pytest.approx(2_000, rel=0.1)
-    found = photos(load(street))
-    assert {int(name[:4]): split for name, (split, _) in found.items()} == {
-        number: config(self, number) for number in range(1, 6)
-    }
-
-
-def test_own_splits(tmp_path):
+def test_splits(street, tmp_path):
+    """Those of the images; else by a hash of the id alone."""
+    for shares in (coco._SHARES, modanet._SHARES):
+        counts = Counter(coco.split_of(number, shares) for number in range(20_000))
+        assert counts == pytest.approx({key: 20_000 * share for key, share in shares.items()}, 0.1)
+    found = [split for _, (split, _) in sorted(photos(load(street)).items())]
+    assert found == ["test", "train", "train", "train", "train"]
     content = trees.street()
-    for image, split in zip(
-        content["images"], ["test", "train", "val", "train", "test"], strict=True
-    ):
-        image["split"] = split
+    for number, image in enumerate(content["images"]):
+        image["split"] = SPLITS[number % 3]
     dataset = load(trees.write_coco(tmp_path / "coco", content))
-    names = {split: dataset.split(split).index.photo_id.tolist() for split in dataset.splits}
-    assert names == {
-        "train": ["0002.jpg", "0004.jpg"],
-        "val": ["0003.jpg"],
-        "test": ["0001.jpg", "0005.jpg"],
-    }
-    counts = dataset.summary["splits"]
-    assert [counts[s]["objects"] for s in counts] == [2, 0, 4]
-    assert [counts[s]["crowd"] for s in counts] == [1, 0, 0]
-    assert [counts[s]["photos_without_objects"] for s in counts] == [0, 1, 0]
-    assert [counts[s]["most_objects"] for s in counts] == [1, 0, 3]
-    assert dataset.summary["objects_per_category"] == {
-        "dress": {"train": 0, "val": 0, "test": 2},
-        "bag": {"train": 1, "val": 0, "test": 1},
-        "café au lait": {"train": 1, "val": 0, "test": 1},
-    }
+    assert [photos(dataset)[f"000{n}.jpg"][0] for n in range(1, 6)] == [*SPLITS, *SPLITS[:2]]
+    bags = dataset.summary["objects_per_category"]["bag"]
+    assert {split: count for split, count in bags.items() if count} == {"train": 2}
 
 
 @pytest.mark.parametrize("folder", ["annotations", "."])
 def test_file_for_each_split(tmp_path, folder):
-    """Ids may repeat in another file; photos may lie beside `images`."""
+    """Ids may repeat in another file; images may lie beside `images`; sizes need not be stated."""
     root = tmp_path / "coco"
     for split, name in (("train", "a.jpg"), ("test", "b.jpg")):
         content = trees.street()
-        content["images"] = [{"id": 1, "file_name": name, "height": 24, "width": 36}]
-        content["annotations"] = content["annotations"][:1]
+        content["images"] = [{"id": 1, "file_name": name}]
+        content["annotations"] = content["annotations"][:3]
         if split == "test":
-            content["categories"] = content["categories"][:1]
+            content["categories"][0]["name"] = "hat"
         trees.write_json(root / folder / f"{split}.json", content)
         trees.write_photos(root if split == "train" else root / "images", content)
-    dataset = load(root)
-    assert dataset.splits == ("train", "test")
-    assert [dataset.split(split).index.photo_id.tolist() for split in dataset.splits] == [
-        ["a.jpg"],
-        ["b.jpg"],
+    assert [problem.partition("test.json: ")[2] for problem in problems_of(root)] == [
+        "annotations[0]: field 'category_id': expected the id of a category, got 7",
+        "categories[0]: field 'name': expected one name for each id in all files, got 'hat'",
     ]
-    assert dataset.split("test").record(0).categories.tolist() == [1]
-
-
-def test_layout_messages(tmp_path):
-    with pytest.raises(DatasetError, match=r"expected annotations/\{train,val,test\}.json"):
-        load(tmp_path)
-    trees.write_coco(tmp_path)
-    trees.write_json(tmp_path / "val.json", trees.street())
+    dataset = load(root, on_error="skip")
+    assert dataset.summary["notes"] == {"image of no stated size": 2}
+    assert dataset.splits == ("train", "test")
+    found = {name: (split, *record.categories) for name, (split, record) in photos(dataset).items()}
+    assert found == {"a.jpg": ("train", 1, 0, 0), "b.jpg": ("test", 0, 0)}
+    trees.write_json(root / "annotations.json", content)
     with pytest.raises(
-        DatasetError, match=r"expected one of .*there are .*val.json, .*annotations"
+        DatasetError, match=r"expected one of .*; there is .*train.json, .*ons.json"
     ):
-        load(tmp_path)
+        load(root)
 
 
-def test_index_and_opening(street):
-    dataset = load(street)
-    assert dataset.summary["kind"] == "objects"
-    for name in dataset.splits:
-        split = dataset.object_split(name)
-        records = [split.record(row) for row in range(len(split))]
-        index = split.index
-        assert index.photo_id.tolist() == [record.photo_id for record in records]
-        assert index.objects.tolist() == [len(record.boxes) for record in records]
-        assert index.crowd.tolist() == [int(record.crowd.sum()) for record in records]
-        assert index.size.tolist() == [[24, 36]] * len(split)
-        assert index.categories.tolist() == ["dress", "bag", "café au lait"]
-        summary = dict(dataset.summary["splits"][name])
-        assert summary.pop("bytes") > 0
-        assert index.counts() == summary
-        assert split.picture(0).shape == (24, 36, 3)
-    report = check("coco", street)
-    assert {name: {**counts, "bytes": 0} for name, counts in report.summary["splits"].items()} == {
-        name: {**counts, "bytes": 0} for name, counts in dataset.summary["splits"].items()
-    }
-
-
-def test_equal_photos_have_one_content_number(tmp_path):
+def test_contents_and_repeats(tmp_path):
+    content = trees.street()
+    content["images"][1]["id"] = 1  # whose its objects are cannot be told
+    content["images"][4]["file_name"] = "./0004.jpg"
     root = trees.write_coco(tmp_path / "coco")
-    (root / "images/0005.jpg").write_bytes((root / "images/0001.jpg").read_bytes())
-    dataset = load(root)
-    numbers = {}
-    for name in dataset.splits:
-        index = dataset.split(name).index
-        numbers |= dict(zip(index.photo_id.tolist(), index.content.tolist(), strict=True))
-    assert numbers["0005.jpg"] == numbers["0001.jpg"]
-    assert len(set(numbers.values())) == 4
+    trees.write_json(root / "annotations.json", content)
+    (root / "images/0003.jpg").write_bytes((root / "images/0004.jpg").read_bytes())
+    expected = "expected one that no other has, got"
+    assert problems_of(root) == [
+        "annotations.json: annotations[3]: field 'image_id': expected the id of an image, got 2",
+        f"annotations.json: images[0]: field 'id': {expected} 1",
+        f"annotations.json: images[1]: field 'id': {expected} 1",
+        f"annotations.json: images[4]: field 'file_name': {expected} './0004.jpg'",
+    ]
+    dataset = load(root, on_error="skip")
+    contents = [dataset.object_split(name).index.content for name in dataset.splits]
+    assert np.concatenate(contents).tolist() == [0, 0]
 
 
-def test_damaged_index(tmp_path):
-    dataset = load(trees.write_coco(tmp_path / "coco"))
-    path = dataset.directory / f"index.{dataset.splits[0]}.npz"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DatasetError, match=r"index\..*npz: damaged .* delete"):
-        open_dataset("coco", dataset.directory)
-    path.unlink()
-    with pytest.raises(DatasetError, match=r"npz: missing"):
-        open_dataset("coco", dataset.directory)
-
-
-def test_objects_of_a_set_of_photos(dataset):
-    with pytest.raises(DatasetError, match="synthetic is no data set of objects"):
-        dataset.object_split("train")
-
-
-def test_needs_no_tensorflow(street):
-    dataset = load(street)
-    code = f"""
-import sys
-from etils import epath
-from input_pipeline.dataset import open_dataset
-split = open_dataset("coco", epath.Path({str(dataset.directory)!r})).split({dataset.splits[0]!r})
-print(len(split.record(0).boxes), split.picture(0).shape)
-assert "tensorflow" not in sys.modules
-"""
-    first = dataset.split(dataset.splits[0]).record(0)
-    assert run_python(code).splitlines()[-1] == f"{len(first.boxes)} (24, 36, 3)"
-
-
-def change(content, where, value):
-    """Sets what a path such as annotations.0.bbox leads to; None takes it away."""
-    *path, last = [int(part) if part.isdigit() else part for part in where.split(".")]
-    for part in path:
-        content = content[part]
-    if value is None:
-        del content[last]
-    else:
-        content[last] = value
-
-
-PROBLEMS = [
-    (
-        "annotations.0.bbox",
-        [1, 2, 0, 5],
-        "box",
-        "annotation 11: field 'bbox': [1, 2, 0, 5] has no size",
-    ),
-    (
-        "annotations.0.bbox",
-        [1, 2, "x", 5],
-        "box",
-        "annotation 11: field 'bbox': expected [x, y, width, height], got [1, 2, 'x', 5]",
-    ),
-    (
-        "annotations.1.bbox",
-        [10, 3, 28, 17],
-        "box",
-        "annotation 12: field 'bbox': [10, 3, 38, 20] (x_1, y_1, x_2, y_2) leaves the photo of "
-        "36x24 pixels",
-    ),
-    (
-        "annotations.2.bbox",
-        [36, 3, 0.5, 17],
-        "box",
-        "annotation 13: field 'bbox': [36, 3, 36.5, 20] (x_1, y_1, x_2, y_2): nothing of it lies "
-        "in the photo of 36x24 pixels",
-    ),
-    (
-        "annotations.0.category_id",
-        4,
-        "unknown category",
-        "annotation 11: field 'category_id': there is no category 4",
-    ),
-    (
-        "annotations.0.image_id",
-        "1",
-        "unknown photo",
-        "annotation 11: field 'image_id': there is no image '1'",
-    ),
-    (
-        "annotations.0.iscrowd",
-        2,
-        "fields",
-        "annotation 11: field 'iscrowd': expected 0 or 1, got 2",
-    ),
-    (
-        "annotations.1.id",
-        11,
-        "duplicate row",
-        "annotations[1]: field 'id': there is annotation 11 already",
-    ),
-    ("annotations.1", 5, "fields", "annotations[1]: expected fields in braces, got 5"),
-    (
-        "annotations.1.segmentation",
-        [[1, 2, 3, 4, 5, 6, 7]],
-        "outline",
-        "annotation 12: field 'segmentation': a polygon of 7 numbers: expected an x and a y of "
-        "each point",
-    ),
-    (
-        "annotations.1.segmentation",
-        [[1, 2, 3, 4]],
-        "outline",
-        "annotation 12: field 'segmentation': a polygon of 2 points: expected at least 3",
-    ),
-    (
-        "annotations.1.segmentation",
-        [[1, 2, 3, 4, 5, 30]],
-        "outline",
-        "annotation 12: field 'segmentation': a point of it lies 6 pixels outside the photo of "
-        "36x24 pixels",
-    ),
-    (
-        "annotations.1.segmentation",
-        [[5, 5, 5, 5, 5, 5]],
-        "outline",
-        "annotation 12: field 'segmentation': no pixel lies in it",
-    ),
-    (
-        "annotations.2.segmentation",
-        [[20, 12, 30, 12, 30, 20]],
-        "outline",
-        "annotation 13: field 'segmentation': all of it lies outside the object's box "
-        "[1.5, 2.25, 4.5, 6.25]",
-    ),
-    (
-        "annotations.0.segmentation.size",
-        [36, 24],
-        "outline",
-        "annotation 11: field 'segmentation': a mask of 24x36 pixels for the photo of 36x24 pixels",
-    ),
-    (
-        "annotations.0.segmentation.counts",
-        [24, 36],
-        "outline",
-        "annotation 11: field 'segmentation': runs of 60 pixels in a mask of 36x24 = 864",
-    ),
-    (
-        "annotations.0.segmentation.counts",
-        "0o",
-        "outline",
-        "annotation 11: field 'segmentation': counts '0o': no run-length mask, or one broken off",
-    ),
-    (
-        "images.0.height",
-        48,
-        "photo size",
-        "image 1: fields 'height' and 'width': 36x48, but the photo has 36x24 pixels (upright)",
-    ),
-    (
-        "images.0.width",
-        None,
-        "fields",
-        "image 1: fields 'height' and 'width': expected numbers of pixels, got (24, None)",
-    ),
-    (
-        "images.0.file_name",
-        "nowhere.jpg",
-        "missing photo",
-        "image 1: field 'file_name': nowhere.jpg: no such file",
-    ),
-    (
-        "images.0.file_name",
-        "../0001.jpg",
-        "path",
-        "image 1: field 'file_name': expected a path below the folder, got '../0001.jpg'",
-    ),
-    (
-        "images.0.id",
-        1.5,
-        "fields",
-        "images[0]: field 'id': expected an integer from 0 on or a text, got 1.5",
-    ),
-    ("categories.1.name", "", "fields", "category 3: field 'name': expected a name, got ''"),
-    (
-        "categories.1.name",
-        "bag",
-        "category",
-        "category 3: field 'name': 'bag' is the name of another category",
-    ),
+NAN = float("nan")
+PROBLEMS = [  # what is changed, to what, the kind of problem, its text
+    ("annotations.0.bbox", [1, 2, 0, 5], "box", "the box has no size"),
+    ("annotations.0.bbox", [1, 2, "x", 5], "box", "expected [x, y, width, height], got [1, 2, 'x'"),
+    ("annotations.0.bbox", [NAN, 2, 3, 5], "box", "expected [x, y, width, height], got [nan, 2"),
+    ("annotations.0.bbox", [0.1, 0.2, 0.5, 0.6], "box", "smaller than a pixel; boxes are in"),
+    ("annotations.1.bbox", [10, 3, 28, 17], "box", "38 is outside the image of 36x24 pixels"),
+    ("annotations.2.bbox", [36, 3, 1, 17], "box", "nothing of the box lies in the image of 36x24"),
+    ("annotations.0.category_id", 4, "reference", "expected the id of a category, got 4"),
+    ("annotations.0.image_id", "1", "reference", "expected the id of an image, got '1'"),
+    ("annotations.0.iscrowd", 2, "value", "expected 0 or 1, got 2"),
+    ("annotations.1.id", 11, "duplicate", "expected one that no other has, got 11"),
+    ("annotations.1", 5, "format", "expected fields in braces"),
+    ("annotations.1.segmentation", [[1, 2, 3, 4, 5, 6, 7]], "mask", "a polygon of 7 numbers"),
+    ("annotations.1.segmentation", [[]], "mask", "a polygon of 0 numbers"),
+    ("annotations.1.segmentation", [[1, 2, 3, NAN, 5, 6]], "mask", "expected a polygon's numbers"),
+    ("annotations.1.segmentation", [[5, 5] * 3], "mask", "no pixel of the image lies in it"),
+    ("annotations.2.segmentation", [[20, 12, 30, 12, 30, 20]], "mask", "all of it lies outside"),
+    ("annotations.0.segmentation.size", [36, 24], "mask", "a mask of 24x36 pixels for an image of"),
+    ("annotations.0.segmentation.counts", [24, 36], "mask", "runs of 60 pixels in a mask of 36x24"),
+    ("annotations.0.segmentation.counts", "0o", "mask", "no run-length mask, or one broken off"),
+    ("images.0.height", 48, "unreadable_image", "36x48, but the image has 36x24 pixels (upright)"),
+    ("images.0.height", "x", "value", "expected a number of pixels, got 'x'"),
+    ("images.0.file_name", "nowhere.jpg", "missing_image", "nowhere.jpg: no such file"),
+    ("images.0.file_name", "../0001.jpg", "value", "expected a path below the folder of the"),
+    ("images.0.id", 1.5, "format", "expected a whole number or a text, got 1.5"),
+    ("images.0.split", "dev", "value", "expected train, val or test, got 'dev'"),
+    ("categories.1.name", "", "format", "expected a name, got ''"),
+    ("categories.1.name", "bag", "contradiction", "expected one name for each id in all files"),
 ]
 
 
 @pytest.mark.parametrize(("where", "value", "kind", "text"), PROBLEMS)
-def test_problems(tmp_path, where, value, kind, text):
+def test_problems(street, tmp_path, where, value, kind, text):
+    """A problem of an object costs the object, one of an image the image and its objects."""
     content = trees.street()
-    change(content, where, value)
-    root = trees.write_coco(tmp_path / "coco", trees.street())
-    trees.write_json(root / "annotations.json", content)
-    assert f"annotations.json:1: {text}" in problems_of(root)
-    dataset = load(root, on_error="skip")
-    assert dataset.summary["problems"][kind] >= 1
-    assert dataset.summary["skipped_rows"] >= 1
-    found = photos(dataset)
-    whole = {  # what an object was before, by its photo and box
-        (name, *box) for name, (_, record) in found.items() for box in record.boxes.tolist()
-    }
-    right = {
-        ("0001.jpg", 0, 2, 30, 20),
-        ("0001.jpg", 4, 3, 30, 20),
-        ("0001.jpg", 1.5, 2.25, 4.5, 6.25),
-        ("0002.jpg", 10, 10, 36, 24),
-        ("0004.jpg", 1, 1, 35, 23),
-        ("0005.jpg", 2, 2, 7, 8),
-    }
-    assert whole < right
-    if where.startswith("annotations"):
-        assert len(whole) == 5
-        assert len(found) == 5
-    if where == "images.0.height":
-        assert "0001.jpg" not in found
-        assert dataset.summary["facts"] == {"objects_of_left_out_photos": 3}
+    for image in content["images"] if "split" in where else ():
+        image["split"] = "val"
+    inside, (name, number, *rest) = content, where.split(".")
+    *path, last = [name, int(number), *rest]
+    for part in path:
+        inside = inside[part]
+    inside[last] = value
+    (tmp_path / "images").symlink_to(street / "images")
+    trees.write_json(tmp_path / "annotations.json", content)
+    checked, fatal, _ = check("coco", tmp_path, on_error="skip")
+    assert not fatal
+    entry = f"{tmp_path}/annotations.json: {name}[{number}]"
+    (problem,) = [problem for problem in checked.problems if problem.source == entry]
+    assert problem.kind == kind
+    assert text in problem.text
+    objects, images = (checked.table["category"] != "").sum(), checked.table["image"].nunique()
+    lost = {"annotations": (1, 0), "images": (3, 1), "categories": (2, 0)}[name]
+    assert (6 - objects, 5 - images) == lost
 
 
-def test_unreadable_photo_and_one_listed_twice(tmp_path):
+def test_what_files_may_leave_open(tmp_path):
+    """Sizes of -1, no list of annotations, and regions to be ignored."""
     content = trees.street()
-    content["images"][4]["file_name"] = "./0004.jpg"
-    root = trees.write_coco(tmp_path / "coco", trees.street())
-    trees.write_json(root / "annotations.json", content, indent=1)
-    (root / "images/0001.jpg").write_bytes(b"\xff\xd8\xff")
-    text = (root / "annotations.json").read_text().split("\n")
-    # The place of the id, counted from 0, is that of the brace before it, counted from 1.
-    fourth, fifth = (text.index(f'   "id": {number},') for number in (4, 5))
-    found = problems_of(root)
-    assert found[0].startswith("annotations.json:3: image 1: field 'file_name': 0001.jpg: ")
-    home = f"{root}/annotations.json:{fourth}"
-    assert found[1].startswith(
-        f"annotations.json:{fifth}: image 5: field 'file_name': './0004.jpg' is image 4 ({home}, "
-    )
-    assert len(found) == 2
-
-
-def test_image_id_twice(tmp_path):
-    """Whose the objects are cannot be told, so both photos are left out."""
-    content = trees.street()
-    content["images"][1]["id"] = 1
+    for image in content["images"]:
+        image.update(height=-1, width=-1)
+    content["annotations"][5]["ignore"] = 1
     root = trees.write_coco(tmp_path / "coco", content)
-    found = problems_of(root)
-    assert "annotations.json:1: images[1]: field 'id': there is image 1 already" in found
-    assert "annotations.json:1: image 1: field 'id': another image has it too" in found
-    assert sorted(photos(load(root, on_error="skip"))) == ["0003.jpg", "0004.jpg", "0005.jpg"]
+    checked = check("coco", root).checked
+    assert not checked.problems
+    assert checked.notes["image of no stated size"] == 5
+    assert checked.table["crowd"].sum() == 2
+    del content["annotations"]
+    trees.write_json(root / "annotations.json", content)
+    assert load(root).summary["splits"]["train"]["objects"] == 0
+    for damaged in ("[]", '{"images": []}', '{"images": {}, "categories": []}'):
+        (root / "annotations.json").write_text(damaged)
+        with pytest.raises(AnnotationError, match=r"annotations.json:1: expected a list '"):
+            check("coco", root)
 
 
-def test_categories_of_two_files(tmp_path):
-    root = tmp_path / "coco"
-    for split, name in (("train", "a.jpg"), ("test", "b.jpg")):
-        content = trees.street()
-        content["images"] = [{"id": 1, "file_name": name}]  # no size is stated
-        content["annotations"] = content["annotations"][:3]
-        if split == "test":
-            content["categories"][0]["name"] = "hat"
-        trees.write_json(root / f"{split}.json", content)
-        trees.write_photos(root, content)
-    assert problems_of(root) == [
-        "test.json:1: category 7: field 'name': 'hat' is 'bag' in another file",
-        "test.json:1: annotation 11: field 'category_id': there is no category 7",
-    ]
-    dataset = load(root, on_error="skip")
-    assert dataset.split("test").record(0).categories.tolist() == [0, 0]
-    assert dataset.summary["skipped_rows"] == 2
+MODA = "annotations/modanet2018_instances_train.json"
 
 
-@pytest.mark.parametrize(
-    ("damage", "text"),
-    [
-        (lambda text: text[:-5], "annotations.json:1: not a COCO file in JSON"),
-        (lambda text: "", "annotations.json:1: not a COCO file in JSON: it breaks off"),
-        (lambda text: "[]", "annotations.json:1: not a COCO file in JSON: expected '{', got '['"),
-        (lambda text: '{"images": []}', "annotations.json:1: annotations, categories missing"),
-        (
-            lambda text: f"\n\n{text} x",
-            "annotations.json:3: not a COCO file in JSON: there is more",
-        ),
-        (lambda text: text.replace("[0, 2", "[NaN, 2"), "JSON: NaN is no number"),
-        (
-            lambda text: text.replace("[0, 2", f"[{'9' * 5000}, 2"),
-            "not a COCO file in JSON: Exceeds",
-        ),
-        (lambda text: text.replace("[0, 2", "[" * 100_000), "not a COCO file in JSON"),
-        (lambda text: text.replace("{", '{"images": [], ', 1), "JSON: 'images' is there twice"),
-        (lambda text: text.replace('"images": [', '"images": {', 1), "'images': expected a list"),
-        (lambda text: text.encode("utf-16"), "annotations.json:1: not a text in UTF-8"),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path, damage, text):
-    root = trees.write_coco(tmp_path / "coco")
-    path = root / "annotations.json"
-    damaged = damage(path.read_text())
-    path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
-    for policy in ("error", "skip"):
-        (problem,) = problems_of(root, on_error=policy)
-        assert problem.startswith("annotations.json:")
-        assert text in problem
-
-
-@pytest.mark.parametrize("indent", [None, 0, 2])
-def test_scanner_reads_what_json_reads(tmp_path, indent):
-    content = {"info": {"a": [1, {"b": '"]}'}]}, **trees.street(), "licenses": []}
-    path = trees.write_json(tmp_path / "x.json", content, indent)
-    found = list(read_lists(epath.Path(path)))
-    text = path.read_text()
-    parsed = json.loads(text)
-    lines = text.split("\n")
-    for name in ("images", "annotations", "categories"):
-        own = [(number, value) for list_name, _, number, value in found if list_name == name]
-        assert own == list(enumerate(parsed[name]))
-    for _, place, _, value in found:
-        if indent is None:
-            assert place.line == 1
-        else:  # an entry's first line, and the id below it
-            assert lines[place.line - 1].strip() == "{"
-            assert lines[place.line].strip() == f'"id": {value["id"]},'
-
-
-def test_prepare_prints_counts(street, tmp_path, capsys):
-    arguments = [f"--source={street}", "--dataset=coco", f"--dir={tmp_path}"]
-    assert prepare.main([*arguments, "--check"]) == 0
-    checked = capsys.readouterr().out
-    assert prepare.main(arguments) == 0
-    prepared = capsys.readouterr().out
-    assert "Next:" not in prepared
-    for printed in (checked, prepared):
-        lines = [line.split() for line in printed.splitlines()]
-        assert any(line[:2] == ["split", "photos"] for line in lines)
-        (header,) = [line for line in lines if line[:1] == ["objects"]]
-        bags = next(line for line in lines if line[:1] == ["bag"])
-        assert len(bags) == len(header)
-        assert sum(map(int, bags[1:])) == 2
-
-
-@pytest.fixture
-def moda(tmp_path):
-    """Forty photos in ModaNet's form, whose file spells a class in another way."""
+def test_modanet(tmp_path):
+    """Its file spells a class in another way; images are another download, and some come later."""
+    names = {key: name.replace(" & ", "/") for key, name in CLASSES.items()}
+    polygon = [2, 2, 22, 2, 22, 22, 2, 22]
     content = {
-        "info": {"version": "1"},
-        "images": [
-            {"id": 100 + n, "file_name": f"{n:07}.jpg", "height": 24, "width": 36, "license": 3}
-            for n in range(40)
-        ],
+        "images": [{"id": 100 + n, "file_name": f"{n:07}.jpg"} for n in range(40)],
         "annotations": [
-            trees.annotation(
-                n, 100 + n, n % 13 + 1, [2, 2, 20, 20], segmentation=[[2, 2, 22, 2, 22, 22, 2, 22]]
-            )
+            trees.annotation(n, 100 + n, n % 13 + 1, [2, 2, 20, 20], segmentation=[polygon])
             for n in range(40)
         ],
-        "categories": [
-            {"supercategory": "fashion", "id": key, "name": name.replace(" & ", "/")}
-            for key, name in CLASSES.items()
-        ],
+        "categories": [{"id": key, "name": name} for key, name in names.items()],
     }
     root = tmp_path / "modanet"
-    trees.write_json(root / "annotations/modanet2018_instances_train.json", content)
-    trees.write_json(
-        root / "annotations/modanet2018_instances_val.json",
-        {"images": [{"id": 1, "file_name": "x.jpg"}]},
-    )
+    trees.write_json(root / MODA, content)
     trees.write_photos(root / "images", content)
-    return root
-
-
-def test_modanet(moda):
-    dataset = load(moda, name="modanet")
+    late = root / "images/0000003.jpg"
+    late.rename(root / "late.jpg")
+    dataset = load(root, name="modanet")
+    assert dataset.summary["problems"] == {"missing_image": 1}
     assert dataset.splits == ("train", "val")
-    found = photos(dataset)
-    assert len(found) == 40
-    names = list(CLASSES.values())
-    assert dataset.split("val").index.categories.tolist() == names
-    for name, (_, record) in found.items():
+    assert dataset.object_split("val").index.categories.tolist() == list(CLASSES.values())
+    for name, (_, record) in photos(dataset).items():
         assert record.categories.tolist() == [int(name[:7]) % 13]
-    (moda / "images/0000003.jpg").unlink()  # the photos are another download
-    again = load_from("modanet", moda, moda.parent / "again")
-    assert again.summary["problems"] == {"missing photo": 1}
-
-
-def test_modanet_holds_out_a_twentieth():
-    config = ModanetConfig(name="", stem="", options=None, root=None)
-    held = Counter(config.split_of(number) for number in range(50_000))
-    assert set(held) == {"train", "val"}
-    assert held["val"] / 50_000 == pytest.approx(0.05, abs=0.003)
-
-
-def test_modanet_unknown_class_and_missing_file(moda):
-    path = moda / "annotations/modanet2018_instances_train.json"
-    content = json.loads(path.read_text())
+    (root / "late.jpg").rename(late)
+    assert len(photos(load(root, name="modanet"))) == 40
     content["categories"].append({"id": 14, "name": "cape"})
-    trees.write_json(path, content)
-    assert problems_of(moda, name="modanet") == [
-        "annotations/modanet2018_instances_train.json:1: category 14: field 'id': expected 1 to 13 "
-        "('cape')"
-    ]
-    path.unlink()
-    with pytest.raises(DatasetError, match=r"annotations/modanet2018_instances_train.json missing"):
-        load(moda, name="modanet")
+    trees.write_json(root / MODA, content)
+    text = f"{MODA}: categories[13]: field 'id': expected the id of a category, got 14"
+    assert problems_of(root, "modanet") == [text]
+    (root / MODA).unlink()
+    with pytest.raises(DatasetError, match=f"{MODA} missing"):
+        load(root, name="modanet")
 
 
 def test_street2shop_classes():
-    assert set().union(*STREET2SHOP_CLASSES.values()) <= set(modanet.CLASSES.values())
+    assert set().union(*STREET2SHOP_CLASSES.values()) <= set(CLASSES.values())
     assert len(STREET2SHOP_CLASSES) == 11
-    assert len(CLASSES) == 13

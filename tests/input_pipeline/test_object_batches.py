@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from input_pipeline.object_batches import Shape, object_batches, object_train_batches
 from PIL import Image
 
 from input_pipeline import DatasetError
 from input_pipeline.images import ImageTransform, crop_and_resize, encode_png
+from input_pipeline.objects.batches import Shape, object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import load
 
@@ -23,67 +23,45 @@ def photo(number):
 
 
 def mask(number, height, width):
-    rng = np.random.default_rng(number)
-    coarse = Image.fromarray((rng.random((3, 4)) < 0.6).astype(np.uint8) * 255)
-    found = np.asarray(coarse.resize((width, height), Image.Resampling.NEAREST)) > 0
-    found = found.copy()
+    coarse = np.random.default_rng(number).random((3, 4)) < 0.6
+    found = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST))
     found[height // 2, width // 2] = True
     return found.astype(np.uint8)
 
 
-def content_of(mirrored):
-    """Photos as PNG of every split; number n has n % 4 objects, some without a mask."""
-    images, annotations, pictures = [], [], {}
+def prepare(folder, mirrored=False):
+    """Photos as PNG of both splits; number n has n % 4 objects, some without a mask."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
     for number, (height, width) in enumerate(SIZES):
-        name = f"{number}.png"
-        split = "test" if number == 6 else "train"
-        images.append(
-            {"id": number, "file_name": name, "height": height, "width": width, "split": split}
-        )
-        pixels = photo(number)
-        pictures[name] = pixels[:, ::-1] if mirrored else pixels
+        name, split = f"{number}.png", "test" if number == 6 else "train"
+        size = {"height": height, "width": width}
+        images.append({"id": number, "file_name": name, "split": split, **size})
+        pixels = photo(number)[:, :: -1 if mirrored else 1]
+        (folder / "images" / name).write_bytes(encode_png(np.ascontiguousarray(pixels)))
         for place in range(number % 4):
-            key = 10 * number + place
             x, y, wide, high = 1.5 * place, 1.0, width - 2.5 * place - 0.5, height - 2.0 - place
-            pixels = mask(key, height, width)
+            pixels = mask(10 * number + place, height, width)
             if mirrored:
                 x, pixels = width - x - wide, pixels[:, ::-1]
             coded = {"size": [height, width], "counts": trees.runs_of(pixels)}
+            fields = {"iscrowd": int(place == 1), "segmentation": None if place == 2 else coded}
+            box = [x, y, wide, high]
             annotations.append(
-                trees.annotation(
-                    key,
-                    number,
-                    place + 5,
-                    [x, y, wide, high],
-                    iscrowd=int(place == 1),
-                    **({} if place == 2 else {"segmentation": coded}),
-                )
+                trees.annotation(10 * number + place, number, place + 5, box, **fields)
             )
     categories = [{"id": key, "name": f"class {key}"} for key in (5, 6, 7)]
-    return {"images": images, "annotations": annotations, "categories": categories}, pictures
-
-
-def prepare(folder, mirrored=False):
-    content, pictures = content_of(mirrored)
-    root = folder / ("mirrored" if mirrored else "plain")
-    for name, pixels in pictures.items():
-        (root / "images").mkdir(parents=True, exist_ok=True)
-        (root / "images" / name).write_bytes(encode_png(np.ascontiguousarray(pixels)))
-    trees.write_json(root / "annotations.json", content)
-    return load("coco", root, folder / "data")
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    trees.write_json(folder / "annotations.json", content)
+    return load("coco", folder, folder / "data").object_split("train")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("objects")
+def split(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("objects"))
 
 
-@pytest.fixture(scope="module")
-def split(folder):
-    return prepare(folder).object_split("train")
-
-
-SHAPE = Shape(size=32, max_objects=4, mask_size=7)
+SHAPE = Shape(32, 32, max_objects=4, mask_size=7)
 
 
 def weights(pixels, places, scale, shift):
@@ -113,23 +91,25 @@ def batch(split):
     return batch
 
 
-def test_against_numpy(split, batch):
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 24)])
+def test_against_numpy(split, height, width):
+    shape = SHAPE._replace(height=height, width=width)
+    (batch,) = object_batches(split, range(6), shape, batch=6)
     for row in range(6):
         record, picture = split.record(row), split.picture(row)
-        height, width = picture.shape[:2]
-        scale = 32 / max(height, width)
-        count = len(record.boxes)
+        sides, count = picture.shape[:2], len(record.boxes)
+        scale = min(height / sides[0], width / sides[1])
         assert batch["row"][row] == row
-        assert batch["scale"][row] == np.float32(scale)
-        assert abs(batch["size"][row] - np.array([height, width]) * scale).max() <= 0.5
-        down = weights(height, 32, scale, 0)
-        across = weights(width, 32, scale, 0)
+        assert batch["scale"][row] == pytest.approx(scale, rel=1e-6)
+        assert abs(batch["size"][row] - np.array(sides) * scale).max() <= 0.5
+        down, across = weights(sides[0], height, scale, 0), weights(sides[1], width, scale, 0)
         expected = np.einsum("ij,jkc,lk->ilc", down, picture, across)
         assert np.abs(batch["image"][row] - expected).max() <= 1
         assert batch["valid"][row].tolist() == [place < count for place in range(4)]
         np.testing.assert_allclose(batch["box"][row, :count], record.boxes * scale, rtol=1e-6)
         assert batch["category"][row, :count].tolist() == record.categories.tolist()
-        assert batch["crowd"][row, :count].tolist() == record.crowd.tolist()
+        for name in ("crowd", "ignore"):
+            assert batch[name][row, :count].tolist() == record.crowd.tolist()
         for place in range(count):
             has_mask = place != 2
             assert batch["has_mask"][row, place] == has_mask
@@ -138,149 +118,116 @@ def test_against_numpy(split, batch):
     assert [int(valid.sum()) for valid in batch["valid"]] == [0, 1, 2, 3, 0, 1]
 
 
+def test_what_is_smaller_than_a_pixel_is_ignored(split):
+    (batch,) = object_batches(split, [1, 3], Shape(1, 1), batch=2)
+    assert batch["valid"].tolist() == [[True, False, False], [True] * 3]
+    np.testing.assert_array_equal(batch["ignore"], batch["valid"])
+
+
 def test_padding(split, batch):
     empty = ~batch["valid"]
     assert empty.sum() == 6 * 4 - 7
     assert (batch["category"][empty] == -1).all()
-    for name in ("box", "crowd", "mask", "has_mask"):
+    for name in ("box", "crowd", "ignore", "mask", "has_mask"):
         assert not batch[name][empty].any()
-    for photo_, (height, width) in zip(batch["image"], batch["size"], strict=True):
+    for image, (height, width) in zip(batch["image"], batch["size"], strict=True):
         assert max(height, width) == 32
-        assert not photo_[height:].any()
-        assert not photo_[:, width:].any()
-        assert photo_[height - 1, width - 1].any()
+        assert not image[height:].any()
+        assert not image[:, width:].any()
+        assert image[height - 1, width - 1].any()
     (more,) = object_batches(split, range(6), SHAPE._replace(max_objects=9), batch=6)
-    assert more["box"].shape == (6, 9, 4)
-    for name in ("box", "category", "crowd", "mask", "has_mask", "valid"):
-        np.testing.assert_array_equal(more[name][:, :4], batch[name])
-        assert not more["valid"][:, 4:].any()
-    np.testing.assert_array_equal(more["image"], batch["image"])
+    assert not more["valid"][:, 4:].any()
+    for name in batch:
+        values = more[name] if name in ("image", "size", "scale", "row") else more[name][:, :4]
+        np.testing.assert_array_equal(values, batch[name])
 
 
-def test_square_photo_of_the_same_size_is_untouched(split):
-    (batch,) = object_batches(split, [2], SHAPE._replace(size=20), batch=1)
-    np.testing.assert_array_equal(batch["image"][0], split.picture(2))
-    np.testing.assert_array_equal(batch["box"][0, :2], split.record(2).boxes)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_as_other_photos_are_scaled(split, interpolation):
+def test_as_other_photos_are_scaled(split):
     """A square photo becomes what the matcher's batches make of it."""
-    shape = Shape(size=13, mask_size=0, interpolation=interpolation)
-    (batch,) = object_batches(split, [2], shape, batch=1)
-    transform = ImageTransform(13, "none", interpolation, 1.0)
-    expected = crop_and_resize(split.picture(2), None, transform)
+    (batch,) = object_batches(split, [2], Shape(13, 13, interpolation="bicubic"), batch=1)
+    expected = crop_and_resize(split.picture(2), None, ImageTransform(13, "none", "bicubic", 1.0))
     assert np.abs(batch["image"][0].astype(int) - expected).max() <= 1
 
 
-def test_mirrored_twice_is_the_photo(folder, split, batch):
+def draw(split, **changes):
+    arguments = {"start_step": 0, "steps": 3, "batch_size": 6, "seed": 5, **changes}
+    return list(object_train_batches(split, SHAPE, **arguments))
+
+
+def test_mirrored_twice_is_the_photo(tmp_path, split, batch):
     """What is drawn mirrored of a mirrored data set is the data set."""
-    other = prepare(folder, mirrored=True).object_split("train")
+    other = prepare(tmp_path, mirrored=True)
     (other_batch,) = object_batches(other, range(6), SHAPE, batch=6)
     turned = 0
-    for plain, mirrored in zip(
-        object_train_batches(split, SHAPE, batch_size=6, start_step=0, steps=3, seed=5),
-        object_train_batches(other, SHAPE, batch_size=6, start_step=0, steps=3, seed=5),
-        strict=True,
-    ):
-        rows = plain["row"]
-        np.testing.assert_array_equal(rows, mirrored["row"])
-        as_is = {name: values[rows] for name, values in batch.items()}
-        other_as_is = {name: values[rows] for name, values in other_batch.items()}
-        for place in range(6):
-            flipped = (plain["image"][place] != as_is["image"][place]).any()
+    for plain, mirrored in zip(draw(split), draw(other), strict=True):
+        np.testing.assert_array_equal(plain["row"], mirrored["row"])
+        for place, row in enumerate(plain["row"]):
+            flipped = (plain["image"][place] != batch["image"][row]).any()
             turned += flipped
             # Drawn mirrored, each of the two sets shows what the other is.
-            first, second = (other_as_is, as_is) if flipped else (as_is, other_as_is)
-            for name in as_is:
-                # A mask is mirrored when it is cut, and may round another way.
-                near = 1 if name == "mask" else 2e-5
-                for drawn, shown in ((plain, first), (mirrored, second)):
+            shown = (other_batch, batch) if flipped else (batch, other_batch)
+            for drawn, as_is in zip((plain, mirrored), shown, strict=True):
+                for name in batch:
+                    # A mask is mirrored when it is cut, and may round another way.
                     np.testing.assert_allclose(
-                        drawn[name][place].astype(float), shown[name][place], atol=near
+                        drawn[name][place].astype(float),
+                        as_is[name][row].astype(float),
+                        atol=1 if name == "mask" else 2e-5,
                     )
     assert 3 < turned < 15
-
-
-def test_no_flips(split, batch):
-    for drawn in object_train_batches(
-        split, SHAPE, flip=False, batch_size=6, start_step=0, steps=3, seed=5
-    ):
+    for drawn in draw(split, flip=False):
         np.testing.assert_array_equal(drawn["image"], batch["image"][drawn["row"]])
 
 
 def test_training_depends_on_seed_and_step_alone(split):
-    def batches(start, steps, **changes):
-        arguments = {"batch_size": 4, "seed": 1, "host": 0, "hosts": 1, **changes}
-        return list(object_train_batches(split, SHAPE, start_step=start, steps=steps, **arguments))
-
-    whole = batches(0, 6)
+    whole = draw(split, steps=6, batch_size=4)
     assert [batch["step"] for batch in whole] == list(range(6))
-    rows = np.concatenate([batch["row"] for batch in whole])
-    for epoch in range(4):
-        assert sorted(rows[6 * epoch : 6 * epoch + 6]) == list(range(6))
-    assert len({tuple(rows[6 * epoch : 6 * epoch + 6]) for epoch in range(4)}) > 1
-    for again, batch in zip(batches(3, 3), whole[3:], strict=True):
-        for name, values in batch.items():
-            np.testing.assert_array_equal(again[name], values)
-    shares = [batches(0, 6, host=host, hosts=2) for host in range(2)]
+    rows = np.concatenate([batch["row"] for batch in whole]).reshape(4, 6)
+    np.testing.assert_array_equal(np.sort(rows), [range(6)] * 4)
+    assert len(set(map(tuple, rows.tolist()))) > 1
+    again = draw(split, start_step=3, batch_size=4)
+    shares = [draw(split, steps=6, batch_size=4, host=host, hosts=2) for host in range(2)]
     for step, batch in enumerate(whole):
         for name in batch.keys() - {"step"}:
             joined = np.concatenate([share[step][name] for share in shares])
             np.testing.assert_array_equal(joined, batch[name])
-    assert any(
-        (one["row"] != other["row"]).any()
-        for one, other in zip(batches(0, 6, seed=2), whole, strict=True)
-    )
+            if step >= 3:
+                np.testing.assert_array_equal(again[step - 3][name], batch[name])
+    others = draw(split, steps=6, batch_size=4, seed=2)
+    assert any((a["row"] != b["row"]).any() for a, b in zip(others, whole, strict=True))
 
 
 def test_last_batch_is_filled_up(split):
-    batches = list(object_batches(split, [3, 1, 3, 0], SHAPE, batch=3))
-    assert [batch["row"].tolist() for batch in batches] == [[3, 1, 3], [0, -1, -1]]
-    last = batches[1]
+    first, last = object_batches(split, [3, 1, 3, 0], SHAPE, batch=3)
+    assert (first["row"].tolist(), last["row"].tolist()) == ([3, 1, 3], [0, -1, -1])
     assert not last["image"][1:].any()
     assert not last["valid"][1:].any()
     assert (last["category"][1:] == -1).all()
-    assert {name: values.dtype for name, values in last.items()} == {
-        name: values.dtype for name, values in batches[0].items()
+    kinds = {
+        **dict.fromkeys(("image", "mask"), "uint8"),
+        **dict.fromkeys(("size", "row", "category"), "int32"),
+        **dict.fromkeys(("scale", "box"), "float32"),
+        **dict.fromkeys(("valid", "crowd", "ignore", "has_mask"), "bool"),
     }
-    assert {name: str(values.dtype) for name, values in last.items()} == {
-        "image": "uint8",
-        "size": "int32",
-        "scale": "float32",
-        "row": "int32",
-        "valid": "bool",
-        "box": "float32",
-        "category": "int32",
-        "crowd": "bool",
-        "has_mask": "bool",
-        "mask": "uint8",
-    }
+    for batch in (first, last):
+        assert {name: str(values.dtype) for name, values in batch.items()} == kinds
     assert list(object_batches(split, [], SHAPE, batch=3)) == []
+    (few,) = object_batches(split, [0], SHAPE._replace(max_objects=0, mask_size=0), batch=1)
+    assert few["box"].shape == (1, 3, 4)  # the most of the split
+    assert few.keys() == kinds.keys() - {"mask", "has_mask"}
 
 
-def test_most_objects_of_the_split_and_no_masks(split):
-    (batch,) = object_batches(split, [0], SHAPE._replace(max_objects=0, mask_size=0), batch=1)
-    assert batch["box"].shape == (1, 3, 4)
-    assert "mask" not in batch
-    assert "has_mask" not in batch
-
-
-def test_wrong_fields(split):
-    with pytest.raises(
-        DatasetError,
-        match=r"max_objects=2: 3.png of split 'train' has 3 objects; set it to 3 or more, or to 0",
-    ):
-        object_batches(split, [0], SHAPE._replace(max_objects=2), batch=1)
-    with pytest.raises(DatasetError, match="mask_size=-1: expected at least 0"):
-        object_batches(split, [0], SHAPE._replace(mask_size=-1), batch=1)
-    with pytest.raises(DatasetError, match=r"rows 6\.\.6 of a split of 6"):
-        object_batches(split, [6], SHAPE, batch=1)
-    with pytest.raises(DatasetError, match="a batch of 0 photos"):
-        object_batches(split, [0], SHAPE, batch=0)
+@pytest.mark.parametrize(
+    ("rows", "batch", "shape", "text"),
+    [
+        ([0], 1, {"max_objects": 2}, "3.png of split 'train' has 3 objects; set it to 3 or more"),
+        ([0], 1, {"mask_size": -1}, "mask_size=-1: expected at least 0"),
+        ([6], 1, {}, r"rows 6\.\.6 of a split of 6"),
+        ([0], 0, {}, "a batch of 0 photos"),
+    ],
+)
+def test_wrong_fields(split, rows, batch, shape, text):
+    with pytest.raises(DatasetError, match=text):
+        object_batches(split, rows, SHAPE._replace(**shape), batch=batch)
     with pytest.raises(DatasetError, match="5 photos cannot be divided among 2 hosts"):
-        object_train_batches(split, SHAPE, batch_size=5, start_step=0, steps=1, seed=0, hosts=2)
-    with pytest.raises(DatasetError, match="host 2 of 2"):
-        object_train_batches(
-            split, SHAPE, batch_size=4, start_step=0, steps=1, seed=0, host=2, hosts=2
-        )
+        draw(split, batch_size=5, hosts=2)

@@ -2,35 +2,28 @@
 
 import numpy as np
 import pytest
-from input_pipeline.datasets.records import NO_LANDMARKS
 
-from input_pipeline import DatasetError, PhotoIndex, SamplerConfig, steps_per_epoch
-from input_pipeline.index import IndexBuilder, build_indices
+from input_pipeline import DOMAINS, DatasetError, PhotoIndex, SamplerConfig, steps_per_epoch
+from input_pipeline.index import index_photos
+from input_pipeline.records import PhotoRecord
 from input_pipeline.sampling import ImageSampler, ItemSampler, PairSampler, Sampler
 
 
 def make_index(photos: list[tuple[str, int]]) -> PhotoIndex:
     """An index of photos (item, domain)."""
-    builder = IndexBuilder()
-    for number, (item, domain) in enumerate(photos):
-        builder.add(
-            item_id=item,
-            category="",
+    records = [
+        PhotoRecord(
+            image=bytes([number]),
             photo_id=str(number),
-            domain=domain,
-            view=-1,
-            occluded=-1,
-            cropped=-1,
-            box=(0, 0, 1, 1),
-            size=(1, 1),
-            resize_scale=1.0,
-            content_digest=bytes([number]) * 16,
-            clothes_type=-1,
-            landmarks=NO_LANDMARKS,
-            attributes=(),
-            unknown_attributes=(),
+            item_id=item,
+            domain=DOMAINS[domain],
+            height=1,
+            width=1,
+            box=(0.0, 0.0, 1.0, 1.0),
         )
-    return build_indices({"train": builder})["train"]
+        for number, (item, domain) in enumerate(photos)
+    ]
+    return index_photos({"train": records}, {})["train"]
 
 
 # 7 pairs: a has 2 x 2, b has none, c has 1 x 1, d has 2 x 1
