@@ -14,6 +14,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+from configs import grnet
 from grnet_jax import commands
 from grnet_jax.config import to_config_dict
 from grnet_jax.training.checkpoints import read_config
@@ -151,7 +152,7 @@ CASES = {
     "deepfashion_inshop": Case(
         "inshop",
         deepfashion_trees.write_inshop,
-        {"all": (6, 0, 6), "hard_view": (3, 0, 6)},  # of other poses' views nothing is known
+        {"all": (6, 0, 6), "hard_view": (3, 0, 6)},
     ),
     "findfashion": Case("findfashion", write_csv, _ALL | _FLAGS),
     "folder": Case("photos", write_folders, _ALL),
@@ -167,9 +168,13 @@ CASES = {
             "category_mean": (4, 0, None),
         },
     ),
-    "synthetic": Case("", lambda _: None, {"all": (8, 0, 4)}),
+    "synthetic": Case(
+        "",
+        lambda _: None,
+        {"all": (8, 0, 4), **dict.fromkeys(("easy", "hard_view", "hard_occlusion"), (3, 0, 4))},
+    ),
 }
-_FAST = ("street2shop", "deepfashion_fine")
+_FAST = ("coco", "modanet", "street2shop")
 
 
 # ml_collections reads config files so.
@@ -241,6 +246,12 @@ def _shrink(config: Any) -> None:
     config.optimizer.warmup_steps = 0
     config.train.update(batch_size=8, steps=1, eval_every=1, checkpoint_every=1, log_every=1)
     config.eval.batch_size = 8
+
+
+def test_benchmarks_have_the_papers_recipe():
+    for name in {*dataset_names("pairs")} - {"synthetic", "manifest", "folder"}:
+        config = grnet.get_config(name)
+        assert (config.image.size, config.optimizer.name) == (224, "sgd")
 
 
 def test_every_data_set_is_tried():
