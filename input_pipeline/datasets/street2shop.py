@@ -76,7 +76,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
         text = f"field 'photo': {{photo}} is not in {_URLS}, and {folder.name}/ has no such image"
         rows = mark(rows, unknown, "reference", text)
     rows["image"] = [names.get(photo, f"{photo:09d}.jpg") for photo in rows["photo"]]
-    rows["path"] = f"{folder}/" + rows["image"]
+    rows["path"] = [f"{folder}/{name}" for name in rows["image"]]
     rows["domain"] = np.where(shop, "shop", "customer")
     rows["split"] = np.where(shop, np.where(trained, "train", "test"), rows["part"])
     rows.attrs["categories"] = list(lists)

@@ -153,6 +153,14 @@ def test_no_json_list(root, content, message):
     assert problem.startswith(f"{path}:{message}")
 
 
+def test_empty_lists(root):
+    for name in [*trees.PAIRS, *trees.SHOP_PHOTOS]:
+        assert load(root).splits
+        trees.write_list(root, name, [])
+    with pytest.raises(AnnotationError, match="street2shop: lists no image"):
+        load(root)
+
+
 def test_boxes_of_floats_and_over_the_edge_by_a_pixel(root):
     change(root, "test_pairs_bags", 1, {**GOOD, "photo": 3, **with_bbox(left=2.0, width=19.5)})
     change(root, "test_pairs_bags", 2, {**with_bbox(left=5), "photo": 3})
