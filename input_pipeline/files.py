@@ -122,7 +122,7 @@ def read_csv(path: epath.Path, known: Sequence[str]) -> pd.DataFrame:
     Raises:
       AnnotationError: it cannot be read as a whole.
     """
-    text = unicodedata.normalize("NFC", read_text(path))
+    text, name = unicodedata.normalize("NFC", read_text(path)), str(path)
     if told := _SEPARATOR_LINE.match(text):
         text, delimiter, skipped = text[told.end() :], told[1], 1
     else:
@@ -131,7 +131,7 @@ def read_csv(path: epath.Path, known: Sequence[str]) -> pd.DataFrame:
     header: list[str] = []
     rows, sources, errors, attrs = [], [], [], {"delimiter": delimiter}
     while True:
-        source = f"{path}:{reader.line_num + 1 + skipped}"
+        source = f"{name}:{reader.line_num + 1 + skipped}"
         try:
             cells = [cell.strip(_BLANKS) for cell in next(reader)]
         except StopIteration:

@@ -89,7 +89,7 @@ class ObjectRecord:
     masks: tuple[bytes, ...] = ()
 
 
-def features(kind: type) -> tfds.features.FeaturesDict:
+def features(kind: type) -> "tfds.features.FeaturesDict":
     """Returns the TFDS schema of a kind of record, field for field."""
     return tfds.features.FeaturesDict(
         {each.name: _feature(each) for each in dataclasses.fields(kind)}

@@ -168,15 +168,19 @@ def parse_on_error(on_error: str, known: Iterable[str]) -> frozenset[str]:
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table with all columns."""
+    """Returns the table with all columns; NaN, as merging tables leaves it, is in numbers alone."""
     table = table.reset_index(drop=True)
-    empty = pd.Series([()] * len(table), dtype=object)
-    new: dict[str, Any] = dict(_DEFAULTS)
-    new |= dict.fromkeys(("attributes", "unknown_attributes", "problems"), empty)
-    table = table.assign(**{name: value for name, value in new.items() if name not in table})
-    return table.assign(
-        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in _SOURCES}
-    )
+    lists = dict.fromkeys(("attributes", "unknown_attributes", "problems"), ())
+    for name, default in {**_DEFAULTS, **lists}.items():
+        kind = object if default in (None, ()) else None
+        if name not in table:
+            table[name] = pd.Series([default] * len(table), dtype=kind)
+        elif name not in _NUMBERS and (lacks := table[name].isna()).any():
+            told = "" if name == "domain" else default
+            cells = [told if lack else cell for cell, lack in zip(table[name], lacks, strict=True)]
+            table[name] = pd.Series(cells, dtype=kind)
+    places = {name: table.get(name, table["source"]).astype(object) for name in _SOURCES}
+    return table.assign(**{name: place.fillna(table["source"]) for name, place in places.items()})
 
 
 def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:

@@ -3,11 +3,11 @@
 A module NAME.py has `to_table(source) -> pandas.DataFrame`, which reads the annotations and looks
 at no image (columns: see `input_pipeline.table`). It may also have
 
-  FILES         paths below the source that it reads, with * for anything: what a prepared folder is
-                named by, so that changed annotations are prepared anew
+  FILES         paths below the source that it reads, with * for anything in a name, as img/*/*.txt:
+                what a prepared folder is named by, so that changed annotations are prepared anew
   REQUIRED      those of them that have to be there
-  KIND          "pairs" (the default): items with customer and shop images; "images": images with
-                labels; "objects": images with many objects
+  KIND          "pairs" (the default): items with customer and shop images, if the source has items;
+                "images": images with labels; "objects": images with many objects
   TITLE         what headings call it, where that is not its name
   PROTOCOL      fields of `eval.protocol` as its benchmark has them
   KNOWN_FAULTS  kinds of problems (`table.KINDS`) that the release has: their rows are left out
@@ -16,6 +16,11 @@ at no image (columns: see `input_pipeline.table`). It may also have
 
 and in place of FILES and REQUIRED a function `fingerprint(source) -> str`. A module that reads no
 annotations has `folder_name(source)` and `contents(source, options)`.
+
+What is wrong `to_table` tells with `table.mark`; it raises AnnotationError where a whole file is. A
+wrong line of a file other than the images' own is a row of `source` and `problems` alone, appended
+by `pd.concat`. What is not known may be NaN, as `DataFrame.merge` leaves it; numbers may be text,
+which the table's checks parse. Short examples: `deepfashion_attributes`, `folder`.
 """
 
 import hashlib
@@ -137,9 +142,9 @@ def open_source(name: str, source: str) -> epath.Path:
 
 def find_files(root: epath.Path, pattern: str) -> list[epath.Path]:
     """Returns the files of a pattern, in order; `Anno` may be `Anno_coarse`, in newer releases."""
-    path = root / pattern
     if "*" in pattern:
-        return sorted(path.parent.glob(path.name)) if path.parent.exists() else []
+        return sorted(root.glob(pattern))
+    path = root / pattern
     newer = root / pattern.replace("Anno/", "Anno_coarse/")
     return [path] if path.exists() else [newer] if newer.exists() else []
 

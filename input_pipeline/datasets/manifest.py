@@ -10,14 +10,13 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import DatasetError
-from input_pipeline.table import BOX, THREADS, mark
+from input_pipeline.table import BOX, mark
 
 _RETRIEVAL = ("item_id", "domain")
 _OPTIONAL = (*BOX, "view", "occluded", "cropped")
@@ -53,10 +52,9 @@ def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
 
 def fingerprint(source: epath.Path) -> str:
     """Returns a digest of the CSV and of the sizes of its images, wherever they lie."""
-    paths = to_table(source)["path"].drop_duplicates()
+    paths = dict.fromkeys(to_table(source)["path"].tolist())
     digest = hashlib.blake2b(source.read_bytes(), digest_size=16)
-    with ThreadPoolExecutor(THREADS) as pool:
-        digest.update(" ".join(map(str, pool.map(_size, paths))).encode())
+    digest.update(" ".join(str(_size(path)) for path in paths).encode())
     return digest.hexdigest()
 
 
