@@ -102,9 +102,8 @@ def features(kind: type) -> Any:
 def _feature(declared: dataclasses.Field) -> Any:
     import tensorflow_datasets as tfds
 
-    if (
-        declared.name == "image"
-    ):  # without a fixed encoding the bytes of a file are stored untouched
+    if declared.name == "image":
+        # Without a fixed encoding the bytes of a file are stored untouched.
         return tfds.features.Image(shape=(None, None, 3))
     if declared.metadata:
         shape = (None, *declared.metadata["shape"])
