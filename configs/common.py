@@ -38,10 +38,12 @@ _OWN: Recipe = {
     "train": {"batch_size": 32, "epochs": 60.0, "eval_every": 250, "checkpoint_every": 250},
 }
 
+_OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
+
 
 def recipe(dataset: str) -> Recipe:
     """Returns the sections image, augment, optimizer and train for this data set."""
-    found = {"synthetic": _EMBEDDED, "manifest": _OWN}.get(dataset, _PAPER)
+    found = {"synthetic": _EMBEDDED, "manifest": _OWN, "folder": _OWN}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
 
 
@@ -52,10 +54,9 @@ def backbone(dataset: str, name: str = "googlenet") -> dict[str, Any]:
 
 def pair_loss(dataset: str) -> dict[str, Any]:
     """Returns GRNet's loss; from scratch and with few items the softmax learns faster (ours)."""
-    ours = dataset in ("synthetic", "manifest")
-    return {"name": "pairs", "query_softmax_weight": 1.0 if ours else 0.0}
+    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in _OURS else 0.0}
 
 
 def score_bias_init(dataset: str) -> float:
     """Returns the paper's 0, or -log 31, which knows how rare a match is among 32 shop images."""
-    return -3.43 if dataset in ("synthetic", "manifest") else 0.0
+    return -3.43 if dataset in _OURS else 0.0

@@ -179,9 +179,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
             told = "" if name == "domain" else default
             cells = [told if lack else cell for cell, lack in zip(table[name], lacks, strict=True)]
             table[name] = pd.Series(cells, dtype=kind)
-    return table.assign(
-        **{name: table.get(name, table["source"]).fillna(table["source"]) for name in _SOURCES}
-    )
+    places = {name: table.get(name, table["source"]).astype(object) for name in _SOURCES}
+    return table.assign(**{name: place.fillna(table["source"]) for name, place in places.items()})
 
 
 def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:

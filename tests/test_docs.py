@@ -2,65 +2,38 @@
 
 import functools
 import importlib
-import pathlib
 import re
 import shlex
-import typing
 
 import pytest
-from input_pipeline.datasets.listed import ListedConfig
-from input_pipeline.datasets.on_error import KINDS
-from input_pipeline.datasets.registry import REGISTRY
 
 from benchmarks.reproduce.__main__ import main as reproduce
 from benchmarks.reproduce.papers import find_paper
-from input_pipeline import DatasetConfig, prepare
+from input_pipeline import prepare
 from input_pipeline.config import PrepareOptions
-from input_pipeline.dataset import check_source
-from input_pipeline.datasets.street2shop import QUERIES
-from tests.input_pipeline.conftest import write_manifest
-from tests.input_pipeline.deepfashion2_trees import write_deepfashion2
-from tests.input_pipeline.deepfashion_trees import (
-    write_attributes,
-    write_c2s,
-    write_fine,
-    write_inshop,
-)
-from tests.input_pipeline.street2shop_trees import write_street2shop
+from input_pipeline.datasets import dataset_names, find_dataset
+from input_pipeline.table import KINDS
+from tests.pages import ROOT, shell_commands
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_INDEX = _ROOT / "docs/datasets.md"
-_SETS = sorted((_ROOT / "docs/datasets").glob("*.md"))
-_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+_INDEX = ROOT / "docs/datasets.md"
+_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FLAG = re.compile(r"--config\.([\w.]+)=([^\s\"']*)")
 _SECTIONS = "dataset|image|augment|sampler|model|loss|optimizer|train|eval"
-_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-_TREES = {
-    "deepfashion_c2s": write_c2s,
-    "deepfashion_inshop": write_inshop,
-    "deepfashion_attributes": write_attributes,
-    "deepfashion_fine": write_fine,
-    "deepfashion2": write_deepfashion2,
-    "street2shop": write_street2shop,
-}
+_NAMES = dataset_names()
 
 
 def _name(path):
-    return str(path.relative_to(_ROOT))
+    return str(path.relative_to(ROOT))
 
 
 def _commands(what):
-    """The lines of the pages' shell blocks that hold this, continued lines joined."""
-    lines = [
-        (path, line.strip())
-        for path in _PAGES
-        for language, block in _BLOCK.findall(path.read_text())
-        if language == "sh"
-        for line in block.replace("\\\n", " ").splitlines()
-    ]
+    """The commands that hold this; those of docs/datasets/ are run by training/test_benchmarks."""
     return [
-        pytest.param(line, id=f"{_name(path)}: {line[:90]}") for path, line in lines if what in line
+        pytest.param(line, id=f"{_name(path)}: {line[:90]}")
+        for path in _PAGES
+        for line in shell_commands(path)
+        if what in line and path.parent.name != "datasets"
     ]
 
 
@@ -83,80 +56,58 @@ def _cells(line):
     return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
 
 
+def _sets():
+    """The rows of the table of data sets, by name."""
+    rows = _table(_INDEX, "data set", "what", "kind", "left out by default")
+    return {re.search(r"`(\w+)`", row[0])[1]: row for row in rows}
+
+
 def _page_of(name):
-    """The page that the table of data sets links."""
-    (row,) = [row for row in _sets() if f"`{name}`" in row[0]]
-    (target,) = _LINK.findall(row[0])
+    (target,) = _LINK.findall(_sets()[name][0])
     return _INDEX.parent / target
 
 
-def _sets():
-    return _table(_INDEX, "data set", "what", "kind", "left out by default")
-
-
 def test_every_data_set_is_in_the_table_and_every_page():
-    assert [re.search(r"`(\w+)`", row[0])[1] for row in _sets()] == list(REGISTRY)
-    assert sorted(map(_page_of, REGISTRY)) == _SETS
+    assert sorted(_sets()) == list(_NAMES)
+    pages = {*map(_page_of, _NAMES), ROOT / "docs/datasets/adding.md"}
+    assert pages == {*(ROOT / "docs/datasets").glob("*.md")}
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_a_pages_title_names_its_data_set(name):
+@pytest.mark.parametrize("name", _NAMES)
+def test_what_is_said_of_a_data_set(name):
     title = _page_of(name).read_text().splitlines()[0]
     assert re.fullmatch(rf"# .+: `{name}`", title)
-
-
-@pytest.mark.parametrize("name", REGISTRY)
-def test_what_a_data_set_is_and_leaves_out(name):
-    (row,) = [row for row in _sets() if f"`{name}`" in row[0]]
-    entry = REGISTRY[name]
-    module = importlib.import_module(f"input_pipeline.datasets.{entry.module}")
-    builder = typing.get_type_hints(module.describe)["return"].__args__[1]
-    skips = builder.skips if issubclass(builder, ListedConfig) else ()
-    assert row[2] == entry.kind
-    assert row[3] == (", ".join(f"`{kind}`" for kind in sorted(skips)) or "-")
+    known = ", ".join(f"`{kind}`" for kind in find_dataset(name).known_faults)
+    assert _sets()[name][2:] == [find_dataset(name).kind, known or "-"]
 
 
 def test_the_kinds_of_problems():
-    rows = _table(_INDEX, "kind", "what it is", "in")
-    assert {kind.strip("`"): text for kind, text, _ in rows} == dict(KINDS)
-    assert [row[0] for row in rows] == [f"`{kind}`" for kind in sorted(KINDS)]
-    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
-    assert named <= set(REGISTRY)
+    rows = _table(_INDEX, "kind", "what it is")
+    assert rows == [[f"`{kind}`", text] for kind, text in KINDS.items()]
 
 
-# Of deepfashion_fine no count is known.
-@pytest.mark.parametrize("name", [name for name in _TREES if name != "deepfashion_fine"])
-def test_the_counts_expected(name, tmp_path):
-    _TREES[name](tmp_path)
-    counts = [line for line in _counts(name, tmp_path) if ":" not in line[0]]  # not by category
-    assert counts == _table(_page_of(name), "count", "release", "paper")
+def _release(name):
+    """The counts that a data set has of its release and paper, as cells by name."""
+    release = getattr(find_dataset(name).module, "RELEASE", {})
+    return {
+        what: ["" if count is None else f"{count:,}" for count in counts]
+        for what, counts in release.items()
+    }
 
 
-def test_the_counts_expected_of_findfashion(tmp_path):
-    header = "image,item_id,domain,split,view,occluded,cropped"
-    rows = ["c.jpg,a,customer,test,front,0,0", "s.jpg,a,shop,test,front,0,0"]
-    path = write_manifest(tmp_path, rows, header)
-    table = _table(_page_of("findfashion"), "count", "release", "paper")
-    assert _counts("findfashion", path) == table
-
-
-def _counts(name, source):
-    """What is counted in a set, and the counts of the release and of the paper."""
-    report = check_source(DatasetConfig(name=name, source=str(source)), PrepareOptions())
-    return [
-        [line["what"], *("" if count is None else f"{count:,}" for count in counts)]
-        for line in report.summary["release"]
-        for counts in [(line["release"], line["paper"])]
-    ]
+@pytest.mark.parametrize("name", [name for name in _NAMES if _release(name)])
+def test_the_counts_expected(name):
+    rows = [[what, *counts] for what, counts in _release(name).items() if ":" not in what]
+    assert rows == _table(_page_of(name), "count", "release", "paper")
 
 
 def test_the_queries_of_street2shop():
-    rows = _table(_page_of("street2shop"), "category", "test queries", "train queries")
-    counts = {
-        name: (int(test.replace(",", "")), int(train.replace(",", "")))
-        for name, test, train in rows
-    }
-    assert counts == QUERIES
+    counts = _release("street2shop")
+    names = [what.partition(":")[0] for what in counts if what.endswith(": test queries")]
+    assert _table(_page_of("street2shop"), "category", "test queries", "train queries") == [
+        [name, *(counts[f"{name}: {split} queries"][0] for split in ("test", "train"))]
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("command", _commands("--config="))
@@ -198,7 +149,7 @@ def test_commands_that_reproduce(command, capsys):
 
 
 def test_every_table_of_a_paper_is_on_its_page():
-    rows = _table(_ROOT / "docs/reproduce.md", "table", "what", "its own data set")
+    rows = _table(ROOT / "docs/reproduce.md", "table", "what", "its own data set")
     tables = {name: table.datasets[0] for name, table in find_paper("grnet").tables.items()}
     assert {row[0].strip("`"): row[2].strip("`") for row in rows} == tables
 

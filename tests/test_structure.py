@@ -110,7 +110,7 @@ def test_the_input_pipeline_is_used_by_its_front_door():
 
 
 # Beside these, no module of the input pipeline imports TensorFlow.
-_OF_TENSORFLOW = {"batches", "tf_transforms"}
+_OF_TENSORFLOW = {"batches.py", "objects/batches.py", "tf_transforms.py"}
 
 
 def test_the_input_pipeline_stands_alone_and_imports_tensorflow_where_it_needs_it():
@@ -119,8 +119,20 @@ def test_the_input_pipeline_stands_alone_and_imports_tensorflow_where_it_needs_i
         roots = {module.split(".")[0] for module in _imported_modules(path)}
         assert "grnet_jax" not in roots, path
         if "tensorflow" in roots:
-            tensorflow.add(path.stem)
+            tensorflow.add(path.relative_to(_ROOT / "input_pipeline").as_posix())
     assert tensorflow == _OF_TENSORFLOW
+
+
+# Converters make tables of files: they know nothing of records, batches and configs.
+_OF_CONVERTERS = {"datasets", "errors", "files", "objects", "parallel", "table", "vocabulary"}
+
+
+def test_what_converters_import():
+    folder = _ROOT / "input_pipeline"
+    paths = {*(folder / "datasets").glob("*.py")} - {folder / "datasets/synthetic.py"}
+    for path in [*paths, folder / "objects/coco.py", folder / "objects/modanet.py"]:
+        names = [module.split(".") for module, _ in _imports(path)]
+        assert {name[1] for name in names if name[0] == "input_pipeline"} <= _OF_CONVERTERS, path
 
 
 def test_the_ground_of_the_input_pipeline_imports_no_tensorflow():

@@ -1,6 +1,6 @@
 """What DeepFashion's four benchmarks share: text files of a count, column names and rows."""
 
-import itertools
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,8 @@ PARTITION = "Eval/list_eval_partition.txt"
 CLOTHES_TYPES = ("1", "2", "3")
 # For each clothes type the slots of its landmarks, in the order of the files, among LANDMARKS.
 SLOTS = {UPPER: (0, 1, 2, 3, 6, 7), LOWER: (4, 5, 6, 7), FULL: tuple(range(8))}
-_WHOLE = re.compile(r"[+-]?[0-9]{1,9}")  # fits the int32 of a record
+_COUNT = re.compile("[0-9]{1,9}")
+_WHOLE = re.compile("[+-]?[0-9]{1,9}")  # fits the int32 of a record
 
 
 def read_lines(path: epath.Path) -> Iterator[tuple[int, str]]:
@@ -46,7 +47,6 @@ def read_list(
     columns: Sequence[str],
     *,
     header: bool = True,
-    rest: bool = False,
     parse: Callable[[str], Any] | None = None,
 ) -> pd.DataFrame:
     """Reads a file whose first line is the number of its rows.
@@ -55,9 +55,7 @@ def read_list(
       path: of the file.
       columns: names of the fields, which blanks separate.
       header: whether the second line names the columns.
-      rest: whether the last column takes all fields that are left over.
-      parse: as `rest`, and the column holds what this returns: rows of thousands of characters
-        need not be kept.
+      parse: the last column takes all fields that are left over, as what this returns of them.
 
     Returns:
       The columns as text, `source` and `problems`.
@@ -67,18 +65,17 @@ def read_list(
     """
     lines = read_lines(path)
     line, text = next(lines, (1, ""))
-    if not text.strip().isdecimal():
+    if not _COUNT.fullmatch(text.strip()):
         raise AnnotationError([f"{path}:{line}: expected the number of rows, got {text[:80]!r}"])
     count = int(text.strip())  # by itself int strips fewer kinds of blanks
-    line, text = next(lines, (2, "")) if header else (2, "_")
-    if header and not ("_name" in text or "item_id" in text):
-        raise AnnotationError(
-            [f"{path}:{line}: expected the names of the columns, got {text[:80]!r}"]
-        )
+    line, text = next(lines, (2, "")) if header else (2, "item_id")
+    if "_name" not in text and "item_id" not in text:
+        wrong_header = f"expected the names of the columns, got {text[:80]!r}"
+        raise AnnotationError([f"{path}:{line}: {wrong_header}"])
     width = len(columns)
     rows, sources, wrong = [], [], []
     for line, text in lines:
-        fields: list[Any] = text.split(maxsplit=width - 1 if rest or parse else -1)
+        fields: list[Any] = text.split(maxsplit=width - 1 if parse else -1)
         right = len(fields) == width and text.strip().replace("\t", " ").isprintable()
         if right and parse:
             fields[-1] = parse(fields[-1])
@@ -93,32 +90,33 @@ def read_list(
         rows.append([""] * width)
         sources.append(f"{path}:1")
         wrong.append(f"says that there are {count} rows; there are {len(wrong)}")
-    table = pd.DataFrame(rows, columns=list(columns), dtype=object).assign(
-        source=sources, wrong=wrong
-    )
+    table = pd.DataFrame(rows, columns=list(columns), dtype=object)
+    table = table.assign(source=sources, wrong=wrong)
     return mark(table, table["wrong"] != "", "format", "{wrong}").drop(columns="wrong")
 
 
-def read_names(path: epath.Path, types: Sequence[str] = ()) -> list[tuple[str, int]]:
+def read_names(
+    path: epath.Path, types: Sequence[str] = (), *, typed: bool = True
+) -> list[tuple[str, str]]:
     """Reads a list of categories or attributes: names, which may hold blanks, and types.
 
     Args:
       path: of the file.
       types: the types there are; any number where that is not said.
+      typed: whether the rows have a type; else it is "".
 
     Raises:
       AnnotationError: any row is wrong. Other files name rows by their place: without one of them
         every later name would belong to its neighbor.
     """
-    table = read_list(path, ["text"], rest=True)
-    parts = table["text"].str.rsplit(n=1)
-    kinds = parts.str[-1].fillna("")
-    right = kinds.isin(types) if types else kinds.str.fullmatch(r"-?[0-9]{1,9}")
-    expected = f"expected a name and a type{f' ({one_of(types)})' if types else ''}, got {{text!r}}"
-    table = mark(table, ~right | (parts.str.len() != 2), "value", expected)
+    table = read_list(path, ["text"], parse=str.strip)
+    kinds = "|".join(types) if types else "-?[0-9]{1,9}"
+    names = table["text"].str.extract(rf"^(.*\S)\s+({kinds})$" if typed else "^(.*)()$")
+    text = f"expected a name and a type{f' ({one_of(types)})' if types else ''}, got {{text!r}}"
+    table = mark(table, names[0].isna(), "value", text)
     if problems := [str(problem) for row in table["problems"] for problem in row]:
         raise AnnotationError(problems)
-    return list(zip(parts.str[0], kinds.astype(int), strict=True))
+    return list(names.itertuples(index=False, name=None))
 
 
 def read_partition(
@@ -230,12 +228,14 @@ def add_landmarks(rows: pd.DataFrame, path: epath.Path | None, *, variation: boo
     if path is None:
         return rows
     before = ["image", "landmarks_type", *["variation_type"] * variation]
-    table = read_list(path, [*before, "points"], rest=True)
-    points, texts = zip(*map(_parse_points, table["landmarks_type"], table["points"]), strict=True)
-    table = table.assign(text=texts)
+    table = read_list(path, [*before, "points"], parse=lambda text: " ".join(text.split()))
+    fields = table["points"].str.split()
+    counts = table["landmarks_type"].map({str(kind): len(slots) for kind, slots in SLOTS.items()})
+    counts = fields.str.len() / counts
+    parse = functools.partial(_parse_points, 2 if (counts == 2).sum() > (counts == 3).sum() else 3)
+    points, texts = zip(*map(parse, table["landmarks_type"], fields), strict=True)
+    table = table.assign(text=texts, landmarks=pd.Series(points, table.index, dtype=object))
     table = mark(table, table["text"] != "", "landmarks", "{text}").drop(columns="text")
-    landmarks = pd.Series(points, table.index, dtype=object)
-    table = table.assign(landmarks=landmarks, points=table["points"].str.split().str.join(" "))
     rows = join(rows, table, "image", "landmarks", required=False)
     given = rows["landmarks_type"].fillna("")
     if "clothes_type" in rows:
@@ -249,31 +249,32 @@ def add_landmarks(rows: pd.DataFrame, path: epath.Path | None, *, variation: boo
     )
 
 
-def _parse_points(clothes_type: str, text: str) -> tuple[np.ndarray | None, str]:
+def _parse_points(
+    width: int, clothes_type: str, fields: list[str]
+) -> tuple[np.ndarray | None, str]:
     """Returns a garment's landmarks in their slots, int32 [8, 3], or None and what is wrong.
 
-    The finer annotations tell no visibility, and absent landmarks as 0 0.
+    Args:
+      width: numbers of a landmark, 3 or 2: the finer annotations tell no visibility, and absent
+        landmarks as 0 0.
+      clothes_type: which of the landmarks these are.
+      fields: the numbers.
     """
     if clothes_type not in CLOTHES_TYPES:
         expected = one_of(CLOTHES_TYPES)
         return None, f"field 'clothes_type': expected {expected}, got {clothes_type!r}"
     slots = list(SLOTS[int(clothes_type)])
-    fields = text.split()
-    if len(fields) not in (2 * len(slots), 3 * len(slots)):
-        return None, (
-            f"clothes type {clothes_type} has {len(slots)} landmarks, which take "
-            f"{3 * len(slots)} fields; got {len(fields)}"
-        )
-    for field in fields:
-        if not _WHOLE.fullmatch(field):
-            return None, f"expected a whole number, got {field!r}"
-    told = np.array(fields, np.int64).reshape(len(slots), -1)
-    if told.shape[1] == 2:
+    if len(fields) != width * len(slots):
+        what = f"clothes type {clothes_type} has {len(slots)} landmarks"
+        return None, f"{what}, which take {width * len(slots)} fields; got {len(fields)}"
+    if strange := [field for field in fields if not _WHOLE.fullmatch(field)]:
+        return None, f"expected a whole number, got {strange[0]!r}"
+    told = np.array(fields, np.int64).reshape(len(slots), width)
+    if width == 2:
         told = np.column_stack([np.where(told.any(axis=1), VISIBLE, UNKNOWN), told])
-    elif strange := set(told[:, 0].tolist()) - {0, 1, 2}:
-        return None, f"expected a visibility of 0, 1 or 2, got {min(strange)}"
-    points = np.zeros((len(LANDMARKS), 3), np.int32)
-    points[:, 0] = UNKNOWN
+    elif wrong := set(told[:, 0].tolist()) - {0, 1, 2}:
+        return None, f"expected a visibility of 0, 1 or 2, got {min(wrong)}"
+    points = np.array([[UNKNOWN, 0, 0]] * len(LANDMARKS), np.int32)
     points[slots] = told
     return points, ""
 
@@ -295,21 +296,27 @@ def add_categories(rows: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame
     types = labels.map(categories["category_type"])
     if "clothes_type" in rows:
         types = rows["clothes_type"].where(rows["clothes_type"].fillna("") != "", types)
-    rows = rows.assign(category=labels.map(categories["category"]).fillna(""), clothes_type=types)
+    names = labels.map(categories["category"]).astype(object).fillna("")
+    rows = rows.assign(category=names, clothes_type=types)
     rows.attrs["categories"] = list(categories["category"])
     return rows
 
 
-def read_attributes(
-    names: Sequence[str], path: epath.Path, key: str, *, header: bool = True
+def add_attributes(
+    rows: pd.DataFrame,
+    key: str,
+    names: Sequence[tuple[str, str]],
+    path: epath.Path,
+    types: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Reads the attributes that each image or item has, and those that are not known of it.
+    """Adds the attributes that each image or item has, and those that are not known of it.
 
     Args:
-      names: of all attributes.
-      path: of the file: a row's key, and for each attribute 1, -1 for no, or 0 for unknown.
-      key: name of the first column.
-      header: see `read_list`.
+      rows: of the table.
+      key: name of the file's first column.
+      names: of all attributes, with their types.
+      path: of the file: the key, and for each attribute 1, -1 for no, or 0 for unknown.
+      types: names of the types.
     """
 
     def parse(text: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
@@ -319,36 +326,17 @@ def read_attributes(
         if strange := sorted(set(values) - {"1", "0", "-1"}):
             return (), (), f"expected 1, -1 or 0, got {strange[0]!r}"
         has, unknown = (
-            tuple(itertools.compress(names, [value == sign for value in values])) for sign in "10"
+            tuple(name for (name, _), value in zip(names, values, strict=True) if value == sign)
+            for sign in "10"
         )
         return has, unknown, ""
 
-    table = read_list(path, [key, "values"], header=header, parse=parse)
+    columns = ["attributes", "unknown_attributes", "text"]
+    table = read_list(path, [key, "values"], parse=parse)
     parsed = table["values"].map(lambda value: value or ((), (), ""))
-    table = table.assign(
-        attributes=parsed.str[0], unknown_attributes=parsed.str[1], text=parsed.str[2]
-    )
-    return mark(table, table["text"] != "", "value", "{text}").drop(columns=["values", "text"])
-
-
-def add_attributes(
-    rows: pd.DataFrame,
-    names_path: epath.Path | None,
-    path: epath.Path | None,
-    key: str,
-    types: Mapping[int, str] | None = None,
-) -> pd.DataFrame:
-    """Adds the attributes of each image or item (`key`), where both files are there."""
-    if names_path is None or path is None:
-        return rows
-    names = read_names(names_path)
-    rows.attrs["attributes"] = {name: (types or {}).get(kind, kind) for name, kind in names}
-    table = read_attributes([name for name, _ in names], path, key)
+    table = table.assign(**{name: parsed.str[place] for place, name in enumerate(columns)})
+    table = mark(table, table["text"] != "", "value", "{text}").drop(columns=["values", "text"])
     rows = join(rows, table, key, "attributes", required=False)
-    columns = ("attributes", "unknown_attributes")
-    return rows.assign(
-        **{
-            name: rows[name].map(lambda value: value if type(value) is tuple else ())
-            for name in columns
-        }
-    )
+    rows.attrs["attributes"] = {name: (types or {}).get(kind, kind) for name, kind in names}
+    lists = rows[columns[:2]].map(lambda value: value if type(value) is tuple else ())
+    return rows.assign(**lists)

@@ -21,7 +21,7 @@ KIND = "images"
 REQUIRED = (lists.PARTITION, _CATEGORIES, _IMAGE_CATEGORIES, _BOXES)
 FILES = (*REQUIRED, _LANDMARKS, *_ATTRIBUTES)
 RELEASE = {"images": (289_222, None)}
-_TYPES = {1: "texture", 2: "fabric", 3: "shape", 4: "part", 5: "style"}  # of attributes
+_TYPES = {"1": "texture", "2": "fabric", "3": "shape", "4": "part", "5": "style"}  # of attributes
 
 
 def to_table(root: epath.Path) -> pd.DataFrame:
@@ -33,8 +33,9 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     rows = lists.add_boxes(rows, find_file(root, _BOXES), {})
     rows = lists.add_landmarks(rows, find_file(root, _LANDMARKS), variation=False)
     rows = lists.add_categories(rows, lists.read_categories(find_file(root, _CATEGORIES)))
-    files = (find_file(root, name) for name in _ATTRIBUTES)
-    rows = lists.add_attributes(rows, *files, "image", _TYPES)
+    names, values = (find_file(root, name) for name in _ATTRIBUTES)
+    if names and values:
+        rows = lists.add_attributes(rows, "image", lists.read_names(names), values, _TYPES)
     return rows.assign(item_id=rows["image"])
 
 

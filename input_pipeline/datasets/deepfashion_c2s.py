@@ -43,7 +43,9 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     text = "{image!r} is a {domain} image here, but of source_type {source_type} at {box_source}"
     rows = mark(rows, domain.notna() & (domain != rows["domain"]), "contradiction", text)
     rows = lists.add_landmarks(rows, find_file(root, _LANDMARKS), variation=True)
-    rows = lists.add_attributes(rows, *(find_file(root, name) for name in _ATTRIBUTES), "item_id")
+    names, values = (find_file(root, name) for name in _ATTRIBUTES)
+    if names and values:
+        rows = lists.add_attributes(rows, "item_id", lists.read_names(names), values)
     return rows.assign(category=lists.folder_category(rows["image"]))
 
 

@@ -25,7 +25,8 @@ REQUIRED = (
     *(f"Anno_fine/{split}{part}.txt" for split in SPLITS for part in _PARTS),
 )
 FILES = (*REQUIRED, _LANDMARKS)
-_TYPES = {1: "texture", 2: "sleeve", 3: "length", 4: "neckline", 5: "fabric", 6: "fit"}
+_KINDS = ("texture", "sleeve", "length", "neckline", "fabric", "fit")  # of attributes
+_TYPES = {str(number): kind for number, kind in enumerate(_KINDS, 1)}
 
 
 def to_table(root: epath.Path) -> pd.DataFrame:
@@ -39,7 +40,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     return rows
 
 
-def _read_split(root: epath.Path, split: str, names: list[tuple[str, int]]) -> pd.DataFrame:
+def _read_split(root: epath.Path, split: str, names: list[tuple[str, str]]) -> pd.DataFrame:
     """Reads the four files of a split.
 
     Raises:
@@ -76,7 +77,7 @@ def _read_split(root: epath.Path, split: str, names: list[tuple[str, int]]) -> p
     text = f"expected {len(names)} values of 1 or 0, got {{values!r}}"
     table = mark(table, bad, "value", text, "values_source")
     has = np.array([name for name, _ in names], object)
-    boxes = {name: fields.str[place].fillna("") for place, name in enumerate(BOX)}
+    boxes = {name: fields.str[place].astype(object).fillna("") for place, name in enumerate(BOX)}
     attributes = [
         () if wrong else tuple(has[np.array(row) == "1"])
         for row, wrong in zip(values, bad, strict=True)

@@ -17,9 +17,13 @@ from input_pipeline.vocabulary import VIEWS
 _BOXES = "Anno/list_bbox_inshop.txt"
 _LANDMARKS = "Anno/list_landmarks_inshop.txt"
 _ITEMS = "Anno/list_item_inshop.txt"
-_ATTRIBUTES = ("Anno/list_attr_cloth.txt", "Anno/list_attr_items.txt")
+_ATTRIBUTES = ("list_attr_cloth.txt", "list_attr_items.txt")  # in either of these folders
+_FOLDERS = ("Anno", "Anno/attributes")
 REQUIRED = (lists.PARTITION, _BOXES)
-FILES = (*REQUIRED, _LANDMARKS, _ITEMS, *_ATTRIBUTES)
+FILES = (
+    *(*REQUIRED, _LANDMARKS, _ITEMS),
+    *(f"{folder}/{name}" for folder in _FOLDERS for name in _ATTRIBUTES),
+)
 RELEASE = {
     "images": (52_712, 54_642),
     "train images": (25_882, None),
@@ -49,7 +53,11 @@ def to_table(root: epath.Path) -> pd.DataFrame:
     kinds = {"clothes_type": lists.CLOTHES_TYPES, "pose_type": tuple(_POSES)}
     rows = lists.add_boxes(rows, find_file(root, _BOXES), kinds)
     rows = lists.add_landmarks(rows, find_file(root, _LANDMARKS), variation=True)
-    rows = lists.add_attributes(rows, *(find_file(root, name) for name in _ATTRIBUTES), "item_id")
+    for folder in _FOLDERS:
+        names, values = (find_file(root, f"{folder}/{name}") for name in _ATTRIBUTES)
+        if names and values:
+            names = lists.read_names(names, typed=False)
+            rows = lists.add_attributes(rows, "item_id", names, values)
     views = rows["pose_type"].map(_POSES).fillna("")
     return rows.assign(category=lists.folder_category(rows["image"]), view=views)
 
