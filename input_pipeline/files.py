@@ -208,12 +208,6 @@ def _check_header(source: str, header: list[str], known: Sequence[str]) -> list[
     return header
 
 
-def to_numbers(cells: pd.Series) -> pd.Series:
-    """Returns float64 numbers of cells; NaN for what is empty, not a number or not finite."""
-    numbers = pd.to_numeric(cells, errors="coerce").astype(np.float64)
-    return numbers.where(np.isfinite(numbers))
-
-
 def read_json(path: epath.Path, compact: Any = None) -> Any:
     """Reads a JSON file in UTF-8.
 

@@ -1,12 +1,13 @@
-"""Records as they are stored: schema, writing and reading, the latter without TensorFlow."""
+"""Records as they are stored: schema, writing and reading, the latter without TensorFlow.
+
+TFDS is imported where it is used: it takes seconds, and the index needs the names here alone.
+"""
 
 import dataclasses
 from dataclasses import field
 from typing import Any, TypeVar
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
 
 from input_pipeline.images import Box
 from input_pipeline.vocabulary import LANDMARKS, UNKNOWN
@@ -89,17 +90,20 @@ class ObjectRecord:
     masks: tuple[bytes, ...] = ()
 
 
-def features(kind: type) -> "tfds.features.FeaturesDict":
-    """Returns the TFDS schema of a kind of record, field for field."""
+def features(kind: type) -> Any:
+    """Returns the TFDS schema of a kind of record, field for field: a `FeaturesDict`."""
+    import tensorflow_datasets as tfds
+
     return tfds.features.FeaturesDict(
         {each.name: _feature(each) for each in dataclasses.fields(kind)}
     )
 
 
 def _feature(declared: dataclasses.Field) -> Any:
-    if (
-        declared.name == "image"
-    ):  # without a fixed encoding the bytes of a file are stored untouched
+    import tensorflow_datasets as tfds
+
+    if declared.name == "image":
+        # Without a fixed encoding the bytes of a file are stored untouched.
         return tfds.features.Image(shape=(None, None, 3))
     if declared.metadata:
         shape = (None, *declared.metadata["shape"])
@@ -122,6 +126,8 @@ def to_example(record: Any) -> dict[str, Any]:
 
 def parse(kind: type[Record], serialized: bytes) -> Record:
     """Reads one stored record of a kind."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
     stored = tf_example_pb2.Example.FromString(serialized).features.feature
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
     return kind(**{each.name: _parse_field(each, stored[each.name]) for each in fields})

@@ -122,11 +122,10 @@ def read_names(
 def read_partition(
     root: epath.Path, columns: Sequence[str], statuses: Sequence[str]
 ) -> pd.DataFrame:
-    """Reads the rows of the benchmark; their last column is the evaluation status."""
-    path = root / PARTITION
-    rows = read_list(path, columns)
-    text = f"field {columns[-1]!r}: expected {one_of(statuses)}, got {{{columns[-1]}!r}}"
-    return mark(rows, ~rows[columns[-1]].isin(statuses), "value", text)
+    """Reads the rows of the benchmark: these columns, and evaluation_status."""
+    rows = read_list(root / PARTITION, [*columns, "evaluation_status"])
+    text = f"field 'evaluation_status': expected {one_of(statuses)}, got {{evaluation_status!r}}"
+    return mark(rows, ~rows["evaluation_status"].isin(statuses), "value", text)
 
 
 def check_items(rows: pd.DataFrame, path: epath.Path | None) -> pd.DataFrame:

@@ -26,8 +26,8 @@ _TYPES = {"1": "texture", "2": "fabric", "3": "shape", "4": "part", "5": "style"
 
 def to_table(root: epath.Path) -> pd.DataFrame:
     """Reads the list of images, in its order."""
-    rows = lists.read_partition(root, ["image", "split"], SPLITS)
-    rows = lists.add_paths(rows, root)
+    rows = lists.read_partition(root, ["image"], SPLITS)
+    rows = lists.add_paths(rows.rename(columns={"evaluation_status": "split"}), root)
     labels = lists.read_list(find_file(root, _IMAGE_CATEGORIES), ["image", "category_label"])
     rows = lists.join(rows, labels, "image", "category", required=True)
     rows = lists.add_boxes(rows, find_file(root, _BOXES), {})

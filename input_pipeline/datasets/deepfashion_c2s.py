@@ -26,8 +26,9 @@ _SOURCES = {"1": "shop", "2": "customer"}  # source_type
 
 def to_table(root: epath.Path) -> pd.DataFrame:
     """Reads the pairs, and returns each image and item in the order in which they name them."""
-    pairs = lists.read_partition(root, [*_PAIRS, "item_id", "split"], SPLITS)
+    pairs = lists.read_partition(root, [*_PAIRS, "item_id"], SPLITS)
     pairs = lists.check_items(pairs, find_file(root, _ITEMS))
+    pairs = pairs.rename(columns={"evaluation_status": "split"})
     rows = pd.concat(
         [pairs.rename(columns={name: "image"}) for name in _PAIRS], keys=["customer", "shop"]
     )

@@ -12,6 +12,7 @@ from etils import epath
 
 from input_pipeline.datasets import _deepfashion as lists
 from input_pipeline.datasets import find_file
+from input_pipeline.table import mark
 from input_pipeline.vocabulary import VIEWS
 
 _BOXES = "Anno/list_bbox_inshop.txt"
@@ -40,10 +41,12 @@ _POSES = {str(pose): view for pose, view in enumerate(VIEWS, 1)}  # pose_type
 
 def to_table(root: epath.Path) -> pd.DataFrame:
     """Reads the list of images, in its order."""
-    columns = ["image", "item_id", "evaluation_status"]
-    rows = lists.read_partition(root, columns, tuple(_STATUSES))
+    rows = lists.read_partition(root, ["image", "item_id"], tuple(_STATUSES))
     rows = lists.check_items(rows, find_file(root, _ITEMS))
     status = rows["evaluation_status"]
+    # Said here: the next of the alternating roles would make it a contradiction.
+    again = rows.duplicated(["image", "item_id", "evaluation_status"])
+    rows = mark(rows, again, "duplicate", "{image!r} of item {item_id!r} is listed twice")
     alternating = rows.groupby(["item_id", "evaluation_status"]).cumcount() % 2
     domain = alternating.map({0: "shop", 1: "customer"})
     rows = rows.assign(

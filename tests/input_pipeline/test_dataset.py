@@ -73,6 +73,16 @@ def assert_index_agrees(split):
     assert len(set(images.values())) == len(images)
 
 
+def test_joined_splits_hold_the_images_of_both(dataset):
+    parts, joined = [dataset.split("test"), dataset.split("val")], dataset.joined(("test", "val"))
+    assert (joined.name, dataset.joined(("val",))) == ("test+val", parts[1])
+    assert_index_agrees(joined)
+    values = [part.index.attribute_values(np.arange(len(part))) for part in (joined, *parts)]
+    np.testing.assert_array_equal(values[0], np.concatenate(values[1:]))
+    pairs = {tuple(part.index.photo_id[pair]) for part in parts for pair in part.pairs()}
+    assert {tuple(joined.index.photo_id[pair]) for pair in joined.pairs()} == pairs
+
+
 def test_index_agrees_with_the_records(dataset):
     for name in dataset.splits:
         assert_index_agrees(dataset.split(name))

@@ -1,16 +1,17 @@
 """DeepFashion's benchmarks, from small downloads in their form: records, counts, problems."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from input_pipeline import DatasetError, prepare
 from input_pipeline.errors import AnnotationError
+from input_pipeline.vocabulary import VIEWS
 from tests.input_pipeline import deepfashion_trees as trees
+from tests.input_pipeline.conftest import check
 from tests.input_pipeline.conftest import load as load_from
-from tests.input_pipeline.conftest import write_manifest
-from tests.input_pipeline.test_dataset import WITHOUT_TENSORFLOW, run_python
 
 WRITERS = {
     "deepfashion_c2s": trees.write_c2s,
@@ -18,729 +19,381 @@ WRITERS = {
     "deepfashion_attributes": trees.write_attributes,
     "deepfashion_fine": trees.write_fine,
 }
+ABSENT = [-1, 0, 0]
+LOWER = [ABSENT] * 4 + [[0, 8, 4], [0, 15, 4], [0, 7, 30], [1, 16, 30]]  # trees.POINTS[2]
+JEANS = "img/Two-Tone_Jeans/img_0000000"
 
 
-def load(name, root, **changes):
-    return load_from(name, root, root.parent / "data", **changes)
-
-
-def problems_of(name, root, **changes):
-    with pytest.raises(AnnotationError) as caught:
-        load(name, root, **changes)
-    assert not list((root.parent / "data").glob("*/*/*"))
-    return [problem.removeprefix(f"{root}/") for problem in caught.value.problems]
-
-
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory):
-    """One of each benchmark, by name: not to be changed."""
-    folder = tmp_path_factory.mktemp("downloads")
-    return {name: write(folder / name) for name, write in WRITERS.items()}
-
-
-@pytest.fixture
-def c2s(tmp_path):
-    return trees.write_c2s(tmp_path / "c2s")
-
-
-@pytest.fixture
-def inshop(tmp_path):
-    return trees.write_inshop(tmp_path / "inshop")
-
-
-@pytest.fixture
-def attributes(tmp_path):
-    return trees.write_attributes(tmp_path / "attributes")
-
-
-@pytest.fixture
-def fine(tmp_path):
-    return trees.write_fine(tmp_path / "fine")
+def load(name, root, **options):
+    return load_from(name, root, root.parent / "data", **options)
 
 
 def records(split):
     return {record.photo_id: record for record in map(split.record, range(len(split)))}
 
 
-def test_c2s_records(downloads):
-    root = downloads["deepfashion_c2s"]
-    dataset = load("deepfashion_c2s", root)
-    assert dataset.splits == ("train", "val", "test")
-    counts = dataset.summary["splits"]
-    assert [counts[split]["items"] for split in dataset.splits] == [4, 1, 2]
-    assert [counts[split]["pairs"] for split in dataset.splits] == [16, 4, 8]
-    assert [counts[split]["queries"] for split in dataset.splits] == [8, 2, 4]
-    assert [counts[split]["gallery"] for split in dataset.splits] == [8, 2, 4]
-    assert dataset.summary["skipped_rows"] == 0
-    assert dataset.summary["tolerated"] == {}
-    found = records(dataset.split("test"))
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """One data set of each, by name: not to be changed."""
+    folder = tmp_path_factory.mktemp("downloads")
+    return {name: load(name, write(folder / name)) for name, write in WRITERS.items()}
+
+
+@pytest.fixture
+def download(tmp_path, request):
+    """A benchmark's name and folder, to be changed; consumer-to-shop where no test says which."""
+    name = getattr(request, "param", "deepfashion_c2s")
+    return name, WRITERS[name](tmp_path / "download")
+
+
+def counts(dataset, *names):
+    splits = dataset.summary["splits"]
+    return {split: tuple(splits[split][name] for name in names) for split in splits}
+
+
+def test_c2s_records(prepared):
+    dataset = prepared["deepfashion_c2s"]
+    found = counts(dataset, "items", "pairs", "queries", "gallery")
+    assert found == {"train": (4, 16, 8, 8), "val": (1, 4, 2, 2), "test": (2, 8, 4, 4)}
+    assert (dataset.summary["skipped_rows"], dataset.summary["notes"]) == (0, {})
+    assert dataset.summary["attribute_types"]["floral print"] == "1"
+    test = records(dataset.split("test"))
     photos = trees.c2s_photos(6)
-    assert list(found)[:4] == [
-        photos[domain][n] for domain, n in (("customer", 0), ("shop", 0), ("shop", 1))
-    ] + [photos["customer"][1]]
-    record = found[photos["customer"][1]]
-    assert record.image == (root / photos["customer"][1]).read_bytes()
-    assert record.item_id == "id_00000006"
-    assert record.domain == "customer"
-    assert record.category == "TOPS/T_Shirt"
-    assert record.clothes_type == 1
+    first = [("customer", 0), ("shop", 0), ("shop", 1), ("customer", 1)]
+    assert list(test)[:4] == [photos[domain][n] for domain, n in first]
+    record = test[photos["customer"][1]]
+    assert record.image == (Path(dataset.summary["source"]) / record.photo_id).read_bytes()
+    assert (record.item_id, record.domain) == ("id_00000006", "customer")
+    assert (record.category, record.clothes_type) == ("TOPS/T_Shirt", 1)
     assert record.box == (2, 3, 23, 34)
     assert (record.view, record.occluded, record.cropped) == (-1, -1, -1)
     assert record.attributes == ("long sleeve", "slim")
-    np.testing.assert_array_equal(
-        record.landmarks,
-        [
-            *([0, 8, 4], [0, 15, 4], [1, 2, 12], [0, 21, 12]),
-            *([-1, 0, 0], [-1, 0, 0], [0, 7, 30], [2, 0, 0]),
-        ],
-    )
-    lower = records(dataset.split("test"))[trees.c2s_photos(7)["shop"][0]]
+    upper = [[0, 8, 4], [0, 15, 4], [1, 2, 12], [0, 21, 12], ABSENT, ABSENT, [0, 7, 30], [2, 0, 0]]
+    assert record.landmarks.tolist() == upper
+    lower = test[trees.c2s_photos(7)["shop"][0]]
     assert (lower.domain, lower.clothes_type) == ("shop", 2)
-    np.testing.assert_array_equal(lower.landmarks[:, 0], [-1, -1, -1, -1, 0, 0, 0, 1])
-    assert records(dataset.split("val"))[trees.c2s_photos(5)["shop"][0]].clothes_type == 3
-
-
-C2S_FIRST = "img/TROUSERS/Jeans/id_00000001/comsumer_01.jpg"
-C2S_SHOP = "img/TROUSERS/Jeans/id_00000001/shop_01.jpg"
-OUTSIDE = "is outside the picture, which is 24x36 pixels (upright)"
-
-
-@pytest.mark.parametrize(
-    ("file", "line", "old", "new", "messages"),
-    [
-        (
-            trees.PARTITION,
-            3,
-            "train",
-            "trian",
-            ["field 'evaluation_status': expected train, val or test, got 'trian'"],
-        ),
-        (
-            trees.PARTITION,
-            4,
-            "train",
-            "test",
-            [
-                "field 'evaluation_status': item 'id_00000001' is in split 'train' on line 3, "
-                "here in 'test'"
-            ],
-        ),
-        (
-            trees.PARTITION,
-            3,
-            " id_00000001 ",
-            " ",
-            [
-                "expected 4 fields (image_pair_name_1, image_pair_name_2, item_id, "
-                "evaluation_status), got 3"
-            ],
-        ),
-        (
-            trees.PARTITION,
-            3,
-            " id_00000001 ",
-            " id_00000009 ",
-            ["field 'item_id': 'id_00000009' is not in Anno/list_item_consumer2shop.txt"],
-        ),
-        (trees.PARTITION, 3, "img/T", "/img/T", None),
-        (trees.C2S_BOXES, 3, "002 003", "023 003", ["the box has no size: x_2=023 is not above"]),
-        (trees.C2S_BOXES, 3, "023", "0x7", ["field 'x_2': expected a whole number of pixels"]),
-        (trees.C2S_BOXES, 3, "023", "099999999999", ["field 'x_2': expected a whole number of"]),
-        (trees.C2S_BOXES, 3, "023", "026", [f"field 'x_2': 26 {OUTSIDE}"]),
-        (trees.C2S_BOXES, 3, "002", "-02", [f"field 'x_1': -2 {OUTSIDE}"]),
-        (trees.C2S_BOXES, 3, " 2 2 ", " 4 2 ", ["field 'clothes_type': expected 1, 2 or 3, got"]),
-        (trees.C2S_BOXES, 3, " 2 2 ", " 2 3 ", ["field 'source_type': expected 1 or 2, got '3'"]),
-        (
-            trees.C2S_BOXES,
-            3,
-            " 033",
-            "",
-            [
-                "expected 7 fields (image_name, clothes_type, source_type, x_1, y_1, x_2, y_2), "
-                "got 6"
-            ],
-        ),
-        (
-            trees.C2S_LANDMARKS,
-            3,
-            "  0 008 004",
-            "",
-            ["clothes type 2 has 4 landmarks, which take 12 fields after variation_type; got 9"],
-        ),
-        (trees.C2S_LANDMARKS, 3, "008 004", "008 0.4", ["expected a whole number, got '0.4'"]),
-        (trees.C2S_LANDMARKS, 3, "0 008", "3 008", ["expected a visibility of 0, 1 or 2, got 3"]),
-        (trees.C2S_LANDMARKS, 3, "008 004", "026 004", [f"landmark (26, 4) {OUTSIDE}"]),
-        (
-            trees.C2S_LANDMARKS,
-            3,
-            f"{C2S_FIRST}  2 1  {trees.POINTS[2]}",
-            f"{C2S_FIRST}  3 1  {trees.POINTS[3]}",
-            ["field 'clothes_type': is 3 here and 2 at "],
-        ),
-    ],
-)
-def test_c2s_bad_row(c2s, file, line, old, new, messages):
-    trees.edit(c2s / file, line, old, new)
-    problems = problems_of("deepfashion_c2s", c2s)
-    if messages is None:
-        expected = f"field 'image_pair_name_1': expected img/..., got '/{C2S_FIRST}'"
-        assert problems == [f"{file}:{line}: {expected}"]
-        return
-    assert len(problems) == len(messages)
-    for problem, message in zip(problems, messages, strict=True):
-        assert problem.startswith(f"{file}:{line}: ")
-        assert message in problem
-
-
-def test_c2s_problems_between_files(c2s):
-    (c2s / C2S_FIRST).unlink()
-    content = (c2s / C2S_SHOP).read_bytes()
-    (c2s / C2S_SHOP).write_bytes(content[: len(content) // 2])
-    boxes = c2s / trees.C2S_BOXES
-    other = trees.c2s_photos(2)
-    trees.edit(boxes, 7, other["customer"][0], "img/other.jpg")
-    trees.edit(boxes, 8, " 3 2 ", " 3 1 ")
-    trees.append(boxes, f"{other['shop'][1]} 3 1 001 003 023 034")
-    problems = problems_of("deepfashion_c2s", c2s)
-    expected = [
-        f"{trees.C2S_BOXES}:31: field 'image_name': '{other['shop'][1]}' has another box on line",
-        f"{trees.PARTITION}:3: field 'image_pair_name_1': {C2S_FIRST}: no such file",
-        f"{trees.PARTITION}:3: field 'image_pair_name_2': {C2S_SHOP}: is not a photo that",
-        f"{trees.PARTITION}:7: field 'image_pair_name_1': '{other['customer'][0]}' has no box in ",
-        f"{trees.PARTITION}:9: field 'image_pair_name_1': '{other['customer'][1]}' is a shop photo",
-    ]
-    assert len(problems) == len(expected)
-    for problem, beginning in zip(problems, expected, strict=True):
-        assert problem.startswith(beginning)
-
-
-def test_c2s_a_photo_of_both_domains(c2s):
-    trees.append(c2s / trees.PARTITION, f"{C2S_SHOP} {C2S_FIRST} id_00000001 train")
-    first, second = problems_of("deepfashion_c2s", c2s)
-    message = "is a shop photo in an earlier row"
-    assert first == f"{trees.PARTITION}:31: field 'image_pair_name_1': '{C2S_SHOP}' {message}"
-    assert second.endswith("is a customer photo in an earlier row")
-
-
-def test_c2s_skipping(c2s, capsys):
-    (c2s / C2S_FIRST).unlink()
-    trees.edit(c2s / trees.C2S_BOXES, 4, "002 003", "023 003")
-    trees.edit(c2s / trees.PARTITION, 30, "test", "dev")
-    dataset = load("deepfashion_c2s", c2s, on_error="skip")
-    printed = capsys.readouterr().out
-    assert f"Skipped {c2s}/{trees.PARTITION}:3: field 'image_pair_name_1'" in printed
-    assert printed.count("Skipped ") == 3
-    assert "(3 bad rows were left out)" in printed
-    summary = dataset.summary
-    assert summary["problems"] == {"box": 1, "missing photo": 1, "unknown status": 1}
-    assert summary["skipped_rows"] == 3
-    assert summary["facts"] == {"pairs_listed": 27}
-    assert summary["splits"]["train"]["customer_photos"] == 6
-    # The last pair is left out; its photos are in other pairs.
-    assert summary["splits"]["test"]["pairs"] == 8
-
-
-def test_c2s_tolerated(c2s, capsys):
-    partition = c2s / trees.PARTITION
-    trees.append(partition, partition.read_text().split("\n")[2])
-    boxes = c2s / trees.C2S_BOXES
-    trees.append(boxes, boxes.read_text().split("\n")[2])
-    trees.append(boxes, "img/unlisted.jpg 1 1 0 0 9 9")
-    trees.edit(boxes, 3, "002 003 023 033", "-01 003 025 037")
-    trees.edit(c2s / trees.C2S_BOXES, 31, "002 003 023 033", "-01 003 025 037")
-    landmarks = c2s / trees.C2S_LANDMARKS
-    trees.edit(landmarks, 3, "008 004", "024 004")
-    trees.edit(landmarks, 4, f"{C2S_FIRST.replace('01.jpg', '02.jpg')} ", "img/other.jpg ")
-    dataset = load("deepfashion_c2s", c2s)
-    expected = {
-        "box moved to the photo's edge": 1,
-        "box of a photo in no split": 1,
-        "landmark moved to the photo's edge": 1,
-        "landmarks of a photo in no split": 1,
-        "photo without landmarks": 1,
-        "repeated pair": 1,
-        "repeated row of a box": 1,
-    }
-    assert dataset.summary["tolerated"] == expected
-    printed = capsys.readouterr().out
-    assert all(f"Tolerated: {kind}: {count}" in printed for kind, count in expected.items())
-    record = records(dataset.split("train"))[C2S_FIRST]
-    assert record.box == (0, 3, 24, 36)
-    assert record.landmarks[4].tolist() == [0, 23, 4]
-    without = records(dataset.split("train"))[C2S_FIRST.replace("01.jpg", "02.jpg")]
-    assert (without.landmarks == -1).all()
-    assert without.clothes_type == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", ":1: expected the number of rows, the file is empty"),
-        (b"\xef\xbb\xbfmany\n", ":1: expected the number of rows, got 'many'"),
-        (b"\x1c1\nimages\n", ":2: expected the names of the columns"),
-        (b"5\n", ":2: expected the names of the columns, from 'image_pair_name_1' on; the file"),
-        (b"1\na.jpg b.jpg id train\n", ":2: expected the names of the columns, .* got 'a.jpg b"),
-        (b"0\nimage_pair_name_1\n", ":1: has no rows, expected 0"),
-        (b"1\nimage_pair_name_1\n\nimg/caf\xe9.jpg\n", ":4: not UTF-8: byte 0xe9"),
-    ],
-)
-def test_unreadable_file(c2s, content, message):
-    (c2s / trees.PARTITION).write_bytes(content)
-    with pytest.raises(AnnotationError, match=re.escape(str(c2s / trees.PARTITION)) + message):
-        load("deepfashion_c2s", c2s, on_error="skip")
-
-
-def test_truncated_file(c2s):
-    path = c2s / trees.PARTITION
-    content = path.read_bytes()
-    path.write_bytes(content[:-30])
-    (problem,) = problems_of("deepfashion_c2s", c2s)
-    assert problem.startswith(f"{trees.PARTITION}:30: expected 4 fields")
-    path.write_bytes(content[:-300])
-    problems = problems_of("deepfashion_c2s", c2s)
-    assert problems[0] == f"{trees.PARTITION}:1: says that there are 28 rows; there are 26"
-    path.write_bytes(content)
-    landmarks = c2s / trees.C2S_LANDMARKS
-    landmarks.write_bytes(landmarks.read_bytes()[:-2])  # the last number loses a digit
-    tolerated = load("deepfashion_c2s", c2s).summary["tolerated"]
-    assert tolerated == {"last line without an end, perhaps cut": 1}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_wrong_source(name, tmp_path, downloads):
-    for source, message in (
-        ("", r"dataset\.source is empty: give the folder of DeepFashion's"),
-        (str(tmp_path / "nothing"), r"nothing: no such folder \(dataset\.source\)"),
-        (str(tmp_path), r"(Eval|Anno_fine)/list_.*\.txt, .* missing, which DeepFashion's"),
-    ):
-        with pytest.raises(DatasetError, match=message):
-            load_from(name, source, tmp_path)
-    root = WRITERS[name](tmp_path / "download")
-    next(path for path in (root / "Img", root / "img") if path.exists()).rename(root / "photos")
-    with pytest.raises(DatasetError, match="has neither a folder img nor Img/img"):
-        load(name, root)
-    with pytest.raises(DatasetError, match=r"--on_error='drop'"):
-        load(name, downloads[name], on_error="drop")
-
-
-def test_changed_annotations_are_prepared_anew(c2s):
-    first = load("deepfashion_c2s", c2s)
-    assert load("deepfashion_c2s", c2s).directory == first.directory
-    trees.edit(c2s / trees.C2S_BOXES, 3, "002", "001")
-    second = load("deepfashion_c2s", c2s)
-    (c2s / trees.C2S_LANDMARKS).unlink()
-    third = load("deepfashion_c2s", c2s)
-    assert len({first.directory, second.directory, third.directory}) == 3
-    assert third.summary["tolerated"] == {"photo without landmarks": 28}
-    assert (third.split("train").record(0).landmarks == -1).all()
-
-
-def test_many_problems_are_shown_in_part(c2s, monkeypatch):
-    monkeypatch.setattr(AnnotationError, "most_shown", 5)
-    for path in (c2s / "img").rglob("*.jpg"):
-        path.unlink()
-    with pytest.raises(
-        AnnotationError, match=r"(?s)have 28 problems:.*and 23 more; .*--check"
-    ) as caught:
-        load("deepfashion_c2s", c2s, on_error="skip")
-    assert len(caught.value.problems) == 28
-
-
-def test_prepare_command(downloads, tmp_path, capsys):
-    root = downloads["deepfashion_c2s"]
-    command = ["--dataset=deepfashion_c2s", f"--source={root}", f"--dir={tmp_path}"]
-    assert prepare.main([*command, "--check"]) == 0
-    checked = capsys.readouterr().out.splitlines()
-    assert not list(tmp_path.iterdir())
-    assert checked[-1] == "No problems."
-    assert prepare.main(command) == 0
-    prepared = capsys.readouterr().out.splitlines()
-    for lines in (checked, prepared):
-        rows = [line.split() for line in lines]
-        # Photos, categories, items, customer and shop photos, pairs, queries and gallery.
-        assert ["train", "16", "3", "4", "8", "8", "16", "8", "8"] in [row[:9] for row in rows]
-        assert ["test", "8", "2", "2", "4", "4", "8", "4", "4"] in [row[:9] for row in rows]
-        assert ["photos", "28", "239,557", "differs"] in rows
-        assert ["pairs", "listed", "28", "195,540", "251,361", "differs"] in rows
-    assert prepared[-1] == (
-        "Next: python train.py --config=configs/grnet.py:deepfashion_c2s "
-        f"--config.dataset.dir={tmp_path} --config.dataset.source={root}"
-    )
-
-
-def test_check_command_lists_every_problem(c2s, capsys, tmp_path):
-    (c2s / C2S_FIRST).unlink()
-    trees.edit(c2s / trees.C2S_BOXES, 4, "002 003", "023 003")
-    command = ["--dataset=deepfashion_c2s", f"--source={c2s}", "--check", f"--dir={tmp_path}/data"]
-    assert prepare.main(command) == 2
-    lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith(f"{c2s}/") for line in lines) == 2
-    assert {"  box: 1", "  missing photo: 1"} <= set(lines)
-    assert lines[-1].startswith("2 bad rows, 2 problems that stop preparing; --on_error=skip")
-    assert prepare.main([*command, "--on_error=skip"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 bad rows will be left out."
-    assert prepare.main(["--check"]) == 2
-    assert "nothing to check" in capsys.readouterr().err
-
-
-def test_inshop_records(downloads):
-    dataset = load("deepfashion_inshop", downloads["deepfashion_inshop"])
-    assert dataset.splits == ("train", "test")
-    counts = dataset.summary["splits"]
-    keys = ("items", "customer_photos", "shop_photos", "pairs", "queries", "gallery")
-    assert [counts["train"][key] for key in keys] == [4, 4, 8, 8, 4, 8]
-    assert [counts["test"][key] for key in keys] == [3, 6, 6, 12, 6, 6]
-    found = records(dataset.split("train"))
-    folder = "img/WOMEN/Blouses_Shirts/id_00000001"
-    views = {photo: record.view for photo, record in found.items() if photo.startswith(folder)}
-    assert list(views.values()) == [0, 1, 2]
-    domains = [found[photo].domain for photo in views]
-    assert domains == ["shop", "customer", "shop"]
-    record = found[f"{folder}/01_1_pose.jpg"]
-    assert (record.item_id, record.category) == ("id_00000001", "WOMEN/Blouses_Shirts")
-    assert (record.clothes_type, record.box) == (2, (2, 3, 23, 34))
-    assert record.landmarks[:, 0].tolist() == [-1, -1, -1, -1, 0, 0, 0, 1]
-    test = records(dataset.split("test")).values()
-    assert [record.domain for record in test][:4] == ["customer", "customer", "shop", "shop"]
-    assert [record.view for record in test][:4] == [0, 1, 2, -1]
+    assert lower.landmarks.tolist() == LOWER
+    full = records(dataset.split("val"))[trees.c2s_photos(5)["shop"][0]]
+    assert full.clothes_type == 3
+    assert full.landmarks[:, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
     release = {line["what"]: line for line in dataset.summary["release"]}
-    figures = {what: (line["found"], line["release"]) for what, line in release.items()}
-    assert figures == {
-        "photos": (24, 52_712),
-        "train photos": (12, 25_882),
-        "query photos": (6, 14_218),
-        "gallery photos": (6, 12_612),
-        "items": (7, 7_982),
-        "train items": (4, 3_997),
-        "test items": (3, 3_985),
-    }
-    assert (release["photos"]["paper"], release["items"]["paper"]) == (54_642, 11_735)
+    assert (release["pairs"]["found"], release["pairs"]["release"]) == (28, 195_540)
 
 
-@pytest.mark.parametrize(
-    ("file", "line", "old", "new", "message"),
-    [
-        (
-            trees.PARTITION,
-            3,
-            "train",
-            "val",
-            "field 'evaluation_status': expected train, query or gallery, got 'val'",
-        ),
-        (
-            trees.PARTITION,
-            4,
-            "train",
-            "query",
-            "field 'evaluation_status': item 'id_00000001' is in split 'train' on line 3, here in "
-            "'test'",
-        ),
-        (
-            trees.PARTITION,
-            4,
-            "02_2",
-            "01_1",
-            "field 'image_name': 'img/WOMEN/Blouses_Shirts/id_00000001/01_1_pose.jpg' of item "
-            "'id_00000001' is on line 3 already",
-        ),
-        (
-            trees.PARTITION,
-            4,
-            " id_00000001 ",
-            " id_00000008 ",
-            "field 'item_id': 'id_00000008' is not in Anno/list_item_inshop.txt",
-        ),
-        (
-            trees.INSHOP_BOXES,
-            3,
-            " 2 1 ",
-            " 2 7 ",
-            "field 'pose_type': expected 1, 2, 3, 4, 5 or 6, got '7'",
-        ),
-        (
-            "Anno/list_item_inshop.txt",
-            1,
-            "7",
-            "8",
-            "says that there are 8 rows; there are 7",
-        ),
-    ],
-)
-def test_inshop_bad_row(inshop, file, line, old, new, message):
-    trees.edit(inshop / file, line, old, new)
-    assert problems_of("deepfashion_inshop", inshop) == [f"{file}:{line}: {message}"]
+@pytest.mark.parametrize("folder", ["Anno", "Anno/attributes"])
+def test_inshop_records(tmp_path, folder):
+    dataset = load("deepfashion_inshop", trees.write_inshop(tmp_path / "download", folder))
+    found = counts(dataset, "items", "customer_photos", "shop_photos", "pairs", "queries")
+    assert found == {"train": (4, 4, 8, 8, 4), "test": (3, 6, 6, 12, 6)}
+    train, test = (list(records(dataset.split(name)).values()) for name in dataset.splits)
+    assert [record.domain for record in train[:3]] == ["shop", "customer", "shop"]
+    assert [record.domain for record in test[:4]] == ["customer", "customer", "shop", "shop"]
+    views = [VIEWS[record.view] for record in train[:3] + test[:4]]
+    assert views == ["front", "zoom_out", "stand_alone", "front", "side", "back", "zoom_in"]
+    assert (train[0].item_id, train[0].category) == ("id_00000001", "WOMEN/Blouses_Shirts")
+    assert (train[0].clothes_type, train[0].box) == (2, (2, 3, 23, 34))
+    assert train[0].landmarks.tolist() == LOWER
+    assert (train[0].attributes, train[0].unknown_attributes) == (("pointelle 2",), ())
+    assert train[3].unknown_attributes == ("1950s",)
+    assert dataset.split("test").index.attributes.tolist() == ["v neck", "1950s", "pointelle 2"]
+    release = {line.pop("what"): line for line in dataset.summary["release"]}
+    assert release["items"] == {"listed": 7, "found": 7, "release": 7_982, "paper": 11_735}
+    parts = ("train images", "query images", "gallery images", "train items", "test items")
+    assert [release[part]["found"] for part in parts] == [12, 6, 6, 4, 3]
 
 
 @pytest.mark.parametrize("folder", ["Anno", "Anno_coarse"])
 def test_attributes_records(tmp_path, folder):
-    root = trees.write_attributes(tmp_path / "download", folder)
-    dataset = load("deepfashion_attributes", root)
-    counts = dataset.summary["splits"]
-    assert [counts[split]["shop_photos"] for split in ("train", "val", "test")] == [4, 2, 2]
-    assert {counts[split]["pairs"] for split in counts} == {0}
-    index = dataset.split("train").index
-    assert index.categories.tolist() == ["Blouse", "Jeans"]
-    blouse, jeans = (
-        records(dataset.split("val"))[f"img/{folder}/img_00000003.jpg"]
-        for folder in ("Sheer_Pleated-Front_Blouse", "Two-Tone_Jeans")
-    )
+    dataset = load("deepfashion_attributes", trees.write_attributes(tmp_path / "download", folder))
+    found = counts(dataset, "shop_photos", "pairs", "categories")
+    assert found == {"train": (4, 0, 2), "val": (2, 0, 2), "test": (2, 0, 2)}
+    val = records(dataset.split("val"))
+    blouse, jeans = val["img/Sheer_Pleated-Front_Blouse/img_00000003.jpg"], val[f"{JEANS}3.jpg"]
     assert (blouse.category, blouse.clothes_type, blouse.attributes) == ("Blouse", 1, ())
-    assert (jeans.category, jeans.clothes_type, jeans.attributes) == (
-        "Jeans",
-        2,
-        ("acid wash jean",),
-    )
-    assert (blouse.item_id, blouse.domain) == (blouse.photo_id, "shop")
-    assert blouse.box == (2, 3, 23, 34)
+    assert (jeans.category, jeans.clothes_type) == ("Jeans", 2)
+    assert jeans.attributes == ("acid wash jean",)
+    assert jeans.unknown_attributes == ("abstract print",)
+    assert (blouse.item_id, blouse.domain, blouse.box) == (blouse.photo_id, "shop", (2, 3, 23, 34))
     assert blouse.landmarks[:, 0].tolist() == [0, 0, 1, 0, -1, -1, 0, 2]
     (line,) = dataset.summary["release"]
     assert (line["found"], line["release"]) == (8, 289_222)
 
 
-BLOUSE = "img/Sheer_Pleated-Front_Blouse/img_00000001.jpg"
-
-
-@pytest.mark.parametrize(
-    ("file", "line", "old", "new", "message"),
-    [
-        (
-            trees.PARTITION,
-            3,
-            "train",
-            "query",
-            "field 'evaluation_status': expected train, val or test, got 'query'",
-        ),
-        (
-            trees.PARTITION,
-            4,
-            "00002",
-            "00001",
-            f"field 'image_name': {BLOUSE!r} of item {BLOUSE!r} is on line 3 already",
-        ),
-        (
-            "Anno/list_category_cloth.txt",
-            4,
-            " 1",
-            " 4",
-            "field 'category_type': expected 1, 2 or 3, got '4'",
-        ),
-        ("Anno/list_attr_img.txt", 3, "-1 ", "-2 ", "expected 1, -1 or 0, got '-2'"),
-        (
-            "Anno/list_attr_img.txt",
-            3,
-            "-1 ",
-            " ",
-            f"expected 3 values after {BLOUSE!r}, got 2",
-        ),
-        (
-            "Anno/list_landmarks.txt",
-            3,
-            " 1 ",
-            " 1 1",
-            "clothes type 1 has 6 landmarks, which take 18 fields after clothes_type; got 19",
-        ),
-    ],
-)
-def test_attributes_bad_row(attributes, file, line, old, new, message):
-    trees.edit(attributes / file, line, old, new)
-    found = problems_of("deepfashion_attributes", attributes)
-    assert found == [f"{file}:{line}: {message}"]
-
-
-def test_attributes_bad_category(attributes):
-    trees.edit(attributes / "Anno/list_category_img.txt", 3, "   1", "   51")
-    label, photo = problems_of("deepfashion_attributes", attributes)
-    assert (
-        label == "Anno/list_category_img.txt:3: field 'category_label': expected 1 to 3, got '51'"
-    )
-    assert photo.startswith(f"{trees.PARTITION}:3: field 'image_name': {BLOUSE!r} has no category")
-    assert photo.endswith("in Anno/list_category_img.txt")
-
-
-def test_fine_records(downloads):
-    dataset = load("deepfashion_fine", downloads["deepfashion_fine"])
-    counts = dataset.summary["splits"]
-    assert [counts[split]["shop_photos"] for split in ("train", "val", "test")] == [3, 1, 2]
+@pytest.mark.parametrize("landmarks", ["visibility", "pairs", "none"])
+def test_fine_records(tmp_path, landmarks):
+    root = trees.write_fine(tmp_path / "download")
+    path, expected = root / "Anno_fine/list_landmarks.txt", LOWER
+    if landmarks == "none":
+        path.unlink()
+        expected = [[-1, -1, -1]] * 8
+    elif landmarks == "pairs":
+        path.write_text(path.read_text().replace(trees.POINTS[2], "008 004  000 000  007 0 000 30"))
+        expected = [ABSENT] * 4 + [[0, 8, 4], ABSENT, [0, 7, 0], [0, 0, 30]]
+    trees.edit(root / "Anno_fine/test_bbox.txt", 1, "002", "1.5")
+    dataset = load("deepfashion_fine", root)
+    assert counts(dataset, "shop_photos") == {"train": (3,), "val": (1,), "test": (2,)}
     assert dataset.summary["attribute_types"] == {"cotton": "fabric", "tight": "fit"}
-    found = records(dataset.split("test"))
-    (odd, even) = (found[f"img/Two-Tone_Jeans/img_0000000{number}.jpg"] for number in (5, 6))
+    odd, even = records(dataset.split("test")).values()
     assert (odd.attributes, even.attributes) == (("cotton", "tight"), ("cotton",))
     assert odd.unknown_attributes == even.unknown_attributes == ()
-    assert (odd.category, odd.clothes_type, odd.box) == ("Jeans", 2, (2, 3, 23, 34))
-    assert (odd.item_id, odd.domain) == (odd.photo_id, "shop")
-    assert odd.landmarks[:, 0].tolist() == [-1, -1, -1, -1, 0, 0, 0, 1]
+    assert (odd.category, odd.clothes_type, odd.box) == ("Jeans", 2, (1.5, 3, 23, 34))
+    assert (odd.item_id, odd.domain) == (odd.photo_id, "shop") == (f"{JEANS}5.jpg", "shop")
+    assert odd.landmarks.tolist() == expected
 
 
-def test_fine_needs_no_landmarks(fine):
-    (fine / "Anno_fine/list_landmarks.txt").unlink()
-    dataset = load("deepfashion_fine", fine)
-    assert not (dataset.split("train").index.landmarks[..., 0] >= 0).any()
+def test_names_are_numbered_as_in_their_lists(prepared):
+    """Label n is row n, whether an image has that category or none has."""
+    for name, categories, label in (
+        ("deepfashion_attributes", ["Blouse", "Button-Down", "Jeans"], {0, 2}),
+        ("deepfashion_fine", ["Blouse", "Jeans"], {1}),
+    ):
+        for split in ("train", "val", "test"):
+            index = prepared[name].split(split).index
+            assert index.categories.tolist() == categories
+            assert set(index.category.tolist()) == label
+    types = {"a-line": "shape", "acid wash jean": "texture", "abstract print": "texture"}
+    dataset = prepared["deepfashion_attributes"]
+    assert dataset.summary["attribute_types"] == types
+    split = dataset.split("train")
+    assert split.index.attributes.tolist() == list(types)
+    assert split.index.attribute_values(np.array([3, 0])).tolist() == [[0, 1, -1], [0, 0, -1]]
+
+
+C2S, INSHOP, COARSE, FINE = WRITERS
+FIRST, SHOP = (f"img/TROUSERS/Jeans/id_00000001/{name}_01.jpg" for name in ("comsumer", "shop"))
+POSE = "img/WOMEN/Blouses_Shirts/id_00000001/01_1_pose.jpg"
+LIST, BOXES, POINTS = trees.PARTITION, trees.C2S_BOXES, trees.C2S_LANDMARKS
+LABELS, SIGNS = "Anno/list_category_img.txt", "Anno/list_attr_img.txt"
+CATEGORIES, ATTRIBUTES = "Anno/list_category_cloth.txt", "Anno_fine/list_attr_cloth.txt"
+OUTSIDE = "is outside the image of 24x36 pixels"
+DRESS = (f"2 1  {trees.POINTS[2]}", f"3 1  {trees.POINTS[3]}")
+BAD_ROWS = [
+    (C2S, LIST, 3, "train", "trian", "value", "field 'evaluation_status': expected train, val or"),
+    (C2S, LIST, 4, "train", "test", "contradiction", "item 'id_00000001' is in split 'train' at"),
+    (C2S, LIST, 3, " id_00000001 ", " ", "format", "expected 4 fields (image_pair_name_1, image"),
+    (C2S, LIST, 3, "id_00000001 ", "id_9 ", "reference", "field 'item_id': 'id_9' is not in"),
+    (C2S, LIST, 3, "img/T", "img/../T", "value", "field 'image_name': expected img/..., got"),
+    (C2S, BOXES, 3, "002 003", "023 003", "box", "field 'x_2': the box has no size: 23 is not ab"),
+    (C2S, BOXES, 3, "023", "0x7", "box", "field 'x_2': expected a number of pixels, got '0x7'"),
+    (C2S, BOXES, 3, "023", "026", "box", f"field 'x_2': 26 {OUTSIDE}"),
+    (C2S, BOXES, 3, " 2 2 ", " 4 2 ", "value", "field 'clothes_type': expected 1, 2 or 3, got"),
+    (C2S, BOXES, 3, " 2 2 ", " 2 3 ", "value", "field 'source_type': expected 1 or 2, got '3'"),
+    (C2S, BOXES, 3, " 033", "", "format", "expected 7 fields (image, clothes_type, source_type, "),
+    (C2S, POINTS, 3, "  0 008 004", "", "landmarks", "clothes type 2 has 4 landmarks, which take"),
+    (C2S, POINTS, 3, "0 008 004  0", "", "landmarks", "clothes type 2 has 4 landmarks, which take"),
+    (C2S, POINTS, 3, "004", "0.4", "landmarks", "expected a whole number, got '0.4'"),
+    (C2S, POINTS, 3, "0 008", "3 008", "landmarks", "expected a visibility of 0, 1 or 2, got 3"),
+    (C2S, POINTS, 3, "008 004", "026 004", "landmarks", f"landmark (26, 4) {OUTSIDE}"),
+    (C2S, POINTS, 3, *DRESS, "contradiction", "field 'clothes_type': is 3 here and 2 at "),
+    (INSHOP, LIST, 3, "train", "val", "value", "field 'evaluation_status': expected train, query"),
+    (INSHOP, LIST, 4, "train", "query", "contradiction", "item 'id_00000001' is in split 'train'"),
+    (INSHOP, LIST, 4, "02_4", "01_1", "duplicate", f"{POSE!r} of item 'id_00000001' is listed"),
+    (INSHOP, trees.INSHOP_BOXES, 3, " 2 1 ", " 2 7 ", "value", "field 'pose_type': expected 1, 2"),
+    (INSHOP, "Anno/list_item_inshop.txt", 1, "7", "8", "format", "says that there are 8 rows; the"),
+    (COARSE, LIST, 4, "00002", "00001", "duplicate", "'img/Sheer_Pleated-Front_Blouse/img_0000"),
+    (COARSE, LABELS, 3, "   1", "   51", "value", "field 'category_label': expected 1 to 3, got"),
+    (COARSE, SIGNS, 3, "-1 ", "-2 ", "value", "expected 1, -1 or 0, got '-2'"),
+    (COARSE, SIGNS, 3, "-1 ", " ", "value", "expected 3 values, got 2"),
+    (FINE, "Anno_fine/train.txt", 2, "img/", "", "value", "field 'image_name': expected img/..., "),
+    (FINE, "Anno_fine/test.txt", 2, "6.jpg", "1.jpg", "contradiction", f"item '{JEANS}1.jpg' is "),
+    (FINE, "Anno_fine/val_cate.txt", 1, "2", "51", "value", "field 'category_label': expected 1 t"),
+    (FINE, "Anno_fine/test_bbox.txt", 2, "034", "", "box", "expected 4 numbers, got '002 003 023'"),
+    (FINE, "Anno_fine/train_attr.txt", 3, "1 1", "1 -1", "value", "expected 2 values of 1 or 0, g"),
+    # Without one of the names, all after it would be their neighbors': no kind is left out.
+    (COARSE, CATEGORIES, 3, "1", "4", "", "expected a name and a type (1, 2 or 3), got 'Blouse  4"),
+    (COARSE, CATEGORIES, 3, "1", "", "", "expected a name and a type (1, 2 or 3), got 'Blouse'"),
+    (FINE, ATTRIBUTES, 4, "6", "x", "", "expected a name and a type, got 'tight  x'"),
+    (FINE, ATTRIBUTES, 1, "2", "3", "", "says that there are 3 rows; there are 2"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("file", "line", "old", "new", "message"),
-    [
-        ("train.txt", 2, "img/", "", "field 'image_name': expected img/..., got 'Two-Tone"),
-        ("val_cate.txt", 1, "2", "51", "field 'category_label': expected 1 to 2, got '51'"),
-        ("test_bbox.txt", 2, "034", "", "expected 4 fields (x_1, y_1, x_2, y_2), got 3"),
-        ("test_bbox.txt", 2, "002", "2.5", "field 'x_1': expected a whole number of pixels"),
-        ("train_attr.txt", 3, "1 1", "1 1 0", "expected 2 values, got 3"),
-        ("train_attr.txt", 3, "1 1", "1 -1", "expected 1 or 0, got '-1'"),
-    ],
+    ("download", "file", "line", "old", "new", "kind", "text"), BAD_ROWS, indirect=["download"]
 )
-def test_fine_bad_line(fine, file, line, old, new, message):
-    trees.edit(fine / "Anno_fine" / file, line, old, new)
-    (found,) = problems_of("deepfashion_fine", fine)
-    assert found.startswith(f"Anno_fine/{file}:{line}: {message}")
-    kept = load("deepfashion_fine", fine, on_error="skip").summary["splits"]
-    assert sum(kept[split]["shop_photos"] for split in kept) == 5
+def test_bad_row(download, file, line, old, new, kind, text):
+    name, root = download
+    trees.edit(root / file, line, old, new)
+    if not kind:
+        with pytest.raises(AnnotationError, match=re.escape(f"{root}/{file}:{line}: {text}")):
+            load(name, root, on_error="skip")
+        return
+    problems = check(name, root).fatal
+    assert {problem[:2] for problem in problems} == {(kind, f"{root}/{file}:{line}")}
+    assert len(problems) <= (2 if name == C2S else 1)  # a pair that is wrong has two images
+    assert problems[0].text.startswith(text)
 
 
-def test_fine_lines_that_may_belong_to_a_neighbor_are_never_skipped(fine):
-    trees.write_lines(fine / "Anno_fine/train_attr.txt", ["1 1", "1 0"])
-    (found,) = problems_of("deepfashion_fine", fine, on_error="skip")
-    assert found == (
-        "Anno_fine/train_attr.txt: has 2 lines, expected 3, a line for each photo of train.txt"
-    )
+def test_problems_between_files(download):
+    name, root = download
+    (root / FIRST).unlink()
+    content = (root / SHOP).read_bytes()
+    (root / SHOP).write_bytes(content[: len(content) // 2])
+    customers, shops = trees.c2s_photos(2).values()
+    trees.edit(root / BOXES, 7, customers[0], "img/other.jpg")
+    trees.edit(root / BOXES, 8, " 3 2 ", " 3 1 ")
+    trees.append(root / BOXES, f"{shops[1]} 3 1 001 003 023 034")
+    trees.append(root / LIST, f"{shops[0]} {shops[1]} id_00000002 train")
+    expected = [
+        ("contradiction", BOXES, 31, f"field 'image': {shops[1]!r} has another box at {root}"),
+        ("missing_image", LIST, 3, f"{FIRST}: no such file"),
+        ("unreadable_image", LIST, 3, f"{SHOP}: "),
+        ("reference", LIST, 7, f"field 'image': {customers[0]!r} is not in "),
+        ("contradiction", LIST, 9, f"{customers[1]!r} is a customer image here, but of source_typ"),
+        ("contradiction", LIST, 31, f"{shops[0]!r} is a customer image here, but of source_type 1"),
+    ]
+    for problem, (kind, file, line, text) in zip(check(name, root).fatal, expected, strict=True):
+        assert problem[:2] == (kind, f"{root}/{file}:{line}")
+        assert problem.text.startswith(text)
 
 
-def test_fine_lines_are_those_of_their_photos(fine):
-    for name in ("train.txt", "train_cate.txt", "train_bbox.txt", "train_attr.txt"):
-        path = fine / "Anno_fine" / name
-        lines = path.read_text().splitlines()
-        blank = 0 if name == "train_cate.txt" else 1
-        path.write_text("\n".join([*lines[:blank], "", *lines[blank:]]) + "\n")
-    (found,) = problems_of("deepfashion_fine", fine, on_error="skip")
-    assert found == "Anno_fine/train_cate.txt:2: train.txt has no photo on this line"
+def test_bad_rows_stop_or_are_left_out(download, capsys):
+    name, root = download
+    (root / FIRST).unlink()
+    trees.edit(root / BOXES, 4, "002 003", "023 003")
+    trees.edit(root / LIST, 30, "test", "dev")
+    for policy, stopping in (("", 3), ("error", 3), ("box, missing_image", 1)):
+        with pytest.raises(AnnotationError) as caught:
+            load(name, root, on_error=policy)
+        assert len(caught.value.problems) == stopping
+        assert not list((root.parent / "data").glob("*/*/*"))
+    with pytest.raises(DatasetError, match=r"--on_error='drop': 'drop' is neither error nor skip"):
+        load(name, root, on_error="drop")
+    dataset = load(name, root, on_error="skip")
+    printed = capsys.readouterr().out
+    assert f"Left out: {root}/{LIST}:3: {FIRST}: no such file" in printed
+    assert "(3 bad rows were left out)" in printed
+    assert dataset.summary["skipped_rows"] == 3
+    assert dataset.summary["problems"] == {"box": 1, "missing_image": 1, "value": 1}
+    # The images of the last pair, which is left out, are in other pairs too.
+    assert counts(dataset, "customer_photos", "pairs")["train"] == (6, 12)
+    assert counts(dataset, "customer_photos", "pairs")["test"] == (4, 8)
 
 
-def test_fine_a_photo_in_two_splits_with_two_boxes(fine):
-    image = "img/Two-Tone_Jeans/img_00000001.jpg"
-    trees.edit(fine / "Anno_fine/test.txt", 2, "00000006", "00000001")
-    trees.edit(fine / "Anno_fine/test_bbox.txt", 2, "002", "001")
-    _, found = problems_of("deepfashion_fine", fine)  # the first: it is listed twice
-    assert found == (
-        f"Anno_fine/test_bbox.txt:2: field 'image_name': {image!r} has another box at "
-        f"{fine}/Anno_fine/train_bbox.txt:1"
-    )
+def test_oddities_are_noted_once(download, capsys):
+    """Repeated rows, rows of no image, and a pixel over the edge are no problems."""
+    name, root = download
+    boxes = root / BOXES
+    trees.append(root / LIST, (root / LIST).read_text().split("\n")[2])
+    trees.edit(boxes, 3, "002 003 023 033", "-01 003 025 037")
+    trees.append(boxes, boxes.read_text().split("\n")[2])
+    trees.append(boxes, "img/unlisted.jpg 1 1 0 0 9 9")
+    second = FIRST.replace("01.jpg", "02.jpg")
+    trees.edit(root / POINTS, 3, "008 004", "024 004")
+    trees.edit(root / POINTS, 4, f"{second} ", "img/other.jpg ")
+    dataset = load(name, root)
+    expected = [
+        *("box moved to the image's edge", "box of no listed image", "image without landmarks"),
+        *("landmark moved to the image's edge", "landmarks of no listed image"),
+        "repeated row of box",
+    ]
+    assert dataset.summary["notes"] == dict.fromkeys(expected, 1)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if "Noted" in line] == [f"Noted: {it}: 1" for it in expected]
+    train = records(dataset.split("train"))
+    assert train[FIRST].box == (0, 3, 24, 36)
+    assert train[FIRST].landmarks[4].tolist() == [0, 23, 4]
+    assert (train[second].landmarks == -1).all()
+    assert train[second].clothes_type == 2
 
 
-def test_preparing_needs_no_tensorflow(downloads, tmp_path):
-    source = downloads["deepfashion_c2s"]
-    lines = run_python(WITHOUT_TENSORFLOW, "deepfashion_c2s", source, tmp_path).splitlines()
-    assert lines[-2].endswith("(36, 24, 3) 8")
+def test_unreadable_file(download):
+    name, root = download
+    for content, message in {
+        b"": ":1: expected the number of rows, got ''",
+        b"9" * 5000: ":1: expected the number of rows, got '999",
+        b"5\n": ":2: expected the names of the columns, got ''",
+        b"1\na.jpg b.jpg id train\n": ":2: expected the names of the columns, got 'a.jpg b",
+        b"0\nimage_pair_name_1\n": ":1: has no rows, expected 0",
+        b"1\nimage_pair_name_1\n\nimg/caf\xe9.jpg\n": ":4: not UTF-8: byte 0xe9",
+    }.items():
+        (root / LIST).write_bytes(content)
+        with pytest.raises(AnnotationError, match=re.escape(f"{root}/{LIST}{message}")):
+            load(name, root, on_error="skip")
 
 
-def test_check_command_takes_a_manifest(tmp_path, capsys):
-    path = write_manifest(tmp_path, ["s.jpg,a,shop,train", "gone.png,a,customer,train"])
-    assert prepare.main(["--dataset=manifest", f"--source={path}", "--check"]) == 2
-    out = capsys.readouterr().out
-    assert f"{path}:3: field 'image': gone.png: no such file" in out
-    assert "  missing photo: 1" in out
+@pytest.mark.parametrize("download", WRITERS, indirect=True)
+def test_wrong_source(download, tmp_path):
+    name, root = download
+    for source, message in (
+        ("", rf"dataset\.source is empty: give what {name} is prepared from"),
+        (tmp_path, rf"(Eval|Anno_fine)/list_.*\.txt, .* missing, which {name} has"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            load_from(name, source, tmp_path)
+    next(path for path in (root / "Img", root / "img") if path.exists()).rename(root / "photos")
+    with pytest.raises(DatasetError, match="has neither a folder img nor Img/img"):
+        load(name, root)
 
 
-def test_c2s_a_photo_of_two_items_is_stored_for_each(c2s):
-    photos = trees.c2s_photos(2)
-    row = f"{photos['customer'][0]}   {C2S_SHOP}   id_00000002   train"
-    trees.append(c2s / trees.PARTITION, row)
-    dataset = load("deepfashion_c2s", c2s)
+def test_changed_annotations_are_prepared_anew(download, capsys):
+    name, root = download
+    first = load(name, root)
+    assert load(name, root).directory == first.directory
+    trees.edit(root / BOXES, 3, "002", "001")
+    second = load(name, root)
+    assert f"  {first.directory.parent}\n" in capsys.readouterr().out
+    (root / POINTS).unlink()
+    third = load(name, root)
+    older = sorted(f"  {dataset.directory.parent}" for dataset in (first, second))
+    assert [line for line in capsys.readouterr().out.split("\n") if line.startswith("  ")] == older
+    assert (third.split("train").record(0).landmarks == -1).all()
+
+
+def test_prepare_command(download, tmp_path, capsys):
+    name, root = download
+    command = [f"--dataset={name}", f"--source={root}", f"--dir={tmp_path}/data"]
+    assert prepare.main([*command, "--check"]) == 0
+    checked = capsys.readouterr().out.splitlines()
+    assert checked[-1] == "No problems."
+    assert not (tmp_path / "data").exists()
+    assert prepare.main(command) == 0
+    printed = capsys.readouterr().out.splitlines()
+    for rows in ([line.split() for line in lines] for lines in (checked, printed)):
+        # Images, categories, items, customer and shop images, pairs, queries and gallery.
+        assert ["train", "16", "3", "4", "8", "8", "16", "8", "8"] in [row[:9] for row in rows]
+    assert printed[-1].startswith(f"Next: python train.py --config=configs/grnet.py:{name} ")
+    (root / FIRST).unlink()
+    trees.edit(root / BOXES, 4, "002 003", "023 003")
+    assert prepare.main([*command, "--check"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f"{root}/") for line in lines) == 2
+    assert {"  box: 1", "  missing_image: 1"} <= set(lines)
+    assert lines[-1].startswith("2 bad rows, 2 problems that stop preparing; --on_error=skip")
+
+
+def test_fine_lines_that_may_belong_to_a_neighbor_always_stop(tmp_path):
+    root = trees.write_fine(tmp_path / "download")
+    path = root / "Anno_fine/train_attr.txt"
+    for lines, text in (
+        (["1 1", "1 0"], "3: has 2 lines, expected 3, one for each image of train.txt"),
+        (["1 1", "", "1 0", "1 1"], "2: has 3 lines, expected 3, one for each image of train.txt"),
+    ):
+        trees.write_lines(path, lines)
+        with pytest.raises(AnnotationError) as caught:
+            load(FINE, root, on_error="skip")
+        assert caught.value.problems[0].startswith(f"{path}:{text}")
+
+
+def test_c2s_an_image_of_two_items_is_a_record_of_each(download):
+    name, root = download
+    customer = trees.c2s_photos(2)["customer"][0]
+    trees.append(root / LIST, f"{customer}   {SHOP}   id_00000002   train")
+    dataset = load(name, root)
     split = dataset.split("train")
-    rows = [n for n in range(len(split)) if split.index.photo_id[n] == C2S_SHOP]
+    rows = np.flatnonzero(split.index.photo_id == SHOP)
     assert [split.record(n).item_id for n in rows] == ["id_00000001", "id_00000002"]
-    assert len({int(split.index.content[n]) for n in rows}) == 1
-    # The item's other customer photo is paired with it too.
-    assert dataset.summary["splits"]["train"]["pairs"] == 18
-    assert dataset.summary["facts"]["pairs_listed"] == 29
+    assert len(set(split.index.content[rows])) == 1
+    # The item's other customer image is paired with it too.
+    assert counts(dataset, "pairs")["train"] == (18,)
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
-    [
-        ("list_category_cloth.txt", " 1", " one", "field 'category_type': expected 1, 2 or 3, got"),
-        ("list_category_cloth.txt", " 1", "", "expected 2 fields (category_name, category_type)"),
-        ("list_attr_cloth.txt", " 1", "", "field 'attribute_type': expected a number, got 'jean'"),
-    ],
-)
-def test_a_wrong_name_is_never_skipped(attributes, file, old, new, message):
-    """Left out, it would shift all names after it."""
-    trees.edit(attributes / "Anno" / file, 4, old, new)
-    (problem,) = problems_of("deepfashion_attributes", attributes, on_error="skip")
-    assert problem.startswith(f"Anno/{file}:4: {message}")
-
-
-def test_attributes_are_apart_from_those_not_known(downloads):
-    dataset = load("deepfashion_attributes", downloads["deepfashion_attributes"])
-    names = ["a-line", "abstract print", "acid wash jean"]  # in the index sorted
-    assert dataset.summary["attribute_types"] == {
-        "a-line": "shape",
-        "acid wash jean": "texture",
-        "abstract print": "texture",
-    }
-    split = dataset.split("train")
-    # Of the blouses all is -1 or unknown, and no photo of any split is an a-line: it has no column.
-    assert split.index.attributes.tolist() == names[1:]
-    values = split.index.attribute_values(np.arange(len(split)))
-    for row in range(len(split)):
-        record = split.record(row)
-        assert record.unknown_attributes == ("abstract print",)
-        jeans = record.category == "Jeans"
-        assert record.attributes == (("acid wash jean",) if jeans else ())
-        assert values[row].tolist() == [-1, int(jeans)]
-    reversed_rows = np.arange(len(split))[::-1]
-    np.testing.assert_array_equal(split.index.attribute_values(reversed_rows), values[::-1])
-
-
-def test_joined_splits_hold_the_photos_of_both(downloads):
-    dataset = load("deepfashion_c2s", downloads["deepfashion_c2s"])
-    val, test = dataset.split("val"), dataset.split("test")
-    joined = dataset.joined(("test", "val"))
-    assert joined.name == "test+val"
-    assert len(joined) == len(test) + len(val)
-    for row in range(len(joined)):
-        split, own = (test, row) if row < len(test) else (val, row - len(test))
-        ours, theirs = joined.record(row), split.record(own)
-        assert (ours.photo_id, ours.image) == (theirs.photo_id, theirs.image)
-        assert joined.index.items[joined.index.item[row]] == ours.item_id
-        assert joined.index.photo_id[row] == ours.photo_id
-        assert joined.index.box[row].tolist() == list(ours.box)
-    rows = np.arange(len(joined))
-    np.testing.assert_array_equal(
-        joined.index.attribute_values(rows),
-        np.concatenate([part.index.attribute_values(np.arange(len(part))) for part in (test, val)]),
-    )
-    assert joined.index.attribute_values(rows).any()
-    pairs = {tuple(joined.index.photo_id[pair]) for pair in joined.pairs()}
-    apart = {tuple(part.index.photo_id[pair]) for part in (test, val) for pair in part.pairs()}
-    assert pairs == apart
-    assert dataset.joined(("val",)) is val
-
-
-def test_contents_are_numbered_alike_in_all_splits(c2s):
-    """One shop photo stands under an item of train and, byte for byte, under one of test."""
-    twin = c2s / trees.c2s_photos(6)["shop"][0]
-    twin.write_bytes((c2s / trees.c2s_photos(1)["shop"][1]).read_bytes())
-    dataset = load("deepfashion_c2s", c2s)
-    contents = {
-        str(name): int(content)
-        for name in dataset.splits
-        for name, content in zip(
-            dataset.split(name).index.photo_id, dataset.split(name).index.content, strict=True
-        )
-    }
-    ours = contents[trees.c2s_photos(6)["shop"][0]]
-    assert ours == contents[trees.c2s_photos(1)["shop"][1]]
-    assert list(contents.values()).count(ours) == 2
+def test_contents_are_numbered_alike_in_all_splits(download):
+    """One shop image stands under an item of train and, byte for byte, under one of test."""
+    name, root = download
+    first, twin = (trees.c2s_photos(item)["shop"][place] for item, place in ((1, 1), (6, 0)))
+    (root / twin).write_bytes((root / first).read_bytes())
+    contents, dataset = {}, load(name, root)
+    for index in (dataset.split(split).index for split in dataset.splits):
+        contents |= dict(zip(index.photo_id.tolist(), index.content.tolist(), strict=True))
+    assert contents[twin] == contents[first]
     assert len(set(contents.values())) == len(contents) - 1
-
-
-def test_photos_that_arrive_later_are_told_of(c2s, capsys):
-    content = (c2s / C2S_FIRST).read_bytes()
-    (c2s / C2S_FIRST).unlink()
-    dataset = load("deepfashion_c2s", c2s, on_error="missing photo")
-    assert dataset.summary["missing_photos"] == [C2S_FIRST]
-    load("deepfashion_c2s", c2s, on_error="missing photo")
-    assert "are there now" not in capsys.readouterr().out
-    (c2s / C2S_FIRST).write_bytes(content)
-    load("deepfashion_c2s", c2s, on_error="missing photo")
-    said = f"1 photos that were missing when {dataset.directory} was prepared are there now"
-    assert said in capsys.readouterr().out

@@ -8,6 +8,7 @@ import shutil
 import unicodedata
 
 import numpy as np
+import pandas as pd
 import pytest
 from etils import epath
 from PIL import Image
@@ -17,7 +18,7 @@ from input_pipeline.builder import Resize
 from input_pipeline.datasets import folder, manifest
 from input_pipeline.images import load_image
 from input_pipeline.masks import to_mask
-from input_pipeline.table import KINDS, check_table, parse_on_error
+from input_pipeline.table import KINDS, Problem, check_table, parse_on_error
 from tests.input_pipeline.conftest import IMAGE, check, load, photo_bytes, write_manifest
 
 PLAIN, BOX = "image,item_id,domain,split", "x_1,y_1,x_2,y_2"
@@ -350,6 +351,16 @@ def test_findfashion_beside_the_paper(tmp_path):
     assert {line["what"]: line["listed"] for line in release}["hard_view test queries"] == 2
     with pytest.raises(AnnotationError, match="column 'occluded' is missing"):
         check("findfashion", write_manifest(tmp_path, [GOOD]))
+
+
+def test_what_a_merge_leaves_empty_is_not_known(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(photo_bytes())
+    row = {"image": "a.jpg", "path": f"{tmp_path}/a.jpg", "split": "test", "source": "list:1"}
+    others = dict.fromkeys(("category", "view", "landmarks", "segmentation", "attributes", "x_1"))
+    wrong = {"source": "boxes:7", "problems": (Problem("box", "boxes:7", "is none"),)}
+    table, problems, _ = check_table(pd.DataFrame([{**row, **others}, wrong]), 1000)
+    assert (table["category"][0], table["view"][0], table["attributes"][0]) == ("", -1, ())
+    assert [str(problem) for problem in problems] == ["boxes:7: is none"]
 
 
 FOLDERS = {  # image, and its item, domain, split and category; None: a problem
