@@ -163,12 +163,6 @@ def _check_header(source: str, header: list[str], known: Sequence[str]) -> list[
     return header
 
 
-def to_numbers(cells: pd.Series) -> pd.Series:
-    """Returns float64 numbers of cells; NaN for what is empty, not a number or not finite."""
-    numbers = pd.to_numeric(cells, errors="coerce").astype(np.float64)
-    return numbers.where(np.isfinite(numbers))
-
-
 def read_json(path: epath.Path, compact: Any = None) -> Any:
     """Reads a JSON file in UTF-8.
 
@@ -206,25 +200,17 @@ def _to_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 20 else float(digits)
 
 
-def is_number(value: object) -> bool:
-    """Returns whether a JSON value is a finite number."""
-    return type(value) in (int, float) and abs(value) < float("inf")  # type: ignore[arg-type]
-
-
-def is_whole(value: object, least: int = 0, most: int = 10**9 - 1) -> bool:
-    """Returns whether a JSON value is a whole number in a range."""
-    return type(value) is int and least <= value <= most
-
-
 def short(value: object) -> str:
     """Returns what messages call a value, however long or deep it is."""
     if value is _TWICE:
         return "two values"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple | np.ndarray):
-        if len(value) > 4 or any(isinstance(part, list | Mapping) for part in value):
-            return f"a list of {len(value)}"
-        return f"[{', '.join(map(short, value))}]"
+    if isinstance(value, Mapping | list | tuple | np.ndarray):
+        named = isinstance(value, Mapping)
+        inside = list(value.values()) if named else value
+        if len(inside) > 4 or any(isinstance(part, list | Mapping) for part in inside):
+            return "an object" if named else f"a list of {len(value)}"
+        names = [f"{short(name)}: " if named else "" for name in value]
+        text = ", ".join(name + short(part) for name, part in zip(names, inside, strict=True))
+        return f"{{{text}}}" if named else f"[{text}]"
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -20,19 +20,8 @@ KIND = "objects"
 KNOWN_FAULTS = ("missing_image",)  # PaperDoll's images are another download
 # By the ids of the annotation file, which spells the last one in another way.
 CLASSES: Mapping[int, str] = {
-    1: "bag",
-    2: "belt",
-    3: "boots",
-    4: "footwear",
-    5: "outer",
-    6: "dress",
-    7: "sunglasses",
-    8: "pants",
-    9: "top",
-    10: "shorts",
-    11: "skirt",
-    12: "headwear",
-    13: "scarf & tie",
+    **{1: "bag", 2: "belt", 3: "boots", 4: "footwear", 5: "outer", 6: "dress", 7: "sunglasses"},
+    **{8: "pants", 9: "top", 10: "shorts", 11: "skirt", 12: "headwear", 13: "scarf & tie"},
 }
 # For each category of Street2Shop the classes that show it, the likeliest first.
 STREET2SHOP_CLASSES: Mapping[str, tuple[str, ...]] = {
