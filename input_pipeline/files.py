@@ -205,12 +205,11 @@ def short(value: object) -> str:
     if value is _TWICE:
         return "two values"
     if isinstance(value, Mapping | list | tuple | np.ndarray):
-        named = isinstance(value, Mapping)
-        inside = list(value.values()) if named else value
-        if len(inside) > 4 or any(isinstance(part, list | Mapping) for part in inside):
-            return "an object" if named else f"a list of {len(value)}"
-        names = [f"{short(name)}: " if named else "" for name in value]
-        text = ", ".join(name + short(part) for name, part in zip(names, inside, strict=True))
-        return f"{{{text}}}" if named else f"[{text}]"
+        fields = value if isinstance(value, Mapping) else dict(enumerate(value))
+        if len(fields) > 4 or any(isinstance(part, list | Mapping) for part in fields.values()):
+            return "an object" if fields is value else f"a list of {len(value)}"
+        if fields is value:
+            return f"{{{', '.join(f'{short(name)}: {short(fields[name])}' for name in fields)}}}"
+        return f"[{', '.join(map(short, value))}]"
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

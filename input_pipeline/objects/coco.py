@@ -61,7 +61,7 @@ class _Image(Entry):
 
 class _Category(Entry):
     id: Whole = declare("format", "a whole number")
-    name: _Text = declare("format", "a name")
+    name: Any = None  # what it is matters only where the caller does not name the categories
 
 
 class _Annotation(Entry):
@@ -191,6 +191,8 @@ def _check_categories(
 ) -> tuple[pd.DataFrame, Mapping[int, str]]:
     """Returns the files' categories, and the names of all by id."""
     if names is None:
+        named = rows["name"].map(lambda name: isinstance(name, str) and name.strip() != "")
+        rows = _expect(rows, named, "name", "format", "a name")
         good = rows[is_right(rows)].drop_duplicates("id").drop_duplicates("name")
         names = dict(zip(good["id"], good["name"], strict=True))
         same = rows["id"].map(names).astype(object) == rows["name"]
