@@ -20,6 +20,7 @@ annotations has `folder_name(source)` and `contents(source, options)`.
 
 import hashlib
 import importlib
+import itertools
 import os
 import pkgutil
 import re
@@ -98,7 +99,7 @@ class Registered:
             if missing := [name for name in self.module.REQUIRED if not found[name]]:
                 text = f"{', '.join(missing)} missing, which {self.name} has"
                 raise DatasetError(f"{root} (dataset.source): {text}")
-            digest = fingerprint(sum(found.values(), []))
+            digest = fingerprint(itertools.chain(*found.values()))
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.stem) or "release"
         return f"{stem}-{digest[:12]}"
 
@@ -147,10 +148,10 @@ def find_file(root: epath.Path, name: str) -> epath.Path | None:
     return next(iter(find_files(root, name)), None)
 
 
-def fingerprint(files: Iterable[epath.Path]) -> str:
-    """Returns a digest of files' names and, of few, their content, else their sizes."""
+def fingerprint(files: Iterable[epath.Path], *texts: str) -> str:
+    """Returns a digest of files' names and, of few, their content, else their sizes; and texts."""
     files = list(files)
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogateescape"), digest_size=16)
     for path in files:
         digest.update(f"{path.name}\0".encode())
         try:

@@ -6,7 +6,6 @@ category, x_1, y_1, x_2, y_2, view, occluded, cropped. See `files.read_csv` for 
 """
 
 import functools
-import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import datasets, files
 from input_pipeline.errors import DatasetError
 from input_pipeline.table import BOX, THREADS, mark
 
@@ -54,10 +53,8 @@ def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
 def fingerprint(source: epath.Path) -> str:
     """Returns a digest of the CSV and of the sizes of its images, wherever they lie."""
     paths = to_table(source)["path"].drop_duplicates()
-    digest = hashlib.blake2b(source.read_bytes(), digest_size=16)
     with ThreadPoolExecutor(THREADS) as pool:
-        digest.update(" ".join(map(str, pool.map(_size, paths))).encode())
-    return digest.hexdigest()
+        return datasets.fingerprint([source], *map(str, pool.map(_size, paths)))
 
 
 def _size(path: str) -> int:

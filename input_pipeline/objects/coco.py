@@ -131,10 +131,11 @@ def split_of(key: int | str, shares: Mapping[str, float]) -> str:
 
 def _compact(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields that are read, with polygons as float64 arrays."""
-    kept = {name: value for name, value in fields.items() if name in _READ}
-    return (
-        kept | {"segmentation": to_arrays(kept["segmentation"])} if "segmentation" in kept else kept
-    )
+    return {
+        name: to_arrays(value) if name == "segmentation" else value
+        for name, value in fields.items()
+        if name in _READ
+    }
 
 
 def _read_file(path: epath.Path, split: str) -> dict[str, pd.DataFrame]:
@@ -214,8 +215,8 @@ def _check_objects(
     rows = _expect(rows, rows["image_source"].notna(), "image_id", *_OF_IMAGE)
     rows = _expect(rows, rows["category"].notna(), "category_id", *_OF_CATEGORY)
     rows = rows[~is_right(rows) | rows["right"].eq(True)]
-    box = np.array([box or [np.nan] * 4 for box in rows["bbox"]], np.float64)
-    box = box.reshape(-1, 4) + np.pad(box.reshape(-1, 4)[:, :2], [(0, 0), (2, 0)])
+    box = np.array([box or [np.nan] * 4 for box in rows["bbox"]], np.float64).reshape(-1, 4)
+    box[:, 2:] += box[:, :2]
     box = np.clip(box, -1e9, 1e9).astype(np.float32)  # sums of decimals end where they should
     return rows.assign(
         **dict(zip(BOX, box.T.astype(np.float64), strict=True)),
