@@ -60,9 +60,8 @@ def _to_landmarks(numbers: list[int]) -> np.ndarray:
     x, y, visibility = np.array(numbers, np.int32).reshape(-1, 3).T
     if not np.isin(visibility, (0, 1, 2)).all():
         raise ValueError("no such visibility")
-    return np.column_stack(
-        [_VISIBILITIES[visibility], *(np.where(visibility, side, 0) for side in (x, y))]
-    )
+    seen = visibility > 0
+    return np.column_stack([_VISIBILITIES[visibility], x * seen, y * seen])
 
 
 _Level = Annotated[int, declare("value", "1, 2 or 3", ge=1, le=3)]
