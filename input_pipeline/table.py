@@ -70,7 +70,10 @@ _DEFAULTS: Mapping[str, Any] = {
     "crowd": False,
 }
 _SOURCES = ("image_source", "box_source", "landmarks_source")
-_OF_CHECKS = ("source", *_SOURCES, "problems", "turn", "header", "said_height", "said_width")
+_OF_CHECKS = {
+    *("source", *_SOURCES, "problems", "turn", "header", "said_height", "said_width"),
+    *("first", "there", "text"),
+}
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -359,7 +362,7 @@ def _fit_landmarks(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
     if not where.size:
         return rows
     landmarks = rows["landmarks"].to_numpy(object, copy=True)
-    bad, texts, moved = np.zeros(len(rows), bool), np.full(len(rows), "", object), 0
+    texts, moved = np.full(len(rows), "", object), 0
     sizes = rows[["width", "height"]].to_numpy(np.int64)
     for index in where:
         points = landmarks[index].copy()
@@ -367,14 +370,13 @@ def _fit_landmarks(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
         points[seen, 1:] = np.clip(points[seen, 1:], 0, sizes[index] - 1)
         distance = np.abs(points - landmarks[index])[:, 1:].max(axis=1, initial=0)
         if distance.max(initial=0) > _EDGE:
-            bad[index] = True
             _, x, y = landmarks[index][distance.argmax()]
             texts[index] = f"landmark ({x}, {y})"
         moved += bool(0 < distance.max(initial=0) <= _EDGE)
         landmarks[index] = points
     notes["landmark moved to the image's edge"] += moved
     text = "{text} is outside the image of {width}x{height} pixels (upright)"
-    rows = mark(rows.assign(text=texts), bad, "landmarks", text, "landmarks_source")
+    rows = mark(rows.assign(text=texts), texts != "", "landmarks", text, "landmarks_source")
     return rows.assign(landmarks=landmarks)
 
 
@@ -405,7 +407,5 @@ def _check_relations(rows: pd.DataFrame) -> pd.DataFrame:
     right = rows[is_right(rows) & has_item]
     first = right.groupby(key, sort=False, dropna=False)["source"].transform("first")
     again = right.duplicated(key).reindex(rows.index, fill_value=False)
-    rows = rows.assign(first=first)
     text = "{image!r} of item {item_id!r} is listed at {first} already"
-    rows = mark(rows, again, "duplicate", text, "image_source")
-    return rows.drop(columns=["first", "there", "text"], errors="ignore")
+    return mark(rows.assign(first=first), again, "duplicate", text, "image_source")
