@@ -144,9 +144,8 @@ def read_csv(path: epath.Path, known: Sequence[str]) -> pd.DataFrame:
             rows.append([*(cells + [""] * count)[:count], source, wrong])
     except csv.Error as error:
         raise AnnotationError([f"{name}:{line}: not a CSV row: {error}"]) from error
-    if not rows:
-        said = "has a header and no rows" if header else "is empty"
-        raise AnnotationError([f"{attrs.get('header', f'{path}:1')}: {said}"])
+    if not header:
+        raise AnnotationError([f"{path}:1: is empty"])
     table = pd.DataFrame(rows, columns=[*header, "source", "error"], dtype=object)
     # The last of a name: a file may have a column source too.
     table = table.loc[:, (table.columns != "") & ~table.columns.duplicated("last")]

@@ -14,7 +14,7 @@ import pandas as pd
 from etils import epath
 
 from input_pipeline import datasets, files
-from input_pipeline.errors import DatasetError
+from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.table import BOX, mark
 
 _RETRIEVAL = ("item_id", "domain")
@@ -32,6 +32,8 @@ def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
     table = files.read_csv(source, _COLUMNS)
     labels = ("category",) if {*table} & {*_RETRIEVAL, "category"} == {"category"} else _RETRIEVAL
     box = BOX if {*BOX} & {*table} else ()
+    if table.empty:
+        raise AnnotationError([f"{table.attrs['header']}: has a header and no rows"])
     files.require_columns(table, [*dict.fromkeys(["image", "split", *labels, *box, *required])])
     unused = [name for name in table if name not in (*_COLUMNS, "source", "error")]
     rows = files.clean_cells(table, _OPTIONAL).drop(columns=unused)
