@@ -24,9 +24,9 @@ from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
 from grnet_jax.training.build import Run, build_run, restore_run
-from grnet_jax.training.checkpoints import read_config
+from grnet_jax.training.checkpoints import open_workdir, read_config
 from grnet_jax.visualization.result_page import write_result_page
-from input_pipeline import load_dataset
+from input_pipeline import check_folder, load_dataset, to_path
 
 _CONFIG_HELP = (
     "FILE.py[:DATASET]; DATASET is synthetic, manifest, ... Fields are set by "
@@ -48,7 +48,7 @@ def parse_eval_flags(argv: Sequence[str]) -> list[str]:
     with _one_message():
         workdir = _flag(argv, "workdir").split(",")[0]
         if workdir and not _flag(argv, "config"):
-            config = to_config_dict(read_config(epath.Path(workdir).expanduser()))
+            config = to_config_dict(read_config(open_workdir(workdir)))
             config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=list(argv))
         else:
             config_flags.DEFINE_config_file("config", None, _CONFIG_HELP, lock_config=True)
@@ -60,7 +60,8 @@ def parse_eval_flags(argv: Sequence[str]) -> list[str]:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     rest = flags.FLAGS(argv)
-    _ = flags.FLAGS.config  # a file that is missing is noticed only when it is asked for
+    if flags.FLAGS.config is not None:  # a file that is missing is noticed only when it is read
+        flags.FLAGS.config.to_dict()
     return rest
 
 
@@ -145,10 +146,12 @@ def evaluate(
         names = [name for name in workdir.split(",") if name] or [f"runs/{given.name}"]
         if len(names) > 1:
             measured = _open_ensemble(names, given, mesh)
-            to = epath.Path(output or f"runs/{measured.config.name}").expanduser()
+            to = to_path(output or f"runs/{measured.config.name}", "--output")
         else:
             measured = _open_run(names[0], given, mesh, output)
-            to = epath.Path(output or names[0]).expanduser()
+            to = to_path(output or names[0], "--output")
+        if jax.process_index() == 0:
+            check_folder(to)
         written: list[str] = []
         for evaluator in measured.evaluators.values():
             written += _report(evaluator.run(measured.variables, measured.step), measured, to)

@@ -12,6 +12,7 @@ from .config import (
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
 from .errors import AnnotationError, DatasetError, InputError
+from .files import check_folder, read_json, to_path, write_file
 from .images import (
     MAX_PIXELS,
     Box,
@@ -75,6 +76,7 @@ __all__ = [
     "benchmark_protocol",
     "build_transform",
     "check_box",
+    "check_folder",
     "crop_and_resize",
     "dataset_names",
     "encode_png",
@@ -87,6 +89,9 @@ __all__ = [
     "load_image",
     "pixel_box",
     "query_subsets",
+    "read_json",
     "steps_per_epoch",
+    "to_path",
     "train_batches",
+    "write_file",
 ]

@@ -1,8 +1,10 @@
 """Reads text, CSV and JSON files; mistakes are named by file and line."""
 
+import contextlib
 import csv
 import io
 import json
+import os
 import posixpath
 import re
 import string
@@ -15,7 +17,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from input_pipeline.errors import AnnotationError
+from input_pipeline.errors import AnnotationError, InputError
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # what .xlsx and .xls begin with
 _DELIMITERS = ",;\t"
@@ -32,6 +34,49 @@ def image_name(path: str) -> str:
     """Returns the one spelling of an image's path: without "./" and "//", letters composed."""
     bucket, mark, path = unicodedata.normalize("NFC", path).rpartition("://")
     return bucket + mark + (posixpath.normpath(path) if path else "")
+
+
+def to_path(text: str | os.PathLike, what: str) -> epath.Path:
+    """Returns the path that a user wrote, of a file system or a bucket.
+
+    Args:
+      text: the path.
+      what: the flag or field, for messages.
+
+    Raises:
+      InputError: it holds a NUL or has a scheme that nothing here reads.
+    """
+    if "\0" in os.fspath(text):
+        raise InputError(f"{what}={os.fspath(text)!r}: a path cannot hold a NUL")
+    try:
+        return epath.Path(text).expanduser()
+    except (KeyError, ValueError, ImportError, RuntimeError) as error:
+        raise InputError(
+            f"{what}={os.fspath(text)!r}: expected a path of this machine, gs:// or s3:// ({error})"
+        ) from error
+
+
+def write_file(path: epath.Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all: aside first, so that an older one stays until then.
+
+    Raises:
+      InputError: it cannot be written; folders on its way are made.
+    """
+    aside = path.parent / f"{path.name}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_folder(folder: epath.Path) -> None:
+    """Raises InputError unless files can be written to a folder, which is made; for long work."""
+    write_file(folder / ".writable", "")
+    (folder / ".writable").unlink()
 
 
 def read_text(path: epath.Path) -> str:

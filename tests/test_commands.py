@@ -299,9 +299,12 @@ def test_color_histogram_needs_no_training(data_dir, tmp_path):
         (["--config=configs/grnet.py", "--config.model.node_dim=many"], "node_dim"),
         (["--config=configs/grnet.py:street3shop"], "dataset.name='street3shop': expected one of"),
         (["--config=configs/grnet.py:deepfashion_c2s"], "dataset.source is empty"),
-        (["--config=configs/grnet.py:manifest"], "dataset.source is empty: give the path"),
+        (["--config=configs/grnet.py:manifest"], "dataset.source is empty: give what manifest"),
         (["--config.dataset.source=vast"], "expected one of small, tiny"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (["--config="], "Path to config file is an empty string"),
+        (["--workdir=runs/run[1]"], "--workdir='runs/run[1]': choose a path without [ ]"),
+        (["--workdir=https://host/run"], "--workdir='https://host/run': expected a path of this"),
         (["--confg=configs/grnet.py"], "Unknown command line flag 'confg'"),
         (["--config=configs/grnet.py", "extra"], "unexpected argument 'extra'"),
         (
@@ -311,7 +314,7 @@ def test_color_histogram_needs_no_training(data_dir, tmp_path):
     ],
 )
 def test_bad_flags_are_named(flags, message, tmp_path):
-    done = run("train.py", *flags, f"--workdir={tmp_path}")
+    done = run("train.py", f"--workdir={tmp_path}", *flags)
     assert done.returncode != 0
     assert message in done.stderr
     if "nothing.py" not in message:  # ml_collections itself prints one for a missing file

@@ -23,6 +23,7 @@ from input_pipeline import (
     LANDMARKS,
     VIEWS,
     CropBoxes,
+    write_file,
 )
 
 # Of the PDJ curve, in sides of the square that the network sees.
@@ -326,10 +327,9 @@ def write_recognition(
 ) -> str:
     """Writes `recognition.json`, shares in 0..1 and null where there is none; returns its path."""
     path = directory / "recognition.json"
-    directory.mkdir(parents=True, exist_ok=True)
     content = {"model": model, "step": step, **dataclasses.asdict(found)}
     content["pdj"] = [list(point) for point in zip(THRESHOLDS, found.pdj, strict=False)]
-    path.write_text(json.dumps(jax.tree.map(_plain, content), indent=2) + "\n")
+    write_file(path, json.dumps(jax.tree.map(_plain, content), indent=2) + "\n")
     return str(path)
 
 

@@ -11,6 +11,7 @@ from grnet_jax.evaluation.breakdowns import break_down
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import Calibration, OpenSet, RetrievalMetrics
 from grnet_jax.metrics import CalibrationSums
+from input_pipeline import write_file
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
@@ -77,8 +78,7 @@ def _figures(figures: RetrievalMetrics) -> dict[str, Any]:
 def write_results(directory: epath.Path, results: Mapping[str, Any]) -> str:
     """Writes what `results_dict` made as `results.json` and returns its path."""
     path = directory / "results.json"
-    directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    write_file(path, json.dumps(results, indent=2) + "\n")
     return str(path)
 
 

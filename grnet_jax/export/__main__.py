@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 import jax
-from etils import epath
 
 from grnet_jax.export.writing import PLATFORMS, export_matcher
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
+from input_pipeline import check_folder, to_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with session():
         run, state = restore_run(options.workdir, make_mesh())
         if jax.process_index() == 0:
-            output = epath.Path(options.output).expanduser()
+            output = to_path(options.output, "--output")
+            check_folder(output)
             platforms = options.platforms.split(",")
             written = export_matcher(
                 run.config, state.variables, int(state.step), output, platforms

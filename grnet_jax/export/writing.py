@@ -16,7 +16,7 @@ from grnet_jax import models
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.export.reading import DESCRIPTION, FORMAT
-from input_pipeline import ImageConfig, build_transform
+from input_pipeline import ImageConfig, build_transform, write_file
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -93,7 +93,7 @@ def export_matcher(
     }
     # Last, so that a folder with a description is whole.
     path = directory / DESCRIPTION
-    path.write_text(json.dumps(description, indent=2) + "\n")
+    write_file(path, json.dumps(description, indent=2) + "\n")
     return [str(path), *(str(directory / file["name"]) for file in files.values())]
 
 
@@ -113,7 +113,7 @@ def _many(arrays: Any, count: Any) -> Any:
 def _write(directory: epath.Path, name: str, half: jax.export.Exported) -> dict[str, str]:
     data = bytes(half.serialize())
     file = f"{name}.jax_export"
-    (directory / file).write_bytes(data)
+    write_file(directory / file, data)
     return {"name": file, "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -12,6 +12,7 @@ are no photos are named, passed over and counted.
 
 import argparse
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,10 @@ from input_pipeline import (
     ImageTransform,
     build_transform,
     check_box,
+    check_folder,
     load_image,
+    to_path,
+    write_file,
 )
 
 
@@ -47,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths = find_files(options.photos)
         if options.box is not None and len(paths) != 1:
             raise InputError(f"--box: is of one photo, but {len(paths)} were given")
-        workdir = epath.Path(options.workdir).expanduser()
+        workdir = to_path(options.workdir, "--workdir")
         labels = read_label_names(workdir)
         matcher = LoadedMatcher(*restore_run(workdir, make_mesh()))
-        output = epath.Path(options.output or workdir / "predictions").expanduser()
+        output = to_path(options.output or workdir / "predictions", "--output")
+        check_folder(output)
         predictions, skipped = _predict(matcher, labels, paths, options, output)
         path = output / "predictions.json"
         content = {
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "skipped": skipped,
         }
         if jax.process_index() == 0:
-            path.write_text(json.dumps(content, indent=2) + "\n")
+            write_file(path, json.dumps(content, indent=2) + "\n")
             print(f"\n{len(predictions):,} photos, {len(skipped):,} skipped")
             print(f"Wrote {path} and {len(predictions):,} pictures beside it")
         if not predictions:
@@ -78,7 +83,6 @@ def _predict(
     """Prints and draws what each photo shows; returns the predictions and the skipped files."""
     predictions: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    output.mkdir(parents=True, exist_ok=True)
     transform = build_transform(matcher.config.image, shop=options.shop)
     for photos in _batches(matcher, transform, paths, options.box, skipped):
         boxes = None if options.box is None else [options.box] * len(photos)
@@ -88,8 +92,9 @@ def _predict(
             picture = f"{len(predictions) + 1:04}_{epath.Path(photo.name).stem}.png"
             if jax.process_index() == 0:
                 print(format_prediction(photo.name, prediction), flush=True)
-                with (output / picture).open("wb") as file:
-                    _draw(photo, prediction).save(file, format="PNG")
+                content = io.BytesIO()
+                _draw(photo, prediction).save(content, format="PNG")
+                write_file(output / picture, content.getvalue())
             fields = dataclasses.asdict(prediction)
             predictions.append({"photo": photo.name, "picture": picture, **fields})
     return predictions, skipped
@@ -143,7 +148,7 @@ def find_files(names: Sequence[str]) -> list[epath.Path]:
     """
     files: list[epath.Path] = []
     for name in names:
-        path = epath.Path(name).expanduser()
+        path = to_path(name, "photo")
         if not path.is_dir():
             files.append(path)
             continue

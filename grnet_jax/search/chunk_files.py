@@ -8,6 +8,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from input_pipeline import write_file
+
 
 class ChunkFiles:
     """Arrays of finished chunks in a folder.
@@ -43,10 +45,7 @@ class ChunkFiles:
             return
         content = io.BytesIO()
         np.savez(content, key=np.array(self._key), **arrays)  # type: ignore[arg-type]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        half = self._folder / f"{name}.tmp"
-        half.write_bytes(content.getvalue())
-        half.replace(self._folder / f"{name}.npz")
+        write_file(self._folder / f"{name}.npz", content.getvalue())
 
     def remove(self) -> None:
         """Removes the folder: the ranking is done."""

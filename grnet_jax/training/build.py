@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from grnet_jax.config import Config, TrainConfig
 from grnet_jax.models import build_matcher
 from grnet_jax.sharding import replicated
-from grnet_jax.training.checkpoints import Checkpoints, read_config
+from grnet_jax.training.checkpoints import Checkpoints, open_workdir, read_config
 from grnet_jax.training.optimizers import Schedule, build_optimizer, build_schedule
 from grnet_jax.training.state import TrainState, create_state
 
@@ -83,7 +83,7 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.
     """
-    directory = epath.Path(workdir).expanduser()
+    directory = open_workdir(workdir)
     run = build_run(read_config(directory), mesh)
     with Checkpoints(directory) as saved:
         return run, saved.restore_best(run.abstract_state())

@@ -1,18 +1,23 @@
 """Checkpoints of a run: the last ones and the best, each with its config and step."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 
+import filelock
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from grnet_jax.config import Config, fields_affecting, parse_config
+from grnet_jax.config import Config, TrainConfig, fields_affecting, parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.training.state import TrainState
+from input_pipeline import check_folder, read_json, to_path, write_file
 
 _CONFIG_FILE = "config.json"
+_LENGTH = ("train.steps", "train.epochs")
 
 
 class CheckpointError(InputError):
@@ -27,11 +32,47 @@ def write_config(workdir: epath.Path, config: Config, prepared: str) -> None:
       config: the whole config.
       prepared: which prepared data the run is trained on.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    half = workdir / f"{_CONFIG_FILE}.tmp"
     content = {**config.model_dump(exclude_none=True), "prepared": prepared}
-    half.write_text(json.dumps(content, indent=2) + "\n")
-    half.replace(workdir / _CONFIG_FILE)  # a kill leaves the old file or the new one
+    write_file(workdir / _CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def open_workdir(workdir: str | os.PathLike, what: str = "--workdir") -> epath.Path:
+    """Returns the path of a workdir.
+
+    Raises:
+      InputError: it is no path, or has brackets, stars or question marks, for which orbax would
+        look as a pattern, and find no checkpoint.
+    """
+    path = to_path(workdir, what)
+    if marks := sorted(set("[]*?") & set(str(path))):
+        raise InputError(f"{what}={str(path)!r}: choose a path without {' '.join(marks)}")
+    return path
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: epath.Path) -> Iterator[None]:
+    """Holds a workdir for one training; on a bucket it only trusts that there is one.
+
+    Raises:
+      CheckpointError: another process trains in it.
+    """
+    if "://" in str(workdir):
+        yield
+        return
+    check_folder(workdir)
+    lock = filelock.FileLock(workdir / ".lock", timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise CheckpointError(
+            f"{workdir}: another process trains in it; wait for it, or choose another --workdir"
+        ) from None
+    except OSError as error:  # file systems of clusters may lack locks
+        logging.warning("No lock in %s (%s): let only one process train in it.", workdir, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_config(workdir: epath.Path) -> Config:
@@ -52,7 +93,7 @@ def _read(workdir: epath.Path) -> tuple[Config, str]:
             f"`python train.py --config=... --workdir={workdir}`"
         )
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         prepared = content.pop("prepared", "")
         return parse_config(content), prepared
     except (ValueError, AttributeError, TypeError) as error:
@@ -76,6 +117,11 @@ def check_same_config(workdir: epath.Path, config: Config, prepared: str = "") -
     old, new = (fields_affecting(one, "records", "parameters") for one in (stored, config))
     if prepared:
         old["prepared data"], new["prepared data"] = stored_data, prepared
+    if _is_longer(stored.train, config.train):
+        for field in _LENGTH:
+            was, now = old.pop(field), new.pop(field)
+            if was != now and prepared:  # once
+                logging.info("%s: %s, and now %s: the schedule is that of now", field, was, now)
     changes = [
         f"  {field}: {old.get(field, 'absent')!r} there, {new.get(field, 'absent')!r} now"
         for field in sorted(old.keys() | new.keys())
@@ -84,9 +130,16 @@ def check_same_config(workdir: epath.Path, config: Config, prepared: str = "") -
     if changes:
         raise CheckpointError(
             f"{workdir} holds a run of another config; choose another --workdir, give the "
-            "fields as they were, or delete it to start anew. Fields that differ:\n"
-            + "\n".join(changes)
+            "fields as they were (train.steps or train.epochs may be more), or delete it to start "
+            "anew. Fields that differ:\n" + "\n".join(changes)
         )
+
+
+def _is_longer(stored: TrainConfig, given: TrainConfig) -> bool:
+    """Whether a training is as that of a run, or longer."""
+    if bool(stored.steps) != bool(given.steps):
+        return False
+    return given.steps >= stored.steps if stored.steps else given.epochs >= stored.epochs
 
 
 def has_any(workdir: epath.Path) -> bool:

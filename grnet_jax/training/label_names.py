@@ -9,6 +9,7 @@ from etils import epath
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.training.checkpoints import CheckpointError
+from input_pipeline import read_json, write_file
 
 _FILE = "labels.json"
 
@@ -32,10 +33,7 @@ def write_label_names(workdir: epath.Path, index: Any) -> None:
     """Writes the labels of the data set that a run is trained on, by a split's index."""
     known = bool((index.landmarks[..., 0] >= 0).any())
     names = LabelNames(tuple(map(str, index.categories)), tuple(map(str, index.attributes)), known)
-    workdir.mkdir(parents=True, exist_ok=True)
-    half = workdir / f"{_FILE}.tmp"
-    half.write_text(json.dumps(dataclasses.asdict(names), indent=2) + "\n")
-    half.replace(workdir / _FILE)  # a kill leaves the old file or the new one
+    write_file(workdir / _FILE, json.dumps(dataclasses.asdict(names), indent=2) + "\n")
 
 
 def read_label_names(workdir: epath.Path) -> LabelNames:
@@ -48,7 +46,7 @@ def read_label_names(workdir: epath.Path) -> LabelNames:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it names what the run learned to recognize")
     try:
-        names = json.loads(path.read_text())
+        names = read_json(path)
         return LabelNames(
             tuple(names["categories"]), tuple(names["attributes"]), bool(names["landmarks"])
         )

@@ -4,6 +4,7 @@ import hashlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
 from input_pipeline import ANNOTATED, PrepareOptions, load_dataset, steps_per_epoch
 
+_IN_FLIGHT = 2  # steps dispatched before the host waits
 # Of the objective's metrics, beside the loss.
 _SHOWN = ("batch_top1", "embedding_batch_top1", "batch_accuracy")
 
@@ -59,7 +61,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
       CheckpointError: if `workdir` holds another config's run, or only damaged checkpoints.
       NonFiniteLossError: if the loss is no number any more.
     """
-    directory = epath.Path(workdir).expanduser()
+    directory = checkpoints.open_workdir(workdir)
     devices = sharding.make_mesh()
     _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config)
@@ -72,10 +74,11 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
     run = build_run(config, devices, epoch)
     prepared = _describe_data(config, dataset)
     checkpoints.check_same_config(directory, config, prepared)
-    if jax.process_index() == 0:
-        checkpoints.write_config(directory, config, prepared)
-        write_label_names(directory, split.index)
-    with checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
+    alone = checkpoints.lock_workdir(directory) if jax.process_index() == 0 else nullcontext()
+    with alone, checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
+        if jax.process_index() == 0:
+            checkpoints.write_config(directory, config, prepared)
+            write_label_names(directory, split.index)
         state = saved.restore_last(run.abstract_state())
         if state is None:
             state = start_state(run)
@@ -148,6 +151,7 @@ class _Loop:
         elif run.config.train.eval_every:
             logging.info("The data set has no val split: the last checkpoint counts as the best.")
         self._unread: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._waited = 0.0  # seconds for batches since the last log
 
     def run(self, state: TrainState) -> TrainState:
         """Steps from the state's to the last."""
@@ -159,16 +163,21 @@ class _Loop:
         with (
             _StopSignal() as stop,
             tqdm(total=last, initial=first, desc="train", unit="step", dynamic_ncols=True,
-                 disable=jax.process_index() > 0) as bar,
+                 disable=jax.process_index() > 0 or None) as bar,  # None: where no terminal is
         ):  # fmt: skip
             bar.set_postfix_str("compiling the step")
-            for step, batch in enumerate(self._batches(first), start=first + 1):
+            for step, batch in enumerate(self._timed(self._batches(first)), start=first + 1):
                 state, metrics = self._step(state, batch)
                 self._unread.append((step, metrics))
+                if len(self._unread) > _IN_FLIGHT:
+                    # Steps are only dispatched here: the bar counts those that are done.
+                    done, finished = self._unread[-1 - _IN_FLIGHT]
+                    jax.block_until_ready(finished)
+                    bar.update(done - bar.n)
                 stopping = step == last
                 if step % config.log_every == 0 or stopping or step == first + 1:
                     self._log(bar, started)
-                    started = (step, time.monotonic())
+                    started, self._waited = (step, time.monotonic()), 0.0
                     stopping = stop.agreed() or stopping
                 elif jax.process_count() == 1:
                     stopping = stop.agreed()
@@ -180,7 +189,6 @@ class _Loop:
                     metrics_found = self._evaluate(step, state) if evaluating else None
                     self._saved.save(state, metrics_found)
                     started = None
-                bar.update()
                 if stopping and step < last:
                     logging.info("Asked to stop: saved step %d. The same command goes on.", step)
                     break
@@ -213,6 +221,16 @@ class _Loop:
         if ahead is not None:
             yield ahead
 
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; `_waited` grows by the seconds that each took to come."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
     def _log(self, bar: tqdm, started: tuple[int, float] | None) -> None:
         """Reads the metrics of the steps since the last call; stops the run at a bad one."""
         if not self._unread:
@@ -231,8 +249,12 @@ class _Loop:
         if started is not None and step > started[0]:
             elapsed = time.monotonic() - started[1]
             means["steps_per_second"] = (step - started[0]) / elapsed
+            images = self._run.config.train.batch_size * self._run.config.sampler.group_size
+            means["images_per_second"] = images * means["steps_per_second"]
+            means["input_wait_fraction"] = self._waited / elapsed
         self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
         shown = {name: f"{means[name]:.2f}" for name in _SHOWN if name in means}
+        bar.update(step - bar.n)
         bar.set_postfix(loss=f"{means['loss']:.4f}", **shown)
 
     def _non_finite(self, step: int, values: Mapping[str, float]) -> str:

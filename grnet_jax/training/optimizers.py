@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from grnet_jax.config import OptimizerConfig
@@ -18,10 +19,11 @@ def build_schedule(optimizer: OptimizerConfig, steps: int, steps_per_epoch: int)
     """Returns the learning rate by step, for a run of `steps`.
 
     "step" multiplies by `lr_factor` after each of the epochs `lr_milestones` (GRNet's recipe: every
-    20 of 60); "cosine" rises linearly over `warmup_steps` and falls to zero at the last step.
+    20 of 60); "cosine" rises linearly over `warmup_steps`, or a tenth of a run that is not longer,
+    and falls to zero at the last step.
 
     Raises:
-      InputError: two milestones are one step, or the warm-up is no shorter than the run.
+      InputError: two milestones are one step.
     """
     rate = optimizer.learning_rate
     if optimizer.schedule == "step":
@@ -35,8 +37,12 @@ def build_schedule(optimizer: OptimizerConfig, steps: int, steps_per_epoch: int)
         return optax.piecewise_constant_schedule(rate, drops)
     warmup = optimizer.warmup_steps
     if warmup >= steps:
-        raise InputError(
-            f"optimizer.warmup_steps: {warmup} must be less than the run's {steps} steps"
+        warmup = steps // 10
+        logging.info(
+            "optimizer.warmup_steps: %d in place of %d, for the run has %d steps",
+            warmup,
+            optimizer.warmup_steps,
+            steps,
         )
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, steps)
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from etils import epath
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.protocols import build_protocol
@@ -37,7 +36,16 @@ from grnet_jax.visualization.chosen_pairs import (
 from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
 from grnet_jax.visualization.explanations import CroppedImage, Explainer, crop_image
 from grnet_jax.visualization.plots import write_plots
-from input_pipeline import VIEWS, Box, ImageConfig, build_transform, check_box, load_image
+from input_pipeline import (
+    VIEWS,
+    Box,
+    ImageConfig,
+    build_transform,
+    check_box,
+    check_folder,
+    load_image,
+    to_path,
+)
 
 # Queries ranked per query shown, so that there are right and wrong answers among them.
 _RANKED = 8
@@ -51,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError("--photos and --query/--gallery: only one can be given")
         if bool(options.query) != bool(options.gallery):
             raise InputError("--query and --gallery: one was given, both are needed")
-        output = epath.Path(options.output or options.workdir).expanduser()
+        output = to_path(options.output or options.workdir, "--output")
+        check_folder(output)
         if options.plots:
             if jax.process_index() == 0:
-                written = write_plots(epath.Path(options.workdir).expanduser(), output)
+                written = write_plots(to_path(options.workdir, "--workdir"), output)
                 print("\n".join(f"Wrote {path}" for path in written))
             return 0
         run, state = restore_run(options.workdir, make_mesh())

@@ -11,6 +11,7 @@ from PIL import Image
 from grnet_jax.visualization.drawing import draw_heat, draw_images, draw_nodes
 from grnet_jax.visualization.explanations import CroppedImage, Explanation
 from grnet_jax.visualization.templating import render
+from input_pipeline import write_file
 
 PAGE = "explanations.html"
 _FOLDER = "explanations"
@@ -56,15 +57,13 @@ def write_explanations(
       source: where the photos come from and how they were chosen, in words.
     """
     folder = directory / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     shown = [
         {"title": section.title, "pairs": list(_write_pairs(folder, number, section))}
         for number, section in enumerate(sections, start=1)
     ]
     page = directory / PAGE
-    page.write_text(
-        render("explanations.html", model=model, step=step, source=source, sections=shown)
-    )
+    content = render("explanations.html", model=model, step=step, source=source, sections=shown)
+    write_file(page, content)
     return [str(page), str(folder)]
 
 
@@ -103,4 +102,4 @@ def _pictures(pair: ExplainedPair) -> Iterator[tuple[str, str, Image.Image]]:
 def _write_png(path: epath.Path, picture: Image.Image) -> None:
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
-    path.write_bytes(stream.getvalue())
+    write_file(path, stream.getvalue())

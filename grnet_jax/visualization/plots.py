@@ -14,6 +14,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
+from input_pipeline import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,12 +137,12 @@ def write_plots(folder: epath.Path, output: epath.Path) -> list[str]:
       InputError: the folder has neither results.json nor recognition.json, or they have nothing to
         plot.
     """
-    output.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in _figures(folder):
         path = output / name
-        with path.open("wb") as file:
-            figure.savefig(file, format="png")
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_file(path, content.getvalue())
         written.append(str(path))
     if not written:
         raise InputError(

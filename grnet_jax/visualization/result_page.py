@@ -19,7 +19,7 @@ from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.visualization.explanation_page import PAGE
 from grnet_jax.visualization.plots import plot_scores
 from grnet_jax.visualization.templating import render
-from input_pipeline import VIEWS
+from input_pipeline import VIEWS, write_file
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes only
@@ -59,7 +59,7 @@ def write_result_page(
         explanations=PAGE,
     )
     path = directory / "results.html"
-    path.write_text(page)
+    write_file(path, page)
     return str(path)
 
 

@@ -33,7 +33,7 @@ def test_unknown_fields_are_named(section):
 @pytest.mark.parametrize(
     ("section", "fields", "messages"),
     [
-        (DatasetConfig, {"name": "deepfashion"}, ["expected one of ['synthetic', 'manifest', "]),
+        (DatasetConfig, {"name": "deepfashion"}, ["expected one of ['coco', 'deepfashion2', "]),
         (PrepareOptions, {"items": -1, "max_pixels": 0, "max_side": -1}, ["than or equal to"] * 3),
         (PrepareOptions, {"seed": "x"}, ["valid integer"]),
         (

@@ -250,7 +250,7 @@ def test_what_is_missing_is_named(tmp_path):
         with pytest.raises(DatasetError, match=rf"gone\.csv: no such file \(image\.{field}\)"):
             read(gone, _index())
     with pytest.raises(DatasetError, match=r"file\.csv:1: column 'y_2' is missing"):
-        read_detections(_write(tmp_path, "image,x_1,y_1,x_2"), _index())
+        read_detections(_write(tmp_path, "image,x_1,y_1,x_2", "0.jpg,1,2,3"), _index())
     with pytest.raises(DatasetError, match=r"image\.detections is empty"):
         _crops(crop="detected")
     with pytest.raises(DatasetError, match=r"image\.keypoints='landmarks': no photo of this split"):

@@ -126,6 +126,25 @@ def test_another_configs_run_is_refused_naming_the_fields(whole_run, tiny_config
     assert "log_every" not in str(caught.value)  # may differ
 
 
+def test_a_longer_training_goes_on_and_a_shorter_one_is_refused(whole_run, tmp_path):
+    config, workdir, _ = whole_run
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 8})})
+    assert int(loop.train(longer, str(copy)).state.step) == 8
+    with pytest.raises(CheckpointError, match=r"train\.steps: 8 there, 6 now"):
+        loop.train(config, str(copy))
+
+
+def test_a_second_training_in_a_workdir_is_refused(whole_run, tmp_path):
+    config, workdir, _ = whole_run
+    copy = epath.Path(shutil.copytree(workdir, tmp_path / "run"))
+    with (
+        checkpoints.lock_workdir(copy),
+        pytest.raises(CheckpointError, match="another process trains in it"),
+    ):
+        loop.train(config, copy)
+
+
 def test_another_data_set_behind_the_same_fields_is_refused(whole_run, tmp_path):
     """As when the images of a manifest change; here by another option of preparing."""
     config, workdir, _ = whole_run
