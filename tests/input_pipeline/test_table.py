@@ -7,7 +7,7 @@ import pytest
 from input_pipeline import DatasetError
 from input_pipeline.errors import AnnotationError
 from input_pipeline.masks import draw
-from input_pipeline.table import BOX, KINDS, Problem, check_table, complete, mark, parse_on_error
+from input_pipeline.table import BOX, KINDS, check_table, complete, parse_on_error
 from tests.input_pipeline.conftest import photo_bytes
 from tests.input_pipeline.test_deepfashion import BAD_ROWS as BAD_ROWS_OF_LISTS
 
@@ -124,9 +124,6 @@ def test_complete_adds_the_columns_that_a_converter_does_not_know():
     assert table[["item_id", "category", "view", "domain"]].iloc[0].tolist() == ["", "", "", "shop"]
     assert table[[*BOX, "occluded", "cropped", "height", "width"]].isna().all(axis=None)
     assert not table[["attributes", "unknown_attributes", "problems"]].map(len).any(axis=None)
-    marked = mark(mark(table, [True, False], "value", "got {source!r}"), [True, True], "box", "no")
-    expected = [(Problem("value", "l:1", "got 'l:1'"),), (Problem("box", "l:2", "no"),)]
-    assert marked["problems"].tolist() == expected
 
 
 def test_kinds_that_are_left_out():
