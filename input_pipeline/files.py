@@ -128,31 +128,28 @@ def read_csv(path: epath.Path, known: Sequence[str]) -> pd.DataFrame:
     else:
         delimiter, skipped = _delimiter(text, known), 0
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    rows, sources, errors, attrs = [], [], [], {"delimiter": delimiter}
-    while True:
-        source = f"{name}:{reader.line_num + 1 + skipped}"
-        try:
-            cells = [cell.strip(_BLANKS) for cell in next(reader)]
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise AnnotationError([f"{source}: not a CSV row: {error}"]) from error
-        if not any(cells):
-            continue
-        if not header:
-            header = _check_header(source, cells, known)
-            attrs["header"] = source
-            continue
-        wrong = any(cells[len(header) :]) or len(cells) < len(header)
-        errors.append(f"expected {len(header)} cells, got {len(cells)}" if wrong else "")
-        rows.append((cells + [""] * len(header))[: len(header)])
-        sources.append(source)
+    attrs, line = {"delimiter": delimiter}, 1 + skipped
+    header, rows = list[str](), list[list[str]]()
+    try:
+        for cells in reader:
+            source, line = f"{name}:{line}", reader.line_num + 1 + skipped
+            cells = [cell.strip(_BLANKS) for cell in cells]
+            if not any(cells):
+                continue
+            if not header:
+                header, attrs["header"] = _check_header(source, cells, known), source
+                continue
+            count, rest = len(header), any(cells[len(header) :])
+            wrong = f"expected {count} cells, got {len(cells)}" * (rest or len(cells) < count)
+            rows.append([*(cells + [""] * count)[:count], source, wrong])
+    except csv.Error as error:
+        raise AnnotationError([f"{name}:{line}: not a CSV row: {error}"]) from error
     if not rows:
         said = "has a header and no rows" if header else "is empty"
         raise AnnotationError([f"{attrs.get('header', f'{path}:1')}: {said}"])
-    table = pd.DataFrame(rows, columns=header, dtype=object)
-    table = table[[name for name in header if name]].assign(source=sources, error=errors)
+    table = pd.DataFrame(rows, columns=[*header, "source", "error"], dtype=object)
+    # The last of a name: a file may have a column source too.
+    table = table.loc[:, (table.columns != "") & ~table.columns.duplicated("last")]
     table.attrs = attrs
     return table
 
@@ -245,25 +242,16 @@ def _to_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 20 else float(digits)
 
 
-def is_number(value: object) -> bool:
-    """Returns whether a JSON value is a finite number."""
-    return type(value) in (int, float) and abs(value) < float("inf")  # type: ignore[arg-type]
-
-
-def is_whole(value: object, least: int = 0, most: int = 10**9 - 1) -> bool:
-    """Returns whether a JSON value is a whole number in a range."""
-    return type(value) is int and least <= value <= most
-
-
 def short(value: object) -> str:
     """Returns what messages call a value, however long or deep it is."""
     if value is _TWICE:
         return "two values"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple | np.ndarray):
-        if len(value) > 4 or any(isinstance(part, list | Mapping) for part in value):
-            return f"a list of {len(value)}"
+    if isinstance(value, Mapping | list | tuple | np.ndarray):
+        fields = value if isinstance(value, Mapping) else dict(enumerate(value))
+        if len(fields) > 4 or any(isinstance(part, list | Mapping) for part in fields.values()):
+            return "an object" if fields is value else f"a list of {len(value)}"
+        if fields is value:
+            return f"{{{', '.join(f'{short(name)}: {short(fields[name])}' for name in fields)}}}"
         return f"[{', '.join(map(short, value))}]"
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -70,7 +70,10 @@ _DEFAULTS: Mapping[str, Any] = {
     "crowd": False,
 }
 _SOURCES = ("image_source", "box_source", "landmarks_source")
-_OF_CHECKS = ("source", *_SOURCES, "problems", "turn", "file_height", "file_width")
+_OF_CHECKS = {
+    *("source", *_SOURCES, "problems", "turn", "header", "said_height", "said_width"),
+    *("first", "there", "text"),
+}
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -211,7 +214,7 @@ def check_table(table: pd.DataFrame, max_pixels: int) -> Checked:
     rows = rows[[name for name in rows if name not in _OF_CHECKS]].reset_index(drop=True)
     rows.attrs = dict(table.attrs)
     problems = sorted(dict.fromkeys(problems), key=lambda problem: _natural(problem.source))
-    return Checked(rows, problems, dict(sorted(notes.items())))
+    return Checked(rows, problems, dict(sorted((+notes).items())))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -224,56 +227,49 @@ def schema() -> Any:
     """Returns the pandera schema of a table; its checks say what is expected of a cell."""
     import pandera.pandas as pa  # takes half a second
 
-    def choice(values: Sequence[str], *also: str) -> pa.Column:
-        return pa.Column(checks=pa.Check.isin([*values, *also], error=f"expected {one_of(values)}"))
+    def column(expected: str, check: Callable[[pd.Series], pd.Series]) -> pa.Column:
+        return pa.Column(checks=pa.Check(check, error=f"expected {expected}"), nullable=True)
 
-    def name(least: int) -> pa.Column:
-        check = pa.Check(
-            lambda cells: cells.map(lambda cell: len(cell) >= least and cell.isprintable()),
-            error="expected a name of printable characters"
-            if least
-            else "holds a control character",
-        )
-        return pa.Column(checks=check)
+    def choice(*values: str) -> pa.Column:
+        return column(one_of(values), lambda cells: cells.isin(values))
 
-    pixels = pa.Check(lambda cells: cells.abs() < _FAR, error="expected a number of pixels")
-    flag = pa.Check.isin([0, 1], error="expected 0 or 1")
+    printable = column("printable characters", lambda cells: cells.map(str.isprintable))
+    pixels = column("a number of pixels", lambda cells: _to_numbers(cells).abs() < _FAR)
+    flag = column("0 or 1", lambda cells: _to_numbers(cells).isin([0, 1]))
     return pa.DataFrameSchema(
         {
-            "image": name(1),
-            "item_id": name(0),
-            "category": name(0),
-            "domain": choice(DOMAINS),
-            "split": choice(SPLITS),
-            "view": choice(VIEWS, ""),
-            **dict.fromkeys([*BOX, "height", "width"], pa.Column(float, pixels, nullable=True)),
-            **dict.fromkeys(_FLAGS, pa.Column(float, flag, nullable=True)),
-        },
-        coerce=True,
+            **dict.fromkeys(("image", "item_id", "category"), printable),
+            "domain": choice(*DOMAINS),
+            "split": choice(*SPLITS),
+            "view": choice(*VIEWS),
+            **dict.fromkeys([*BOX, "height", "width"], pixels),
+            **dict.fromkeys(_FLAGS, flag),
+        }
     )
+
+
+def _to_numbers(cells: pd.Series) -> pd.Series:
+    return pd.to_numeric(cells, errors="coerce").astype(np.float64)
 
 
 def _check_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Checks the cells against the schema, all failures at once, and types them."""
     import pandera.errors
 
-    def tell(rows: pd.DataFrame, bad: Any, column: str, expected: str) -> pd.DataFrame:
-        kind, source = ("box", "box_source") if column in BOX else ("value", "source")
-        source = "image_source" if column in ("height", "width") else source
-        text = f"field {column!r}: {expected}, got {{{column}!r}}"
-        return mark(rows, bad, kind, text, source, further=True)
-
-    given = rows[_NUMBERS].replace("", np.nan)
-    numbers = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    for column in _NUMBERS:  # of these the schema would refuse the whole column
-        expected = f"expected {'0 or 1' if column in _FLAGS else 'a number of pixels'}"
-        rows = tell(rows, numbers[column].isna() & given[column].notna(), column, expected)
+    may_lack = rows[["view", *_NUMBERS]].astype(object)
+    rows = rows.assign(**may_lack.where(may_lack != "", None))
     try:
-        schema().validate(rows.assign(**numbers), lazy=True)
+        schema().validate(rows, lazy=True)
     except pandera.errors.SchemaErrors as error:
-        failures = error.failure_cases.dropna(subset="index").drop_duplicates(["index", "column"])
-        for (column, expected), cases in failures.groupby(["column", "check"], sort=False):
-            rows = tell(rows, rows.index.isin(cases["index"].astype(int)), column, expected)
+        for (column, expected), cases in error.failure_cases.groupby(
+            ["column", "check"], sort=False
+        ):
+            kind, source = ("box", "box_source") if column in BOX else ("value", "source")
+            source = "image_source" if column in ("height", "width") else source
+            text = f"field {column!r}: {expected}, got {{{column}!r}}"
+            bad = rows.index.isin(cases["index"])
+            rows = mark(rows, bad, kind, text, source, further=True)
+    numbers = rows[_NUMBERS].apply(_to_numbers)
     numbers.loc[~is_right(rows)] = np.nan
     numbers[_FLAGS] = numbers[_FLAGS].fillna(UNKNOWN).astype(np.int8)
     views = rows["view"].map({view: index for index, view in enumerate(VIEWS)})
@@ -298,51 +294,37 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
             zip(paths, tqdm(results, "Checking images", len(paths), unit=" images"), strict=True)
         )
     headers = rows["path"].map(found)
-    rows = rows.assign(header=headers)
+    failed = headers.map(lambda header: isinstance(header, ImageError))
     missing = headers.map(lambda header: isinstance(header, MissingImageError))
-    unreadable = headers.map(lambda header: isinstance(header, ImageError)) & ~missing
+    rows = rows.assign(header=headers, said_height=rows["height"], said_width=rows["width"])
     rows = mark(rows, missing, "missing_image", "{header}", "image_source")
-    rows = mark(rows, unreadable, "unreadable_image", "{header}", "image_source")
-    fields = ("height", "width", "orientation", "plain_jpeg", "file_bytes")
-    found_fields = {
-        name: headers.map(lambda header, name=name: getattr(header, name, 0)) for name in fields
-    }
-    rows = _turn_upright(rows.drop(columns="header"), found_fields, notes)
-    return rows.assign(**found_fields)
+    rows = mark(rows, failed & ~missing, "unreadable_image", "{header}", "image_source")
+    for name in ("height", "width", "orientation", "plain_jpeg", "file_bytes"):
+        rows[name] = [getattr(header, name, 0) for header in headers]
+    return _turn_upright(rows, notes)
 
 
-def _turn_upright(
-    rows: pd.DataFrame, file: Mapping[str, pd.Series], notes: Counter[str]
-) -> pd.DataFrame:
+def _turn_upright(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
     """Adds `turn`, the EXIF orientation by which what is annotated has to be turned; 1: not.
 
     Annotations that say the image's size tell by it whether they were made on the image as stored
     or as seen.
     """
-    height, width, orientation = file["height"], file["width"], file["orientation"]
-    said = rows["height"].notna() | rows["width"].notna()
-    upright = (rows["height"] == height) & (rows["width"] == width)
-    swapped = orientation >= 5
-    stored = (rows["height"] == width.where(swapped, height)) & (
-        rows["width"] == height.where(swapped, width)
-    )
+    size, swapped = rows[["height", "width"]], rows[["width", "height"]]
+    told = rows[["said_height", "said_width"]].to_numpy()
+    said, orientation = ~np.isnan(told).all(axis=1), rows["orientation"]
+    upright = (told == size).all(axis=1)
+    stored = (told == np.where(orientation.to_numpy()[:, None] >= 5, swapped, size)).all(axis=1)
     text = (
-        "fields 'height' and 'width': {width:g}x{height:g}, but the image has "
-        "{file_width}x{file_height} pixels (upright)"
+        "fields 'height' and 'width': {said_width:g}x{said_height:g}, but the image has "
+        "{width}x{height} pixels (upright)"
     )
-    rows = rows.assign(file_height=height, file_width=width)
-    wrong = said & ~upright & ~stored & (height > 0)
-    rows = mark(rows, wrong, "unreadable_image", text, "image_source")
+    rows = mark(rows, said & ~upright & ~stored, "unreadable_image", text, "image_source")
     turned = said & stored & ~upright
     unknown = said & stored & upright & (orientation > 1)
-    _note(notes, "image turned upright with its objects", rows["image"][turned].nunique())
-    _note(notes, "turned image, its objects taken as upright", rows["image"][unknown].nunique())
+    notes["image turned upright with its objects"] += rows["image"][turned].nunique()
+    notes["turned image, its objects taken as upright"] += rows["image"][unknown].nunique()
     return rows.assign(turn=orientation.where(turned, 1))
-
-
-def _note(notes: Counter[str], text: str, count: int) -> None:
-    if count:
-        notes[text] += int(count)
 
 
 def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
@@ -352,20 +334,17 @@ def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
         boxes = rows.loc[turned, BOX].to_numpy()
         boxes = [turn_box(box, *where) for box, where in zip(boxes, size, strict=True)]
         rows.loc[turned, BOX] = np.array(boxes)
-    given = rows[BOX].notna()
-    x_1, y_1, x_2, y_2 = (rows[name] for name in BOX)
-    some = given.any(axis=1)
-    rows = mark(
-        rows, some & ~given.all(axis=1), "box", "the box lacks a number", source="box_source"
-    )
+    boxes = rows[BOX].to_numpy()
+    lacks = np.isnan(boxes)
+    partly = lacks.any(axis=1) & ~lacks.all(axis=1)
+    rows = mark(rows, partly, "box", "the box lacks a number", "box_source")
     for low, high in (("x_1", "x_2"), ("y_1", "y_2")):
         text = f"field {high!r}: the box has no size: {{{high}:g}} is not above {low}={{{low}:g}}"
         rows = mark(rows, rows[high] <= rows[low], "box", text, "box_source")
-    small = ((x_2 > x_1) & (x_2 - x_1 < 1)) | ((y_2 > y_1) & (y_2 - y_1 < 1))
     text = "the box {x_1:g}, {y_1:g}, {x_2:g}, {y_2:g} is smaller than a pixel; boxes are in pixels"
+    small = (boxes[:, 2:] - boxes[:, :2] < 1).any(axis=1)
     rows = mark(rows, small, "box", text, "box_source")
     limits = rows[["width", "height", "width", "height"]].to_numpy(np.float64)
-    boxes = rows[BOX].to_numpy()
     fitted = np.clip(boxes, 0, limits)
     text = (
         "field {name!r}: {{{name}:g}} is outside the image of {{width}}x{{height}} pixels (upright)"
@@ -376,8 +355,8 @@ def _fit_boxes(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
     empty = (fitted[:, 2] <= fitted[:, 0]) | (fitted[:, 3] <= fitted[:, 1])
     text = "nothing of the box lies in the image of {width}x{height} pixels (upright)"
     rows = mark(rows, empty, "box", text, "box_source")
-    moved = (boxes != fitted).any(axis=1) & some & is_right(rows)
-    _note(notes, "box moved to the image's edge", moved.sum())
+    moved = (np.abs(boxes - fitted) > 0).any(axis=1) & is_right(rows)
+    notes["box moved to the image's edge"] += int(moved.sum())
     return rows.assign(**dict(zip(BOX, fitted.T, strict=True)))
 
 
@@ -387,7 +366,7 @@ def _fit_landmarks(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
     if not where.size:
         return rows
     landmarks = rows["landmarks"].to_numpy(object, copy=True)
-    bad, texts, moved = np.zeros(len(rows), bool), np.full(len(rows), "", object), 0
+    texts, moved = np.full(len(rows), "", object), 0
     sizes = rows[["width", "height"]].to_numpy(np.int64)
     for index in where:
         points = landmarks[index].copy()
@@ -395,21 +374,19 @@ def _fit_landmarks(rows: pd.DataFrame, notes: Counter[str]) -> pd.DataFrame:
         points[seen, 1:] = np.clip(points[seen, 1:], 0, sizes[index] - 1)
         distance = np.abs(points - landmarks[index])[:, 1:].max(axis=1, initial=0)
         if distance.max(initial=0) > _EDGE:
-            bad[index] = True
             _, x, y = landmarks[index][distance.argmax()]
             texts[index] = f"landmark ({x}, {y})"
         moved += bool(0 < distance.max(initial=0) <= _EDGE)
         landmarks[index] = points
-    _note(notes, "landmark moved to the image's edge", moved)
+    notes["landmark moved to the image's edge"] += moved
     text = "{text} is outside the image of {width}x{height} pixels (upright)"
-    rows = mark(rows.assign(text=texts), bad, "landmarks", text, "landmarks_source")
+    rows = mark(rows.assign(text=texts), texts != "", "landmarks", text, "landmarks_source")
     return rows.assign(landmarks=landmarks)
 
 
 def _fit_masks(rows: pd.DataFrame) -> pd.DataFrame:
     """Draws each garment's mask, and checks that it has pixels in its box."""
-    masks = np.full(len(rows), b"", object)
-    texts = np.full(len(rows), "", object)
+    masks, texts = np.full(len(rows), b"", object), np.full(len(rows), "", object)
     columns = ["segmentation", *BOX, "height", "width", "turn"]
     where = np.flatnonzero(rows["segmentation"].notna())
     for index, row in zip(where, rows.iloc[where][columns].itertuples(index=False), strict=True):
@@ -434,7 +411,5 @@ def _check_relations(rows: pd.DataFrame) -> pd.DataFrame:
     right = rows[is_right(rows) & has_item]
     first = right.groupby(key, sort=False, dropna=False)["source"].transform("first")
     again = right.duplicated(key).reindex(rows.index, fill_value=False)
-    rows = rows.assign(first=first)
     text = "{image!r} of item {item_id!r} is listed at {first} already"
-    rows = mark(rows, again, "duplicate", text, "image_source")
-    return rows.drop(columns=["first", "there", "text"], errors="ignore")
+    return mark(rows.assign(first=first), again, "duplicate", text, "image_source")

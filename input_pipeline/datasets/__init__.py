@@ -25,6 +25,7 @@ which the table's checks parse. Short examples: `deepfashion_attributes`, `folde
 
 import hashlib
 import importlib
+import itertools
 import os
 import pkgutil
 import re
@@ -97,28 +98,26 @@ class Registered:
             return self.module.folder_name(source)
         root = open_source(self.name, source)
         if hasattr(self.module, "fingerprint"):
-            print_ = self.module.fingerprint(root)
+            digest = self.module.fingerprint(root)
         else:
-            _check_required(root, self.name, self.module.REQUIRED)
-            files = [path for pattern in self.module.FILES for path in find_files(root, pattern)]
-            print_ = fingerprint(files)
+            found = {name: find_files(root, name) for name in self.module.FILES}
+            if missing := [name for name in self.module.REQUIRED if not found[name]]:
+                text = f"{', '.join(missing)} missing, which {self.name} has"
+                raise DatasetError(f"{root} (dataset.source): {text}")
+            digest = fingerprint(itertools.chain(*found.values()))
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.stem) or "release"
-        return f"{stem}-{print_[:12]}"
+        return f"{stem}-{digest[:12]}"
 
     def compare(self, listed: "pd.DataFrame", good: "pd.DataFrame") -> list[dict[str, Any]]:
         """Returns counts of the rows listed and of those that are right, beside the release's."""
         if not hasattr(self.module, "count"):
             return []
-        release, listed, good = (
-            self.module.RELEASE,
-            self.module.count(listed),
-            self.module.count(good),
-        )
-        return [
-            {"what": what, "listed": listed[what], "found": count}
-            | dict(zip(("release", "paper"), release.get(what, (None, None)), strict=True))
-            for what, count in good.items()
-        ]
+        lines, rows = [], self.module.count(listed)
+        for what, count in self.module.count(good).items():
+            release, paper = self.module.RELEASE.get(what, (None, None))
+            line = {"what": what, "listed": rows[what], "found": count}
+            lines.append({**line, "release": release, "paper": paper})
+        return lines
 
 
 def open_source(name: str, source: str) -> epath.Path:
@@ -154,28 +153,18 @@ def find_file(root: epath.Path, name: str) -> epath.Path | None:
     return next(iter(find_files(root, name)), None)
 
 
-def fingerprint(files: Iterable[epath.Path]) -> str:
-    """Returns a digest of files' names and, of few, their content, else their sizes."""
+def fingerprint(files: Iterable[epath.Path], *texts: str) -> str:
+    """Returns a digest of files' names and, of few, their content, else their sizes; and texts."""
     files = list(files)
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogateescape"), digest_size=16)
     for path in files:
         digest.update(f"{path.name}\0".encode())
         try:
             if len(files) <= _FEW_FILES:
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())
-            elif "://" not in os.fspath(path):  # asking a bucket for sizes takes long
-                digest.update(
-                    f"{os.stat(path).st_size}\0".encode()
-                )  # epath takes ten times as long
+            elif "://" not in os.fspath(path):  # asking a bucket for sizes takes long, as epath's
+                digest.update(f"{os.stat(path).st_size}\0".encode())
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read: {error}") from error
     return digest.hexdigest()
-
-
-def _check_required(root: epath.Path, name: str, required: Sequence[str]) -> None:
-    missing = [each for each in required if not find_files(root, each)]
-    if missing:
-        raise DatasetError(
-            f"{root} (dataset.source): {', '.join(missing)} missing, which {name} has"
-        )

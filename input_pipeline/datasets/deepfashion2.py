@@ -12,18 +12,21 @@ large) are cropped. Landmarks are in the category's own order and number.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pydantic
 from etils import epath
 from tqdm import tqdm
 
 from input_pipeline.datasets import find_files
+from input_pipeline.entries import Entry, Four, Whole, declare, validate
 from input_pipeline.errors import AnnotationError, DatasetError
-from input_pipeline.files import is_number, is_whole, read_json, short
+from input_pipeline.files import read_json, short
+from input_pipeline.masks import to_arrays
 from input_pipeline.parallel import ordered_map
 from input_pipeline.table import BOX, THREADS, Problem
 from input_pipeline.vocabulary import FULL, LOWER, OCCLUDED, UNKNOWN, UPPER, VISIBLE
@@ -50,30 +53,43 @@ _DOMAINS = {"user": "customer", "shop": "shop"}  # by source
 _VIEWS = {1: "front", 2: "front", 3: "side"}  # by viewpoint
 _VISIBILITIES = np.array([UNKNOWN, OCCLUDED, VISIBLE], np.int32)  # by the files'
 _GARMENT = re.compile(r"item[1-9][0-9]{0,8}")
-_LEVEL = (int, _VIEWS.__contains__, "value", "1, 2 or 3")
-_NUMBER = (int, is_whole, "value", "a whole number")
 
 
-def _is_box(value: list) -> bool:
-    return len(value) == 4 and all(map(is_number, value))
+def _to_landmarks(numbers: list[int]) -> np.ndarray:
+    """Returns landmarks of x, y, visibility as int32 [n, 3], or raises ValueError."""
+    x, y, visibility = np.array(numbers, np.int32).reshape(-1, 3).T
+    if not np.isin(visibility, (0, 1, 2)).all():
+        raise ValueError("no such visibility")
+    seen = visibility > 0
+    return np.column_stack([_VISIBILITIES[visibility], x * seen, y * seen])
 
 
-def _are_points(value: list) -> bool:
-    whole = all(is_whole(number, 1 - 10**9) for number in value)
-    return whole and len(value) % 3 == 0 and set(value[2::3]) <= {0, 1, 2}
+_Level = Annotated[int, declare("value", "1, 2 or 3", ge=1, le=3)]
+_Pixels = Annotated[int, pydantic.Field(gt=-(10**9), lt=10**9)]
 
 
-# Of each field: its type, what is right, the kind of problem if it is not, and what messages say.
-_IMAGE = {"source": (str, _DOMAINS.__contains__, "value", "user or shop"), "pair_id": _NUMBER}
-_FIELDS: Mapping[str, tuple[type, Callable[[Any], bool], str, str]] = {
-    "style": _NUMBER,
-    "category_id": (int, range(1, 14).__contains__, "value", "1 to 13"),
-    "category_name": (str, _CATEGORIES.__contains__, "value", "one of the 13 categories"),
-    **dict.fromkeys(("scale", "occlusion", "zoom_in", "viewpoint"), _LEVEL),
-    "bounding_box": (list, _is_box, "box", "[x_1, y_1, x_2, y_2] in pixels"),
-    "segmentation": (list, bool, "mask", "a list of polygons"),
-    "landmarks": (list, _are_points, "landmarks", "whole numbers x, y, visibility (0, 1 or 2)"),
-}
+class _Image(Entry):
+    source: Literal["user", "shop"] = declare("value", "user or shop")
+    pair_id: Whole = declare("value", "a whole number")
+
+
+class _Garment(Entry):
+    style: Whole = declare("value", "a whole number")
+    category_id: int = declare("value", "1 to 13", ge=1, le=13)
+    category_name: Literal[*_CATEGORIES] = declare(  # type: ignore[valid-type]
+        "value", "one of the 13 categories"
+    )
+    scale: _Level
+    occlusion: _Level
+    zoom_in: _Level
+    viewpoint: _Level
+    bounding_box: Four = declare("box", "[x_1, y_1, x_2, y_2] in pixels")
+    segmentation: Annotated[list, pydantic.AfterValidator(to_arrays)] = declare(
+        "mask", "a list of polygons", min_length=1
+    )
+    landmarks: Annotated[list[_Pixels], pydantic.AfterValidator(_to_landmarks)] = declare(
+        "landmarks", "whole numbers x, y, visibility (0, 1 or 2)"
+    )
 
 
 def to_table(root: epath.Path) -> pd.DataFrame:
@@ -117,68 +133,44 @@ def _read_file(path: epath.Path) -> list[dict[str, Any]]:
         content = read_json(path)
     except AnnotationError as error:
         return [_to_row(path, Problem("format", *error.problems[0].split(": ", 1)))]
-    wrong = _check(content, _IMAGE, f"{path}")
+    wrong = validate(_Image, content, f"{path}")[1]
     content = content if isinstance(content, dict) else {}
     keys = sorted(filter(_GARMENT.fullmatch, content), key=lambda key: int(key[4:]))
     rows = [_to_row(path, *wrong) | _read_garment(path, key, content, wrong) for key in keys]
-    if strange := content.keys() - {*_IMAGE, *keys}:
+    if strange := content.keys() - {*_Image.model_fields, *keys}:
         text = f"field {short(min(strange))}: there is no such field"
         wrong = (*wrong, Problem("format", f"{path}", text))
     return [*rows, _to_row(path, *wrong)] if wrong else rows
-
-
-def _check(content: Any, fields: Mapping[str, Any], source: str) -> tuple[Problem, ...]:
-    """Returns the first problem of an object's fields, or ()."""
-    if not isinstance(content, dict):
-        return (Problem("format", source, f"expected an object, got {short(content)}"),)
-    for name, (type_, is_right, kind, expected) in fields.items():
-        value = content.get(name)
-        typed = type(value) is type_
-        if not typed or not is_right(value):
-            text = f"field {name!r}: expected {expected}, got {short(value)}"
-            return (Problem(kind if typed else "format", source, text),)
-    return ()
 
 
 def _read_garment(
     path: epath.Path, key: str, content: Mapping[str, Any], wrong: tuple[Problem, ...]
 ) -> dict[str, Any]:
     """Returns the cells of a garment's row, or what is wrong with it or its file."""
-    source, garment = f"{path}: {key}", content[key]
-    if problems := wrong or _check(garment, _FIELDS, source):
+    source = f"{path}: {key}"
+    garment, problems = validate(_Garment, content[key], source)
+    if problems := wrong or problems:
         return {"source": source, "problems": problems}
-    category, style = garment["category_name"], garment["style"]
-    number, (clothes_type, count) = list(_CATEGORIES).index(category) + 1, _CATEGORIES[category]
-    points = np.array(garment["landmarks"], np.int32).reshape(-1, 3)
-    landmarks = np.column_stack([_VISIBILITIES[points[:, 2]], points[:, :2]])
-    landmarks[landmarks[:, 0] == UNKNOWN, 1:] = 0
+    category, style, points = (garment[name] for name in ("category_name", "style", "landmarks"))
+    clothes_type, count = _CATEGORIES[category]
+    if garment["category_id"] != (number := list(_CATEGORIES).index(category) + 1):
+        text = f"field 'category_id': expected {number}, {category}, got {garment['category_id']}"
+        problems = (Problem("contradiction", source, text),)
+    elif len(points) != count:
+        text = f"field 'landmarks': expected {count} of a {category}, got {len(points)}"
+        problems = (Problem("landmarks", source, text),)
     item_id = f"{path.parent.parent.name}/{content['pair_id']}/{style}"
-    expected = {
-        "category_id": (int, number.__eq__, "contradiction", f"{number}, {category}"),
-        "landmarks": (
-            list,
-            lambda _: len(points) == count,
-            "landmarks",
-            f"{count} of a {category}",
-        ),
-    }
     return {
         "source": source,
-        "problems": _check(garment, expected, source),
+        "problems": problems,
         "item_id": item_id if style else f"{item_id}/{path.stem}/{key}",
         "domain": _DOMAINS[content["source"]],
         "category": category,
         "clothes_type": clothes_type,
         **dict(zip(BOX, garment["bounding_box"], strict=True)),
-        "landmarks": landmarks,
-        "segmentation": list(map(_to_polygon, garment["segmentation"])),
+        "landmarks": points,
+        "segmentation": garment["segmentation"],
         "view": _VIEWS[garment["viewpoint"]],
         "occluded": int(garment["occlusion"] >= 2),
         "cropped": int(garment["zoom_in"] >= 2),
     }
-
-
-def _to_polygon(points: Any) -> Any:
-    """Returns a polygon's numbers as float64, an eighth of a list's memory; else what it is."""
-    numbers = isinstance(points, list) and all(map(is_number, points))
-    return np.array(points, np.float64) if numbers else points

@@ -13,7 +13,6 @@ Items without domains need a CSV: see `manifest`. Without splits a tenth of the 
 tenth test, by a hash of their names, which stays as it is when images are added.
 """
 
-import hashlib
 import os
 import re
 import unicodedata
@@ -22,6 +21,7 @@ import zlib
 import pandas as pd
 from etils import epath
 
+from input_pipeline import datasets
 from input_pipeline.errors import AnnotationError
 from input_pipeline.table import mark
 from input_pipeline.vocabulary import DOMAINS, SPLITS
@@ -57,7 +57,7 @@ def to_table(source: epath.Path) -> pd.DataFrame:
 def fingerprint(source: epath.Path) -> str:
     """Returns a digest of the names and sizes of the images."""
     sizes = {name: os.stat(os.path.join(source, name)).st_size for name in _find_images(source)[0]}
-    return hashlib.blake2b(repr(sizes).encode(), digest_size=16).hexdigest()
+    return datasets.fingerprint([], repr(sizes))
 
 
 def _find_images(source: epath.Path) -> tuple[list[str], int]:

@@ -6,7 +6,6 @@ category, x_1, y_1, x_2, y_2, view, occluded, cropped. See `files.read_csv` for 
 """
 
 import functools
-import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import datasets, files
 from input_pipeline.errors import DatasetError
 from input_pipeline.table import BOX, mark
 
@@ -53,9 +52,7 @@ def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
 def fingerprint(source: epath.Path) -> str:
     """Returns a digest of the CSV and of the sizes of its images, wherever they lie."""
     paths = dict.fromkeys(to_table(source)["path"].tolist())
-    digest = hashlib.blake2b(source.read_bytes(), digest_size=16)
-    digest.update(" ".join(str(_size(path)) for path in paths).encode())
-    return digest.hexdigest()
+    return datasets.fingerprint([source], *(str(_size(path)) for path in paths))
 
 
 def _size(path: str) -> int:

@@ -6,19 +6,17 @@ train if a training pair names the product, else in test; the release has no val
 category's queries is all of its shop images, those of both splits.
 """
 
-import hashlib
 import re
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from etils import epath
 
 from input_pipeline import datasets
+from input_pipeline.entries import Entry, Whole, declare, to_rows
 from input_pipeline.errors import AnnotationError, DatasetError
-from input_pipeline.files import is_number, is_whole, read_json, short
-from input_pipeline.table import mark
+from input_pipeline.files import read_json, short
+from input_pipeline.table import is_right, mark
 
 _LISTS = {"train_pairs": "train", "test_pairs": "test", "retrieval": "shop"}
 _URLS = "photos/photos.txt"  # rows of a number and a URL, which may hold commas
@@ -47,12 +45,27 @@ RELEASE = {
 }
 
 
+class _Element(Entry):
+    photo: Whole = declare("format", "a whole number of up to 9 digits")
+    product: Whole = declare("format", "a whole number of up to 9 digits")
+
+
+class _Box(Entry):
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class _Pair(_Element):
+    bbox: _Box = declare("box", "numbers as left, top, width and height")
+
+
 def fingerprint(root: epath.Path) -> str:
     """Returns a digest of the lists and of the images' names: more of them may arrive later."""
     folder, names = _find_images(root)
     files = sum(_find_lists(root).values(), datasets.find_files(root, _URLS))
-    key = "\0".join([datasets.fingerprint(files), folder.name, *names.values()])
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return datasets.fingerprint(files, folder.name, *names.values())
 
 
 def to_table(root: epath.Path) -> pd.DataFrame:
@@ -129,30 +142,11 @@ def _read_list(path: epath.Path, *, pairs: bool) -> pd.DataFrame:
     elements = read_json(path)
     if not isinstance(elements, list):
         raise AnnotationError([f"{path}:1: expected a list, got {short(elements)}"])
-    rows = _to_columns(elements, ["photo", "product", "bbox"])
-    rows["source"] = [f"{path}: element {number}" for number in range(1, len(rows) + 1)]
-    wrong = [not isinstance(element, dict) for element in elements]
-    text = "expected an object, got {got}"
-    rows = mark(rows.assign(got=list(map(short, elements))), wrong, "format", text)
-    for name in ("photo", "product"):
-        bad = ~rows[name].map(is_whole).astype(bool)
-        text = f"field {name!r}: expected a whole number of up to 9 digits, got {{got}}"
-        rows = mark(rows.assign(got=rows[name].map(short)), bad, "format", text)
-        rows[name] = np.where(bad, -1, rows[name]).astype(int)
+    rows = to_rows(_Pair if pairs else _Element, elements, f"{path}: element {{}}", 1)
+    rows[["photo", "product"]] = rows[["photo", "product"]].fillna(-1).astype(int)
     if not pairs:
         return rows
-    sides = _to_columns(rows["bbox"], ["left", "top", "width", "height"])
-    bad = ~sides.map(is_number).all(axis=1).astype(bool)
-    text = "field 'bbox': expected numbers as left, top, width and height, got {got}"
-    rows = mark(rows.assign(got=[short(four) for four in sides.values.tolist()]), bad, "box", text)
-    sides = sides[~bad].astype(float)
+    boxes = [vars(box) for box in rows.pop("bbox")[is_right(rows)]]
+    sides = pd.DataFrame(boxes, rows.index[is_right(rows)], _Box.model_fields, float)
     x_1, y_1 = sides["left"], sides["top"]
     return rows.assign(x_1=x_1, y_1=y_1, x_2=x_1 + sides["width"], y_2=y_1 + sides["height"])
-
-
-def _to_columns(values: Iterable[Any], names: list[str]) -> pd.DataFrame:
-    """Returns these fields of JSON objects, None in what is no object or lacks them."""
-    rows = [
-        [each.get(name) if isinstance(each, dict) else None for name in names] for each in values
-    ]
-    return pd.DataFrame(rows, columns=names, dtype=object)

@@ -11,14 +11,17 @@ The table has a row for each image, without category and box, and a row for each
 import hashlib
 import posixpath
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pydantic
 from etils import epath
 
+from input_pipeline.entries import Entry, Four, Whole, declare, to_rows
 from input_pipeline.errors import AnnotationError, DatasetError, one_of
-from input_pipeline.files import image_name, is_number, is_whole, read_json, short
+from input_pipeline.files import image_name, read_json, short
+from input_pipeline.masks import to_arrays
 from input_pipeline.table import BOX, is_right, mark
 from input_pipeline.vocabulary import SPLITS
 
@@ -29,47 +32,54 @@ REQUIRED = ()
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}  # of the images, where files tell no split
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and bool(value.strip())
+def _check_inside(path: str) -> str:
+    """Returns a path below a folder, or raises ValueError."""
+    first = posixpath.normpath(path).partition("/")[0]
+    if posixpath.isabs(path) or "://" in path or first in (".", ".."):
+        raise ValueError("not below the folder")
+    return path
 
 
-def _is_key(value: Any) -> bool:
-    return is_whole(value, most=2**64) or _is_text(value)
+_Text = Annotated[str, pydantic.Field(pattern=r"\S")]
+_Key = Annotated[int, pydantic.Field(ge=0, le=2**64)] | _Text
+_Flag = Annotated[Literal[0, 1] | None, declare("value", "0 or 1")]
+# Of what is checked against other entries too: the kind of problem, and what is expected.
+_OWN = ("duplicate", "one that no other has")
+_OF_IMAGE = ("reference", "the id of an image")
+_OF_CATEGORY = ("reference", "the id of a category")
 
 
-def _is_inside(path: Any) -> bool:
-    if not _is_text(path) or posixpath.isabs(path) or "://" in path:
-        return False
-    return posixpath.normpath(path).partition("/")[0] not in (".", "..")
+class _Image(Entry):
+    id: _Key = declare("format", "a whole number or a text")
+    file_name: Annotated[_Text, pydantic.AfterValidator(_check_inside)] = declare(
+        "value", "a path below the folder of the images"
+    )
+    height: Any = None
+    width: Any = None
+    split: Any = None
 
 
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+class _Category(Entry):
+    id: Whole = declare("format", "a whole number")
+    name: Any = None  # what it is matters only where the caller does not name the categories
 
 
-_ANY = (lambda _: True, "", "")
-_KEY = (_is_key, "a whole number or a text", "format")
-_OWN = ("one that no other has", "duplicate")
-_FLAG = (lambda value: value in (None, 0, 1), "0 or 1", "value")
-# Of the fields that are read: whether a value is right, what is expected, the kind of problem.
-_FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "images": {
-        "id": _KEY,
-        "file_name": (_is_inside, "a path below the folder of the images", "value"),
-        **dict.fromkeys(("height", "width", "split"), _ANY),
-    },
-    "categories": {"id": (is_whole, "a whole number", "format"), "name": _ANY},
-    "annotations": {
-        "id": (lambda value: value is None or _is_key(value), *_KEY[1:]),
-        "image_id": (_is_key, "the id of an image", "reference"),
-        "category_id": (_is_key, "the id of a category", "reference"),
-        "bbox": (_is_box, "[x, y, width, height]", "box"),
-        "iscrowd": _FLAG,
-        "ignore": _FLAG,
-        "segmentation": _ANY,
-    },
+class _Annotation(Entry):
+    id: _Key | None = declare("format", "a whole number or a text", default=None)
+    image_id: _Key = declare(*_OF_IMAGE)
+    category_id: _Key = declare(*_OF_CATEGORY)
+    bbox: Four = declare("box", "[x, y, width, height]")
+    iscrowd: _Flag = None
+    ignore: _Flag = None
+    segmentation: Any = None
+
+
+_LISTS: Mapping[str, type[Entry]] = {
+    "images": _Image,
+    "categories": _Category,
+    "annotations": _Annotation,
 }
-_KEPT = {"size", "counts", *_FIELDS}.union(*_FIELDS.values())
+_READ = {"size", "counts", *_LISTS}.union(*(entry.model_fields for entry in _LISTS.values()))
 
 
 def to_table(root: epath.Path) -> pd.DataFrame:
@@ -101,7 +111,7 @@ def read_files(
       names: the categories by id, whatever the files call them; None: the files' own.
     """
     read = [_read_file(path, split) for split, path in files.items()]
-    lists = {name: pd.concat([file[name] for file in read], ignore_index=True) for name in _FIELDS}
+    lists = {name: pd.concat([file[name] for file in read], ignore_index=True) for name in _LISTS}
     images = _check_images(lists["images"], root, shares)
     categories, names = _check_categories(lists["categories"], names)
     objects = _check_objects(lists["annotations"], images, categories)
@@ -121,36 +131,23 @@ def split_of(key: int | str, shares: Mapping[str, float]) -> str:
 
 def _compact(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields that are read, with polygons as float64 arrays."""
-    kept = {name: value for name, value in fields.items() if name in _KEPT}
-    if isinstance(polygons := kept.get("segmentation"), list):
-        kept["segmentation"] = [
-            np.array(points, np.float64)
-            if isinstance(points, list) and all(map(is_number, points))
-            else points
-            for points in polygons
-        ]
-    return kept
+    return {
+        name: to_arrays(value) if name == "segmentation" else value
+        for name, value in fields.items()
+        if name in _READ
+    }
 
 
 def _read_file(path: epath.Path, split: str) -> dict[str, pd.DataFrame]:
     """Reads the lists of a file: their fields, and where each entry stands."""
     content, tables = read_json(path, _compact), {}
-    for name, fields in _FIELDS.items():
-        entries = content.get(name) if isinstance(content, dict) else None
-        if entries is None and name == "annotations":
-            entries = []  # of images without objects
-        if not isinstance(entries, list):
-            raise AnnotationError([f"{path}:1: expected a list {name!r}, got {short(entries)}"])
-        told = [entry if isinstance(entry, dict) else {} for entry in entries]
-        values = {field: [entry.get(field) for entry in told] for field in fields}
-        rows = pd.DataFrame(values, dtype=object)
-        rows["source"] = [f"{path}: {name}[{number}]" for number in range(len(rows))]
-        wrong = [not isinstance(entry, dict) for entry in entries]
-        rows = mark(rows, wrong, "format", "expected fields in braces")
-        for field, (check, what, kind) in fields.items():
-            rows = _expect(rows, rows[field].map(check), field, what, kind)
-        for field in {"id", "image_id", "category_id"} & fields.keys():
-            rows[field] = rows[field].where(rows[field].map(_is_key), None)
+    for name, entry in _LISTS.items():
+        values = content.get(name) if isinstance(content, dict) else None
+        if values is None and name == "annotations":
+            values = []  # of images without objects
+        if not isinstance(values, list):
+            raise AnnotationError([f"{path}:1: expected a list {name!r}, got {short(values)}"])
+        rows = to_rows(entry, values, f"{path}: {name}[{{}}]", 0)
         # Whose the objects of two images with one id are cannot be told.
         again = rows["id"].duplicated(keep="first" if name == "annotations" else False)
         rows = _expect(rows, ~again | rows["id"].isna(), "id", *_OWN)
@@ -160,11 +157,7 @@ def _read_file(path: epath.Path, split: str) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _good(rows: pd.DataFrame) -> pd.Series:
-    return rows["problems"].map(len) == 0
-
-
-def _expect(rows: pd.DataFrame, right: pd.Series, field: str, what: str, kind: str) -> pd.DataFrame:
+def _expect(rows: pd.DataFrame, right: pd.Series, field: str, kind: str, what: str) -> pd.DataFrame:
     """Marks rows in which a field is not right."""
     bad = ~right.astype(bool) & is_right(rows)
     rows = rows.assign(got=rows.loc[bad, field].map(short))
@@ -178,7 +171,7 @@ def _check_images(
     """Returns a row of the table for each image, with its `id` and `file`."""
     if rows["split"].isna().all():
         rows["split"] = rows["id"].map(lambda key: split_of(key, shares))
-    rows = _expect(rows, rows["split"].map(SPLITS.__contains__), "split", one_of(SPLITS), "value")
+    rows = _expect(rows, rows["split"].map(SPLITS.__contains__), "split", "value", one_of(SPLITS))
     good = rows["file_name"].where(is_right(rows))
     rows["image"] = good.map(image_name, na_action="ignore")
     rows["path"] = good.map(lambda name: _find_image(root, name), na_action="ignore")
@@ -199,14 +192,14 @@ def _check_categories(
 ) -> tuple[pd.DataFrame, Mapping[int, str]]:
     """Returns the files' categories, and the names of all by id."""
     if names is None:
-        rows = _expect(rows, rows["name"].map(_is_text), "name", "a name", "format")
+        named = rows["name"].map(lambda name: isinstance(name, str) and name.strip() != "")
+        rows = _expect(rows, named, "name", "format", "a name")
         good = rows[is_right(rows)].drop_duplicates("id").drop_duplicates("name")
         names = dict(zip(good["id"], good["name"], strict=True))
         same = rows["id"].map(names).astype(object) == rows["name"]
-        rows = _expect(rows, same, "name", "one name for each id in all files", "contradiction")
+        rows = _expect(rows, same, "name", "contradiction", "one name for each id in all files")
     rows["category"] = rows["id"].map(names)
-    _, what, kind = _FIELDS["annotations"]["category_id"]
-    return _expect(rows, rows["category"].notna(), "id", what, kind), names
+    return _expect(rows, rows["category"].notna(), "id", *_OF_CATEGORY), names
 
 
 def _check_objects(
@@ -219,11 +212,11 @@ def _check_objects(
     categories = categories[is_right(categories)].rename(columns={"id": "category_id"})
     categories = categories[["file", "category_id", "category"]]
     rows = rows.drop(columns="id").merge(images, "left").merge(categories, "left")
-    for field, column in (("image_id", "image_source"), ("category_id", "category")):
-        rows = _expect(rows, rows[column].notna(), field, *_FIELDS["annotations"][field][1:])
+    rows = _expect(rows, rows["image_source"].notna(), "image_id", *_OF_IMAGE)
+    rows = _expect(rows, rows["category"].notna(), "category_id", *_OF_CATEGORY)
     rows = rows[~is_right(rows) | rows["right"].eq(True)]
-    box = np.array([box if _is_box(box) else [np.nan] * 4 for box in rows["bbox"]], np.float64)
-    box = box.reshape(-1, 4) + np.pad(box.reshape(-1, 4)[:, :2], [(0, 0), (2, 0)])
+    box = np.array([box or [np.nan] * 4 for box in rows["bbox"]], np.float64).reshape(-1, 4)
+    box[:, 2:] += box[:, :2]
     box = np.clip(box, -1e9, 1e9).astype(np.float32)  # sums of decimals end where they should
     return rows.assign(
         **dict(zip(BOX, box.T.astype(np.float64), strict=True)),

@@ -6,13 +6,12 @@ annotations and is not read: a twentieth of the annotated images, chosen by a ha
 val instead.
 """
 
-import hashlib
 from collections.abc import Mapping
 
 import pandas as pd
 from etils import epath
 
-from input_pipeline.datasets import fingerprint as digest_of_files
+from input_pipeline import datasets
 from input_pipeline.errors import DatasetError
 from input_pipeline.objects import coco
 
@@ -20,19 +19,8 @@ KIND = "objects"
 KNOWN_FAULTS = ("missing_image",)  # PaperDoll's images are another download
 # By the ids of the annotation file, which spells the last one in another way.
 CLASSES: Mapping[int, str] = {
-    1: "bag",
-    2: "belt",
-    3: "boots",
-    4: "footwear",
-    5: "outer",
-    6: "dress",
-    7: "sunglasses",
-    8: "pants",
-    9: "top",
-    10: "shorts",
-    11: "skirt",
-    12: "headwear",
-    13: "scarf & tie",
+    **{1: "bag", 2: "belt", 3: "boots", 4: "footwear", 5: "outer", 6: "dress", 7: "sunglasses"},
+    **{8: "pants", 9: "top", 10: "shorts", 11: "skirt", 12: "headwear", 13: "scarf & tie"},
 }
 # For each category of Street2Shop the classes that show it, the likeliest first.
 STREET2SHOP_CLASSES: Mapping[str, tuple[str, ...]] = {
@@ -56,8 +44,7 @@ def fingerprint(root: epath.Path) -> str:
     """Returns a digest of the annotations and of which images are there: more may arrive."""
     folder = root / "images"
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    text = "\0".join([digest_of_files([_find(root)]), *names])
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return datasets.fingerprint([_find(root)], *names)
 
 
 def to_table(root: epath.Path) -> pd.DataFrame:

@@ -213,7 +213,7 @@ PROBLEMS = [  # what is changed, to what, the kind of problem, its text
     ("annotations.0.image_id", "1", "reference", "expected the id of an image, got '1'"),
     ("annotations.0.iscrowd", 2, "value", "expected 0 or 1, got 2"),
     ("annotations.1.id", 11, "duplicate", "expected one that no other has, got 11"),
-    ("annotations.1", 5, "format", "expected fields in braces"),
+    ("annotations.1", 5, "format", "expected an object, got 5"),
     ("annotations.1.segmentation", [[1, 2, 3, 4, 5, 6, 7]], "mask", "a polygon of 7 numbers"),
     ("annotations.1.segmentation", [[]], "mask", "a polygon of 0 numbers"),
     ("annotations.1.segmentation", [[1, 2, 3, NAN, 5, 6]], "mask", "expected a polygon's numbers"),

@@ -126,17 +126,18 @@ OUTSIDE = "is outside the image of 24x36 pixels (upright)"
 BOX = "field 'bounding_box': expected [x_1, y_1, x_2, y_2] in pixels, got "
 POINTS = "field 'landmarks': expected whole numbers x, y, visibility (0, 1 or 2), got "
 TOP = trees.garment(1, 1)
+KINDS = {"bounding_box": "box", "segmentation": "mask", "landmarks": "landmarks"}
 IMAGE = '{"source": "user", "pair_id": '
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        *(({name: None}, "format", f"field {name!r}: expected ") for name in TOP),
+        *(({name: None}, KINDS.get(name, "value"), f"field {name!r}: expected ") for name in TOP),
         ({"style": -1}, "value", "field 'style': expected a whole number, got -1"),
-        ({"style": True}, "format", "field 'style': expected a whole number, got True"),
+        ({"style": True}, "value", "field 'style': expected a whole number, got True"),
         ({"scale": 0}, "value", "field 'scale': expected 1, 2 or 3, got 0"),
-        ({"zoom_in": "1"}, "format", "field 'zoom_in': expected 1, 2 or 3, got '1'"),
+        ({"zoom_in": "1"}, "value", "field 'zoom_in': expected 1, 2 or 3, got '1'"),
         ({"category_name": "top"}, "value", "field 'category_name': expected one of the 13 cat"),
         ({"category_id": 14}, "value", "field 'category_id': expected 1 to 13, got 14"),
         ({"category_id": 2}, "contradiction", "field 'category_id': expected 1, short sleeve top,"),
@@ -184,14 +185,14 @@ def test_each_category_has_its_landmarks(tmp_path):
         ('{"source": "user",\n "pair_id": 1,\n', "format", ":3: not JSON: "),
         ("[" * 100_000, "format", ":1: not read: lists in lists"),
         ("[1, 2]", "format", ": expected an object, got [1, 2]"),
-        ("{}", "format", ": field 'source': expected user or shop, got nothing"),
+        ("{}", "value", ": field 'source': expected user or shop, got nothing"),
         ('{"source": "shops"}', "value", ": field 'source': expected user or shop, got 'shops'"),
         (IMAGE + "-1}", "value", ": field 'pair_id': expected a whole number, got -1"),
-        (IMAGE + "NaN}", "format", ": field 'pair_id': expected a whole number, got nan"),
-        (IMAGE + "9" * 5000 + "}", "format", ": field 'pair_id': expected a whole number, got inf"),
+        (IMAGE + "NaN}", "value", ": field 'pair_id': expected a whole number, got nan"),
+        (IMAGE + "9" * 5000 + "}", "value", ": field 'pair_id': expected a whole number, got inf"),
         (
             IMAGE + '1, "pair_id": 1}',
-            "format",
+            "value",
             ": field 'pair_id': expected a whole number, got two values",
         ),
         (IMAGE + '1, "item0": {}}', "format", ": field 'item0': there is no such field"),
@@ -210,11 +211,14 @@ def test_bad_file(root, content, kind, message):
     assert len(table_of(root)) == 10
 
 
-@pytest.mark.parametrize(("name", "left"), [("source", 10), ("pair_id", 10), ("item_3", 12)])
-def test_what_is_wrong_with_an_image_is_told_once(root, name, left):
+@pytest.mark.parametrize(
+    ("name", "expected", "left"),
+    [("source", "value", 10), ("pair_id", "value", 10), ("item_3", "format", 12)],
+)
+def test_what_is_wrong_with_an_image_is_told_once(root, name, expected, left):
     trees.edit(root, "train", 1, lambda content: content.update({name: []}))
     ((kind, text),) = problems_of(root)
-    assert (kind, text[: len(NAME) + 2]) == ("format", f"{NAME}: ")
+    assert (kind, text[: len(NAME) + 2]) == (expected, f"{NAME}: ")
     assert len(table_of(root)) == left
 
 
@@ -277,8 +281,8 @@ def test_preparing_refuses_or_skips(root, capsys):
         load(root)
     assert prepare.main(["--dataset=deepfashion2", f"--source={root}", "--check"]) == 2
     assert "191,961" in capsys.readouterr().out
-    dataset = load(root, on_error="format")
-    assert dataset.summary["problems"] == {"format": 1}
+    dataset = load(root, on_error="value")
+    assert dataset.summary["problems"] == {"value": 1}
     assert len(dataset.split("train")) == 8
     trees.edit(root, "train", 1, lambda content: content["item1"].update(style=1))
     assert load(root).directory != dataset.directory

@@ -62,10 +62,10 @@ def problems_of(root, rows, header=PLAIN):
         ("x.jpg,a,shop,test", "item 'a' is in split 'train' at photos.csv:2, here in 'test'"),
         ("x.jpg,a,shop", "expected 4 cells, got 3"),
         ("x.jpg,a,shop,train,1", "expected 4 cells, got 5"),
-        ("x\0.png,a,shop,train", "field 'image': expected a name of printable characters, got"),
+        ("x\0.png,a,shop,train", "field 'image': expected printable characters, got"),
         (
             "x.jpg,a\u200bb,shop,train",
-            r"field 'item_id': holds a control character, got 'a\u200bb'",
+            r"field 'item_id': expected printable characters, got 'a\u200bb'",
         ),
         ("x.jpg,NaN,shop,train", "field 'item_id': 'NaN' is what programs write for an empty cell"),
         (
