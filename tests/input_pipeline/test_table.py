@@ -24,8 +24,13 @@ def box(*corners):
 
 
 BAD_ROWS = [
-    ({"image": "a\x00.jpg"}, "value", "list:3", "field 'image': expected a name of printable char"),
-    ({"item_id": "x\n"}, "value", "list:3", "field 'item_id': holds a control character, got 'x"),
+    (
+        {"image": "a\x00.jpg"},
+        "value",
+        "list:3",
+        "field 'image': expected printable characters, got",
+    ),
+    ({"item_id": "x\n"}, "value", "list:3", "field 'item_id': expected printable characters, got"),
     ({"domain": "street"}, "value", "list:3", "field 'domain': expected customer or shop, got 's"),
     ({"split": ""}, "value", "list:3", "field 'split': expected train, val or test, got ''"),
     ({"view": "top"}, "value", "list:3", "field 'view': expected front, side, back, zoom_out, "),
