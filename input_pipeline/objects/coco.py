@@ -192,7 +192,9 @@ def _check_categories(
 ) -> tuple[pd.DataFrame, Mapping[int, str]]:
     """Returns the files' categories, and the names of all by id."""
     if names is None:
-        named = rows["name"].map(lambda name: isinstance(name, str) and name.strip() != "")
+        named = rows["name"].map(
+            lambda name: isinstance(name, str) and name.isprintable() and name.strip() != ""
+        )
         rows = _expect(rows, named, "name", "format", "a name")
         good = rows[is_right(rows)].drop_duplicates("id").drop_duplicates("name")
         names = dict(zip(good["id"], good["name"], strict=True))

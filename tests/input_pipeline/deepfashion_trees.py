@@ -10,13 +10,13 @@ C2S_BOXES = "Anno/list_bbox_consumer2shop.txt"
 C2S_LANDMARKS = "Anno/list_landmarks_consumer2shop.txt"
 INSHOP_BOXES = "Anno/list_bbox_inshop.txt"
 CORNERS = "x_1  y_1  x_2  y_2"
+CATEGORIES, ATTRIBUTES = (f"{name}_name  {name}_type" for name in ("category", "attribute"))
 LANDMARKS = "landmark_visibility_1 landmark_location_x_1"
 POINTS = {  # of clothes types
     1: "0 008 004  0 015 004  1 002 012  0 021 012  0 007 030  2 000 000",
     2: "0 008 004  0 015 004  0 007 030  1 016 030",
     3: "0 008 004 0 015 004 1 002 012 0 021 012 0 008 018 0 015 018 0 007 030 0 016 030",
 }
-FINE = {"train": (1, 2, 3), "val": (4,), "test": (5, 6)}  # numbers of the images
 
 
 def write_list(root: Path, name: str, header: str, rows: Sequence[str], mark: str = "") -> None:
@@ -46,10 +46,10 @@ def write_items(root: Path, name: str) -> list[str]:
 def c2s_photos(item: int) -> dict[str, list[str]]:
     """Paths of an item's images by domain."""
     category = ("TOPS/T_Shirt", "TROUSERS/Jeans", "DRESSES/Dress")[item % 3]
-    folder = f"img/{category}/id_{item:08d}"
+    names = {"customer": "comsumer", "shop": "shop"}
     return {
-        "customer": [f"{folder}/comsumer_{n:02d}.jpg" for n in (1, 2)],
-        "shop": [f"{folder}/shop_{n:02d}.jpg" for n in (1, 2)],
+        domain: [f"img/{category}/id_{item:08d}/{name}_{n:02d}.jpg" for n in (1, 2)]
+        for domain, name in names.items()
     }
 
 
@@ -76,8 +76,7 @@ def write_c2s(root: Path) -> Path:
     header = f"image_name clothes_type variation_type {LANDMARKS}"
     write_list(root, C2S_LANDMARKS, header, landmarks)
     names = ["long sleeve   6", "floral print    1", "slim 4"]
-    header = "attribute_name  attribute_type"
-    write_list(root, "Anno/list_attr_cloth.txt", header, names, mark="\ufeff")
+    write_list(root, "Anno/list_attr_cloth.txt", ATTRIBUTES, names, mark="\ufeff")
     items = write_items(root, "consumer2shop")
     values = [f"{item}   1 -1  {'1' if n % 2 else '-1'}" for n, item in enumerate(items)]
     write_list(root, "Anno/list_attr_items.txt", "item_id  attribute_labels", values)
@@ -133,20 +132,17 @@ def write_attributes(root: Path, folder: str = "Anno") -> Path:
     write(f"{folder}/list_bbox.txt", CORNERS, ["002 003 023 034"] * 8)
     points = [f"{kind}  {POINTS[kind]}" for kind in types]
     write(f"{folder}/list_landmarks.txt", f"clothes_type {LANDMARKS}", points)
-    write_names(root / folder, ["Blouse  1", "Button-Down 1", "Jeans         2"])
+    names = ["Blouse  1", "Button-Down 1", "Jeans         2"]
+    write_list(root / folder, "list_category_cloth.txt", CATEGORIES, names)
     names = ["a-line       3", "acid wash jean  1", "abstract print 1"]
-    write_list(root / folder, "list_attr_cloth.txt", "attribute_name  attribute_type", names)
+    write_list(root / folder, "list_attr_cloth.txt", ATTRIBUTES, names)
     return root
-
-
-def write_names(folder: Path, categories: Sequence[str]) -> None:
-    write_list(folder, "list_category_cloth.txt", "category_name  category_type", categories)
 
 
 def write_fine(root: Path) -> Path:
     """Six images of a folder; two categories, of which one has none; two attributes."""
     folder, landmarks = root / "Anno_fine", []
-    for split, numbers in FINE.items():
+    for split, numbers in {"train": (1, 2, 3), "val": (4,), "test": (5, 6)}.items():
         images = [f"img/Two-Tone_Jeans/img_{number:08d}.jpg" for number in numbers]
         for number, image in zip(numbers, images, strict=True):
             write_photo(root / "Img", image, number)
@@ -156,9 +152,8 @@ def write_fine(root: Path) -> Path:
         write_lines(folder / f"{split}_attr.txt", [f"1 {number % 2} " for number in numbers])
         landmarks += [f"{image}  2  {POINTS[2]}" for image in images]
     write_list(folder, "list_landmarks.txt", f"image_name clothes_type {LANDMARKS}", landmarks)
-    write_names(folder, ["Blouse  1", "Jeans   2"])
-    names = ["cotton  5", "tight  6"]
-    write_list(folder, "list_attr_cloth.txt", "attribute_name  attribute_type", names)
+    write_list(folder, "list_category_cloth.txt", CATEGORIES, ["Blouse  1", "Jeans   2"])
+    write_list(folder, "list_attr_cloth.txt", ATTRIBUTES, ["cotton  5", "tight  6"])
     return root
 
 
