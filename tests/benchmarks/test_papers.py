@@ -274,5 +274,5 @@ def test_rows_of_keypoints_take_a_file_wherever_it_lies(tmp_path):
     assert experiment.key == _experiment(*where, files={"joints": ""}).key
     with pytest.raises(InputError, match=r"row 5 .* keypoints: expected --keypoints=joints=FILE"):
         _experiment(*where)
-    with pytest.raises(InputError, match=r"nowhere\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.csv: no such file"):
         _experiment(*where, files={"joints": "nowhere.csv"})
