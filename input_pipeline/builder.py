@@ -267,9 +267,26 @@ def _object_records(
     rows: pd.DataFrame, title: str, options: PrepareOptions, numbers: Mapping[str, int]
 ) -> Iterator[ObjectRecord]:
     """Yields the record of each image, with its objects in the order of the rows."""
-    images = rows.groupby("image", sort=False)
-    make = functools.partial(_object_record, options=options, numbers=numbers)
-    return _in_threads(make, (part for _, part in images), images.ngroups, title)
+    images = rows.drop_duplicates("image").to_dict("records")
+    image, _ = rows["image"].factorize()
+    order = np.argsort(image, kind="stable")
+    places = np.split(order, np.cumsum(np.bincount(image))[:-1])
+    categories = rows["category"].map(numbers).fillna(UNKNOWN).to_numpy(np.int32)
+    boxes = rows[BOX].to_numpy()
+    crowd, masks = rows["crowd"].to_numpy(np.bool_), rows["mask"].to_numpy()
+
+    def make(job: tuple[Mapping[str, Any], np.ndarray]) -> ObjectRecord:
+        stored, resize = _store(job[0], options)
+        objects = job[1][categories[job[1]] != UNKNOWN]  # but the row of the image itself
+        return ObjectRecord(
+            **stored,
+            boxes=np.array(list(map(resize.box, boxes[objects])), np.float32).reshape(-1, 4),
+            categories=categories[objects],
+            crowd=crowd[objects],
+            masks=tuple(map(resize.mask, masks[objects])),
+        )
+
+    return _in_threads(make, zip(images, places, strict=True), len(images), title)
 
 
 def _in_threads(make: Callable, jobs: Iterable[Any], count: int, title: str) -> Iterator[Any]:
@@ -293,21 +310,6 @@ def _photo_record(row: Mapping[str, Any], options: PrepareOptions) -> PhotoRecor
         unknown_attributes=tuple(row["unknown_attributes"]),
         landmarks=resize.landmarks(landmarks),
         mask=resize.mask(row["mask"]),
-    )
-
-
-def _object_record(
-    rows: pd.DataFrame, options: PrepareOptions, numbers: Mapping[str, int]
-) -> ObjectRecord:
-    image, resize = _store(rows.iloc[0], options)
-    objects = rows[rows["category"] != ""]
-    boxes = [resize.box(box) for box in objects[BOX].to_numpy()]
-    return ObjectRecord(
-        **image,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        categories=objects["category"].map(numbers).to_numpy(np.int32),
-        crowd=objects["crowd"].to_numpy(np.bool_),
-        masks=tuple(resize.mask(mask) for mask in objects["mask"]),
     )
 
 
