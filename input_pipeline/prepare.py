@@ -16,14 +16,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 import pydantic
 
 from input_pipeline.datasets import dataset_names
 from input_pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from input_pipeline.config import DatasetConfig, PrepareOptions
 
 
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def format_summary(summary: Mapping[str, Any]) -> str:
     """Returns tables of the counts, a row for each split, and of those of the release."""
+    import pandas as pd
+
     blocks = []
     if counts := summary["splits"]:
         table = pd.DataFrame(counts).T.rename_axis(index="split")
@@ -72,7 +74,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     if release := summary.get("release"):
         table = pd.DataFrame(release).rename(columns={"what": "count", "found": "right"})
         known = (table["right"] == table["release"]) | (table["right"] == table["paper"])
-        table = table.assign(note=np.where(known, "", "differs"))
+        table = table.assign(note=known.map({True: "", False: "differs"}))
         blocks.append(_format(table.set_index("count")))
     for title in ("problems", "notes"):
         lines = [f"  {kind}: {count:,}" for kind, count in summary.get(title, {}).items()]
@@ -81,11 +83,11 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _format(table: pd.DataFrame) -> str:
+def _format(table: "pd.DataFrame") -> str:
     def cell(value: Any) -> str:
         if isinstance(value, str):
             return value
-        return "" if value is None or np.isnan(value) else f"{int(value):,}"
+        return "" if value is None or value != value else f"{int(value):,}"
 
     text = table.map(cell).reset_index().to_string(index=False)
     return "\n".join(line.rstrip() for line in text.splitlines())

@@ -124,17 +124,19 @@ def open_source(name: str, source: str) -> epath.Path:
     """Returns the path of a source.
 
     Raises:
-      DatasetError: there is none.
+      InputError: there is none.
     """
     if not source:
         raise DatasetError(
             f"dataset.source is empty: give what {name} is prepared from, as docs/datasets.md says"
         )
+    from input_pipeline.files import to_path  # with pandas, which names alone need not
+
+    path = to_path(source, "dataset.source")
     try:
-        path = epath.Path(source).expanduser()
         if path.exists():
             return path
-    except (ValueError, KeyError, OSError) as error:  # NUL, a scheme that nothing reads
+    except OSError as error:  # of a bucket
         raise DatasetError(f"{source!r}: cannot be read (dataset.source): {error}") from error
     raise DatasetError(f"{path}: no such file or folder (dataset.source)")
 
