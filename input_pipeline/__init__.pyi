@@ -12,7 +12,7 @@ from .config import (
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
 from .errors import AnnotationError, DatasetError, InputError
-from .files import check_folder, read_json, to_path, write_file
+from .files import check_folder, read_json, read_text, to_path, write_file
 from .images import (
     MAX_PIXELS,
     Box,
@@ -90,6 +90,7 @@ __all__ = [
     "pixel_box",
     "query_subsets",
     "read_json",
+    "read_text",
     "steps_per_epoch",
     "to_path",
     "train_batches",

@@ -9,7 +9,7 @@ import io
 import os
 import threading
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from etils import epath
@@ -19,7 +19,7 @@ from input_pipeline.config import ImageConfig
 from input_pipeline.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
-ImageSource: TypeAlias = str | os.PathLike | bytes | np.ndarray
+ImageSource: TypeAlias = str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray
 
 MAX_PIXELS = 50_000_000
 _ORIENTATION_TAG = 0x0112
@@ -34,6 +34,10 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+# Of JPEGs: Huffman-coded baseline, extended and progressive frames, which every decoder reads.
+_PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
 _BOMB_LIMIT_LOCK = threading.Lock()
 
 
@@ -122,8 +126,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = ""
     (ICC) are ignored: the stored numbers are taken as sRGB.
 
     Args:
-      source: a path (local or of a bucket), the bytes of an image file, or an array
-        uint8 [H, W, 3 (RGB) or 4 (RGBA)] or [H, W] (gray).
+      source: a path (local or of a bucket), the bytes of an image file, a file that is open, an
+        image of Pillow, or an array uint8 [H, W, 3 (RGB) or 4 (RGBA)] or [H, W] (gray).
       max_pixels: larger images are refused before they are decoded.
       name: what an error calls an image given as bytes or as an array.
 
@@ -133,16 +137,26 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS, name: str = ""
     Raises:
       ImageError: missing, unreadable, truncated, empty or too large.
     """
+    if isinstance(source, Image.Image):  # as Pillow has it in memory
+        picture = _picture_in_rgb(source, name or "the given image")
+        _check_size(picture.size, max_pixels, name or "the given image")
+        return np.asarray(picture)
     if isinstance(source, np.ndarray):
         name = name or "the given array"
         picture = _picture_of_array(source, name)
         _check_size(picture.size, max_pixels, name)
         return np.asarray(_to_rgb(picture))
     data, name = _read(source, name)
-    picture, header = _decode(data, max_pixels, name)
-    if header.orientation in _TRANSPOSES:
-        picture = picture.transpose(_TRANSPOSES[header.orientation])
-    return np.asarray(_to_rgb(picture))
+    picture, _ = _decode(data, max_pixels, name)
+    return np.asarray(_picture_in_rgb(picture, name))
+
+
+def _picture_in_rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode in ("I", "F") and picture.format != "PPM":  # whose "I" has 16 bits
+        raise ImageError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
+    if (orientation := _orientation(picture)) in _TRANSPOSES:
+        picture = picture.transpose(_TRANSPOSES[orientation])
+    return _to_rgb(picture)
 
 
 def inspect_image(
@@ -194,7 +208,11 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
 def check_box(box: Box, image: np.ndarray, what: str) -> None:
     """Raises InputError, which calls it `what`, unless a box is within an image uint8 [H, W, 3]."""
     height, width, _ = image.shape
+    if len(box) != 4:
+        raise InputError(f"{what} is {tuple(box)}: expected (x_1, y_1, x_2, y_2), in pixels")
     x_1, y_1, x_2, y_2 = box
+    if 0 < max(box) <= 1 < min(height, width):
+        raise InputError(f"{what} is {tuple(box)}: expected pixels, not shares of the photo")
     if not (0 <= x_1 < x_2 <= width and 0 <= y_1 < y_2 <= height):
         raise InputError(
             f"{what} is {tuple(box)}: expected (x_1, y_1, x_2, y_2) with x_1 < x_2 and "
@@ -209,9 +227,15 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _read(source: str | os.PathLike | bytes, name: str) -> tuple[bytes, str]:
+def _read(source: Any, name: str) -> tuple[bytes, str]:
     if isinstance(source, bytes):
         return source, name or "the given bytes"
+    if hasattr(source, "read"):
+        return source.read(), name or "the given file"
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(
+            f"expected a path, bytes, an array or an image, got {type(source).__name__}"
+        )
     name = name or os.fspath(source)
     try:
         return epath.Path(source).read_bytes(), name
@@ -229,13 +253,17 @@ def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, Image
     try:
         picture = _open_unlimited(data)
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+            raise ImageError(f"{name}: is a HEIC photo: save it as JPEG") from None
         kinds = ", ".join(_formats())
         raise ImageError(f"{name}: is not a photo that can be read ({kinds})") from None
     except Exception as error:  # a broken header raises nearly anything in Pillow's plug-ins
         raise ImageError(f"{name}: is not a photo that can be read: {error}") from error
     _check_size(picture.size, max_pixels, name)
-    if picture.mode in ("I", "F"):
+    if picture.mode in ("I", "F") and picture.format != "PPM":
         raise ImageError(f"{name}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
+    if picture.format == "JPEG" and (scans := data.count(_SCAN)) > _MOST_SCANS:
+        raise ImageError(f"{name}: a JPEG of {scans} scans, which take long; save it anew")
     try:
         picture.load()
         orientation = _orientation(picture)
@@ -243,8 +271,26 @@ def _decode(data: bytes, max_pixels: int, name: str) -> tuple[Image.Image, Image
         raise ImageError(f"{name}: is damaged or truncated: {error}") from error
     width, height = picture.size if orientation < 5 else picture.size[::-1]
     # MPO is a JPEG followed by others (phones write it): the first is the photo.
-    plain_jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
+    plain_jpeg = (
+        picture.format in ("JPEG", "MPO")
+        and picture.mode in ("L", "RGB")
+        and _frame(data) in _PLAIN_FRAMES
+    )
     return picture, ImageHeader(height, width, orientation, plain_jpeg, len(data))
+
+
+def _frame(data: bytes) -> int:
+    """Returns the marker of a JPEG's frame, which says how it is coded; 0 without one."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker
+        if marker == 0xFF:  # a byte that fills
+            place += 1
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return 0
 
 
 def _open_unlimited(data: bytes) -> Image.Image:
@@ -297,7 +343,7 @@ def _picture_of_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I"):  # of 16 bits
         # Pillow's own conversion clips at 255 instead of scaling.
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

@@ -38,6 +38,7 @@ from input_pipeline import (
     check_box,
     check_folder,
     load_image,
+    read_text,
     to_path,
     write_file,
 )
@@ -89,7 +90,8 @@ def _predict(
         batch = matcher.predict([photo.pixels for photo in photos], boxes, shop=options.shop)
         for row, photo in enumerate(photos):
             prediction = decode(batch, row, labels, photo.crop, options.top)
-            picture = f"{len(predictions) + 1:04}_{epath.Path(photo.name).stem}.png"
+            stem = epath.Path(photo.name).stem.encode()[:200].decode(errors="ignore")
+            picture = f"{len(predictions) + 1:04}_{stem}.png"
             if jax.process_index() == 0:
                 print(format_prediction(photo.name, prediction), flush=True)
                 content = io.BytesIO()
@@ -147,7 +149,11 @@ def find_files(names: Sequence[str]) -> list[epath.Path]:
       InputError: a folder has no file, or there is nothing of that name.
     """
     files: list[epath.Path] = []
-    for name in names:
+    listed = [name[1:] for name in names if name.startswith("@")]
+    lines = [
+        line.strip() for name in listed for line in read_text(to_path(name, "@FILE")).splitlines()
+    ]
+    for name in [name for name in [*names, *lines] if name and not name.startswith("@")]:
         path = to_path(name, "photo")
         if not path.is_dir():
             files.append(path)
@@ -160,11 +166,13 @@ def find_files(names: Sequence[str]) -> list[epath.Path]:
 
 
 def _inside(folder: epath.Path) -> Iterator[epath.Path]:
-    """The files of a folder and of those in it, by name."""
+    """The files of a folder and of those in it, by name; links to folders above are passed over."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
+            if folder.resolve().is_relative_to(path.resolve()):
+                continue
             yield from _inside(path)
         else:
             yield path
@@ -180,9 +188,7 @@ def _box(text: str) -> Box:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m grnet_jax.predict", description=__doc__, fromfile_prefix_chars="@"
-    )
+    parser = argparse.ArgumentParser(prog="python -m grnet_jax.predict", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files, folders, or @FILE with names")

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from input_pipeline import images
+from input_pipeline.errors import InputError
 from input_pipeline.images import (
     ImageError,
     ImageTransform,
+    check_box,
     crop_and_resize,
     encode_png,
     inspect_image,
@@ -84,9 +87,10 @@ def test_gray_and_array_sources():
     np.testing.assert_array_equal(load_image(picture()), picture())
 
 
-def test_sixteen_bits_are_scaled():
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+def test_sixteen_bits_are_scaled(kind):
     values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
-    read = load_image(encoded(Image.fromarray(values), "PNG"))
+    read = load_image(encoded(Image.fromarray(values), kind))
     np.testing.assert_array_equal(read[0, :, 0], [0, 1, 1, 128, 255])
 
 
@@ -104,6 +108,46 @@ def test_cmyk_and_plain_jpegs():
     for mode in ("RGB", "L"):
         assert inspect_image(encoded(Image.new(mode, (8, 8)), "JPEG")).plain_jpeg
         assert not inspect_image(encoded(Image.new(mode, (8, 8)), "PNG")).plain_jpeg
+
+
+@pytest.mark.parametrize(("marker", "plain"), [(0xC0, True), (0xC2, True), (0xC3, False)])
+def test_a_jpeg_that_not_every_decoder_reads_is_not_plain(monkeypatch, marker, plain):
+    """Of a lossless frame (C3) Pillow decodes what TensorFlow does not; here its marker alone."""
+    data = encoded(Image.new("L", (8, 8)), "JPEG", progressive=marker == 0xC2)
+    place = data.index(bytes([0xFF, marker if plain else 0xC0]))
+    changed = data[: place + 1] + bytes([marker]) + data[place + 2 :]
+    assert images._frame(changed) == marker
+    monkeypatch.setattr(images, "_frame", lambda _: marker)
+    assert inspect_image(data).plain_jpeg == plain
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    data = encoded(Image.fromarray(picture()), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match=r"a JPEG of 2\d\d scans"):
+        inspect_image(data[:-2] + 200 * scan + data[-2:])
+
+
+def test_other_sources():
+    data = encoded(Image.fromarray(picture()), "PNG")
+    np.testing.assert_array_equal(load_image(io.BytesIO(data)), picture())
+    np.testing.assert_array_equal(load_image(Image.fromarray(picture())), picture())
+    turned = Image.open(io.BytesIO(with_orientation(6)))
+    np.testing.assert_array_equal(load_image(turned), load_image(with_orientation(6)))
+    for source, message in (
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo: save it as JPEG"),
+        ("a\0b.png", "cannot be read"),
+        ("https://host/a.png", "cannot be read"),
+        (3, "expected a path, bytes, an array or an image, got int"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            load_image(source)
+
+
+@pytest.mark.parametrize("box", [(1, 2, 3), (0.1, 0.1, 0.5, 0.9), (3, 3, 2, 9)])
+def test_wrong_boxes(box):
+    with pytest.raises(InputError, match=r"box is .*: expected"):
+        check_box(box, picture(), "box")
 
 
 def test_animation_gives_its_first_frame():
