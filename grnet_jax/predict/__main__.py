@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -171,7 +172,8 @@ def _inside(folder: epath.Path) -> Iterator[epath.Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if folder.resolve().is_relative_to(path.resolve()):
+            above = os.path.realpath(path)
+            if os.path.commonpath([above, os.path.realpath(folder)]) == above:
                 continue
             yield from _inside(path)
         else:
