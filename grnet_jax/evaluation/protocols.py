@@ -6,7 +6,7 @@ are its categories, each with a gallery of its own.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class Protocol:
       sampled: how the queries were chosen, "" where they are all.
       gallery_sampled: how the gallery was chosen, "" where it is whole.
       whitening_split: an `input_pipeline.Split` whose images whitening is learned on, or None.
+      overlaps: how many images stand, byte for byte, where they make a figure better than it is.
     """
 
     dataset: str
@@ -75,6 +76,7 @@ class Protocol:
     sampled: str = ""
     gallery_sampled: str = ""
     whitening_split: Any = None
+    overlaps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def describe(self) -> str:
         """Returns the protocol in words."""
@@ -87,7 +89,8 @@ class Protocol:
         within = ", ranked within the query's category" if self.groups[0].category else ""
         missing = int((self.positives < 0).all(axis=1).sum())
         unmatched = f"; {missing:,} queries have no match in it" if missing else ""
-        return f"Queries: {queries}. Gallery: {gallery}{within}{unmatched}."
+        overlaps = "".join(f" {count:,} {text}." for text, count in self.overlaps.items())
+        return f"Queries: {queries}. Gallery: {gallery}{within}{unmatched}.{overlaps}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +204,25 @@ def build_protocol(
         whitening_split=None
         if whitening in ("", WHITENED_BY_GALLERY)
         else dataset.split(whitening),
+        overlaps=_count_overlaps(dataset, images, names, query_rows, gallery_rows),
     )
+
+
+def _count_overlaps(
+    dataset: Any,
+    images: Any,
+    names: Sequence[str],
+    query_rows: np.ndarray,
+    gallery_rows: np.ndarray,
+) -> dict[str, int]:
+    """Counts queries that are in the gallery themselves, and images that are in train too."""
+    queries, gallery = (images.index.content[rows] for rows in (query_rows, gallery_rows))
+    counts = {"queries are in the gallery themselves": np.isin(queries, gallery).sum()}
+    if "train" not in names and dataset.has_split("train"):
+        trained = dataset.split("train").index.content
+        counts["queries are training photos"] = np.isin(queries, trained).sum()
+        counts["gallery photos are training photos"] = np.isin(gallery, trained).sum()
+    return {text: int(count) for text, count in counts.items() if count}
 
 
 def sample_protocol(protocol: Protocol, queries: int, seed: int = 0) -> Protocol:

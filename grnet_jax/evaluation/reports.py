@@ -47,6 +47,7 @@ def results_dict(result: RetrievalResult, model: str, step: int) -> dict[str, An
         "same_category": bool(protocol.groups[0].category),
         "sampled": protocol.sampled,
         "gallery_sampled": protocol.gallery_sampled,
+        "overlaps": dict(protocol.overlaps),
         "processing": result.processing,
         "shortlist": result.shortlist,
         "share_scored": _number(result.share_scored),

@@ -24,6 +24,10 @@ class FakeDataset:
     def __init__(self, **splits):
         self._photos = splits
         self.splits = tuple(splits)
+        self._contents = sorted({photo[0] for photos in splits.values() for photo in photos})
+
+    def has_split(self, name):
+        return name in self._photos
 
     def split(self, name):
         if name not in self._photos:
@@ -40,6 +44,7 @@ class FakeDataset:
             category=np.array(columns[3]),
             box=np.array([photo[4] if len(photo) > 4 else (0, 0, 1, 1) for photo in photos]),
             categories=np.array(["bags", "hats"]),
+            content=np.array([self._contents.index(photo[0]) for photo in photos]),
         )
         return FakeSplit("+".join(names), index)
 
@@ -155,6 +160,20 @@ def test_galleries_of_each_category():
         "hats": (["q2"], ["s2", "s1"]),
     }
     assert "ranked within the query's category" in protocol.describe()
+
+
+def test_photos_that_stand_in_two_places_are_counted():
+    test = [("q", 1, 0, 0), ("own", 2, 0, 0), ("own", 2, 1, 0), ("s", 1, 1, 0), ("seen", 3, 1, 0)]
+    train = [("seen", 9, 1, 0), ("q", 9, 0, 0), ("x", 9, 0, 0)]
+    protocol = build(FakeDataset(train=train, test=test))
+    assert protocol.overlaps == {
+        "queries are in the gallery themselves": 1,
+        "queries are training photos": 1,
+        "gallery photos are training photos": 1,
+    }
+    assert protocol.describe().endswith(" 1 gallery photos are training photos.")
+    assert "1 queries are in the gallery themselves." in protocol.describe()
+    assert not build(FakeDataset(train=train[2:], test=test[:1] + test[3:4])).overlaps
 
 
 def test_drawn_queries():
