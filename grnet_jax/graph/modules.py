@@ -7,12 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from grnet_jax.errors import InputError
 from grnet_jax.graph import reasoning, scoring
 from grnet_jax.graph.pyramid import PAPER_SCALES, node_count
 
 _he = nn.initializers.he_normal()
+# Parameters that the fused scorer knows, beside the layers'.
+_FUSED = {"projection", "edge_out1", "edge_in1", "edge_scale1", "score_weight", "score_bias"}
 
 
 class _Parameters(NamedTuple):
@@ -102,20 +105,29 @@ class SimilarityGraph(nn.Module):
         """Returns what `score_fused` takes; computed once a model, on the host.
 
         A `FusedScorer` where there are two layers or more, on nodes without the length and with
-        edges that stay; else the parameters as they are.
+        edges that stay; else the parameters as they are. These too where a parameter is new to the
+        fused scorer, or where it scores a few random pairs otherwise than this module does.
 
         Args:
           params: of this module.
           dtype: that products are made in.
           edge_blocks: of `scoring.fuse`.
         """
+        plain: Any = {
+            "params": jax.tree.map(np.asarray, dict(params)),
+            "dtype": np.zeros((), dtype),
+        }
+        layers = [f"layer{number + 1}" for number in range(self.layers)]
         if self.layers < 2 or self.recompute_edges or self.norm_feature:
-            return {"params": dict(params), "dtype": np.zeros((), dtype)}
-        return scoring.fuse(
+            return plain
+        if unknown := sorted(set(params) - _FUSED - set(layers)):
+            logging.warning("Scored in the plain way, for the fast one lacks %s.", unknown)
+            return plain
+        fused = scoring.fuse(
             params["projection"],
             np.asarray(params["edge_out1"]) * np.asarray(params.get("edge_scale1", 1.0)),
             params["edge_in1"],
-            [params[f"layer{number + 1}"] for number in range(self.layers)],
+            [params[name] for name in layers],
             params["score_weight"],
             params["score_bias"],
             mask=self._mask,
@@ -123,6 +135,23 @@ class SimilarityGraph(nn.Module):
             dtype=dtype,
             edge_blocks=edge_blocks,
         )
+        difference, allowed = self._difference(fused, plain)
+        if difference > allowed:
+            logging.warning("Scored in the plain way: the fast one differs by %.2g.", difference)
+            return plain
+        return fused
+
+    def _difference(self, fused: scoring.FusedScorer, plain: Any) -> tuple[float, float]:
+        """Returns by how much logits of random pairs differ, and by how much they may."""
+        shape = (5, sum(rows * columns for rows, columns in self.scales), fused.projection.shape[0])
+        regions = np.random.default_rng(0).gamma(1.0, size=shape).astype(np.float32)
+        query, gallery = jnp.asarray(regions[:2]), jnp.asarray(regions[2:])
+        ours, theirs = (
+            np.asarray(self.score_fused(one, query, gallery), np.float64) for one in (fused, plain)
+        )
+        coarse = float(jnp.finfo(plain["dtype"].dtype).eps)
+        largest = float(np.abs(theirs).max(initial=1.0))
+        return float(np.abs(ours - theirs).max()), max(1e-3, 8 * coarse) * largest
 
     def score_fused(
         self, fused: Any, query: jax.Array, gallery: jax.Array, tile: int = 0

@@ -95,6 +95,18 @@ def test_what_is_fused_and_what_takes_the_general_path(name):
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_fused_scorer_that_would_score_otherwise_is_not_taken(monkeypatch, caplog):
+    graph = SimilarityGraph(node_dim=16, reasoning_dim=8)
+    query, _ = _images("different", graph, 12)
+    params = _params(graph, query)
+    assert not isinstance(graph.fuse(params | {"bonus": 1.0}, "float32"), scoring.FusedScorer)
+    assert "for the fast one lacks ['bonus']" in caplog.text
+    exact = scoring.score_pairs
+    monkeypatch.setattr(scoring, "score_pairs", lambda *pairs: exact(*pairs) + 0.024)
+    assert not isinstance(graph.fuse(params, "float32"), scoring.FusedScorer)
+    assert "the fast one differs by 0.024" in caplog.text
+
+
 @pytest.mark.slow
 def test_fused_scores_equal_the_equations_at_the_papers_sizes():
     _check_fused(SimilarityGraph(), 1024, queries=1, gallery=2)
