@@ -32,6 +32,7 @@ _FIELDS = (
     "train.checkpoint_every=3",
     "optimizer.warmup_steps=2",
 )
+pytestmark = pytest.mark.xdist_group("commands")  # one process, which trains the run once
 
 
 def run(command, *arguments, env=None):

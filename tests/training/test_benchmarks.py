@@ -174,7 +174,7 @@ CASES = {
         {"all": (8, 0, 4), **dict.fromkeys(("easy", "hard_view", "hard_occlusion"), (3, 0, 4))},
     ),
 }
-_FAST = ("coco", "modanet", "street2shop")
+_FAST = ("coco", "modanet")
 
 
 # ml_collections reads config files so.
