@@ -16,6 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from etils import epath
+
+from input_pipeline import write_file
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -62,10 +66,7 @@ class ResultsFile:
             "commit": row["commit"],
             "rows": self.rows,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        half = self.path.with_suffix(".tmp")
-        half.write_text(json.dumps(content, indent=1) + "\n")
-        half.replace(self.path)
+        write_file(epath.Path(self.path), json.dumps(content, indent=1) + "\n")
 
     def report(self, table: str) -> None:
         """Prints a table of the rows, and where they are."""

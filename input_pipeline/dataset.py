@@ -207,9 +207,7 @@ def _plan(
     """
     if hasattr(registered.module, "contents"):
         return registered.module.contents(source, options)
-    skipped = parse_on_error(options.on_error, registered.known_faults)
-    checked, summary = _check(registered, source, options)
-    fatal = [problem for problem in checked.problems if problem.kind not in skipped]
+    checked, fatal, summary = _check(registered, source, options)
     if fatal or checked.table.empty:
         cure = "Correct them"
         if not checked.table.empty:
@@ -225,10 +223,23 @@ def _plan(
     return table_contents(checked.table, registered.kind, summary, options)
 
 
-def _check(
-    registered: Registered, source: str, options: PrepareOptions
-) -> tuple[Checked, dict[str, Any]]:
-    """Returns the checked table of a source, and what a summary says of it."""
+class SourceCheck(NamedTuple):
+    """The result of checking what a data set would be prepared from.
+
+    Attributes:
+      checked: every row that is right, and every problem.
+      fatal: the problems that would stop a preparation.
+      summary: what preparing would store, without the sizes in bytes.
+    """
+
+    checked: Checked
+    fatal: list[Problem]
+    summary: dict[str, Any]
+
+
+def _check(registered: Registered, source: str, options: PrepareOptions) -> SourceCheck:
+    """Reads and checks a source; the summary lacks the counts of the splits."""
+    skipped = parse_on_error(options.on_error, registered.known_faults)
     table = registered.to_table(source)
     checked = check_table(table, options.max_pixels)
     table, attrs = complete(table), checked.table.attrs
@@ -247,7 +258,8 @@ def _check(
         counts = objects.groupby(["category", "split"]).size().unstack(fill_value=0)
         counts = counts.reindex(attrs["categories"], fill_value=0)
         summary["objects_per_category"] = counts.to_dict("index")
-    return checked, summary
+    fatal = [problem for problem in checked.problems if problem.kind not in skipped]
+    return SourceCheck(checked, fatal, summary)
 
 
 def _print_skipped(checked: Checked) -> None:
@@ -310,20 +322,6 @@ def _count_objects(rows: pd.DataFrame) -> dict[str, int]:
     )
 
 
-class SourceCheck(NamedTuple):
-    """The result of checking what a data set would be prepared from.
-
-    Attributes:
-      checked: every row that is right, and every problem.
-      fatal: the problems that would stop a preparation.
-      summary: what preparing would store, without the sizes in bytes.
-    """
-
-    checked: Checked
-    fatal: list[Problem]
-    summary: dict[str, Any]
-
-
 def check_source(dataset: DatasetConfig, options: PrepareOptions) -> SourceCheck:
     """Reads and checks what a data set would be prepared from, every image too; writes nothing.
 
@@ -335,12 +333,10 @@ def check_source(dataset: DatasetConfig, options: PrepareOptions) -> SourceCheck
     if not hasattr(registered.module, "to_table"):
         raise DatasetError(f"{dataset.name}: is not made from files, there is nothing to check")
     registered.folder_name(dataset.source)  # names files that are missing
-    skipped = parse_on_error(options.on_error, registered.known_faults)
-    checked, summary = _check(registered, dataset.source, options)
+    checked, fatal, summary = _check(registered, dataset.source, options)
     count = _count_objects if registered.kind == "objects" else _count_rows
     table = checked.table
     splits = {split: count(part) for split in SPLITS if len(part := table[table["split"] == split])}
-    fatal = [problem for problem in checked.problems if problem.kind not in skipped]
     return SourceCheck(checked, fatal, {"splits": splits, **summary})
 
 

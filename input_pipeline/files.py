@@ -62,7 +62,7 @@ def write_file(path: epath.Path, content: str | bytes) -> None:
     Raises:
       InputError: it cannot be written; folders on its way are made.
     """
-    aside = path.parent / f"{path.name}.tmp"
+    aside = path.parent / f"{path.name}.{os.getpid()}.tmp"  # another process may write it too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content.encode() if isinstance(content, str) else content)

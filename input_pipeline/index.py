@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline.errors import DatasetError
+from input_pipeline.files import write_file
 from input_pipeline.records import NO_LANDMARKS, PhotoRecord
 from input_pipeline.vocabulary import CUSTOMER, DOMAINS, LANDMARKS, SHOP
 
@@ -43,13 +44,10 @@ class StoredIndex:
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the index, atomically on a local disk."""
-        path = epath.Path(path)
         buffer = io.BytesIO()
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         np.savez_compressed(buffer, **columns)
-        unfinished = path.parent / f"{path.name}.tmp"
-        unfinished.write_bytes(buffer.getvalue())
-        unfinished.replace(path)
+        write_file(epath.Path(path), buffer.getvalue())
 
     @classmethod
     def load(cls, path: epath.PathLike) -> Self:

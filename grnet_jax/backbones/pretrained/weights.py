@@ -25,6 +25,7 @@ from grnet_jax.backbones.pretrained.checkpoint_file import (
     is_torch,
 )
 from grnet_jax.errors import InputError
+from input_pipeline import write_file
 
 FORMAT = "grnet_jax weights"
 FORMAT_VERSION = 1
@@ -93,18 +94,7 @@ def write_weights(path: str | os.PathLike, weights: Weights) -> None:
         "source_sha256": weights.source_sha256,
         "converter": grnet_jax.__version__,
     }
-    data = safetensors.numpy.save(arrays, metadata)
-    file = epath.Path(path).expanduser()
-    half = file.parent / f"{file.name}.{os.getpid()}.tmp"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            half.write_bytes(data)
-            half.replace(file)
-        finally:
-            half.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be written: {error}") from error
+    write_file(epath.Path(path).expanduser(), safetensors.numpy.save(arrays, metadata))
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
