@@ -18,6 +18,7 @@ from typing import Any
 
 from etils import epath
 
+from grnet_jax.evaluation.provenance import source_commit
 from input_pipeline import write_file
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -102,17 +103,8 @@ def machine() -> str:
 
 def commit() -> str:
     """The checkout's commit, with "+" if files of the code differ; "unknown" without git."""
-    try:
-        head = _git("rev-parse", "--short", "HEAD")
-        changed = _git("status", "--porcelain", "--", ":!benchmarks/results")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changed else "")
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    found = source_commit()
+    return found["commit"] + "+" * found["dirty"] if found else "unknown"
 
 
 def in_new_process(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -18,6 +18,7 @@ from grnet_jax.config import Config, fields_affecting, parse_config, to_config_d
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import EvaluationResult, Evaluator, build_evaluators
 from grnet_jax.evaluation.ensembles import EnsembleEvaluator, Member, ensemble_variables
+from grnet_jax.evaluation.provenance import provenance
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.models import has_feature_map
 from grnet_jax.runtime import session
@@ -132,6 +133,7 @@ class _Evaluated(NamedTuple):
     evaluators: Mapping[str, Evaluator]
     variables: Any
     explain: str = ""  # the command that explains its scores
+    trained: Sequence[Config] = ()  # the configs of an ensemble's members
 
 
 def evaluate(
@@ -188,7 +190,14 @@ def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh) -> _Evaluate
         steps.append(int(state.step))
     evaluator = EnsembleEvaluator(given, members, mesh, load_dataset(given.dataset))
     config = given.model_copy(update={"name": f"{given.name}_ensemble_of_{len(members)}"})
-    return _Evaluated(config, max(steps), {"retrieval": evaluator}, ensemble_variables(members))
+    trained = [member.config.model_copy(update={"eval": given.eval}) for member in members]
+    return _Evaluated(
+        config,
+        max(steps),
+        {"retrieval": evaluator},
+        ensemble_variables(members),
+        trained=trained,
+    )
 
 
 def _as_trained(given: Config, trained: Config) -> Config:
@@ -224,7 +233,8 @@ def _report(result: EvaluationResult, measured: _Evaluated, to: epath.Path) -> l
     config, step = measured.config, measured.step
     print(f"\n{config.name}, checkpoint of step {step}, {config.eval.protocol.split} split\n")
     print(result.format())
-    written = [result.write(to, config.name, step)]
+    origin = provenance(measured.trained or [config])
+    written = result.write(to, config.name, step, origin)
     if isinstance(result, RetrievalResult):
         written.append(write_result_page(to, result, config.name, step, measured.explain))
     return written

@@ -26,8 +26,10 @@ class EvaluationResult(Protocol):
         """Returns the metrics for the terminal."""
         ...
 
-    def write(self, directory: epath.Path, model: str, step: int) -> str:
-        """Writes the metrics to a file and returns its path."""
+    def write(
+        self, directory: epath.Path, model: str, step: int, provenance: Mapping[str, Any]
+    ) -> list[str]:
+        """Writes the metrics to files, with where they come from, and returns the paths."""
         ...
 
 

@@ -61,9 +61,11 @@ class RecognitionResult:
         """Returns the metrics for the terminal, a line each."""
         return format_recognition(self)
 
-    def write(self, directory: epath.Path, model: str, step: int) -> str:
+    def write(
+        self, directory: epath.Path, model: str, step: int, provenance: Mapping[str, Any]
+    ) -> list[str]:
         """Writes `recognition.json` and returns its path."""
-        return write_recognition(directory, self, model, step)
+        return [write_recognition(directory, self, model, step, provenance)]
 
 
 class AttributeLabels(NamedTuple):
@@ -323,11 +325,16 @@ def format_recognition(found: RecognitionResult) -> str:
 
 
 def write_recognition(
-    directory: epath.Path, found: RecognitionResult, model: str, step: int
+    directory: epath.Path,
+    found: RecognitionResult,
+    model: str,
+    step: int,
+    provenance: Mapping[str, Any],
 ) -> str:
     """Writes `recognition.json`, shares in 0..1 and null where there is none; returns its path."""
     path = directory / "recognition.json"
-    content = {"model": model, "step": step, **dataclasses.asdict(found)}
+    about = {"model": model, "step": step, "provenance": dict(provenance)}
+    content = about | dataclasses.asdict(found)
     content["pdj"] = [list(point) for point in zip(THRESHOLDS, found.pdj, strict=False)]
     write_file(path, json.dumps(jax.tree.map(_plain, content), indent=2) + "\n")
     return str(path)

@@ -1,17 +1,22 @@
-"""A retrieval result as a file and as tables."""
+"""A retrieval result as files and as tables."""
 
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from etils import epath
 
 from grnet_jax.evaluation.breakdowns import break_down
+from grnet_jax.evaluation.protocols import Protocol
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import Calibration, OpenSet, RetrievalMetrics
 from grnet_jax.metrics import CalibrationSums
-from input_pipeline import write_file
+from grnet_jax.search.fingerprints import fingerprint
+from input_pipeline import query_subsets, write_file
 
 TABLE_COLUMNS = ("top1", "top5", "top20", "top50", "map")
 OTHER_COLUMNS = ("mrr", "recall5", "recall20", "map_revisitop", "map_at_r")
@@ -24,7 +29,9 @@ _TITLES = {
 }
 
 
-def results_dict(result: RetrievalResult, model: str, step: int) -> dict[str, Any]:
+def results_dict(
+    result: RetrievalResult, model: str, step: int, provenance: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The figures as `results.json` holds them; every share and interval in 0..1.
 
     A figure over no queries is null. "calibration" has a list of [pairs, mean probability, share
@@ -44,6 +51,7 @@ def results_dict(result: RetrievalResult, model: str, step: int) -> dict[str, An
         "dataset": protocol.dataset,
         "split": protocol.split,
         "gallery_splits": list(protocol.gallery_splits),
+        "gallery_fingerprint": _gallery_fingerprint(protocol),
         "same_category": bool(protocol.groups[0].category),
         "sampled": protocol.sampled,
         "gallery_sampled": protocol.gallery_sampled,
@@ -53,6 +61,7 @@ def results_dict(result: RetrievalResult, model: str, step: int) -> dict[str, An
         "share_scored": _number(result.share_scored),
         "model": model,
         "step": step,
+        "provenance": dict(provenance or {}),
         "protocols": subsets,
         "breakdowns": {
             kind: {name: _figures(figures) for name, figures in groups.items()}
@@ -83,6 +92,60 @@ def write_results(directory: epath.Path, results: Mapping[str, Any]) -> str:
     return str(path)
 
 
+def query_table(result: RetrievalResult) -> pd.DataFrame:
+    """Returns a row per query, as `ranks.parquet` holds it; docs/evaluation.md has the columns."""
+    protocol, ranking = result.protocol, result.ranking
+    index, rows = protocol.images.index, protocol.query_rows
+    listed, scores = ranking.indices, ranking.scores
+    own = np.zeros(listed.shape, bool)
+    for column in protocol.positives.T:
+        own |= (listed == column[:, None]) & (listed >= 0)
+    found = np.take_along_axis(scores, own.argmax(axis=1)[:, None], axis=1)[:, 0]
+    categories = np.array([*index.categories, ""], object)  # -1 is unknown
+    top_photos = index.photo_id[protocol.gallery_rows[listed[:, 0]]]
+    others = ranking.ranks[:, :0] if ranking.other_ranks is None else ranking.other_ranks
+    return pd.DataFrame(
+        {
+            "photo_id": index.photo_id[rows].astype(object),
+            "item_id": index.items[index.item[rows]].astype(object),
+            "category": categories[index.category[rows]],
+            **query_subsets(index.view[rows], index.occluded[rows], index.cropped[rows]),
+            "rank": ranking.ranks[:, 0],
+            "score": np.where(own.any(axis=1), found, np.nan),
+            "top_photo_id": np.where(listed[:, 0] < 0, "", top_photos).astype(object),
+            "top_score": np.where(listed[:, 0] < 0, np.nan, scores[:, 0]),
+            "ranks": [one[one > 0] for one in ranking.ranks],
+            "identical_ranks": [one[one > 0] for one in others],
+        }
+    )
+
+
+def write_ranks(directory: epath.Path, table: pd.DataFrame) -> str:
+    """Writes what `query_table` made as `ranks.parquet` and returns its path."""
+    path, buffer = directory / "ranks.parquet", io.BytesIO()
+    table.to_parquet(buffer, index=False, compression="zstd")
+    write_file(path, buffer.getvalue())
+    return str(path)
+
+
+def pad_ranks(ranks: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns int32 [q, p >= 1] of a column of `query_table`, padded with 0 as metrics take it."""
+    counts = np.array([len(one) for one in ranks], int)
+    padded = np.zeros((len(counts), max(counts.max(initial=1), 1)), np.int32)
+    padded[np.arange(padded.shape[1]) < counts[:, None]] = np.concatenate([*ranks, []])
+    return padded
+
+
+def _gallery_fingerprint(protocol: Protocol) -> str:
+    """Of the gallery's images and items, in any order and whatever other images there are."""
+    index, rows = protocol.images.index, protocol.gallery_rows
+    # Numbers of contents are in the order of digests: so they are among these images alone too.
+    content = np.unique(index.content[rows], return_inverse=True)[1]
+    items = index.items[index.item[rows]]
+    listed = zip(index.photo_id[rows].tolist(), items.tolist(), content.tolist(), strict=True)
+    return fingerprint([sorted(listed)])
+
+
 def format_table(result: RetrievalResult) -> str:
     """The figures in percent with their 95% intervals, a protocol a line."""
     head = ["protocol", "queries", "gallery", *(column_title(c) for c in TABLE_COLUMNS)]
@@ -98,7 +161,14 @@ def format_table(result: RetrievalResult) -> str:
                 f"{figures.title}: {figures.without_match} more queries show an item without a "
                 "gallery photo; they are not measured."
             )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    notes += describe_scores(result)
+    notes.append("In percent, with 95% intervals (clustered by item).")
+    return "\n".join([result.describe(), "", *align_columns(rows), *notes])
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table, a rule below the first: the first column left, others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
@@ -106,10 +176,7 @@ def format_table(result: RetrievalResult) -> str:
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "-" * len(lines[0]))
-    notes += describe_scores(result)
-    notes.append("In percent, with 95% intervals (clustered by item).")
-    return "\n".join([result.describe(), "", *lines, *notes])
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
 def format_breakdowns(result: RetrievalResult) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -107,11 +107,15 @@ class RetrievalResult:
 
         return f"{reports.format_table(self)}\n\n{reports.format_breakdowns(self)}"
 
-    def write(self, directory: epath.Path, model: str, step: int) -> str:
-        """Writes `results.json` and returns its path."""
+    def write(
+        self, directory: epath.Path, model: str, step: int, provenance: Mapping[str, Any]
+    ) -> list[str]:
+        """Writes `results.json` and `ranks.parquet` and returns their paths."""
         from grnet_jax.evaluation import reports
 
-        return reports.write_results(directory, reports.results_dict(self, model, step))
+        results = reports.results_dict(self, model, step, provenance)
+        table = reports.query_table(self)
+        return [reports.write_results(directory, results), reports.write_ranks(directory, table)]
 
 
 # Fields of eval.search that change features after the model; the last ones embeddings alone.

@@ -23,6 +23,7 @@ _METRICS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "map_revisitop": metrics.average_precision_revisitop,
     "map_at_r": metrics.average_precision_at_r,
 }
+METRIC_NAMES = tuple(_METRICS)
 BINS = 15  # of probabilities, as Guo et al. (2017) measure calibration
 
 
@@ -100,7 +101,7 @@ def compute_metrics(
     """
     matched = np.any(ranks > 0, axis=1)
     members = np.stack([subset.queries for subset in subsets]) & matched
-    table = np.asarray(_query_metrics(ranks))
+    table = query_metrics(ranks)
     means = np.asarray(metrics.group_means(table, members))
     intervals = metrics.clustered_intervals(table, items, members)
     results = {}
@@ -161,9 +162,13 @@ def pair_calibration(sums: CalibrationSums) -> Calibration:
     )
 
 
+def query_metrics(ranks: np.ndarray) -> np.ndarray:
+    """Computes each of `METRIC_NAMES` for every query, float32 [q, m], of ranks int [q, p]."""
+    return np.asarray(_query_metrics(ranks))
+
+
 @jax.jit
 def _query_metrics(ranks: jax.Array) -> jax.Array:
-    """Computes each of `_METRICS` for every query, float32 [q, m]."""
     columns = [metric(ranks) for metric in _METRICS.values()]
     return jnp.stack(columns, axis=1).astype(jnp.float32)
 

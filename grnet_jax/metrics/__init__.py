@@ -13,6 +13,7 @@ from grnet_jax.metrics.calibration import (
 )
 from grnet_jax.metrics.intervals import (
     clustered_intervals,
+    paired_bootstrap,
 )
 from grnet_jax.metrics.landmarks import (
     detection_rate,
@@ -69,6 +70,7 @@ __all__ = [
     "normalized_distances",
     "normalized_error",
     "open_set_metrics",
+    "paired_bootstrap",
     "positive_mask",
     "positive_ranks",
     "ranks_from_ahead",

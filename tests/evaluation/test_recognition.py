@@ -179,8 +179,9 @@ def test_file_and_table_have_the_figures_and_none_for_nothing(tmp_path):
     )
     assert nothing.format().endswith("-")
     for found, value, bounds in ((known, 0.25, [0.2, 0.3]), (nothing, None, [None, None])):
-        path = found.write(epath.Path(tmp_path), "fir", 7)
+        (path,) = found.write(epath.Path(tmp_path), "fir", 7, {"seed": 3})
         content = json.loads(epath.Path(path).read_text())
         assert (content["model"], content["step"], content["photos"]) == ("fir", 7, 1200)
+        assert content["provenance"] == {"seed": 3}
         assert content["values"] == {"category_top1": value}
         assert content["intervals"] == {"category_top1": bounds}

@@ -286,5 +286,5 @@ dataset = load_dataset(config.dataset)
 parts = config, build_matcher(config.model), make_mesh(), dataset, "test"
 result = build_evaluators(*parts)["retrieval"].run({})
 if jax.process_index() == 0:
-    result.write(epath.Path(to), "x", 0)
+    result.write(epath.Path(to), "x", 0, {})
 """
