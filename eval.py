@@ -2,6 +2,7 @@
 
 The config lies in the workdir; several are evaluated as one, their embeddings side by side. A
 matcher without parameters has no workdir: python eval.py --config=configs/color_histogram.py.
+Writes results.json, ranks.parquet (every query's) and results.html.
 """
 
 from absl import app, flags
@@ -12,7 +13,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder or bucket of the trained run; several, joined by commas, as one."
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "", "Folder or bucket for results.json and results.html; the workdir if not given."
+    "output", "", "Folder or bucket for what is written; the workdir if not given."
 )
 
 

@@ -120,7 +120,8 @@ def read_run(name: str) -> EvaluatedRun:
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / 'results.json'}: damaged (no field {error})") from error
     except Exception as error:  # a damaged file raises nearly anything
-        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: damaged ({reason})") from error
     if lacking or count != len(queries):
         problem = f"no {', '.join(lacking)}" if lacking else f"{count:,} and {len(queries):,} rows"
         raise InputError(
@@ -163,6 +164,8 @@ def compare(runs: Sequence[EvaluatedRun], metrics: Sequence[str], subset: str) -
     shared = runs[0].queries.index
     for run in runs[1:]:
         shared = shared[shared.isin(run.queries.index)]
+        if shared.empty:
+            raise InputError(f"{run.name}: no query in common with {runs[0].name}")
     notes = [
         f"{run.name}: {len(run.queries) - len(shared):,} more queries, which not all runs have, "
         "are left out."
@@ -171,23 +174,23 @@ def compare(runs: Sequence[EvaluatedRun], metrics: Sequence[str], subset: str) -
     ]
     tables = [run.queries.loc[shared] for run in runs]
     chosen = _in_subset(tables[0], subset)
-    matched = np.all([table["rank"] > 0 for table in tables], axis=0)
-    if unmatched := int((chosen & ~matched).sum()):
+    ranks = np.stack([table["rank"].to_numpy() for table in tables])
+    measured = chosen & (ranks > 0).all(axis=0)
+    if unmatched := int(chosen.sum() - measured.sum()):
         notes.append(f"{unmatched:,} queries without a match in the gallery are left out.")
-    if not (chosen & matched).any():
-        what = "runs have no query in common" if shared.empty else f"--subset={subset}: no query"
-        raise InputError(f"{', '.join(run.name for run in runs)}: {what}")
-    tables = [table[chosen & matched] for table in tables]
+    if not measured.any():
+        raise InputError(f"--subset={subset}: runs have no query of it with a match in common")
+    queries = tables[0].loc[measured, [*_KEYS, "category"]].reset_index(drop=True)
     columns = [METRIC_NAMES.index(name) for name in metrics]
-    values = np.stack([query_metrics(pad_ranks(one["ranks"]))[:, columns] for one in tables])
-    values = values.astype(np.float64)
-    items = np.unique(tables[0]["item_id"].to_numpy(str), return_inverse=True)[1]
+    values = np.stack([query_metrics(pad_ranks(one["ranks"])) for one in tables])
+    values = values[:, measured][..., columns].astype(np.float64)
+    items = pd.factorize(queries["item_id"], sort=True)[0]
     everyone = np.ones((1, len(items)), bool)
     return Comparison(
         names=_unique_names([run.name for run in runs]),
         metrics=list(metrics),
-        queries=tables[0][[*_KEYS, "category"]].reset_index(drop=True),
-        ranks=np.stack([table["rank"].to_numpy() for table in tables]),
+        queries=queries,
+        ranks=ranks[:, measured],
         values=values.mean(axis=1),
         intervals=np.stack([clustered_intervals(one, items, everyone)[0] for one in values]),
         differences=np.stack(
@@ -258,8 +261,8 @@ def _format_differences(found: Comparison, titles: Sequence[str]) -> Iterator[st
     for run, intervals in enumerate(found.differences, 1):
         values = found.values[run] - found.values[0]
         cells = [
-            f"{100 * value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-            for value, (low, high) in zip(values, intervals, strict=True)
+            f"{value:+.2f} " + ("[-]" if np.isnan(low) else f"[{low:+.2f}, {high:+.2f}]")
+            for value, (low, high) in zip(100 * values, 100 * intervals, strict=True)
         ]
         rows.append([found.names[run], *cells])
     yield from align_columns(rows)
@@ -355,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if output:
             written = write_comparison(output, found, options.subset)
             print("\n" + "\n".join(f"Wrote {path}" for path in written))
+            print(f"Next: open {written[-1]} in a spreadsheet, or with pandas")
         else:
             print("\nNext: --output=DIR writes this and every query's ranks to files")
     return 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -85,6 +86,11 @@ def test_eval_writes_results_and_page(trained):
     assert results["step"] in (3, 6)
     assert results["protocols"]["all"]["queries"] == 24
     assert results["protocols"]["all"]["gallery"] == 12
+    assert results["provenance"]["seed"] == 0
+    assert not any(str(path) in json.dumps(results) for path in (workdir, _ROOT))  # no paths
+    ranks = pd.read_parquet(workdir / "ranks.parquet")
+    top1 = results["protocols"]["all"]["top1"]
+    assert (ranks["rank"] == 1).mean() == pytest.approx(top1, abs=1e-6)  # six digits
     assert re.search(r"All queries \(synthetic\) +24 +12 ", evaluate.stdout)
     page = (workdir / "results.html").read_text()
     pictures = re.findall(r'src="([^"]+)"', page)
@@ -269,7 +275,9 @@ def test_evaluation_sees_photos_as_training_did(trained, data_dir, tmp_path):
     flags = _flags("configs/grnet.py", *_tiny(data_dir), *sizes)
     done = run("eval.py", *flags, f"--workdir={workdir}", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results.json").read_text() == (workdir / "results.json").read_text()
+    again, first = (json.loads((to / "results.json").read_text()) for to in (tmp_path, workdir))
+    del again["provenance"]["date"], first["provenance"]["date"]
+    assert again == first
 
 
 def test_load_without_a_run_is_named(tmp_path):
@@ -286,11 +294,23 @@ def test_evaluating_another_model_is_refused(trained, data_dir):
     assert "Traceback" not in done.stderr
 
 
-def test_color_histogram_needs_no_training(data_dir, tmp_path):
+def test_color_histogram_needs_no_training_and_is_compared(trained, data_dir, tmp_path):
+    workdir, _, _ = trained
     flags = _flags("configs/color_histogram.py", *_tiny(data_dir))
     done = run("eval.py", *flags, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "results.json").read_text())["step"] == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["step"] == 0
+    done = run("-m", "grnet_jax.compare", str(workdir), str(tmp_path), str(workdir))
+    assert done.returncode == 0, done.stderr
+    assert "all: 24 queries of 12 items that all runs have." in done.stdout
+    assert f"{100 * results['protocols']['all']['map']:.1f} [" in done.stdout
+    itself = f"{workdir} (2) against {workdir}: no difference shown in top-1, top-5, top-20, mAP."
+    assert itself in done.stdout
+    done = run("-m", "grnet_jax.compare", str(workdir), f"{tmp_path}/nothing")
+    assert done.returncode == 2
+    assert "ranks.parquet: no such file; python eval.py" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ _MAY_IMPORT = {
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
     "export": {"errors", "config", "models"},
     "predict": {"models", "training"},
+    "compare": {"errors", "evaluation", "metrics", "runtime"},
     "commands": {
         *("errors", "config", "runtime", "sharding", "models", "evaluation", "visualization"),
         "training",

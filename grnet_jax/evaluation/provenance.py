@@ -16,6 +16,7 @@ from grnet_jax.config import Config, fields_affecting
 from grnet_jax.search.fingerprints import fingerprint
 
 _ROOT = pathlib.Path(__file__).parents[2]
+_CODE = ("*.py", "grnet_jax", "input_pipeline", "benchmarks", ":!benchmarks/results")
 
 
 def provenance(configs: Sequence[Config]) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def config_digest(configs: Sequence[Config]) -> str:
 def source_commit(root: pathlib.Path = _ROOT) -> dict[str, Any]:
     """Returns "commit", short, and "dirty", whether files differ from it; {} outside a checkout.
 
-    Result files of benchmarks, which are written while they run, make no tree dirty.
+    What is no code, such as a folder of results or a list of photos, makes no tree dirty.
     """
 
     def git(*arguments: str) -> str:
@@ -61,7 +62,7 @@ def source_commit(root: pathlib.Path = _ROOT) -> dict[str, Any]:
     try:
         # An installed package may lie inside another project's checkout, which is not its source.
         git("ls-files", "--error-unmatch", "grnet_jax/__init__.py")
-        changed = git("status", "--porcelain", "--", ":!benchmarks/results")
+        changed = git("status", "--porcelain", "--", *_CODE)
         return {"commit": git("rev-parse", "--short", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -5,6 +5,7 @@ import json
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from etils import epath
 
@@ -14,15 +15,19 @@ from grnet_jax.evaluation.protocols import Group, Protocol, QuerySubset, list_su
 from grnet_jax.evaluation.reports import (
     format_breakdowns,
     format_table,
+    pad_ranks,
+    query_table,
     results_dict,
     write_results,
 )
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import (
     BINS,
+    METRIC_NAMES,
     compute_metrics,
     macro_average,
     pair_calibration,
+    query_metrics,
 )
 from grnet_jax.search.ranking import RankingResult
 from input_pipeline import query_subsets
@@ -33,21 +38,26 @@ _BEST = np.array([3.0, 1.0, 2.0, -1.0], np.float32)
 _SCORES = np.random.default_rng(0).normal(-2, 3, (4, 70)).astype(np.float32)
 _SAME = np.random.default_rng(1).random((4, 70)) < 0.3
 # Of the last query nothing is known.
+_FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 _INDEX = types.SimpleNamespace(
-    item=_ITEMS,
+    photo_id=np.array([f"photo {row}" for row in range(70)]),
+    content=np.arange(70),
+    items=np.array([f"item {row}" for row in range(70)]),
+    item=np.r_[_ITEMS, 0:66],
     view=np.array([0, 1, 0, -1]),
+    occluded=_FLAGS[1],
+    cropped=_FLAGS[2],
     category=np.array([2, 2, 0, -1]),
     categories=np.array(["dress", "coat", "top"]),
     box=np.array([[0, 0, 10, 4], [0, 0, 10, 19], [2, 3, 7, 9], [0, 0, 10, 20]], np.float32),
     size=np.array([[20, 10], [20, 10], [20, 10], [20, 10]]),
 )
-_FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 
 
 def _evaluation():
     protocols = list_subsets("synthetic", 70, query_subsets(*_FLAGS))
     figures = compute_metrics(protocols, _RANKS, _ITEMS, _BEST, logits=True)
-    ranking = RankingResult(np.zeros((4, 1), int), _BEST[:, None], _RANKS)
+    ranking = RankingResult(np.array([[0], [5], [5], [5]]), _BEST[:, None], _RANKS)
     sums = metrics.calibration_sums(_SCORES, _SAME, metrics.fine_edges(BINS))
     protocol = Protocol(
         dataset="synthetic",
@@ -152,6 +162,72 @@ def test_result_file_has_every_figure(tmp_path):
     # The only query of this protocol has no match: no figure, rather than a zero.
     assert found["protocols"]["hard_cropping"]["top1"] is None
     assert found["protocols"]["hard_cropping"]["queries_without_match"] == 1
+
+
+def test_means_over_the_file_of_ranks_are_the_result_files(tmp_path):
+    evaluation = _evaluation()
+    other = np.array([[1, 2, 4], [2, 3, 0], [0, 0, 0], [9, 0, 0]], np.int32)
+    everyone = dataclasses.replace(evaluation.subsets[0], name="all_identical")
+    evaluation = dataclasses.replace(
+        evaluation,
+        metrics=evaluation.metrics | compute_metrics([everyone], other, _ITEMS),
+        ranking=dataclasses.replace(evaluation.ranking, other_ranks=other),
+    )
+    _, path = evaluation.write(epath.Path(tmp_path), "grnet", 800, {"seed": 1})
+    table = pd.read_parquet(path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["provenance"] == {"seed": 1}
+    values = {name: query_metrics(pad_ranks(table[name])) for name in ("ranks", "identical_ranks")}
+    for name, figures in results["protocols"].items():
+        column = "identical_ranks" if name == "all_identical" else "ranks"
+        chosen = (table["rank"] > 0) & table.get(name, True)
+        assert chosen.sum() == figures["queries"]
+        for metric, found in zip(METRIC_NAMES, values[column][chosen].T, strict=True):
+            expected = pytest.approx(found.mean(), abs=1e-6) if chosen.any() else None
+            assert figures[metric] == expected
+    assert table.drop(columns=["ranks", "identical_ranks"]).iloc[1].to_dict() == {
+        "photo_id": "photo 1",
+        "item_id": "item 1",
+        "category": "top",
+        **dict.fromkeys(("easy", "hard_occlusion", "hard_cropping"), False),
+        "hard_view": True,
+        "rank": 2,
+        "score": pytest.approx(np.nan, nan_ok=True),  # not among the listed
+        "top_photo_id": "photo 5",
+        "top_score": 1.0,
+    }
+    assert table["score"][0] == table["top_score"][0] == 3
+    assert table["category"].tolist() == ["top", "top", "dress", ""]
+
+
+def test_a_query_without_a_gallery_has_no_top_photo():
+    evaluation = _evaluation()
+    nothing = RankingResult(np.full((4, 1), -1), np.full((4, 1), -np.inf), np.zeros_like(_RANKS))
+    table = query_table(dataclasses.replace(evaluation, ranking=nothing))
+    assert table["top_photo_id"].tolist() == [""] * 4
+    assert table[["score", "top_score"]].isna().all(axis=None)
+    assert [len(ranks) for ranks in table["ranks"]] == [0] * 4
+
+
+def test_the_gallerys_fingerprint_is_of_its_images_and_items():
+    protocol = _evaluation().protocol
+
+    def found(rows=protocol.gallery_rows, **columns):
+        index = types.SimpleNamespace(**vars(_INDEX) | columns)
+        images = types.SimpleNamespace(index=index)
+        changed = dataclasses.replace(protocol, images=images, gallery_rows=rows)
+        result = dataclasses.replace(_evaluation(), protocol=changed)
+        return results_dict(result, "x", 1)["gallery_fingerprint"]
+
+    content = _INDEX.content
+    assert found() == found(np.arange(70)[::-1]) == found(content=7 * content + 3)
+    others = (
+        found(np.arange(69)),
+        found(content=content[::-1]),
+        found(photo_id=np.array([f"other {row}" for row in range(70)])),
+        found(item=_INDEX.item[::-1]),
+    )
+    assert len({found(), *others}) == 5
 
 
 def test_reports_name_the_protocol():
