@@ -34,16 +34,9 @@ _RESAMPLES = 10_000
 _SEED = 0
 # Were fewer items to differ, even all in one direction, chance would do it: 2 * 0.5**5 > 5%.
 _LEAST_ITEMS = 6
-_KEYS = ("photo_id", "item_id")
+_KEYS = ["photo_id", "item_id"]
 _SUBSETS = ("easy", "hard_view", "hard_occlusion", "hard_cropping")
-_COLUMNS = (*_KEYS, "category", *_SUBSETS, "rank", "ranks")
-# What ranks depend on besides the run, of results.json.
-_PROTOCOL = {
-    "dataset": "data set",
-    "split": "split",
-    "same_category": "eval.protocol.same_category",
-    "gallery_fingerprint": "gallery of other images, fingerprint",
-}
+_COLUMNS = [*_KEYS, "category", *_SUBSETS, "rank", "ranks"]
 
 
 class EvaluatedRun(NamedTuple):
@@ -51,12 +44,12 @@ class EvaluatedRun(NamedTuple):
 
     Attributes:
       name: its folder, as it was given.
-      results: results.json.
+      protocol: what ranks depend on besides the run, of results.json.
       queries: ranks.parquet, a row per query; its index tells queries apart.
     """
 
     name: str
-    results: dict[str, Any]
+    protocol: dict[str, Any]
     queries: pd.DataFrame
 
 
@@ -110,43 +103,40 @@ def read_run(name: str) -> EvaluatedRun:
         )
     try:
         results = read_json(folder / "results.json")
-        queries = pd.read_parquet(io.BytesIO(path.read_bytes()))
         everything = results["protocols"]["all"]
-        lacking = [field for field in _PROTOCOL if field not in results]
-        lacking += [column for column in _COLUMNS if column not in queries]
+        protocol = {name: results[name] for name in ("dataset", "split", "same_category")}
+        protocol["gallery"] = everything["gallery"]  # how many images
+        protocol["gallery_fingerprint"] = results["gallery_fingerprint"]
         count = everything["queries"] + everything["queries_without_match"]
+        queries = pd.read_parquet(io.BytesIO(path.read_bytes()), columns=_COLUMNS)
     except AnnotationError as error:
         raise InputError(error.problems[0]) from error
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'results.json'}: damaged (no field {error})") from error
+        raise InputError(
+            f"{folder / 'results.json'}: damaged or older (no field {error}): run eval.py again"
+        ) from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: damaged ({reason})") from error
-    if lacking or count != len(queries):
-        problem = f"no {', '.join(lacking)}" if lacking else f"{count:,} and {len(queries):,} rows"
+    if count != len(queries):
         raise InputError(
-            f"{folder}: results.json and ranks.parquet are not of one evaluation ({problem}): run "
-            "eval.py again"
+            f"{path}: {len(queries):,} queries, but results.json has {count:,}: expected files of "
+            "one evaluation"
         )
-    number = queries.groupby(list(_KEYS)).cumcount()  # a photo may show an item twice
-    queries.index = pd.MultiIndex.from_frame(queries[list(_KEYS)].assign(number=number))
-    return EvaluatedRun(name, results, queries)
+    number = queries.groupby(_KEYS).cumcount()  # a photo may show an item twice
+    queries.index = pd.MultiIndex.from_frame(queries[_KEYS].assign(number=number))
+    return EvaluatedRun(name, protocol, queries)
 
 
 def check_protocols(runs: Sequence[EvaluatedRun]) -> None:
     """Raises InputError where a run was measured by another protocol than the first."""
     first = runs[0]
     for run in runs[1:]:
-        pairs = [
-            (what, *(one.results[field] for one in (run, first)))
-            for field, what in _PROTOCOL.items()
-        ]
-        sizes = (one.results["protocols"]["all"]["gallery"] for one in (run, first))
-        for what, found, expected in [("gallery photos", *sizes), *pairs]:
-            if found != expected:
+        for field, expected in first.protocol.items():
+            if (found := run.protocol[field]) != expected:
                 raise InputError(
-                    f"{run.name}: {what} {found}, but {first.name} has {expected}; expected runs "
-                    "evaluated on the same data set, split and gallery"
+                    f"{run.name}: {field}={found!r}, but {first.name} has {expected!r}; expected "
+                    "runs evaluated on the same data set, split and gallery"
                 )
 
 
@@ -227,12 +217,12 @@ def _unique_names(names: Sequence[str]) -> list[str]:
     return [f"{name} ({n + 1})" if n else name for name, n in zip(names, seen, strict=True)]
 
 
-def format_comparison(found: Comparison, results: dict[str, Any], subset: str, top: int) -> str:
+def format_comparison(found: Comparison, protocol: dict[str, Any], subset: str, top: int) -> str:
     """Returns the tables for the terminal.
 
     Args:
       found: the comparison.
-      results: the first run's results.json.
+      protocol: of the runs.
       subset: of the queries.
       top: how many queries are listed that a run ranks highest above the other.
     """
@@ -242,8 +232,8 @@ def format_comparison(found: Comparison, results: dict[str, Any], subset: str, t
     for name, *cells in zip(found.names, found.values, found.intervals, strict=True):
         rows.append([name, *map(format_figure, *cells)])
     lines = [
-        f"{results['dataset']}, {results['split']} split, {subset}: {len(found.queries):,} queries "
-        f"of {items:,} items that all runs have.",
+        f"{protocol['dataset']}, {protocol['split']} split, {subset}: "
+        f"{len(found.queries):,} queries of {items:,} items that all runs have.",
         *found.notes,
         "",
         *align_columns(rows),
@@ -303,28 +293,16 @@ def _rank_ratios(found: Comparison, run: int) -> np.ndarray:
 
 def write_comparison(directory: epath.Path, found: Comparison, subset: str) -> list[str]:
     """Writes `comparison.json` and each query's ranks as `comparison.csv`; returns their paths."""
-    runs: dict[str, Any] = {}
-    for run, name in enumerate(found.names):
-        runs[name] = {
-            metric: {
-                "value": round(found.values[run, m], 6),
-                "interval_95": found.intervals[run, m].round(6).tolist(),
-            }
-            for m, metric in enumerate(found.metrics)
-        }
-        for m, metric in enumerate(found.metrics if run else []):
-            low_high = found.differences[run - 1, m].round(6)
-            runs[name][metric] |= {
-                "difference": round(found.values[run, m] - found.values[0, m], 6),
-                "difference_interval_95": [None if np.isnan(b) else b for b in low_high.tolist()],
-                "verdict": found.verdict(run, m),
-            }
     content = {
         "subset": subset,
         "queries": len(found.queries),
         "items": found.queries["item_id"].nunique(),
         "notes": found.notes,
-        "runs": runs,
+        "rows": [
+            _row(found, run, metric)
+            for run in range(len(found.names))
+            for metric in range(len(found.metrics))
+        ],
     }
     ranks = pd.DataFrame(found.ranks.T, columns=[f"rank in {name}" for name in found.names])
     files = {
@@ -334,6 +312,18 @@ def write_comparison(directory: epath.Path, found: Comparison, subset: str) -> l
     for name, text in files.items():
         write_file(directory / name, text)
     return [str(directory / name) for name in files]
+
+
+def _row(found: Comparison, run: int, metric: int) -> dict[str, Any]:
+    value, bounds = found.values[run, metric], found.intervals[run, metric]
+    row: dict[str, Any] = {"run": found.names[run], "metric": found.metrics[metric]}
+    row |= {"value": round(value, 6), "interval_95": bounds.round(6).tolist()}
+    if run:
+        bounds = found.differences[run - 1, metric].round(6).tolist()
+        row["difference"] = round(value - found.values[0, metric], 6)
+        row["difference_interval_95"] = [None if np.isnan(bound) else bound for bound in bounds]
+        row["verdict"] = found.verdict(run, metric)
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -354,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = [read_run(name) for name in options.runs]
         check_protocols(runs)
         found = compare(runs, metrics, options.subset)
-        print(format_comparison(found, runs[0].results, options.subset, options.top))
+        print(format_comparison(found, runs[0].protocol, options.subset, options.top))
         if output:
             written = write_comparison(output, found, options.subset)
             print("\n" + "\n".join(f"Wrote {path}" for path in written))

@@ -71,7 +71,7 @@ def test_values_differences_and_verdicts(write_run):
     assert found.verdict(1, 0) == found.verdict(1, 1) == "higher"
     assert found.verdict(2, 1) == "no difference shown (fewer than 6 items differ)"
     assert found.verdict(3, 0) == "no difference shown"
-    text = format_comparison(found, runs[0].results, "all", 3)
+    text = format_comparison(found, runs[0].protocol, "all", 3)
     assert f"{runs[3].name} against {runs[0].name}: no difference shown in top-1, MRR." in text
     higher, lower = (int(count.sum()) for count in (ranks[3] < first, ranks[3] > first))
     equal = _QUERIES - higher - lower
@@ -93,7 +93,7 @@ def test_the_queries_that_differ_most_come_first(write_run):
     ranks = np.full((2, 6), 5)
     ranks[:, 1], ranks[:, 2], ranks[:, 3], ranks[:, 4] = (30, 20), (10, 1), (1, 40), (2, 3)
     runs = [read_run(write_run(name, one)) for name, one in zip("ab", ranks, strict=True)]
-    text = format_comparison(compare(runs, ["map"], "all"), runs[0].results, "all", 2)
+    text = format_comparison(compare(runs, ["map"], "all"), runs[0].protocol, "all", 2)
     listed = [line.split() for line in text.splitlines() if line.startswith("photo ")]
     assert [(words[1], *words[-2:]) for words in listed] == [
         ("2", "1", "10"),  # ten times as far up, though only by nine
@@ -129,7 +129,8 @@ def test_a_comparison_is_written(write_run, tmp_path, capsys):
     assert f"Wrote {tmp_path}/out/comparison.csv" in printed
     content = json.loads((tmp_path / "out/comparison.json").read_text())
     assert (content["queries"], content["items"]) == (60, 30)
-    second = content["runs"][folders[1]]["map"]
+    second = content["rows"][-1]
+    assert (second["run"], second["metric"]) == (folders[1], "map")
     assert second["difference"] == pytest.approx(np.mean(1 / _ranks(1) - 1 / _ranks(0)), abs=1e-6)
     assert second["difference_interval_95"][0] < second["difference"]
     assert second["verdict"] in ("higher", "lower", "no difference shown")
@@ -140,10 +141,11 @@ def test_a_comparison_is_written(write_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"dataset": "manifest"}, "data set manifest, but .* has synthetic"),
-        ({"split": "val"}, "split val, but .* has test"),
-        ({"gallery": 60}, "gallery photos 60, but .* has 50"),
-        ({"gallery_fingerprint": "0"}, "gallery of other images, fingerprint 0, but"),
+        ({"dataset": "manifest"}, "dataset='manifest', but .* has 'synthetic'"),
+        ({"split": "val"}, "split='val', but .* has 'test'"),
+        ({"same_category": True, "gallery": None}, "same_category=True, but .* has False"),
+        ({"gallery": 60}, "gallery=60, but .* has 50"),
+        ({"gallery_fingerprint": "0"}, "gallery_fingerprint='0', but"),
     ],
 )
 def test_other_protocols_are_refused(write_run, changed, message):
@@ -185,13 +187,8 @@ def test_runs_without_a_common_query_are_refused(write_run):
         ("ranks.parquet", b"PAR1 and no more", r"ranks.parquet: damaged \("),
         ("results.json", None, "results.json: no such file"),
         ("results.json", b"{", "results.json:1: not JSON"),
-        ("results.json", b"[]", r"results.json: damaged \("),
-        ("results.json", b'{"protocols": {"all": {}}}', r"damaged \(no field 'queries'\)"),
-        (
-            "results.json",
-            b'{"protocols": {"all": {"queries": 2, "queries_without_match": 0}}}',
-            "not of one evaluation .no dataset, split, same_category, gallery_fingerprint.",
-        ),
+        ("results.json", b"[]", "results.json: damaged or older"),
+        ("results.json", b'{"protocols": {}}', r"older \(no field 'all'\): run eval.py again"),
     ],
 )
 def test_missing_and_damaged_files_are_named_in_one_line(write_run, file, content, message):
@@ -205,5 +202,5 @@ def test_missing_and_damaged_files_are_named_in_one_line(write_run, file, conten
 def test_files_of_two_evaluations_are_refused(write_run):
     one, two = write_run("a", [1, 2]), write_run("b", [1, 2, 3])
     (epath.Path(two) / "ranks.parquet").copy(epath.Path(one) / "ranks.parquet", overwrite=True)
-    with pytest.raises(InputError, match=r"not of one evaluation \(2 and 3 rows\)"):
+    with pytest.raises(InputError, match=r"ranks.parquet: 3 queries, but results.json has 2"):
         read_run(one)
