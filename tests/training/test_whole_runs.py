@@ -127,6 +127,8 @@ def test_runs_are_one_ensemble(tiny_config, tmp_path):
     commands.evaluate([], config, ",".join(workdirs), str(tmp_path / "out"))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert 0 <= results["protocols"]["all"]["map"] <= 1
+    assert results["provenance"]["seed"] == [0, 0]
+    assert (tmp_path / "out" / "ranks.parquet").exists()
 
 
 @pytest.mark.parametrize("system", ["kpm", "local_matching", "wtbi"])
