@@ -73,7 +73,7 @@ def has_explanations(directory: epath.Path, model: str, step: int) -> bool:
 
 
 def _mark(model: str, step: int) -> str:
-    return f"{model}, step {step}"
+    return f"Checkpoint: {model}, step {step}."
 
 
 def _show_pair(pair: ExplainedPair) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def plot_matches(rows: Sequence[Sequence[tuple[np.ndarray, str, bool]]], title: 
       title: of the figure.
     """
     columns = max(map(len, rows))
-    figure = _figure(0.4 + len(rows) * (_WIDTH / columns + 0.35))
+    figure = _figure(0.3 + len(rows) * (1.25 * _WIDTH / columns + 0.25), pixels=_PIXELS // 2)
     figure.suptitle(title, ha="left", x=0.01)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes in grid.flat:
@@ -132,7 +132,7 @@ def plot_matches(rows: Sequence[Sequence[tuple[np.ndarray, str, bool]]], title: 
     for row, images in zip(grid, rows, strict=True):
         for axes, (pixels, caption, framed) in zip(row, images, strict=False):
             axes.imshow(pixels)
-            axes.set_title(caption, y=-0.02, va="top", fontsize=8)
+            axes.set_xlabel(caption, fontsize=8)
             axes.set_axis_on()
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(color=COLORS[2] if framed else _GRID, linewidth=3 if framed else 1)
@@ -162,7 +162,7 @@ def plot_scores(metrics: RetrievalMetrics) -> str:
         )
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.plot([0, 1], [0, 1], color=_GRID, linestyle="--")
-        axes.plot(*curve.T, color=COLORS[0], marker=marker)
+        axes.plot(*curve.T, color=COLORS[0], marker=marker, clip_on=False)
     return _svg(figure)
 
 
@@ -237,11 +237,11 @@ def attribute_recalls(
     return names, [attributes[name][_RECALL] for name in names]
 
 
-def _figure(height: float, width: float = _WIDTH) -> "Figure":
+def _figure(height: float, width: float = _WIDTH, pixels: int = _PIXELS) -> "Figure":
     """Returns an empty figure; without pyplot it needs no display and leaves no global state."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=_PIXELS / width, layout="constrained")
+    return Figure(figsize=(width, height), dpi=pixels / width, layout="constrained")
 
 
 def _plot_curve(axes: "Axes", curve: Curve, index: int, shift: float, log_x: bool) -> None:
