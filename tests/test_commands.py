@@ -111,9 +111,11 @@ def test_visualization_explains_right_and_wrong_answers(trained, tmp_path):
     assert len(Page(page).values("img", "alt")) == (4 + 2 * 2 * 5) * page.count("<h3>")
     done = run("eval.py", f"--workdir={workdir}", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert Page((tmp_path / "results.html").read_text()).values("a", "href") == [
-        "explanations.html"
-    ]
+    links = Page((tmp_path / "results.html").read_text()).values("a", "href")
+    assert links == ["explanations.html"]
+    flags = [f"--workdir={workdir}", f"--matches={tmp_path}/matches.png", "--queries=2"]
+    done = run("-m", "grnet_jax.visualization", *flags)
+    assert f"Wrote {tmp_path}/matches.png" in done.stdout, done.stderr
 
 
 def test_visualization_explains_photo_files_without_tensorflow(trained, tmp_path):

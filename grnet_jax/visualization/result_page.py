@@ -79,7 +79,10 @@ def shows_probabilities(best: Calibration | None) -> tuple[bool, str]:
         return False, ""
     error, few = best.values["ece_equal_mass"], MIN_PER_BIN * len(best.equal_mass.counts)
     if best.pairs < few:
-        return False, f"Probabilities are shown from {few} queries on, fewer do not tell."
+        return (
+            False,
+            f"Probabilities are shown from {few} queries on.",
+        )
     measured = f"The expected calibration error of first matches is {100 * error:.1f} points"
     if error > _MAX_ECE:
         return False, f"{measured}: too large (over {100 * _MAX_ECE:.0f}) to show probabilities."

@@ -107,7 +107,7 @@ def test_probabilities_are_shown_where_they_are_calibrated(monkeypatch, tmp_path
     assert shows_probabilities(measured(0.84))[0]
     shown, why = shows_probabilities(measured(0.9))
     assert (shown, "10.0 points" in why) == (False, True)
-    few = dataclasses.replace(measured(0.8), pairs=149 // 15)
+    few = dataclasses.replace(measured(0.8), pairs=149)
     assert not shows_probabilities(few)[0]
     assert shows_probabilities(None) == (False, "")
     name = "grnet_jax.visualization.result_page.shows_probabilities"
