@@ -27,8 +27,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 install: $(INSTALLED) ## Make .venv with everything in it
 
-demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write a page of results
+# The page of explanations comes first, so that the page of results links to it.
+demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write pages of results
 	$(BIN)/python train.py --config=configs/grnet.py --workdir=$(DEMO)
+	$(BIN)/python -m grnet_jax.visualization --workdir=$(DEMO)
 	$(BIN)/python eval.py --workdir=$(DEMO)
 
 test: $(INSTALLED) ## The fast tests (minutes)

@@ -196,7 +196,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
             for name, title in _TITLES.items()
         ],
         "recall of the shortlist": [curve(f"first {_LISTED} of all pairs", f"recall{_LISTED}")],
-        "time, of all pairs'": [curve("ranking", "cpu_seconds", all_pairs["cpu_seconds"])],
+        "time, % of ranking all pairs": [curve("ranking", "cpu_seconds", all_pairs["cpu_seconds"])],
     }
     title = (
         f"{all_pairs['queries']:,} queries of the synthetic set among {all_pairs['gallery']:,} "

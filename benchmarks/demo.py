@@ -25,7 +25,8 @@ def main() -> None:
         subprocess.run(["make", "demo"], cwd=clone, check=True)
         seconds = round(time.monotonic() - started)
         results_json = json.loads((clone / "runs/demo/results.json").read_text())
-        (clone / "runs/demo/results.html").stat()  # or FileNotFoundError
+        for page in ("results.html", "explanations.html"):
+            (clone / "runs/demo" / page).stat()  # or FileNotFoundError
     results.add({"what": "make demo", "seconds": seconds, **results_json})
     print(f"{seconds} seconds in all. Wrote {results.path.relative_to(ROOT)}")
 

@@ -48,7 +48,7 @@ from benchmarks.reproduce.runner import (
 from benchmarks.results_file import RESULTS, ROOT, ResultsFile
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.runtime import session
-from grnet_jax.visualization.plots import plot_curves, write_plots
+from grnet_jax.visualization.plots import plot_curves, plot_top_k, write_plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,13 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plot(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
     """Plots the table's curves: of landmarks, or of top-k accuracy."""
+    title = heading(table, dataset)
     if table.protocols[0] == RECOGNITION:
         panels = {"visible landmarks within the distance": landmark_curves(table, results)}
-        x_label = "normalized distance, % of the side of the input"
+        figure = plot_curves(panels, title, "normalized distance, % of the side of the input")
     else:
-        panels, x_label = {"top-k accuracy": top_k_curves(table, dataset, results)}, "k"
+        figure = plot_top_k(top_k_curves(table, dataset, results), title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    plot_curves(panels, heading(table, dataset), x_label).savefig(path)
+    figure.savefig(path)
     print(f"Wrote {_relative(path)}")
 
 

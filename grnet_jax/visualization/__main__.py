@@ -6,28 +6,32 @@
         --boxes 210,95,640,1180 whole
 
     python -m grnet_jax.visualization --workdir=runs/fashionnet_synthetic --plots
+    python -m grnet_jax.visualization --workdir=runs/demo --matches=matches.png --queries=4
 
-The last plots the metrics that eval.py wrote there: top-k accuracy by view, scale and category of
-the query, and each attribute's recall. The others write explanations.html and a folder of PNG
-files, of photos of the run's own data set or, without a data set and TensorFlow, of two files.
+The last draws queries with their best matches. --plots draws the metrics that eval.py wrote: top-k
+accuracy by view, scale and category of the query, and each attribute's recall. The others write
+explanations.html, of photos of the run's own data set or, without a data set and TensorFlow, of two
+files.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.protocols import build_protocol
-from grnet_jax.evaluation.retrieval import RetrievalEvaluator
+from grnet_jax.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.state import TrainState
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
+    best_matches,
     choose_queries,
     load_images,
     named_pair,
@@ -35,7 +39,7 @@ from grnet_jax.visualization.chosen_pairs import (
 )
 from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
 from grnet_jax.visualization.explanations import CroppedImage, Explainer, crop_image
-from grnet_jax.visualization.plots import write_plots
+from grnet_jax.visualization.plots import plot_matches, write_figure, write_plots
 from input_pipeline import (
     VIEWS,
     Box,
@@ -47,6 +51,10 @@ from input_pipeline import (
     to_path,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MATCHES = 6  # gallery images drawn beside a query
 # Queries ranked per query shown, so that there are right and wrong answers among them.
 _RANKED = 8
 
@@ -67,21 +75,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("\n".join(f"Wrote {path}" for path in written))
             return 0
         run, state = restore_run(options.workdir, make_mesh())
+        if options.matches:
+            figure = _draw_matches(run, state, options)
+            if jax.process_index() == 0:
+                print(f"Wrote {write_figure(figure, to_path(options.matches, '--matches'))}")
+            return 0
         explainer = Explainer(run.matcher, state.variables, options.top)
         if options.photos:
             sections, source = _explain_files(run, explainer, options.photos, options.boxes)
         else:
             sections, source = _explain_dataset(run, state, explainer, options)
         if jax.process_index() == 0:
-            written = write_explanations(
+            page = write_explanations(
                 output,
                 sections,
                 model=run.config.name,
                 step=int(state.step),
                 source=source,
             )
-            print("\n".join(f"Wrote {path}" for path in written))
-            print(f"Next: open {written[0]} in a browser")
+            print(f"Wrote {page}\nNext: open {page} in a browser")
     return 0
 
 
@@ -108,28 +120,16 @@ def _explain_dataset(
     run: Run, state: TrainState, explainer: Explainer, options: argparse.Namespace
 ) -> tuple[list[Section], str]:
     """Returns a section per query of the run's data set, and how they were chosen in words."""
-    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
-
-    config = run.config
-    directory = options.data_dir or config.dataset.dir
-    dataset = load_dataset(config.dataset.model_copy(update={"dir": directory}))
-    split = options.split or config.eval.protocol.split
+    config, split = run.config, options.split or run.config.eval.protocol.split
+    dataset = _load_dataset(run, options)
     if options.query:
         images = dataset.split(split)
         pair = named_pair(images.index, options.query, options.gallery)
         section = _section(explainer, images, config.image, [pair], "")
         return [section], f"A pair of {dataset.title}, {split} split."
 
-    def protocol(queries: int) -> Any:
-        fields = {"split": split, "queries": queries, "query_seed": options.seed}
-        chosen = config.eval.protocol.model_copy(update=fields)
-        return build_protocol(dataset, config.image, chosen)
-
-    check_at_least("--queries", options.queries, 1)
-    matched = int((protocol(0).positives >= 0).any(axis=1).sum())
-    ranked = protocol(min(matched, _RANKED * options.queries))
-    result = RetrievalEvaluator(config, run.matcher, run.mesh, ranked).run(state.variables)
-    sections = []
+    result = _rank_queries(run, state, dataset, options)
+    ranked, sections = result.protocol, []
     for number in choose_queries(result.ranking.ranks, options.queries, options.seed):
         pairs = pairs_of_query(result, int(number))
         answered = "answered correctly" if len(pairs) == 1 else "answered wrongly"
@@ -139,6 +139,50 @@ def _explain_dataset(
         "with the item found first, half with another where there are as many. "
         f"{ranked.describe()}"
     )
+
+
+def _load_dataset(run: Run, options: argparse.Namespace) -> Any:
+    from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
+
+    directory = options.data_dir or run.config.dataset.dir
+    return load_dataset(run.config.dataset.model_copy(update={"dir": directory}))
+
+
+def _rank_queries(
+    run: Run, state: TrainState, dataset: Any, options: argparse.Namespace
+) -> RetrievalResult:
+    """Ranks more queries than are shown, drawn from those with a match."""
+    config = run.config
+    split = options.split or config.eval.protocol.split
+
+    def protocol(queries: int) -> Any:
+        fields = {"split": split, "queries": queries, "query_seed": options.seed}
+        chosen = config.eval.protocol.model_copy(update=fields)
+        return build_protocol(dataset, config.image, chosen)
+
+    check_at_least("--queries", options.queries, 1)
+    matched = int((protocol(0).positives >= 0).any(axis=1).sum())
+    ranked = protocol(min(matched, _RANKED * options.queries))
+    return RetrievalEvaluator(config, run.matcher, run.mesh, ranked).run(state.variables)
+
+
+def _draw_matches(run: Run, state: TrainState, options: argparse.Namespace) -> "Figure":
+    """Draws queries of the run's data set, each with its best matches."""
+    result = _rank_queries(run, state, _load_dataset(run, options), options)
+    images = result.protocol.images
+
+    def cell(row: int, first: str, right: bool = False) -> tuple[np.ndarray, str, bool]:
+        item = images.index.items[images.index.item[row]]
+        return images.picture(row), f"{first}\n{item}", right
+
+    rows = []
+    for number in choose_queries(result.ranking.ranks, options.queries, options.seed):
+        cells = [cell(int(result.protocol.query_rows[number]), "query")]
+        for rank, (row, _, right) in enumerate(best_matches(result, int(number), _MATCHES), 1):
+            cells.append(cell(row, f"{rank} ✓" if right else str(rank), right))
+        rows.append(cells)
+    title = f"{run.config.name}: queries and what was found first; ✓ and a frame: the same item"
+    return plot_matches(rows, title)
 
 
 def _section(
@@ -186,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", required=True, help="folder or bucket of the trained run")
     add("--output", default="", help="where to write (the workdir)")
     add("--plots", action="store_true", help="plot the metrics that eval.py wrote to the workdir")
+    add("--matches", default="", help="only draw queries with their best matches, into this file")
     add("--split", default="", help="whose queries are shown (the run's eval.split)")
     add("--queries", type=int, default=8, help="how many (8)")
     add("--seed", type=int, default=0, help="of their drawing (0)")

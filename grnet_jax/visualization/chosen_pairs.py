@@ -67,6 +67,21 @@ def pairs_of_query(result: RetrievalResult, number: int) -> list[ChosenPair]:
     ]
 
 
+def best_matches(result: RetrievalResult, number: int, count: int) -> list[tuple[int, float, bool]]:
+    """Returns the gallery images that are found first for a query, the best first.
+
+    Each is a row of the split's index, the score, and whether it shows the query's item.
+    """
+    protocol, ranking = result.protocol, result.ranking
+    return [
+        (int(protocol.gallery_rows[place]), float(score), bool(place in protocol.positives[number]))
+        for place, score in zip(
+            ranking.indices[number, :count], ranking.scores[number], strict=False
+        )
+        if place >= 0  # its gallery may have fewer images
+    ]
+
+
 def named_pair(index: Any, query: str, gallery: str) -> ChosenPair:
     """Returns the pair of photos with these names.
 

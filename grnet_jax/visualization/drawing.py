@@ -1,135 +1,20 @@
-"""Draws a pair of images with Pillow: their crops, heat maps, and joined regions."""
+"""Draws images with Pillow: their crops, heat maps and regions."""
 
-from collections.abc import Sequence
+import math
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from grnet_jax.visualization.explanations import CroppedImage
-from grnet_jax.visualization.strongest_nodes import StrongNode, Window
+from grnet_jax.visualization.strongest_nodes import Window
 
 # Okabe and Ito's colors, which most color-blind people tell apart.
 COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 INK, PAPER = (38, 42, 48), (255, 255, 255)
-FINE = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
-_HEIGHT = 360  # of an image, in pixels
-_GAP = 44
-_LINE = 22  # of text
-
-_Edges = tuple[float, float, float, float]
-
-
-def draw_images(query: CroppedImage, gallery: CroppedImage) -> Image.Image:
-    """Draws two images side by side, pale outside their crops."""
-    return _reduced(_Sheet(render_image(query), render_image(gallery)).image)
-
-
-def draw_heat(
-    query: CroppedImage, gallery: CroppedImage, query_heat: np.ndarray, gallery_heat: np.ndarray
-) -> Image.Image:
-    """Draws Grad-CAM [h, w] over each of two gray images: black is zero, yellow the maximum.
-
-    Each heat map has its own scale, up to its own maximum.
-    """
-    heats = query_heat, gallery_heat
-    left, right = _heated(query, query_heat), _heated(gallery, gallery_heat)
-    cold = [
-        f"{name}: nothing raises the score"
-        for name, heat in zip(("query", "gallery"), heats, strict=True)
-        if not heat.max() > 0
-    ]
-    sheet = _Sheet(left, right, lines=len(cold))
-    for number, text in enumerate(cold):
-        sheet.write(text, number)
-    return _reduced(sheet.image)
-
-
-def draw_nodes(
-    query: CroppedImage, gallery: CroppedImage, nodes: Sequence[StrongNode], equal_weight: float
-) -> Image.Image:
-    """Draws region pairs as joined rectangles of one color, the strongest numbered 1.
-
-    Lines below give each pair's scale, rows x columns, and its edge's weight beside `equal_weight`,
-    in percent of all weights into the global node.
-    """
-    sheet = _Sheet(render_image(query), render_image(gallery), lines=len(nodes) + 1)
-    ends: list[list[tuple[float, float]]] = [[], []]
-    for number, node in enumerate(nodes):
-        for side, (image, window) in enumerate(((query, node.query), (gallery, node.gallery))):
-            edges = _inset(sheet.to_pixels(side, _in_image(image, window)), 1 + 2 * number)
-            sheet.rectangle(edges, COLORS[number % len(COLORS)])
-            ends[side].append(_free_corner(edges, ends[side]))
-    for number in range(len(nodes)):
-        sheet.join(ends[0][number], ends[1][number], COLORS[number % len(COLORS)])
-    for number, node in enumerate(nodes):
-        color = COLORS[number % len(COLORS)]
-        for side in (0, 1):
-            sheet.disc(ends[side][number], str(number + 1), color)
-        rows, columns = node.scale
-        text = f"{rows} x {columns} regions, weight {100 * node.weight:.2f}%"
-        sheet.write(text, number, (str(number + 1), color))
-    sheet.write(f"(equal weights: {100 * equal_weight:.2f}%)", len(nodes))
-    return _reduced(sheet.image)
-
-
-class _Sheet:
-    """Two images side by side, and lines of text below; in fine pixels."""
-
-    def __init__(self, left: Image.Image, right: Image.Image, lines: int = 0):
-        width = left.width + right.width + _GAP * FINE
-        below = (lines * _LINE + 8) * FINE if lines else 0
-        self.image = Image.new("RGB", (width, _HEIGHT * FINE + below), PAPER)
-        self._images = (left, right)
-        self._starts = (0, left.width + _GAP * FINE)
-        for start, image in zip(self._starts, self._images, strict=True):
-            self.image.paste(image, (start, 0))
-        self._draw = ImageDraw.Draw(self.image)
-        self._font = ImageFont.load_default(14 * FINE)
-
-    def to_pixels(self, side: int, window: Window) -> _Edges:
-        """Converts fractions of an image to pixels of the sheet."""
-        image, start = self._images[side], self._starts[side]
-        left, top, right, bottom = window
-        return (
-            start + left * image.width,
-            top * image.height,
-            start + right * image.width,
-            bottom * image.height,
-        )
-
-    def rectangle(self, edges: _Edges, color: tuple[int, int, int]) -> None:
-        """Draws an outline with a dark rim, visible on any image."""
-        self._draw.rectangle(_inset(edges, -0.5), outline=INK, width=3 * FINE)
-        self._draw.rectangle(edges, outline=color, width=2 * FINE)
-
-    def join(
-        self, start: tuple[float, float], end: tuple[float, float], color: tuple[int, int, int]
-    ) -> None:
-        """Draws a thin line between two points."""
-        self._draw.line([start, end], fill=INK, width=3 * FINE)
-        self._draw.line([start, end], fill=color, width=2 * FINE)
-
-    def disc(self, center: tuple[float, float], text: str, color: tuple[int, int, int]) -> None:
-        """Draws a number on a disc."""
-        radius = 9 * FINE
-        x, y = center
-        self._draw.ellipse(
-            (x - radius, y - radius, x + radius, y + radius),
-            fill=color,
-            outline=INK,
-            width=FINE,
-        )
-        self._draw.text(center, text, fill=(0, 0, 0), font=self._font, anchor="mm")
-
-    def write(
-        self, text: str, line: int, mark: tuple[str, tuple[int, int, int]] | None = None
-    ) -> None:
-        """Writes a line of text below the images, after a numbered disc."""
-        y = (_HEIGHT + 8 + (line + 0.5) * _LINE) * FINE
-        if mark:
-            self.disc((10 * FINE, y), *mark)
-        self._draw.text((26 * FINE, y), text, fill=INK, font=self._font, anchor="lm")
+FINE = 2  # images are drawn at so many pixels for one of a screen
+_HEIGHT = 360  # of an image, in pixels of a screen
+_REGION = 192  # pixels, the longer side of a region
 
 
 def render_image(image: CroppedImage) -> Image.Image:
@@ -142,8 +27,11 @@ def render_image(image: CroppedImage) -> Image.Image:
     return _outlined(_scaled(pale), image)
 
 
-def _heated(image: CroppedImage, heat: np.ndarray) -> Image.Image:
-    """Returns the image in gray and pale, with the heat map over its crop."""
+def render_heat(image: CroppedImage, heat: np.ndarray) -> Image.Image:
+    """Returns the image in gray with Grad-CAM [h, w] over its crop.
+
+    Black is zero, yellow the map's own maximum.
+    """
     gray = Image.fromarray(image.pixels).convert("L").convert("RGB")
     pale = Image.blend(gray, Image.new("RGB", gray.size, PAPER), 0.6)
     cropped = gray.crop(image.crop)
@@ -160,6 +48,21 @@ def _heated(image: CroppedImage, heat: np.ndarray) -> Image.Image:
     return _outlined(_scaled(pale), image)
 
 
+def render_region(image: CroppedImage, window: Window) -> Image.Image:
+    """Returns the part of the image in a window, given in fractions of the crop."""
+    height, width, _ = image.pixels.shape
+    left, top, right, bottom = _in_image(image, window)
+    edges = (
+        math.floor(left * width),
+        math.floor(top * height),
+        math.ceil(right * width),
+        math.ceil(bottom * height),
+    )
+    picture = Image.fromarray(image.pixels).crop(edges)
+    picture.thumbnail((_REGION, _REGION), Image.Resampling.LANCZOS)
+    return picture
+
+
 def _outlined(picture: Image.Image, image: CroppedImage) -> Image.Image:
     left, top, right, bottom = _in_image(image, (0, 0, 1, 1))
     width, height = picture.size
@@ -174,10 +77,6 @@ def _scaled(picture: Image.Image) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    return picture.reduce(FINE)
-
-
 def _in_image(image: CroppedImage, window: Window) -> Window:
     """Converts fractions of the crop to fractions of the whole image."""
     height, width, _ = image.pixels.shape
@@ -189,26 +88,3 @@ def _in_image(image: CroppedImage, window: Window) -> Window:
         (left + window[2] * across) / width,
         (top + window[3] * down) / height,
     )
-
-
-def _inset(edges: _Edges, by: float) -> _Edges:
-    """Shrinks a rectangle by so many pixels on each side, but never inside out."""
-    left, top, right, bottom = edges
-    across = min(by * FINE, (right - left) / 2)
-    down = min(by * FINE, (bottom - top) / 2)
-    return left + across, top + down, right - across, bottom - down
-
-
-def _free_corner(edges: _Edges, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Returns a disc's center: the first point, row by row, of a rectangle without another disc."""
-    step = 20 * FINE
-    left, top, right, bottom = edges
-    places = [
-        (float(x), float(y))
-        for y in np.arange(top + step / 2, max(bottom, top + step), step / 2)
-        for x in np.arange(left + step / 2, max(right, left + step), step / 2)
-    ]
-    for x, y in places:
-        if all(abs(x - a) >= step or abs(y - b) >= step for a, b in taken):
-            return x, y
-    return places[0]

@@ -1,20 +1,18 @@
-"""Writes the page of explanations and its PNG files."""
+"""Writes the page of explanations."""
 
 import dataclasses
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
-from PIL import Image
 
-from grnet_jax.visualization.drawing import draw_heat, draw_images, draw_nodes
+from grnet_jax.visualization.drawing import render_heat, render_image, render_region
 from grnet_jax.visualization.explanations import CroppedImage, Explanation
-from grnet_jax.visualization.templating import render
+from grnet_jax.visualization.strongest_nodes import StrongNode
+from grnet_jax.visualization.templating import picture_tag, render
 from input_pipeline import write_file
 
 PAGE = "explanations.html"
-_FOLDER = "explanations"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Section:
 
 def write_explanations(
     directory: epath.Path, sections: Sequence[Section], *, model: str, step: int, source: str
-) -> list[str]:
-    """Writes `explanations.html` and the folder of its PNG files; returns both paths.
+) -> str:
+    """Writes `explanations.html`, one file with its pictures inside, and returns its path.
 
     Args:
       directory: where to.
@@ -56,50 +54,77 @@ def write_explanations(
       step: of the checkpoint.
       source: where the photos come from and how they were chosen, in words.
     """
-    folder = directory / _FOLDER
     shown = [
-        {"title": section.title, "pairs": list(_write_pairs(folder, number, section))}
-        for number, section in enumerate(sections, start=1)
+        {"title": section.title, "pairs": [_show_pair(pair) for pair in section.pairs]}
+        for section in sections
     ]
     page = directory / PAGE
-    content = render("explanations.html", model=model, step=step, source=source, sections=shown)
-    write_file(page, content)
-    return [str(page), str(folder)]
-
-
-def _write_pairs(folder: epath.Path, number: int, section: Section) -> Iterator[dict[str, Any]]:
-    for letter, pair in zip("abcdefgh", section.pairs, strict=False):
-        pictures = []
-        for kind, title, picture in _pictures(pair):
-            name = f"query{number:02d}{letter}_{kind}.png"
-            _write_png(folder / name, picture)
-            file = {"path": f"{_FOLDER}/{name}", "title": title}
-            pictures.append(file | {"width": picture.width, "height": picture.height})
-        yield {
-            "caption": pair.caption,
-            "right": pair.right,
-            "score": f"{pair.explanation.score:.2f}",
-            "names": f"{pair.query.name} and {pair.gallery.name}",
-            "pictures": pictures,
-        }
-
-
-def _pictures(pair: ExplainedPair) -> Iterator[tuple[str, str, Image.Image]]:
-    """Yields kind, title and picture."""
-    images, explanation = (pair.query, pair.gallery), pair.explanation
-    yield "photos", "What the matcher sees", draw_images(*images)
-    yield (
-        "grad_cam",
-        "Grad-CAM",
-        draw_heat(*images, explanation.query_heat, explanation.gallery_heat),
+    content = render(
+        PAGE, model=model, step=step, mark=_mark(model, step), source=source, sections=shown
     )
-    for kind, nodes in (("before", explanation.before), ("after", explanation.after)):
-        if nodes:
-            title = f"Strongest region pairs {kind} reasoning"
-            yield f"nodes_{kind}", title, draw_nodes(*images, nodes, explanation.equal_weight)
+    write_file(page, content)
+    return str(page)
 
 
-def _write_png(path: epath.Path, picture: Image.Image) -> None:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
-    write_file(path, stream.getvalue())
+def has_explanations(directory: epath.Path, model: str, step: int) -> bool:
+    """Returns whether the directory has a page of explanations of this checkpoint."""
+    page = directory / PAGE
+    return page.exists() and _mark(model, step) in page.read_text()
+
+
+def _mark(model: str, step: int) -> str:
+    return f"Checkpoint: {model}, step {step}."
+
+
+def _show_pair(pair: ExplainedPair) -> dict[str, Any]:
+    explanation = pair.explanation
+    images = ("query", pair.query), ("gallery", pair.gallery)
+    heats = explanation.query_heat, explanation.gallery_heat
+    seen = [
+        {"picture": picture_tag(render_image(image), f"{name} photo {image.name}"), "note": ""}
+        for name, image in images
+    ]
+    cams = [
+        {
+            "picture": picture_tag(
+                render_heat(image, heat), f"Grad-CAM over the {name} photo {image.name}"
+            ),
+            "note": "" if heat.max() > 0 else "Nothing raises the score.",
+        }
+        for (name, image), heat in zip(images, heats, strict=True)
+    ]
+    named = ("before", explanation.before), ("after", explanation.after)
+    return {
+        "caption": pair.caption,
+        "right": pair.right,
+        "score": f"{explanation.score:.2f}",
+        "photos": {"What the matcher sees": seen, "Grad-CAM": cams},
+        "nodes": {when: _show_nodes(pair, nodes) for when, nodes in named if nodes},
+        "equal": f"{explanation.equal_weight:.2%}",
+    }
+
+
+def _show_nodes(pair: ExplainedPair, nodes: Sequence[StrongNode]) -> list[dict[str, Any]]:
+    """Returns a row per region pair: both regions, where they are, scale and weight."""
+    rows = []
+    for number, node in enumerate(nodes, start=1):
+        regions = ("query", pair.query, node.query), ("gallery", pair.gallery, node.gallery)
+        scale = "{} × {}".format(*node.scale)
+        rows.append(
+            {
+                "scale": scale,
+                "weight": f"{node.weight:.2%}",
+                "percent": round(100 * node.weight / max(nodes[0].weight, 1e-30)),
+                "regions": [
+                    {
+                        "picture": picture_tag(
+                            render_region(image, window),
+                            f"region pair {number}: {name} region at scale {scale}",
+                        ),
+                        "window": [100 * edge for edge in window],
+                    }
+                    for name, image, window in regions
+                ],
+            }
+        )
+    return rows

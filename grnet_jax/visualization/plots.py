@@ -6,6 +6,7 @@ Breakdowns and attribute recall are drawn as Fig. 11 and Fig. 7 of FashionNet (L
 import dataclasses
 import io
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, which most color-blind people tell apart, and more; each with its marker.
-COLORS = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
-    *("#882255", "#999933", "#332288", "#8c564b", "#7f7f7f", "#44aa99"),
-)
+# Okabe and Ito's colors, which most color-blind people tell apart; when they are used up, the next
+# line style. Each curve has its own marker besides.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 _MARKERS = "osD^vPX*<>ph8"
 _GRID = "#e1e3e6"
-_WIDTH, _DPI = 12.8, 200  # 1280 pixels, at twice the resolution
-_LEGEND_COLUMNS = 4
+_PIXELS = 2560  # of a file's width: 1280, at twice the resolution
+_WIDTH, _PANEL_WIDTH = 8.0, 3.4  # inches, which with the pixels decide how large the text is
 _RECALL = "recall5"
 _MAX_ATTRIBUTES = 50  # in a plot: the most frequent
-_MIN_PER_BIN = 10  # queries; accuracies of fewer are noise
+MIN_PER_BIN = 10  # queries; accuracies of fewer are noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Curve:
 
 
 def plot_curves(
-    panels: Mapping[str, Sequence[Curve]], title: str, x_label: str = "k", *, log_x: bool = False
+    panels: Mapping[str, Sequence[Curve]], title: str, x_label: str, *, log_x: bool = False
 ) -> "Figure":
     """Plots curves in percent, a panel per quantity, side by side; `savefig` writes the figure.
 
@@ -71,12 +71,13 @@ def plot_curves(
     if not curves or not all(len(curve.x) for curve in curves):
         raise InputError(f"{title}: expected curves of one point or more, got {len(curves)} curves")
     ticks = np.unique(np.concatenate([curve.x for curve in curves]))
-    figure = _figure(6.8 if len(panels) == 1 else 5.2)
-    figure.suptitle(title, ha="left", x=0.01)
+    width = max(_WIDTH, _PANEL_WIDTH * len(panels))
+    figure = _figure(4.8, width)
+    figure.suptitle(textwrap.fill(title, int(9 * width)), ha="left", x=0.01)
     for number, (y_label, panel) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), number, xlabel=x_label, ylabel=y_label)
         for index, curve in enumerate(panel):
-            _plot_curve(axes, curve, index, shift=index - (len(panel) - 1) / 2)
+            _plot_curve(axes, curve, index, index - (len(panel) - 1) / 2, log_x)
         axes.set_ylim(bottom=0)
         axes.set_xscale("log" if log_x else "linear")
         if len(ticks) <= 10:
@@ -85,15 +86,27 @@ def plot_curves(
         axes.grid(axis="y", color=_GRID)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.spines[["top", "right"]].set_visible(False)
-        columns = max(_LEGEND_COLUMNS // len(panels), 1)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
+        # In the order in which the curves end, beside one panel's ends or below several panels.
+        order = np.argsort([-curve.y[-1] for curve in panel], kind="stable")
+        drawn, labels = ([part[i] for i in order] for part in axes.get_legend_handles_labels())
+        if len(panels) == 1:
+            axes.legend(drawn, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        else:
+            axes.legend(
+                drawn, labels, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False
+            )
     return figure
 
 
-def plot_bars(names: Sequence[str], values: Sequence[float], title: str) -> "Figure":
+def plot_top_k(curves: Sequence[Curve], title: str) -> "Figure":
+    """Plots top-k accuracy over k."""
+    return plot_curves({"top-k accuracy": curves}, title, "k, gallery images listed", log_x=True)
+
+
+def plot_bars(names: Sequence[str], values: Sequence[float], title: str, x_label: str) -> "Figure":
     """Plots a horizontal bar for each fraction in 0..1, the first at the top."""
     figure = _figure(1.2 + 0.24 * len(names))
-    axes = figure.add_subplot(title=title, xlim=(0, 1))
+    axes = figure.add_subplot(title=title, xlabel=x_label, xlim=(0, 1))
     bars = axes.barh([name[:32] for name in names], values, color=COLORS[0])
     axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4)
     axes.invert_yaxis()
@@ -103,11 +116,34 @@ def plot_bars(names: Sequence[str], values: Sequence[float], title: str) -> "Fig
     return figure
 
 
+def plot_matches(rows: Sequence[Sequence[tuple[np.ndarray, str, bool]]], title: str) -> "Figure":
+    """Plots a query and its best matches a row.
+
+    Args:
+      rows: of each query it and its matches, as uint8 [H, W, 3], caption and whether it is framed.
+      title: of the figure.
+    """
+    columns = max(map(len, rows))
+    figure = _figure(0.3 + len(rows) * (1.25 * _WIDTH / columns + 0.25), pixels=_PIXELS // 2)
+    figure.suptitle(title, ha="left", x=0.01)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, images in zip(grid, rows, strict=True):
+        for axes, (pixels, caption, framed) in zip(row, images, strict=False):
+            axes.imshow(pixels)
+            axes.set_xlabel(caption, fontsize=8)
+            axes.set_axis_on()
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color=COLORS[2] if framed else _GRID, linewidth=3 if framed else 1)
+    return figure
+
+
 def plot_scores(metrics: RetrievalMetrics) -> str:
     """Plots calibration of best matches and the ROC curve, as SVG; "" where neither is known."""
     lines = []
     best = metrics.best_match
-    if best and best.pairs >= _MIN_PER_BIN * len(best.equal_mass.counts):
+    if best and best.pairs >= MIN_PER_BIN * len(best.equal_mass.counts):
         sums = best.equal_mass
         filled = sums.counts > 0
         curve = np.stack([sums.confidence, sums.hits], axis=1)[filled] / sums.counts[filled, None]
@@ -126,7 +162,7 @@ def plot_scores(metrics: RetrievalMetrics) -> str:
         )
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.plot([0, 1], [0, 1], color=_GRID, linestyle="--")
-        axes.plot(*curve.T, color=COLORS[0], marker=marker)
+        axes.plot(*curve.T, color=COLORS[0], marker=marker, clip_on=False)
     return _svg(figure)
 
 
@@ -139,11 +175,7 @@ def write_plots(folder: epath.Path, output: epath.Path) -> list[str]:
     """
     written = []
     for name, figure in _figures(folder):
-        path = output / name
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        write_file(path, content.getvalue())
-        written.append(str(path))
+        written.append(write_figure(figure, output / name))
     if not written:
         raise InputError(
             f"{folder}: has no results.json with breakdowns and no recognition.json with "
@@ -152,16 +184,30 @@ def write_plots(folder: epath.Path, output: epath.Path) -> list[str]:
     return written
 
 
+def write_figure(figure: "Figure", path: epath.Path) -> str:
+    """Writes a figure in the format of the path's ending; returns the path.
+
+    Raises:
+      InputError: the ending is another than .png, .jpg, .svg or .pdf.
+    """
+    if path.suffix not in (".png", ".jpg", ".svg", ".pdf"):
+        raise InputError(f"{path}: expected a name that ends in .png, .jpg, .svg or .pdf")
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    write_file(path, content.getvalue())
+    return str(path)
+
+
 def _figures(folder: epath.Path) -> Iterator[tuple[str, "Figure"]]:
     for kind, groups in _read(folder / "results.json").get("breakdowns", {}).items():
         if curves := breakdown_curves(groups):
             title = f"Top-k accuracy by {kind} of the query, with 95% intervals"
-            yield f"breakdown_{kind}.png", plot_curves({"top-k accuracy": curves}, title)
+            yield f"breakdown_{kind}.png", plot_top_k(curves, title)
     attributes = _read(folder / "recognition.json").get("attributes", {})
     if attributes:
         names, values = attribute_recalls(attributes)
         title = f"Top-5 recall of the {len(names)} most frequent attributes"
-        yield "attribute_recall.png", plot_bars(names, values, title)
+        yield "attribute_recall.png", plot_bars(names, values, title, "top-5 recall")
 
 
 def breakdown_curves(groups: Mapping[str, Mapping[str, Any]]) -> list[Curve]:
@@ -191,23 +237,26 @@ def attribute_recalls(
     return names, [attributes[name][_RECALL] for name in names]
 
 
-def _figure(height: float, width: float = _WIDTH) -> "Figure":
+def _figure(height: float, width: float = _WIDTH, pixels: int = _PIXELS) -> "Figure":
     """Returns an empty figure; without pyplot it needs no display and leaves no global state."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return Figure(figsize=(width, height), dpi=pixels / width, layout="constrained")
 
 
-def _plot_curve(axes: "Axes", curve: Curve, index: int, shift: float) -> None:
+def _plot_curve(axes: "Axes", curve: Curve, index: int, shift: float, log_x: bool) -> None:
     """Plots a curve in its color and marker; shifted a little, so that intervals stay apart."""
-    x, bars = np.asarray(curve.x), None
+    x, bars = np.asarray(curve.x, float), None
     if curve.intervals is not None:
-        x = x + shift * 0.0025 * np.ptp(x)
+        by = 0.004 * shift
+        x = x * (x[-1] / x[0]) ** by if log_x else x + by * np.ptp(x)
         bars = np.abs(np.transpose(curve.intervals) - curve.y)
     color, marker = (choices[index % len(choices)] for choices in (COLORS, _MARKERS))
     axes.errorbar(
-        x, curve.y, bars, label=curve.label, color=color, ecolor=(color, 0.5), marker=marker
-    )
+        *(x, curve.y, bars), label=curve.label, color=color, ecolor=(color, 0.4), marker=marker,
+        linestyle=_LINES[index // len(COLORS) % len(_LINES)], markersize=7,
+        markeredgecolor="white", markeredgewidth=0.4,
+    )  # fmt: skip
 
 
 def _svg(figure: "Figure") -> str:
@@ -216,9 +265,10 @@ def _svg(figure: "Figure") -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plots"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # Black is the page's own color of text, dark or light.
+    return text[text.index("<svg") :].replace("#000000", "currentColor")
 
 
 def _read(path: epath.Path) -> dict[str, Any]:

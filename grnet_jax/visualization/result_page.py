@@ -1,12 +1,11 @@
 """Writes the result page: metrics, and queries with their first results."""
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
+from scipy.special import expit
 
 from grnet_jax.evaluation.reports import (
     OTHER_COLUMNS,
@@ -16,15 +15,19 @@ from grnet_jax.evaluation.reports import (
     format_figure,
 )
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.visualization.explanation_page import PAGE
-from grnet_jax.visualization.plots import plot_scores
-from grnet_jax.visualization.templating import render
+from grnet_jax.evaluation.retrieval_metrics import Calibration
+from grnet_jax.visualization.chosen_pairs import best_matches
+from grnet_jax.visualization.drawing import INK, PAPER
+from grnet_jax.visualization.explanation_page import PAGE, has_explanations
+from grnet_jax.visualization.plots import MIN_PER_BIN, plot_scores
+from grnet_jax.visualization.templating import picture_tag, render
 from input_pipeline import VIEWS, write_file
 
 _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes only
 _MATCHES = 8  # gallery images shown for a query
-_THUMBNAIL = 128  # pixels, the longer side
+_THUMBNAIL = 160  # pixels, the longer side
+_MAX_ECE = 0.05  # expected calibration error up to which probabilities are shown
 
 
 def write_result_page(
@@ -37,9 +40,10 @@ def write_result_page(
       result: whose protocol has the images.
       model: its name.
       step: of the checkpoint.
-      explain: the command that writes the page of explanations; "" for none.
+      explain: the command that writes the page of explanations; "" for none. A page of this
+        checkpoint that is in the directory is linked.
     """
-    examples = _Examples(result)
+    shown, reason = shows_probabilities(result.metrics["all"].best_match)
     page = render(
         "results.html",
         model=model,
@@ -54,8 +58,10 @@ def write_result_page(
         metrics=result.metrics,
         format_figure=format_figure,
         column_title=column_title,
-        sections=examples.sections(),
+        sections=_Examples(result, shown).sections(),
+        probabilities=reason,
         explain=explain,
+        explained=bool(explain) and has_explanations(directory, model, step),
         explanations=PAGE,
     )
     path = directory / "results.html"
@@ -63,14 +69,35 @@ def write_result_page(
     return str(path)
 
 
+def shows_probabilities(best: Calibration | None) -> tuple[bool, str]:
+    """Returns whether first matches' sigmoids are shown as probabilities, and why in words.
+
+    Args:
+      best: calibration of the best matches; None where scores are no logits.
+    """
+    if best is None:
+        return False, ""
+    error, few = best.values["ece_equal_mass"], MIN_PER_BIN * len(best.equal_mass.counts)
+    if best.pairs < few:
+        return (
+            False,
+            f"Probabilities are shown from {few} queries on.",
+        )
+    measured = f"The expected calibration error of first matches is {100 * error:.1f} points"
+    if error > _MAX_ECE:
+        return False, f"{measured}: too large (over {100 * _MAX_ECE:.0f}) to show probabilities."
+    return True, f"{measured}: the first match has its probability of the same item, too."
+
+
 class _Examples:
     """Chooses queries and prepares them for the template."""
 
-    def __init__(self, result: RetrievalResult):
+    def __init__(self, result: RetrievalResult, probabilities: bool):
         self._result = result
+        self._probabilities = probabilities
         self._protocol = result.protocol
         self._split = result.protocol.images
-        self._pictures: dict[int, str] = {}
+        self._thumbnails: dict[int, Image.Image] = {}
         # Sorted by the best positive's rank, then by the lead over the next image.
         ranks = result.ranking.ranks
         self._matched = (ranks > 0).any(axis=1)
@@ -81,78 +108,67 @@ class _Examples:
     def sections(self) -> list[dict[str, Any]]:
         """Returns a random sample, then each protocol's best and worst queries."""
         rng = np.random.default_rng(0)
-        matched = np.flatnonzero(self._matched)
-        sample = rng.permutation(matched)[:_SAMPLE]
-        sections = [{"title": "Drawn at random", "queries": self._queries(sample)}]
+        sample = rng.permutation(np.flatnonzero(self._matched))[:_SAMPLE]
+        shown = [("Drawn at random, best first", sample[np.argsort(self._rank[sample])])]
         for subset in self._result.subsets:
             chosen = np.flatnonzero(subset.queries & self._matched)
             order = chosen[np.lexsort((-self._lead[chosen], self._rank[chosen]))]
             best, worst = order[:_EXAMPLES], order[_EXAMPLES:][::-1][:_EXAMPLES]
-            for kind, queries in (("best", best), ("worst", worst)):
-                if len(queries):
-                    sections.append(
-                        {
-                            "title": f"{subset.title}: {kind} queries",
-                            "queries": self._queries(queries),
-                        }
-                    )
-        return sections
-
-    def _queries(self, numbers: np.ndarray) -> list[dict[str, Any]]:
-        return [self._query(int(number)) for number in numbers]
+            shown += [(f"{subset.title}: best queries", best)]
+            shown += [(f"{subset.title}: worst queries", worst)]
+        return [
+            {"title": title, "queries": [self._query(int(number)) for number in numbers]}
+            for title, numbers in shown
+            if len(numbers)
+        ]
 
     def _query(self, number: int) -> dict[str, Any]:
-        result, index = self._result, self._split.index
-        row = int(self._protocol.query_rows[number])
-        right = self._protocol.positives[number]
-        missed = int(self._protocol.gallery_rows[right[0]])
         matches = []
-        for column, place in enumerate(result.ranking.indices[number, :_MATCHES]):
-            if place < 0:  # its gallery has no more images
-                break
-            match = int(self._protocol.gallery_rows[place])
-            matches.append(
-                {
-                    "picture": self._picture(match),
-                    "right": bool(place in right),
-                    "score": f"{result.ranking.scores[number, column]:.2f}",
-                    "name": str(index.photo_id[match]),
-                }
-            )
-        rank = int(self._rank[number])
+        for rank, (row, score, right) in enumerate(best_matches(self._result, number, _MATCHES), 1):
+            words = f"rank {rank}", "the same item" if right else "not the same item"
+            # Calibration is measured of first matches alone.
+            sure = f"{expit(score):.0%} the same" if self._probabilities and rank == 1 else ""
+            match = {"right": right, "rank": rank, "score": f"{score:.2f}", "probability": sure}
+            matches.append(self._photo(row, "shop", *words) | match)
+        rank, missed = int(self._rank[number]), None
+        if rank > len(matches):
+            row = int(self._protocol.gallery_rows[self._protocol.positives[number, 0]])
+            missed = self._photo(row, "shop", f"rank {rank}", "the same item")
+        row = int(self._protocol.query_rows[number])
+        query = self._photo(row, "customer", *self._flags(row))
+        note = ", ".join(word for word in (query["category"], *self._flags(row)) if word)
+        return query | {"note": note, "rank": rank, "matches": matches, "missed": missed}
+
+    def _photo(self, row: int, domain: str, *words: str) -> dict[str, Any]:
+        """Returns the picture with its alternative text, the item's name and the category's."""
+        index = self._split.index
+        item, number = str(index.items[index.item[row]]), index.category[row]
+        category = str(index.categories[number]) if number >= 0 else ""
+        said = [f"{domain} photo of item {item}", category, *words]
+        alt = ", ".join(word for word in said if word)
         return {
-            "picture": self._picture(row),
-            "name": str(index.photo_id[row]),
-            "flags": self._flags(row),
-            "rank": rank,
-            "matches": matches,
-            "missed": None if rank <= len(matches) else self._picture(missed),
+            "picture": picture_tag(self._thumbnail(row), alt),
+            "item": item,
+            "category": category,
         }
 
-    def _flags(self, row: int) -> str:
+    def _flags(self, row: int) -> list[str]:
         index = self._split.index
-        flags = [VIEWS[index.view[row]] if index.view[row] >= 0 else ""]
-        flags += ["occluded"] * int(index.occluded[row] == 1)
-        flags += ["cropped"] * int(index.cropped[row] == 1)
-        return ", ".join(flag for flag in flags if flag)
+        flags = [VIEWS[index.view[row]]] if index.view[row] >= 0 else []
+        return flags + [name for name in ("occluded", "cropped") if getattr(index, name)[row] == 1]
 
-    def _picture(self, row: int) -> str:
-        """Returns the image as a data URI, its box outlined."""
-        if row not in self._pictures:
+    def _thumbnail(self, row: int) -> Image.Image:
+        """Returns the image, small, its box outlined in white with a dark rim."""
+        if row not in self._thumbnails:
             picture = Image.fromarray(self._split.picture(row))
-            left, top, right, bottom = (float(v) for v in self._split.index.box[row])
-            scale = min(_THUMBNAIL / max(picture.size), 1.0)
-            size = (
-                max(round(picture.width * scale), 1),
-                max(round(picture.height * scale), 1),
-            )
-            whole = right - left >= picture.width and bottom - top >= picture.height
-            picture = picture.resize(size, Image.Resampling.LANCZOS)
-            if not whole:
-                box = [left * scale, top * scale, right * scale - 1, bottom * scale - 1]
-                ImageDraw.Draw(picture).rectangle(box, outline=(255, 196, 0))
-            stream = io.BytesIO()
-            picture.save(stream, "JPEG", quality=80)
-            data = base64.b64encode(stream.getvalue()).decode()
-            self._pictures[row] = f"data:image/jpeg;base64,{data}"
-        return self._pictures[row]
+            width, height = picture.size
+            left, top, right, bottom = (float(edge) for edge in self._split.index.box[row])
+            picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+            if right - left < width or bottom - top < height:
+                across, down = picture.width / width, picture.height / height
+                box = (left * across, top * down, right * across - 1, bottom * down - 1)
+                draw = ImageDraw.Draw(picture)
+                draw.rectangle(box, outline=INK, width=2)
+                draw.rectangle(box, outline=PAPER)
+            self._thumbnails[row] = picture
+        return self._thumbnails[row]

@@ -1,11 +1,8 @@
 """Which queries are shown, and the page of them."""
 
-import re
-
 import numpy as np
 import pytest
 from etils import epath
-from PIL import Image
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.protocols import Group, Protocol
@@ -13,13 +10,20 @@ from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.search.ranking import RankingResult
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
+    best_matches,
     choose_queries,
     named_pair,
     pairs_of_query,
 )
-from grnet_jax.visualization.explanation_page import ExplainedPair, Section, write_explanations
+from grnet_jax.visualization.explanation_page import (
+    ExplainedPair,
+    Section,
+    has_explanations,
+    write_explanations,
+)
 from grnet_jax.visualization.explanations import CroppedImage, Explanation
 from grnet_jax.visualization.strongest_nodes import StrongNode
+from tests.pages import Page
 
 
 def test_half_of_the_queries_are_rightly_answered():
@@ -67,6 +71,8 @@ def test_a_query_is_shown_with_what_was_found_and_with_what_was_right():
     ]
     tied = _result([2], [7, 3, -1], [7])  # the tie counts against us
     assert [pair.gallery for pair in pairs_of_query(tied, 0)] == [203, 207]
+    assert best_matches(tied, 0, 8) == [(207, 0.0, True), (203, 0.0, False)]
+    assert best_matches(wrong, 0, 2) == [(203, 0.0, False), (207, 0.0, True)]
 
 
 class _Index:
@@ -82,7 +88,7 @@ def test_photos_are_found_by_their_names():
         named_pair(_Index, "q1", "q1")
 
 
-def test_the_page_shows_every_picture_it_wrote(tmp_path):
+def test_the_page_has_a_row_of_two_crops_for_each_region_pair(tmp_path):
     photo = CroppedImage("<street>.jpg", np.full((40, 30, 3), 90, np.uint8), (5, 5, 25, 35), None)
     heat = np.ones((4, 4), np.float32)
     node = StrongNode(0.0213, (3, 3), (0, 0, 0.4, 0.4), (0.3, 0.3, 0.7, 0.7))
@@ -92,18 +98,20 @@ def test_the_page_shows_every_picture_it_wrote(tmp_path):
         Section("one", [ExplainedPair("found", False, photo, photo, full)] * 2),
         Section("two", [ExplainedPair("this", None, photo, photo, bare)]),
     ]
-    page, folder = write_explanations(
-        epath.Path(tmp_path), sections, model="grnet", step=5, source="Made up."
-    )
-    text = epath.Path(page).read_text()
-    shown = re.findall(r'src="([^"]+)" width="(\d+)" height="(\d+)"', text)
-    assert len(shown) == 4 + 4 + 2
-    for path, width, height in shown:
-        with Image.open(tmp_path / path) as picture:
-            assert picture.size == (int(width), int(height))
-    written = {f"explanations/{path.name}" for path in epath.Path(folder).iterdir()}
-    assert {path for path, _, _ in shown} == written
+    directory = epath.Path(tmp_path)
+    path = write_explanations(directory, sections, model="grnet", step=5, source="Made up.")
+    assert [str(file) for file in directory.iterdir()] == [path]
+    text = epath.Path(path).read_text()
+    alts = Page(text).values("img", "alt")
+    assert len(alts) == 3 * 4 + 2 * 3 * 2
+    assert alts[:3] == ["query photo <street>.jpg", "gallery photo <street>.jpg",
+                        "Grad-CAM over the query photo <street>.jpg"]  # fmt: skip
+    assert alts.count("region pair 1: gallery region at scale 3 × 3") == 4
     assert "score -1.23" in text
-    assert "&lt;street&gt;.jpg" in text
+    assert "2.13%" in text
+    assert text.count("Nothing raises the score.") == 1
     assert text.count("✗") == 2
     assert "✓" not in text
+    checkpoints = [("grnet", 5), ("grnet", 50), ("other", 5)]
+    assert [has_explanations(directory, *one) for one in checkpoints] == [True, False, False]
+    assert not has_explanations(directory / "elsewhere", "grnet", 5)

@@ -20,7 +20,7 @@ def test_curves_and_their_intervals_are_the_values():
     intervals = np.array([[0.1, 0.5], [0.2, 0.6], [0.3, 0.95]])
     first = Curve("GRNet", np.array([1, 10, 50]), np.array([0.2, 0.4, 0.9]), intervals)
     second = Curve("baseline", np.array([1, 10]), np.array([0.1, 0.3]))
-    figure = plot_curves({"top-k accuracy": [first, second], "time": [second]}, "Top-k")
+    figure = plot_curves({"top-k accuracy": [first, second], "time": [second]}, "Top-k", "k")
     left, right = figure.axes
     data, other = (line.get_xydata() for line in left.lines)
     np.testing.assert_allclose(data[:, 1], first.y)
@@ -33,17 +33,39 @@ def test_curves_and_their_intervals_are_the_values():
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["GRNet", "baseline"]
 
 
-def test_thirteen_curves_differ_in_color_and_marker():
-    curves = [Curve(str(n), np.array([1, 2]), np.array([0.1, 0.2])) for n in range(13)]
-    lines = plot_curves({"y": curves}, "").axes[0].lines
-    assert len({line.get_color() for line in lines}) == 13
-    assert len({line.get_marker() for line in lines}) == 13
+def test_thirteen_curves_differ_without_their_colors():
+    interval = np.array([[0.1, 0.2], [0.1, 0.3]])
+    curves = [
+        Curve(str(n), np.array([1, 50]), np.array([0.1, n / 13]), interval) for n in range(13)
+    ]
+    (axes,) = plots.plot_top_k(curves, "Top-k").axes
+    assert len({line.get_marker() for line in axes.lines}) == 13
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 13
+    assert len({line.get_color() for line in axes.lines}) == 7
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [str(n) for n in reversed(range(13))]  # as the curves end
+    np.testing.assert_allclose([line.get_xdata() for line in axes.lines], [[1, 50]] * 13, rtol=0.1)
+    assert axes.get_xlabel()
+    assert axes.get_ylabel()
+
+
+def test_matches_are_drawn_beside_their_query_in_a_format_that_is_known(tmp_path):
+    picture = np.zeros((4, 3, 3), np.uint8)
+    rows = [[(picture, "query", False), (picture, "1 ✓", True), (picture, "2", False)]] * 2
+    figure = plots.plot_matches(rows, "Made up")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["query", "1 ✓", "2"] * 2
+    widths = [axes.spines["top"].get_linewidth() for axes in figure.axes]
+    assert widths == [1, 3, 1] * 2
+    with Image.open(plots.write_figure(figure, epath.Path(tmp_path / "matches.jpg"))) as drawn:
+        assert (drawn.format, drawn.width) == ("JPEG", 1280)
+    with pytest.raises(InputError, match=r"matches\.doc: expected a name that ends in \.png"):
+        plots.write_figure(figure, epath.Path(tmp_path / "matches.doc"))
 
 
 @pytest.mark.parametrize("curves", [[], [Curve("A", np.zeros(0, int), np.zeros(0))]])
 def test_nothing_to_plot_is_named(curves):
     with pytest.raises(InputError, match="Top-k: expected curves of one point or more"):
-        plot_curves({"accuracy": curves}, "Top-k")
+        plot_curves({"accuracy": curves}, "Top-k", "k")
 
 
 def _group(queries, value):
@@ -65,7 +87,7 @@ def test_attributes_are_sorted_by_recall_and_rare_ones_left_out():
     assert sorted(map(int, names)) == list(range(10, 60))
     assert values == sorted(values, reverse=True)
     assert values == [attributes[name]["recall5"] for name in names]
-    bars = plots.plot_bars(names, values, "Recall").axes[0].patches
+    bars = plots.plot_bars(names, values, "Recall", "recall").axes[0].patches
     np.testing.assert_allclose([bar.get_width() for bar in bars], values)
 
 
