@@ -14,6 +14,7 @@ from PIL import Image
 
 import grnet_jax
 import input_pipeline
+from grnet_jax import commands
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.sharding import make_mesh
@@ -296,18 +297,16 @@ def test_color_histogram_needs_no_training(data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config=configs/grnet.py", "--config.model.node_dims=3"], "node_dims"),
-        (["--config=configs/grnet.py", "--config.model.node_dim=many"], "node_dim"),
+        (["--config.model.node_dims=3"], "node_dims"),
+        (["--config.model.node_dim=many"], "node_dim"),
         (["--config=configs/grnet.py:street3shop"], "dataset.name='street3shop': expected one of"),
         (["--config=configs/grnet.py:deepfashion_c2s"], "dataset.source is empty"),
         (["--config=configs/grnet.py:manifest"], "dataset.source is empty: give what manifest"),
         (["--config.dataset.source=vast"], "expected one of small, tiny"),
-        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
-        (["--config="], "Path to config file is an empty string"),
         (["--workdir=runs/run[1]"], "--workdir='runs/run[1]': choose a path without [ ]"),
         (["--workdir=https://host/run"], "--workdir='https://host/run': expected a path of this"),
         (["--confg=configs/grnet.py"], "Unknown command line flag 'confg'"),
-        (["--config=configs/grnet.py", "extra"], "unexpected argument 'extra'"),
+        (["extra"], "unexpected argument 'extra'"),
         (
             ["--config.train.steps=-1", "--config.optimizer.momentum=2.0"],
             "config.train.steps=-1",
@@ -315,11 +314,53 @@ def test_color_histogram_needs_no_training(data_dir, tmp_path):
     ],
 )
 def test_bad_flags_are_named(flags, message, tmp_path):
-    done = run("train.py", f"--workdir={tmp_path}", *flags)
+    done = run("train.py", "--config=configs/grnet.py", f"--workdir={tmp_path}", *flags)
     assert done.returncode != 0
     assert message in done.stderr
-    if "nothing.py" not in message:  # ml_collections itself prints one for a missing file
-        assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+_MEANT = "; did you mean --config=configs/grnet.py:manifest?"
+
+
+@pytest.mark.parametrize(
+    ("parse", "words", "error"),
+    [
+        (commands.parse_train_flags, ["--help"], ""),
+        (commands.parse_train_flags, ["--config=configs/grnet.py", "-h"], ""),
+        (commands.parse_train_flags, [], "--config is missing"),
+        (commands.parse_train_flags, ["--config="], "--config is missing"),
+        (commands.parse_train_flags, ["configs/grnet.py:manifest"], "--config is missing" + _MEANT),
+        (
+            commands.parse_train_flags,
+            ["--config=grnett:manifest"],
+            "--config=grnett: no such file; did you mean configs/grnet.py?",
+        ),
+        (commands.parse_train_flags, ["--config", "a/b.py"], "--config=a/b.py: no such file"),
+        (commands.parse_eval_flags, ["--help"], ""),
+        (commands.parse_eval_flags, [], "--workdir is missing"),
+        (
+            commands.parse_eval_flags,
+            ["--config=configs/kpmm.py"],
+            "--config=configs/kpmm.py: no such file; did you mean configs/kpm.py?",
+        ),
+    ],
+)
+def test_help_and_a_missing_config_end_in_one_screen(parse, words, error, capsys, monkeypatch):
+    monkeypatch.chdir(_ROOT)
+    with pytest.raises(SystemExit) as ended:
+        parse(["train.py", *words])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, bool(out)) == ((2, False) if error else (0, True))
+    lines = (out or err).splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 100
+    assert not error or lines[0] == f"error: {error}"
+    assert "python -m grnet_jax.config" in lines[-1]
+    if parse is commands.parse_train_flags or "no such file" in error:
+        shown = [line.split()[0] for line in lines if re.match("  [a-z]\\w+  ", line)]
+        found = {path.stem for path in (_ROOT / "configs").glob("*.py")}
+        assert found - {"__init__", "common"} == set(shown)
 
 
 def test_evaluating_without_a_run_is_named(tmp_path):
