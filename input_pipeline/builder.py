@@ -209,7 +209,8 @@ def _write_index(
 
 def _read_records(split: str, paths: Sequence[epath.Path]) -> Iterator[bytes]:
     records = ArrayRecordDataSource([str(path) for path in paths])
-    with tqdm(total=len(records), desc=f"Indexing {split}", unit=" images", delay=2) as bar:
+    bar_of = {"desc": f"Indexing {split}", "unit": " images", "delay": 2, "disable": None}
+    with tqdm(total=len(records), **bar_of) as bar:
         for start in range(0, len(records), _READ_AT_A_TIME):
             rows = range(start, min(start + _READ_AT_A_TIME, len(records)))
             yield from records.__getitems__(rows)
@@ -291,7 +292,8 @@ def _object_records(
 
 def _in_threads(make: Callable, jobs: Iterable[Any], count: int, title: str) -> Iterator[Any]:
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from tqdm(ordered_map(pool, make, jobs, 2 * THREADS), title, count, unit=" images")
+        made = ordered_map(pool, make, jobs, 2 * THREADS)
+        yield from tqdm(made, title, count, unit=" images", disable=None)  # None: no terminal
 
 
 def _photo_record(row: Mapping[str, Any], options: PrepareOptions) -> PhotoRecord:

@@ -1,6 +1,7 @@
 """The commands as a user runs them, in processes of their own, and the Python API after them."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -15,8 +16,11 @@ from PIL import Image
 import grnet_jax
 import input_pipeline
 from grnet_jax import commands
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.inference import LoadedMatcher
+from grnet_jax.evaluation.recognition import recognizes_categories
+from grnet_jax.inference import _RECOGNIZING, LoadedMatcher
+from grnet_jax.models import build_matcher
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from grnet_jax.training.checkpoints import CheckpointError
@@ -77,6 +81,25 @@ def test_train_says_what_it_wrote_and_what_is_next(trained):
     assert "graph/projection" in train.stderr  # the parameter overview
     assert "train/loss" in train.stderr
     assert "val/top1" in train.stderr
+
+
+def test_libraries_print_nothing(trained):
+    """Beside our own messages, with the time, stands the table of parameters alone."""
+    _, train, evaluate = trained
+    assert evaluate.stderr == ""
+    for line in train.stderr.splitlines():
+        assert re.match(r"\d\d:\d\d:\d\d |[|+]|Total: |$", line), line
+
+
+def test_predicting_by_a_run_that_cannot_names_those_that_can(trained):
+    configs = {path.stem: f"configs.{path.stem}" for path in (_ROOT / "configs").glob("*.py")}
+    found = {name: importlib.import_module(module) for name, module in configs.items()}
+    parsed = {n: parse_config(m.get_config()) for n, m in found.items() if hasattr(m, "get_config")}
+    able = [n for n, c in parsed.items() if recognizes_categories(build_matcher(c.model), c)]
+    assert set(able) == {pathlib.Path(file).stem for file in _RECOGNIZING}
+    photo = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(InputError, match=r"recognizes no categories\. Those of configs/fashionnet"):
+        grnet_jax.load(str(trained[0])).predict([photo])
 
 
 def test_eval_writes_results_and_page(trained):

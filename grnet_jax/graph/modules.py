@@ -209,11 +209,13 @@ class SimilarityGraph(nn.Module):
     def _parameters(self, channels: int) -> "_Parameters":
         """Makes all parameters, for regions of so many channels."""
         projection = self.param("projection", _he, (channels, self.node_dim))
-        reasoning_parameters = self._reasoning_parameters()
+        transforms_out, transforms_in, edge_bias, layers = self._reasoning_parameters()
         last_dim = self.reasoning_dim if self.layers else self._node_width
         weight = self.param("score_weight", _score_init, (last_dim,))
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
-        return _Parameters(projection, *reasoning_parameters, weight, bias)
+        return _Parameters(
+            projection, transforms_out, transforms_in, edge_bias, layers, weight, bias
+        )
 
     @property
     def _node_width(self) -> int:
