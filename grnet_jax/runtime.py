@@ -34,7 +34,8 @@ def session(argv: Sequence[str] = ()) -> Iterator[None]:
         python_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     )
     # TensorFlow only reads images here: its start-up lines tell nothing about the run.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX sets 1 where nobody else has
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # of the processes' connections, and buckets
     try:

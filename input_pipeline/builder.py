@@ -209,8 +209,7 @@ def _write_index(
 
 def _read_records(split: str, paths: Sequence[epath.Path]) -> Iterator[bytes]:
     records = ArrayRecordDataSource([str(path) for path in paths])
-    bar_of = {"desc": f"Indexing {split}", "unit": " images", "delay": 2, "disable": None}
-    with tqdm(total=len(records), **bar_of) as bar:
+    with tqdm(total=len(records), desc=f"Indexing {split}", unit=" images", delay=2) as bar:
         for start in range(0, len(records), _READ_AT_A_TIME):
             rows = range(start, min(start + _READ_AT_A_TIME, len(records)))
             yield from records.__getitems__(rows)
@@ -292,8 +291,7 @@ def _object_records(
 
 def _in_threads(make: Callable, jobs: Iterable[Any], count: int, title: str) -> Iterator[Any]:
     with ThreadPoolExecutor(THREADS) as pool:
-        made = ordered_map(pool, make, jobs, 2 * THREADS)
-        yield from tqdm(made, title, count, unit=" images", disable=None)  # None: no terminal
+        yield from tqdm(ordered_map(pool, make, jobs, 2 * THREADS), title, count, unit=" images")
 
 
 def _photo_record(row: Mapping[str, Any], options: PrepareOptions) -> PhotoRecord:

@@ -291,11 +291,7 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
     with ThreadPoolExecutor(THREADS) as pool:
         results = ordered_map(pool, inspect, zip(paths, names, strict=True), 4 * THREADS)
         found = dict(
-            zip(
-                paths,
-                tqdm(results, "Checking images", len(paths), unit=" images", disable=None),
-                strict=True,
-            )
+            zip(paths, tqdm(results, "Checking images", len(paths), unit=" images"), strict=True)
         )
     headers = rows["path"].map(found)
     failed = headers.map(lambda header: isinstance(header, ImageError))

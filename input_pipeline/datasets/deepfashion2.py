@@ -103,9 +103,7 @@ def to_table(root: epath.Path) -> pd.DataFrame:
             rows.append(_to_row(path, Problem("reference", f"{path}", text)))
         with ThreadPoolExecutor(THREADS) as pool:
             files = ordered_map(pool, _read_file, paths, 8 * THREADS)
-            for found in tqdm(
-                files, f"Reading {folder}/annos", len(paths), disable=not paths or None
-            ):
+            for found in tqdm(files, f"Reading {folder}/annos", len(paths), disable=not paths):
                 rows += found
                 empty += not found
     if not rows:

@@ -76,7 +76,7 @@ def _render(
 ) -> Iterator[PhotoRecord]:
     jobs = (ItemJob(seed, split, number, customers, PICTURE_SIZE) for number in numbers)
     items = render(jobs, len(numbers)) if pool else map(render_item, jobs)
-    for photos in tqdm(items, f"Rendering {split}", len(numbers), unit=" items", disable=None):
+    for photos in tqdm(items, f"Rendering {split}", len(numbers), unit=" items"):
         for number, photo in enumerate(photos):
             yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
 
