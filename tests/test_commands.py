@@ -84,11 +84,11 @@ def test_train_says_what_it_wrote_and_what_is_next(trained):
 
 
 def test_libraries_print_nothing(trained):
-    """Beside our own messages, with the time, stands the table of parameters alone."""
+    """Beside our messages, with the time, stand preparing's bars and the table of parameters."""
     _, train, evaluate = trained
     assert evaluate.stderr == ""
     for line in train.stderr.splitlines():
-        assert re.match(r"\d\d:\d\d:\d\d |[|+]|Total: |$", line), line
+        assert re.match(r"\d\d:\d\d:\d\d |Rendering |[|+]|Total: |$", line), line
 
 
 def test_predicting_by_a_run_that_cannot_names_those_that_can(trained):
