@@ -1,4 +1,4 @@
-"""DARN (Huang et al., ICCV 2015), a baseline of DeepFashion: a stream for each kind of image.
+"""DARN (Huang et al., ICCV 2015): a stream for each kind of image.
 
     python train.py --config=configs/darn.py
 

@@ -1,4 +1,4 @@
-"""Retrieval of "A Detect-Then-Retrieve Model ..." (Kucer and Murray, 2019), by triplets or by AP.
+"""Retrieval of Detect-Then-Retrieve (Kucer and Murray 2019): triplets or AP.
 
 python train.py --config=configs/detect_then_retrieve.py              the synthetic set, triplets
 python train.py --config=configs/detect_then_retrieve.py:synthetic,ap

@@ -1,4 +1,4 @@
-"""A member of DREML (Xuan et al., Deep Randomized Ensembles for Metric Learning, 2018).
+"""A member of DREML, Deep Randomized Ensembles (Xuan et al., 2018).
 
     python train.py --config=configs/dreml.py --workdir=runs/dreml_0
     python train.py --config=configs/dreml.py --config.loss.group_seed=1 --workdir=runs/dreml_1

@@ -1,4 +1,4 @@
-"""One embedding an image: any backbone, generalized-mean pooling, triplet, AP or class loss.
+"""One embedding an image: any backbone, triplet, AP or class loss.
 
 python train.py --config=configs/embedding.py                    triplets on the synthetic set
 python train.py --config=configs/embedding.py --config.loss.name=ap

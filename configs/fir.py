@@ -1,4 +1,4 @@
-"""The study of fashion image retrieval (Park et al., 2019): classes and triplets on one backbone.
+"""The study of fashion retrieval (Park et al., 2019): classes and triplets.
 
 python train.py --config=configs/fir.py                       the small backbone, synthetic set
 python train.py --config=configs/fir.py:deepfashion_inshop --config.dataset.source=DOWNLOADED \\

@@ -1,4 +1,4 @@
-"""The global baseline of GRNet's Table 5, row 1: no pyramid, no graph, one similarity.
+"""The global baseline of GRNet's Table 5, row 1: no graph, one similarity.
 
     python train.py --config=configs/global_baseline.py
 

@@ -1,4 +1,4 @@
-"""Embeddings for GRNet's shortlists: they learn from a trained GRNet, which stays as it is.
+"""Embeddings for GRNet's shortlists, from a trained GRNet, which stays as is.
 
     python train.py --config=configs/grnet.py
     python train.py --config=configs/grnet_cascade.py

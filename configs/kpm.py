@@ -1,4 +1,4 @@
-"""Kronecker-product matching (Shen et al., CVPR 2018), the pairwise matcher of GRNet's tables.
+"""Kronecker-product matching (Shen et al., CVPR 2018), cell by cell.
 
     python train.py --config=configs/kpm.py
 

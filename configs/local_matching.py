@@ -1,4 +1,4 @@
-"""Greedy matching of local features: GRNet's Eq. 2 and 3, its regions without a graph.
+"""Greedy matching of local features (GRNet's Eq. 2 and 3), no graph.
 
     python train.py --config=configs/local_matching.py
 

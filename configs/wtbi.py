@@ -1,4 +1,4 @@
-"""Where to buy it (Kiapour et al., ICCV 2015), a baseline of DeepFashion: a metric on features.
+"""Where to buy it (Kiapour et al., ICCV 2015): a metric on features.
 
 python train.py --config=configs/embedding.py --config.loss.name=classification \\
   --config.loss.class_weight=1 --config.model.num_classes=13       features of categories, then

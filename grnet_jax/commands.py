@@ -1,9 +1,13 @@
 """What `train.py` and `eval.py` do once their flags are read."""
 
+import ast
 import contextlib
+import difflib
+import pathlib
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,34 +33,112 @@ from grnet_jax.training.checkpoints import open_workdir, read_config
 from grnet_jax.visualization.result_page import write_result_page
 from input_pipeline import check_folder, load_dataset, to_path
 
-_CONFIG_HELP = (
-    "FILE.py[:DATASET]; DATASET is synthetic, manifest, ... Fields are set by "
-    "--config.SECTION.FIELD=VALUE; `python -m grnet_jax.config` lists them."
+_CONFIG_HELP = "FILE.py[:DATASET]; DATASET is synthetic, manifest, ..."
+_FIELDS_HELP = (
+    "Fields are set by --config.SECTION.FIELD=VALUE; `python -m grnet_jax.config` lists them."
 )
+_TRAIN_HELP = """Trains a system; the same command again continues it.
+  python train.py --config=configs/NAME.py[:DATASET] [--workdir=DIR] [--config.SECTION.FIELD=VALUE]
+{configs}
+
+  --workdir=DIR                          checkpoints and logs; runs/NAME_DATASET if not given
+  --config.dataset.source=PATH           photos.csv of your own (:manifest), or a data set's folder
+  --config.train.steps=N                 length; --config.train.batch_size=N
+  --config.model.backbone.pretrained=F   converted ImageNet weights (docs/backbones.md)
+"""
+_EVAL_HELP = """Measures trained runs, whose configs lie in their workdirs.
+  python eval.py --workdir=DIR[,DIR...] [--output=DIR] [--config.SECTION.FIELD=VALUE]
+  python eval.py --config=configs/color_histogram.py            nothing trained, and so no workdir
+{runs}
+
+  --workdir=A,B                          several as one, their embeddings side by side
+  --output=DIR                           for results.json and results.html; the workdir if not given
+  --config.eval.protocol.queries=N       as many queries, drawn
+  --config.eval.search.store=DIR         keeps features; after a kill the same command goes on
+  --config.dataset.name=manifest --config.dataset.source=photos.csv           on your own photos
+"""
+_HELP = {"help", "helpshort", "h", "?"}
 
 
 def parse_train_flags(argv: Sequence[str]) -> list[str]:
     """Parses train.py's command line, for `app.run`; a mistake ends it with its message alone."""
     with _one_message():
-        config_flags.DEFINE_config_file(
-            "config", "configs/grnet.py", _CONFIG_HELP, lock_config=True
-        )
+        _help_if_asked(argv, _TRAIN_HELP)
+        if not _flag(argv, "config") and not _is_given(argv, {"helpfull", "helpxml"}):
+            file = next((word for word in argv[1:] if re.match(r"[^-].*\.py\b", word)), "")
+            meant = f"; did you mean --config={file}?" if file else ""
+            _end(_TRAIN_HELP, f"--config is missing{meant}")
+        _check_config_file(argv, _TRAIN_HELP)
+        config_flags.DEFINE_config_file("config", None, _CONFIG_HELP, lock_config=True)
         return _parse(argv)
 
 
 def parse_eval_flags(argv: Sequence[str]) -> list[str]:
     """Parses eval.py's command line; without --config its fields are those of the run."""
     with _one_message():
-        workdir = _flag(argv, "workdir").split(",")[0]
-        if workdir and not _flag(argv, "config"):
+        _help_if_asked(argv, _EVAL_HELP)
+        workdir, file = _flag(argv, "workdir").split(",")[0], _flag(argv, "config")
+        if not workdir and not file and not _is_given(argv, {"helpfull", "helpxml"}):
+            _end(_EVAL_HELP, "--workdir is missing")
+        _check_config_file(argv, _EVAL_HELP.replace("{runs}", "{configs}"))
+        if workdir and not file:
             config = to_config_dict(read_config(open_workdir(workdir)))
             config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=list(argv))
         else:
             config_flags.DEFINE_config_file("config", None, _CONFIG_HELP, lock_config=True)
-        rest = _parse(argv)
-        if flags.FLAGS.config is None:
-            raise InputError("expected --workdir=RUN, or --config=FILE.py of a matcher without one")
-        return rest
+        return _parse(argv)
+
+
+def _help_if_asked(argv: Sequence[str], text: str) -> None:
+    if _is_given(argv, _HELP):
+        _end(text)
+
+
+def _is_given(argv: Sequence[str], names: set[str]) -> bool:
+    return any(word.startswith("-") and word.lstrip("-") in names for word in argv[1:])
+
+
+def _check_config_file(argv: Sequence[str], text: str) -> None:
+    """Ends the program where the config is no file, with those that there are."""
+    file = _flag(argv, "config").partition(":")[0]
+    if file and not pathlib.Path(file).is_file():
+        names = {path.stem: path for path in _config_files()}
+        close = difflib.get_close_matches(pathlib.PurePath(file).stem, names, 1)
+        meant = f"; did you mean {names[close[0]]}?" if close else ""
+        _end(text, f"--config={file}: no such file{meant}")
+
+
+def _end(text: str, error: str = "") -> None:
+    """Ends the program with one screen: the mistake if there is one, and the command's usage."""
+    configs = "\n".join(
+        f"  {path.stem:<22}{textwrap.shorten(docstring, 76, placeholder=' ...')}"
+        for path, docstring in _config_files().items()
+    )
+    text = text.format(configs=configs, runs=_runs())
+    text += "All fields: python -m grnet_jax.config. All flags: --helpfull."
+    if error:
+        print(f"error: {error}", file=sys.stderr)
+    print(text, file=sys.stderr if error else sys.stdout)
+    sys.exit(2 if error else 0)
+
+
+def _runs() -> str:
+    """Returns a line with the runs that there are."""
+    found = sorted(str(path.parent) for path in pathlib.Path("runs").glob("*/config.json"))
+    names = textwrap.shorten(", ".join(found), 300, placeholder=" ...")
+    return f"Runs here: {names}" if found else "No runs are under runs/: train one first."
+
+
+def _config_files() -> dict[pathlib.Path, str]:
+    """Returns the files of configs/ and the first lines of their docstrings."""
+    found = {}
+    for path in sorted(pathlib.Path("configs").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        if any(
+            isinstance(node, ast.FunctionDef) and node.name == "get_config" for node in tree.body
+        ):
+            found[path] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -84,11 +166,8 @@ def _one_message() -> Iterator[None]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         logging.debug("Where it came from:", exc_info=True)
         print(f"error: {_last_reason(error)}", file=sys.stderr)
-        print(
-            "Fields are set by --config.SECTION.FIELD=VALUE; `python -m grnet_jax.config` lists "
-            "them.",
-            file=sys.stderr,
-        )
+        # Of this package's own, it is about the workdir.
+        print(_runs() if isinstance(error, InputError) else _FIELDS_HELP, file=sys.stderr)
         sys.exit(2)
 
 

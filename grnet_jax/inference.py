@@ -33,6 +33,9 @@ from input_pipeline import (
     load_image,
 )
 
+# Configs of systems that recognize categories, for those who ask a run that does not.
+_RECOGNIZING = ("configs/fashionnet.py", "configs/darn.py", "configs/fir.py")
+
 
 class LoadedMatcher:
     """A matcher with its trained parameters.
@@ -95,10 +98,14 @@ class LoadedMatcher:
         Arguments and errors as of `embed`; also:
 
         Raises:
-          InputError: for a matcher that recognizes nothing.
+          InputError: for a matcher that recognizes no categories.
         """
         if not recognizes_categories(self._matcher, self.config):
-            raise InputError(f"predict: model.name={self.config.model.name} recognizes nothing")
+            raise InputError(
+                f"predict: a run of model.name={self.config.model.name}, which recognizes no "
+                f"categories. Those of {', '.join(_RECOGNIZING)} do: python train.py "
+                f"--config={_RECOGNIZING[0]}"
+            )
         return self._run(self._predict, photos, boxes, shop)
 
     def _run(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import logging
+from absl import flags, logging
 
 from grnet_jax.errors import InputError
 
@@ -25,6 +25,8 @@ def session(argv: Sequence[str] = ()) -> Iterator[None]:
     Args:
       argv: the command's name and the arguments that no flag took: there must be none.
     """
+    if not flags.FLAGS.is_parsed():  # commands of argparse: absl would say so at the first message
+        flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_for_users)
@@ -32,8 +34,10 @@ def session(argv: Sequence[str] = ()) -> Iterator[None]:
         python_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     )
     # TensorFlow only reads images here: its start-up lines tell nothing about the run.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX sets 1 where nobody else has
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # of the processes' connections, and buckets
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")

@@ -119,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--dataset", choices=dataset_names(), default="synthetic")
+    names = ", ".join(dataset_names())
+    add("--dataset", choices=dataset_names(), default="synthetic", metavar="NAME", help=names)
     add("--check", action="store_true", help="check lists and photos only; write nothing")
     add("--dir", default="data", help="folder of prepared data sets (%(default)s)")
     add(

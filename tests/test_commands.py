@@ -1,6 +1,7 @@
 """The commands as a user runs them, in processes of their own, and the Python API after them."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -15,8 +16,12 @@ from PIL import Image
 
 import grnet_jax
 import input_pipeline
+from grnet_jax import commands
+from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.inference import LoadedMatcher
+from grnet_jax.evaluation.recognition import recognizes_categories
+from grnet_jax.inference import _RECOGNIZING, LoadedMatcher
+from grnet_jax.models import build_matcher
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from grnet_jax.training.checkpoints import CheckpointError
@@ -78,6 +83,25 @@ def test_train_says_what_it_wrote_and_what_is_next(trained):
     assert "graph/projection" in train.stderr  # the parameter overview
     assert "train/loss" in train.stderr
     assert "val/top1" in train.stderr
+
+
+def test_libraries_print_nothing(trained):
+    """Beside our messages, with the time, stand preparing's bars and the table of parameters."""
+    _, train, evaluate = trained
+    assert evaluate.stderr == ""
+    for line in train.stderr.splitlines():
+        assert re.match(r"\d\d:\d\d:\d\d |Rendering |[|+]|Total: |$", line), line
+
+
+def test_predicting_by_a_run_that_cannot_names_those_that_can(trained):
+    configs = {path.stem: f"configs.{path.stem}" for path in (_ROOT / "configs").glob("*.py")}
+    found = {name: importlib.import_module(module) for name, module in configs.items()}
+    parsed = {n: parse_config(m.get_config()) for n, m in found.items() if hasattr(m, "get_config")}
+    able = [n for n, c in parsed.items() if recognizes_categories(build_matcher(c.model), c)]
+    assert set(able) == {pathlib.Path(file).stem for file in _RECOGNIZING}
+    photo = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(InputError, match=r"recognizes no categories\. Those of configs/fashionnet"):
+        grnet_jax.load(str(trained[0])).predict([photo])
 
 
 def test_eval_writes_results_and_page(trained):
@@ -310,18 +334,16 @@ def test_color_histogram_needs_no_training_and_is_compared(trained, data_dir, tm
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config=configs/grnet.py", "--config.model.node_dims=3"], "node_dims"),
-        (["--config=configs/grnet.py", "--config.model.node_dim=many"], "node_dim"),
+        (["--config.model.node_dims=3"], "node_dims"),
+        (["--config.model.node_dim=many"], "node_dim"),
         (["--config=configs/grnet.py:street3shop"], "dataset.name='street3shop': expected one of"),
         (["--config=configs/grnet.py:deepfashion_c2s"], "dataset.source is empty"),
         (["--config=configs/grnet.py:manifest"], "dataset.source is empty: give what manifest"),
         (["--config.dataset.source=vast"], "expected one of small, tiny"),
-        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
-        (["--config="], "Path to config file is an empty string"),
         (["--workdir=runs/run[1]"], "--workdir='runs/run[1]': choose a path without [ ]"),
         (["--workdir=https://host/run"], "--workdir='https://host/run': expected a path of this"),
         (["--confg=configs/grnet.py"], "Unknown command line flag 'confg'"),
-        (["--config=configs/grnet.py", "extra"], "unexpected argument 'extra'"),
+        (["extra"], "unexpected argument 'extra'"),
         (
             ["--config.train.steps=-1", "--config.optimizer.momentum=2.0"],
             "config.train.steps=-1",
@@ -329,11 +351,53 @@ def test_color_histogram_needs_no_training_and_is_compared(trained, data_dir, tm
     ],
 )
 def test_bad_flags_are_named(flags, message, tmp_path):
-    done = run("train.py", f"--workdir={tmp_path}", *flags)
+    done = run("train.py", "--config=configs/grnet.py", f"--workdir={tmp_path}", *flags)
     assert done.returncode != 0
     assert message in done.stderr
-    if "nothing.py" not in message:  # ml_collections itself prints one for a missing file
-        assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+_MEANT = "; did you mean --config=configs/grnet.py:manifest?"
+
+
+@pytest.mark.parametrize(
+    ("parse", "words", "error"),
+    [
+        (commands.parse_train_flags, ["--help"], ""),
+        (commands.parse_train_flags, ["--config=configs/grnet.py", "-h"], ""),
+        (commands.parse_train_flags, [], "--config is missing"),
+        (commands.parse_train_flags, ["--config="], "--config is missing"),
+        (commands.parse_train_flags, ["configs/grnet.py:manifest"], "--config is missing" + _MEANT),
+        (
+            commands.parse_train_flags,
+            ["--config=grnett:manifest"],
+            "--config=grnett: no such file; did you mean configs/grnet.py?",
+        ),
+        (commands.parse_train_flags, ["--config", "a/b.py"], "--config=a/b.py: no such file"),
+        (commands.parse_eval_flags, ["--help"], ""),
+        (commands.parse_eval_flags, [], "--workdir is missing"),
+        (
+            commands.parse_eval_flags,
+            ["--config=configs/kpmm.py"],
+            "--config=configs/kpmm.py: no such file; did you mean configs/kpm.py?",
+        ),
+    ],
+)
+def test_help_and_a_missing_config_end_in_one_screen(parse, words, error, capsys, monkeypatch):
+    monkeypatch.chdir(_ROOT)
+    with pytest.raises(SystemExit) as ended:
+        parse(["train.py", *words])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, bool(out)) == ((2, False) if error else (0, True))
+    lines = (out or err).splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 100
+    assert not error or lines[0] == f"error: {error}"
+    assert "python -m grnet_jax.config" in lines[-1]
+    if parse is commands.parse_train_flags or "no such file" in error:
+        shown = [line.split()[0] for line in lines if re.match("  [a-z]\\w+  ", line)]
+        found = {path.stem for path in (_ROOT / "configs").glob("*.py")}
+        assert found - {"__init__", "common"} == set(shown)
 
 
 def test_evaluating_without_a_run_is_named(tmp_path):

@@ -29,7 +29,13 @@ from grnet_jax.backbones.preprocessing import (
     published_preprocessing,
 )
 from grnet_jax.backbones.pretrained.checkpoint_file import Checkpoint, read_checkpoint
-from grnet_jax.backbones.pretrained.conversion import convert_tensors, fitting_backbones, some_of
+from grnet_jax.backbones.pretrained.conversion import (
+    Network,
+    convert_tensors,
+    find_network,
+    some_of,
+    under,
+)
 from grnet_jax.backbones.pretrained.weights import Weights, read_weights_info, write_weights
 from grnet_jax.errors import InputError
 
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"Next: {shlex.join(_next_command(output))}")
     return 0
 
@@ -60,7 +66,7 @@ def _next_command(output: str) -> list[str]:
     info = read_weights_info(output)
     command = [
         *("python", "train.py", "--config=configs/grnet.py:manifest"),
-        *("--config.data.manifest=photos.csv", "--config.data.image_size=224"),
+        "--config.dataset.source=photos.csv",
         f"--config.model.backbone.name={info.backbone}",
         f"--config.model.backbone.pretrained={output}",
     ]
@@ -80,7 +86,8 @@ def convert(
       preprocessing: its name; "" chooses that of the published file of this name, or else that
         of the backbone's best-known weights.
       output: path to write to; "" chooses the checkpoint's name, in the current folder.
-      entry: which entry of a training checkpoint with several networks to take.
+      entry: which entry of a training checkpoint with several networks to take, or, with a dot at
+        its end, what the network's keys begin with.
 
     Raises:
       InputError: the checkpoint cannot be read or fits no backbone, or a name is not known.
@@ -99,8 +106,8 @@ def convert(
 
 
 def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> Weights:
-    read = read_checkpoint(checkpoint, entry)
-    print(f"Read {checkpoint}: {_describe(read)}")
+    start = entry if entry.endswith(".") else ""
+    read = read_checkpoint(checkpoint, "" if start else entry)
     if all(key.startswith(("params/", "batch_stats/")) for key in read.tensors):
         raise InputError(f"{checkpoint}: is converted already; give it to a config as it is")
     name = pathlib.PurePath(checkpoint).name
@@ -111,11 +118,21 @@ def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> 
             f"{read.sha256[:8]}: the file was changed, or damaged in the download",
             file=sys.stderr,
         )
+    prefix = start
     try:
-        chosen, how = (backbone, "") if backbone else _recognize(read.tensors, name)
-        converted = convert_tensors(chosen, read.tensors)
+        inside = under(read.tensors, start)
+        if not inside:
+            raise InputError(f"no keys; they begin with {', '.join(list(read.tensors)[:_NAMED])}")
+        network = find_network(inside, backbone)
+        prefix = start + network.prefix
+        tensors = under(read.tensors, prefix)
+        print(f"Read {checkpoint}: {_describe(read, prefix)}")
+        chosen, how = (backbone, "") if backbone else _recognize(network, tensors, name)
+        converted = convert_tensors(chosen, tensors)
     except InputError as error:
-        raise InputError(f"{checkpoint}: {error}") from error
+        where = f"under {prefix!r}: " if prefix else ""
+        raise InputError(f"{checkpoint}: {where}{error}") from error
+    beside = [key for key in read.tensors if not key.startswith(prefix)]
     published = published_preprocessing(name)
     weights = Weights(
         backbone=chosen,
@@ -130,20 +147,23 @@ def _convert(checkpoint: str, entry: str, backbone: str, preprocessing: str) -> 
     print(f"  backbone       {chosen}{how}")
     print(f"  parameters     {_count(weights.variables['params']):,}")
     print(f"  ImageNet head  {f'yes, {weights.classes} classes' if converted.head else 'no'}")
-    print(f"  left out       {_describe_left_out(converted.left_out)}")
+    print(f"  left out       {_describe_left_out([*converted.left_out, *beside])}")
+    if converted.resized:
+        there, here = (f"{side}x{side}" for side in converted.resized)
+        print(f"  positions      of a grid of {there}, resized to the backbone's {here}")
     if read.others:
         print(f"  not tensors    {some_of(read.others, _NAMED)}")
     print(f"  preprocessing  {weights.preprocessing}{given}")
     return weights
 
 
-def _recognize(tensors: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
-    """Returns the backbone that the tensors fit, and how it was found.
+def _recognize(network: Network, tensors: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
+    """Returns the backbone that the network fits, and how it was found.
 
-    Where none fits, the file's name may tell which was meant, so that an error can list what is
-    wrong with it.
+    Where none fits, the file's name may tell which was meant, or most keys, so that an error can
+    list what is wrong with it.
     """
-    fitting = fitting_backbones(tensors)
+    fitting = network.fitting
     if len(fitting) == 1:
         return fitting[0], " (the only one that fits)"
     plain = _letters(name)
@@ -154,10 +174,15 @@ def _recognize(tensors: Mapping[str, np.ndarray], name: str) -> tuple[str, str]:
         raise InputError(
             f"fits several backbones, {', '.join(fitting)}; choose one with --backbone"
         )
+    if network.closest:
+        return network.closest, " (the closest)"
     keys = ", ".join(list(tensors)[:_NAMED])
+    advice = "With --backbone=NAME the error says what does not fit"
+    if any(".encoder.layer." in f".{key}" for key in tensors):
+        advice = "They are those of Hugging Face's transformers: take timm's file of the network"
     raise InputError(
         f"fits none of the backbones {', '.join(sorted(BACKBONES))}; its keys begin with {keys}. "
-        "With --backbone=NAME the error says what does not fit"
+        f"{advice}"
     )
 
 
@@ -165,12 +190,12 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _describe(read: Checkpoint) -> str:
+def _describe(read: Checkpoint, prefix: str) -> str:
     parts = [f"{len(read.tensors)} tensors"]
     if read.entry:
         parts.append(f"entry {read.entry!r}")
-    if read.prefix:
-        parts.append(f"prefix {read.prefix!r} removed")
+    if read.prefix or prefix:
+        parts.append(f"prefix {read.prefix + prefix!r} removed")
     return ", ".join(parts)
 
 
@@ -209,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--backbone", default="", help=f"{', '.join(BACKBONES)} (the one that fits)")
     add("--preprocessing", default="", help=f"{', '.join(PREPROCESSING)} (the backbone's own)")
     add("--output", default="", help="file to write (the checkpoint's name, here)")
-    add("--entry", default="", help="which network of a training checkpoint with several")
+    add("--entry", default="", help="which network of several: an entry, or its keys' PREFIX.")
     return parser
 
 

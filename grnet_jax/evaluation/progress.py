@@ -12,7 +12,7 @@ def progress_bar(total: int, description: str, unit: str) -> tqdm:
         unit=unit,
         leave=False,
         unit_scale=unit == "pair",
-        disable=jax.process_index() > 0,
+        disable=jax.process_index() > 0 or None,  # None: where no terminal is
         dynamic_ncols=True,
     )
 

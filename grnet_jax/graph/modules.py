@@ -15,16 +15,15 @@ from grnet_jax.graph import reasoning, scoring
 from grnet_jax.graph.pyramid import PAPER_SCALES, node_count
 
 _he = nn.initializers.he_normal()
-# Parameters that the fused scorer knows, beside the layers'.
-_FUSED = {"projection", "edge_out1", "edge_in1", "edge_scale1", "score_weight", "score_bias"}
 
 
 class _Parameters(NamedTuple):
-    """P transposed; T_out and T_in of each edge computation; W transposed of each layer; score."""
+    """P transposed; T_out, T_in of each edge computation; W transposed of each layer; score."""
 
     projection: jax.Array
     transforms_out: list[jax.Array]
     transforms_in: list[jax.Array]
+    edge_bias: jax.Array | np.ndarray | None
     layers: list[jax.Array]
     score_weight: jax.Array
     score_bias: jax.Array
@@ -61,6 +60,11 @@ class SimilarityGraph(nn.Module):
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
 
+    # Parameters that the fused scorer knows, beside the layers'; a subclass adds its own.
+    fused_parameters = frozenset(
+        ("projection", "edge_out1", "edge_in1", "edge_scale1", "score_weight", "score_bias")
+    )
+
     def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
         params = self._parameters(query.shape[-1])
@@ -68,7 +72,11 @@ class SimilarityGraph(nn.Module):
         def score(gallery: jax.Array) -> jax.Array:
             nodes = self._nodes(query, gallery, params.projection)
             global_node = reasoning.reason(
-                nodes, params.transforms_out, params.transforms_in, params.layers, self._mask
+                nodes,
+                params.transforms_out,
+                params.transforms_in,
+                params.layers,
+                params.edge_bias,
             )
             logits = reasoning.match_logit(global_node, params.score_weight, params.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
@@ -92,7 +100,7 @@ class SimilarityGraph(nn.Module):
             params.transforms_out,
             params.transforms_in,
             params.layers,
-            self._mask,
+            params.edge_bias,
         )
         before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in edges)
         return before, after
@@ -121,17 +129,20 @@ class SimilarityGraph(nn.Module):
         layers = [f"layer{number + 1}" for number in range(self.layers)]
         if self.layers < 2 or self.recompute_edges or self.norm_feature:
             return plain
-        if unknown := sorted(set(params) - _FUSED - set(layers)):
+        if unknown := sorted(set(params) - self.fused_parameters - set(layers)):
             logging.warning("Scored in the plain way, for the fast one lacks %s.", unknown)
             return plain
+        made: Any = self.clone(parent=None).apply(
+            {"params": plain["params"]}, len(params["projection"]), method="_parameters"
+        )
         fused = scoring.fuse(
-            params["projection"],
-            np.asarray(params["edge_out1"]) * np.asarray(params.get("edge_scale1", 1.0)),
-            params["edge_in1"],
-            [params[name] for name in layers],
-            params["score_weight"],
-            params["score_bias"],
-            mask=self._mask,
+            made.projection,
+            made.transforms_out[0],
+            made.transforms_in[0],
+            made.layers,
+            made.score_weight,
+            made.score_bias,
+            edge_bias=made.edge_bias,
             scales=self.scales,
             dtype=dtype,
             edge_blocks=edge_blocks,
@@ -180,10 +191,13 @@ class SimilarityGraph(nn.Module):
     def _used_scales(self) -> tuple[tuple[int, int], ...]:
         return self.scales if self.layers else self.scales[:1]
 
-    @property
-    def _mask(self) -> np.ndarray | None:
-        return reasoning.edge_mask(
-            self._used_scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
+    def edge_bias(self) -> jax.Array | np.ndarray | None:
+        """Returns what is added to the edges' affinities, [n, n] (from, to); None for nothing.
+
+        A subclass may add what it learns, as `self.param` gives it.
+        """
+        return reasoning.edge_bias(
+            self.scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
         )
 
     def _nodes(self, query: jax.Array, gallery: jax.Array, projection: jax.Array) -> jax.Array:
@@ -195,18 +209,20 @@ class SimilarityGraph(nn.Module):
     def _parameters(self, channels: int) -> "_Parameters":
         """Makes all parameters, for regions of so many channels."""
         projection = self.param("projection", _he, (channels, self.node_dim))
-        transforms_out, transforms_in, layers = self._reasoning_parameters()
+        transforms_out, transforms_in, edge_bias, layers = self._reasoning_parameters()
         last_dim = self.reasoning_dim if self.layers else self._node_width
         weight = self.param("score_weight", _score_init, (last_dim,))
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
-        return _Parameters(projection, transforms_out, transforms_in, layers, weight, bias)
+        return _Parameters(
+            projection, transforms_out, transforms_in, edge_bias, layers, weight, bias
+        )
 
     @property
     def _node_width(self) -> int:
         return self.node_dim + int(self.norm_feature)
 
-    def _reasoning_parameters(self) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """Makes T_out and T_in of each edge computation, and W transposed of each layer."""
+    def _reasoning_parameters(self) -> tuple[Any, ...]:
+        """Makes what `_Parameters` has between the projection and the score."""
         transforms_out, transforms_in, layers = [], [], []
         for number in range(self.layers):
             width = self._node_width if number == 0 else self.reasoning_dim
@@ -219,7 +235,7 @@ class SimilarityGraph(nn.Module):
                 transforms_out.append(out)
                 transforms_in.append(self.param(f"edge_in{number + 1}", _he, square))
             layers.append(self.param(f"layer{number + 1}", _he, (width, self.reasoning_dim)))
-        return transforms_out, transforms_in, layers
+        return transforms_out, transforms_in, self.edge_bias() if layers else None, layers
 
 
 @functools.cache

@@ -77,8 +77,10 @@ def squared_length(projected: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(projected), axis=-1)
 
 
-def edge_mask(scales: Scales, *, intra_scale: bool, inter_scale: bool) -> np.ndarray | None:
-    """Returns which edges the graph has, bool [n, n] (from, to), or None where it has them all.
+def edge_bias(scales: Scales, *, intra_scale: bool, inter_scale: bool) -> np.ndarray | None:
+    """Returns what is added to the edges' affinities, float32 [n, n] (from, to): -inf for no edge.
+
+    None where the graph has all edges.
 
     Edges to and from the global node, and from each node to itself, always stay
     (Table 5, rows 4 to 7; that the self edges stay in rows 4 and 5 is our reading).
@@ -94,7 +96,8 @@ def edge_mask(scales: Scales, *, intra_scale: bool, inter_scale: bool) -> np.nda
     same_scale = scale[:, None] == scale[None, :]
     mask = np.where(same_scale, intra_scale, inter_scale)
     mask[0, :] = mask[:, 0] = True
-    return mask | np.eye(node_count(scales), dtype=bool)
+    mask |= np.eye(node_count(scales), dtype=bool)
+    return np.where(mask, np.float32(0), np.float32(-np.inf))
 
 
 def edge_weights(
@@ -102,7 +105,7 @@ def edge_weights(
     nodes: jax.Array,
     transform_out: jax.Array,
     transform_in: jax.Array,
-    mask: np.ndarray | None = None,
+    bias: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Returns the softmax over s_b of (T_out s_a)^T (T_in s_b) (Eq. 5).
 
@@ -114,16 +117,16 @@ def edge_weights(
       nodes: all nodes s_b, [b, n, d].
       transform_out: T_out, [d, d], applied as T_out s.
       transform_in: T_in, [d, d].
-      mask: edges that exist, bool [m, n]; None for all.
+      bias: added before the softmax, [m, n], of `edge_bias`; None for nothing.
 
     Returns:
-      float32 [b, m, n], each row summing to one; zero where the mask is False.
+      float32 [b, m, n], each row summing to one; zero where the bias is -inf.
     """
     fused = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
     turned = product("bmd,df->bmf", sources, fused).astype(nodes.dtype)
     affinity = product("bmf,bnf->bmn", turned, nodes)
-    if mask is not None:
-        affinity = jnp.where(mask, affinity, -jnp.inf)
+    if bias is not None:
+        affinity = affinity + bias
     return jax.nn.softmax(affinity, axis=-1)
 
 
@@ -153,7 +156,7 @@ def reason(
     transforms_out: Sequence[jax.Array],
     transforms_in: Sequence[jax.Array],
     layers: Sequence[jax.Array],
-    mask: np.ndarray | None = None,
+    bias: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Applies all reasoning layers (Eq. 5 to 7), as far as the global node's result needs them.
 
@@ -164,7 +167,7 @@ def reason(
         each layer's input.
       transforms_in: T_in, likewise.
       layers: W transposed of each layer, [d, k], then [k, k].
-      mask: edges that exist, bool [n, n]; None for all.
+      bias: added to the edges' affinities, [n, n], of `edge_bias`; None for nothing.
 
     Returns:
       h of the global node after the last layer, [b, k]; without layers its similarity, [b, d].
@@ -182,7 +185,7 @@ def reason(
                 hidden,
                 transforms_out[number if recompute else 0],
                 transforms_in[number if recompute else 0],
-                None if mask is None else mask[rows],
+                None if bias is None else bias[rows],
             )
         of_rows = weights[:, :1] if number == last else weights
         hidden = propagate(of_rows, hidden, transform)
@@ -194,7 +197,7 @@ def global_edges(
     transforms_out: Sequence[jax.Array],
     transforms_in: Sequence[jax.Array],
     layers: Sequence[jax.Array],
-    mask: np.ndarray | None = None,
+    bias: jax.Array | np.ndarray | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns how much of each node flows into the global one, before and after reasoning (Fig. 5).
 
@@ -208,12 +211,12 @@ def global_edges(
       transforms_out: T_out, as in `reason`.
       transforms_in: T_in, likewise.
       layers: W transposed of each of the T > 0 layers.
-      mask: edges that exist, bool [n, n]; None for all.
+      bias: added to the edges' affinities, [n, n], of `edge_bias`; None for nothing.
 
     Returns:
       Two of float32 [b, n], each row summing to one.
     """
-    weights = edge_weights(nodes, nodes, transforms_out[0], transforms_in[0], mask)
+    weights = edge_weights(nodes, nodes, transforms_out[0], transforms_in[0], bias)
     before = after = weights[:, 0]
     if len(transforms_out) == 1:
         for _ in layers[1:]:
@@ -223,7 +226,7 @@ def global_edges(
     for number, transform in enumerate(layers[:-1]):
         hidden = propagate(weights, hidden, transform)
         transforms = transforms_out[number + 1], transforms_in[number + 1]
-        weights = edge_weights(hidden, hidden, *transforms, mask)
+        weights = edge_weights(hidden, hidden, *transforms, bias)
     return before, weights[:, 0]
 
 

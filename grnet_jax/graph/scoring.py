@@ -51,7 +51,7 @@ class FusedScorer:
       layers: W transposed of the layers after the first, [k, k].
       weight: the score's, [k].
       bias: the score's, a number.
-      mask: edges that exist, bool [n, n] (from, to); None for all.
+      edge_bias: added to the edges' affinities, [n, n] (from, to); None for nothing.
       scales: the pyramid's (rows, columns).
     """
 
@@ -60,7 +60,7 @@ class FusedScorer:
     layers: tuple[jax.Array, ...]
     weight: jax.Array
     bias: jax.Array
-    mask: jax.Array | None
+    edge_bias: jax.Array | None
     scales: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False)
 
 
@@ -72,7 +72,7 @@ def fuse(
     weight: jax.Array,
     bias: jax.Array,
     *,
-    mask: np.ndarray | None,
+    edge_bias: jax.Array | np.ndarray | None,
     scales: Scales,
     dtype: str | np.dtype,
     edge_blocks: int = EDGE_BLOCKS,
@@ -86,7 +86,7 @@ def fuse(
       layers: W transposed of each layer, [d, k], then [k, k]; two at least.
       weight: the score's, [k].
       bias: the score's, a number.
-      mask: of `edge_mask`.
+      edge_bias: added to the edges' affinities, [n, n] (from, to); None for nothing.
       scales: the pyramid's (rows, columns).
       dtype: of the products, "float32", "bfloat16" or "float64".
       edge_blocks: into how many blocks U's columns are cut; 0 keeps T_out^T T_in whole and
@@ -107,7 +107,7 @@ def fuse(
         layers=tuple(jnp.asarray(layer, dtype) for layer in wide[2:]),
         weight=jnp.asarray(weight, score_dtype),
         bias=jnp.asarray(bias, score_dtype),
-        mask=None if mask is None else jnp.asarray(mask),
+        edge_bias=None if edge_bias is None else jnp.asarray(edge_bias, score_dtype),
         scales=tuple(scales),
     )
 
@@ -140,8 +140,8 @@ def score_pairs(fused: FusedScorer, query: jax.Array, gallery: jax.Array) -> jax
     turned = jnp.concatenate(parts, axis=-1).astype(dtype)
     affinity = product("bmf,bnf->bmn", turned, projected)
     affinity = affinity * inverse[:, :, None] * inverse[:, None, :]
-    if fused.mask is not None:
-        affinity = jnp.where(fused.mask, affinity, -jnp.inf)
+    if fused.edge_bias is not None:
+        affinity = affinity + fused.edge_bias
     weights = jnp.exp(affinity - jnp.max(affinity, axis=-1, keepdims=True))
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # [b, n, 1]
     weights = weights.astype(dtype)

@@ -111,11 +111,11 @@ class Config(NetworkConfig):
     )
 
 
-def build(config: Config) -> GRNet:
-    """Builds the matcher of this section."""
+def build(config: Config, graph: type[SimilarityGraph] = SimilarityGraph) -> GRNet:
+    """Builds the matcher of this section, on a graph of this class."""
     return GRNet(
         **map_fields(config),
-        graph=SimilarityGraph(
+        graph=graph(
             scales=config.scales,
             node_dim=config.node_dim,
             reasoning_dim=config.reasoning_dim,

@@ -1,6 +1,6 @@
 """What every retrieval system here is: a matcher.
 
-A matcher is a Linen module with two halves:
+A matcher is a Linen module, of a class under `Matcher`, with two halves:
 
 - `embed(images, train=False) -> Features`: computed once an image, and what a gallery stores.
 - `score(query, gallery) -> [q, g]`: how alike each query is to each gallery image.
@@ -20,7 +20,7 @@ A matcher whose score is nothing but the inner product of embeddings is an `Embe
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import flax
 import flax.linen as nn
@@ -95,26 +95,25 @@ def unit_vectors(x: jax.Array) -> jax.Array:
     return (wide * jax.lax.rsqrt(squared + 1e-12)).astype(x.dtype)
 
 
-class Matcher(Protocol):
-    """The two halves; a Linen module gives them as methods for `apply(..., method=...)`."""
-
-    def embed(self, images: jax.Array, train: bool = False) -> Features:
-        """Features of images uint8 [n, h, w, 3]; n in every leaf's first axis."""
-        ...
-
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """float32 [q, g]; higher is more alike."""
-        ...
-
-
-class EmbeddingModel(nn.Module):
-    """A matcher whose score is the inner product of its embeddings; subclasses have `embed`."""
+class Matcher(nn.Module):
+    """The base of all matchers; subclasses have `embed` and `score`."""
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Scores of the images against themselves; touches every parameter, for `init`."""
-        matcher: Any = self  # of a class with `embed`
-        features = matcher.embed(images, train)
+        """Scores the images against themselves; touches every parameter, for `init`."""
+        features = self.embed(images, train)
         return self.score(features, features)
+
+    def embed(self, images: Any, train: bool = False) -> Features:
+        """Returns features of images uint8 [n, h, w, 3]; n in every leaf's first axis."""
+        raise NotImplementedError
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Returns scores float32 [q, g]; higher is more alike."""
+        raise NotImplementedError
+
+
+class EmbeddingModel(Matcher):
+    """A matcher whose score is the inner product of its embeddings; subclasses have `embed`."""
 
     def score(self, query: Features, gallery: Features) -> jax.Array:
         """Inner products of the embeddings, float32 [q, g]."""

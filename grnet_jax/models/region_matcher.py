@@ -13,10 +13,10 @@ from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
 from grnet_jax.models.config import NetworkConfig
-from grnet_jax.models.matcher import Features, unit_vectors
+from grnet_jax.models.matcher import Features, Matcher, unit_vectors
 
 
-class RegionMatcher(nn.Module):
+class RegionMatcher(Matcher):
     """Embeds images by their feature maps and scores pairs of images by their regions.
 
     Subclasses have `pool` and `score_regions`, and `pair_numbers` or another `score_fused`.
@@ -74,11 +74,6 @@ class RegionMatcher(nn.Module):
             return logits
 
         return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
-
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Scores the images against themselves; touches every parameter, for `init`."""
-        features = self.embed(images, train)
-        return self.score(features, features)
 
 
 def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array:

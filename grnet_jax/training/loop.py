@@ -26,6 +26,7 @@ from grnet_jax.training.gradient_cache import check_chunk
 from grnet_jax.training.init_from import check_pretrained, check_trainable, start_state
 from grnet_jax.training.label_names import check_labels, write_label_names
 from grnet_jax.training.objectives import build_objective
+from grnet_jax.training.optimizers import count_warmup_steps
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
@@ -325,3 +326,9 @@ def _describe(run: Run, state: TrainState, dataset: Any) -> None:
         batch,
         run.mesh.size,
     )
+    planned = run.config.optimizer.warmup_steps
+    warmup = count_warmup_steps(run.config.optimizer, run.steps)
+    if run.config.optimizer.schedule == "cosine" and warmup < planned:
+        logging.info(
+            "optimizer.warmup_steps: %d in place of %d, for the run is short", warmup, planned
+        )

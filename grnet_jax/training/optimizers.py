@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from grnet_jax.config import OptimizerConfig
@@ -35,16 +34,13 @@ def build_schedule(optimizer: OptimizerConfig, steps: int, steps_per_epoch: int)
                 f"{steps_per_epoch} steps an epoch"
             )
         return optax.piecewise_constant_schedule(rate, drops)
-    warmup = optimizer.warmup_steps
-    if warmup >= steps:
-        warmup = steps // 10
-        logging.info(
-            "optimizer.warmup_steps: %d in place of %d, for the run has %d steps",
-            warmup,
-            optimizer.warmup_steps,
-            steps,
-        )
+    warmup = count_warmup_steps(optimizer, steps)
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, steps)
+
+
+def count_warmup_steps(optimizer: OptimizerConfig, steps: int) -> int:
+    """Returns `warmup_steps`, or a tenth of a run that is not longer."""
+    return optimizer.warmup_steps if optimizer.warmup_steps < steps else steps // 10
 
 
 def build_optimizer(optimizer: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:

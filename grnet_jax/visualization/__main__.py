@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", default="", help="where to write (the workdir)")
     add("--plots", action="store_true", help="plot the metrics that eval.py wrote to the workdir")
     add("--matches", default="", help="only draw queries with their best matches, into this file")
-    add("--split", default="", help="whose queries are shown (the run's eval.split)")
+    add("--split", default="", help="whose queries are shown (the run's eval.protocol.split)")
     add("--queries", type=int, default=8, help="how many (8)")
     add("--seed", type=int, default=0, help="of their drawing (0)")
     add("--query", default="", help="name of a customer photo of the split, with --gallery")

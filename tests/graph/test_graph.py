@@ -13,7 +13,7 @@ from grnet_jax.graph import (
     pool_regions,
 )
 from grnet_jax.graph.pyramid import region_counts, window_bounds
-from grnet_jax.graph.reasoning import edge_mask, edge_weights, similarity_nodes
+from grnet_jax.graph.reasoning import edge_bias, edge_weights, similarity_nodes
 from tests.graph import naive
 
 _ABLATIONS = {
@@ -178,22 +178,23 @@ def test_gradient_equals_finite_differences():
 
 @pytest.mark.parametrize("intra_scale", [True, False])
 @pytest.mark.parametrize("inter_scale", [True, False])
-def test_edge_mask_keeps_global_and_self_edges(intra_scale, inter_scale):
-    mask = edge_mask(PAPER_SCALES, intra_scale=intra_scale, inter_scale=inter_scale)
+def test_edge_bias_keeps_global_and_self_edges(intra_scale, inter_scale):
+    bias = edge_bias(PAPER_SCALES, intra_scale=intra_scale, inter_scale=inter_scale)
     nodes = naive.node_list(PAPER_SCALES)
     expected = [
         [naive.connected(a, b, nodes, intra_scale, inter_scale) for b in range(124)]
         for a in range(124)
     ]
-    np.testing.assert_array_equal(np.ones((124, 124), bool) if mask is None else mask, expected)
+    found = np.ones((124, 124), bool) if bias is None else np.exp(bias)  # exp(-inf) is 0
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_masked_edges_are_zero_and_rows_sum_to_one():
     nodes = jax.random.normal(jax.random.key(0), (2, 124, 8))
     transform = jax.random.normal(jax.random.key(1), (8, 8))
-    mask = edge_mask(PAPER_SCALES, intra_scale=False, inter_scale=True)
-    weights = edge_weights(nodes, nodes, transform, transform, mask)
-    assert not np.any(np.asarray(weights)[:, ~mask])
+    bias = edge_bias(PAPER_SCALES, intra_scale=False, inter_scale=True)
+    weights = edge_weights(nodes, nodes, transform, transform, bias)
+    assert not np.any(np.asarray(weights)[:, np.isinf(bias)])
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
 
 

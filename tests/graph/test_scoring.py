@@ -9,7 +9,7 @@ import pytest
 
 from grnet_jax.graph import SimilarityGraph, modules, node_count, scoring
 from grnet_jax.graph.pyramid import region_counts
-from grnet_jax.graph.reasoning import edge_mask
+from grnet_jax.graph.reasoning import edge_bias
 from tests.graph import naive
 
 # Whether `fuse` gives a `FusedScorer`, or the general path's parameters.
@@ -131,7 +131,7 @@ def test_the_tile_holds_so_many_bytes_on_a_cpu():
     assert scoring.choose_tile(124 * 10**6) == 1
 
 
-def _fused(edge_blocks, dtype="float64", mask=None):
+def _fused(edge_blocks, dtype="float64", bias=None):
     graph = SimilarityGraph(node_dim=24, reasoning_dim=8)
     query, gallery = _images("different", graph, 12)
     params = _params(graph, query)
@@ -142,7 +142,7 @@ def _fused(edge_blocks, dtype="float64", mask=None):
         [params[f"layer{number}"] for number in (1, 2, 3)],
         params["score_weight"],
         params["score_bias"],
-        mask=mask,
+        edge_bias=bias,
         scales=graph.scales,
         dtype=dtype,
         edge_blocks=edge_blocks,
@@ -207,11 +207,11 @@ def test_jitted_scores_equal_eager_ones():
     )
 
 
-def test_a_mask_that_keeps_all_edges_changes_nothing():
+def test_a_bias_that_keeps_all_edges_changes_nothing():
     plain, query, gallery = _fused(4, "float32")
-    mask = edge_mask(plain.scales, intra_scale=False, inter_scale=False)
-    masked, _, _ = _fused(4, "float32", mask)
-    whole, _, _ = _fused(4, "float32", np.ones((node_count(plain.scales),) * 2, bool))
+    bias = edge_bias(plain.scales, intra_scale=False, inter_scale=False)
+    masked, _, _ = _fused(4, "float32", bias)
+    whole, _, _ = _fused(4, "float32", np.zeros((node_count(plain.scales),) * 2))
     expected = scoring.score_pairs(plain, query, gallery)
     np.testing.assert_array_equal(scoring.score_pairs(whole, query, gallery), expected)
     assert np.abs(scoring.score_pairs(masked, query, gallery) - expected).max() > 1e-4

@@ -7,6 +7,7 @@ far as Linen allows; the rules below translate the rest. Expected shapes come fr
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from grnet_jax.backbones import build_classifier
+from grnet_jax.backbones.transformer import resize_positions
 from grnet_jax.backbones.vgg import STAGES
 from grnet_jax.errors import InputError
 
@@ -31,11 +33,27 @@ class Converted(NamedTuple):
         has none, no "batch_stats" where the backbone has no BatchNorm.
       left_out: keys that are known and not needed: auxiliary heads, batch counts.
       head: whether the checkpoint has a classification head.
+      resized: the sides of the position embeddings' grid, there and here, where they differ.
     """
 
     variables: dict[str, Any]
     left_out: tuple[str, ...]
     head: bool
+    resized: tuple[int, int] | None = None
+
+
+class Network(NamedTuple):
+    """Where a network lies in a checkpoint.
+
+    Attributes:
+      prefix: what its keys begin with and other keys do not; "" where all are its own.
+      fitting: names of the backbones that it fits.
+      closest: where there are none, the name of the one that most of it fits, if any.
+    """
+
+    prefix: str
+    fitting: tuple[str, ...]
+    closest: str = ""
 
 
 class _Names(NamedTuple):
@@ -169,6 +187,7 @@ _LEAVES = {
     "pos_embed": "pos_embed",
 }
 _NAMED = 10  # keys that a message lists
+_FEWEST = 20  # tensors of a network; fewer under one prefix are a layer's
 
 
 class _Variable(NamedTuple):
@@ -194,10 +213,21 @@ class _Variable(NamedTuple):
         """Whether this variable can hold PyTorch's array of that shape."""
         if len(shape) == 4 and len(self.shape) == 2:  # timm's VGG has convolutions in its head
             shape = (shape[0], math.prod(shape[1:]))
+        if self.is_positions and len(shape) == 3:  # of any square grid: they are resized
+            same = _extra_positions(shape) == _extra_positions(self.shape)
+            return same and shape[::2] == self.shape[::2]
         return shape == self.torch_shape
+
+    @property
+    def is_positions(self) -> bool:
+        return self.path[-1] == "pos_embed"
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
         """Returns PyTorch's array in our order of axes."""
+        if self.is_positions and array.shape != self.shape:
+            extra, side = _extra_positions(self.shape), math.isqrt(self.shape[1])
+            grid = resize_positions(jnp.asarray(array[:, extra:]), side, side)
+            array = np.concatenate([array[:, :extra], grid], axis=1)
         array = array.reshape(self.torch_shape)
         if self.path[-2:] == ("fc6", "kernel"):
             # A 7x7 map flattened: channels come first in PyTorch, last in ours.
@@ -208,6 +238,11 @@ class _Variable(NamedTuple):
         elif array.ndim == 2:
             array = array.T
         return np.ascontiguousarray(array)
+
+
+def _extra_positions(shape: tuple[int, ...]) -> int:
+    """Returns how many position embeddings of [1, t, c] stand before those of a square grid."""
+    return shape[1] - math.isqrt(shape[1]) ** 2
 
 
 class _Match(NamedTuple):
@@ -254,6 +289,7 @@ def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Convert
         raise InputError(_misfit(backbone, match, tensors))
     flat = {}
     bad = []
+    resized = None
     for variable, key in match.pairs:
         array = np.asarray(tensors[key])
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -262,16 +298,63 @@ def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Convert
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
             bad.append(key)
+        if variable.is_positions and array.shape != variable.shape:
+            resized = math.isqrt(array.shape[1]), math.isqrt(variable.shape[1])
         flat[variable.path] = variable.from_torch(array)
     if bad:
         raise InputError(f"not all numbers are finite in {some_of(bad)}")
     head = any(variable.in_head for variable, _ in match.pairs)
-    return Converted(traverse_util.unflatten_dict(flat), match.left_out, head)
+    return Converted(traverse_util.unflatten_dict(flat), match.left_out, head, resized)
 
 
 def fitting_backbones(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Returns the names of the backbones that these tensors' keys and shapes fit."""
     return tuple(name for name in _NAMES if _match(name, tensors).fits)
+
+
+def find_network(tensors: Mapping[str, np.ndarray], backbone: str = "") -> Network:
+    """Finds the network in a checkpoint that fits a backbone, as it is or under a prefix of keys.
+
+    What a network was trained in puts names before its keys, as `model.`, `student.backbone.` or
+    `encoder_q.`, and its own tensors beside them, as heads and counts.
+
+    Args:
+      tensors: the checkpoint's arrays by key.
+      backbone: the name of the only one that counts; "" for any.
+
+    Raises:
+      InputError: several fit, under different prefixes.
+    """
+    names = [backbone] if backbone in _NAMES else list(_NAMES)
+    found, closest = [], (0.5, Network("", ()))
+    for prefix in ["", *_prefixes(tensors)]:
+        inner = under(tensors, prefix)
+        matches = {name: _match(name, inner) for name in names}
+        if fitting := tuple(name for name, match in matches.items() if match.fits):
+            found.append(Network(prefix, fitting))
+            if not prefix:
+                break
+        for name, match in matches.items():
+            share = len(match.pairs) / max(len(inner), len(match.pairs) + len(match.missing))
+            closest = max(closest, (share, Network(prefix, (), name)), key=lambda pair: pair[0])
+    if len(found) > 1:
+        prefixes = ", ".join(repr(network.prefix) for network in found)
+        raise InputError(f"holds several networks, under {prefixes}; choose one with --entry")
+    return found[0] if found else closest[1]
+
+
+def under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Returns the tensors whose keys begin with the prefix, which is taken away."""
+    return {key[len(prefix) :]: array for key, array in tensors.items() if key.startswith(prefix)}
+
+
+def _prefixes(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns what the keys of a network can begin with: up to three names."""
+    counts: Counter[str] = Counter()
+    for key in tensors:
+        names = key.split(".")[:-1]
+        counts.update(".".join(names[:end]) + "." for end in range(1, min(len(names), 3) + 1))
+    return [prefix for prefix, count in counts.most_common() if count >= _FEWEST]
 
 
 def _match(backbone: str, tensors: Mapping[str, np.ndarray]) -> _Match:

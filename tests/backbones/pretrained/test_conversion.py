@@ -5,7 +5,12 @@ import pytest
 from flax import traverse_util
 
 from grnet_jax.backbones import build_classifier
-from grnet_jax.backbones.pretrained.conversion import _variables, convert_tensors, fitting_backbones
+from grnet_jax.backbones.pretrained.conversion import (
+    _variables,
+    convert_tensors,
+    find_network,
+    fitting_backbones,
+)
 from grnet_jax.errors import InputError
 
 # A few keys of each checkpoint with their PyTorch shapes, as torchvision, timm and Cadene
@@ -207,6 +212,57 @@ def test_keys_known_and_not_needed_are_told():
     # Auxiliary heads are GoogLeNet's alone.
     with pytest.raises(InputError, match=r"unknown: aux2\.fc2\.bias$"):
         convert_tensors("resnet50", _blank("resnet50") | {"aux2.fc2.bias": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "beside"),
+    [
+        ("resnet50", "", ()),
+        ("resnet50", "model.", ()),  # Lightning's
+        ("resnet50", "module.", ("n_averaged",)),  # of averaged weights
+        ("resnet50", "backbone.", ("head.fc.weight", "head.fc.bias")),
+        ("densenet121", "encoder.", ("queue",)),
+        ("vit_small_patch14_dinov2", "student.backbone.", ("student.dino_head.mlp.0.weight",)),
+        ("vit_base_patch16_siglip_224", "visual.trunk.", ("logit_scale", "text.proj.weight")),
+    ],
+)
+def test_a_network_is_found_in_what_it_was_trained_in(name, prefix, beside):
+    inside = {prefix + key: array for key, array in _blank(name).items()}
+    tensors = {key: np.zeros(3) for key in beside} | inside
+    assert find_network(tensors, name)[:2] == (prefix, (name,))
+
+
+def test_a_network_that_fits_nothing_is_named_with_its_keys():
+    tensors = {f"model.{key}": array for key, array in _blank("resnet50").items()}
+    del tensors["model.fc.bias"]
+    found = find_network(tensors, "resnet50")
+    assert found == ("model.", (), "resnet50")
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("vit_small_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 0)]
+)
+def test_position_embeddings_of_another_grid_are_resized(name, extra):
+    """A plane stays a plane, but for the borders."""
+    side, own = 16, 37  # cells of 224 and of 518 pixels
+    y, x = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5, indexing="ij")
+    plane = (2 * y + 3 * x).reshape(1, -1, 1) / side * np.ones((1, 1, 384))
+    positions = np.concatenate([np.full((1, extra, 384), 7.0), plane], axis=1)
+    converted = convert_tensors(name, _blank(name) | {"pos_embed": positions.astype(np.float32)})
+    assert converted.resized == (side, own)
+    found = _flat(converted)["params/backbone/pos_embed"]
+    assert found.shape == (1, extra + own**2, 384)
+    np.testing.assert_array_equal(found[:, :extra], 7)
+    y, x = np.meshgrid(np.arange(own) + 0.5, np.arange(own) + 0.5, indexing="ij")
+    inner = slice(5, -5)
+    np.testing.assert_allclose(
+        found[0, extra:, 0].reshape(own, own)[inner, inner],
+        ((2 * y + 3 * x) / own)[inner, inner],
+        rtol=1e-5,
+    )
+    wrong = {"pos_embed": np.zeros((1, extra + 255, 384), np.float32)}
+    with pytest.raises(InputError, match=rf"pos_embed \(found \(1, {extra + 255}, 384\), expected"):
+        convert_tensors(name, _blank(name) | wrong)
 
 
 @pytest.mark.parametrize("classes", [1, 17])

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from grnet_jax.backbones import build_classifier, convert
-from grnet_jax.backbones.pretrained.conversion import Converted
+from grnet_jax.backbones.pretrained.conversion import Converted, Network, _variables
 from grnet_jax.backbones.pretrained.weights import read_weights
 from grnet_jax.errors import InputError
 
@@ -50,12 +50,12 @@ def stub(monkeypatch):
             left_out = tuple(key for key in tensors if key.startswith(("aux", "bn1")))
             return Converted({"params": params}, left_out, "head" in params)
 
-        def fitting_backbones(self, tensors):
-            return self.fitting
+        def find_network(self, tensors, backbone):
+            return Network("", self.fitting)
 
     made = Stub()
     monkeypatch.setattr(convert, "convert_tensors", made.convert_tensors)
-    monkeypatch.setattr(convert, "fitting_backbones", made.fitting_backbones)
+    monkeypatch.setattr(convert, "find_network", made.find_network)
     return made
 
 
@@ -87,8 +87,7 @@ def test_a_checkpoint_becomes_a_weights_file(stub, folder, capsys):
         "another)",
         f"Wrote my resnet.v2.grnet.safetensors ({size / 1e6:.1f} MB)",
         "Next: python train.py --config=configs/grnet.py:manifest "
-        "--config.data.manifest=photos.csv --config.data.image_size=224 "
-        "--config.model.backbone.name=resnet50 "
+        "--config.dataset.source=photos.csv --config.model.backbone.name=resnet50 "
         "'--config.model.backbone.pretrained=my resnet.v2.grnet.safetensors'",
     ]
 
@@ -174,6 +173,7 @@ def test_a_name_that_promises_another_hash_is_warned_of(stub, capsys):
         (["a.pth", "--preprocessing=x"], r"error: --preprocessing: 'x' is none of \['dino"),
         (["a.pth", "--output=./a.pth"], r"error: --output: \./a\.pth is the checkpoint itself"),
         (["a.pth", "--entry=net"], r"error: a\.pth: has no entry 'net'"),
+        (["a.pth", "--entry=net."], r"error: a\.pth: under 'net\.': no keys; they begin with aux1"),
         (["a.pth", "--output=file/w"], r"error: file/w: cannot be written"),
     ],
 )
@@ -182,12 +182,38 @@ def test_an_error_ends_with_its_message_alone(arguments, said, stub, folder, cap
     _write("bad.pth", {"fc.bias": _BIAS})
     pathlib.Path("file").write_bytes(b"")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert convert.main(arguments) == 1
+    assert convert.main(arguments) == 2
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
 
     assert re.match(said, lines[0])
+
+
+def _googlenet(prefix):
+    """GoogLeNet's tensors with names before theirs, which take no memory."""
+    shapes = {key: variable.torch_shape for key, variable in _variables("googlenet", 10).items()}
+    return {prefix + key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+def test_of_wrapped_networks_one_is_chosen(folder, capsys):
+    """A teacher and a student, each averaged over steps, with heads of their own."""
+    teacher, student = (_googlenet(f"{name}.module.backbone.") for name in ("teacher", "student"))
+    beside = {"teacher.n_averaged": np.array(3), "student.head.weight": _KERNEL}
+    _write(
+        "mine.pth", {k: np.ascontiguousarray(v) for k, v in (teacher | student | beside).items()}
+    )
+    command = ["mine.pth", "--backbone=googlenet"]
+    assert convert.main(command) == 2
+    prefixes = "'teacher.module.backbone.', 'student.module.backbone.'"
+    said = capsys.readouterr().err
+    assert sorted(re.findall("'[^']+'", said)) == sorted(re.findall("'[^']+'", prefixes))
+    assert said.endswith("; choose one with --entry\n")
+    assert convert.main([*command, "--entry=teacher."]) == 0
+    printed = capsys.readouterr().out
+    assert "prefix 'teacher.module.backbone.' removed\n" in printed
+    assert f"left out       {2 + len(student)} others: " in printed
+    assert read_weights(folder / "mine.grnet.safetensors").classes == 10
 
 
 def test_a_converted_file_is_not_converted_again(stub):
