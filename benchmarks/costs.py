@@ -1,4 +1,4 @@
-"""Counts parameters and multiply-adds of backbones and matchers from shapes; nothing is computed."""
+"""Counts parameters and operations of backbones and matchers from shapes; nothing is computed."""
 
 import math
 from collections.abc import Callable
@@ -109,12 +109,13 @@ def matcher_costs(config: Config) -> MatcherCosts:
 
 def _matcher_costs(matcher: nn.Module, side: int) -> MatcherCosts:
     variables = jax.eval_shape(lambda: init_variables(matcher, side, 0))
-    images: Any = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+    shape: Any = jax.ShapeDtypeStruct
+    images = shape((1, side, side, 3), jnp.uint8)
     if getattr(matcher, "needs_keypoints", False):
-        points = jax.ShapeDtypeStruct((1, matcher.num_keypoints, 2), jnp.float32)
-        images = ImagesWithKeypoints(images, points, jax.ShapeDtypeStruct(points.shape[:2], bool))
+        points = (1, matcher.num_keypoints)
+        images = ImagesWithKeypoints(images, shape((*points, 2), jnp.float32), shape(points, bool))
     if needs_domain(matcher):
-        images = ImagesWithDomain(images, jax.ShapeDtypeStruct((1,), jnp.int32))
+        images = ImagesWithDomain(images, shape((1,), jnp.int32))
     features = jax.eval_shape(lambda *of: embed(matcher, *of), variables, images)
     whole = predict if has_predictions(matcher) else embed
     return MatcherCosts(
@@ -126,4 +127,5 @@ def _matcher_costs(matcher: nn.Module, side: int) -> MatcherCosts:
 
 
 def _gflop(function: Callable, *shapes: Any) -> float:
-    return float(jax.jit(function).lower(*shapes).cost_analysis()["flops"]) / 1e9
+    costs: Any = jax.jit(function).lower(*shapes).cost_analysis()
+    return float(costs["flops"]) / 1e9

@@ -4,6 +4,7 @@
     python -m benchmarks.reproduce grnet table5 --rows=1,4,7 --seeds=3
     python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --source=DeepFashion/c2s
     python -m benchmarks.reproduce grnet table5 --list
+    python -m benchmarks.reproduce kucer table1 --print
     python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --plan
     python -m benchmarks.reproduce fir table1
 
@@ -80,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plan:  # which weights does not matter
             files = {row.weights: "" for row in rows if row.weights} | files
         missing = [row for row in rows if row.file and row.file not in files]
-        if options.list or options.plan or not options.rows:  # to run, a row that is asked for is not left out
+        only_told = options.list or options.plan or options.print
+        if only_told or not options.rows:  # to run, a row that is asked for is not left out
             rows = [row for row in rows if row not in missing]
         experiments = [
             (row, make_experiment(paper, table, row, options.dataset, seed, given, files))
@@ -88,17 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in rows
         ]
         runs = pathlib.Path(options.runs).expanduser()
-        if options.list or options.plan:
-            if options.plan:
-                print(format_plan(experiments, options.tflops))
-            if options.list:
-                _list(experiments, missing, results, runs)
+        if options.plan:
+            print(format_plan(experiments, options.tflops))
+        if options.list:
+            _list(experiments, missing, results, runs)
+        if not only_told:
+            _warn_of_scratch(experiments)
+            groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
+            _run(experiments, results, runs, groups=groups)
+        elif not options.print:
             return 0
-        _warn_of_scratch(experiments)
-        groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
-        _run(experiments, results, runs, groups=groups)
         measured = find_results(paper, table, options.dataset, results.rows, given, files)
         print(f"\n{format_table(table, options.dataset, measured)}")
+        if only_told:
+            return 0
         print(f"\nIn {_relative(results.path)}")
         if table.protocols[0] == BREAKDOWNS:
             _plot_runs(experiments, runs)
@@ -110,19 +115,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plot(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
     """Plots the table's curves: of landmarks, of attributes' recall, or of top-k accuracy."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    title, figure = heading(table, dataset), None
     if "attribute_recall5" in table.metrics:
         names, recalls = attribute_bars(table, results)
-        if names:
-            plot_bars(names, recalls, heading(table, dataset)).savefig(path)
-            print(f"Wrote {_relative(path)}")
+        figure = plot_bars(names, recalls, title) if names else None
+    elif table.protocols[0] == RECOGNITION:
+        if curves := landmark_curves(table, results):
+            label = "normalized distance, % of the side of the input"
+            panels = {"visible landmarks within the distance": curves}
+            figure = plot_curves(panels, title, label)
+    elif curves := top_k_curves(table, dataset, results):
+        figure = plot_curves({"top-k accuracy": curves}, title)
+    if figure is None:
+        print("Nothing to plot: no row of the results file has what the plot shows")
         return
-    if table.protocols[0] == RECOGNITION:
-        panels = {"visible landmarks within the distance": landmark_curves(table, results)}
-        x_label = "normalized distance, % of the side of the input"
-    else:
-        panels, x_label = {"top-k accuracy": top_k_curves(table, dataset, results)}, "k"
-    plot_curves(panels, heading(table, dataset), x_label).savefig(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
     print(f"Wrote {_relative(path)}")
 
 
@@ -221,7 +229,7 @@ def _source(options: argparse.Namespace) -> list[str]:
         return []
     if options.source:
         return [f"--config.dataset.source={options.source}"]
-    if options.list or options.plan:
+    if options.list or options.plan or options.print:
         return []
     raise InputError(
         f"--source: expected where {options.dataset} lies; docs/datasets/{options.dataset}.md "
@@ -243,7 +251,8 @@ def _files(options: argparse.Namespace, paper: Paper, table: Table) -> dict[str,
                 raise InputError(
                     f"--{kind}: {table.name} needs none of {name!r}; it needs {list(names)}"
                 )
-            if not (options.list or options.plan or (ROOT / file).expanduser().is_file()):
+            told = options.list or options.plan or options.print
+            if not (told or (ROOT / file).expanduser().is_file()):
                 raise InputError(f"--{kind}={name}: {file}: no such file")
             files[name] = file
     return files
@@ -316,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", default="runs/reproduce", help="workdirs of the runs (runs/reproduce)")
     add("--results", default=str(RESULTS), help="folder of the results file (benchmarks/results)")
     add("--list", action="store_true", help="print the rows and their commands, run nothing")
+    add("--print", action="store_true", help="print the table as far as it is measured")
     add("--plan", action="store_true", help="print what the rows cost, run nothing")
     add(
         "--tflops",

@@ -77,7 +77,7 @@ def format_plan(experiments: Sequence[tuple[Row, Experiment]], tflops: float) ->
         in_hours = [gflop / (tflops * 1e3) / 3600 for gflop in gflops]
         hours, disk = hours + sum(in_hours), disk + total.disk
         numbers = [total.images / 1e6, total.pairs / 1e6, total.parameters / 1e6, total.disk / 1e9]
-        numbers += [plans[0].state / 1e9, total.features / 1e9, *in_hours]
+        numbers += [max(one.state for one in plans) / 1e9, total.features / 1e9, *in_hours]
         cells = [row.number, row.label, experiment.seed, f"{total.steps:,}"]
         lines.append(cells + [_short(number) for number in numbers])
     wide = [[*line, *[""] * (len(_HEADS) - len(line))] for line in lines]
@@ -86,11 +86,13 @@ def format_plan(experiments: Sequence[tuple[Row, Experiment]], tflops: float) ->
         f"{disk / 1e9:.3g} GB of checkpoints.",
         "Operations are XLA's count of the forward pass, three times it in training. Reading and "
         "decoding of images are not counted, activations are in no memory.",
-        "State: parameters, gradients and moments on the device. Features: of test's images in "
-        "memory; joining them takes up to twice as much, eval.search.store next to none.",
+        "State: parameters, gradients and moments of the largest run on the device. Features: of "
+        "test's images in memory; joining them takes up to twice as much, eval.search.store next "
+        "to none.",
     ]
-    if experiments and (text := _sizes("assumed").get(experiments[0][1].dataset)):
-        notes.append(f"Assumed sizes: {text}.")
+    assumed = _sizes("assumed")
+    for name in dict.fromkeys(one.dataset for _, one in experiments):
+        notes += [f"Assumed sizes: {assumed[name]}."] if name in assumed else []
     return "\n".join([markdown_table(_HEADS, wide), *(f"- {note}" for note in notes)])
 
 
@@ -126,9 +128,7 @@ def plan_run(config: Config, dataset: str) -> RunPlan:
         features=float(tested * costs.feature_bytes) if queries else 0.0,
         training=steps * _FORWARD_BACKWARD * _gflop(costs, images, pairs),
         validation=validations * _gflop(costs, 11 * sampled, 10 * sampled**2),
-        test=_gflop(
-            costs, tested, queries * (config.eval.search.shortlist or size["gallery"])
-        ),
+        test=_gflop(costs, tested, queries * (config.eval.search.shortlist or size["gallery"])),
     )
 
 

@@ -128,8 +128,8 @@ def top_k_curves(table: Table, dataset: str, results: Results) -> list[Curve]:
 def landmark_curves(table: Table, results: Results) -> list[Curve]:
     """Returns curves of the fraction of visible landmarks detected within a distance.
 
-    A curve a row, of all landmarks; in a table of a single row a curve a kind of landmark. Distances
-    are in percent of the side of the square that the network sees; means over the seeds.
+    A curve a row, of all landmarks; in a table of a single row a curve a kind of landmark. Means
+    over the seeds; distances are in percent of the side of the square that the network sees.
     """
     curves = []
     for number, row in table.rows.items():

@@ -187,7 +187,9 @@ def backbones(paper: Paper, table: Table, dataset: str) -> list[str]:
         for one in table.members(row) or (row,):
             words = _flags(paper.fields_of(table, one, dataset))
             words += _flags({_KEYPOINTS: one.keypoints} if one.keypoints else {})
-            names.append(weights_name(read_config(one.config or paper.config, dataset, words), dataset))
+            names.append(
+                weights_name(read_config(one.config or paper.config, dataset, words), dataset)
+            )
     return [name for name in dict.fromkeys(names) if name]
 
 
@@ -197,7 +199,9 @@ def file_digest(file: str) -> str:
 
     Of one that is not there, for nothing is run, its name; of "" "".
     """
-    path = ROOT / pathlib.Path(file).expanduser()  # as train.py will find it, which runs at the root
+    path = (
+        ROOT / pathlib.Path(file).expanduser()
+    )  # as train.py will find it, which runs at the root
     if not file or not path.is_file():
         return path.name if file else ""
     with path.open("rb") as content:
@@ -286,9 +290,7 @@ def find_results(
     for row in table.choose():
         needed = {one.file: "" for one in (row, *table.members(row)) if one.file}
         try:
-            experiment = make_experiment(
-                paper, table, row, dataset, 0, given, {**needed, **files}
-            )
+            experiment = make_experiment(paper, table, row, dataset, 0, given, {**needed, **files})
         except InputError:  # a row that cannot have what is given was not measured with it
             continue
         found = [one for one in rows if _is_of(one, experiment)]

@@ -90,9 +90,7 @@ def plot_curves(
     return figure
 
 
-def plot_bars(
-    names: Sequence[str], values: Mapping[str, Sequence[float]], title: str
-) -> "Figure":
+def plot_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], title: str) -> "Figure":
     """Plots horizontal bars, the first name's at the top.
 
     Args:

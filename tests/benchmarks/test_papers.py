@@ -109,7 +109,7 @@ def test_a_mistake_in_a_file_is_named(old, new, message, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_of_the_paper_is_printed_in_its_cell(name):
-    """Cell by cell of papers.json, by what stands in the row and the column of the printed table."""
+    """Cell by cell of papers.json, by the row and the column of the printed table."""
     content, counted = _read_figures(), {}
     for table in find_paper(name).tables.values():
         printed = _read_printed(format_table(table, table.datasets[0], {}))
@@ -192,7 +192,9 @@ def test_what_is_not_there_is_named():
         find_paper("grnet").table("table9")
     with pytest.raises(InputError, match=r"--rows: table5 has no row 8; expected some of"):
         find_paper("grnet").table("table5").choose((1, 8))
-    with pytest.raises(InputError, match=r"row 1 of table2 \(WTBI\) is only quoted .* expected some of \[13"):
+    with pytest.raises(
+        InputError, match=r"row 1 of table2 \(WTBI\) is only quoted .* expected some of \[13"
+    ):
         find_paper("fir").table("table2").on("synthetic").choose((1,))
 
 
@@ -220,7 +222,14 @@ def test_sizes_and_layers_are_the_papers_and_an_eighth_on_the_synthetic_set():
 
 @pytest.mark.parametrize("dataset", ["synthetic", _PUBLISHED])
 def test_a_system_is_one_run_in_every_table(dataset):
-    places = [("table5", 7), ("table6", 1), ("layers", 3), ("table3", 8), ("figure2", 8), ("table7", 4)]
+    places = [
+        ("table5", 7),
+        ("table6", 1),
+        ("layers", 3),
+        ("table3", 8),
+        ("figure2", 8),
+        ("table7", 4),
+    ]
     keys = [_experiment("grnet", *place, dataset).key for place in places]
     assert all(key == keys[0] for key in keys)
     baseline = _experiment("grnet", "table5", 1, dataset).key
