@@ -22,8 +22,10 @@ Results = Mapping[int, Sequence[Mapping[str, Any]]]
 _NOTHING = "–"
 _OURS = "*not in the paper:*"
 _IN_MILLIONS = "parameters_m"
-_COLUMNS = {_IN_MILLIONS: "parameters, M", "ap_50": "AP at IoU 0.5"}
 _PARTS = ("collar", "sleeve", "waistline", "hem")  # of landmarks, each of two slots
+_COLUMNS = {_IN_MILLIONS: "parameters, M", "ap_50": "AP at IoU 0.5"} | {
+    f"landmark_pdj_0.1_{part}": f"{part} PDJ@0.1" for part in _PARTS
+}
 
 
 def format_table(table: Table, dataset: str, results: Results) -> str:
