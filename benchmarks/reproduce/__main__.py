@@ -61,6 +61,7 @@ from grnet_jax.visualization.plots import plot_bars, plot_curves, write_plots
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, rest = _parser().parse_known_args(arguments)
+    options.dry = options.list or options.plan or options.print  # runs nothing
     with session():
         given = _fields(options, rest)
         paper = find_paper(options.paper)
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         check_at_least("--seeds", options.seeds, 1)
         check_at_least("--members", options.members, 0)
+        check_at_least("--tflops", options.tflops, 1e-6)
         table = table.on(options.dataset, options.members)
         rows = table.choose(options.rows)
         given = [*_source(options), *given]
@@ -81,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plan:  # which weights does not matter
             files = {row.weights: "" for row in rows if row.weights} | files
         missing = [row for row in rows if row.file and row.file not in files]
-        only_told = options.list or options.plan or options.print
-        if only_told or not options.rows:  # to run, a row that is asked for is not left out
+        if options.dry or not options.rows:  # to run, a row that is asked for is not left out
             rows = [row for row in rows if row not in missing]
         experiments = [
             (row, make_experiment(paper, table, row, options.dataset, seed, given, files))
@@ -94,15 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(format_plan(experiments, options.tflops))
         if options.list:
             _list(experiments, missing, results, runs)
-        if not only_told:
+        if not options.dry:
             _warn_of_scratch(experiments)
             groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
             _run(experiments, results, runs, groups=groups)
-        elif not options.print:
-            return 0
         measured = find_results(paper, table, options.dataset, results.rows, given, files)
-        print(f"\n{format_table(table, options.dataset, measured)}")
-        if only_told:
+        if options.print or not options.dry:
+            print(f"\n{format_table(table, options.dataset, measured)}")
+        if options.dry:
             return 0
         print(f"\nIn {_relative(results.path)}")
         if table.protocols[0] == BREAKDOWNS:
@@ -229,7 +229,7 @@ def _source(options: argparse.Namespace) -> list[str]:
         return []
     if options.source:
         return [f"--config.dataset.source={options.source}"]
-    if options.list or options.plan or options.print:
+    if options.dry:
         return []
     raise InputError(
         f"--source: expected where {options.dataset} lies; docs/datasets/{options.dataset}.md "
@@ -251,8 +251,8 @@ def _files(options: argparse.Namespace, paper: Paper, table: Table) -> dict[str,
                 raise InputError(
                     f"--{kind}: {table.name} needs none of {name!r}; it needs {list(names)}"
                 )
-            told = options.list or options.plan or options.print
-            if not (told or (ROOT / file).expanduser().is_file()):
+            path = ROOT / pathlib.Path(file).expanduser()
+            if not (options.dry or path.is_file()):
                 raise InputError(f"--{kind}={name}: {file}: no such file")
             files[name] = file
     return files

@@ -109,9 +109,9 @@ def make_experiment(
       row: to run.
       dataset: one of the table's.
       seed: of the run.
-      given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        with weights of their own, those of keypoints not for rows with their own, and numbers of
-        labels not for rows that recognize none.
+      given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone and of
+        what is started from not for rows with weights of their own, those of keypoints not for
+        rows with their own, and numbers of labels not for rows that recognize none.
       files: by backbone the file of its weights, which every row of it starts from on published
         sets, and by name that of keypoints; "" where that does not matter, for nothing is run.
 
@@ -221,7 +221,7 @@ def _flags_for(row: Row, model: Any, given: Sequence[str]) -> list[str]:
         others.append("model.num_classes")
     others += [_KEYPOINTS, _NUM_KEYPOINTS] if row.keypoints else []
     left_out = tuple(f"--config.{field}=" for field in others)
-    left_out += ("--config.model.backbone.",) if row.weights else ()
+    left_out += ("--config.model.backbone.", "--config.train.init_") if row.weights else ()
     return [word for word in given if not word.startswith(left_out)]
 
 
