@@ -9,7 +9,7 @@ recipe.
 
 Embedded set: 9 minutes on two CPU cores; top-1 36.3% of 2,000 queries, measured
 (benchmarks/results/demo.json). DeepFashion consumer-to-shop: the paper's top-1/20/50 are
-25.7/64.4/75.0; not measured here, for the set was not at hand.
+25.7/64.4/75.0; not measured here.
 """
 
 import ml_collections

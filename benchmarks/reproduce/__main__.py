@@ -4,7 +4,9 @@
     python -m benchmarks.reproduce grnet table5 --rows=1,4,7 --seeds=3
     python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --source=DeepFashion/c2s
     python -m benchmarks.reproduce grnet table5 --list
-    python -m benchmarks.reproduce fir table2
+    python -m benchmarks.reproduce kucer table1 --print
+    python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --plan
+    python -m benchmarks.reproduce fir table1
 
 On the embedded set without further flags. A row is written as it finishes; the same command goes
 on with the rows that are missing, and with a run where it stopped. Rows that several tables share
@@ -24,12 +26,15 @@ from benchmarks.reproduce.papers import (
     NAMES,
     RECOGNITION,
     SYNTHETIC,
+    Paper,
     Row,
     Table,
     find_paper,
 )
+from benchmarks.reproduce.plan import ASSUMED_TFLOPS, format_plan
 from benchmarks.reproduce.printing import (
     Results,
+    attribute_bars,
     format_table,
     heading,
     landmark_curves,
@@ -37,6 +42,7 @@ from benchmarks.reproduce.printing import (
 )
 from benchmarks.reproduce.runner import (
     Experiment,
+    backbones,
     commands,
     find_results,
     local_fields,
@@ -44,16 +50,18 @@ from benchmarks.reproduce.runner import (
     open_results,
     run_experiment,
     show,
+    weights_name,
 )
 from benchmarks.results_file import RESULTS, ROOT, ResultsFile
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.runtime import session
-from grnet_jax.visualization.plots import plot_curves, plot_top_k, write_plots
+from grnet_jax.visualization.plots import plot_bars, plot_curves, plot_top_k, write_plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, rest = _parser().parse_known_args(arguments)
+    options.dry = options.list or options.plan or options.print  # runs nothing
     with session():
         given = _fields(options, rest)
         paper = find_paper(options.paper)
@@ -63,15 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--dataset: {table.name} is not run on {options.dataset!r}; expected one of "
                 f"{list(table.datasets)}"
             )
-        table = table.on(options.dataset)
         check_at_least("--seeds", options.seeds, 1)
+        check_at_least("--members", options.members, 0)
+        check_at_least("--tflops", options.tflops, 1e-6)
+        table = table.on(options.dataset, options.members)
         rows = table.choose(options.rows)
         given = [*_source(options), *given]
         folder = pathlib.Path(options.results).expanduser().resolve()
         results = open_results(paper, options.dataset, _command(options, given), folder)
-        files = _files(options, table)
+        files = _files(options, paper, table)
+        if options.plan:  # which weights does not matter
+            files = {row.weights: "" for row in rows if row.weights} | files
         missing = [row for row in rows if row.file and row.file not in files]
-        if options.list or not options.rows:  # to run, a row that is asked for is not left out
+        if options.dry or not options.rows:  # to run, a row that is asked for is not left out
             rows = [row for row in rows if row not in missing]
         experiments = [
             (row, make_experiment(paper, table, row, options.dataset, seed, given, files))
@@ -79,13 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in rows
         ]
         runs = pathlib.Path(options.runs).expanduser()
+        if options.plan:
+            print(format_plan(experiments, options.tflops))
         if options.list:
             _list(experiments, missing, results, runs)
+        if not options.dry:
+            _warn_of_scratch(experiments)
+            groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
+            _run(experiments, results, runs, groups=groups)
+        measured = find_results(paper, table, options.dataset, results.rows, given, files)
+        if options.print or not options.dry:
+            print(f"\n{format_table(table, options.dataset, measured)}")
+        if options.dry:
             return 0
-        groups = any(one.protocols[0] == BREAKDOWNS for one in paper.tables.values())
-        _run(experiments, results, runs, groups=groups)
-        measured = find_results(paper, table, options.dataset, results.rows, given)
-        print(f"\n{format_table(table, options.dataset, measured)}")
         print(f"\nIn {_relative(results.path)}")
         if table.protocols[0] == BREAKDOWNS:
             _plot_runs(experiments, runs)
@@ -96,16 +114,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plot(table: Table, dataset: str, results: Results, path: pathlib.Path) -> None:
-    """Plots the table's curves: of landmarks, or of top-k accuracy."""
-    title = heading(table, dataset)
-    if table.protocols[0] == RECOGNITION:
-        panels = {"visible landmarks within the distance": landmark_curves(table, results)}
-        figure = plot_curves(panels, title, "normalized distance, % of the side of the input")
-    else:
-        figure = plot_top_k(top_k_curves(table, dataset, results), title)
+    """Plots the table's curves: of landmarks, of attributes' recall, or of top-k accuracy."""
+    title, figure = heading(table, dataset), None
+    if "attribute_recall5" in table.metrics:
+        names, recalls = attribute_bars(table, results)
+        figure = plot_bars(names, recalls, title, "top-5 recall") if names else None
+    elif table.protocols[0] == RECOGNITION:
+        if curves := landmark_curves(table, results):
+            label = "normalized distance, % of the side of the input"
+            figure = plot_curves({"visible landmarks within the distance": curves}, title, label)
+    elif curves := top_k_curves(table, dataset, results):
+        figure = plot_top_k(curves, title)
+    if figure is None:
+        print("Nothing to plot: no row of the results file has what the plot shows")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     print(f"Wrote {_relative(path)}")
+
+
+def _warn_of_scratch(experiments: Sequence[tuple[Row, Experiment]]) -> None:
+    """Says which rows start from nothing where their papers start from ImageNet's weights."""
+    scratch: dict[str, list[str]] = {}
+    for row, experiment in experiments:
+        for one in experiment.members or (experiment,):
+            config = one.read_config()
+            name = weights_name(config, one.dataset)
+            if name and not config.model.backbone.pretrained:
+                scratch.setdefault(name, []).append(f"#{row.number}")
+    for name, numbers in scratch.items():
+        rows = ", ".join(dict.fromkeys(numbers))
+        print(
+            f"warning: {rows} train {name} from scratch; the paper starts from ImageNet's weights: "
+            f"--weights={name}=FILE (docs/backbones.md)",
+            file=sys.stderr,
+        )
 
 
 def _plot_runs(experiments: Sequence[tuple[Row, Experiment]], runs: pathlib.Path) -> None:
@@ -167,6 +210,11 @@ def _fields(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     for word in rest:
         if not (word.startswith("--config.") and "=" in word):
             raise InputError(f"unexpected argument {word!r}; options are --NAME=VALUE")
+        if word.startswith("--config.model.backbone.pretrained="):
+            raise InputError(
+                "--config.model.backbone.pretrained: expected --weights=BACKBONE=FILE, by which "
+                "rows of several backbones stand in one table wherever the files lie"
+            )
         if word.startswith("--config.seed="):
             raise InputError("--config.seed: every row has its own; expected --seeds=HOW_MANY")
     return list(rest)
@@ -180,7 +228,7 @@ def _source(options: argparse.Namespace) -> list[str]:
         return []
     if options.source:
         return [f"--config.dataset.source={options.source}"]
-    if options.list:
+    if options.dry:
         return []
     raise InputError(
         f"--source: expected where {options.dataset} lies; docs/datasets/{options.dataset}.md "
@@ -188,14 +236,23 @@ def _source(options: argparse.Namespace) -> list[str]:
     )
 
 
-def _files(options: argparse.Namespace, table: Table) -> dict[str, str]:
+def _files(options: argparse.Namespace, paper: Paper, table: Table) -> dict[str, str]:
     """--weights by backbone, and --keypoints by what they are."""
     files: dict[str, str] = {}
-    for kind in ("weights", "keypoints"):
-        names = list(dict.fromkeys(row.file for row in table.rows.values() if row.kind == kind))
+    rows = [one for row in table.choose() for one in (row, *table.members(row))]
+    needed = {"keypoints": {row.keypoints: None for row in rows if row.keypoints}}
+    needed["weights"] = {row.weights: None for row in rows if row.weights}
+    if options.weights:
+        needed["weights"] |= dict.fromkeys(backbones(paper, table, options.dataset))
+    for kind, names in needed.items():
         for name, file in getattr(options, kind):
             if name not in names:
-                raise InputError(f"--{kind}: {table.name} needs none of {name!r}; it needs {names}")
+                raise InputError(
+                    f"--{kind}: {table.name} needs none of {name!r}; it needs {list(names)}"
+                )
+            path = ROOT / pathlib.Path(file).expanduser()
+            if not (options.dry or path.is_file()):
+                raise InputError(f"--{kind}={name}: {file}: no such file")
             files[name] = file
     return files
 
@@ -211,6 +268,8 @@ def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
         words += [f"--seeds={options.seeds}"]
     if options.source:
         words += ["--source=DOWNLOADED"]
+    if options.members:
+        words += [f"--members={options.members}"]
     words += [f"--weights={name}=FILE" for name, _ in options.weights]
     words += [f"--keypoints={name}=FILE" for name, _ in options.keypoints]
     local = tuple(f"--config.{field}=" for field in local_fields(options.dataset))
@@ -249,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", default=SYNTHETIC, help="(synthetic)")
     add("--source", default="", help="the data set as you downloaded it; FindFashion's CSV")
     for kind, of in (
-        ("weights", "converted weights of a backbone"),
+        ("weights", "converted ImageNet weights of a backbone"),
         ("keypoints", "keypoints, as joints"),
     ):
         add(
@@ -257,13 +316,22 @@ def _parser() -> argparse.ArgumentParser:
             type=_named_file,
             action="append",
             default=[],
-            help=f"NAME=FILE: {of}, for the rows that need them",
+            help=f"NAME=FILE: {of}, for the rows of that name",
         )
     add("--rows", type=_rows, default=(), help="their numbers, as 1,4 (all that are built)")
     add("--seeds", type=int, default=1, help="train each row with so many seeds (1)")
+    add("--members", type=int, default=0, help="members of DREML (48, on the synthetic set 4)")
     add("--runs", default="runs/reproduce", help="workdirs of the runs (runs/reproduce)")
     add("--results", default=str(RESULTS), help="folder of the results file (benchmarks/results)")
     add("--list", action="store_true", help="print the rows and their commands, run nothing")
+    add("--print", action="store_true", help="print the table as far as it is measured")
+    add("--plan", action="store_true", help="print what the rows cost, run nothing")
+    add(
+        "--tflops",
+        type=float,
+        default=ASSUMED_TFLOPS,
+        help=f"of --plan: 1e12 floating-point operations a second ({ASSUMED_TFLOPS:g})",
+    )
     return parser
 
 

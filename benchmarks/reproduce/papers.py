@@ -1,5 +1,9 @@
-"""The papers' tables, a YAML file each: rows with their configs, and the figures they print."""
+"""The papers' tables, a YAML file each: rows with their configs.
 
+papers.json has the figures that the papers print; a row takes those of the same name.
+"""
+
+import json
 import pathlib
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -20,13 +24,37 @@ class _Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
+class Ensemble(_Part):
+    """Members that are one config and differ in one field.
+
+    Attributes:
+      field: a config field, whose values are 0, 1, 2, ...
+      count: how many members the paper has.
+      small: how many there are on the embedded set.
+    """
+
+    field: str
+    count: int
+    small: int
+
+    def rows(self, row: "Row") -> "tuple[Row, ...]":
+        """The members of a row."""
+        own = row.model_copy(update={"number": 0, "members": (), "quoted": {}})
+        return tuple(
+            own.model_copy(update={"fields": {**row.fields, self.field: number}})
+            for number in range(self.count)
+        )
+
+
 class Row(_Part):
     """A row of a table.
 
     Attributes:
       number: as `--rows` names it; 0 outside of a table.
       label: what it is, as the printed table shows it.
-      built: whether we have such a system; if not, the paper's figures are quoted alone.
+      quotes: the row of papers.json whose figures it quotes; "" for that of its label.
+      ours: whether it is a row that the paper does not have.
+      built: whether it can be run; if not, the paper's figures are quoted alone.
       config: the file under configs/ that makes it, "FILE" or "FILE:VARIANT"; "" for the paper's,
         with the paper's fields.
       fields: config fields of its own, in the paper's sizes.
@@ -34,23 +62,23 @@ class Row(_Part):
       weights: the backbone whose weights the user has to give; "" where none are needed.
       keypoints: what the keypoints are, such as joints, whose file the user has to give; "" for
         none.
-      members: numbers of other rows of the table, or rows outside of it, whose runs are evaluated
-        as one ensemble; none for a row that is trained.
-      quoted: the paper's figures in percent, by protocol and metric.
-      source: where the quoted figures were read.
+      members: numbers of other rows of the table, or rows outside of it, or an `Ensemble`, whose
+        runs are evaluated as one; none for a row that is trained.
+      quoted: of papers.json, the paper's figures in percent by protocol and metric.
     """
 
     number: int = 0
     label: str
+    quotes: str = ""
+    ours: bool = False
     built: bool = True
     config: str = ""
     fields: dict[str, Any] = {}
     datasets: tuple[str, ...] = ()
     weights: str = ""
     keypoints: str = ""
-    members: "tuple[int | Row, ...]" = ()
+    members: "Ensemble | tuple[int | Row, ...]" = ()
     quoted: dict[str, dict[str, float]] = {}
-    source: str = ""
 
     @property
     def kind(self) -> str:
@@ -74,6 +102,7 @@ class Table(_Part):
     Attributes:
       name: as the command names it.
       title: what it shows.
+      figures: the table of papers.json that its rows quote; "" for that of its name.
       datasets: where it can be run, the paper's own first.
       protocols: of the evaluation; `CATEGORIES`, `BREAKDOWNS` and `RECOGNITION` stand alone.
       metrics: its columns, as results name them.
@@ -86,6 +115,7 @@ class Table(_Part):
 
     name: str
     title: str
+    figures: str = ""
     datasets: tuple[str, ...]
     protocols: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -103,13 +133,10 @@ class Table(_Part):
     def _check(self) -> "Table":
         if list(self.rows) != list(range(1, len(self.rows) + 1)):
             raise ValueError(f"rows: expected numbers from 1 on, got {list(self.rows)}")
+        if sorted(self.rows, key=lambda number: self.rows[number].ours) != list(self.rows):
+            raise ValueError("rows: expected the paper's before ours")
         for number, row in self.rows.items():
-            metrics = {metric for quoted in row.quoted.values() for metric in quoted}
-            if not metrics <= set(self.metrics) or not set(row.quoted) <= set(self.protocols):
-                raise ValueError(f"rows.{number}.quoted: expected the table's protocols, metrics")
-            if bool(row.quoted) != bool(row.source):
-                raise ValueError(f"rows.{number}: expected quoted and source together")
-            for member in row.members:
+            for member in row.members if isinstance(row.members, tuple) else ():
                 if isinstance(member, int) and member not in self.rows:
                     raise ValueError(f"rows.{number}.members: there is no row {member}")
         return self
@@ -120,13 +147,31 @@ class Table(_Part):
         quoted = {name for row in self.rows.values() for of in row.quoted.values() for name in of}
         return tuple(name for name in self.metrics if name in quoted)
 
-    def on(self, dataset: str) -> "Table":
-        """The table with the rows that are run on a data set."""
-        rows = {n: row for n, row in self.rows.items() if dataset in (row.datasets or (dataset,))}
+    def on(self, dataset: str, members: int = 0) -> "Table":
+        """The table with the rows that are run on a data set; the paper's others are quoted.
+
+        Args:
+          dataset: one of the table's.
+          members: how many every `Ensemble` has; 0 for its own number.
+        """
+        rows = {}
+        for number, row in self.rows.items():
+            changed: dict[str, Any] = {}
+            if isinstance(row.members, Ensemble):
+                own = row.members.small if dataset == SYNTHETIC else row.members.count
+                count = {"count": members or own}
+                changed["members"] = row.members.model_copy(update=count)
+            if row.datasets and dataset not in row.datasets:
+                changed["built"] = False
+                if row.ours:
+                    continue
+            rows[number] = row.model_copy(update=changed)
         return self.model_copy(update={"rows": rows})
 
     def members(self, row: Row) -> tuple[Row, ...]:
         """The rows whose runs a row evaluates as one."""
+        if isinstance(row.members, Ensemble):
+            return row.members.rows(row)
         return tuple(self.rows[one] if isinstance(one, int) else one for one in row.members)
 
     def choose(self, numbers: tuple[int, ...] = ()) -> list[Row]:
@@ -141,7 +186,7 @@ class Table(_Part):
                 problem = f"{self.name} has no row {number}"
             elif number not in built:
                 label = self.rows[number].label
-                problem = f"row {number} of {self.name} ({label}) is quoted and not built here"
+                problem = f"row {number} of {self.name} ({label}) is only quoted on this data set"
             else:
                 continue
             raise InputError(f"--rows: {problem}; expected some of {list(built)}")
@@ -229,12 +274,42 @@ def load_paper(path: pathlib.Path) -> Paper:
     """
     try:
         content = yaml.load(path.read_text(), _Loader)
-        return Paper.model_validate({**content, "name": path.stem})
+        figures = json.loads(path.with_name("papers.json").read_text()).get(path.stem, {})
+        paper = Paper.model_validate({**content, "name": path.stem})
+        tables = {name: _quote(table, figures) for name, table in paper.tables.items()}
+        return paper.model_copy(update={"tables": tables})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}: {error}") from error
     except pydantic.ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from error
+
+
+def _quote(table: Table, figures: Mapping[str, Any]) -> Table:
+    """The table with the paper's figures in its rows.
+
+    Args:
+      table: as its file has it.
+      figures: of the paper's tables, by table, row, protocol and metric.
+
+    Raises:
+      InputError: it has not the rows of the paper in its order, or not their protocols or metrics.
+    """
+    rows, names = {}, []
+    found = figures.get(table.figures or table.name, {})
+    for number, row in table.rows.items():
+        quoted = {} if row.ours else found.get(row.quotes or row.label, {})
+        rows[number] = row.model_copy(update={"quoted": quoted})
+        names += [row.quotes or row.label] if quoted else []
+        metrics = {metric for of_protocol in quoted.values() for metric in of_protocol}
+        every = table.protocols[0] == CATEGORIES or set(quoted) <= set(table.protocols)
+        if not every or not metrics <= set(table.metrics):
+            raise InputError(f"tables.{table.name}.rows.{number}: its figures have other columns")
+    if names != list(found):
+        raise InputError(f"tables.{table.name}.rows: expected {list(found)}, got {names}")
+    return table.model_copy(update={"rows": rows})
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,7 @@
 """A row of a table as a run of train.py and eval.py, made once whichever tables it stands in."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -15,6 +16,7 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from benchmarks.costs import matcher_costs
 from benchmarks.reproduce.papers import SYNTHETIC, Paper, Row, Table
 from benchmarks.results_file import ROOT, ResultsFile, run_command
 from grnet_jax.config import parse_config
@@ -29,6 +31,7 @@ _LABELS = ("num_classes", "num_attributes")  # fields of models that recognize t
 _KEYS = ("dataset", "config", "fields", "seed")
 _GROUP_METRICS = ("top1", "top20", "top50")
 _RECOGNITION = ("split", "photos", "values", "intervals", "kinds", "pdj")
+_MAX_ATTRIBUTES = 70  # that a row keeps, as many as FashionNet's Fig. 7 has: the most frequent
 _NO_FILES: Mapping[str, str] = {}
 
 
@@ -106,11 +109,11 @@ def make_experiment(
       row: to run.
       dataset: one of the table's.
       seed: of the run.
-      given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone not for rows
-        with weights of their own, those of keypoints not for rows with their own, and numbers of
-        labels not for rows that recognize none.
-      files: by backbone the file of its weights, and by name that of keypoints; "" where that does
-        not matter, for nothing is run.
+      given: `--config.FIELD=VALUE` of the user, for every row; those of the backbone and of
+        what is started from not for rows with weights of their own, those of keypoints not for
+        rows with their own, and numbers of labels not for rows that recognize none.
+      files: by backbone the file of its weights, which every row of it starts from on published
+        sets, and by name that of keypoints; "" where that does not matter, for nothing is run.
 
     Raises:
       InputError: a field that the config does not have, a value that it cannot have, or a file
@@ -151,13 +154,58 @@ def _make(
     """A run of its own, from the fields that differ from the config's."""
     name = row.config or paper.config
     own = read_config(name, dataset)
-    words = [*_flags(fields), *_flags_for(row, own.model, given), *_flags(_named_file(row))]
+    words = [*_flags(fields), *_flags_for(row, own.model, given)]
+    words += _flags({_KEYPOINTS: row.keypoints} if row.keypoints else {})
     config = read_config(name, dataset, words)
     names = dict.fromkeys(word.removeprefix("--config.").partition("=")[0] for word in words)
     changed = {at: _at(config, at) for at in names if _at(config, at) != _at(own, at)}
     plain = json.loads(json.dumps(changed))
     local = {field: plain.pop(field) for field in local_fields(dataset) if field in plain}
-    return Experiment(name, dataset, plain, seed, {**local, **_local_file(row, files)})
+    if row.keypoints and files.get(row.keypoints):
+        local |= _local_keypoints(files[row.keypoints])
+    backbone = row.weights or weights_name(config, dataset)
+    if backbone in files:
+        plain[_PRETRAINED] = file_digest(files[backbone])
+        local |= {_PRETRAINED: files[backbone]} if files[backbone] else {}
+    return Experiment(name, dataset, plain, seed, local)
+
+
+def weights_name(config: Any, dataset: str) -> str:
+    """Returns the backbone whose ImageNet weights a config starts from, where they are given.
+
+    "" on the embedded set, without a backbone, and where another run is started from.
+    """
+    if dataset == SYNTHETIC or "backbone" not in config.model or config.train.init_from:
+        return ""
+    return str(config.model.backbone.name)
+
+
+def backbones(paper: Paper, table: Table, dataset: str) -> list[str]:
+    """Returns the backbones of a table's rows that start from ImageNet weights where given."""
+    names = []
+    for row in table.choose():
+        for one in table.members(row) or (row,):
+            words = _flags(paper.fields_of(table, one, dataset))
+            words += _flags({_KEYPOINTS: one.keypoints} if one.keypoints else {})
+            names.append(
+                weights_name(read_config(one.config or paper.config, dataset, words), dataset)
+            )
+    return [name for name in dict.fromkeys(names) if name]
+
+
+@functools.cache
+def file_digest(file: str) -> str:
+    """Returns what a file is known by wherever it lies: a digest of its content.
+
+    Of one that is not there, for nothing is run, its name; of "" "".
+    """
+    path = (
+        ROOT / pathlib.Path(file).expanduser()
+    )  # as train.py will find it, which runs at the root
+    if not file or not path.is_file():
+        return path.name if file else ""
+    with path.open("rb") as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()[:16]}"
 
 
 def local_fields(dataset: str) -> tuple[str, ...]:
@@ -173,23 +221,12 @@ def _flags_for(row: Row, model: Any, given: Sequence[str]) -> list[str]:
         others.append("model.num_classes")
     others += [_KEYPOINTS, _NUM_KEYPOINTS] if row.keypoints else []
     left_out = tuple(f"--config.{field}=" for field in others)
-    left_out += ("--config.model.backbone.",) if row.weights else ()
+    left_out += ("--config.model.backbone.", "--config.train.init_") if row.weights else ()
     return [word for word in given if not word.startswith(left_out)]
 
 
-def _named_file(row: Row) -> dict[str, str]:
-    """The field of the row's file with what it is of: it is the same row wherever the file lies."""
-    return {_KEYPOINTS if row.keypoints else _PRETRAINED: row.file} if row.file else {}
-
-
-def _local_file(row: Row, files: Mapping[str, str]) -> dict[str, Any]:
-    """The field of the row's file with its path; of keypoints also how many there are."""
-    path = files.get(row.file, "")
-    if not path:
-        return {}
-    if not row.keypoints:
-        return {_PRETRAINED: path}
-    # As train.py will find it, which runs at the root.
+def _local_keypoints(path: str) -> dict[str, Any]:
+    """The field of the keypoints' file with its path, and how many there are."""
     names = keypoint_names(str(ROOT / pathlib.Path(path).expanduser()))
     return {_KEYPOINTS: path, _NUM_KEYPOINTS: len(names)}
 
@@ -236,6 +273,7 @@ def find_results(
     dataset: str,
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[str] = (),
+    files: Mapping[str, str] = _NO_FILES,
 ) -> dict[int, list[Mapping[str, Any]]]:
     """Returns by number the results of a table's rows, every seed that was measured.
 
@@ -245,17 +283,29 @@ def find_results(
       dataset: that they were measured on.
       rows: of the results file.
       given: as `make_experiment` takes it.
+      files: as `make_experiment` takes them. A row that needs weights which are not given is found
+        with any, those of the last that was measured.
     """
     results = {}
     for row in table.choose():
-        files = {one.file: "" for one in (row, *table.members(row))}
+        needed = {one.file: "" for one in (row, *table.members(row)) if one.file}
         try:
-            key = make_experiment(paper, table, row, dataset, 0, given, files).key
+            experiment = make_experiment(paper, table, row, dataset, 0, given, {**needed, **files})
         except InputError:  # a row that cannot have what is given was not measured with it
             continue
-        key.pop("seed")
-        results[row.number] = [one for one in rows if all(one[name] == key[name] for name in key)]
+        found = [one for one in rows if _is_of(one, experiment)]
+        weights = found[-1]["fields"].get(_PRETRAINED) if found else None
+        results[row.number] = [one for one in found if one["fields"].get(_PRETRAINED) == weights]
     return {number: seeds for number, seeds in results.items() if seeds}
+
+
+def _is_of(result: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Whether a row of a results file is an experiment's, with any seed."""
+    key, fields = experiment.key, dict(result["fields"])
+    if key["fields"].get(_PRETRAINED) == "" and fields.get(_PRETRAINED):
+        fields[_PRETRAINED] = ""
+    measured = {**result, "fields": fields, "seed": key["seed"]}
+    return all(measured[name] == key[name] for name in _KEYS)
 
 
 def run_experiment(
@@ -266,7 +316,8 @@ def run_experiment(
     Args:
       experiment: what to run.
       runs: folder of the workdirs.
-      groups: whether the row has retrieval by view, scale and category of the query too.
+      groups: whether the row has retrieval by view, scale and category of the query, and recall of
+        the most frequent attributes and curves of kinds of landmarks too.
 
     Raises:
       InputError: training was stopped before its last step.
@@ -289,7 +340,8 @@ def run_experiment(
             name: _select(metrics, r"top\d+|map") | {"gallery": metrics["gallery"]}
             for name, metrics in ranked.get("protocols", {}).items()
         },
-        **({"recognition": {n: recognized[n] for n in _RECOGNITION}} if recognized else {}),
+        "parameters_m": round(sum(map(_parameters, experiment.members or (experiment,))) / 1e6, 1),
+        **({"recognition": select_recognition(recognized, groups=groups)} if recognized else {}),
         **(select_groups(ranked) if groups else {}),
     }
 
@@ -344,6 +396,21 @@ def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...
     trained = {name: value for name, value in settings.items() if not _measures(name)}
     words = [f"--config=configs/{file}.py:{argument}", *_flags(trained), f"--workdir={workdirs}"]
     return ["train.py", *words], evaluate
+
+
+def _parameters(experiment: Experiment) -> int:
+    return matcher_costs(parse_config(experiment.read_config())).parameters
+
+
+def select_recognition(recognized: Mapping[str, Any], *, groups: bool) -> dict[str, Any]:
+    """Returns what tables and plots need of a recognition.json; groups as of `run_experiment`."""
+    kept = {name: recognized[name] for name in _RECOGNITION}
+    if not groups:
+        return kept
+    every = recognized["attributes"]
+    frequent = sorted(every, key=lambda name: -every[name]["photos"])[:_MAX_ATTRIBUTES]
+    recalls = {name: every[name]["recall5"] for name in frequent}
+    return {**kept, "attributes": recalls, "pdj_parts": recognized["pdj_parts"]}
 
 
 def select_groups(results: Mapping[str, Any]) -> dict[str, Any]:

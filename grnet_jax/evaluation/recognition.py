@@ -46,6 +46,7 @@ class RecognitionResult:
       slots: of each landmark slot, the visible ones, their detection rate at 0.1 and their error.
       kinds: the same of the landmarks of customer and shop photos, and of each view that is known.
       pdj: the detection rate at each of THRESHOLDS; empty of matchers without landmarks.
+      pdj_parts: the same of collars, sleeves, waistlines and hems, left and right together.
     """
 
     split: str
@@ -56,6 +57,7 @@ class RecognitionResult:
     slots: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     kinds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     pdj: list[float] = dataclasses.field(default_factory=list)
+    pdj_parts: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     def format(self) -> str:
         """Returns the metrics for the terminal, a line each."""
@@ -152,8 +154,9 @@ class RecognitionEvaluator:
             values |= recalls
         if landmarks:
             joined = _Landmarks(*map(np.concatenate, zip(*landmarks, strict=True)))
-            measured, parts["slots"], parts["pdj"] = landmark_figures(joined)
+            measured, parts["slots"], curves = landmark_figures(joined)
             values |= measured
+            parts["pdj"], parts["pdj_parts"] = curves.pop("all"), curves
             parts["kinds"] = {
                 name: _of_landmarks(joined.distances, joined.visible & chosen[:, None])
                 for name, chosen in photo_kinds(index).items()
@@ -284,13 +287,22 @@ def attribute_figures(
 
 def landmark_figures(
     found: _Landmarks,
-) -> tuple[dict[str, float], dict[str, dict[str, float]], list[float]]:
-    """The figures over all visible landmarks, those of each slot, and the PDJ curve."""
+) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, list[float]]]:
+    """The figures over all visible landmarks, those of each slot, and PDJ curves: all and parts."""
     distances, visible = found.distances, found.visible
-    pdj = np.asarray(metrics.detection_rate(distances, visible, np.array(THRESHOLDS))).tolist()
+    part_of = np.array([name.split("_")[-1] for name in LANDMARKS])
+    curves = {}
+    for part in ("all", *dict.fromkeys(part_of.tolist())):
+        chosen = (part_of == part) | (part == "all")
+        rates = metrics.detection_rate(
+            distances[:, chosen], visible[:, chosen], np.array(THRESHOLDS)
+        )
+        curves[part] = np.asarray(rates).tolist()
+    at = THRESHOLDS.index(0.1)
     right = found.right[found.annotated]
     values = {
-        "landmark_pdj_0.1": pdj[THRESHOLDS.index(0.1)],
+        "landmark_pdj_0.1": curves["all"][at],
+        **{f"landmark_pdj_0.1_{part}": of[at] for part, of in curves.items() if part != "all"},
         "landmark_error": float(metrics.normalized_error(distances, visible)),
         "landmarks_visible": float(visible.sum()),
         "visibility_accuracy": float(right.mean()) if right.size else math.nan,
@@ -299,7 +311,7 @@ def landmark_figures(
         name: _of_landmarks(distances[:, slot : slot + 1], visible[:, slot : slot + 1])
         for slot, name in enumerate(LANDMARKS)
     }
-    return values, slots, pdj
+    return values, slots, curves
 
 
 def _of_landmarks(distances: np.ndarray, visible: np.ndarray) -> dict[str, float]:
@@ -335,9 +347,14 @@ def write_recognition(
     path = directory / "recognition.json"
     about = {"model": model, "step": step, "provenance": dict(provenance)}
     content = about | dataclasses.asdict(found)
-    content["pdj"] = [list(point) for point in zip(THRESHOLDS, found.pdj, strict=False)]
+    content["pdj"] = _points(found.pdj)
+    content["pdj_parts"] = {part: _points(rates) for part, rates in found.pdj_parts.items()}
     write_file(path, json.dumps(jax.tree.map(_plain, content), indent=2) + "\n")
     return str(path)
+
+
+def _points(rates: list[float]) -> list[list[float]]:
+    return [list(point) for point in zip(THRESHOLDS, rates, strict=False)]
 
 
 def _plain(leaf: Any) -> Any:

@@ -131,7 +131,7 @@ def edge_weights(
 
 
 def propagate(weights: jax.Array, nodes: jax.Array, transform: jax.Array) -> jax.Array:
-    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 7).
+    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 8).
 
     Args:
       weights: w_p, [b, m, n]: all nodes' rows, or only those needed.
@@ -158,7 +158,7 @@ def reason(
     layers: Sequence[jax.Array],
     bias: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
-    """Applies all reasoning layers (Eq. 5 to 7), as far as the global node's result needs them.
+    """Applies all reasoning layers (Eq. 5 to 8), as far as the global node's result needs them.
 
     Args:
       nodes: similarities s, [b, n, d].
@@ -231,7 +231,7 @@ def global_edges(
 
 
 def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns the score before its sigmoid (Eq. 8): how alike the images of each pair are.
+    """Returns the score before its sigmoid: how alike the images of each pair are (Section 3.2).
 
     Args:
       global_node: h of the global node, [b, k].

@@ -2,9 +2,10 @@
 
 The dual attribute-aware ranking network (Huang et al., ICCV 2015) has two networks without shared
 weights. Each recognizes the attributes of its kind of images, and embeddings of both are compared.
-The paper was not at hand. Our reading: one dense layer for all attributes and one for categories
-instead of a branch for each type; dense layers on the last map's means; and the embedding, the unit
-vectors of these means and of both dense layers side by side.
+Built from what the DeepFashion paper says of it (Liu et al., CVPR 2016). Ours are one dense layer
+for all attributes and one for categories instead of a branch for each type; dense layers on the
+last map's means; and the embedding, the unit vectors of these means and of both dense layers side
+by side.
 """
 
 from typing import Any, Literal

@@ -2,8 +2,8 @@
 
 "Where to buy it" (Kiapour et al., ICCV 2015) concatenates the features of a street image and a shop
 image, which a network trained for something else gives, and trains a small network of dense layers
-on them. The paper was not at hand. Our reading: the layers' widths, and features that are the
-channels' means of the last map.
+on them. As in the DeepFashion paper (Liu et al., 2016) there is one network for all categories.
+Ours are the layers' widths, and features that are the channels' means of the last map.
 """
 
 from typing import Any, Literal

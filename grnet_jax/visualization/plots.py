@@ -30,7 +30,7 @@ _GRID = "#e1e3e6"
 _PIXELS = 2560  # of a file's width: 1280, at twice the resolution
 _WIDTH, _PANEL_WIDTH = 8.0, 3.4  # inches, which with the pixels decide how large the text is
 _RECALL = "recall5"
-_MAX_ATTRIBUTES = 50  # in a plot: the most frequent
+_MAX_ATTRIBUTES = 70  # in a plot: the most frequent, as many as the paper's has
 MIN_PER_BIN = 10  # queries; accuracies of fewer are noise
 
 
@@ -103,12 +103,28 @@ def plot_top_k(curves: Sequence[Curve], title: str) -> "Figure":
     return plot_curves({"top-k accuracy": curves}, title, "k, gallery images listed", log_x=True)
 
 
-def plot_bars(names: Sequence[str], values: Sequence[float], title: str, x_label: str) -> "Figure":
-    """Plots a horizontal bar for each fraction in 0..1, the first at the top."""
-    figure = _figure(1.2 + 0.24 * len(names))
+def plot_bars(
+    names: Sequence[str], values: Mapping[str, Sequence[float]], title: str, x_label: str
+) -> "Figure":
+    """Plots horizontal bars, the first name's at the top.
+
+    Args:
+      names: of the bars.
+      values: by system the fraction in 0..1 of every name; several have a legend.
+      title: of the figure.
+      x_label: what the fractions are.
+    """
+    figure = _figure(1.2 + 0.24 * len(names) * max(len(values), 1) ** 0.5)
     axes = figure.add_subplot(title=title, xlabel=x_label, xlim=(0, 1))
-    bars = axes.barh([name[:32] for name in names], values, color=COLORS[0])
-    axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4)
+    places, height = np.arange(len(names)), 0.8 / max(len(values), 1)
+    for index, (label, fractions) in enumerate(values.items()):
+        at = places + (index - (len(values) - 1) / 2) * height
+        bars = axes.barh(at, fractions, height, label=label, color=COLORS[index % len(COLORS)])
+        if len(values) == 1:
+            axes.bar_label(bars, [f"{value:.1%}" for value in fractions], padding=4)
+    axes.set_yticks(places, [name[:32] for name in names])
+    if len(values) > 1:
+        axes.legend(frameon=False)
     axes.invert_yaxis()
     axes.margins(y=0.5 / len(names))
     axes.xaxis.set_major_formatter("{x:.0%}")
@@ -207,7 +223,7 @@ def _figures(folder: epath.Path) -> Iterator[tuple[str, "Figure"]]:
     if attributes:
         names, values = attribute_recalls(attributes)
         title = f"Top-5 recall of the {len(names)} most frequent attributes"
-        yield "attribute_recall.png", plot_bars(names, values, title, "top-5 recall")
+        yield "attribute_recall.png", plot_bars(names, {"recall": values}, title, "top-5 recall")
 
 
 def breakdown_curves(groups: Mapping[str, Mapping[str, Any]]) -> list[Curve]:

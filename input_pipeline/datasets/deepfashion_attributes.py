@@ -20,7 +20,7 @@ _ATTRIBUTES = ("Anno/list_attr_cloth.txt", "Anno/list_attr_img.txt")
 KIND = "images"
 REQUIRED = (lists.PARTITION, _CATEGORIES, _IMAGE_CATEGORIES, _BOXES)
 FILES = (*REQUIRED, _LANDMARKS, *_ATTRIBUTES)
-RELEASE = {"images": (289_222, None)}
+RELEASE = {"images": (289_222, 63_720)}
 _TYPES = {"1": "texture", "2": "fabric", "3": "shape", "4": "part", "5": "style"}  # of attributes
 
 

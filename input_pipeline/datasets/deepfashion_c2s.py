@@ -19,7 +19,11 @@ _ITEMS = "Anno/list_item_consumer2shop.txt"
 _ATTRIBUTES = ("Anno/list_attr_cloth.txt", "Anno/list_attr_items.txt")
 REQUIRED = (lists.PARTITION, _BOXES)
 FILES = (*REQUIRED, _LANDMARKS, _ITEMS, *_ATTRIBUTES)
-RELEASE = {"images": (239_557, None), "pairs": (195_540, 251_361)}
+RELEASE = {  # as GRNet's paper counts it
+    "images": (239_557, None),
+    "shop images": (45_392, None),
+    "pairs": (195_540, 251_361),
+}
 _PAIRS = ["image_pair_name_1", "image_pair_name_2"]
 _SOURCES = {"1": "shop", "2": "customer"}  # source_type
 
@@ -51,9 +55,13 @@ def to_table(root: epath.Path) -> pd.DataFrame:
 
 
 def count(table: pd.DataFrame) -> dict[str, int]:
-    """Counts the images and the pairs of each item's."""
+    """Counts the images, those of shops, and the pairs of each item's."""
     images = table.drop_duplicates(["item_id", "domain", "image"])
     of_item = pd.crosstab(images["item_id"], images["domain"]).reindex(
         columns=DOMAINS, fill_value=0
     )
-    return {"images": table["image"].nunique(), "pairs": int(of_item.prod(axis=1).sum())}
+    return {
+        "images": table["image"].nunique(),
+        "shop images": table.loc[table["domain"] == "shop", "image"].nunique(),
+        "pairs": int(of_item.prod(axis=1).sum()),
+    }

@@ -5,10 +5,12 @@ import pathlib
 
 import pytest
 
-from benchmarks.reproduce import runner
+from benchmarks.costs import MatcherCosts, matcher_costs, multiply_adds
+from benchmarks.reproduce import plan, runner
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce.papers import find_paper
-from benchmarks.reproduce.runner import find_results
+from benchmarks.reproduce.runner import file_digest, find_results
+from grnet_jax.config import parse_config
 from tests.benchmarks.test_printing import make_result
 
 _TINY = (
@@ -49,6 +51,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(runner, "run_command", run)
     monkeypatch.setattr(runner, "_steps_left", lambda experiment, runs: 0)
+    monkeypatch.setattr(runner, "_parameters", lambda experiment: 27_400_000)
     return commands
 
 
@@ -75,12 +78,12 @@ def test_a_row_is_run_once_whichever_tables_it_stands_in(calls, tmp_path, capsys
     assert "25.0 [23.0, 27.0]" in capsys.readouterr().out
     # The same again, and the same rows of other tables: nothing is run.
     before = len(calls)
-    for words in (("table5", "--rows=1,7"), ("table3", "--rows=7,8"), ("layers", "--rows=3")):
+    for words in (("table5", "--rows=1,7"), ("table3", "--rows=9,8"), ("layers", "--rows=3")):
         assert _main(tmp_path, "grnet", *words) == 0
     assert len(calls) == before
     assert "| 3 | T = 3 | 1 | 25.0" in capsys.readouterr().out
     # By category: the same run, evaluated anew.
-    assert _main(tmp_path, "grnet", "table4", "--rows=2") == 0
+    assert _main(tmp_path, "grnet", "table4", "--rows=5") == 0
     (by_category,) = calls[before:]
     assert _flag(by_category, "workdir") == _flag(full, "workdir")
     assert _flag(by_category, "config.eval.protocol.same_category") == "True"
@@ -88,7 +91,7 @@ def test_a_row_is_run_once_whichever_tables_it_stands_in(calls, tmp_path, capsys
 
 
 def test_what_an_ensemble_needs_is_trained_first(calls, tmp_path):
-    assert _main(tmp_path, "kucer", "table2", "--rows=5,1", "--config.dataset.dir=elsewhere") == 0
+    assert _main(tmp_path, "kucer", "table1", "--rows=5,1", "--config.dataset.dir=elsewhere") == 0
     ensemble, single = _of(calls, "eval.py")
     start, *members = (_flag(command, "workdir") for command in _of(calls, "train.py"))
     assert _flag(ensemble, "workdir") == ",".join(members)
@@ -127,35 +130,84 @@ def test_fields_given_are_every_rows_and_tell_rows_apart(calls, tmp_path):
     assert _flag(trained[_flag(plain, "workdir")], "config.train.batch_size") is None
 
 
-def test_rows_with_weights_of_their_own_start_from_these(calls, tmp_path, capsys):
-    others = "--config.model.backbone.pretrained=others.safetensors"
-    words = (f"--weights={_DINOV2}=there.safetensors", others, *_C2S, "--rows=4,5,10,11")
-    assert _main(tmp_path, "grnet", "table3", *words) == 0
+def test_rows_start_from_the_weights_of_their_backbone(calls, tmp_path, capsys):
+    places = {name: tmp_path / f"{name}.safetensors" for name in ("googlenet", _DINOV2)}
+    for name, path in places.items():
+        path.write_bytes(name.encode())
+    weights = [f"--weights={name}={path}" for name, path in places.items()]
+    words = ("grnet", "table3", *_C2S, "--rows=2,7,11,12")
+    assert _main(tmp_path, *words, *weights) == 0
+    assert "from scratch" not in capsys.readouterr().err
     trained = _of(calls, "train.py")
     pretrained = [_flag(command, "config.model.backbone.pretrained") for command in trained]
-    assert pretrained == 2 * ["others.safetensors"] + 2 * ["there.safetensors"]
+    assert pretrained == [str(path) for path in places.values() for _ in range(2)]
     configs = [_flag(command, "config").partition(":")[0] for command in trained]
     names = ("embedding", "kpm", "grnet_dinov2", "grnet_dinov2")
     assert configs == [f"configs/{name}.py" for name in names]
-    rows = _rows(tmp_path, "grnet_deepfashion_c2s")
-    assert f"--weights={_DINOV2}=FILE" in rows[0]["command"]
-    assert "| 10 | DINOv2, global similarity | 1 | 25.0" in capsys.readouterr().out
-    # The file may move: the row is the same, also for who has no weights.
-    assert rows[-1]["fields"]["model.backbone.pretrained"] == _DINOV2
-    before = len(calls)
-    moved = (words[0].replace("there", "elsewhere"), *words[1:])
-    assert _main(tmp_path, "grnet", "table3", *moved) == 0
+    text = (tmp_path / "reproduce_grnet_deepfashion_c2s.json").read_text()
+    assert f"--weights={_DINOV2}=FILE" in text
+    assert str(tmp_path) not in text
+    # Wherever the file lies it is the same row, found also without weights where a row needs them.
+    before, moved = len(calls), tmp_path / "moved.safetensors"
+    moved.write_bytes(places["googlenet"].read_bytes())
+    assert _main(tmp_path, *words, f"--weights=googlenet={moved}", weights[1]) == 0
     assert len(calls) == before
+    rows = _rows(tmp_path, "grnet_deepfashion_c2s")
+    digests = [row["fields"]["model.backbone.pretrained"] for row in rows]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
     paper = find_paper("grnet")
-    results = find_results(paper, paper.table("table3"), "deepfashion_c2s", rows, (others,))
-    assert {10, 11} <= set(results)
+    assert {11, 12} == set(find_results(paper, paper.table("table3"), "deepfashion_c2s", rows))
+    # Another content is another row.
+    moved.write_bytes(b"other weights")
+    file_digest.cache_clear()
+    assert _main(tmp_path, *words[:-1], "--rows=7", f"--weights=googlenet={moved}") == 0
+    assert len(_rows(tmp_path, "grnet_deepfashion_c2s")) == len(rows) + 1
+
+
+def test_a_start_from_nothing_is_warned_of_where_the_paper_has_weights(calls, tmp_path, capsys):
+    assert _main(tmp_path, "grnet", "table3", *_C2S, "--rows=7,8") == 0
+    assert "warning: #7, #8 train googlenet from scratch" in capsys.readouterr().err
+    assert _main(tmp_path, "grnet", "table3", "--rows=7") == 0  # the synthetic set has its start
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_matcher_costs_what_its_parts_do():
+    config = parse_config(runner.read_config("embedding", "synthetic"))
+    costs = matcher_costs(config)
+    macs = multiply_adds("small", config.image.size, head=False)
+    assert costs.photo_gflop == pytest.approx(2 * macs / 1e9, rel=0.12)  # without padding's
+    assert costs.pair_gflop * 1e9 == pytest.approx(2 * config.model.embedding_dim, rel=0.1)
+    assert costs.feature_bytes == 4 * config.model.embedding_dim
+
+
+def test_a_plan_says_what_rows_cost_and_runs_nothing(calls, tmp_path, capsys, monkeypatch):
+    costs = MatcherCosts(6_000_000, photo_gflop=2.5, pair_gflop=0.0, feature_bytes=2048)
+    monkeypatch.setattr(plan, "matcher_costs", lambda config: costs)
+    words = ("--dataset=deepfashion_c2s", "--plan", "--rows=2,6", "--tflops=50", "--members=3")
+    assert _main(tmp_path, "grnet", "table3", *words) == 0
+    text = capsys.readouterr().out
+    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    header, _, *rows = [cells for cells in shown if cells]
+    triplet, dreml = (dict(zip(header, row, strict=True)) for row in rows)
+    steps = 60 * -(-17000 // 32)  # epochs of items
+    assert triplet["steps"] == f"{steps:,}"
+    assert triplet["images, M"] == f"{64 * steps / 1e6:.3g}"
+    assert dreml["steps"] == f"{3 * 60 * -(-119778 // 64):,}"
+    hours = 3 * 64 * steps * 2.5e9 / 50e12 / 3600  # forward and backward
+    assert float(triplet["training, h"]) == pytest.approx(hours, rel=0.01)
+    assert triplet["disk, GB"] == f"{3 * 2 * 4 * 6_000_000 / 1e9:.3g}"  # with SGD's momentum
+    assert triplet["features, GB"] == f"{(48541 + 11348) * 2048 / 1e9:.3g}"
+    assert "50 TFLOP/s, which is assumed" in text
+    assert "Assumed sizes: train is half" in text
+    assert not calls
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_weights_their_rows_are_left_out_and_figures_drawn(calls, tmp_path, capsys):
     assert _main(tmp_path, "grnet", "table7") == 0
     configs = [row["config"] for row in _rows(tmp_path, "grnet_synthetic")]
-    assert configs == ["grnet", "grnet", "kpm", "local_matching"]
-    assert "| 5 | DINOv2, global similarity | needs weights |" in capsys.readouterr().out
+    assert configs == ["grnet", "dreml", "kpm", "grnet", "local_matching"]
+    assert "| 6 | DINOv2, global similarity | needs weights |" in capsys.readouterr().out
     assert _main(tmp_path, "grnet", "figure2") == 0
     path = tmp_path / "runs" / "grnet_figure2_synthetic.png"
     assert f"Wrote {path}" in capsys.readouterr().out
@@ -167,15 +219,15 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
     text = capsys.readouterr().out
     assert "#8 GRNet, seed 0: to run" in text
     needed = f"needs weights, --weights={_DINOV2}=FILE"
-    assert f"#10 DINOv2, global similarity: {needed}" in text
+    assert f"#11 DINOv2, global similarity: {needed}" in text
     assert "python train.py --config=configs/kpm.py:deepfashion_c2s" in text
-    assert _main(tmp_path, "fashionnet", "inshop", "--list") == 0
+    assert _main(tmp_path, "fashionnet", "figure8", "--list") == 0
     text = capsys.readouterr().out
-    assert "#3 FashionNet+Joints: needs keypoints, --keypoints=joints=FILE" in text
+    assert "#5 FashionNet+Joints: needs keypoints, --keypoints=joints=FILE" in text
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / "joints.csv"
     path.write_text("image,x_neck,y_neck\n")
-    assert _main(tmp_path, "fashionnet", "inshop", "--list", f"--keypoints=joints={path}") == 0
+    assert _main(tmp_path, "fashionnet", "figure8", "--list", f"--keypoints=joints={path}") == 0
     text = capsys.readouterr().out
     assert f"--config.image.keypoints={path} " in text
     assert "--config.model.num_keypoints=1 " in text
@@ -197,10 +249,20 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
         (("grnet", "table5", "--config.train.steps=x"), "invalid literal for int()"),
         (("grnet", "table5", "--config.seed=1"), "--config.seed: every row has its own"),
         (("grnet", "table5", "--row=1"), "unexpected argument '--row=1'"),
-        (("grnet", "table3", "--rows=10"), "row 10 of table3 (DINOv2, global similarity) needs"),
+        (("grnet", "table3", "--rows=11"), "row 11 of table3 (DINOv2, global similarity) needs"),
         (("grnet", "table3", "--weights=x"), "'x': expected a name and its file, NAME=FILE"),
         (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
-        (("grnet", "table3", "--rows=5", "--config.model.layers=1"), "fields of configs/kpm.py"),
+        (("grnet", "table3", "--rows=7", "--config.model.layers=1"), "fields of configs/kpm.py"),
+        (("grnet", "table3", "--rows=3"), "row 3 of table3 (VAM+Nonshared) is only quoted"),
+        (("grnet", "table3", "--members=-1"), "--members: expected 0 or more, got -1"),
+        (
+            ("grnet", "table3", *_C2S, "--weights=googlenet=x"),
+            "--weights=googlenet: x: no such file",
+        ),
+        (
+            ("grnet", "table5", "--config.model.backbone.pretrained=x"),
+            "pretrained: expected --weights=BACKBONE=FILE",
+        ),
     ],
 )
 def test_wrong_options_are_named(words, message, calls, tmp_path, capsys):
@@ -225,6 +287,7 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, mon
     (row,) = _rows(tmp_path, "grnet_synthetic")
     assert row["step"] == 2
     assert row["train_seconds"] > 0
+    assert row["parameters_m"] == 0.5
     assert row["protocols"]["all"]["queries"] == 24
     assert f"| 1 | T = 1 | 1 | {100 * row['protocols']['all']['top1']:.1f} [" in shown.out
     before = file.read_text()

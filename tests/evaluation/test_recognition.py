@@ -119,6 +119,10 @@ def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
     np.testing.assert_allclose(found.values["landmark_error"], apart[seen].mean(), rtol=1e-5)
     np.testing.assert_allclose(found.pdj, [(apart[seen] <= t).mean() for t in THRESHOLDS])
     assert found.values["landmark_pdj_0.1"] == found.pdj[9]
+    assert list(found.pdj_parts) == ["collar", "sleeve", "waistline", "hem"]
+    of_hems = apart[:, 6:][seen[:, 6:]]
+    np.testing.assert_allclose(found.pdj_parts["hem"], [(of_hems <= t).mean() for t in THRESHOLDS])
+    assert found.values["landmark_pdj_0.1_hem"] == found.pdj_parts["hem"][9]
     told = predicted.visibility.argmax(axis=-1)
     right = told == np.where(visibility < 0, 3, visibility)
     annotated = (visibility >= 0).any(axis=1)

@@ -335,18 +335,23 @@ def test_landmarks_and_masks_shrink_with_their_photo():
 
 def test_findfashion_beside_the_paper(tmp_path):
     flags = ["test,front,0,0", "test,back,1,0", "train,side,0,1", "test,side,yes,1"]
+    flags += ["val,side,0,1"]
     rows = [f"c{number}.jpg,{number // 2},customer,{row}" for number, row in enumerate(flags)]
     path = write_manifest(
         tmp_path, [*rows, "s.jpg,0,shop,test,,,"], f"{PLAIN},view,occluded,cropped"
     )
     release = check("findfashion", path).summary["release"]
     assert {line["what"]: (line["found"], line["paper"]) for line in release} == {
-        "images": (4, 565_041),
+        "images": (5, 565_041),
         "pairs": (2, 382_230),
         "easy test queries": (1, 30_746),
         "hard_view test queries": (1, 11_383),
         "hard_occlusion test queries": (1, 1_250),
         "hard_cropping test queries": (0, 3_883),
+        "easy val queries": (0, 125_863),
+        "hard_view val queries": (1, 47_164),
+        "hard_occlusion val queries": (0, 4_920),
+        "hard_cropping val queries": (1, 15_883),
     }
     assert {line["what"]: line["listed"] for line in release}["hard_view test queries"] == 2
     with pytest.raises(AnnotationError, match="column 'occluded' is missing"):

@@ -82,13 +82,16 @@ def test_groups_without_queries_have_no_curve():
 
 
 def test_attributes_are_sorted_by_recall_and_rare_ones_left_out():
-    attributes = {str(n): {"photos": n, "recall5": (n % 10) / 10} for n in range(60)}
+    attributes = {str(n): {"photos": n, "recall5": (n % 10) / 10} for n in range(80)}
     names, values = plots.attribute_recalls(attributes)
-    assert sorted(map(int, names)) == list(range(10, 60))
+    assert sorted(map(int, names)) == list(range(10, 80))
     assert values == sorted(values, reverse=True)
     assert values == [attributes[name]["recall5"] for name in names]
-    bars = plots.plot_bars(names, values, "Recall", "recall").axes[0].patches
-    np.testing.assert_allclose([bar.get_width() for bar in bars], values)
+    systems = {"WTBI": values[::-1], "FashionNet": values}
+    axes = plots.plot_bars(names, systems, "Recall", "recall").axes[0]
+    widths = [bar.get_width() for bar in axes.patches]
+    np.testing.assert_allclose(widths, [*values[::-1], *values])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(systems)
 
 
 def test_the_command_plots_what_there_is(tmp_path, capsys):
