@@ -40,6 +40,7 @@ _CASES = {
         **{"model.num_classes": 13, "model.relaxation.channels": 8},
     },
     "fir": {},
+    "vam": {"model.nonshared": True},
     "dreml": {"model.num_classes": 4},
     "fashionnet": {},
     "fashionnet images": _SINGLE,
