@@ -4,7 +4,7 @@ from typing import Any
 
 Recipe = dict[str, dict[str, Any]]
 
-# GRNet's paper, Section 4.1.
+# GRNet's paper, Section 5.1.
 _PAPER: Recipe = {
     "image": {"size": 224},
     "augment": {"flip": True},

@@ -23,7 +23,7 @@ VISIBLE, OCCLUDED, TRUNCATED = range(3)
 def query_subsets(
     view: np.ndarray, occluded: np.ndarray, cropped: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns which queries are in each of FindFashion's protocols (GRNet, Section 4.1), bool [q].
+    """Returns which queries are in each of FindFashion's protocols (GRNet, Section 4), bool [q].
 
     A query with an unknown flag is in no protocol that asks for that flag.
 

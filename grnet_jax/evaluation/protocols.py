@@ -1,6 +1,6 @@
 """Evaluation protocols: which queries, which gallery, and subsets of the queries.
 
-FindFashion's subsets (GRNet, Section 4.1) choose among the queries by their view, occlusion and
+FindFashion's subsets (GRNet, Section 4) choose among the queries by their view, occlusion and
 cropping and leave the gallery as it is. The hard sets overlap. Street2Shop's (Kiapour et al.)
 are its categories, each with a gallery of its own.
 """

@@ -8,6 +8,7 @@ Parameters are float32. Matrix products run in the dtype of the regions; sums of
 softmax and the score are float32 whatever that is.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -49,7 +50,12 @@ def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> 
 
 
 def similarity_nodes(
-    differences: jax.Array, projection: jax.Array, *, norm_feature: bool = False
+    differences: jax.Array,
+    projection: jax.Array,
+    *,
+    norm_feature: bool = False,
+    raw_scale: float = 0.0,
+    positions: jax.Array | None = None,
 ) -> jax.Array:
     """Returns P|x - y|^2 / ||P|x - y|^2||_2 (Eq. 4).
 
@@ -58,18 +64,31 @@ def similarity_nodes(
       projection: P transposed, [c, d], the same for every scale.
       norm_feature: append log(1 + ||P|x - y|^2||_2), how large the difference is, which the
         division takes away. Not in the paper.
+      raw_scale: multiply by this and by c instead of dividing by the length, so that nodes keep
+        how large the difference is; 0 divides. Not in the paper.
+      positions: added to the nodes, [n, d]; None for the paper's.
 
     Returns:
       Unit vectors [b, n, d], or [b, n, d + 1] with the feature; zero where the two regions are
       identical.
     """
     projected = product("bnc,cd->bnd", differences, projection)
-    floored = squared_length(projected)[..., None] + _SQUARED_LENGTH_FLOOR
-    nodes = projected * jax.lax.rsqrt(floored)
+    if raw_scale:
+        nodes = projected * (raw_scale * differences.shape[-1])
+    else:
+        nodes = to_unit_length(projected)
     if norm_feature:
-        length = jnp.sqrt(floored)
+        length = jnp.sqrt(squared_length(projected)[..., None] + _SQUARED_LENGTH_FLOOR)
         nodes = jnp.concatenate([nodes, jnp.log1p(length)], axis=-1)
+    if positions is not None:
+        nodes = nodes + positions
     return nodes.astype(differences.dtype)
+
+
+def to_unit_length(x: jax.Array) -> jax.Array:
+    """Scales vectors along the last axis to length 1, in float32 at least; zeros stay."""
+    x = x.astype(accumulation_dtype(x))
+    return x * jax.lax.rsqrt(squared_length(x)[..., None] + _SQUARED_LENGTH_FLOOR)
 
 
 def squared_length(projected: jax.Array) -> jax.Array:
@@ -103,6 +122,8 @@ def edge_weights(
     transform_out: jax.Array,
     transform_in: jax.Array,
     mask: np.ndarray | None = None,
+    *,
+    unit_edges: bool = False,
 ) -> jax.Array:
     """Returns the softmax over s_b of (T_out s_a)^T (T_in s_b) (Eq. 5).
 
@@ -115,10 +136,13 @@ def edge_weights(
       transform_out: T_out, [d, d], applied as T_out s.
       transform_in: T_in, [d, d].
       mask: edges that exist, bool [m, n]; None for all.
+      unit_edges: scale all nodes to unit length first. Not in the paper.
 
     Returns:
       float32 [b, m, n], each row summing to one; zero where the mask is False.
     """
+    if unit_edges:
+        sources, nodes = (to_unit_length(x).astype(nodes.dtype) for x in (sources, nodes))
     fused = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
     turned = product("bmd,df->bmf", sources, fused).astype(nodes.dtype)
     affinity = product("bmf,bnf->bmn", turned, nodes)
@@ -128,7 +152,7 @@ def edge_weights(
 
 
 def propagate(weights: jax.Array, nodes: jax.Array, transform: jax.Array) -> jax.Array:
-    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 7).
+    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 to 8).
 
     Args:
       weights: w_p, [b, m, n]: all nodes' rows, or only those needed.
@@ -154,8 +178,10 @@ def reason(
     transforms_in: Sequence[jax.Array],
     layers: Sequence[jax.Array],
     mask: np.ndarray | None = None,
+    *,
+    unit_edges: bool = False,
 ) -> jax.Array:
-    """Applies all reasoning layers (Eq. 5 to 7), as far as the global node's result needs them.
+    """Applies all reasoning layers (Eq. 5 to 8), as far as the global node's result needs them.
 
     Args:
       nodes: similarities s, [b, n, d].
@@ -165,6 +191,7 @@ def reason(
       transforms_in: T_in, likewise.
       layers: W transposed of each layer, [d, k], then [k, k].
       mask: edges that exist, bool [n, n]; None for all.
+      unit_edges: of `edge_weights`.
 
     Returns:
       h of the global node after the last layer, [b, k]; without layers its similarity, [b, d].
@@ -183,6 +210,7 @@ def reason(
                 transforms_out[number if recompute else 0],
                 transforms_in[number if recompute else 0],
                 None if mask is None else mask[rows],
+                unit_edges=unit_edges,
             )
         of_rows = weights[:, :1] if number == last else weights
         hidden = propagate(of_rows, hidden, transform)
@@ -195,6 +223,8 @@ def global_edges(
     transforms_in: Sequence[jax.Array],
     layers: Sequence[jax.Array],
     mask: np.ndarray | None = None,
+    *,
+    unit_edges: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns how much of each node flows into the global one, before and after reasoning (Fig. 5).
 
@@ -209,11 +239,13 @@ def global_edges(
       transforms_in: T_in, likewise.
       layers: W transposed of each of the T > 0 layers.
       mask: edges that exist, bool [n, n]; None for all.
+      unit_edges: of `edge_weights`.
 
     Returns:
       Two of float32 [b, n], each row summing to one.
     """
-    weights = edge_weights(nodes, nodes, transforms_out[0], transforms_in[0], mask)
+    weights_of = functools.partial(edge_weights, mask=mask, unit_edges=unit_edges)
+    weights = weights_of(nodes, nodes, transforms_out[0], transforms_in[0])
     before = after = weights[:, 0]
     if len(transforms_out) == 1:
         for _ in layers[1:]:
@@ -223,12 +255,14 @@ def global_edges(
     for number, transform in enumerate(layers[:-1]):
         hidden = propagate(weights, hidden, transform)
         transforms = transforms_out[number + 1], transforms_in[number + 1]
-        weights = edge_weights(hidden, hidden, *transforms, mask)
+        weights = weights_of(hidden, hidden, *transforms)
     return before, weights[:, 0]
 
 
 def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns the score before its sigmoid (Eq. 8): how alike the images of each pair are.
+    """Returns the score before its sigmoid: how alike the images of each pair are.
+
+    The paper reads it off the global node of the last layer, in an equation without a number.
 
     Args:
       global_node: h of the global node, [b, k].
@@ -239,6 +273,28 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
       float32 [b]; its sigmoid is the probability of "same item".
     """
     return jnp.einsum("bk,k->b", global_node.astype(accumulation_dtype(global_node)), weight) + bias
+
+
+def aligned_similarity(
+    differences: jax.Array, bias: jax.Array, sharpness: jax.Array, scale: jax.Array
+) -> jax.Array:
+    """Returns scale * sum_n alpha_n (1 - Delta_n / 2), alpha the softmax of bias - sharpness Delta.
+
+    Delta is the squared distance of a node's two regions, 2 - 2 cos for regions of unit length: the
+    mean cosine of the region pairs that are most alike. Not in the paper.
+
+    Args:
+      differences: |x - y|^2, [b, n, c].
+      bias: a node's, [n].
+      sharpness: a number.
+      scale: a number.
+
+    Returns:
+      float32 at least, [b].
+    """
+    distances = jnp.sum(differences.astype(accumulation_dtype(differences)), axis=-1)  # [b, n]
+    alpha = jax.nn.softmax(bias - sharpness * distances, axis=-1)
+    return scale * jnp.sum(alpha * (1 - distances / 2), axis=-1)
 
 
 def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:

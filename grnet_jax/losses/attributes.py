@@ -50,7 +50,7 @@ def attribute_cross_entropy(
     """Computes weighted binary cross-entropy in nats: the mean over known labels, 0 without any.
 
     -(w_pos a log p + w_neg (1 - a) log(1 - p)) with p the logit's sigmoid (Liu et al., 2016,
-    Eq. 3, which lacks the minus sign: as printed, less would be worse).
+    Eq. 1, which lacks the minus sign: as printed, less would be worse).
 
     Args:
       logits: [n, a].

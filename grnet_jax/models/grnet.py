@@ -9,10 +9,12 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pydantic
 
 from grnet_jax.graph import SimilarityGraph, pool_regions
 from grnet_jax.models.config import PAPER_SCALES, NetworkConfig, Scales
-from grnet_jax.models.matcher import Features, unit_vectors
+from grnet_jax.models.embedding import Pooling
+from grnet_jax.models.matcher import Features, inner_products, unit_vectors
 from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
 from input_pipeline import field
 
@@ -23,22 +25,46 @@ class GRNet(RegionMatcher, kw_only=True):
     Attributes:
       graph: regions to scores.
       projection: regions side by side, [n, r * c], to what the embedding is the direction of. It
-        learns from the regions as they are: its gradient ends there. None for the whole image's
-        region itself, through which a loss of embeddings reaches the backbone.
+        learns from the regions as they are: its gradient ends there, unless embeddings count in the
+        score. None for the whole image's region itself, through which a loss of embeddings reaches
+        the backbone.
+      projected: feature maps to what is projected in the place of the regions; None for these.
+      unit_regions: regions are scaled to unit length. Not in the paper.
+      embedding_score: factor on the embeddings' inner product, which is added to the graph's score;
+        0 for the graph's alone, as in the paper.
     """
 
     graph: SimilarityGraph
     projection: nn.Module | None = None
+    projected: nn.Module | None = None
+    unit_regions: bool = False
+    embedding_score: float = 0.0
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Returns features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
+        if self.unit_regions:
+            regions = unit_vectors(regions)
         embeddings = regions[:, 0].astype(jnp.float32)
         if self.projection is not None:
-            # So that training embeddings leaves alone what the graph's score learns.
-            fixed = jax.lax.stop_gradient(regions)
-            embeddings = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
+            seen = regions if self.projected is None else self.projected(feature_map)
+            if not self.embedding_score:
+                # So that training embeddings leaves alone what the graph's score learns.
+                seen = jax.lax.stop_gradient(seen)
+            embeddings = self.projection(seen.reshape(len(seen), -1).astype(jnp.float32))
         return Features(embedding=unit_vectors(embeddings), regions=regions)
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Returns same-item logits float32 [q, g]."""
+        return self._beside_embeddings(super().score(query, gallery), query, gallery)
+
+    def _beside_embeddings(
+        self, logits: jax.Array, query: Features, gallery: Features
+    ) -> jax.Array:
+        """Returns the graph's logits [q, g] with what the embeddings add to them."""
+        if not self.embedding_score:
+            return logits
+        return logits + self.embedding_score * inner_products(query, gallery)
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
@@ -52,7 +78,8 @@ class GRNet(RegionMatcher, kw_only=True):
 
     def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns same-item logits float32 [q, g]."""
-        return self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
+        logits = self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
+        return self._beside_embeddings(logits, query, gallery)
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Returns the global node's edge weights before and after reasoning, [q, g, n]."""
@@ -77,6 +104,25 @@ class Config(NetworkConfig):
         "parameters",
         ge=0,
     )
+    grid_cells: int = field(
+        0,
+        "not the paper's: the embedding projects the averages of so many cells on each side of the "
+        "map instead, as model.pooling=grid of model.name=embedding; 0: the regions",
+        "parameters",
+        "features",
+        ge=0,
+    )
+    embedding_score: float = field(
+        0.0,
+        "not the paper's: factor on the embeddings' inner product, added to the graph's score, "
+        "whose loss then trains them and the map under them; 0: the graph's score alone",
+        "parameters",
+        "scores",
+        ge=0,
+    )
+    unit_regions: bool = field(
+        False, "not the paper's: regions of unit length", "parameters", "features", "scores"
+    )
     node_dim: int = field(512, "D, of a similarity node", "parameters", "scores", ge=1)
     reasoning_dim: int = field(128, "C', inside the reasoning", "parameters", "scores", ge=1)
     layers: int = field(
@@ -96,6 +142,40 @@ class Config(NetworkConfig):
         "parameters",
         "scores",
     )
+    node_positions: bool = field(
+        False,
+        "not the paper's: a learned vector for each pair of regions, added to its node",
+        "parameters",
+        "scores",
+    )
+    raw_scale: float = field(
+        0.0,
+        "not the paper's: nodes are P|x - y|^2 times this and the number of channels, so that they "
+        "keep how large a difference is; 0: of unit length",
+        "parameters",
+        "scores",
+        ge=0,
+    )
+    unit_edges: bool = field(
+        False,
+        "not the paper's: edges from nodes scaled to unit length, whatever the nodes are",
+        "parameters",
+        "scores",
+    )
+    direct_scale_init: float = field(
+        0.0,
+        "not the paper's: start of the factor on a term beside the graph's score, the mean cosine "
+        "of the region pairs that are most alike; needs unit_regions; 0: none",
+        "parameters",
+        "scores",
+        ge=0,
+    )
+    direct_sharpness_init: float = field(
+        5.0,
+        "start of how much more alike pairs weigh in that mean; 0: all alike",
+        "parameters",
+        ge=0,
+    )
     score_bias_init: float = field(
         0.0,
         "start of the score's bias (paper: 0); -log 31 spares the first steps from learning how "
@@ -109,6 +189,16 @@ class Config(NetworkConfig):
         "parameters",
         ge=0,
     )
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.direct_scale_init and not self.unit_regions:
+            raise ValueError("direct_scale_init: needs unit_regions, whose distances are cosines")
+        if self.grid_cells and not self.embedding_dim:
+            raise ValueError("grid_cells: needs embedding_dim above 0, what the grid is mapped to")
+        if self.raw_scale and self.norm_feature:
+            raise ValueError("raw_scale, norm_feature: raw nodes have their length; expected one")
+        return self
 
 
 def build(config: Config) -> GRNet:
@@ -125,8 +215,16 @@ def build(config: Config) -> GRNet:
             recompute_edges=config.recompute_edges,
             norm_feature=config.norm_feature,
             edge_scale_init=config.edge_scale_init,
+            node_positions=config.node_positions,
+            raw_scale=config.raw_scale,
+            unit_edges=config.unit_edges,
+            direct_scale_init=config.direct_scale_init,
+            direct_sharpness_init=config.direct_sharpness_init,
             score_bias_init=config.score_bias_init,
             gallery_chunk=config.gallery_chunk,
         ),
         projection=nn.Dense(config.embedding_dim, use_bias=False) if config.embedding_dim else None,
+        projected=Pooling("grid", config.grid_cells) if config.grid_cells else None,
+        unit_regions=config.unit_regions,
+        embedding_score=config.embedding_score,
     )

@@ -1,4 +1,4 @@
-"""Max-pooling of a feature map around landmarks (Liu et al., DeepFashion, CVPR 2016, Section 4)."""
+"""Max-pooling of a feature map around landmarks (Liu et al., DeepFashion, CVPR 2016, Section 3)."""
 
 import jax
 import jax.numpy as jnp

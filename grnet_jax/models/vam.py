@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph.reasoning import accumulation_dtype
@@ -106,19 +107,8 @@ class VAM(Embedding):
                 f"model.attention_stride={self.attention_stride}: the backbone's maps have the "
                 f"strides {', '.join(map(str, maps))}"
             )
-        return last, average_down(self.attention(read), last.shape[1:3])
-
-
-def average_down(attention: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns [n, *size] of maps [n, h, w]: means of the positions that each one covers.
-
-    A side that is no multiple is resized, as an odd one that a backbone has halved.
-    """
-    n, *sides = attention.shape
-    if any(side % wanted for side, wanted in zip(sides, size, strict=True)):
-        return jax.image.resize(attention, (n, *size), "linear")
-    (h, w), (rows, columns) = sides, size
-    return attention.reshape(n, rows, h // rows, columns, w // columns).mean(axis=(2, 4))
+        attention = self.attention(read)[..., None]
+        return last, adaptive_average_pool(attention, last.shape[1])[..., 0]
 
 
 def drawn(key: jax.Array, attention: jax.Array) -> jax.Array:

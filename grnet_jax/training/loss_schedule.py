@@ -1,6 +1,6 @@
 """A schedule of loss weights: phases after one another, cycle after cycle.
 
-FashionNet (Liu et al., CVPR 2016, Section 4.1) trains by turns: first landmarks and their
+FashionNet (Liu et al., CVPR 2016, Section 3) trains by turns: first landmarks and their
 visibility with large weights and the other losses small, then the other way round, and again.
 """
 

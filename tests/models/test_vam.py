@@ -8,7 +8,7 @@ import pytest
 from grnet_jax import models
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
-from grnet_jax.models.vam import AttentionNetwork, average_down, drawn
+from grnet_jax.models.vam import AttentionNetwork, drawn
 from tests.small import random_images, random_variables, small_config, small_matcher
 from tests.training.steps import first_step
 
@@ -93,15 +93,6 @@ def test_what_is_drawn_has_the_gradient_of_its_expectation():
 def test_the_triplets_train_the_attention(fusion):
     grads = first_step(small_config("vam", **{"model.fusion": fusion})).grads["attention"]
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
-
-
-@pytest.mark.parametrize(("side", "wanted"), [(7, 4), (6, 3)])
-def test_a_map_of_any_side_is_averaged_down(side, wanted):
-    ramp = np.broadcast_to(np.arange(side, dtype=np.float32), (1, side, side))
-    small = average_down(jnp.asarray(ramp), (wanted, wanted))
-    assert small.shape == (1, wanted, wanted)
-    np.testing.assert_allclose(small.mean(), ramp.mean(), rtol=1e-5)
-    assert np.all(np.diff(small[0, 0]) > 0)
 
 
 def test_attention_is_float32_in_half_precision():
