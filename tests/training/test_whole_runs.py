@@ -41,6 +41,8 @@ _CASES = {
     },
     "fir": {},
     "vam": {"model.nonshared": True},
+    "contrastive": {},
+    "grnet_aligned": {},
     "dreml": {"model.num_classes": 4},
     "fashionnet": {},
     "fashionnet images": _SINGLE,
