@@ -9,11 +9,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import pydantic
 
 from grnet_jax.graph import SimilarityGraph, pool_regions
 from grnet_jax.models.config import PAPER_SCALES, NetworkConfig, Scales
-from grnet_jax.models.embedding import Pooling
 from grnet_jax.models.matcher import Features, inner_products, unit_vectors
 from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
 from input_pipeline import field
@@ -86,10 +84,9 @@ class GRNet(RegionMatcher, kw_only=True):
         return self.graph.global_edges(regions_of(query), regions_of(gallery))
 
 
-class Config(NetworkConfig):
-    """GRNet, at the paper's values."""
+class GraphConfig(NetworkConfig):
+    """A matcher with GRNet's graph, at the paper's values."""
 
-    name: Literal["grnet"] = "grnet"
     scales: Scales = field(
         PAPER_SCALES,
         "the pyramid, (rows, columns); (1, 1) first",
@@ -103,25 +100,6 @@ class Config(NetworkConfig):
         " and that leaves the regions as they are; 0: the whole image's region itself",
         "parameters",
         ge=0,
-    )
-    grid_cells: int = field(
-        0,
-        "not the paper's: the embedding projects the averages of so many cells on each side of the "
-        "map instead, as model.pooling=grid of model.name=embedding; 0: the regions",
-        "parameters",
-        "features",
-        ge=0,
-    )
-    embedding_score: float = field(
-        0.0,
-        "not the paper's: factor on the embeddings' inner product, added to the graph's score, "
-        "whose loss then trains them and the map under them; 0: the graph's score alone",
-        "parameters",
-        "scores",
-        ge=0,
-    )
-    unit_regions: bool = field(
-        False, "not the paper's: regions of unit length", "parameters", "features", "scores"
     )
     node_dim: int = field(512, "D, of a similarity node", "parameters", "scores", ge=1)
     reasoning_dim: int = field(128, "C', inside the reasoning", "parameters", "scores", ge=1)
@@ -148,34 +126,6 @@ class Config(NetworkConfig):
         "parameters",
         "scores",
     )
-    raw_scale: float = field(
-        0.0,
-        "not the paper's: nodes are P|x - y|^2 times this and the number of channels, so that they "
-        "keep how large a difference is; 0: of unit length",
-        "parameters",
-        "scores",
-        ge=0,
-    )
-    unit_edges: bool = field(
-        False,
-        "not the paper's: edges from nodes scaled to unit length, whatever the nodes are",
-        "parameters",
-        "scores",
-    )
-    direct_scale_init: float = field(
-        0.0,
-        "not the paper's: start of the factor on a term beside the graph's score, the mean cosine "
-        "of the region pairs that are most alike; needs unit_regions; 0: none",
-        "parameters",
-        "scores",
-        ge=0,
-    )
-    direct_sharpness_init: float = field(
-        5.0,
-        "start of how much more alike pairs weigh in that mean; 0: all alike",
-        "parameters",
-        ge=0,
-    )
     score_bias_init: float = field(
         0.0,
         "start of the score's bias (paper: 0); -log 31 spares the first steps from learning how "
@@ -190,18 +140,14 @@ class Config(NetworkConfig):
         ge=0,
     )
 
-    @pydantic.model_validator(mode="after")
-    def _consistent(self) -> "Config":
-        if self.direct_scale_init and not self.unit_regions:
-            raise ValueError("direct_scale_init: needs unit_regions, whose distances are cosines")
-        if self.grid_cells and not self.embedding_dim:
-            raise ValueError("grid_cells: needs embedding_dim above 0, what the grid is mapped to")
-        if self.raw_scale and self.norm_feature:
-            raise ValueError("raw_scale, norm_feature: raw nodes have their length; expected one")
-        return self
+
+class Config(GraphConfig):
+    """GRNet, at the paper's values."""
+
+    name: Literal["grnet"] = "grnet"
 
 
-def build(config: Config) -> GRNet:
+def build(config: GraphConfig) -> GRNet:
     """Builds the matcher of this section."""
     return GRNet(
         **map_fields(config),
@@ -216,15 +162,8 @@ def build(config: Config) -> GRNet:
             norm_feature=config.norm_feature,
             edge_scale_init=config.edge_scale_init,
             node_positions=config.node_positions,
-            raw_scale=config.raw_scale,
-            unit_edges=config.unit_edges,
-            direct_scale_init=config.direct_scale_init,
-            direct_sharpness_init=config.direct_sharpness_init,
             score_bias_init=config.score_bias_init,
             gallery_chunk=config.gallery_chunk,
         ),
         projection=nn.Dense(config.embedding_dim, use_bias=False) if config.embedding_dim else None,
-        projected=Pooling("grid", config.grid_cells) if config.grid_cells else None,
-        unit_regions=config.unit_regions,
-        embedding_score=config.embedding_score,
     )

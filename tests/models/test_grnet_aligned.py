@@ -6,11 +6,18 @@ import pydantic
 import pytest
 
 from grnet_jax import models
-from grnet_jax.models.grnet import Config
+from grnet_jax.models.grnet_aligned import Config
 from tests.graph import naive
 from tests.small import random_variables, small_matcher
 
 _SCALES = ((1, 1), (1, 2), (2, 2))
+# What is left of the variant is GRNet.
+_OFF = {
+    "scales": _SCALES,
+    **dict.fromkeys(("unit_regions", "node_positions", "unit_edges"), False),
+    **dict.fromkeys(("raw_scale", "edge_scale_init", "direct_scale_init", "embedding_score"), 0.0),
+    **dict.fromkeys(("grid_cells", "embedding_dim"), 0),
+}
 
 
 def _maps(n):
@@ -56,7 +63,7 @@ def test_the_score_is_the_graphs_with_both_cosines(fields):
 
 
 def test_unit_regions_alone_are_fused_as_the_papers():
-    matcher = small_matcher("grnet", unit_regions=True, scales=_SCALES)
+    matcher = small_matcher("grnet_aligned", **_OFF | {"unit_regions": True})
     variables = random_variables(matcher)
     # What is fused has been compared with the module.
     assert not isinstance(models.fuse(matcher, variables), dict)
@@ -66,7 +73,7 @@ def test_unit_regions_alone_are_fused_as_the_papers():
 @pytest.mark.parametrize("cells", [0, 2])
 def test_the_map_learns_from_embeddings_that_count_in_the_score(factor, cells):
     fields = {"embedding_score": factor, "grid_cells": cells, "embedding_dim": 4}
-    matcher = small_matcher("grnet", scales=_SCALES, **fields)
+    matcher = small_matcher("grnet_aligned", **_OFF | fields)
     variables = random_variables(matcher)
 
     def product(x):
