@@ -152,7 +152,7 @@ def edge_weights(
 
 
 def propagate(weights: jax.Array, nodes: jax.Array, transform: jax.Array) -> jax.Array:
-    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 to 8).
+    """Returns ReLU(W (w_p h)): one layer of reasoning (Eq. 6 and 8).
 
     Args:
       weights: w_p, [b, m, n]: all nodes' rows, or only those needed.
@@ -260,9 +260,7 @@ def global_edges(
 
 
 def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns the score before its sigmoid: how alike the images of each pair are.
-
-    The paper reads it off the global node of the last layer, in an equation without a number.
+    """Returns the score before its sigmoid: how alike the images of each pair are (Section 3.2).
 
     Args:
       global_node: h of the global node, [b, k].

@@ -9,7 +9,7 @@ from input_pipeline import VISIBILITIES
 
 
 def landmark_regression(points: jax.Array, target: jax.Array, counts: jax.Array) -> jax.Array:
-    """Computes the mean over images of the sum of |v (l' - l)|^2 (Liu et al., 2016).
+    """Computes the mean over images of the sum of |v (l' - l)|^2 (Liu et al., 2016, L_landmarks).
 
     The paper sums over images; the mean does not depend on the batch size. It is over images with a
     landmark that counts, 0 without any.

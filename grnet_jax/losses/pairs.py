@@ -17,7 +17,7 @@ def pair_labels(customer_item: jax.Array, shop_item: jax.Array) -> jax.Array:
 def pair_cross_entropy(
     logits: jax.Array, same: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Computes the mean cross-entropy of "same item or not" over pairs (Section 3.2 of GRNet).
+    """Computes the mean cross-entropy of "same item or not" over pairs (GRNet, Section 3.2).
 
     The paper's two-class softmax cross-entropy is binary cross-entropy of the difference of the two
     logits, which is what `logits` are. Positives and negatives have the same weight.

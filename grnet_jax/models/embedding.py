@@ -37,7 +37,7 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns at least float32 [n, c] of maps [n, h, w, c]; grids [n, cells * cells * c]."""
+        """Returns at least float32 [n, c] of maps [n, h, w, c]; of a grid [n, cells² * c]."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.kind == "average":
             return jnp.mean(x, axis=(1, 2))
