@@ -4,7 +4,7 @@ Wang et al., "Clothing Retrieval with Visual Attention Model", VCIP 2017, in GRN
 Murray's tables "VAM". Its abstract was at hand, the full text was not. What it says: the attention
 map is learned by itself, without landmarks; the attention network and the global network are one,
 trained end to end; they are connected by Impdrop, which drops features at random by the
-probabilities that the attention map gives, or by Product, the trivial way; a triplet loss.
+probabilities that the attention map gives, or by Product, the trivial way.
 
 Our reading:
 
@@ -15,7 +15,8 @@ Our reading:
   else: the expectation. What is drawn has no gradient, so that the attention takes the
   expectation's.
 - "VAM+Nonshared": the attention reads the last map of a backbone of its own.
-- The attended map is averaged, mapped linearly and scaled to unit length, as `Embedding` does.
+- The attended map is averaged, mapped linearly and scaled to unit length, as `Embedding` does, and
+  the loss is triplets, the baseline that GRNet's tables quote from the paper.
 """
 
 from collections.abc import Mapping
