@@ -64,7 +64,11 @@ def _recipe(dataset: str, loss: str) -> common.Recipe:
     recipe, small = common.recipe(dataset), dataset == "synthetic"
     # Queries are cut to their box, the gallery to nothing; with a detector's boxes
     # --config.image.shop_crop=detected --config.image.detections=boxes.csv.
-    recipe["image"] |= {"crop": "box", "shop_crop": "none", "square": loss == "ap"}
+    recipe["image"] |= {"crop": "box", "shop_crop": "none"}
+    if loss == "ap":
+        # The paper cuts squares in training alone. At test it takes the whole crop in its aspect
+        # ratio; a network of one input size takes the whole crop, stretched.
+        recipe["image"]["square"] = "training"
     # Color distortion, tilt, skew and crop are the paper's, their sizes ours.
     recipe["augment"] |= {
         "color_jitter": 0.2,

@@ -93,10 +93,11 @@ class ImageConfig(Section):
     shop_crop: Literal["", "box", "detected", "none", "center"] = field(
         "", "the same for shop images; empty: as image.crop", "parameters", "features"
     )
-    square: bool = field(
-        False,
-        "take a square of the crop's shorter side (in training anywhere along the longer one) "
-        "instead of stretching the crop to a square",
+    square: Literal["never", "training", "always"] = field(
+        "never",
+        "take a square of the crop's shorter side, in training anywhere along the longer one, at "
+        "test its middle (always), instead of stretching the crop to a square (never; at test: "
+        "training)",
         "parameters",
         "features",
     )

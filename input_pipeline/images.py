@@ -95,7 +95,7 @@ def build_transform(image: ImageConfig, shop: bool = False) -> ImageTransform:
         crop,
         image.interpolation or "bilinear",
         image.center_fraction or 1.0,
-        image.square,
+        image.square == "always",
     )
 
 

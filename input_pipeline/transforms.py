@@ -54,13 +54,13 @@ class CropBoxes:
           shift: float32 [n, 4] in -1..1; each edge moves by this times the jitter times the crop's
             width or height.
           position: float32 [n] in -1..1; where along the crop `image.square` takes its square; None
-            for the middle.
+            at test.
         """
         boxes = self._boxes[rows]
         if shift is not None:
             sides = boxes[:, 2:] - boxes[:, :2]
             boxes = boxes + self._jitter * shift * np.tile(sides, 2)
-        if self._square:
+        if self._square == "always" or (self._square == "training" and position is not None):
             limits = np.tile(self._sizes[rows, ::-1], 2)
             boxes = np.clip(boxes, 0, limits)  # a square that leaves the image would lose a side
             middle = np.zeros(len(rows), np.float32)

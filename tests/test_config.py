@@ -122,7 +122,7 @@ def test_all_wrong_fields_are_named_at_once():
         (embedding, {"model__proxies": True}, "model.proxies: needs embedding_dim above 0"),
         (embedding, {"model__relaxation": {"channels": 5, "path": "classes"}}, "there is no head"),
         (embedding, {"sampler__name": "pairs"}, "loss.name=triplet trains on items"),
-        (embedding, {"model": {"name": "kpm"}}, "trains model.name=embedding alone"),
+        (embedding, {"model": {"name": "kpm"}}, "trains model.name=embedding or vam"),
         (embedding, {"loss__class_weight": 1.0}, "model.num_classes is 0, there is no head"),
         (embedding, {"loss__weight": 0.0}, "nothing else to train on"),
         (embedding, {"loss__name": "proxy_nca"}, "expected proxy_nca with proxies"),

@@ -18,7 +18,11 @@ _he = nn.initializers.he_normal()
 
 
 class _Parameters(NamedTuple):
-    """P transposed; T_out, T_in of each edge computation; W transposed of each layer; score."""
+    """P transposed; T_out, T_in of each edge computation; W transposed of each layer; score.
+
+    Of the variants `reasoning.similarity_nodes`' positions and what `reasoning.aligned_similarity`
+    takes.
+    """
 
     projection: jax.Array
     transforms_out: list[jax.Array]
@@ -27,6 +31,8 @@ class _Parameters(NamedTuple):
     layers: list[jax.Array]
     score_weight: jax.Array
     score_bias: jax.Array
+    positions: jax.Array | None
+    direct: tuple[jax.Array, ...] | None
 
 
 class SimilarityGraph(nn.Module):
@@ -44,6 +50,12 @@ class SimilarityGraph(nn.Module):
       norm_feature: nodes carry the length that Eq. 4 divides by, as one more dimension.
       edge_scale_init: where a learned factor on the edges' affinities starts; 0 for none, as
         in the paper.
+      node_positions: nodes carry a learned embedding of which regions they compare.
+      raw_scale: of `reasoning.similarity_nodes`; 0 for nodes of unit length, as in the paper.
+      unit_edges: edges come from nodes of unit length, whatever the nodes are.
+      direct_scale_init: where the factor on `reasoning.aligned_similarity`, a term of the score
+        beside the graph's, starts; 0 for none, as in the paper.
+      direct_sharpness_init: where its sharpness starts.
       gallery_chunk: gallery images compared at once, where memory is short; 0 for all.
       score_bias_init: where the score's bias starts.
     """
@@ -57,6 +69,11 @@ class SimilarityGraph(nn.Module):
     recompute_edges: bool = False
     norm_feature: bool = False
     edge_scale_init: float = 0.0
+    node_positions: bool = False
+    raw_scale: float = 0.0
+    unit_edges: bool = False
+    direct_scale_init: float = 0.0
+    direct_sharpness_init: float = 5.0
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
 
@@ -70,15 +87,18 @@ class SimilarityGraph(nn.Module):
         params = self._parameters(query.shape[-1])
 
         def score(gallery: jax.Array) -> jax.Array:
-            nodes = self._nodes(query, gallery, params.projection)
+            differences = reasoning.region_differences(query, gallery, self._used_scales)
             global_node = reasoning.reason(
-                nodes,
+                self._nodes(differences, params),
                 params.transforms_out,
                 params.transforms_in,
                 params.layers,
                 params.edge_bias,
+                unit_edges=self.unit_edges,
             )
             logits = reasoning.match_logit(global_node, params.score_weight, params.score_bias)
+            if params.direct is not None:
+                logits = logits + reasoning.aligned_similarity(differences, *params.direct)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
         return in_chunks(score, gallery, self.gallery_chunk)
@@ -96,11 +116,12 @@ class SimilarityGraph(nn.Module):
             raise InputError("model.layers=0: a graph without reasoning has no edges")
         params = self._parameters(query.shape[-1])
         edges = reasoning.global_edges(
-            self._nodes(query, gallery, params.projection),
+            self._nodes(reasoning.region_differences(query, gallery, self._used_scales), params),
             params.transforms_out,
             params.transforms_in,
             params.layers,
             params.edge_bias,
+            unit_edges=self.unit_edges,
         )
         before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in edges)
         return before, after
@@ -113,9 +134,9 @@ class SimilarityGraph(nn.Module):
     ) -> Any:
         """Returns what `score_fused` takes; computed once a model, on the host.
 
-        A `FusedScorer` where there are two layers or more, on nodes without the length and with
-        edges that stay; else the parameters as they are. These too where a parameter is new to the
-        fused scorer, or where it scores a few random pairs otherwise than this module does.
+        A `FusedScorer` where there are two layers or more, on the paper's nodes and with edges that
+        stay; else the parameters as they are. These too where a parameter is new to the fused
+        scorer, or where it scores a few random pairs otherwise than this module does.
 
         Args:
           params: of this module.
@@ -127,7 +148,8 @@ class SimilarityGraph(nn.Module):
             "dtype": np.zeros((), dtype),
         }
         layers = [f"layer{number + 1}" for number in range(self.layers)]
-        if self.layers < 2 or self.recompute_edges or self.norm_feature:
+        variant = self.norm_feature or self.node_positions or self.raw_scale
+        if self.layers < 2 or self.recompute_edges or variant or self.direct_scale_init:
             return plain
         if unknown := sorted(set(params) - self.fused_parameters - set(layers)):
             logging.warning("Scored in the plain way, for the fast one lacks %s.", unknown)
@@ -200,21 +222,48 @@ class SimilarityGraph(nn.Module):
             self.scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
         )
 
-    def _nodes(self, query: jax.Array, gallery: jax.Array, projection: jax.Array) -> jax.Array:
-        """Returns all nodes of all pairs, [q * g, n, d]."""
-        differences = reasoning.region_differences(query, gallery, self._used_scales)
-        return reasoning.similarity_nodes(differences, projection, norm_feature=self.norm_feature)
+    def _nodes(self, differences: jax.Array, params: _Parameters) -> jax.Array:
+        """Returns all nodes of all pairs, [q * g, n, d], of `reasoning.region_differences`."""
+        return reasoning.similarity_nodes(
+            differences,
+            params.projection,
+            norm_feature=self.norm_feature,
+            raw_scale=self.raw_scale,
+            positions=params.positions,
+        )
 
     @nn.compact
-    def _parameters(self, channels: int) -> "_Parameters":
+    def _parameters(self, channels: int) -> _Parameters:
         """Makes all parameters, for regions of so many channels."""
         projection = self.param("projection", _he, (channels, self.node_dim))
         transforms_out, transforms_in, edge_bias, layers = self._reasoning_parameters()
         last_dim = self.reasoning_dim if self.layers else self._node_width
         weight = self.param("score_weight", _score_init, (last_dim,))
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
+        positions = direct = None
+        nodes = node_count(self._used_scales)
+        if self.node_positions:
+            near_zero = nn.initializers.normal(0.02)
+            positions = self.param("positions", near_zero, (nodes, self._node_width))
+        if self.direct_scale_init:
+            starts = (self.direct_sharpness_init, self.direct_scale_init)
+            direct = (
+                self.param("direct_bias", nn.initializers.zeros, (nodes,)),
+                *(
+                    self.param(f"direct_{name}", nn.initializers.constant(start), ())
+                    for name, start in zip(("sharpness", "scale"), starts, strict=True)
+                ),
+            )
         return _Parameters(
-            projection, transforms_out, transforms_in, edge_bias, layers, weight, bias
+            projection,
+            transforms_out,
+            transforms_in,
+            edge_bias,
+            layers,
+            weight,
+            bias,
+            positions,
+            direct,
         )
 
     @property

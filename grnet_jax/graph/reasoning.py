@@ -8,6 +8,7 @@ Parameters are float32. Matrix products run in the dtype of the regions; sums of
 softmax and the score are float32 whatever that is.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -49,7 +50,12 @@ def region_differences(query: jax.Array, gallery: jax.Array, scales: Scales) -> 
 
 
 def similarity_nodes(
-    differences: jax.Array, projection: jax.Array, *, norm_feature: bool = False
+    differences: jax.Array,
+    projection: jax.Array,
+    *,
+    norm_feature: bool = False,
+    raw_scale: float = 0.0,
+    positions: jax.Array | None = None,
 ) -> jax.Array:
     """Returns P|x - y|^2 / ||P|x - y|^2||_2 (Eq. 4).
 
@@ -58,18 +64,31 @@ def similarity_nodes(
       projection: P transposed, [c, d], the same for every scale.
       norm_feature: append log(1 + ||P|x - y|^2||_2), how large the difference is, which the
         division takes away. Not in the paper.
+      raw_scale: multiply by this and by c instead of dividing by the length, so that nodes keep
+        how large the difference is; 0 divides. Not in the paper.
+      positions: added to the nodes, [n, d]; None for the paper's.
 
     Returns:
       Unit vectors [b, n, d], or [b, n, d + 1] with the feature; zero where the two regions are
       identical.
     """
     projected = product("bnc,cd->bnd", differences, projection)
-    floored = squared_length(projected)[..., None] + _SQUARED_LENGTH_FLOOR
-    nodes = projected * jax.lax.rsqrt(floored)
+    if raw_scale:
+        nodes = projected * (raw_scale * differences.shape[-1])
+    else:
+        nodes = to_unit_length(projected)
     if norm_feature:
-        length = jnp.sqrt(floored)
+        length = jnp.sqrt(squared_length(projected)[..., None] + _SQUARED_LENGTH_FLOOR)
         nodes = jnp.concatenate([nodes, jnp.log1p(length)], axis=-1)
+    if positions is not None:
+        nodes = nodes + positions
     return nodes.astype(differences.dtype)
+
+
+def to_unit_length(x: jax.Array) -> jax.Array:
+    """Scales vectors along the last axis to length 1, in float32 at least; zeros stay."""
+    x = x.astype(accumulation_dtype(x))
+    return x * jax.lax.rsqrt(squared_length(x)[..., None] + _SQUARED_LENGTH_FLOOR)
 
 
 def squared_length(projected: jax.Array) -> jax.Array:
@@ -106,6 +125,8 @@ def edge_weights(
     transform_out: jax.Array,
     transform_in: jax.Array,
     bias: jax.Array | np.ndarray | None = None,
+    *,
+    unit_edges: bool = False,
 ) -> jax.Array:
     """Returns the softmax over s_b of (T_out s_a)^T (T_in s_b) (Eq. 5).
 
@@ -118,10 +139,13 @@ def edge_weights(
       transform_out: T_out, [d, d], applied as T_out s.
       transform_in: T_in, [d, d].
       bias: added before the softmax, [m, n], of `edge_bias`; None for nothing.
+      unit_edges: scale all nodes to unit length first. Not in the paper.
 
     Returns:
       float32 [b, m, n], each row summing to one; zero where the bias is -inf.
     """
+    if unit_edges:
+        sources, nodes = (to_unit_length(x).astype(nodes.dtype) for x in (sources, nodes))
     fused = jnp.einsum("ed,ef->df", transform_out, transform_in)  # T_out^T T_in, [d, d]
     turned = product("bmd,df->bmf", sources, fused).astype(nodes.dtype)
     affinity = product("bmf,bnf->bmn", turned, nodes)
@@ -157,6 +181,8 @@ def reason(
     transforms_in: Sequence[jax.Array],
     layers: Sequence[jax.Array],
     bias: jax.Array | np.ndarray | None = None,
+    *,
+    unit_edges: bool = False,
 ) -> jax.Array:
     """Applies all reasoning layers (Eq. 5 to 8), as far as the global node's result needs them.
 
@@ -168,6 +194,7 @@ def reason(
       transforms_in: T_in, likewise.
       layers: W transposed of each layer, [d, k], then [k, k].
       bias: added to the edges' affinities, [n, n], of `edge_bias`; None for nothing.
+      unit_edges: of `edge_weights`.
 
     Returns:
       h of the global node after the last layer, [b, k]; without layers its similarity, [b, d].
@@ -186,6 +213,7 @@ def reason(
                 transforms_out[number if recompute else 0],
                 transforms_in[number if recompute else 0],
                 None if bias is None else bias[rows],
+                unit_edges=unit_edges,
             )
         of_rows = weights[:, :1] if number == last else weights
         hidden = propagate(of_rows, hidden, transform)
@@ -198,6 +226,8 @@ def global_edges(
     transforms_in: Sequence[jax.Array],
     layers: Sequence[jax.Array],
     bias: jax.Array | np.ndarray | None = None,
+    *,
+    unit_edges: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns how much of each node flows into the global one, before and after reasoning (Fig. 5).
 
@@ -212,11 +242,13 @@ def global_edges(
       transforms_in: T_in, likewise.
       layers: W transposed of each of the T > 0 layers.
       bias: added to the edges' affinities, [n, n], of `edge_bias`; None for nothing.
+      unit_edges: of `edge_weights`.
 
     Returns:
       Two of float32 [b, n], each row summing to one.
     """
-    weights = edge_weights(nodes, nodes, transforms_out[0], transforms_in[0], bias)
+    weights_of = functools.partial(edge_weights, bias=bias, unit_edges=unit_edges)
+    weights = weights_of(nodes, nodes, transforms_out[0], transforms_in[0])
     before = after = weights[:, 0]
     if len(transforms_out) == 1:
         for _ in layers[1:]:
@@ -226,7 +258,7 @@ def global_edges(
     for number, transform in enumerate(layers[:-1]):
         hidden = propagate(weights, hidden, transform)
         transforms = transforms_out[number + 1], transforms_in[number + 1]
-        weights = edge_weights(hidden, hidden, *transforms, bias)
+        weights = weights_of(hidden, hidden, *transforms)
     return before, weights[:, 0]
 
 
@@ -242,6 +274,28 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
       float32 [b]; its sigmoid is the probability of "same item".
     """
     return jnp.einsum("bk,k->b", global_node.astype(accumulation_dtype(global_node)), weight) + bias
+
+
+def aligned_similarity(
+    differences: jax.Array, bias: jax.Array, sharpness: jax.Array, scale: jax.Array
+) -> jax.Array:
+    """Returns scale * sum_n alpha_n (1 - Delta_n / 2), alpha the softmax of bias - sharpness Delta.
+
+    Delta is the squared distance of a node's two regions, 2 - 2 cos for regions of unit length: the
+    mean cosine of the region pairs that are most alike. Not in the paper.
+
+    Args:
+      differences: |x - y|^2, [b, n, c].
+      bias: a node's, [n].
+      sharpness: a number.
+      scale: a number.
+
+    Returns:
+      float32 at least, [b].
+    """
+    distances = jnp.sum(differences.astype(accumulation_dtype(differences)), axis=-1)  # [b, n]
+    alpha = jax.nn.softmax(bias - sharpness * distances, axis=-1)
+    return scale * jnp.sum(alpha * (1 - distances / 2), axis=-1)
 
 
 def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:

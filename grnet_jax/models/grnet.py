@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from grnet_jax.graph import SimilarityGraph, pool_regions
 from grnet_jax.models.config import PAPER_SCALES, NetworkConfig, Scales
-from grnet_jax.models.matcher import Features, unit_vectors
+from grnet_jax.models.matcher import Features, inner_products, unit_vectors
 from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
 from input_pipeline import field
 
@@ -23,22 +23,46 @@ class GRNet(RegionMatcher, kw_only=True):
     Attributes:
       graph: regions to scores.
       projection: regions side by side, [n, r * c], to what the embedding is the direction of. It
-        learns from the regions as they are: its gradient ends there. None for the whole image's
-        region itself, through which a loss of embeddings reaches the backbone.
+        learns from the regions as they are: its gradient ends there, unless embeddings count in the
+        score. None for the whole image's region itself, through which a loss of embeddings reaches
+        the backbone.
+      projected: feature maps to what is projected in the place of the regions; None for these.
+      unit_regions: regions are scaled to unit length. Not in the paper.
+      embedding_score: factor on the embeddings' inner product, which is added to the graph's score;
+        0 for the graph's alone, as in the paper.
     """
 
     graph: SimilarityGraph
     projection: nn.Module | None = None
+    projected: nn.Module | None = None
+    unit_regions: bool = False
+    embedding_score: float = 0.0
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Returns features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
+        if self.unit_regions:
+            regions = unit_vectors(regions)
         embeddings = regions[:, 0].astype(jnp.float32)
         if self.projection is not None:
-            # So that training embeddings leaves alone what the graph's score learns.
-            fixed = jax.lax.stop_gradient(regions)
-            embeddings = self.projection(fixed.reshape(len(fixed), -1).astype(jnp.float32))
+            seen = regions if self.projected is None else self.projected(feature_map)
+            if not self.embedding_score:
+                # So that training embeddings leaves alone what the graph's score learns.
+                seen = jax.lax.stop_gradient(seen)
+            embeddings = self.projection(seen.reshape(len(seen), -1).astype(jnp.float32))
         return Features(embedding=unit_vectors(embeddings), regions=regions)
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Returns same-item logits float32 [q, g]."""
+        return self._beside_embeddings(super().score(query, gallery), query, gallery)
+
+    def _beside_embeddings(
+        self, logits: jax.Array, query: Features, gallery: Features
+    ) -> jax.Array:
+        """Returns the graph's logits [q, g] with what the embeddings add to them."""
+        if not self.embedding_score:
+            return logits
+        return logits + self.embedding_score * inner_products(query, gallery)
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
@@ -52,17 +76,17 @@ class GRNet(RegionMatcher, kw_only=True):
 
     def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns same-item logits float32 [q, g]."""
-        return self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
+        logits = self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
+        return self._beside_embeddings(logits, query, gallery)
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Returns the global node's edge weights before and after reasoning, [q, g, n]."""
         return self.graph.global_edges(regions_of(query), regions_of(gallery))
 
 
-class Config(NetworkConfig):
-    """GRNet, at the paper's values."""
+class GraphConfig(NetworkConfig):
+    """A matcher with GRNet's graph, at the paper's values."""
 
-    name: Literal["grnet"] = "grnet"
     scales: Scales = field(
         PAPER_SCALES,
         "the pyramid, (rows, columns); (1, 1) first",
@@ -96,6 +120,12 @@ class Config(NetworkConfig):
         "parameters",
         "scores",
     )
+    node_positions: bool = field(
+        False,
+        "not the paper's: a learned vector for each pair of regions, added to its node",
+        "parameters",
+        "scores",
+    )
     score_bias_init: float = field(
         0.0,
         "start of the score's bias (paper: 0); -log 31 spares the first steps from learning how "
@@ -111,7 +141,13 @@ class Config(NetworkConfig):
     )
 
 
-def build(config: Config, graph: type[SimilarityGraph] = SimilarityGraph) -> GRNet:
+class Config(GraphConfig):
+    """GRNet, at the paper's values."""
+
+    name: Literal["grnet"] = "grnet"
+
+
+def build(config: GraphConfig, graph: type[SimilarityGraph] = SimilarityGraph) -> GRNet:
     """Builds the matcher of this section, on a graph of this class."""
     return GRNet(
         **map_fields(config),
@@ -125,6 +161,7 @@ def build(config: Config, graph: type[SimilarityGraph] = SimilarityGraph) -> GRN
             recompute_edges=config.recompute_edges,
             norm_feature=config.norm_feature,
             edge_scale_init=config.edge_scale_init,
+            node_positions=config.node_positions,
             score_bias_init=config.score_bias_init,
             gallery_chunk=config.gallery_chunk,
         ),

@@ -28,15 +28,37 @@ def node_list(scales):
     return nodes
 
 
-def similarities(query, gallery, projection, scales, norm_feature=False):
-    """Eq. 4 for one pair of images; projection is P transposed, [c, d]."""
+def unit(z):
+    """z / ||z||_2, or z where it is zero."""
+    length = np.sqrt(np.sum(z**2))
+    return z / length if length > 0 else z
+
+
+def similarities(query, gallery, params, graph):
+    """Eq. 4 for one pair of images, or the graph's variant of it; P is transposed, [c, d]."""
     found = []
-    for _, i, j in node_list(scales):
-        z = np.abs(query[i] - gallery[j]) ** 2 @ projection
-        length = np.sqrt(np.sum(z**2))
-        unit = z / length if length > 0 else z
-        found.append(np.append(unit, np.log1p(length)) if norm_feature else unit)
+    for number, (_, i, j) in enumerate(node_list(used_scales(graph))):
+        z = np.abs(query[i] - gallery[j]) ** 2 @ params["projection"]
+        node = z * graph.raw_scale * len(query[i]) if graph.raw_scale else unit(z)
+        if graph.norm_feature:
+            node = np.append(node, np.log1p(np.sqrt(np.sum(z**2))))
+        found.append(node + params["positions"][number] if graph.node_positions else node)
     return np.array(found)
+
+
+def direct_term(query, gallery, params, graph):
+    """Scale times the mean of the regions' 1 - |x - y|^2 / 2, weighted by a softmax over nodes."""
+    total, weights = 0.0, 0.0
+    for number, (_, i, j) in enumerate(node_list(used_scales(graph))):
+        distance = np.sum((query[i] - gallery[j]) ** 2)
+        weight = np.exp(params["direct_bias"][number] - params["direct_sharpness"] * distance)
+        total, weights = total + weight * (1 - distance / 2), weights + weight
+    return params["direct_scale"] * total / weights
+
+
+def used_scales(graph):
+    """All, or the whole image's alone where nothing is reasoned."""
+    return graph.scales if graph.layers else graph.scales[:1]
 
 
 def connected(a, b, nodes, intra_scale, inter_scale):
@@ -46,84 +68,50 @@ def connected(a, b, nodes, intra_scale, inter_scale):
     return intra_scale if nodes[a][0] == nodes[b][0] else inter_scale
 
 
-def edges(h, transform_out, transform_in, nodes, intra_scale, inter_scale):
-    """Eq. 5: softmax over b of (T_out s_a) . (T_in s_b)."""
-    n = len(h)
+def edges(h, params, number, graph):
+    """Eq. 5: softmax over b of (T_out s_a) . (T_in s_b), with the transforms of that layer."""
+    n, nodes = len(h), node_list(used_scales(graph))
+    transform_out = params.get(f"edge_scale{number}", 1.0) * params[f"edge_out{number}"]
+    if graph.unit_edges:
+        h = np.array([unit(node) for node in h])
+    incoming = [params[f"edge_in{number}"] @ node for node in h]
     weights = np.zeros((n, n))
     for a in range(n):
+        outgoing = transform_out @ h[a]
         for b in range(n):
-            if connected(a, b, nodes, intra_scale, inter_scale):
-                weights[a, b] = np.exp((transform_out @ h[a]) @ (transform_in @ h[b]))
+            if connected(a, b, nodes, graph.intra_scale, graph.inter_scale):
+                weights[a, b] = np.exp(outgoing @ incoming[b])
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def logit(
-    query,
-    gallery,
-    params,
-    scales,
-    *,
-    layers,
-    intra_scale,
-    inter_scale,
-    recompute,
-    norm_feature,
-):
-    """The score of one pair before the sigmoid, Eq. 4 to 8."""
-    params = {name: np.asarray(value, np.float64) for name, value in params.items()}
-    nodes = node_list(scales)
-    h = similarities(query, gallery, params["projection"], scales, norm_feature)
-    w_p = None
-    for number in range(1, layers + 1):
-        if w_p is None or recompute:
-            w_p = edges(
-                h,
-                params.get(f"edge_scale{number}", 1.0) * params[f"edge_out{number}"],
-                params[f"edge_in{number}"],
-                nodes,
-                intra_scale,
-                inter_scale,
-            )
-        h = np.maximum((w_p @ h) @ params[f"layer{number}"], 0)
-    return h[0] @ params["score_weight"] + params["score_bias"]
+def reason(query, gallery, params, graph):
+    """Eq. 4 to 8 for one pair: the nodes after the last layer, and every layer's edges."""
+    h, every = similarities(query, gallery, params, graph), []
+    for number in range(1, graph.layers + 1):
+        anew = number == 1 or graph.recompute_edges
+        every.append(edges(h, params, number, graph) if anew else every[0])
+        h = np.maximum((every[-1] @ h) @ params[f"layer{number}"], 0)
+    return h, every
+
+
+def _float64(params):
+    return {name: np.asarray(value, np.float64) for name, value in params.items()}
 
 
 def logits(graph, params, query, gallery):
-    """Of all pairs [q, g] of a `SimilarityGraph` with these parameters."""
-    return np.array(
-        [
-            [
-                logit(
-                    x.astype(np.float64),
-                    y.astype(np.float64),
-                    params,
-                    graph.scales if graph.layers else graph.scales[:1],
-                    layers=graph.layers,
-                    intra_scale=graph.intra_scale,
-                    inter_scale=graph.inter_scale,
-                    recompute=graph.recompute_edges,
-                    norm_feature=graph.norm_feature,
-                )
-                for y in gallery
-            ]
-            for x in query
-        ]
-    )
+    """Scores before the sigmoid [q, g] of a `SimilarityGraph` with these parameters."""
+    params, found = _float64(params), np.zeros((len(query), len(gallery)))
+    for i, j in np.ndindex(found.shape):
+        x, y = query[i].astype(np.float64), gallery[j].astype(np.float64)
+        h, _ = reason(x, y, params, graph)
+        found[i, j] = h[0] @ params["score_weight"] + params["score_bias"]
+        if graph.direct_scale_init:
+            found[i, j] += direct_term(x, y, params, graph)
+    return found
 
 
-def global_edges(
-    query, gallery, params, scales, *, layers, intra_scale, inter_scale, recompute, norm_feature
-):
+def global_edges(query, gallery, params, graph):
     """Weights into the global node of one pair, before the first layer and after all of them."""
-    params = {name: np.asarray(value, np.float64) for name, value in params.items()}
-    nodes = node_list(scales)
-    h = similarities(query, gallery, params["projection"], scales, norm_feature)
-    every = []
-    for number in range(1, layers + 1):
-        if number == 1 or recompute:
-            out = params.get(f"edge_scale{number}", 1.0) * params[f"edge_out{number}"]
-            own = edges(h, out, params[f"edge_in{number}"], nodes, intra_scale, inter_scale)
-        every.append(own)
-        h = np.maximum((own @ h) @ params[f"layer{number}"], 0)
-    after = every[-1] if recompute else np.linalg.matrix_power(every[0], layers)
+    _, every = reason(query, gallery, _float64(params), graph)
+    after = every[-1] if graph.recompute_edges else np.linalg.matrix_power(every[0], graph.layers)
     return every[0][0], after[0]

@@ -16,6 +16,7 @@ from grnet_jax.graph.pyramid import region_counts, window_bounds
 from grnet_jax.graph.reasoning import edge_bias, edge_weights, similarity_nodes
 from tests.graph import naive
 
+_FEW = {"scales": ((1, 1), (1, 2), (2, 2))}
 _ABLATIONS = {
     "paper": {},
     "global-baseline": {"layers": 0, "scales": ((1, 1),)},
@@ -35,6 +36,16 @@ _ABLATIONS = {
     "edge-scale": {"edge_scale_init": 5.0},
     "edge-scale-recomputed": {"edge_scale_init": 5.0, "recompute_edges": True},
     "wide": {"node_dim": 40, "reasoning_dim": 24},
+    "positions": {"node_positions": True, **_FEW},
+    "positions-norm-feature": {"node_positions": True, "norm_feature": True, **_FEW},
+    "raw-nodes": {"raw_scale": 0.002, **_FEW},
+    "unit-edges-recomputed": {"unit_edges": True, "recompute_edges": True, **_FEW},
+    "direct": {"direct_scale_init": 3.0, "direct_sharpness_init": 0.1, **_FEW},
+    "direct-baseline": {"direct_scale_init": 3.0, "layers": 0},
+    "aligned": {
+        **{"node_positions": True, "raw_scale": 0.02, "unit_edges": True, "edge_scale_init": 16.0},
+        **{"direct_scale_init": 20.0, "direct_sharpness_init": 0.1, **_FEW},
+    },
 }
 
 
@@ -73,15 +84,9 @@ def test_global_edges_equal_the_equations(ablation):
     variables = graph.init(jax.random.key(1), query, gallery)
     edges = jax.jit(lambda *a: graph.apply(variables, *a, method="global_edges"))
     weights = np.stack(edges(query, gallery[:3]))  # [2, q, g, n]
-    fields = ("layers", "intra_scale", "inter_scale", "norm_feature")
     for i, j in np.ndindex(weights.shape[1:3]):
         expected = naive.global_edges(
-            query[i].astype(np.float64),
-            gallery[j].astype(np.float64),
-            variables["params"],
-            graph.scales,
-            recompute=graph.recompute_edges,
-            **{field: getattr(graph, field) for field in fields},
+            query[i].astype(np.float64), gallery[j].astype(np.float64), variables["params"], graph
         )
         np.testing.assert_allclose(weights[:, i, j], expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)

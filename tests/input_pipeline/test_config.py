@@ -41,7 +41,7 @@ def test_unknown_fields_are_named(section):
             {"size": 0, "crop": "middle", "interpolation": "cubic", "center_fraction": 1.5},
             ["greater than or equal to 1", "'box', 'detected'", "'bilinear' or", "equal to 1"],
         ),
-        (ImageConfig, {"shop_crop": "shop", "square": "maybe"}, ["'box'", "valid boolean"]),
+        (ImageConfig, {"shop_crop": "shop", "square": "maybe"}, ["'box'", "'never', 'training'"]),
         (
             AugmentConfig,
             {"crop_jitter": 0.5, "rotation_degrees": 180, "shear": 1, "color_jitter": 1},

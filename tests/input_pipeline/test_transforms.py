@@ -99,7 +99,7 @@ def test_squares_lie_along_the_longer_side():
 
 def test_square_crops_are_central_but_in_training(dataset):
     split = dataset.split("train")
-    image = ImageConfig(size=16, crop="none", square=True)
+    image = ImageConfig(size=16, crop="none", square="always")
     crops, size = split.crop_boxes(image), split.index.size[:, ::-1]
     shorter = np.tile(size.min(axis=1, keepdims=True), 2)
     np.testing.assert_array_equal(crops[:, 2:] - crops[:, :2], shorter)
@@ -113,6 +113,13 @@ def test_square_crops_are_central_but_in_training(dataset):
     rows = build_sampler(split, sampler, seed=0).sample(0, batch_size=8).flat().rows
     central = np.stack([split.model_input(row, image) for row in rows]).astype(int)
     assert (np.abs(batch["image"] - central) > 5).any()
+    in_training = image.model_copy(update={"square": "training"})
+    (again,) = take(split, in_training, sampler=sampler, steps=1)
+    np.testing.assert_array_equal(again["image"], batch["image"])
+    whole = image.model_copy(update={"square": "never"})
+    np.testing.assert_array_equal(split.crop_boxes(in_training), split.crop_boxes(whole))
+    views = [split.model_input(0, one) for one in (in_training, whole)]
+    np.testing.assert_array_equal(*views)
 
 
 def test_landmarks_follow_their_pixels():

@@ -10,7 +10,10 @@ from tests.small import random_images, random_variables, small_matcher
 
 @pytest.mark.parametrize(
     "system",
-    ["grnet", "global_baseline", "color_histogram", "embedding", "kpm", "local_matching", "wtbi"],
+    [
+        *("grnet", "global_baseline", "color_histogram", "embedding", "kpm", "local_matching"),
+        *("wtbi", "vam"),
+    ],
 )
 def test_every_matcher_embeds_image_by_image_and_scores_all_pairs(system):
     matcher = small_matcher(system)

@@ -170,7 +170,8 @@ def test_park_et_als_losses_equal_loops(fields):
     entropy = _cross_entropy(logits, batch["category"])
     pairs = list(_triplet_distances(x, batch[config.loss.similarity], batch["domain"]))
     ranks = config.loss.name == "triplet"
-    triplets = np.mean([max(0, 0.3 + near - far) for near, far in pairs]) if ranks else 0.0
+    hinges = [max(0, 0.3 + near**2 - far**2) for near, far in pairs]
+    triplets = np.mean(hinges) if ranks else 0.0
     np.testing.assert_allclose(loss, entropy + 0.1 * triplets, rtol=1e-5)
     np.testing.assert_allclose(metrics["class_loss"], entropy, rtol=1e-5)
     known = batch["category"] >= 0

@@ -32,6 +32,8 @@ _CASES = {
     # On XLA's CPU the sharded gradient of the relaxation's second bias is off by 3e-8 of its size.
     "embedding triplet": (_PARK, 1e-7),
     "embedding triplet chunks": ({**_PARK, **_CHUNKS}, 1e-7),
+    "vam": ({}, 1e-7),
+    "grnet_aligned": ({}, 1e-5),
     "embedding ap chunks": ({**_PARK, **_CHUNKS, "loss.name": "ap"}, 1e-7),
     "embedding proxies chunks": ({**_PARK, **_CHUNKS, **_PROXIES}, 1e-7),
     "fashionnet": ({"model.dropout": 0.25}, 1e-9),

@@ -68,17 +68,18 @@ class Config(Section):
     def check_config(self, config: Any) -> None:
         """Raises ValueError, naming the field, where the whole config does not fit the loss."""
         model, ranking = config.model, self.name in _RANKINGS
-        if model.name != "embedding":
-            raise ValueError(f"loss.name={self.name!r}: trains model.name=embedding alone")
+        if model.name not in ("embedding", "vam"):
+            raise ValueError(f"loss.name={self.name!r}: trains model.name=embedding or vam")
         check_sampler(config, "items", *([] if ranking else ["images"]))
         if self.class_weight and not model.num_classes:
             raise ValueError(
                 f"loss.class_weight={self.class_weight}: model.num_classes is 0, there is no head; "
                 "training says how many there are where it is given too few"
             )
-        if (self.name == "proxy_nca") != model.proxies:
+        proxies = getattr(model, "proxies", False)
+        if (self.name == "proxy_nca") != proxies:
             raise ValueError(
-                f"loss.name={self.name!r} with model.proxies={model.proxies}: expected proxy_nca "
+                f"loss.name={self.name!r} with model.proxies={proxies}: expected proxy_nca "
                 "with proxies, another loss without"
             )
         if not self.class_weight and not (ranking and self.weight):

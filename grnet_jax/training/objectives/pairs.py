@@ -63,11 +63,13 @@ def embed_pairs(
     batch_stats: Any,
     batch: Mapping[str, jax.Array],
     microbatch_size: int = 0,
+    key: jax.Array | None = None,
 ) -> tuple[Any, Any, Any]:
     """Returns features of a batch's customer and shop images, and the new batch statistics.
 
     Both go through the network as one batch, customer and shop image of an item side by side, so
     that BatchNorm sees both and no device's rows move; with `microbatch_size` so many at once.
+    `key` is dropout's.
     """
     images = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
     items = images.shape[0]
@@ -78,6 +80,7 @@ def embed_pairs(
         images.reshape(2 * items, *images.shape[2:]),
         microbatch_size=microbatch_size,
         group=2,
+        key=key,
     )
     paired = jax.tree.map(lambda leaf: leaf.reshape(items, 2, *leaf.shape[1:]), features)
     customer = jax.tree.map(lambda leaf: leaf[:, 0], paired)
@@ -98,8 +101,9 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
     loss, microbatch_size = config.loss, config.train.microbatch_size
 
     def objective(params, batch_stats, batch, replicate):
+        key = jax.random.fold_in(jax.random.key(config.seed), batch["step"])
         customer, shop, batch_stats = embed_pairs(
-            matcher, params, batch_stats, batch, microbatch_size
+            matcher, params, batch_stats, batch, microbatch_size, key
         )
         shop, item, content = replicate((shop, batch["item"], batch["content"]))
         same = pair_labels(batch["item"], item)

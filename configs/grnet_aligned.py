@@ -1,0 +1,46 @@
+"""GRNet with graph and score of our own: nodes keep how large a difference is.
+
+    python train.py --config=configs/grnet_aligned.py
+
+Regions have unit length; nodes are their squared differences as they are, with a learned vector for
+each pair of regions; edges come from nodes of unit length, with a learned temperature. To the
+graph's score are added the cosine of the region pairs that are most alike and the cosine of an
+embedding of a grid of cells; all are trained together, by the softmax over the batch's shop images
+and the cross-entropy over all pairs. docs/matchers.md has the fields. Data, backbone, optimizer and
+steps are GRNet's on the same data set. Not measured on the embedded set yet.
+"""
+
+import ml_collections
+
+from configs import common, grnet
+from grnet_jax.config import make_config
+
+
+def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
+    """Returns the variant's config for that data set."""
+    config = make_config(
+        name=f"grnet_aligned_{dataset}",
+        dataset={"name": dataset},
+        model={
+            "name": "grnet_aligned",
+            "backbone": common.backbone(dataset),
+            "unit_regions": True,
+            "raw_scale": 0.25,
+            "node_positions": True,
+            "unit_edges": True,
+            "edge_scale_init": 16.0,
+            "direct_scale_init": 20.0,
+            "direct_sharpness_init": 5.0,
+            "grid_cells": 4,
+            "embedding_dim": 256,
+            "embedding_score": 20.0,
+            # Makes up for both cosines, times 20, of a pair that is half alike.
+            "score_bias_init": -20.0,
+        },
+        sampler={"name": "pairs"},
+        loss={"name": "pairs", "query_softmax_weight": 1.0},
+        **common.recipe(dataset),
+    )
+    if dataset == "synthetic":
+        grnet.set_embedded_size(config)
+    return config
