@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from grnet_jax.backbones.classifier import Classifier, NormedHead, PooledHead, VGGHead
 from grnet_jax.backbones.convnext import ConvNeXt
 from grnet_jax.backbones.densenet import DenseNet
+from grnet_jax.backbones.efficientnet_lite import EfficientNetLite
 from grnet_jax.backbones.googlenet import GoogLeNet
 from grnet_jax.backbones.resnet import ResNet
 from grnet_jax.backbones.small import SmallNet
@@ -49,6 +50,17 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "convnext_tiny": ConvNeXt,
     "convnext_base": functools.partial(
         ConvNeXt, depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024)
+    ),
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": functools.partial(EfficientNetLite, depths=(1, 3, 3, 4, 4, 5, 1)),
+    "efficientnet_lite2": functools.partial(
+        EfficientNetLite, (1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)
+    ),
+    "efficientnet_lite3": functools.partial(
+        EfficientNetLite, (1, 3, 3, 5, 5, 6, 1), (24, 32, 48, 96, 136, 232, 384)
+    ),
+    "efficientnet_lite4": functools.partial(
+        EfficientNetLite, (1, 4, 4, 6, 6, 8, 1), (24, 32, 56, 112, 160, 272, 448)
     ),
 }
 
