@@ -74,15 +74,27 @@ _HEADS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_backbone(name: str, dtype: Any = jnp.float32) -> nn.Module:
+def build_backbone(name: str, dtype: Any = jnp.float32, stride: int = 0) -> nn.Module:
     """Builds the backbone of that name, computing in `dtype`.
 
+    Args:
+      name: of the backbone.
+      dtype: of the computation.
+      stride: of the last map; layers behind it are left out. 0 takes all.
+
     Raises:
-      InputError: naming the backbones there are.
+      InputError: naming the backbones there are, or the strides that can be the last.
     """
     if name not in BACKBONES:
         raise InputError(f"model.backbone.name: {name!r} is none of {sorted(BACKBONES)}")
-    return BACKBONES[name](dtype=dtype)
+    backbone = BACKBONES[name](dtype=dtype)
+    if not stride:
+        return backbone
+    if not isinstance(backbone, EfficientNetLite) or stride not in (4, 8, 16, 32):
+        raise InputError(
+            f"stride={stride}: expected 0, or with EfficientNet-Lite 4, 8, 16 or 32"
+        )
+    return backbone.clone(last_stride=stride)
 
 
 def build_classifier(name: str, classes: int = 1000, dtype: Any = jnp.float32) -> Classifier:

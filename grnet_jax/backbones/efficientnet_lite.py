@@ -96,19 +96,25 @@ class EfficientNetLite(nn.Module):
     Attributes:
       depths: blocks of each stage.
       widths: channels of each stage.
+      last_stride: of the last map; layers behind it are left out.
       dtype: of the computation; parameters and statistics are float32.
     """
 
     depths: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
     widths: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    last_stride: int = 32
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
         """Returns the feature maps by stride."""
         x = _ConvNorm(32, 3, 2, dtype=self.dtype, name="stem")(images.astype(self.dtype), train)
-        maps, total = {}, 2
+        maps: dict[int, jax.Array] = {}
+        total = 2
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            total *= _STRIDES[stage]
+            if total > self.last_stride:
+                return maps
             for block in range(depth):
                 stride = _STRIDES[stage] if block == 0 else 1
                 x = InvertedResidual(
@@ -119,7 +125,6 @@ class EfficientNetLite(nn.Module):
                     self.dtype,
                     name=f"stage{stage}_{block}",
                 )(x, train)
-            total *= _STRIDES[stage]
             if stage:
                 maps[total] = x
         maps[total] = _ConvNorm(1280, dtype=self.dtype, name="head")(x, train)

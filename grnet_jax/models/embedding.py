@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pydantic
 
+from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.errors import InputError
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.matcher import (
@@ -24,21 +25,26 @@ class Pooling(nn.Module):
 
     "gem" is the generalized mean (Radenovic et al., 2018), (mean of max(x, 1e-6)^p)^(1/p) for each
     channel, with one learned p that starts at 3: p = 1 is the average, a very large p the maximum.
+    "grid" is the averages of a grid's cells, each scaled to unit length, side by side.
 
     Attributes:
-      kind: "gem", "average" or "max".
+      kind: "gem", "average", "max" or "grid".
+      cells: of the grid, on each side.
     """
 
     kind: str = "gem"
+    cells: int = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns at least float32 [n, c] of feature maps [n, h, w, c]."""
+        """Returns at least float32 [n, c] of feature maps [n, h, w, c]; a grid's cells * cells * c."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.kind == "average":
             return jnp.mean(x, axis=(1, 2))
         if self.kind == "max":
             return jnp.max(x, axis=(1, 2))
+        if self.kind == "grid":
+            return unit_vectors(adaptive_average_pool(x, self.cells)).reshape(len(x), -1)
         power = self.param("power", nn.initializers.constant(3.0), ())
         x = jnp.maximum(x, 1e-6)
         # Scaled by its largest value, which cancels: a large power leaves no float's range.
@@ -85,7 +91,8 @@ class Embedding(EmbeddingModel):
 
     Attributes:
       backbone: images to feature maps; the map of the largest stride is used.
-      pooling: "gem", "average" or "max".
+      pooling: "gem", "average", "max" or "grid".
+      grid_cells: of a grid, on each side.
       embedding_dim: dimensions of the embedding; 0 leaves the linear layer out.
       num_classes: logits of the class head; 0 for no head.
       proxies: the class head is a learned unit vector a class, whose logits are those of
@@ -100,6 +107,7 @@ class Embedding(EmbeddingModel):
 
     backbone: nn.Module
     pooling: str = "gem"
+    grid_cells: int = 4
     embedding_dim: int = 512
     num_classes: int = 0
     proxies: bool = False
@@ -111,7 +119,7 @@ class Embedding(EmbeddingModel):
 
     def setup(self) -> None:
         """Makes the layers after the backbone."""
-        self.pooled = Pooling(self.pooling)
+        self.pooled = Pooling(self.pooling, self.grid_cells)
         if self.embedding_dim:
             self.linear = nn.Dense(self.embedding_dim, dtype=self.dtype)
         if self.num_classes and self.proxies:
@@ -177,9 +185,14 @@ class Config(NetworkConfig):
     """One embedding an image, and a class head where it is asked for."""
 
     name: Literal["embedding"] = "embedding"
-    pooling: Literal["gem", "average", "max"] = field(
-        "gem", "gem: generalized mean, its power learned from 3", "parameters", "features"
+    pooling: Literal["gem", "average", "max", "grid"] = field(
+        "gem",
+        "gem: generalized mean, its power learned from 3; grid: averages of grid_cells x "
+        "grid_cells cells, each of unit length, side by side",
+        "parameters",
+        "features",
     )
+    grid_cells: int = field(4, "see pooling", "parameters", "features", ge=1)
     embedding_dim: int = field(
         512, "0: the pooled vector itself", "parameters", "features", "scores", ge=0
     )
@@ -216,6 +229,7 @@ def build(config: Config) -> Embedding:
     return Embedding(
         **map_fields(config),
         pooling=config.pooling,
+        grid_cells=config.grid_cells,
         embedding_dim=config.embedding_dim,
         num_classes=config.num_classes,
         proxies=config.proxies,
