@@ -212,10 +212,10 @@ def zero_shot(backbone: str) -> dict[str, Any]:
         "image": {"size": 224},
         "model": {
             "name": "embedding",
-            "backbone": {"name": backbone, "pretrained": IMAGENET, "stride": 16},
-            "pooling": "grid",
-            "grid_cells": 4,
+            "backbone": {"name": backbone, "pretrained": IMAGENET},
+            "pooling": "average",
             "embedding_dim": 0,
+            "color_weight": 0.5,
         },
     }
 
