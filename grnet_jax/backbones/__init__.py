@@ -91,9 +91,7 @@ def build_backbone(name: str, dtype: Any = jnp.float32, stride: int = 0) -> nn.M
     if not stride:
         return backbone
     if not isinstance(backbone, EfficientNetLite) or stride not in (4, 8, 16, 32):
-        raise InputError(
-            f"stride={stride}: expected 0, or with EfficientNet-Lite 4, 8, 16 or 32"
-        )
+        raise InputError(f"stride={stride}: expected 0, or with EfficientNet-Lite 4, 8, 16 or 32")
     return backbone.clone(last_stride=stride)
 
 

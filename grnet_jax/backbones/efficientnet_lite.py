@@ -50,7 +50,7 @@ class _ConvNorm(nn.Module):
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
                 name="conv",
-                **({"conv_general_dilated": convolve_depthwise} if self.depthwise else {}),
+                conv_general_dilated=convolve_depthwise if self.depthwise else None,
             )(x)
         x = batch_norm(train, _EPSILON, self.dtype, name="bn")(x)
         return nn.relu6(x) if self.activate else x

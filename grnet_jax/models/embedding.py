@@ -38,7 +38,7 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns at least float32 [n, c] of feature maps [n, h, w, c]; a grid's cells * cells * c."""
+        """Returns at least float32 [n, c] of maps [n, h, w, c]; of a grid [n, cells² * c]."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.kind == "average":
             return jnp.mean(x, axis=(1, 2))
@@ -123,6 +123,7 @@ class Embedding(EmbeddingModel):
 
     def setup(self) -> None:
         """Makes the layers after the backbone."""
+        self.color = ColorHistogram()
         self.pooled = Pooling(self.pooling, self.grid_cells)
         if self.embedding_dim:
             self.linear = nn.Dense(self.embedding_dim, dtype=self.dtype)
@@ -141,7 +142,7 @@ class Embedding(EmbeddingModel):
         features, logits = self._heads(self.feature_map(images, train), train)
         if self.color_weight:
             x = features.embedding
-            color = self.color_weight * ColorHistogram().embed(images).embedding.astype(x.dtype)
+            color = self.color_weight * self.color.embed(images).embedding.astype(x.dtype)
             features = Features(embedding=unit_vectors(jnp.concatenate([x, color], axis=-1)))
         return features, logits
 

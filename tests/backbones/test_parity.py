@@ -236,7 +236,9 @@ def test_small_transformers_and_convnexts_are_timms(peers, kind, monkeypatch, tm
 
 
 # In float32 BatchNorm over few cells magnifies rounding to percents of some gradients.
-@pytest.mark.parametrize("name", ["googlenet", "resnet50", "seresnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name", ["googlenet", "resnet50", "seresnext50_32x4d", "efficientnet_lite0"]
+)
 def test_a_training_steps_gradients_and_statistics_are_the_peers_in_float64(peers, name):
     peer = peers.make_peer(name, classes=10).double()
     if name == "googlenet":

@@ -1,4 +1,4 @@
-"""Reading the checkpoint files that ImageNet weights are published in: PyTorch's and safetensors."""
+"""Reading checkpoint files, PyTorch's or safetensors, that ImageNet weights are published in."""
 
 import hashlib
 import os

