@@ -68,7 +68,9 @@ def make_features(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if _is_timms(name):
-            return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+            return timm.create_model(
+                timms_name(name), pretrained=False, num_classes=0, global_pool=""
+            )
         if name == "googlenet":
             network = models.googlenet(weights=None, aux_logits=False, init_weights=False)
         else:
@@ -94,7 +96,7 @@ def make_peer(name, seed=0, classes=1000):
         elif name.startswith("vit"):
             peer = timm.create_model(name, pretrained=False, num_classes=classes, **_VIT_OPTIONS)
         elif _is_timms(name):
-            peer = timm.create_model(name, pretrained=False, num_classes=classes)
+            peer = timm.create_model(timms_name(name), pretrained=False, num_classes=classes)
         else:
             peer = getattr(models, name)(weights=None, num_classes=classes)
     return _draw(peer)
@@ -143,7 +145,12 @@ def _draw(peer):
 
 def _is_timms(name):
     """Whether the network is taken from timm."""
-    return name.removeprefix("legacy_").startswith(("se", "vit", "convnext"))
+    return name.removeprefix("legacy_").startswith(("se", "vit", "convnext", "efficientnet"))
+
+
+def timms_name(name):
+    """timm's name of a network; without "tf_" it pads EfficientNet-Lite as PyTorch does."""
+    return f"tf_{name}" if name.startswith("efficientnet") else name
 
 
 def tensors(peer):
@@ -196,6 +203,8 @@ def _tapped(peer, name):
         peer = peer.features
     elif name.startswith("vit"):
         return {peer.patch_embed.patch_size[0]: peer.norm}
+    elif name.startswith("efficientnet"):
+        return {4: peer.blocks[1], 8: peer.blocks[2], 16: peer.blocks[4], 32: peer.bn2}
     elif name.startswith("convnext"):
         return {4 * 2**number: stage for number, stage in enumerate(peer.stages)}
     else:

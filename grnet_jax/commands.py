@@ -28,8 +28,9 @@ from grnet_jax.models import has_feature_map
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
-from grnet_jax.training.build import Run, build_run, restore_run
+from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.checkpoints import open_workdir, read_config
+from grnet_jax.training.init_from import start_untrained
 from grnet_jax.visualization.result_page import write_result_page
 from input_pipeline import check_folder, load_dataset, to_path
 
@@ -205,7 +206,7 @@ def train(argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str) 
 
 
 class _Evaluated(NamedTuple):
-    """What is measured: a run, a matcher without parameters, or an ensemble."""
+    """What is measured: a run, a matcher that needs no training, or an ensemble."""
 
     config: Config
     step: int
@@ -243,13 +244,13 @@ def evaluate(
 
 
 def _open_run(name: str, given: Config, mesh: Mesh, output: str) -> _Evaluated:
-    """A run's best checkpoint, or a matcher without parameters."""
-    run = build_run(given, mesh)
-    if run.has_parameters:
+    """A run's best checkpoint, or a matcher that needs no training."""
+    if given.loss is None:
+        run, state = start_untrained(given, mesh)
+        config = given
+    else:
         run, state = restore_run(name, mesh)
         config = _as_trained(given, run.config)
-    else:
-        config, state = given, run.create_state()
     dataset = load_dataset(config.dataset)
     own = config.dataset == run.config.dataset.model_copy(update={"dir": config.dataset.dir})
     if not own and jax.process_index() == 0:

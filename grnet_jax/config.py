@@ -259,8 +259,9 @@ def _without_effect(config: Config) -> Iterator[str]:
         yield "image.keypoints"
     if config.loss is None:
         yield from ("seed", "augment", "sampler", "optimizer", "train")
-        yield from ("eval.batch_size", "eval.search")
         yield "eval.protocol.val_queries"
+        if not hasattr(config.model, "backbone"):
+            yield from ("eval.batch_size", "eval.search")
         return
     if config.sampler.name != "pairs":
         yield "sampler.epoch"

@@ -1,4 +1,4 @@
-"""A trained matcher for use from Python, on photo files or arrays, without TensorFlow."""
+"""A matcher for use from Python, on photo files or arrays, without TensorFlow."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from grnet_jax.backbones.pretrained.imagenet import IMAGENET, find_imagenet_file
+from grnet_jax.config import make_config, parse_config
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
 from grnet_jax.models import Features, Predictions, model_inputs
@@ -22,6 +24,7 @@ from grnet_jax.search.ranking import (
 )
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.init_from import start_untrained
 from grnet_jax.training.state import TrainState
 from input_pipeline import (
     Box,
@@ -193,13 +196,35 @@ class LoadedMatcher:
 
 
 def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
-    """Loads the best checkpoint of the run in `workdir`.
+    """Loads the best checkpoint of the run in `workdir`, or a matcher that needs no training.
+
+    "imagenet:NAME" is the latter: the backbone of that name with the ImageNet weights of an
+    installed package, as configs/zero_shot.py has it.
 
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.
+      InputError: no package has weights of that backbone, or it is not installed.
     """
-    run, state = restore_run(workdir, make_mesh())
-    return LoadedMatcher(run, state)
+    kind, _, name = os.fspath(workdir).partition(":")
+    if kind == IMAGENET:
+        find_imagenet_file(name)
+        config = parse_config(make_config(name=f"zero_shot_{name}", **zero_shot(name)))
+        return LoadedMatcher(*start_untrained(config, make_mesh()))
+    return LoadedMatcher(*restore_run(workdir, make_mesh()))
+
+
+def zero_shot(backbone: str) -> dict[str, Any]:
+    """Returns the sections image and model of a frozen ImageNet backbone that is searched with."""
+    return {
+        "image": {"size": 224},
+        "model": {
+            "name": "embedding",
+            "backbone": {"name": backbone, "pretrained": IMAGENET},
+            "pooling": "average",
+            "embedding_dim": 0,
+            "color_weight": 0.5,
+        },
+    }
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:

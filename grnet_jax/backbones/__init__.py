@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from grnet_jax.backbones.classifier import Classifier, NormedHead, PooledHead, VGGHead
 from grnet_jax.backbones.convnext import ConvNeXt
 from grnet_jax.backbones.densenet import DenseNet
+from grnet_jax.backbones.efficientnet_lite import EfficientNetLite
 from grnet_jax.backbones.googlenet import GoogLeNet
 from grnet_jax.backbones.resnet import ResNet
 from grnet_jax.backbones.small import SmallNet
@@ -50,6 +51,17 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "convnext_base": functools.partial(
         ConvNeXt, depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024)
     ),
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": functools.partial(EfficientNetLite, depths=(1, 3, 3, 4, 4, 5, 1)),
+    "efficientnet_lite2": functools.partial(
+        EfficientNetLite, (1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)
+    ),
+    "efficientnet_lite3": functools.partial(
+        EfficientNetLite, (1, 3, 3, 5, 5, 6, 1), (24, 32, 48, 96, 136, 232, 384)
+    ),
+    "efficientnet_lite4": functools.partial(
+        EfficientNetLite, (1, 4, 4, 6, 6, 8, 1), (24, 32, 56, 112, 160, 272, 448)
+    ),
 }
 
 # Heads that are not channel means and one dense layer.
@@ -62,15 +74,25 @@ _HEADS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_backbone(name: str, dtype: Any = jnp.float32) -> nn.Module:
+def build_backbone(name: str, dtype: Any = jnp.float32, stride: int = 0) -> nn.Module:
     """Builds the backbone of that name, computing in `dtype`.
 
+    Args:
+      name: of the backbone.
+      dtype: of the computation.
+      stride: of the last map; layers behind it are left out. 0 takes all.
+
     Raises:
-      InputError: naming the backbones there are.
+      InputError: naming the backbones there are, or the strides that can be the last.
     """
     if name not in BACKBONES:
         raise InputError(f"model.backbone.name: {name!r} is none of {sorted(BACKBONES)}")
-    return BACKBONES[name](dtype=dtype)
+    backbone = BACKBONES[name](dtype=dtype)
+    if not stride:
+        return backbone
+    if not isinstance(backbone, EfficientNetLite) or stride not in (4, 8, 16, 32):
+        raise InputError(f"stride={stride}: expected 0, or with EfficientNet-Lite 4, 8, 16 or 32")
+    return backbone.clone(last_stride=stride)
 
 
 def build_classifier(name: str, classes: int = 1000, dtype: Any = jnp.float32) -> Classifier:

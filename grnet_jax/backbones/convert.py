@@ -4,9 +4,8 @@
     python -m grnet_jax.backbones.convert model.safetensors --backbone=resnet50 \\
         --preprocessing=imagenet_v2 --output=weights/resnet50.safetensors
 
-PyTorch reads its own files, weights only, so that nothing in them is run:
-`pip install 'grnet_jax[convert]'`. safetensors files need no PyTorch. Training checkpoints are read
-too; the head may have any number of classes, or be missing.
+PyTorch is not needed, and nothing that a file holds is run. Training checkpoints are read too; the
+head may have any number of classes, or be missing.
 """
 
 import argparse

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from grnet_jax.backbones import BACKBONES
+from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.preprocessing import PREPROCESSING
 from grnet_jax.graph import check_scales
 from input_pipeline import Section, field
@@ -33,7 +33,18 @@ class BackboneConfig(Section):
 
     name: str = field("googlenet", f"{', '.join(BACKBONES)}", "parameters", "features", "scores")
     pretrained: str = field(
-        "", "weights to start from, a file of `python -m grnet_jax.backbones.convert`"
+        "",
+        'weights to start from: "imagenet", those of an installed package (efficientnet_lite0 to '
+        "2), or a file of `python -m grnet_jax.backbones.convert`",
+    )
+    stride: int = field(
+        0,
+        "stride of the map that is used, without the layers behind it (efficientnet_lite: 4, 8, 16 "
+        "or 32); 0: the largest",
+        "parameters",
+        "features",
+        "scores",
+        ge=0,
     )
     preprocessing: str = field(
         "",
@@ -53,6 +64,11 @@ class BackboneConfig(Section):
         if value not in known:
             raise ValueError(f"expected one of {known}")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _builds(self) -> "BackboneConfig":
+        build_backbone(self.name, stride=self.stride)
+        return self
 
 
 class NetworkConfig(ModelConfig):

@@ -110,7 +110,7 @@ def map_fields(config: NetworkConfig) -> Mapping[str, Any]:
     """Returns a matcher's attributes from images to the feature map, by name."""
     backbone = config.backbone
     return {
-        "backbone": build_backbone(backbone.name, jnp.dtype(config.dtype)),
+        "backbone": build_backbone(backbone.name, jnp.dtype(config.dtype), backbone.stride),
         "preprocessing": choose_preprocessing(backbone.preprocessing, backbone.name),
         "frozen_batch_norm": backbone.frozen_batch_norm,
     }

@@ -36,11 +36,6 @@ class Run:
     schedule: Schedule
     tx: optax.GradientTransformation
 
-    @property
-    def has_parameters(self) -> bool:
-        """Whether there is anything to train, and so a checkpoint to look for."""
-        return bool(jax.tree.leaves(jax.eval_shape(self._create_state).params))
-
     def create_state(self) -> TrainState:
         """Returns the state before the first step, on every device."""
         return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()

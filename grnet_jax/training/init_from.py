@@ -7,12 +7,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 from absl import logging
+from jax.sharding import Mesh
 
+from grnet_jax.backbones.preprocessing import default_preprocessing
+from grnet_jax.backbones.pretrained.imagenet import (
+    IMAGENET,
+    PACKAGED,
+    find_imagenet_file,
+    read_imagenet_weights,
+)
 from grnet_jax.backbones.pretrained.weights import read_weights, read_weights_info
 from grnet_jax.config import Config, fields_affecting
 from grnet_jax.errors import InputError
 from grnet_jax.sharding import place_replicated
-from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.build import Run, build_run, restore_run
 from grnet_jax.training.optimizers import trainable_mask
 from grnet_jax.training.state import TrainState
 
@@ -48,8 +56,21 @@ def start_state(run: Run) -> TrainState:
     if not pretrained:
         _warn_of_scratch(run.config)
         return state
+    name = run.config.model.backbone.name
+    weights = read_imagenet_weights(name) if pretrained == IMAGENET else read_weights(pretrained)
     source = f"model.backbone.pretrained={pretrained}"
-    return _with_backbone(run, state, read_weights(pretrained).variables, source)
+    return _with_backbone(run, state, weights.variables, source)
+
+
+def start_untrained(config: Config, mesh: Mesh) -> tuple[Run, TrainState]:
+    """Returns a run that has nothing to train, and its state: no parameters, or ImageNet's.
+
+    Raises:
+      InputError: its weights are missing or do not fit.
+    """
+    check_pretrained(config)
+    run = build_run(config, mesh)
+    return run, start_state(run)
 
 
 def _choose_parts(parts: str, source: Any, target: Any) -> set[str]:
@@ -68,6 +89,10 @@ def _shapes_of(name: str, variables: Any) -> dict[str, tuple[int, ...]]:
 def _with_backbone(run: Run, state: TrainState, variables: Any, source: str) -> TrainState:
     """Returns the state with the backbone of other variables, where this matcher has it."""
     taken = {kind: _take_backbone(run.matcher, part) for kind, part in variables.items() if part}
+    if run.config.model.backbone.stride:  # without the layers that are left out
+        for kind, parts in taken.items():
+            own = state.variables[kind]["backbone"]
+            parts["backbone"] = {k: v for k, v in parts["backbone"].items() if k in own}
     names = {name for part in taken.values() for name in part}
     return _with_parts(run, state, taken, names, source)
 
@@ -159,8 +184,14 @@ def check_pretrained(config: Config) -> None:
         return
     if config.train.init_from:
         raise InputError("train.init_from and model.backbone.pretrained: only one can be given")
-    backbone, info = config.model.backbone, read_weights_info(path)
-    for field, value in (("name", info.backbone), ("preprocessing", info.preprocessing)):
+    backbone = config.model.backbone
+    if path == IMAGENET:
+        find_imagenet_file(backbone.name)
+        found = {"preprocessing": default_preprocessing(backbone.name)}
+    else:
+        info = read_weights_info(path)
+        found = {"name": info.backbone, "preprocessing": info.preprocessing}
+    for field, value in found.items():
         if getattr(backbone, field) != value:
             raise InputError(
                 f"{path} holds weights for model.backbone.{field}={value}, but the config has "
@@ -206,8 +237,11 @@ def _warn_of_scratch(config: Config) -> None:
     backbone = getattr(config.model, "backbone", None)
     if backbone and backbone.name not in _FROM_SCRATCH:
         logging.warning(
-            "%s starts from random numbers; its papers start from ImageNet: convert a checkpoint "
-            "with `python -m grnet_jax.backbones.convert CHECKPOINT` and give "
-            "--config.model.backbone.pretrained=FILE (docs/backbones.md has the files).",
+            "%s starts from random numbers; its papers start from ImageNet: %s "
+            "(docs/backbones.md has the files).",
             backbone.name,
+            f"give --config.model.backbone.pretrained={IMAGENET}"
+            if backbone.name in PACKAGED
+            else "convert a checkpoint with `python -m grnet_jax.backbones.convert CHECKPOINT` and "
+            "give --config.model.backbone.pretrained=FILE",
         )

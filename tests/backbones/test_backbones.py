@@ -13,6 +13,7 @@ from benchmarks.costs import count_parameters, multiply_adds
 from grnet_jax.backbones import BACKBONES, build_backbone, build_classifier
 from grnet_jax.backbones.blocks import GroupedConv, SqueezeExcite
 from grnet_jax.backbones.classifier import Classifier, PooledHead, VGGHead, adaptive_average_pool
+from grnet_jax.backbones.depthwise import depthwise_convolution
 from grnet_jax.backbones.grouped import grouped_convolution
 from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.backbones.vgg import STAGES, VGGStage
@@ -40,7 +41,15 @@ _MAPS = {
     "vit_base_patch16_siglip_224": {16: 768},
     "convnext_tiny": _CONVNEXT_MAPS,
     "convnext_base": {4: 128, 8: 256, 16: 512, 32: 1024},
+    "efficientnet_lite0": {4: 24, 8: 40, 16: 112, 32: 1280},
+    "efficientnet_lite1": {4: 24, 8: 40, 16: 112, 32: 1280},
+    "efficientnet_lite2": {4: 24, 8: 48, 16: 120, 32: 1280},
+    "efficientnet_lite3": {4: 32, 8: 48, 16: 136, 32: 1280},
+    "efficientnet_lite4": {4: 32, 8: 56, 16: 160, 32: 1280},
 }
+# As lite0 and lite2, but longer or wider.
+_LARGER = ("efficientnet_lite1", "efficientnet_lite3", "efficientnet_lite4")
+_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in _LARGER else name for name in _MAPS]
 _FLOOR = ("vgg16", "vgg16_bn", "densenet121", "convnext_tiny")
 
 
@@ -56,7 +65,7 @@ def test_every_backbone_has_its_maps_here():
     assert set(_MAPS) == set(BACKBONES)
 
 
-@pytest.mark.parametrize("name", _MAPS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_maps_have_their_strides_and_channels(name):
     maps, _ = _shapes(build_backbone(name), 224, 224)
     found = {stride: leaf.shape for stride, leaf in maps.items()}
@@ -65,7 +74,7 @@ def test_maps_have_their_strides_and_channels(name):
     }
 
 
-@pytest.mark.parametrize("name", _MAPS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_odd_and_small_photos_have_maps(name):
     # Windows that overhang are dropped by VGG, ConvNeXt, transformers and in DenseNet's
     # transitions; elsewhere sides are rounded up, once or at every step.
@@ -90,7 +99,7 @@ def test_an_unknown_backbone_is_named_with_those_there_are():
             build("vgg")
 
 
-@pytest.mark.parametrize("name", sorted(set(_MAPS) - {"resnext101_32x8d"}))
+@pytest.mark.parametrize("name", [name for name in _NAMES if name != "resnext101_32x8d"])
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters(name):
     module = build_classifier(name, classes=3, dtype=jnp.bfloat16)
     (logits, maps), variables = jax.eval_shape(
@@ -102,6 +111,59 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters(name):
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in maps.values()} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_layers_behind_the_last_stride_are_left_out(stride):
+    whole, variables = _shapes(build_backbone("efficientnet_lite0"), 64, 64)
+    part, fewer = _shapes(build_backbone("efficientnet_lite0", stride=stride), 64, 64)
+    assert part == {key: leaf for key, leaf in whole.items() if key <= stride}
+    assert ("stage5_0" in fewer["params"]) == ("head" in fewer["params"]) == (stride == 32)
+    for kind, layers in fewer.items():
+        assert layers == {name: variables[kind][name] for name in layers}
+    with pytest.raises(InputError, match="stride=16: expected 0, or with EfficientNet-Lite"):
+        build_backbone("resnet50", stride=16)
+
+
+def _depthwise_case(size, side, stride, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, *size, 6)), rng.standard_normal((side, side, 1, 6))
+    dy = rng.standard_normal((2, *(math.ceil(s / stride) for s in size), 6))
+    return [jnp.asarray(part, dtype) for part in (x, kernel, dy)]
+
+
+def _laxs_depthwise(stride):
+    return lambda x, kernel: lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "side", "stride"),
+    [((8, 9), 3, 2), ((7, 4), 5, 2), ((6, 5), 5, 1), ((1, 2), 3, 1), ((2, 1), 5, 2)],
+)
+def test_depthwise_convolution_and_its_gradients_are_laxs(size, side, stride, dtype):
+    x, kernel, dy = _depthwise_case(size, side, stride, dtype)
+    y, pull = jax.vjp(jax.jit(lambda x, k: depthwise_convolution(x, k, stride)), x, kernel)
+    wanted, pull_wanted = jax.vjp(_laxs_depthwise(stride), *(jnp.float32(a) for a in (x, kernel)))
+    close = {"atol": 1e-4} if dtype == jnp.float32 else {"rtol": 1e-2, "atol": 0.05}
+    for ours, theirs in zip((y, *pull(dy)), (wanted, *pull_wanted(jnp.float32(dy))), strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(np.float32(ours), theirs, **close)
+
+
+def test_depthwise_convolution_is_laxs_own_off_the_cpu():
+    x, kernel, _ = _depthwise_case((8, 8), 3, 1)
+    traced = jax.jit(lambda x, k: depthwise_convolution(x, k, 1)).trace(x, kernel)
+    for platform in ("cuda", "tpu", "cpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("feature_group_count = 6" in text) == (platform != "cpu")
 
 
 @pytest.mark.parametrize("name", ["seresnext50_32x4d", "vgg16_bn", "densenet121"])
@@ -129,6 +191,11 @@ def test_products_are_in_bfloat16(name):
         ("seresnext50_32x4d", 27_559_896),
         ("convnext_tiny", 28_589_128),
         ("convnext_base", 88_591_464),
+        ("efficientnet_lite0", 4_652_008),
+        pytest.param("efficientnet_lite1", 5_416_680, marks=pytest.mark.slow),
+        ("efficientnet_lite2", 6_092_072),
+        pytest.param("efficientnet_lite3", 8_197_096, marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite4", 13_006_568, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_are_as_many_as_the_references(name, count):

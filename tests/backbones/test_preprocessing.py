@@ -45,7 +45,8 @@ def test_googlenets_is_imagenets_and_then_transform_input():
 def test_every_backbone_has_one():
     assert {default_preprocessing(name) for name in BACKBONES} <= set(PREPROCESSING)
     with pytest.raises(
-        InputError, match=r"'nothing' is none of \['dinov2', 'googlenet', 'imagenet'"
+        InputError,
+        match=r"'nothing' is none of \['dinov2', 'efficientnet_lite', 'googlenet', 'imagenet'",
     ):
         find_preprocessing("nothing")
 
@@ -107,12 +108,13 @@ def test_torchvisions_weights_say_the_same(weights):
         ("vit_base_patch16_siglip_224", "webli"),
         ("convnext_tiny", "fb_in1k"),
         ("convnext_base", "fb_in1k"),
+        ("efficientnet_lite0", "in1k"),
     ],
 )
 def test_timms_weights_say_the_same(backbone, tag):
     peers = _peers()
 
-    theirs = peers.timm_library().get_pretrained_cfg(f"{backbone}.{tag}")
+    theirs = peers.timm_library().get_pretrained_cfg(f"{peers.timms_name(backbone)}.{tag}")
     assert published_preprocessing(theirs.url.rsplit("/", 1)[-1]) in (
         "",
         default_preprocessing(backbone),

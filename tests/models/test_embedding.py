@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grnet_jax import models
+from grnet_jax.models.color_histogram import ColorHistogram
 from grnet_jax.models.embedding import FeatureRelaxation, Pooling
 from tests.small import random_images, random_variables, small_matcher
 
@@ -50,6 +51,34 @@ def test_gem_goes_from_the_average_to_the_maximum_within_float32():
         np.testing.assert_allclose(pooled, Pooling(kind).apply({}, x), rtol=1e-2)
     np.testing.assert_allclose(Pooling("average").apply({}, x), x.mean(axis=(1, 2)), rtol=1e-6)
     np.testing.assert_array_equal(Pooling("max").apply({}, x), x.max(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(("side", "cells"), [(4, 2), (5, 2), (3, 4)])
+def test_a_grids_cells_are_unit_means_side_by_side(side, cells):
+    x = _maps(side=side)
+    parts = []
+    for i in range(cells):
+        for j in range(cells):
+            rows, columns = (slice(k * side // cells, -(-(k + 1) * side // cells)) for k in (i, j))
+            mean = x[:, rows, columns].mean(axis=(1, 2))
+            parts.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+    pooled = Pooling("grid", cells).apply({}, x)
+    np.testing.assert_allclose(pooled, np.concatenate(parts, axis=1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_color_histogram_stands_beside_the_embedding():
+    images = random_images(2)
+    plain, colored = (
+        small_matcher("embedding", embedding_dim=6, color_weight=weight) for weight in (0.0, 0.5)
+    )
+    variables = random_variables(plain)
+    x, y = (
+        np.asarray(models.embed(matcher, variables, images).embedding)
+        for matcher in (plain, colored)
+    )
+    color = np.asarray(ColorHistogram().embed(images).embedding)
+    expected = (x @ x.T + 0.25 * color @ color.T) / 1.25
+    np.testing.assert_allclose(y @ y.T, expected, atol=1e-5)
 
 
 def test_relaxation_equals_numpy_and_drops_in_training_alone():

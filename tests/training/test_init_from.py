@@ -44,6 +44,19 @@ def _run(config):
     return build_run(parse_config(config), make_mesh(jax.devices()[:2]))
 
 
+def test_layers_behind_the_last_stride_are_not_taken(tmp_path):
+    path, variables = _draw_weights("efficientnet_lite0", tmp_path)
+    backbone = {"backbone.name": "efficientnet_lite0", "backbone.stride": 4}
+    fields = {**backbone, "backbone.pretrained": path, "backbone.preprocessing": "imagenet"}
+    config = small_config("embedding", **{f"model.{name}": fields[name] for name in fields})
+    run = _run(config)
+    shapes = run.abstract_state().params["backbone"]
+    state = start_state(run)
+    expected = {name: variables["params"]["backbone"][name] for name in shapes}
+    assert {"stem", "stage1_1"} < set(shapes) < set(variables["params"]["backbone"])
+    _same(state.params["backbone"], expected)
+
+
 def _same(tree, expected):
     jax.tree.map(np.testing.assert_array_equal, tree, expected)
 

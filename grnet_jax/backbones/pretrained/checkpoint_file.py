@@ -1,14 +1,7 @@
-"""Reading the checkpoint files that ImageNet weights are published in.
+"""Reading checkpoint files, PyTorch's or safetensors, that ImageNet weights are published in."""
 
-PyTorch's own files are read by PyTorch, which is told to load weights only and so runs nothing
-that a file holds. safetensors files need no PyTorch.
-"""
-
-import argparse
 import hashlib
-import io
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +11,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from grnet_jax.backbones.pretrained.torch_file import load_torch
 from grnet_jax.errors import InputError
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -67,12 +61,12 @@ def read_checkpoint(path: str | os.PathLike, entry: str = "") -> Checkpoint:
 
     Raises:
       InputError: the file is missing, damaged, no checkpoint, would run code, or holds no state
-        dict or several; or PyTorch is needed and not installed.
+        dict or several.
     """
     name = os.fspath(path)
     data = _read_bytes(path, name)
     try:
-        value = _load_safetensors(data) if is_safetensors(data) else _load_torch(data)
+        value = _load_checkpoint(data)
         state, entry = _find_state_dict(value, entry)
         tensors = {key: child for key, child in state.items() if _is_named_tensor(key, child)}
         prefix = _common_prefix(tensors)
@@ -121,6 +115,14 @@ def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
     return data
 
 
+def _load_checkpoint(data: bytes) -> Any:
+    if is_safetensors(data):
+        return _load_safetensors(data)
+    if not is_torch(data):
+        raise InputError(describe_foreign(data[:512], "a PyTorch or safetensors checkpoint"))
+    return load_torch(data)
+
+
 def _load_safetensors(data: bytes) -> dict[str, np.ndarray]:
     try:
         entries = safetensors.deserialize(data)
@@ -135,51 +137,6 @@ def _load_safetensors(data: bytes) -> dict[str, np.ndarray]:
             )
         arrays[key] = np.ndarray(tensor["shape"], dtype, buffer=tensor["data"])
     return arrays
-
-
-def _load_torch(data: bytes) -> Any:
-    """What a file of PyTorch's holds, with arrays in the place of tensors."""
-    if not is_torch(data):
-        raise InputError(describe_foreign(data[:512], "a PyTorch or safetensors checkpoint"))
-    try:
-        import torch  # needed here alone, and large
-    except ImportError:
-        raise InputError(
-            "is a PyTorch checkpoint, and PyTorch is not installed: "
-            "pip install 'grnet_jax[convert]'"
-        ) from None
-    try:
-        # Training scripts save their options beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return _to_numpy(value)
-    except Exception as error:  # damaged bytes raise nearly anything
-        raise InputError(_shorten(error)) from error
-
-
-def _shorten(error: Exception) -> str:
-    """What PyTorch says of a file that it does not load, without its paragraphs of advice."""
-    text = str(error)
-    refused = re.search(r"GLOBAL (\S+)", text)
-    if refused:
-        return (
-            f"holds {refused[1]}, which is no tensor and could run code. If you trust the file, "
-            "load it with PyTorch and save its state_dict() alone"
-        )
-    text = text.split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
-    return f"PyTorch cannot read it; damaged or cut off? {text.splitlines()[0][:200]}"
-
-
-def _to_numpy(value: Any) -> Any:
-    """Tensors in nested dicts as arrays; bfloat16, which NumPy lacks, as float32."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    if isinstance(value, dict):
-        return {key: _to_numpy(child) for key, child in value.items()}
-    return value
 
 
 def _find_state_dict(value: Any, entry: str) -> tuple[dict[str, Any], str]:

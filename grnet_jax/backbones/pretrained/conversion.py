@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from grnet_jax.backbones import build_classifier
+from grnet_jax.backbones import BACKBONES, build_backbone, build_classifier
 from grnet_jax.backbones.transformer import resize_positions
 from grnet_jax.backbones.vgg import STAGES
 from grnet_jax.errors import InputError
@@ -139,6 +139,51 @@ _CONVNEXT_NAMES = _Names(
     logits="head.fc.weight",
     left_out=r"(?!)",  # nothing
 )
+
+
+def _efficientnet_lite_names(depths: Sequence[int]) -> _Names:
+    """timm's names; other spellings are those of the packages of the index, which count blocks."""
+    blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    return _Names(
+        (
+            (r"^(stem|head)\.conv$", r"conv_\1"),
+            (r"^stem\.bn$", "bn1"),
+            (r"^head\.bn$", "bn2"),
+            (r"^fc$", "classifier"),
+            # The first stage's blocks have two convolutions, the others three.
+            (r"^stage0_(\d+)\.project\.conv$", r"blocks.0.\1.conv_pw"),
+            (r"^stage0_(\d+)\.depthwise\.bn$", r"blocks.0.\1.bn1"),
+            (r"^stage0_(\d+)\.project\.bn$", r"blocks.0.\1.bn2"),
+            (r"^stage(\d)_(\d+)", r"blocks.\1.\2"),
+            (r"\.depthwise\.conv$", ".conv_dw"),
+            (r"\.expand\.conv$", ".conv_pw"),
+            (r"\.project\.conv$", ".conv_pwl"),
+            (r"\.expand\.bn$", ".bn1"),
+            (r"\.depthwise\.bn$", ".bn2"),
+            (r"\.project\.bn$", ".bn3"),
+        ),
+        (
+            (r"^_bn1\.", "bn2."),
+            (r"^_bn0\.", "bn1."),
+            (r"^_conv_(stem|head)\.", r"conv_\1."),
+            (r"^_fc\.", "classifier."),
+            (r"^_blocks\.0\._project_conv\.", "blocks.0.0.conv_pw."),
+            (r"^_blocks\.0\._bn", "blocks.0.0.bn"),
+            *(
+                (rf"^_blocks\.{number}\.", f"blocks.{stage}.{block}.")
+                for number, (stage, block) in enumerate(blocks)
+            ),
+            (r"\._depthwise_conv\.", ".conv_dw."),
+            (r"\._expand_conv\.", ".conv_pw."),
+            (r"\._project_conv\.", ".conv_pwl."),
+            (r"\._bn2\.", ".bn3."),
+            (r"\._bn1\.", ".bn2."),
+            (r"\._bn0\.", ".bn1."),
+        ),
+        logits="classifier.weight",
+    )
+
+
 _NAMES: Mapping[str, _Names] = {
     "googlenet": _Names(
         ((r"\bbranch(\d)_(\d)\b", r"branch\1.\2"),),
@@ -173,6 +218,11 @@ _NAMES: Mapping[str, _Names] = {
     "vit_base_patch16_siglip_224": _VIT_NAMES,
     "convnext_tiny": _CONVNEXT_NAMES,
     "convnext_base": _CONVNEXT_NAMES,
+    **{
+        name: _efficientnet_lite_names(build_backbone(name).depths)
+        for name in BACKBONES
+        if name.startswith("efficientnet_lite")
+    },
 }
 # The last part of a key, by our name of the variable.
 _LEAVES = {

@@ -4,8 +4,10 @@ import argparse
 import io
 import json
 import os
+import pickle
 import struct
 import sys
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -136,11 +138,59 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         read_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02"])
-def test_without_torch_its_files_name_the_install(start, save, monkeypatch):
+def _text(value):
+    """A number, a text or a tuple as a pickle's instructions."""
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(_text, value)) + b"t"
+    return value if isinstance(value, bytes) else b"I%d\n" % value
+
+
+def _tensor(kind, key, count, offset, shape, strides):
+    storage = _text((b"S'storage'\n", b"ctorch\n%s\n" % kind, key, b"S'cpu'\n", count)) + b"Q"
+    arguments = (storage, offset, shape, strides, b"I00\n", b"ccollections\nOrderedDict\n(tR")
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + _text(arguments) + b"R"
+
+
+def _torch_file(tensor, numbers, zipped):
+    """A file of PyTorch's, written by hand: {"a": tensor} of a storage "7"."""
+    value = b"(dS'a'\n" + tensor + b"s."
+    if zipped:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("mine/data.pkl", value)
+            archive.writestr("mine/data/7", numbers.tobytes())
+        return buffer.getvalue()
+    start = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    parts = [pickle.dumps(one, 2) for one in start]
+    count = struct.pack("<q", len(numbers))
+    return b"".join([*parts, value, pickle.dumps(["7"], 2), count, numbers.tobytes()])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(b"FloatStorage", "<f4"), (b"BFloat16Storage", ml_dtypes.bfloat16)]
+)
+def test_torchs_files_are_read_without_torch(zipped, kind, dtype, save, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"not installed: pip install 'grnet_jax\[convert\]'"):
-        read_checkpoint(save(start + bytes(100)))
+    numbers = np.arange(7).astype(dtype)
+    tensor = _tensor(kind, b"S'7'\n", 7, 1, (3, 2), (1, 3))  # a view of columns
+    data = _torch_file(tensor, numbers, zipped)
+    (array,) = read_checkpoint(save(data)).tensors.values()
+    assert array.dtype == numbers.dtype
+    np.testing.assert_array_equal(array.astype(int), [[1, 4], [2, 5], [3, 6]])
+    for length in range(1, len(data)):
+        with pytest.raises(InputError, match=r"checkpoint\.bin: "):
+            read_checkpoint(save(data[:length]))
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(2, (3, 2), (1, 3)), (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (2, 2), (1,))],
+)
+def test_a_tensor_beyond_its_storage_is_an_error(offset, shape, strides, save):
+    tensor = _tensor(b"FloatStorage", b"S'7'\n", 7, offset, shape, strides)
+    with pytest.raises(InputError, match="cannot be read; damaged or cut off"):
+        read_checkpoint(save(_torch_file(tensor, np.zeros(7, "<f4"), zipped=True)))
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,37 @@ _KNOWN = {
         "head.norm.weight": ((768,), "params/head/norm/scale"),
         "head.fc.weight": ((1000, 768), "params/head/fc/kernel"),
     },
+    "efficientnet_lite0": {
+        "conv_stem.weight": ((32, 3, 3, 3), "params/backbone/stem/conv/kernel"),
+        "bn1.running_var": ((32,), "batch_stats/backbone/stem/bn/var"),
+        "blocks.0.0.conv_dw.weight": (
+            (32, 1, 3, 3),
+            "params/backbone/stage0_0/depthwise/conv/kernel",
+        ),
+        "blocks.0.0.conv_pw.weight": (
+            (16, 32, 1, 1),
+            "params/backbone/stage0_0/project/conv/kernel",
+        ),
+        "blocks.0.0.bn2.weight": ((16,), "params/backbone/stage0_0/project/bn/scale"),
+        "blocks.5.3.conv_pw.weight": (
+            (1152, 192, 1, 1),
+            "params/backbone/stage5_3/expand/conv/kernel",
+        ),
+        "blocks.5.3.bn2.bias": ((1152,), "params/backbone/stage5_3/depthwise/bn/bias"),
+        "blocks.6.0.conv_pwl.weight": (
+            (320, 1152, 1, 1),
+            "params/backbone/stage6_0/project/conv/kernel",
+        ),
+        "conv_head.weight": ((1280, 320, 1, 1), "params/backbone/head/conv/kernel"),
+        "bn2.bias": ((1280,), "params/backbone/head/bn/bias"),
+        "classifier.weight": ((1000, 1280), "params/head/fc/kernel"),
+    },
+    "efficientnet_lite4": {
+        "blocks.5.7.conv_dw.weight": (
+            (1632, 1, 5, 5),
+            "params/backbone/stage5_7/depthwise/conv/kernel",
+        ),
+    },
     "convnext_base": {
         "stages.2.blocks.26.mlp.fc2.weight": (
             (512, 2048),
@@ -308,6 +339,11 @@ def test_half_a_head_is_an_error():
         ("densenet121", "last_linear.bias", "classifier.bias"),
         ("vgg16", "head.fc.bias", "classifier.6.bias"),
         ("vgg16", "pre_logits.fc2.bias", "classifier.3.bias"),
+        ("efficientnet_lite0", "_blocks.0._bn1.bias", "blocks.0.0.bn1.bias"),
+        ("efficientnet_lite0", "_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
+        ("efficientnet_lite0", "_blocks.15._expand_conv.weight", "blocks.6.0.conv_pw.weight"),
+        ("efficientnet_lite0", "_blocks.6._bn2.bias", "blocks.3.1.bn3.bias"),
+        ("efficientnet_lite0", "_bn1.bias", "bn2.bias"),
     ],
     ids=lambda spell: spell[1],
 )
