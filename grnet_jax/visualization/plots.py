@@ -5,7 +5,6 @@ Breakdowns and attribute recall are drawn as Fig. 11 and Fig. 7 of FashionNet (L
 
 import dataclasses
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
-from input_pipeline import write_file
+from input_pipeline import read_object, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,12 +152,24 @@ def write_plots(folder: epath.Path, output: epath.Path) -> list[str]:
 
 
 def _figures(folder: epath.Path) -> Iterator[tuple[str, "Figure"]]:
-    for kind, groups in _read(folder / "results.json").get("breakdowns", {}).items():
+    for name, draw in (("results.json", _draw_breakdowns), ("recognition.json", _draw_recalls)):
+        if (path := folder / name).exists():
+            content = read_object(path, "what eval.py wrote")
+            try:
+                yield from draw(content)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{path}: not what eval.py wrote: {error!r}") from error
+
+
+def _draw_breakdowns(results: Mapping[str, Any]) -> Iterator[tuple[str, "Figure"]]:
+    for kind, groups in results.get("breakdowns", {}).items():
         if curves := breakdown_curves(groups):
             title = f"Top-k accuracy by {kind} of the query, with 95% intervals"
             yield f"breakdown_{kind}.png", plot_curves({"top-k accuracy": curves}, title)
-    attributes = _read(folder / "recognition.json").get("attributes", {})
-    if attributes:
+
+
+def _draw_recalls(recognition: Mapping[str, Any]) -> Iterator[tuple[str, "Figure"]]:
+    if attributes := recognition.get("attributes"):
         names, values = attribute_recalls(attributes)
         title = f"Top-5 recall of the {len(names)} most frequent attributes"
         yield "attribute_recall.png", plot_bars(names, values, title)
@@ -219,7 +230,3 @@ def _svg(figure: "Figure") -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
-
-
-def _read(path: epath.Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
