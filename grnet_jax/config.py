@@ -204,7 +204,8 @@ class Config(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
         for section in (self.model, self.loss):
-            if hasattr(section, "check_config"):
+            # A model or loss that is none is named elsewhere.
+            if isinstance(self.model, Section) and hasattr(section, "check_config"):
                 section.check_config(self)
         return self
 

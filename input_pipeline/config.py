@@ -111,7 +111,9 @@ class PrepareOptions(Section):
 class ImageConfig(Section):
     """What a model sees of an image."""
 
-    size: int = field(224, "side of the square image, in pixels", "parameters", "features", ge=1)
+    size: int = field(
+        224, "side of the square image, in pixels", "parameters", "features", ge=1, le=8192
+    )
     crop: Literal["box", "detected", "none", "center"] = field(
         "box",
         'the garment\'s "box"; the box "detected" in image.detections; "none": the whole image; '

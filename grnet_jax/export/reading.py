@@ -117,7 +117,7 @@ def _read(folder: pathlib.Path, file: Mapping[str, str]) -> Any:
     path = folder / file["name"]
     try:
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ExportError(f"{path}: cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != file["sha256"]:
         raise ExportError(f"{path}: is damaged, or not the file that {DESCRIPTION} was written for")

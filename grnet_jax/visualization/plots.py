@@ -157,7 +157,7 @@ def _figures(folder: epath.Path) -> Iterator[tuple[str, "Figure"]]:
             content = read_object(path, "what eval.py wrote")
             try:
                 yield from draw(content)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
                 raise InputError(f"{path}: not what eval.py wrote: {error!r}") from error
 
 
