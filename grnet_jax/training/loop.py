@@ -73,11 +73,11 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
         check_pretrained(config)
     dataset = _load_dataset(config)
     split = dataset.split("train")
-    check_labels(config, dataset.name, split.index)
     epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
     run = build_run(config, devices, epoch)
     prepared = _describe_data(config, dataset)
     checkpoints.check_same_config(directory, config, prepared)
+    check_labels(config, dataset.name, split.index)
     alone = checkpoints.lock_workdir(directory) if jax.process_index() == 0 else nullcontext()
     with alone, checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         if jax.process_index() == 0:
