@@ -86,7 +86,7 @@ def _systems(workdir: str) -> dict[str, tuple[nn.Module, Any, Config, list[str]]
 def measure(matcher: nn.Module, variables: Any, config: Config) -> dict[str, Any]:
     """The metrics over all queries of the test split."""
     dataset = load_dataset(config.dataset)
-    evaluators = build_evaluators(config, matcher, make_mesh(), dataset, "test", recognition=False)
+    evaluators = build_evaluators(config, matcher, make_mesh(), dataset, "test")
     result: Any = evaluators["retrieval"].run(variables)
     metrics = result.metrics["all"]
     return {

@@ -23,6 +23,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.evaluation import EvaluationResult, Evaluator, build_evaluators
 from grnet_jax.evaluation.ensembles import EnsembleEvaluator, Member, ensemble_variables
 from grnet_jax.evaluation.provenance import provenance
+from grnet_jax.evaluation.recognition import recognizes_categories
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.models import has_feature_map
 from grnet_jax.runtime import session
@@ -31,8 +32,9 @@ from grnet_jax.training import loop
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.checkpoints import open_workdir, read_config
 from grnet_jax.training.init_from import start_untrained
+from grnet_jax.training.label_names import read_label_names
 from grnet_jax.visualization.result_page import write_result_page
-from input_pipeline import check_folder, load_dataset, to_path
+from input_pipeline import DatasetConfig, check_folder, load_dataset, to_path
 
 _CONFIG_HELP = "FILE.py[:DATASET]; DATASET is synthetic, manifest, ..."
 _FIELDS_HELP = (
@@ -251,13 +253,11 @@ def _open_run(name: str, given: Config, mesh: Mesh, output: str) -> _Evaluated:
     else:
         run, state = restore_run(name, mesh)
         config = _as_trained(given, run.config)
-    dataset = load_dataset(config.dataset)
-    own = config.dataset == run.config.dataset.model_copy(update={"dir": config.dataset.dir})
-    if not own and jax.process_index() == 0:
-        print("\nCategories are not measured: their numbers are those of the run's own data set.")
-    split = config.eval.protocol.split
-    evaluators = build_evaluators(config, run.matcher, mesh, dataset, split, recognition=own)
-    explain = _explain_command(run, name, output) if own else ""
+    recognizes = given.loss is not None and recognizes_categories(run.matcher, run.config)
+    learned = read_label_names(open_workdir(name)) if recognizes else None
+    dataset, split = load_dataset(config.dataset), config.eval.protocol.split
+    evaluators = build_evaluators(config, run.matcher, mesh, dataset, split, learned=learned)
+    explain = _explain_command(run, name, config.dataset, output)
     return _Evaluated(config, int(state.step), evaluators, state.variables, explain)
 
 
@@ -320,11 +320,15 @@ def _report(result: EvaluationResult, measured: _Evaluated, to: epath.Path) -> l
     return written
 
 
-def _explain_command(run: Run, directory: str, output: str) -> str:
-    """What explains this run's scores; "" where it cannot."""
-    if not has_feature_map(run.matcher):
+def _explain_command(run: Run, directory: str, dataset: DatasetConfig, output: str) -> str:
+    """What explains this run's scores on a data set; "" where it cannot."""
+    own = run.config.dataset
+    if not has_feature_map(run.matcher) or dataset.name != own.name:
         return ""
     command = ["python", "-m", "grnet_jax.visualization", f"--workdir={directory}"]
+    for field in ("source", "dir"):
+        if (value := getattr(dataset, field)) != getattr(own, field):
+            command.append(f"--config.dataset.{field}={value}")
     if output:
         command.append(f"--output={output}")
     return shlex.join(command)

@@ -28,7 +28,7 @@ from grnet_jax.evaluation.reports import align_columns, column_title, format_fig
 from grnet_jax.evaluation.retrieval_metrics import METRIC_NAMES, query_metrics
 from grnet_jax.metrics import clustered_intervals, paired_bootstrap
 from grnet_jax.runtime import session
-from input_pipeline import AnnotationError, check_folder, read_json, to_path, write_file
+from input_pipeline import check_folder, read_object, to_path, write_file
 
 _RESAMPLES = 10_000
 _SEED = 0
@@ -102,15 +102,15 @@ def read_run(name: str) -> EvaluatedRun:
             f"{path}: no such file; python eval.py --workdir={shlex.quote(name)} writes it"
         )
     try:
-        results = read_json(folder / "results.json")
+        results = read_object(folder / "results.json", "what eval.py wrote")
         everything = results["protocols"]["all"]
         protocol = {name: results[name] for name in ("dataset", "split", "same_category")}
         protocol["gallery"] = everything["gallery"]  # how many images
         protocol["gallery_fingerprint"] = results["gallery_fingerprint"]
         count = everything["queries"] + everything["queries_without_match"]
         queries = pd.read_parquet(io.BytesIO(path.read_bytes()), columns=_COLUMNS)
-    except AnnotationError as error:
-        raise InputError(error.problems[0]) from error
+    except InputError:
+        raise
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder / 'results.json'}: damaged or older (no field {error}): run eval.py again"

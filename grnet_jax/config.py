@@ -28,6 +28,7 @@ from input_pipeline import (
     AugmentConfig,
     DatasetConfig,
     ImageConfig,
+    PathText,
     SamplerConfig,
     Section,
     benchmark_protocol,
@@ -87,7 +88,7 @@ class TrainConfig(Section):
     )
     steps: int = field(0, "length in steps; wins over epochs", "parameters", ge=0)
     epochs: float = field(60.0, "length in epochs, where steps is 0", "parameters", ge=0)
-    init_from: str = field("", "start from the best checkpoint of the run in this workdir")
+    init_from: PathText = field("", "start from the best checkpoint of the run in this workdir")
     init_params: Literal["all", "backbone", "matching_names", "matching_shapes"] = field(
         "all",
         "what is taken from there: all; the backbone; parts of the same name; of these the parts "
@@ -132,7 +133,7 @@ _DTYPES = Literal["", "float32", "bfloat16", "float64"]
 class SearchConfig(Section):
     """How features are made, stored and searched."""
 
-    store: str = field(
+    store: PathText = field(
         "",
         "folder or bucket for features, so that memory does not grow and the same command goes on "
         "after a kill; empty: in memory",
@@ -203,7 +204,8 @@ class Config(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
         for section in (self.model, self.loss):
-            if hasattr(section, "check_config"):
+            # A model or loss that is none is named elsewhere.
+            if isinstance(self.model, Section) and hasattr(section, "check_config"):
                 section.check_config(self)
         return self
 
@@ -279,7 +281,8 @@ def _validate(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     plugins, problems = {}, []
     for section in _PLUGINS:
         if section == "model" or values.get(section):
-            name = str((values.get(section) or {}).get("name", ""))
+            given = values.get(section) or {}
+            name = str(given.get("name", "") if isinstance(given, Mapping) else given)
             try:
                 plugins[section] = _plugin_class(section, name)
             except InputError as error:

@@ -4,6 +4,7 @@ from .config import (
     AugmentConfig,
     DatasetConfig,
     ImageConfig,
+    PathText,
     PrepareOptions,
     SamplerConfig,
     Section,
@@ -12,7 +13,7 @@ from .config import (
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
 from .errors import AnnotationError, DatasetError, InputError
-from .files import check_folder, read_json, read_text, to_path, write_file
+from .files import check_folder, read_object, read_text, to_path, write_file
 from .images import (
     MAX_PIXELS,
     Box,
@@ -68,6 +69,7 @@ __all__ = [
     "ImageTransform",
     "InputError",
     "ObjectSplit",
+    "PathText",
     "PhotoIndex",
     "PrepareOptions",
     "SamplerConfig",
@@ -89,7 +91,7 @@ __all__ = [
     "load_image",
     "pixel_box",
     "query_subsets",
-    "read_json",
+    "read_object",
     "read_text",
     "steps_per_epoch",
     "to_path",

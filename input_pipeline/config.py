@@ -4,7 +4,8 @@ pydantic checks them: it names every wrong field at once, with what was expected
 frozen, so that what was checked at the entry holds everywhere behind it.
 """
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 
@@ -13,14 +14,42 @@ from input_pipeline.datasets import dataset_names
 Affects: TypeAlias = Literal["records", "parameters", "features", "scores"]
 # What image.keypoints is for those that a data set is annotated with.
 ANNOTATED = "landmarks"
+_LIMIT = 2**31  # of numbers whose field has no upper limit: they become int32 and float32
 
 
 class Section(pydantic.BaseModel):
-    """A part of a config; unknown fields, NaN and infinite numbers are refused."""
+    """A part of a config; unknown fields, NaN, infinite and huge numbers are refused."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _not_huge(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        limits = cls.model_fields[str(info.field_name)].metadata
+        limited = any(hasattr(limit, name) for limit in limits for name in ("lt", "le"))
+        if not limited and any(abs(number) >= _LIMIT for number in _numbers(value)):
+            raise ValueError("expected numbers between -2**31 and 2**31")
+        return value
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def _check_path(text: str) -> str:
+    from input_pipeline.files import parse_path  # with pandas, which printing the fields need not
+
+    parse_path(text)
+    return text
+
+
+PathText = Annotated[str, pydantic.AfterValidator(_check_path)]  # of this machine or a bucket
 
 
 def field(default: Any, meaning: str, *affects: Affects, **limits: Any) -> Any:
@@ -42,12 +71,12 @@ class DatasetConfig(Section):
     """Which images."""
 
     name: str = field("synthetic", f"data set: {', '.join(dataset_names())}", "records")
-    source: str = field(
+    source: PathText = field(
         "",
         "what it is prepared from: the folder you downloaded, or the CSV (manifest, findfashion); "
         'synthetic: its size, "small" or "tiny"',
     )
-    dir: str = field("data", "folder or bucket of prepared data sets")
+    dir: PathText = field("data", "folder or bucket of prepared data sets")
 
     @pydantic.field_validator("name")
     @classmethod
@@ -82,7 +111,9 @@ class PrepareOptions(Section):
 class ImageConfig(Section):
     """What a model sees of an image."""
 
-    size: int = field(224, "side of the square image, in pixels", "parameters", "features", ge=1)
+    size: int = field(
+        224, "side of the square image, in pixels", "parameters", "features", ge=1, le=8192
+    )
     crop: Literal["box", "detected", "none", "center"] = field(
         "box",
         'the garment\'s "box"; the box "detected" in image.detections; "none": the whole image; '
@@ -101,10 +132,10 @@ class ImageConfig(Section):
         "parameters",
         "features",
     )
-    detections: str = field(
+    detections: PathText = field(
         "", "a detector's boxes: CSV with image, x_1, y_1, x_2, y_2 and, if several, score"
     )
-    keypoints: str = field(
+    keypoints: PathText = field(
         "",
         "keypoints to pool around (model.pooling=keypoints): CSV with image and x_NAME, y_NAME in "
         f'pixels of the upright image; "{ANNOTATED}": those annotated',

@@ -1,7 +1,6 @@
 """A prepared data set, its splits and images; needs no TensorFlow."""
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ from input_pipeline.builder import (
 )
 from input_pipeline.config import ANNOTATED, DatasetConfig, ImageConfig, PrepareOptions
 from input_pipeline.datasets import Registered, find_dataset
-from input_pipeline.errors import AnnotationError, DatasetError
+from input_pipeline.errors import AnnotationError, DatasetError, InputError
+from input_pipeline.files import read_object, to_path
 from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.index import PhotoIndex, count_photos
 from input_pipeline.objects.index import ObjectSplit, count_objects
@@ -127,6 +127,11 @@ class Dataset:
         return find_dataset(self.name).title or self.name
 
     @property
+    def content(self) -> str:
+        """Returns what names its content, whatever its source was called and wherever it lay."""
+        return f"{self.directory.parent.name.rpartition('-')[2]}/{self.directory.name}"
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Returns the names of its splits."""
         return tuple(self._splits)
@@ -179,12 +184,8 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
     """
     chosen = options or PrepareOptions()
     registered = find_dataset(dataset.name)
-    folder = (
-        epath.Path(dataset.dir).expanduser()
-        / dataset.name
-        / registered.folder_name(dataset.source)
-        / VERSION
-    )
+    parent = to_path(dataset.dir, "dataset.dir") / dataset.name
+    folder = _find_prepared(parent, registered.folder_name(dataset.source))
     ensure_prepared(
         folder, dataset.name, lambda: _plan(registered, dataset.source, folder, chosen), chosen
     )
@@ -195,6 +196,15 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
     return opened
+
+
+def _find_prepared(parent: epath.Path, name: str) -> epath.Path:
+    """Returns the folder of this name; or one of the same content, whose source had another."""
+    folder, digest = parent / name / VERSION, name.rpartition("-")[2]
+    if folder.exists() or digest == name:
+        return folder
+    same = (path / VERSION for path in sorted(parent.glob(f"*-{digest}")))
+    return next((path for path in same if path.exists()), folder)
 
 
 def _plan(
@@ -364,9 +374,12 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
 
 def _read_summary(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error})") from error
+        summary = read_object(path, "the summary of a prepared data set")
+    except InputError as error:
+        raise DatasetError(str(error)) from error
+    if missing := {"splits", "options"} - summary.keys():
+        raise DatasetError(f"{path}: {', '.join(sorted(missing))} missing")
+    return summary
 
 
 def _split_infos(folder: epath.Path) -> Mapping[str, tfds.core.SplitInfo]:

@@ -46,14 +46,20 @@ def to_path(text: str | os.PathLike, what: str) -> epath.Path:
     Raises:
       InputError: it holds a NUL or has a scheme that nothing here reads.
     """
+    try:
+        return parse_path(text)
+    except ValueError as error:
+        raise InputError(f"{what}={os.fspath(text)!r}: {error}") from error
+
+
+def parse_path(text: str | os.PathLike) -> epath.Path:
+    """Returns the path; raises ValueError, for callers who name the field themselves."""
     if "\0" in os.fspath(text):
-        raise InputError(f"{what}={os.fspath(text)!r}: a path cannot hold a NUL")
+        raise ValueError("a path cannot hold a NUL")
     try:
         return epath.Path(text).expanduser()
     except (KeyError, ValueError, ImportError, RuntimeError) as error:
-        raise InputError(
-            f"{what}={os.fspath(text)!r}: expected a path of this machine, gs:// or s3:// ({error})"
-        ) from error
+        raise ValueError(f"expected a path of this machine, gs:// or s3:// ({error})") from error
 
 
 def write_file(path: epath.Path, content: str | bytes) -> None:
@@ -234,6 +240,21 @@ def read_json(path: epath.Path, compact: Any = None) -> Any:
         raise AnnotationError([f"{where}: not JSON: {what}"]) from None
     except RecursionError:
         raise AnnotationError([f"{path}:1: not read: lists in lists, too many"]) from None
+
+
+def read_object(path: epath.Path, what: str) -> dict[str, Any]:
+    """Reads a JSON file of one object, which a command wrote.
+
+    Raises:
+      InputError: it holds something else, in one line that names `what` it has to be.
+    """
+    try:
+        content = read_json(path)
+    except AnnotationError as error:
+        raise InputError(f"{error.problems[0]}; expected {what}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}:1: expected {what}, got {short(content)}")
+    return content
 
 
 def _to_integer(digits: str) -> int | float:

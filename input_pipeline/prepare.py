@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = load_dataset(dataset_config, prepare_options)
     except pydantic.ValidationError as error:
         for one in error.errors():
-            print(f"error: --{one['loc'][0]}={one['input']}: {one['msg']}", file=sys.stderr)
+            text = one["msg"].removeprefix("Value error, ")
+            print(f"error: --{one['loc'][0]}={one['input']}: {text}", file=sys.stderr)
         return 2
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -130,7 +130,7 @@ def test_visualization_explains_right_and_wrong_answers(trained, tmp_path):
     assert f"<code>{command}</code>" in (workdir / "results.html").read_text()
     done = run(
         *("-m", "grnet_jax.visualization", f"--workdir={workdir}", f"--output={tmp_path}"),
-        *("--queries=2", "--seed=1"),
+        *("--queries=2", "--seed=1", "--config.dataset.source=tiny"),
     )
     assert done.returncode == 0, done.stderr
     assert f"Next: open {tmp_path}/explanations.html" in done.stdout
@@ -446,6 +446,44 @@ def test_a_manifest_trains_from_another_run_and_evaluates(trained, data_dir, tmp
     done = run("eval.py", *flags, f"--workdir={workdir}", f"--output={tmp_path}/zero")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "zero" / "results.html").exists()
+
+
+@pytest.mark.slow
+def test_a_list_that_moves_or_gains_a_category(data_dir, tmp_path):
+    """The run's categories keep their names; what it did not learn is told."""
+    manifest = _write_manifest(tmp_path)
+    head, *rows = manifest.read_text().split()
+    lines = [f"{row},{'coat' if n // 2 % 2 else 'dress'}" for n, row in enumerate(rows)]
+    manifest.write_text("\n".join([f"{head},category", *lines]) + "\n")
+    source, *fields = f"dataset.source={manifest}", *_FIELDS[:1], *_FIELDS[3:]
+    fields += ["model.num_classes=2", "loss.class_weight=1.0", "model.backbone.name=small"]
+    flags = _flags("configs/embedding.py:manifest", f"dataset.dir={data_dir}", *fields)
+    place = f"--workdir={tmp_path}/run"
+    assert run("train.py", *flags, f"--config.{source}", place).returncode == 0
+
+    def measure(source):
+        done = run("eval.py", place, f"--config.dataset.source={source}")
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "run/recognition.json").read_text()), done.stdout
+
+    before, _ = measure(manifest)
+    moved = manifest.rename(tmp_path / "list.csv")
+    assert measure(f"{tmp_path}/./list.csv")[0] == before
+    done = run("train.py", *flags, f"--config.dataset.source={moved}", place)
+    assert done.returncode == 0, done.stderr
+    assert "All 6 steps are done" in done.stderr
+
+    # A train photo gains a category that comes first; then a test photo does.
+    lines[0] = lines[0].replace("dress", "apron")
+    moved.write_text("\n".join([f"{head},category", *lines]) + "\n")
+    assert measure(moved)[0] == before
+    lines[-1] = lines[-1].rpartition(",")[0] + ",apron"
+    moved.write_text("\n".join([f"{head},category", *lines]) + "\n")
+    found, said = measure(moved)
+    assert found["unknown"] == {"categories": {"apron": 1}}
+    assert "Not measured: categories that were not learned: apron (1 photos)" in said
+    done = run("train.py", *flags, f"--config.dataset.source={moved}", place)
+    assert "content of the prepared data: '" in done.stderr
 
 
 def test_starting_from_a_run_of_another_model_is_named(trained, data_dir, tmp_path):

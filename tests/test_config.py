@@ -11,14 +11,14 @@ import sys
 import jax
 import pytest
 
-from configs import color_histogram, darn, embedding, fashionnet, grnet, kpm
+from configs import color_histogram, darn, embedding, fashionnet, grnet, kpm, local_matching, wtbi
 from grnet_jax import models
-from grnet_jax.config import fields_affecting, main, parse_config
+from grnet_jax.config import fields_affecting, main, parse_config, to_config_dict
 from grnet_jax.errors import InputError
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run
 from grnet_jax.training.objectives import build_objective
-from input_pipeline import dataset_names
+from input_pipeline import Section, dataset_names
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _SYSTEMS = sorted({path.stem for path in (_ROOT / "configs").glob("*.py")} - {"__init__", "common"})
@@ -89,6 +89,62 @@ def test_all_wrong_fields_are_named_at_once():
         "config.train.eval_every=-1": "expected greater than or equal to 0",
         "config.eval.search.store_dtype='int8'": "expected 'float32', 'float16' or 'bfloat16'",
     }
+
+
+def _numeric_fields(section, prefix=()):
+    """The path and value of every number and list of numbers in a section."""
+    for name in type(section).model_fields:
+        value, path = getattr(section, name), (*prefix, name)
+        if isinstance(value, Section):
+            yield from _numeric_fields(value, path)
+        elif isinstance(value, int | float | tuple) and not isinstance(value, bool):
+            yield path, value
+
+
+def _problem(parsed, path, value):
+    """What a config is refused with where a field has this value; "" where it is not."""
+    try:
+        _parse_with(to_config_dict(parsed), **{"__".join(path): value})
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("system", [grnet, fashionnet, embedding, kpm, local_matching, wtbi])
+def test_numbers_out_of_range_are_named(system):
+    parsed = parse_config(system.get_config())
+    fields = [*_numeric_fields(parsed)]
+    assert len(fields) > 30
+    taken = set()
+    for path, value in fields:
+        name = ".".join(path)
+        for wrong in (math.nan, math.inf, -math.inf, 2**70, -(2**70), 1e300, -1):
+            given = (wrong,) if isinstance(value, tuple) else wrong
+            if f"config.{name}" not in _problem(parsed, path, given):
+                taken.add((name, wrong))
+    starts = {"model.score_bias_init", "model.edge_scale_init"}  # which may be below 0
+    assert taken <= {(name, -1) for name in starts}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("dataset.source", "dataset.dir", "train.init_from", "eval.search.store"),
+        *("image.detections", "image.keypoints", "model.backbone.pretrained"),
+    ],
+)
+def test_paths_that_nothing_reads_are_named(field):
+    for path, message in (
+        ("https://host/a", "expected a path of this machine, gs:// or s3://"),
+        ("a\0b", "a path cannot hold a NUL"),
+    ):
+        with pytest.raises(InputError) as caught:
+            _parse_with(fashionnet.get_config(), **{field.replace(".", "__"): path})
+        assert f"config.{field}={path!r}: {message}" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    for path in ("runs/[a]", "~/a", "gs://bucket/a", "../é ü/ñ.csv"):
+        if field not in ("image.keypoints", "model.backbone.pretrained"):  # FashionNet has none
+            _parse_with(fashionnet.get_config(), **{field.replace(".", "__"): path})
 
 
 @pytest.mark.parametrize(

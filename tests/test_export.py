@@ -136,9 +136,17 @@ def test_files_that_cannot_be_used_are_named(exported, tmp_path, monkeypatch):
     (tmp_path / "matcher.json").write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(ExportError, match="format 99"):
         load_exported(tmp_path)
-    (tmp_path / "matcher.json").write_text("{")
-    with pytest.raises(ExportError, match=r"matcher\.json: cannot be read"):
-        load_exported(tmp_path)
+    lacking = {name: value for name, value in description.items() if name != "files"}
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "format None"),
+        (json.dumps(lacking), "is damaged: files missing"),
+        (json.dumps(description | {"files": []}), "is damaged: "),
+    ):
+        (tmp_path / "matcher.json").write_text(text)
+        with pytest.raises(ExportError, match=rf"matcher\.json: {message}"):
+            load_exported(tmp_path)
 
 
 def test_unknown_platforms_are_named(tmp_path):

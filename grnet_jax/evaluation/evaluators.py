@@ -10,7 +10,11 @@ from jax.sharding import Mesh
 
 from grnet_jax.config import Config
 from grnet_jax.evaluation.protocols import build_protocol, has_both_domains, sample_protocol
-from grnet_jax.evaluation.recognition import RecognitionEvaluator, recognizes_categories
+from grnet_jax.evaluation.recognition import (
+    RecognitionEvaluator,
+    labels_in_common,
+    recognizes_categories,
+)
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 
 
@@ -49,7 +53,7 @@ def build_evaluators(
     split: str,
     *,
     validation: bool = False,
-    recognition: bool = True,
+    learned: Any = None,
 ) -> dict[str, Evaluator]:
     """Builds the evaluators that fit a matcher and a split, by name.
 
@@ -61,14 +65,21 @@ def build_evaluators(
       split: the name of one of its splits.
       validation: whether it is measured while training: on a sample of the split's queries and of
         its own gallery, in memory.
-      recognition: whether the data set's labels are those that the matcher learned.
+      learned: the `categories` and `attributes` that the matcher learned; None: the data set's.
 
     Returns:
       "retrieval" where the split has queries and a gallery, or the matcher does nothing else;
-      "recognition" where the matcher recognizes categories.
+      "recognition" where the matcher recognizes categories, and the data set has any label of
+      what it learned.
     """
     evaluators: dict[str, Evaluator] = {}
-    recognizes = recognition and recognizes_categories(matcher, config)
+    recognizes = recognizes_categories(matcher, config)
+    if recognizes and learned is not None:
+        recognizes = labels_in_common(config, dataset.split(split).index, learned)
+        if not recognizes:
+            logging.warning(
+                "Categories are not measured: %s has none that was learned.", dataset.name
+            )
     # Images of one domain alone cannot be ranked, but what they show can be recognized.
     if not recognizes or has_both_domains(dataset.split(split)):
         options = config.eval.protocol.model_copy(update={"split": split})
@@ -84,5 +95,7 @@ def build_evaluators(
         store = "" if validation else config.eval.search.store
         evaluators["retrieval"] = RetrievalEvaluator(config, matcher, mesh, protocol, store)
     if recognizes:
-        evaluators["recognition"] = RecognitionEvaluator(config, matcher, mesh, dataset, split)
+        evaluators["recognition"] = RecognitionEvaluator(
+            config, matcher, mesh, dataset, split, learned
+        )
     return evaluators

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -47,6 +47,8 @@ class RecognitionResult:
       kinds: the same of the landmarks of customer and shop photos, and of each view that is known.
       pdj: the detection rate at each of THRESHOLDS; empty of matchers without landmarks.
       pdj_parts: the same of collars, sleeves, waistlines and hems, left and right together.
+      unknown: photos of each of the "categories" and "attributes" that the matcher did not learn;
+        they are not measured.
     """
 
     split: str
@@ -58,6 +60,7 @@ class RecognitionResult:
     kinds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     pdj: list[float] = dataclasses.field(default_factory=list)
     pdj_parts: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    unknown: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
     def format(self) -> str:
         """Returns the metrics for the terminal, a line each."""
@@ -95,26 +98,62 @@ def recognizes_categories(matcher: nn.Module, config: Config) -> bool:
     return has_predictions(matcher) and getattr(config.loss, "label", "category") == "category"
 
 
+def labels_in_common(config: Config, index: Any, learned: Any) -> bool:
+    """Whether a data set has a category or attribute that a matcher of this config learned.
+
+    Args:
+      config: the whole config.
+      index: of one of the data set's splits.
+      learned: see `RecognitionEvaluator`.
+    """
+    kinds = _kinds(config)
+    return any(set(getattr(index, kind)) & set(getattr(learned, kind)) for kind in kinds)
+
+
+def _kinds(config: Config) -> tuple[str, ...]:
+    """Returns the kinds of labels whose outputs a matcher has."""
+    attributes = getattr(config.model, "num_attributes", 0) > 0
+    return ("categories", "attributes") if attributes else ("categories",)
+
+
 class RecognitionEvaluator:
     """Measures predictions on a split of a data set, for any variables.
+
+    Labels are compared by their names; those that the matcher did not learn are not measured.
 
     Args:
       config: the whole config; `eval.batch_size` and `image` are read.
       matcher: one with predictions.
       mesh: the devices.
-      dataset: an `input_pipeline.Dataset` with the labels that the matcher learned.
+      dataset: an `input_pipeline.Dataset`.
       split: the name of one of its splits.
+      learned: the `categories` and `attributes` of the matcher's outputs, in their order; None:
+        those of the data set.
     """
 
-    def __init__(self, config: Config, matcher: nn.Module, mesh: Mesh, dataset: Any, split: str):
+    def __init__(
+        self,
+        config: Config,
+        matcher: nn.Module,
+        mesh: Mesh,
+        dataset: Any,
+        split: str,
+        learned: Any = None,
+    ):
         self._image = config.image
         self._batch = config.eval.batch_size
         self._matcher = matcher
         self._mesh = mesh
         self._split = split
         self._images = dataset.split(split)
-        types = dataset.summary.get("attribute_types", {})
-        self._labels = label_types(self._images.index, types)
+        index, types = self._images.index, dataset.summary.get("attribute_types", {})
+        learned = index if learned is None else learned
+        self._labels = label_types(index, types, learned.attributes)
+        # By the data set's number of a category the matcher's, by the matcher's of an attribute the
+        # data set's.
+        self._categories = _numbers(index.categories, learned.categories)
+        self._attributes = _numbers(learned.attributes, index.attributes)[:-1]
+        self._unknown = _count_unknown(index, learned, _kinds(config))
         self._predict = make_predict(matcher, mesh)
 
     def run(self, variables: Any, step: int = 0) -> RecognitionResult:
@@ -140,14 +179,17 @@ class RecognitionEvaluator:
         ):
             rows = np.arange(start, start + len(found.category))
             label = image_labels(images, eval_batch_spec(rows, crops))
-            hits.append(_category_hits(found.category, label["category"]))
+            hits.append(_category_hits(found.category, self._categories[label["category"]]))
             if found.attributes is not None:
-                counts.append(self._count_attributes(found.attributes, label["attributes"]))
+                unknown = np.full((len(rows), 1), -1, label["attributes"].dtype)
+                has = np.hstack([label["attributes"], unknown])[:, self._attributes]
+                counts.append(self._count_attributes(found.attributes, has))
             if found.landmarks is not None:
                 places = np.asarray(found.landmarks), np.asarray(found.visibility)
                 landmarks.append(_measure_landmarks(*places, label))
-        values, intervals = category_figures(index.category, index.item, np.concatenate(hits))
-        parts: dict[str, Any] = {}
+        category = self._categories[index.category]
+        values, intervals = category_figures(category, index.item, np.concatenate(hits))
+        parts: dict[str, Any] = {"unknown": self._unknown}
         if counts:
             total = np.sum(counts, axis=0)
             recalls, parts["attributes"] = attribute_figures(total, self._labels)
@@ -182,15 +224,37 @@ def photo_kinds(index: Any) -> dict[str, np.ndarray]:
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 
-def label_types(index: Any, types: Mapping[str, str | int]) -> AttributeLabels:
-    """Of a split's index, with the types of attributes: names, or numbers of unnamed ones."""
+def _numbers(names: Iterable[str], among: Iterable[str]) -> np.ndarray:
+    """Returns each name's number among others, int32 [n + 1]: -1 for none, and at the end."""
+    places = {str(name): place for place, name in enumerate(among)}
+    return np.array([*(places.get(str(name), -1) for name in names), -1], np.int32)
+
+
+def _count_unknown(index: Any, learned: Any, kinds: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Returns by kind and name the photos of a split with labels that were not learned."""
+    category = index.category[index.category >= 0]
+    counts = {
+        "categories": np.bincount(category, minlength=len(index.categories)),
+        "attributes": index.attribute_counts()[0],
+    }
+    unknown = {}
+    for kind in kinds:
+        counted = dict(zip(getattr(index, kind).tolist(), counts[kind].tolist(), strict=True))
+        others = counted.keys() - set(getattr(learned, kind))
+        if names := {name: n for name, n in counted.items() if n and name in others}:
+            unknown[kind] = names
+    return unknown
+
+
+def label_types(
+    index: Any, types: Mapping[str, str | int], learned: Sequence[str]
+) -> AttributeLabels:
+    """Of the learned attributes in a split, with their types: names, or numbers of unnamed ones."""
     named = {attribute: kind for attribute, kind in types.items() if isinstance(kind, str)}
     names = tuple(dict.fromkeys(named.values()))
-    places = [
-        names.index(named[name]) if name in named else -1 for name in map(str, index.attributes)
-    ]
-    photos = np.asarray(index.attribute_counts()[0])
-    return AttributeLabels(index.attributes, np.array(places, np.int32), photos, names)
+    places = [names.index(named[name]) if name in named else -1 for name in map(str, learned)]
+    photos = np.append(index.attribute_counts()[0], 0)[_numbers(learned, index.attributes)[:-1]]
+    return AttributeLabels(np.array(learned, np.str_), np.array(places, np.int32), photos, names)
 
 
 @functools.partial(jax.jit, static_argnames="types")
@@ -333,6 +397,10 @@ def format_recognition(found: RecognitionResult) -> str:
             low, high = found.intervals[name]
             text += f" [{100 * low:.1f}, {100 * high:.1f}]"
         lines.append(f"{name:<34}{text}")
+    for kind, names in found.unknown.items():
+        shown = ", ".join(f"{name} ({count:,} photos)" for name, count in [*names.items()][:5])
+        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+        lines.append(f"Not measured: {kind} that were not learned: {shown}{more}")
     return "\n".join(lines)
 
 

@@ -95,23 +95,29 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedMatcher:
             f"{folder} holds no exported matcher: {DESCRIPTION} is missing. Write one with "
             f"`python -m grnet_jax.export --workdir=... --output={folder}`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{folder / DESCRIPTION}: cannot be read: {error}") from error
-    if description.get("format") != FORMAT:
+    given = description.get("format") if isinstance(description, dict) else None
+    if given != FORMAT:
         raise ExportError(
-            f"{folder / DESCRIPTION}: format {description.get('format')!r}; this version of "
-            f"grnet_jax reads format {FORMAT}"
+            f"{folder / DESCRIPTION}: format {given!r}; this version of grnet_jax reads format "
+            f"{FORMAT}"
         )
-    _check_platform(folder, description["platforms"])
-    parts = [_read(folder, file) for file in description["files"].values()]
-    return ExportedMatcher(description, *parts)
+    if missing := sorted({"platforms", "files", "photos", "features"} - description.keys()):
+        raise ExportError(f"{folder / DESCRIPTION}: is damaged: {', '.join(missing)} missing")
+    try:
+        _check_platform(folder, description["platforms"])
+        embed, score = (_read(folder, description["files"][name]) for name in ("embed", "score"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ExportError(f"{folder / DESCRIPTION}: is damaged: {error!r}") from error
+    return ExportedMatcher(description, embed, score)
 
 
 def _read(folder: pathlib.Path, file: Mapping[str, str]) -> Any:
     path = folder / file["name"]
     try:
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ExportError(f"{path}: cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != file["sha256"]:
         raise ExportError(f"{path}: is damaged, or not the file that {DESCRIPTION} was written for")

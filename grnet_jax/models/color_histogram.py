@@ -42,7 +42,7 @@ class Config(ModelConfig):
 
     name: Literal["color_histogram"] = "color_histogram"
     bins: int = field(
-        8, "levels a channel; the histogram has their cube", "features", "scores", ge=1
+        8, "levels a channel; the histogram has their cube", "features", "scores", ge=1, le=256
     )
     middle: float = field(
         0.6, "share of each side that is looked at, around the center", "features", gt=0, le=1

@@ -7,7 +7,7 @@ import pydantic
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.preprocessing import PREPROCESSING
 from grnet_jax.graph import check_scales
-from input_pipeline import Section, field
+from input_pipeline import PathText, Section, field
 
 _Pairs = tuple[tuple[pydantic.PositiveInt, pydantic.PositiveInt], ...]
 # A pyramid, (rows, columns) of each scale, the whole image first; and one that may be left out.
@@ -32,7 +32,7 @@ class BackboneConfig(Section):
     """From an image to feature maps."""
 
     name: str = field("googlenet", f"{', '.join(BACKBONES)}", "parameters", "features", "scores")
-    pretrained: str = field(
+    pretrained: PathText = field(
         "",
         'weights to start from: "imagenet", those of an installed package (efficientnet_lite0 to '
         "2), or a file of `python -m grnet_jax.backbones.convert`",

@@ -1,9 +1,11 @@
 """Checkpoints of a run: the last ones and the best, each with its config and step."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import filelock
 import orbax.checkpoint as ocp
@@ -14,9 +16,10 @@ from orbax.checkpoint import checkpoint_managers
 from grnet_jax.config import Config, TrainConfig, fields_affecting, parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.training.state import TrainState
-from input_pipeline import check_folder, read_json, to_path, write_file
+from input_pipeline import check_folder, read_object, to_path, write_file
 
 _CONFIG_FILE = "config.json"
+_DATA = "content of the prepared data"
 _LENGTH = ("train.steps", "train.epochs")
 
 
@@ -30,7 +33,7 @@ def write_config(workdir: epath.Path, config: Config, prepared: str) -> None:
     Args:
       workdir: of the run.
       config: the whole config.
-      prepared: which prepared data the run is trained on.
+      prepared: the content of the data that the run is trained on.
     """
     content = {**config.model_dump(exclude_none=True), "prepared": prepared}
     write_file(workdir / _CONFIG_FILE, json.dumps(content, indent=2) + "\n")
@@ -76,16 +79,17 @@ def lock_workdir(workdir: epath.Path) -> Iterator[None]:
 
 
 def read_config(workdir: epath.Path) -> Config:
-    """Returns the config of the run in `workdir`.
+    """Returns the config of the run in `workdir`; a field that it lacks has its default.
 
     Raises:
-      CheckpointError: there is none, or it cannot be read.
+      CheckpointError: there is none, or it cannot be read; naming the fields that are wrong or are
+        no more.
     """
     return _read(workdir)[0]
 
 
 def _read(workdir: epath.Path) -> tuple[Config, str]:
-    """The config, and which prepared data."""
+    """The config, and the content of the data."""
     path = workdir / _CONFIG_FILE
     if not path.exists():
         raise CheckpointError(
@@ -93,11 +97,35 @@ def _read(workdir: epath.Path) -> tuple[Config, str]:
             f"`python train.py --config=... --workdir={workdir}`"
         )
     try:
-        content = read_json(path)
-        prepared = content.pop("prepared", "")
-        return parse_config(content), prepared
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the config of a run: {error}") from error
+        content = read_object(path, "the config of a run")
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+    prepared = str(content.pop("prepared", ""))
+    try:
+        config = parse_config(content)
+    except InputError as error:
+        raise CheckpointError(
+            f"{path}: these fields are not those of this version, or wrong. Use the version that "
+            "wrote them; or correct them there, and take out unknown ones that changed nothing:\n"
+            f"{error}"
+        ) from error
+    if missing := list(_missing_fields(content, config.model_dump(exclude_none=True))):
+        _tell_once(f"{path} lacks {', '.join(missing)}: another version wrote it; taken: defaults")
+    return config, prepared
+
+
+def _missing_fields(content: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the fields that a stored config lacks; of a section that it lacks, its name."""
+    for name, value in known.items():
+        if name not in content:
+            yield name
+        elif isinstance(value, dict):
+            yield from (f"{name}.{rest}" for rest in _missing_fields(content[name], value))
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    logging.warning("%s", text)
 
 
 def check_same_config(workdir: epath.Path, config: Config, prepared: str = "") -> None:
@@ -106,7 +134,7 @@ def check_same_config(workdir: epath.Path, config: Config, prepared: str = "") -
     Args:
       workdir: of the run.
       config: to compare with the run's own.
-      prepared: which prepared data; "" where that is not known yet.
+      prepared: the content of the data; "" where that is not known yet.
 
     Raises:
       CheckpointError: naming every field that differs and affects the records or the parameters.
@@ -116,7 +144,7 @@ def check_same_config(workdir: epath.Path, config: Config, prepared: str = "") -
     stored, stored_data = _read(workdir)
     old, new = (fields_affecting(one, "records", "parameters") for one in (stored, config))
     if prepared:
-        old["prepared data"], new["prepared data"] = stored_data, prepared
+        old[_DATA], new[_DATA] = stored_data, prepared
     if _is_longer(stored.train, config.train):
         for field in _LENGTH:
             was, now = old.pop(field), new.pop(field)

@@ -1,15 +1,18 @@
 """Names of what a run learned to recognize, kept beside its checkpoints."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
+import pydantic
+from absl import logging
 from etils import epath
 
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
-from grnet_jax.training.checkpoints import CheckpointError
-from input_pipeline import read_json, write_file
+from grnet_jax.training.checkpoints import CheckpointError, open_workdir, read_config
+from input_pipeline import read_object, write_file
 
 _FILE = "labels.json"
 
@@ -46,12 +49,13 @@ def read_label_names(workdir: epath.Path) -> LabelNames:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it names what the run learned to recognize")
     try:
-        names = read_json(path)
-        return LabelNames(
-            tuple(names["categories"]), tuple(names["attributes"]), bool(names["landmarks"])
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the labels of a run: {error}") from error
+        content = read_object(path, "the labels of a run")
+        return pydantic.TypeAdapter(LabelNames).validate_python(content)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        raise CheckpointError(f"{path}: {problem['loc'][0]}: {problem['msg']}") from error
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def check_labels(config: Config, dataset: str, index: Any) -> None:
@@ -76,4 +80,29 @@ def check_labels(config: Config, dataset: str, index: Any) -> None:
             raise InputError(
                 f"model.{field}: {outputs}, but {dataset} has {count:,} {kind}: set "
                 f"--config.model.{field}={count}"
+            )
+
+
+def warn_of_other_labels(config: Config, index: Any) -> None:
+    """Says where a head that training starts from (`train.init_from`) has other labels.
+
+    Args:
+      config: the whole config.
+      index: of the split that is trained on.
+    """
+    start, label = config.train.init_from, getattr(config.loss, "label", "category")
+    if not start or config.train.init_params == "backbone" or label != "category":
+        return
+    workdir = open_workdir(start, "train.init_from")
+    before = read_config(workdir).model
+    for field, kind in (("num_classes", "categories"), ("num_attributes", "attributes")):
+        if not getattr(config.model, field, 0) == getattr(before, field, 0) > 0:
+            continue  # there is no such head, or it starts afresh
+        learned = getattr(read_label_names(workdir), kind)
+        if learned != (names := tuple(getattr(index, kind).tolist())):
+            pairs = itertools.zip_longest(learned, names)
+            number, pair = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+            logging.warning(
+                "train.init_from=%s: its head learned other %s: number %d was %r and is %r now.",
+                *(start, kind, number, *pair),
             )

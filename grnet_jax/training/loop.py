@@ -24,7 +24,11 @@ from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
 from grnet_jax.training.gradient_cache import check_chunk
 from grnet_jax.training.init_from import check_pretrained, check_trainable, start_state
-from grnet_jax.training.label_names import check_labels, write_label_names
+from grnet_jax.training.label_names import (
+    check_labels,
+    warn_of_other_labels,
+    write_label_names,
+)
 from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.optimizers import count_warmup_steps
 from grnet_jax.training.state import TrainState
@@ -70,11 +74,11 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
         check_pretrained(config)
     dataset = _load_dataset(config)
     split = dataset.split("train")
-    check_labels(config, dataset.name, split.index)
     epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
     run = build_run(config, devices, epoch)
     prepared = _describe_data(config, dataset)
     checkpoints.check_same_config(directory, config, prepared)
+    check_labels(config, dataset.name, split.index)
     alone = checkpoints.lock_workdir(directory) if jax.process_index() == 0 else nullcontext()
     with alone, checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
         if jax.process_index() == 0:
@@ -82,6 +86,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
             write_label_names(directory, split.index)
         state = saved.restore_last(run.abstract_state())
         if state is None:
+            warn_of_other_labels(config, split.index)
             state = start_state(run)
             logging.info("Starting anew in %s", directory)
         else:
@@ -118,15 +123,19 @@ def _load_dataset(config: Config) -> Any:
 
 def _describe_data(config: Config, dataset: Any) -> str:
     """What the records and the crops are made from; a run continues on the same alone."""
-    prepared = f"{dataset.directory.parent.name}/{dataset.directory.name}"
+    prepared = dataset.content
     for name, value in dataset.summary["options"].items():
         if value != PrepareOptions.model_fields[name].default:
             prepared += f", {name} {value}"
-    for what, path in (("boxes", config.image.detections), ("keypoints", config.image.keypoints)):
+    for what, field in (("boxes", "detections"), ("keypoints", "keypoints")):
+        path = getattr(config.image, field)
         if path == ANNOTATED:
             prepared += f", annotated {path}"
         elif path:
-            content = epath.Path(path).expanduser().read_bytes()
+            try:
+                content = epath.Path(path).expanduser().read_bytes()
+            except OSError as error:
+                raise InputError(f"image.{field}={path!r}: cannot be read: {error}") from error
             prepared += f", {what} {hashlib.blake2b(content, digest_size=6).hexdigest()}"
     return prepared
 

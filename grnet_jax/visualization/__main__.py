@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with session():
         if options.photos and (options.query or options.gallery):
             raise InputError("--photos and --query/--gallery: only one can be given")
+        check_at_least("--top", options.top, 1)
         if bool(options.query) != bool(options.gallery):
             raise InputError("--query and --gallery: one was given, both are needed")
         output = to_path(options.output or options.workdir, "--output")
@@ -144,8 +145,9 @@ def _explain_dataset(
 def _load_dataset(run: Run, options: argparse.Namespace) -> Any:
     from input_pipeline import load_dataset  # the pipeline is loaded only where it is used
 
-    directory = options.data_dir or run.config.dataset.dir
-    return load_dataset(run.config.dataset.model_copy(update={"dir": directory}))
+    given = {"source": options.source, "dir": options.data_dir}
+    given = {name: value for name, value in given.items() if value is not None}
+    return load_dataset(run.config.dataset.model_copy(update=given))
 
 
 def _rank_queries(
@@ -161,6 +163,7 @@ def _rank_queries(
         return build_protocol(dataset, config.image, chosen)
 
     check_at_least("--queries", options.queries, 1)
+    check_at_least("--seed", options.seed, 0)
     matched = int((protocol(0).positives >= 0).any(axis=1).sum())
     ranked = protocol(min(matched, _RANKED * options.queries))
     return RetrievalEvaluator(config, run.matcher, run.mesh, ranked).run(state.variables)
@@ -239,7 +242,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--photos", nargs=2, metavar=("QUERY", "GALLERY"), help="two photo files")
     add("--boxes", nargs=2, type=_box, metavar="X_1,Y_1,X_2,Y_2", help='of --photos, or "whole"')
     add("--top", type=int, default=5, help="strongest region pairs to show (5)")
-    add("--data_dir", default="", help="where prepared data sets lie (as in training)")
+    add("--config.dataset.source", dest="source", help="where it lies now (as in training)")
+    names = "--config.dataset.dir", "--data_dir"
+    add(*names, dest="data_dir", help="where prepared data sets lie (as in training)")
     return parser
 
 

@@ -5,7 +5,6 @@ Breakdowns and attribute recall are drawn as Fig. 11 and Fig. 7 of FashionNet (L
 
 import dataclasses
 import io
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
-from input_pipeline import write_file
+from input_pipeline import read_object, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -215,12 +214,24 @@ def write_figure(figure: "Figure", path: epath.Path) -> str:
 
 
 def _figures(folder: epath.Path) -> Iterator[tuple[str, "Figure"]]:
-    for kind, groups in _read(folder / "results.json").get("breakdowns", {}).items():
+    for name, draw in (("results.json", _draw_breakdowns), ("recognition.json", _draw_recalls)):
+        if (path := folder / name).exists():
+            content = read_object(path, "what eval.py wrote")
+            try:
+                yield from draw(content)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise InputError(f"{path}: not what eval.py wrote: {error!r}") from error
+
+
+def _draw_breakdowns(results: Mapping[str, Any]) -> Iterator[tuple[str, "Figure"]]:
+    for kind, groups in results.get("breakdowns", {}).items():
         if curves := breakdown_curves(groups):
             title = f"Top-k accuracy by {kind} of the query, with 95% intervals"
             yield f"breakdown_{kind}.png", plot_top_k(curves, title)
-    attributes = _read(folder / "recognition.json").get("attributes", {})
-    if attributes:
+
+
+def _draw_recalls(recognition: Mapping[str, Any]) -> Iterator[tuple[str, "Figure"]]:
+    if attributes := recognition.get("attributes"):
         names, values = attribute_recalls(attributes)
         title = f"Top-5 recall of the {len(names)} most frequent attributes"
         yield "attribute_recall.png", plot_bars(names, {"recall": values}, title, "top-5 recall")
@@ -285,7 +296,3 @@ def _svg(figure: "Figure") -> str:
     text = buffer.getvalue()
     # Black is the page's own color of text, dark or light.
     return text[text.index("<svg") :].replace("#000000", "currentColor")
-
-
-def _read(path: epath.Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}

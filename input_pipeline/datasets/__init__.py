@@ -138,7 +138,8 @@ def open_source(name: str, source: str) -> epath.Path:
             return path
     except OSError as error:  # of a bucket
         raise DatasetError(f"{source!r}: cannot be read (dataset.source): {error}") from error
-    raise DatasetError(f"{path}: no such file or folder (dataset.source)")
+    hint = "if it was moved, give its new path"
+    raise DatasetError(f"{path}: no such file or folder (dataset.source); {hint}")
 
 
 def find_files(root: epath.Path, pattern: str) -> list[epath.Path]:

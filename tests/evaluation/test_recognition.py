@@ -15,6 +15,7 @@ from sklearn.metrics import recall_score
 from grnet_jax import metrics, models
 from grnet_jax import sharding as meshes
 from grnet_jax.config import parse_config
+from grnet_jax.evaluation import build_evaluators
 from grnet_jax.evaluation.recognition import (
     THRESHOLDS,
     RecognitionEvaluator,
@@ -23,6 +24,7 @@ from grnet_jax.evaluation.recognition import (
     category_figures,
     label_types,
 )
+from grnet_jax.models import build_matcher
 from input_pipeline import image_batches, load_dataset
 from input_pipeline.transforms import transform_landmarks
 
@@ -136,6 +138,54 @@ def test_attributes_and_landmarks_are_counted_over_all_photos(tiny_config):
     np.testing.assert_allclose(found.kinds["back"]["pdj_0.1"], (apart[back] <= 0.1).mean())
 
 
+def test_labels_are_compared_by_name(tiny_config):
+    """Of a run that learned the labels in another order, and one category and attribute not."""
+    config = parse_config(tiny_config("fashionnet", **{"eval.batch_size": 40}))
+    dataset = load_dataset(config.dataset)
+    split = dataset.split("test")
+    index, rows = split.index, np.arange(len(split))
+    has = index.attribute_values(rows) > 0
+    lost = np.bincount(index.category).argmax(), has.sum(axis=0).argmax()
+    categories, attributes = (
+        [*np.delete(names, number)[::-1].tolist(), "of another set"]
+        for names, number in zip((index.categories, index.attributes), lost, strict=True)
+    )
+    learned = SimpleNamespace(categories=categories, attributes=attributes)
+    (batch,) = image_batches(split, rows, config.image, batch=len(rows))
+    matcher = _Colours(len(attributes))
+    variables = matcher.init(jax.random.key(1), batch["image"], method="predict")
+    scores = models.predict(matcher, variables, batch["image"])
+    arguments = config, matcher, meshes.make_mesh(), dataset, "test", learned
+    found = RecognitionEvaluator(*arguments).run(variables)
+
+    names = index.categories[index.category]
+    known = index.category != lost[0]
+    best = np.array(categories)[np.argmax(scores.category, axis=1)]
+    assert found.values["category_top1"] == np.mean((best == names)[known])
+    assert found.unknown["categories"] == {index.categories[lost[0]]: (~known).sum()}
+    common = np.asarray(scores.attributes)[:, -2::-1]  # the data set has no label of the last
+    best = np.argsort(-common, axis=1)[:, :5]
+    hits = np.take_along_axis(np.delete(has, lost[1], axis=1), best, axis=1).sum()
+    photos = has.sum(axis=0)
+    wanted = hits / np.delete(photos, lost[1]).sum()
+    np.testing.assert_allclose(found.values["attribute_recall5"], wanted)
+    assert found.unknown["attributes"] == {index.attributes[lost[1]]: photos[lost[1]]}
+    assert "Not measured: categories that were not learned: " in found.format()
+
+
+def test_labels_that_are_all_unknown_are_not_measured(tiny_config, caplog):
+    config = parse_config(tiny_config("fashionnet"))
+    dataset, matcher = load_dataset(config.dataset), build_matcher(config.model)
+    for names, kinds in (
+        (["sari"], {"retrieval"}),
+        (["sari", dataset.split("test").index.categories[3]], {"retrieval", "recognition"}),
+    ):
+        learned = SimpleNamespace(categories=names, attributes=())
+        arguments = config, matcher, meshes.make_mesh(), dataset, "test"
+        assert build_evaluators(*arguments, learned=learned).keys() == kinds
+    assert caplog.text.count("Categories are not measured: synthetic has none that") == 1
+
+
 def test_types_of_attributes_have_recalls_of_their_own():
     """Five attributes: two of texture, one of style, one of an unknown type, one of none."""
     hits = np.array([
@@ -148,7 +198,7 @@ def test_types_of_attributes_have_recalls_of_their_own():
         attribute_counts=lambda: (np.array([4, 2, 2, 0, 2]), np.array([6, 8, 8, 10, 8])),
     )
     types = {"dots": "texture", "stripes": "texture", "sporty": "style", "odd": 9}
-    values, each = attribute_figures(hits, label_types(index, types))
+    values, each = attribute_figures(hits, label_types(index, types, index.attributes))
     assert values["attribute_recall3"] == 0.6
     assert values["attribute_recall5_commonest"] == 0.6
     np.testing.assert_allclose(values["attribute_recall3_texture"], 3 / 6)

@@ -178,7 +178,11 @@ def _shard(folder: Path, split: str) -> Path:
             lambda folder: shutil.copy(folder / "index.test.npz", folder / "index.val.npz"),
             r"index\.val\.npz: has 36 rows for 24 records",
         ),
-        (lambda folder: _cut(folder / "summary.json", 1), r"summary\.json: cannot be read"),
+        (lambda folder: _cut(folder / "summary.json", 1), r"summary\.json:1: not JSON"),
+        (
+            lambda folder: (folder / "summary.json").write_text('{"splits": {}}'),
+            r"summary\.json: options missing",
+        ),
         (
             lambda folder: _cut(folder / "dataset_info.json", 1),
             r"dataset_info\.json: cannot be read",

@@ -189,10 +189,16 @@ def test_spellings_of_a_path(tmp_path):
 
 
 def test_what_prepares_anew(tmp_path):
-    """Neither another place nor other times; another list or photo."""
+    """Neither another place, name nor other times; another list or photo."""
     before = manifest.fingerprint(epath.Path(write_manifest(tmp_path / "first", [GOOD])))
     path = epath.Path(shutil.copytree(tmp_path / "first", tmp_path / "second")) / "photos.csv"
+    path = path.rename(path.with_name("list.csv"))
     os.utime(path.parent / "good.jpg", (1, 1))
+    prepared = [
+        load("manifest", place, tmp_path / "data").directory
+        for place in (tmp_path / "first/photos.csv", path, f"{path.parent}/../second/./list.csv")
+    ]
+    assert len({*prepared}) == 1
     assert manifest.fingerprint(path) == before
     (path.parent / "good.jpg").write_bytes(photo_bytes(5, size=(50, 50)))
     changed = manifest.fingerprint(path)

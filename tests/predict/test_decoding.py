@@ -66,9 +66,15 @@ def test_missing_and_wrong_labels_are_named(tmp_path):
     folder = epath.Path(tmp_path)
     with pytest.raises(CheckpointError, match=r"labels\.json is missing"):
         read_label_names(folder)
-    (folder / "labels.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"labels\.json: not the labels of a run"):
-        read_label_names(folder)
+    for text, message in (
+        ("[]", r"labels\.json:1: expected the labels of a run, got \[\]"),
+        ('{"categories": "dress"}', r"labels\.json: categories: .* tuple"),
+        ('{"categories": [], "attributes": []}', r"labels\.json: landmarks: Field required"),
+        ('{"categories": [', r"labels\.json:1: not JSON"),
+    ):
+        (folder / "labels.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            read_label_names(folder)
 
 
 def test_folders_stand_for_their_files(tmp_path):

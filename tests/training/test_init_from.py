@@ -1,5 +1,9 @@
 """Where training starts: from a weights file, from another run, or from parts of either."""
 
+import dataclasses
+import json
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run
 from grnet_jax.training.checkpoints import Checkpoints, write_config
 from grnet_jax.training.init_from import check_pretrained, check_trainable, start_state
+from grnet_jax.training.label_names import LabelNames, warn_of_other_labels
 from tests.small import small_config
 
 
@@ -159,3 +164,22 @@ def test_heads_of_other_labels_start_fresh(tmp_path):
 def test_parts_that_cannot_learn_alone_are_named(fields, message):
     with pytest.raises(InputError, match=message):
         check_trainable(_run(small_config(**fields)))
+
+
+def test_a_head_that_learned_other_labels_is_told(tmp_path, caplog):
+    config = parse_config(small_config("fashionnet"))
+    write_config(epath.Path(tmp_path), config, "")
+    before = LabelNames(("coat", "dress"), ("plain",), True)
+    (tmp_path / "labels.json").write_text(json.dumps(dataclasses.asdict(before)))
+
+    def told(categories, **fields):
+        train = config.train.model_copy(update={"init_from": str(tmp_path), **fields})
+        index = SimpleNamespace(categories=np.array(categories), attributes=np.array(["plain"]))
+        caplog.clear()
+        warn_of_other_labels(config.model_copy(update={"train": train}), index)
+        return caplog.text
+
+    assert "other categories: number 1 was 'dress' and is 'blouse' now" in told(["coat", "blouse"])
+    assert "number 2 was None and is 'tee' now" in told(["coat", "dress", "tee"])
+    assert not told(["coat", "dress"])
+    assert not told(["coat", "blouse"], init_params="backbone")

@@ -154,6 +154,55 @@ def test_another_data_set_behind_the_same_fields_is_refused(whole_run, tmp_path)
         loop.train(config.model_copy(update={"dataset": dataset}), str(workdir))
 
 
+def _write_config(workdir, folder, change):
+    """Writes the config of a run to a folder, changed: a function of its content."""
+    content = change(json.loads((workdir / "config.json").read_text()))
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / "config.json").write_bytes(text)
+    return epath.Path(folder)
+
+
+def test_a_field_that_a_stored_config_lacks_has_its_default(whole_run, tmp_path, caplog):
+    config, workdir, _ = whole_run
+
+    def older(content):
+        del content["train"]["init_from"], content["eval"]["search"]
+        return content
+
+    folder = _write_config(workdir, tmp_path, older)
+    for _ in range(2):
+        assert checkpoints.read_config(folder) == config  # whose two are the defaults
+    assert len(caplog.messages) == 1
+    assert "config.json lacks train.init_from, eval.search: another version" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: [], r"config\.json:1: expected the config of a run, got \[\]"),
+        (lambda content: b'{"name": "caf\xe9"}', r"config\.json:1: not UTF-8: byte 0xe9"),
+        (lambda content: json.dumps(content).encode()[:99], r"config\.json:1: not JSON"),
+        (lambda content: b"\0" * 99, r"config\.json:1: not UTF-8: byte 0x00"),
+        (lambda content: content | {"model": 3}, r"config\.model\.name='3': expected one of"),
+        (lambda content: content | {"loss": [1]}, r"config\.loss\.name='\[1\]': expected one of"),
+        (
+            lambda content: content | {"speed": 3},
+            r"config\.json: these fields are not those of this version[^\n]*\nconfig\.speed: unkn",
+        ),
+    ],
+)
+def test_a_stored_config_that_is_none_is_named(whole_run, tmp_path, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.read_config(_write_config(whole_run[1], tmp_path, change))
+
+
+def test_a_missing_file_of_boxes_is_named(whole_run, tmp_path):
+    config = whole_run[0]
+    image = config.image.model_copy(update={"detections": "no.csv", "crop": "detected"})
+    with pytest.raises(InputError, match=r"image\.detections='no\.csv': cannot be read"):
+        loop.train(config.model_copy(update={"image": image}), tmp_path)
+
+
 def test_a_workdir_without_a_run_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         checkpoints.read_config(epath.Path(tmp_path))
@@ -165,7 +214,7 @@ def test_a_workdir_without_a_checkpoint_is_named(tiny_config, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_config, tmp_path):
-    sgd = {"name": "sgd", "clip_norm": 0.0, "learning_rate": 1e30, "warmup_steps": 0}
+    sgd = {"name": "sgd", "clip_norm": 0.0, "learning_rate": 2e9, "warmup_steps": 0}
     fields = {f"optimizer.{name}": value for name, value in sgd.items()}
     fields |= {"train.checkpoint_every": 1, "train.log_every": 1}
     config = parse_config(tiny_config("grnet", **fields))

@@ -1,6 +1,7 @@
 """Plots show the measured numbers, and every group with queries has its curve."""
 
 import json
+import re
 import xml.etree.ElementTree
 
 import numpy as np
@@ -109,6 +110,15 @@ def test_the_command_plots_what_there_is(tmp_path, capsys):
         assert path in said
         with Image.open(tmp_path / "out" / path) as picture:
             assert picture.width == 2560
+
+
+@pytest.mark.parametrize("name", ["results.json", "recognition.json"])
+@pytest.mark.parametrize("text", ["[]", '{"a', "\\xff", '{"breakdowns": [], "attributes": 3}'])
+def test_damaged_results_are_named(tmp_path, capsys, name, text):
+    (tmp_path / name).write_bytes(text.encode().decode("unicode_escape").encode("latin1"))
+    with pytest.raises(SystemExit):
+        main([f"--workdir={tmp_path}", "--plots"])
+    assert re.match(rf"\nerror: {tmp_path}/{name}:.* what eval\.py wrote", capsys.readouterr().err)
 
 
 def test_calibration_is_plotted_where_bins_are_full_enough():

@@ -9,10 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
-from etils import epath
 
 from grnet_jax.backbones.pretrained.torch_file import load_torch
 from grnet_jax.errors import InputError
+from input_pipeline import to_path
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; safetensors' own limit
 _SAFETENSORS_DTYPES = {
@@ -101,7 +101,7 @@ def describe_foreign(start: bytes, expected: str) -> str:
 
 
 def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
-    file = epath.Path(path).expanduser()
+    file = to_path(path, "checkpoint file")
     try:
         if file.is_dir():
             raise InputError(f"{name}: is a folder, expected a checkpoint file")

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from etils import epath
 from flax import traverse_util
 
 import grnet_jax
@@ -25,7 +24,7 @@ from grnet_jax.backbones.pretrained.checkpoint_file import (
     is_torch,
 )
 from grnet_jax.errors import InputError
-from input_pipeline import write_file
+from input_pipeline import to_path, write_file
 
 FORMAT = "grnet_jax weights"
 FORMAT_VERSION = 1
@@ -94,7 +93,7 @@ def write_weights(path: str | os.PathLike, weights: Weights) -> None:
         "source_sha256": weights.source_sha256,
         "converter": grnet_jax.__version__,
     }
-    write_file(epath.Path(path).expanduser(), safetensors.numpy.save(arrays, metadata))
+    write_file(to_path(path, "weights file"), safetensors.numpy.save(arrays, metadata))
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
@@ -107,7 +106,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
     info = read_weights_info(path)
     name = os.fspath(path)
     try:
-        arrays = safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
+        arrays = safetensors.numpy.load(to_path(path, "weights file").read_bytes())
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error}") from error
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -138,7 +137,7 @@ def read_weights_info(path: str | os.PathLike) -> WeightsInfo:
       InputError: as `read_weights`, as far as the file's beginning shows it.
     """
     name = os.fspath(path)
-    file = epath.Path(path).expanduser()
+    file = to_path(path, "weights file")
     try:
         if file.is_dir():
             raise InputError(f"{name}: is a folder, expected a weights file")

@@ -34,7 +34,7 @@ class Config(Section):
     """FashionNet's losses by turns: the paper has two phases and prints no weights."""
 
     name: Literal["fashionnet"] = "fashionnet"
-    cycles: int = field(2, "how often the phases follow each other", "parameters", ge=1)
+    cycles: int = field(2, "how often the phases follow each other", "parameters", ge=1, le=1000)
     # A phase's other losses weigh a tenth of what they weigh in their own.
     pose: PhaseConfig = PhaseConfig(fraction=0.3, category=0.1, attributes=1.0, triplets=0.1)
     recognition: PhaseConfig = PhaseConfig(fraction=0.7, landmarks=10.0, visibility=0.1)
