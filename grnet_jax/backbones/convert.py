@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"Next: {shlex.join(_next_command(output))}")
     return 0
 

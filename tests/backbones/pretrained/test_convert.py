@@ -182,7 +182,7 @@ def test_an_error_ends_with_its_message_alone(arguments, said, stub, folder, cap
     _write("bad.pth", {"fc.bias": _BIAS})
     pathlib.Path("file").write_bytes(b"")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert convert.main(arguments) == 1
+    assert convert.main(arguments) == 2
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
