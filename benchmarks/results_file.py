@@ -19,7 +19,8 @@ from typing import Any
 from etils import epath
 
 from grnet_jax.evaluation.provenance import source_commit
-from input_pipeline import write_file
+from input_pipeline import AnnotationError, InputError, write_file
+from input_pipeline.files import read_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,7 +44,11 @@ class ResultsFile:
         self._keys = tuple(keys)
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
-            self.rows = json.loads(self.path.read_text())["rows"]
+            try:
+                self.rows = [{**row} for row in read_json(epath.Path(self.path))["rows"]]
+                self.find(**dict.fromkeys(keys))
+            except (AnnotationError, KeyError, TypeError) as error:
+                raise InputError(f"{self.path}: not the results of a benchmark: {error}") from error
 
     def find(self, **keys: Any) -> dict[str, Any] | None:
         """The row with these key fields, None if it was not measured yet."""

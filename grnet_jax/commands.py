@@ -166,7 +166,7 @@ def _one_message() -> Iterator[None]:
     """Ends the program with a mistake's message alone."""
     try:
         yield
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a config file is a program, which raises what it likes
         logging.debug("Where it came from:", exc_info=True)
         print(f"error: {_last_reason(error)}", file=sys.stderr)
         # Of this package's own, it is about the workdir.

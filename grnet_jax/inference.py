@@ -228,8 +228,11 @@ def zero_shot(backbone: str) -> dict[str, Any]:
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:
-    if isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3:
-        raise InputError("embed: expected a list of photos, got a single one: write [photo]")
+    single = isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3
+    if single or not hasattr(photos, "__len__"):
+        raise InputError(
+            f"embed: expected a list of photos, got {type(photos).__name__}: write [photo]"
+        )
     if not len(photos):
         raise InputError("embed: no photos were given")
     if boxes is not None and len(boxes) != len(photos):

@@ -22,6 +22,8 @@ from grnet_jax.errors import InputError
 def session(argv: Sequence[str] = ()) -> Iterator[None]:
     """Sets up messages and devices for a command; an `InputError` ends it with its message alone.
 
+    So does an error of the operating system that names a file: a full disk, a name too long.
+
     Args:
       argv: the command's name and the arguments that no flag took: there must be none.
     """
@@ -38,16 +40,19 @@ def session(argv: Sequence[str] = ()) -> Iterator[None]:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # of the processes' connections, and buckets
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold what no encoding has
+            stream.reconfigure(errors="backslashreplace")
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
         initialize_distributed()
         yield
-    except InputError as error:
-        logging.debug("Where it came from:", exc_info=True)
-        print(f"\nerror: {error}", file=sys.stderr)
-        _exit(2)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.filename):
+            logging.debug("Where it came from:", exc_info=True)
+            print(f"\nerror: {error}", file=sys.stderr)
+            _exit(2)
         if jax.process_count() == 1:
             raise
         traceback.print_exc()

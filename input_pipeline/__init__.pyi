@@ -13,7 +13,7 @@ from .config import (
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
 from .errors import AnnotationError, DatasetError, InputError
-from .files import check_folder, read_object, read_text, to_path, write_file
+from .files import check_file, check_folder, read_object, read_text, to_path, write_file
 from .images import (
     MAX_PIXELS,
     Box,
@@ -78,6 +78,7 @@ __all__ = [
     "benchmark_protocol",
     "build_transform",
     "check_box",
+    "check_file",
     "check_folder",
     "crop_and_resize",
     "dataset_names",

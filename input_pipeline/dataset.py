@@ -185,10 +185,13 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
     chosen = options or PrepareOptions()
     registered = find_dataset(dataset.name)
     parent = to_path(dataset.dir, "dataset.dir") / dataset.name
-    folder = _find_prepared(parent, registered.folder_name(dataset.source))
-    ensure_prepared(
-        folder, dataset.name, lambda: _plan(registered, dataset.source, folder, chosen), chosen
-    )
+    try:
+        folder = _find_prepared(parent, registered.folder_name(dataset.source))
+        ensure_prepared(
+            folder, dataset.name, lambda: _plan(registered, dataset.source, folder, chosen), chosen
+        )
+    except OSError as error:
+        raise DatasetError(f"{parent}: cannot be prepared in: {error}") from error
     opened = open_dataset(dataset.name, folder)
     if options is not None:
         _check_options(opened, options)
@@ -360,10 +363,8 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
         summary = _read_summary(folder / SUMMARY_FILE)
         kind = ObjectSplit if summary.get("kind") == "objects" else Split
         splits = [
-            kind.open(
-                split, folder / index_file(split), RecordFiles(info.filepaths, info.shard_lengths)
-            )
-            for split, info in _split_infos(folder).items()
+            kind.open(split, folder / index_file(split), RecordFiles(paths, lengths))
+            for split, (paths, lengths) in _record_files(folder).items()
         ]
     except DatasetError as error:
         raise DatasetError(
@@ -382,8 +383,10 @@ def _read_summary(path: epath.Path) -> dict[str, Any]:
     return summary
 
 
-def _split_infos(folder: epath.Path) -> Mapping[str, tfds.core.SplitInfo]:
+def _record_files(folder: epath.Path) -> Mapping[str, tuple[list[epath.Path], list[int]]]:
+    """Returns the paths of each split's files and how many records each has."""
     try:
-        return tfds.builder_from_directory(folder).info.splits
+        infos = tfds.builder_from_directory(folder).info.splits
+        return {split: (info.filepaths, info.shard_lengths) for split, info in infos.items()}
     except Exception as error:  # TFDS lets through whatever its parsers raise
         raise DatasetError(f"{folder / 'dataset_info.json'}: cannot be read ({error})") from error

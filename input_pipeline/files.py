@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import pathlib
 import posixpath
 import re
 import string
@@ -49,14 +50,17 @@ def to_path(text: str | os.PathLike, what: str) -> epath.Path:
     try:
         return parse_path(text)
     except ValueError as error:
-        raise InputError(f"{what}={os.fspath(text)!r}: {error}") from error
+        raise InputError(f"{what}={str(text)!r}: {error}") from error
 
 
 def parse_path(text: str | os.PathLike) -> epath.Path:
     """Returns the path; raises ValueError, for callers who name the field themselves."""
+    if not isinstance(text, str | os.PathLike):  # argparse makes a list of "--"
+        raise ValueError("expected a path")
     if "\0" in os.fspath(text):
         raise ValueError("a path cannot hold a NUL")
     try:
+        os.fspath(text).encode()  # libraries that write take UTF-8 alone
         return epath.Path(text).expanduser()
     except (KeyError, ValueError, ImportError, RuntimeError) as error:
         raise ValueError(f"expected a path of this machine, gs:// or s3:// ({error})") from error
@@ -85,6 +89,13 @@ def check_folder(folder: epath.Path) -> None:
     (folder / ".writable").unlink()
 
 
+def check_file(path: str | os.PathLike) -> None:
+    """Raises OSError for a pipe or a device: reading it may never end."""
+    local = pathlib.Path(path)
+    if local.exists() and not (local.is_file() or local.is_dir()):
+        raise OSError("is a pipe or a device, expected a file")
+
+
 def read_text(path: epath.Path) -> str:
     """Reads a text file in UTF-8 or UTF-16.
 
@@ -92,6 +103,7 @@ def read_text(path: epath.Path) -> str:
       AnnotationError: it cannot be read, is no text, or is in another encoding.
     """
     try:
+        check_file(path)
         data = path.read_bytes()
     except FileNotFoundError:
         raise AnnotationError([f"{path}: no such file"]) from None

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from input_pipeline.config import ImageConfig
 from input_pipeline.errors import InputError
+from input_pipeline.files import check_file
 
 Box: TypeAlias = tuple[float, float, float, float]
 ImageSource: TypeAlias = str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray
@@ -238,6 +239,7 @@ def _read(source: Any, name: str) -> tuple[bytes, str]:
         )
     name = name or os.fspath(source)
     try:
+        check_file(source)
         return epath.Path(source).read_bytes(), name
     except FileNotFoundError:
         raise MissingImageError(f"{name}: no such file") from None

@@ -263,7 +263,7 @@ def test_load_takes_files_and_arrays(trained, tmp_path):
         matcher.embed([array], [None, None])
     with pytest.raises(ImageError, match=r"missing\.jpg"):
         matcher.embed([tmp_path / "missing.jpg"])
-    for single in (str(path), array):
+    for single in (str(path), array, Image.fromarray(array), 3):
         with pytest.raises(InputError, match="expected a list of photos"):
             matcher.embed(single)
     for box in [(30, 10, 20, 40), (0, 0, 41, 50), (float("nan"), 0, 5, 5)]:

@@ -136,17 +136,27 @@ def test_files_that_cannot_be_used_are_named(exported, tmp_path, monkeypatch):
     (tmp_path / "matcher.json").write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(ExportError, match="format 99"):
         load_exported(tmp_path)
-    lacking = {name: value for name, value in description.items() if name != "files"}
-    for text, message in (
-        ("{", "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
-        ("[]", "format None"),
-        (json.dumps(lacking), "is damaged: files missing"),
-        (json.dumps(description | {"files": []}), "is damaged: "),
-    ):
-        (tmp_path / "matcher.json").write_text(text)
-        with pytest.raises(ExportError, match=rf"matcher\.json: {message}"):
-            load_exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "{", "cannot be read"),
+        (lambda text: "[" * 9999, "cannot be read"),
+        (lambda text: "[]", "is damaged"),
+        (lambda text: text.replace('"sha256"', '"sha"'), "is damaged: KeyError"),
+        (lambda text: text.replace('"embed"', '"embeds"'), "is damaged: KeyError"),
+        (lambda text: text.replace(" 24,", " 25,"), "are not those of"),
+        (lambda text: text.replace('"uint8"', "null"), "are not those of"),
+    ],
+)
+def test_a_damaged_description_is_named(exported, tmp_path, damage, message):
+    for file in exported[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "matcher.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ExportError, match=rf"matcher\.json: .*{message}"):
+        load_exported(tmp_path)
 
 
 def test_unknown_platforms_are_named(tmp_path):

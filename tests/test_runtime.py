@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from grnet_jax import runtime
+from grnet_jax import commands, runtime
 from grnet_jax.errors import InputError
 
 
@@ -72,3 +72,29 @@ def test_what_a_job_lacks_is_named(env, message, monkeypatch):
     monkeypatch.setattr(jax._src.xla_bridge, "backends_are_initialized", lambda: False)
     with pytest.raises(InputError, match=message):
         runtime.initialize_distributed()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (InputError("bad \udcff"), "error: bad \\udcff"),
+        (OSError(36, "File name too long", "xxx"), "error: [Errno 36] File name too long: 'xxx'"),
+    ],
+)
+def test_a_users_error_ends_with_its_message(error, message, capfd):
+    with pytest.raises(SystemExit) as end, runtime.session():
+        raise error
+    assert end.value.code == 2
+    assert capfd.readouterr().err.strip() == message
+
+
+def test_a_config_file_may_raise_anything(capsys):
+    with pytest.raises(SystemExit) as end, commands._one_message():
+        compile("\0", "photo.jpg", "exec")
+    assert end.value.code == 2
+    assert "null bytes" in capsys.readouterr().err
+
+
+def test_an_error_of_ours_is_not_hidden():
+    with pytest.raises(OSError, match="refused"), runtime.session():
+        raise ConnectionError("refused")

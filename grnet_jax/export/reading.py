@@ -88,28 +88,33 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedMatcher:
         platforms or a much older JAX (its files are read for six months at least).
     """
     folder = pathlib.Path(path)
+    file = folder / DESCRIPTION
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads(file.read_text())
     except FileNotFoundError:
         raise ExportError(
             f"{folder} holds no exported matcher: {DESCRIPTION} is missing. Write one with "
             f"`python -m grnet_jax.export --workdir=... --output={folder}`"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"{folder / DESCRIPTION}: cannot be read: {error}") from error
-    given = description.get("format") if isinstance(description, dict) else None
-    if given != FORMAT:
-        raise ExportError(
-            f"{folder / DESCRIPTION}: format {given!r}; this version of grnet_jax reads format "
-            f"{FORMAT}"
-        )
-    if missing := sorted({"platforms", "files", "photos", "features"} - description.keys()):
-        raise ExportError(f"{folder / DESCRIPTION}: is damaged: {', '.join(missing)} missing")
+    except (OSError, RecursionError, ValueError) as error:
+        raise ExportError(f"{file}: cannot be read: {error}") from error
     try:
+        if description.get("format") != FORMAT:
+            raise ExportError(
+                f"{file}: format {description.get('format')!r}; this version of grnet_jax reads "
+                f"format {FORMAT}"
+            )
         _check_platform(folder, description["platforms"])
         embed, score = (_read(folder, description["files"][name]) for name in ("embed", "score"))
+        forms = [form for _, form in sorted(description["features"].items())]
+        same = [description["photos"], *forms] == [
+            {"shape": ["n", *array.shape[1:]], "dtype": str(array.dtype)}
+            for array in (*embed.in_avals, *embed.out_avals)
+        ]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ExportError(f"{folder / DESCRIPTION}: is damaged: {error!r}") from error
+        raise ExportError(f"{file}: is damaged: {error!r}") from error
+    if not same:
+        raise ExportError(f"{file}: photos, features: are not those of {folder}'s other files")
     return ExportedMatcher(description, embed, score)
 
 

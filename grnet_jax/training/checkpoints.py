@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,6 +51,10 @@ def open_workdir(workdir: str | os.PathLike, what: str = "--workdir") -> epath.P
     path = to_path(workdir, what)
     if marks := sorted(set("[]*?") & set(str(path))):
         raise InputError(f"{what}={str(path)!r}: choose a path without {' '.join(marks)}")
+    try:
+        (path / _CONFIG_FILE).exists()
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{what}={str(path)!r}: {error.strerror or error}") from error
     return path
 
 
@@ -188,6 +194,7 @@ class Checkpoints:
         bucket = "://" in str(workdir)
         self._directory = (workdir if bucket else workdir.resolve()) / "checkpoints"
         self._damaged: set[int] = set()
+        _check_metrics(self._directory)
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(2),
@@ -292,9 +299,34 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
+        _quiet_other_reads()
         return self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         ).state
+
+
+@functools.cache
+def _quiet_other_reads() -> None:
+    """Passes over what orbax was reading beside what failed: each would print a traceback."""
+    show = sys.unraisablehook
+
+    def show_others(found: Any) -> None:
+        closed = "Event loop is closed" in str(found.exc_value)
+        if not closed and not inspect.iscoroutine(found.object):
+            show(found)
+
+    sys.unraisablehook = show_others
+
+
+def _check_metrics(directory: epath.Path) -> None:
+    """Raises CheckpointError where a checkpoint's metrics, which choose the best, are damaged."""
+    for path in sorted(directory.glob("*/metrics/metrics")):
+        try:
+            float(_selection_metric(read_object(path, "metrics")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: is damaged; delete {path.parents[1]} to go on without this checkpoint"
+            ) from error
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:

@@ -158,11 +158,14 @@ def find_file(root: epath.Path, name: str) -> epath.Path | None:
 
 def fingerprint(files: Iterable[epath.Path], *texts: str) -> str:
     """Returns a digest of files' names and, of few, their content, else their sizes; and texts."""
+    from input_pipeline.files import check_file  # with pandas, as above
+
     files = list(files)
     digest = hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogateescape"), digest_size=16)
     for path in files:
         digest.update(f"{path.name}\0".encode())
         try:
+            check_file(path)
             if len(files) <= _FEW_FILES:
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())

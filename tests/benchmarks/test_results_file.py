@@ -10,6 +10,7 @@ import time
 import pytest
 
 from benchmarks.results_file import ResultsFile, run_command
+from grnet_jax.errors import InputError
 
 
 def test_rows_are_written_as_they_finish_and_found_again(tmp_path):
@@ -26,6 +27,13 @@ def test_rows_are_written_as_they_finish_and_found_again(tmp_path):
     assert found == {(0, 3, "python -m two"), (1, 2, "python -m one")}
     assert content["rows"][0].keys() >= {"commit", "machine"}
     assert [path.name for path in tmp_path.iterdir()] == ["measured.json"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": [1]}', '{"rows": [{}]}', '{"rows": 1}'])
+def test_damaged_results_are_named(tmp_path, content):
+    (tmp_path / "measured.json").write_text(content)
+    with pytest.raises(InputError, match=r"measured\.json: not the results of a benchmark"):
+        ResultsFile("measured", "python -m one", ("model", "seed"), tmp_path)
 
 
 def test_a_commands_failure_is_ours(tmp_path):

@@ -149,6 +149,10 @@ def _cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def _take_out(path: Path, text: str) -> None:
+    path.write_text(path.read_text().replace(text, ""))
+
+
 def _shard(folder: Path, split: str) -> Path:
     return next(folder.glob(f"*{split}.array_record*"))
 
@@ -171,6 +175,10 @@ def _shard(folder: Path, split: str) -> Path:
         (
             lambda folder: shutil.copy(_shard(folder, "test"), _shard(folder, "val")),
             r"val\.array_record.*: holds 36 records, expected 24",
+        ),
+        (
+            lambda folder: _take_out(folder / "dataset_info.json", '"name": "synthetic",'),
+            r"dataset_info\.json: cannot be read",
         ),
         (lambda folder: (folder / "index.test.npz").unlink(), r"index\.test\.npz: missing"),
         (lambda folder: _cut(folder / "index.test.npz", 500), r"index\.test\.npz: damaged"),

@@ -179,6 +179,8 @@ def test_missing_empty_and_folder(tmp_path):
         load_image(tmp_path / "nothing.jpg")
     with pytest.raises(ImageError, match="is a folder"):
         load_image(tmp_path)
+    with pytest.raises(ImageError, match="/dev/zero: cannot be read: is a pipe or a device"):
+        load_image("/dev/zero")  # it never ends
     with pytest.raises(ImageError, match="is empty"):
         load_image(b"")
     with pytest.raises(ImageError, match="has no pixels"):

@@ -106,6 +106,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole_run, tmp_path, 
     assert int(_restored(config, copy).step) == 6  # saved anew
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"top5": 0.5}', "\xff"])
+def test_damaged_metrics_are_named(tmp_path, content):
+    path = tmp_path / "checkpoints" / "3" / "metrics" / "metrics"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"metrics: is damaged; delete .*checkpoints/3 to"):
+        Checkpoints(epath.Path(tmp_path))
+
+
 def test_nothing_but_damaged_checkpoints_is_an_error(whole_run, tmp_path):
     config, workdir, _ = whole_run
     copy = tmp_path / "run"

@@ -12,7 +12,7 @@ import safetensors
 
 from grnet_jax.backbones.pretrained.torch_file import load_torch
 from grnet_jax.errors import InputError
-from input_pipeline import to_path
+from input_pipeline import check_file, to_path
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; safetensors' own limit
 _SAFETENSORS_DTYPES = {
@@ -105,6 +105,7 @@ def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
     try:
         if file.is_dir():
             raise InputError(f"{name}: is a folder, expected a checkpoint file")
+        check_file(file)
         data = file.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None

@@ -24,7 +24,7 @@ from grnet_jax.backbones.pretrained.checkpoint_file import (
     is_torch,
 )
 from grnet_jax.errors import InputError
-from input_pipeline import to_path, write_file
+from input_pipeline import check_file, to_path, write_file
 
 FORMAT = "grnet_jax weights"
 FORMAT_VERSION = 1
@@ -141,6 +141,7 @@ def read_weights_info(path: str | os.PathLike) -> WeightsInfo:
     try:
         if file.is_dir():
             raise InputError(f"{name}: is a folder, expected a weights file")
+        check_file(file)
         with file.open("rb") as stream:
             start = stream.read(512)
             length = int.from_bytes(start[:8], "little")
