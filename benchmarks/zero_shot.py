@@ -17,9 +17,8 @@ from grnet_jax.config import Config, make_config, parse_config
 from grnet_jax.evaluation import build_evaluators
 from grnet_jax.evaluation.reports import column_title, results_dict
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.inference import zero_shot
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.init_from import start_untrained
+from grnet_jax.training.init_from import start_untrained, zero_shot
 from input_pipeline import load_dataset
 
 _QUERIES = 400

@@ -10,7 +10,7 @@ Python: grnet_jax.load("imagenet:efficientnet_lite0"). Figures: docs/backbones.m
 import ml_collections
 
 from grnet_jax.config import make_config
-from grnet_jax.inference import zero_shot
+from grnet_jax.training.init_from import zero_shot
 
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from grnet_jax.backbones.pretrained.imagenet import IMAGENET, find_imagenet_file
-from grnet_jax.config import make_config, parse_config
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
 from grnet_jax.models import Features, Predictions, model_inputs
@@ -24,7 +22,7 @@ from grnet_jax.search.ranking import (
 )
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
-from grnet_jax.training.init_from import start_untrained
+from grnet_jax.training.init_from import start_zero_shot
 from grnet_jax.training.state import TrainState
 from input_pipeline import (
     Box,
@@ -206,25 +204,9 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
       InputError: no package has weights of that backbone, or it is not installed.
     """
     kind, _, name = os.fspath(workdir).partition(":")
-    if kind == IMAGENET:
-        find_imagenet_file(name)
-        config = parse_config(make_config(name=f"zero_shot_{name}", **zero_shot(name)))
-        return LoadedMatcher(*start_untrained(config, make_mesh()))
+    if kind == "imagenet":
+        return LoadedMatcher(*start_zero_shot(name, make_mesh()))
     return LoadedMatcher(*restore_run(workdir, make_mesh()))
-
-
-def zero_shot(backbone: str) -> dict[str, Any]:
-    """Returns the sections image and model of a frozen ImageNet backbone that is searched with."""
-    return {
-        "image": {"size": 224},
-        "model": {
-            "name": "embedding",
-            "backbone": {"name": backbone, "pretrained": IMAGENET},
-            "pooling": "average",
-            "embedding_dim": 0,
-            "color_weight": 0.5,
-        },
-    }
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:

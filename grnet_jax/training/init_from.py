@@ -17,7 +17,7 @@ from grnet_jax.backbones.pretrained.imagenet import (
     read_imagenet_weights,
 )
 from grnet_jax.backbones.pretrained.weights import read_weights, read_weights_info
-from grnet_jax.config import Config, fields_affecting
+from grnet_jax.config import Config, fields_affecting, make_config, parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.sharding import place_replicated
 from grnet_jax.training.build import Run, build_run, restore_run
@@ -71,6 +71,31 @@ def start_untrained(config: Config, mesh: Mesh) -> tuple[Run, TrainState]:
     check_pretrained(config)
     run = build_run(config, mesh)
     return run, start_state(run)
+
+
+def zero_shot(backbone: str) -> dict[str, Any]:
+    """Returns the sections image and model of ImageNet features searched without training."""
+    return {
+        "image": {"size": 224},
+        "model": {
+            "name": "embedding",
+            "backbone": {"name": backbone, "pretrained": IMAGENET},
+            "pooling": "average",
+            "embedding_dim": 0,
+            "color_weight": 0.5,
+        },
+    }
+
+
+def start_zero_shot(backbone: str, mesh: Mesh) -> tuple[Run, TrainState]:
+    """Returns `start_untrained` of `zero_shot`'s config.
+
+    Raises:
+      InputError: no package has weights of this backbone, or it is not installed.
+    """
+    find_imagenet_file(backbone)
+    config = make_config(name=f"zero_shot_{backbone}", **zero_shot(backbone))
+    return start_untrained(parse_config(config), mesh)
 
 
 def _choose_parts(parts: str, source: Any, target: Any) -> set[str]:
