@@ -1,4 +1,4 @@
-"""An embedding of a grid of cells, trained by the softmax over the batch's shop images.
+"""An embedding of a grid of cells, trained by a softmax over the batch.
 
     python train.py --config=configs/contrastive.py
 

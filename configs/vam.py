@@ -1,4 +1,4 @@
-"""Visual attention model (Wang et al., VCIP 2017), the best earlier method of GRNet's Table 3.
+"""Visual attention model (Wang et al., VCIP 2017): attention gates the map.
 
     python train.py --config=configs/vam.py
     python train.py --config=configs/vam.py --config.model.fusion=product

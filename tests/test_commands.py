@@ -390,7 +390,7 @@ def test_help_and_a_missing_config_end_in_one_screen(parse, words, error, capsys
     out, err = capsys.readouterr()
     assert (ended.value.code, bool(out)) == ((2, False) if error else (0, True))
     lines = (out or err).splitlines()
-    assert len(lines) <= 25
+    assert len(lines) <= 30
     assert max(map(len, lines)) <= 100
     assert not error or lines[0] == f"error: {error}"
     assert "python -m grnet_jax.config" in lines[-1]

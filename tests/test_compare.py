@@ -187,7 +187,7 @@ def test_runs_without_a_common_query_are_refused(write_run):
         ("ranks.parquet", b"PAR1 and no more", r"ranks.parquet: damaged \("),
         ("results.json", None, "results.json: no such file"),
         ("results.json", b"{", "results.json:1: not JSON"),
-        ("results.json", b"[]", "results.json: damaged or older"),
+        ("results.json", b"[]", "results.json:1: expected what eval.py wrote"),
         ("results.json", b'{"protocols": {}}', r"older \(no field 'all'\): run eval.py again"),
     ],
 )

@@ -68,13 +68,15 @@ def test_quoted_figures_are_beside_ours_and_ours_below_a_line():
     text = format_table(_GRNET.table("table3"), "deepfashion_c2s", {})
     assert "| 8 | GRNet | 0 | – | – | – | 25.7 | 64.4 | 75.0 |" in text
     assert "| 1 | FashionNet | needs weights | – | – | – | 7.0 | 18.8 | 22.8 |" in text
-    assert "| 5 | VAM+ImgDrop | quoted | – | – | – | 13.7 | 43.9 | 56.9 |" in text
+    assert "| 5 | VAM+ImgDrop | 0 | – | – | – | 13.7 | 43.9 | 56.9 |" in text
+    quoted = format_table(_GRNET.table("table4"), "street2shop", {})
+    assert "| 4 | Trip.+Partial | quoted | – | – | – | 47.0 |" in quoted
     below = text.partition(_LINE)[2]
     assert "| 11 | DINOv2, global similarity | needs weights | – | – | – | – | – | – |" in below
     assert "GRNet | 0" not in below
     assert "| 25.73 | 64.38 | 75.00 |" in format_table(_GRNET.table("table5"), "synthetic", {})
-    with pytest.raises(InputError, match=r"row 3 of table3 \(VAM\+Nonshared\) is only quoted"):
-        _GRNET.table("table3").choose((3,))
+    with pytest.raises(InputError, match=r"row 4 of table4 \(Trip.\+Partial\) is only quoted"):
+        _GRNET.table("table4").choose((4,))
 
 
 def test_a_cell_is_mean_interval_and_half_range_of_the_seeds():
@@ -87,7 +89,7 @@ def test_a_cell_is_mean_interval_and_half_range_of_the_seeds():
     shown = format_table(
         find_paper("fir").table("table2"), "synthetic", {14: [_with_labels(count)]}
     )
-    assert "| 14 | small, OC+OS | 1 | 27.4 | 50.0 |" in shown
+    assert "| 14 | small, OC+OS, distances not squared | 1 | 27.4 | 50.0 |" in shown
 
 
 def test_rows_are_told_apart_only_where_intervals_separate():

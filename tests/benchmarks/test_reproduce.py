@@ -253,7 +253,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
         (("grnet", "table3", "--weights=x"), "'x': expected a name and its file, NAME=FILE"),
         (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
         (("grnet", "table3", "--rows=7", "--config.model.layers=1"), "fields of configs/kpm.py"),
-        (("grnet", "table3", "--rows=3"), "row 3 of table3 (VAM+Nonshared) is only quoted"),
+        (("grnet", "table4", "--rows=4"), "row 4 of table4 (Trip.+Partial) is only quoted"),
         (("grnet", "table3", "--members=-1"), "--members: expected 0 or more, got -1"),
         (
             ("grnet", "table3", *_C2S, "--weights=googlenet=x"),
