@@ -28,11 +28,17 @@ from grnet_jax.training.build import Run, build_run, restore_run
 from grnet_jax.training.checkpoints import open_workdir, read_config
 from grnet_jax.training.label_names import read_label_names
 from grnet_jax.visualization.result_page import write_result_page
-from input_pipeline import DatasetConfig, check_folder, load_dataset, to_path
+from input_pipeline import DatasetConfig, check_file, check_folder, load_dataset, to_path
 
 _CONFIG_HELP = (
     "FILE.py[:DATASET]; DATASET is synthetic, manifest, ... Fields are set by "
     "--config.SECTION.FIELD=VALUE; `python -m grnet_jax.config` lists them."
+)
+# A config file may be any other file, or import what is not there; absl compares a flag's letters,
+# however many, with those it knows.
+_MISTAKES = (
+    *(flags.Error, AttributeError, ImportError, KeyError, OSError, RecursionError, SyntaxError),
+    *(TypeError, ValueError),
 )
 
 
@@ -61,6 +67,7 @@ def parse_eval_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    check_file(_flag(argv, "config").partition(":")[0])
     rest = flags.FLAGS(argv)
     if flags.FLAGS.config is not None:  # a file that is missing is noticed only when it is read
         flags.FLAGS.config.to_dict()
@@ -82,7 +89,7 @@ def _one_message() -> Iterator[None]:
     """Ends the program with a mistake's message alone."""
     try:
         yield
-    except Exception as error:  # a config file is a program, which raises what it likes
+    except _MISTAKES as error:
         logging.debug("Where it came from:", exc_info=True)
         print(f"error: {_last_reason(error)}", file=sys.stderr)
         print(
