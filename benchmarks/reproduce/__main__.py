@@ -46,9 +46,11 @@ from benchmarks.reproduce.runner import (
     show,
 )
 from benchmarks.results_file import RESULTS, ROOT, ResultsFile
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import InputError
 from grnet_jax.runtime import session
 from grnet_jax.visualization.plots import plot_curves, write_plots
+
+_MOST_SEEDS = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{list(table.datasets)}"
             )
         table = table.on(options.dataset)
-        check_at_least("--seeds", options.seeds, 1)
+        if not 1 <= options.seeds <= _MOST_SEEDS:
+            raise InputError(f"--seeds: expected 1 to {_MOST_SEEDS}, got {options.seeds}")
         rows = table.choose(options.rows)
         given = [*_source(options), *given]
         folder = pathlib.Path(options.results).expanduser().resolve()
