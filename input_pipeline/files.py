@@ -50,13 +50,11 @@ def to_path(text: str | os.PathLike, what: str) -> epath.Path:
     try:
         return parse_path(text)
     except ValueError as error:
-        raise InputError(f"{what}={str(text)!r}: {error}") from error
+        raise InputError(f"{what}={os.fspath(text)!r}: {error}") from error
 
 
 def parse_path(text: str | os.PathLike) -> epath.Path:
     """Returns the path; raises ValueError, for callers who name the field themselves."""
-    if not isinstance(text, str | os.PathLike):  # argparse makes a list of "--"
-        raise ValueError("expected a path")
     if "\0" in os.fspath(text):
         raise ValueError("a path cannot hold a NUL")
     try:

@@ -34,7 +34,7 @@ class RecordFiles:
         return joined
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1:].sum())  # of no files 0
 
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
         """Reads the records of these rows, in this order; a row may occur twice.

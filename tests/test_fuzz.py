@@ -25,7 +25,7 @@ from etils import epath
 
 import grnet_jax.config
 from benchmarks.reproduce import __main__ as reproduce
-from grnet_jax import commands
+from grnet_jax import commands, compare
 from grnet_jax.backbones import convert
 from grnet_jax.backbones.pretrained.weights import Weights, read_weights, write_weights
 from grnet_jax.config import parse_config
@@ -54,10 +54,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzz")]
 _ROOT = Path(__file__).parents[1]
 _SECONDS = 120  # of a try
 _LINES = 40  # of a message: argparse's usage, or a problem for each field
-_WORDS = [
+_WORDS = [  # not "--", of which Python 3.11's argparse makes an empty list
     *("", " ", "1e3", "1e999", "-0.0", "nan", "-inf", "9" * 5000, "0x10", "1_0", "1,2", "(1, 2)"),
     *("[", "[1,", "{'a': 1}", "'", '"', "\\", "True", "None", "a" * 5000, "é\u0301\u200b", "١"),
-    *("\udcff", "a\nb", "%s{0}$HOME", "--", "-x", "@", "train", "test", "train+test", "all"),
+    *("\udcff", "a\nb", "%s{0}$HOME", "-x", "@", "train", "test", "train+test", "all"),
     *("../..", "global", "sgd", "float16", ".", "~nobody"),
 ]
 _METRICS = {f"top{k}": 0.25 for k in TOP_K}
@@ -330,13 +330,14 @@ def test_flags_of_prepare(fuzz, stopped):
 def test_flags_of_other_commands(fuzz, runs, stopped):
     grnet, fashionnet = (f"--workdir={runs[name]}" for name in ("grnet", "fashionnet"))
     out, results, photo = f"--output={fuzz.folder}/out", f"--results={fuzz.folder}", fuzz.photo
-    explained = "output plots split queries seed query gallery photos boxes top data_dir"
-    tables = "dataset source weights keypoints rows seeds runs results list config.train.steps"
+    explained = "output plots matches split queries seed query gallery photos boxes top data_dir"
+    tables = "dataset source weights keypoints rows seeds members runs results list plan print"
     lines = [
         (predict.main, [photo, fashionnet, out], "output box shop top workdir"),
         (export.main, [grnet, out], "output platforms workdir"),
         (visualization.main, [grnet, out, "--photos", photo, photo], explained),
         (visualization.main, [grnet, out], explained),
+        (compare.main, [str(runs["grnet"])] * 2 + [out], "metric subset output top"),
         (convert.main, [photo, out], "backbone preprocessing output entry"),
         (reproduce.main, ["grnet", "table5", "--list", results], tables),
         (reproduce.main, ["fashionnet", "table2", "--list", results], tables),

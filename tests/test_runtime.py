@@ -88,7 +88,7 @@ def test_a_users_error_ends_with_its_message(error, message, capfd):
     assert capfd.readouterr().err.strip() == message
 
 
-def test_a_config_file_may_raise_anything(capsys):
+def test_a_config_file_that_is_none(capsys):
     with pytest.raises(SystemExit) as end, commands._one_message():
         compile("\0", "photo.jpg", "exec")
     assert end.value.code == 2

@@ -57,6 +57,8 @@ from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.runtime import session
 from grnet_jax.visualization.plots import plot_bars, plot_curves, plot_top_k, write_plots
 
+_MOST_SEEDS = 1000
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--dataset: {table.name} is not run on {options.dataset!r}; expected one of "
                 f"{list(table.datasets)}"
             )
-        check_at_least("--seeds", options.seeds, 1)
+        if not 1 <= options.seeds <= _MOST_SEEDS:
+            raise InputError(f"--seeds: expected 1 to {_MOST_SEEDS}, got {options.seeds}")
         check_at_least("--members", options.members, 0)
         check_at_least("--tflops", options.tflops, 1e-6)
         table = table.on(options.dataset, options.members)

@@ -180,6 +180,10 @@ def _shard(folder: Path, split: str) -> Path:
             lambda folder: _take_out(folder / "dataset_info.json", '"name": "synthetic",'),
             r"dataset_info\.json: cannot be read",
         ),
+        (
+            lambda folder: _take_out(folder / "dataset_info.json", '"72"'),
+            r"index\.train\.npz: has 72 rows for 0 records",
+        ),
         (lambda folder: (folder / "index.test.npz").unlink(), r"index\.test\.npz: missing"),
         (lambda folder: _cut(folder / "index.test.npz", 500), r"index\.test\.npz: damaged"),
         (
