@@ -34,10 +34,10 @@ demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write
 	$(BIN)/python eval.py --workdir=$(DEMO)
 
 test: $(INSTALLED) ## The fast tests (minutes)
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(INSTALLED) ## Kill, multi-process and parity tests, and the paper's sizes
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED) ## Style and types
 	$(BIN)/ruff check .

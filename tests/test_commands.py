@@ -39,7 +39,6 @@ _FIELDS = (
     "train.checkpoint_every=3",
     "optimizer.warmup_steps=2",
 )
-pytestmark = pytest.mark.xdist_group("commands")  # one process, which trains the run once
 
 
 def run(command, *arguments, env=None):
@@ -148,6 +147,7 @@ def test_visualization_explains_right_and_wrong_answers(trained, tmp_path):
     assert f"Wrote {tmp_path}/matches.png" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_visualization_explains_photo_files_without_tensorflow(trained, tmp_path):
     """The score on the page is that of `load`; boxes count."""
     workdir, _, _ = trained
@@ -179,6 +179,7 @@ sys.exit(main())
     assert "street.png is (5.0, 6.0, 70.0, 50.0): expected" in done.stderr
 
 
+@pytest.mark.slow
 def test_visualization_names_a_photo_that_is_not_there(trained):
     workdir, _, _ = trained
     flags = [f"--workdir={workdir}", "--query=nobody", "--gallery=nothing"]
@@ -189,6 +190,7 @@ def test_visualization_names_a_photo_that_is_not_there(trained):
     assert "--query and --gallery: one was given, both are needed" in done.stderr
 
 
+@pytest.mark.slow
 def test_export_gives_the_scores_of_load(trained, tmp_path):
     workdir, _, _ = trained
     done = run("-m", "grnet_jax.export", f"--workdir={workdir}", f"--output={tmp_path}")
@@ -335,14 +337,28 @@ def test_color_histogram_needs_no_training_and_is_compared(trained, data_dir, tm
     ("flags", "message"),
     [
         (["--config.model.node_dims=3"], "node_dims"),
-        (["--config.model.node_dim=many"], "node_dim"),
+        pytest.param(["--config.model.node_dim=many"], "node_dim", marks=pytest.mark.slow),
         (["--config=configs/grnet.py:street3shop"], "dataset.name='street3shop': expected one of"),
-        (["--config=configs/grnet.py:deepfashion_c2s"], "dataset.source is empty"),
+        pytest.param(
+            ["--config=configs/grnet.py:deepfashion_c2s"],
+            "dataset.source is empty",
+            marks=pytest.mark.slow,
+        ),
         (["--config=configs/grnet.py:manifest"], "dataset.source is empty: give what manifest"),
-        (["--config.dataset.source=vast"], "expected one of small, tiny"),
-        (["--workdir=runs/run[1]"], "--workdir='runs/run[1]': choose a path without [ ]"),
+        pytest.param(
+            ["--config.dataset.source=vast"], "expected one of small, tiny", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["--workdir=runs/run[1]"],
+            "--workdir='runs/run[1]': choose a path without [ ]",
+            marks=pytest.mark.slow,
+        ),
         (["--workdir=https://host/run"], "--workdir='https://host/run': expected a path of this"),
-        (["--confg=configs/grnet.py"], "Unknown command line flag 'confg'"),
+        pytest.param(
+            ["--confg=configs/grnet.py"],
+            "Unknown command line flag 'confg'",
+            marks=pytest.mark.slow,
+        ),
         (["extra"], "unexpected argument 'extra'"),
         (
             ["--config.train.steps=-1", "--config.optimizer.momentum=2.0"],
@@ -486,6 +502,7 @@ def test_a_list_that_moves_or_gains_a_category(data_dir, tmp_path):
     assert "content of the prepared data: '" in done.stderr
 
 
+@pytest.mark.slow
 def test_starting_from_a_run_of_another_model_is_named(trained, data_dir, tmp_path):
     workdir, _, _ = trained
     fields = *_tiny(data_dir), *_FIELDS, "model.layers=2", f"train.init_from={workdir}"

@@ -49,7 +49,13 @@ def exported(tmp_path_factory):
     return folder, *_export("grnet", folder, ("cpu", "cuda", "tpu"))
 
 
-@pytest.mark.parametrize("variant", _VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[] if name in ("grnet", "kpm") else pytest.mark.slow)
+        for name in _VARIANTS
+    ],
+)
 def test_exported_halves_give_the_live_models_numbers(variant, tmp_path):
     _, matcher, variables = _export(variant, tmp_path)
     loaded = load_exported(tmp_path)

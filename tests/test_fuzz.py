@@ -50,7 +50,7 @@ from tests.input_pipeline.conftest import photo_bytes, write_manifest
 from tests.input_pipeline.test_fuzz import CELLS, HEADER, change_value, change_word, move_line
 from tests.small import small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzz")]
+pytestmark = pytest.mark.slow
 _ROOT = Path(__file__).parents[1]
 _SECONDS = 120  # of a try
 _LINES = 40  # of a message: argparse's usage, or a problem for each field

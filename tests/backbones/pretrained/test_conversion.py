@@ -334,16 +334,30 @@ def test_half_a_head_is_an_error():
 @pytest.mark.parametrize(
     "spell",
     [
-        ("densenet121", r"denselayer{}.norm.2.weight", r"denselayer{}.norm2.weight"),
+        pytest.param(
+            ("densenet121", r"denselayer{}.norm.2.weight", r"denselayer{}.norm2.weight"),
+            marks=pytest.mark.slow,
+        ),
         ("resnet50", "last_linear.weight", "fc.weight"),
-        ("densenet121", "last_linear.bias", "classifier.bias"),
-        ("vgg16", "head.fc.bias", "classifier.6.bias"),
-        ("vgg16", "pre_logits.fc2.bias", "classifier.3.bias"),
-        ("efficientnet_lite0", "_blocks.0._bn1.bias", "blocks.0.0.bn1.bias"),
-        ("efficientnet_lite0", "_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
+        pytest.param(
+            ("densenet121", "last_linear.bias", "classifier.bias"), marks=pytest.mark.slow
+        ),
+        pytest.param(("vgg16", "head.fc.bias", "classifier.6.bias"), marks=pytest.mark.slow),
+        pytest.param(("vgg16", "pre_logits.fc2.bias", "classifier.3.bias"), marks=pytest.mark.slow),
+        pytest.param(
+            ("efficientnet_lite0", "_blocks.0._bn1.bias", "blocks.0.0.bn1.bias"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("efficientnet_lite0", "_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
+            marks=pytest.mark.slow,
+        ),
         ("efficientnet_lite0", "_blocks.15._expand_conv.weight", "blocks.6.0.conv_pw.weight"),
-        ("efficientnet_lite0", "_blocks.6._bn2.bias", "blocks.3.1.bn3.bias"),
-        ("efficientnet_lite0", "_bn1.bias", "bn2.bias"),
+        pytest.param(
+            ("efficientnet_lite0", "_blocks.6._bn2.bias", "blocks.3.1.bn3.bias"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("efficientnet_lite0", "_bn1.bias", "bn2.bias"), marks=pytest.mark.slow),
     ],
     ids=lambda spell: spell[1],
 )
