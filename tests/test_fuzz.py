@@ -6,6 +6,7 @@ change a text come. A try is drawn from its number alone; a failed test names th
 
 import collections
 import contextlib
+import functools
 import io
 import json
 import os
@@ -419,7 +420,8 @@ def test_files_of_a_run(fuzz, runs, stopped):
     for name, content in (("results", _RESULTS), ("recognition", _RECOGNITION)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     files = {path: path.read_bytes() for path in folder.glob("*.json")}
-    fuzz._monkeypatch.setattr(plots, "_DPI", 10)
+    figure = functools.partial(plots._figure, pixels=256)
+    fuzz._monkeypatch.setattr(plots, "_figure", figure)
 
     def attempt(rng):
         path, _ = fuzz.shown = _damage_files(files, rng)
