@@ -34,7 +34,7 @@ from grnet_jax.training.checkpoints import open_workdir, read_config
 from grnet_jax.training.init_from import start_untrained
 from grnet_jax.training.label_names import read_label_names
 from grnet_jax.visualization.result_page import write_result_page
-from input_pipeline import DatasetConfig, check_file, check_folder, load_dataset, to_path
+from input_pipeline import DatasetConfig, check_folder, load_dataset, to_path
 
 _CONFIG_HELP = "FILE.py[:DATASET]; DATASET is synthetic, manifest, ..."
 _FIELDS_HELP = (
@@ -145,7 +145,6 @@ def _config_files() -> dict[pathlib.Path, str]:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    check_file(_flag(argv, "config").partition(":")[0])
     rest = flags.FLAGS(argv)
     if flags.FLAGS.config is not None:  # a file that is missing is noticed only when it is read
         flags.FLAGS.config.to_dict()

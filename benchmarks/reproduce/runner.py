@@ -199,9 +199,8 @@ def file_digest(file: str) -> str:
 
     Of one that is not there, for nothing is run, its name; of "" "".
     """
-    path = (
-        ROOT / pathlib.Path(file).expanduser()
-    )  # as train.py will find it, which runs at the root
+    # As train.py will find it, which runs at the root.
+    path = ROOT / pathlib.Path(file).expanduser()
     if not file or not path.is_file():
         return path.name if file else ""
     with path.open("rb") as content:

@@ -1,6 +1,7 @@
 """Depthwise convolution, in another form on CPUs."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -78,7 +79,7 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Computes the convolution cell by cell of its window."""
-    pads = [_padding(size, len(kernel), stride) for size in x.shape[1:3]]
+    pads = _same_padding(x, kernel, stride)
     return _sum_of_shifts(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, stride)
 
 
@@ -87,7 +88,7 @@ def _shifted_backward(
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the gradients of `_shifted`; XLA's own add maps of the padded size cell by cell."""
     side, wide = len(kernel), _wide(x)
-    pads = [_padding(size, side, stride) for size in x.shape[1:3]]
+    pads = _same_padding(x, kernel, stride)
 
     # The map's: dy, as sparse as the stride made it, convolved with the kernel turned around.
     edges = [
@@ -124,10 +125,9 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return total.astype(x.dtype)
 
 
-def _padding(size: int, side: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, as "SAME" has it: the odd one after."""
-    total = max((-(-size // stride) - 1) * stride + side - size, 0)
-    return total // 2, total - total // 2
+def _same_padding(x: jax.Array, kernel: jax.Array, stride: int) -> Sequence[tuple[int, int]]:
+    """Returns the zeros before and after height and width that `lax` takes for "SAME"."""
+    return lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
