@@ -86,6 +86,14 @@ class TrainConfig(Section):
         "parameters",
         ge=0,
     )
+    cached_views: int = field(
+        0,
+        "so many random crops and changes of each image are drawn once, and what the layers that "
+        "stay (optimizer.trainable) make of them is computed once and kept beside the data set; "
+        "0: drawn and computed in every step",
+        "parameters",
+        ge=0,
+    )
     steps: int = field(0, "length in steps; wins over epochs", "parameters", ge=0)
     epochs: float = field(60.0, "length in epochs, where steps is 0", "parameters", ge=0)
     init_from: PathText = field("", "start from the best checkpoint of the run in this workdir")

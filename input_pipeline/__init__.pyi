@@ -1,4 +1,4 @@
-from .batches import eval_batch_spec, image_batches, image_labels, train_batches
+from .batches import eval_batch_spec, image_batches, image_labels, train_batches, view_batches
 from .config import (
     ANNOTATED,
     AugmentConfig,
@@ -28,6 +28,7 @@ from .images import (
     pixel_box,
 )
 from .index import PhotoIndex
+from .locks import preparation_lock
 from .objects.index import ObjectSplit
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
@@ -91,11 +92,13 @@ __all__ = [
     "load_dataset",
     "load_image",
     "pixel_box",
+    "preparation_lock",
     "query_subsets",
     "read_object",
     "read_text",
     "steps_per_epoch",
     "to_path",
     "train_batches",
+    "view_batches",
     "write_file",
 ]

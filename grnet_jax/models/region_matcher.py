@@ -13,7 +13,7 @@ from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
 from grnet_jax.models.config import NetworkConfig
-from grnet_jax.models.matcher import Features, Matcher, unit_vectors
+from grnet_jax.models.matcher import Features, ImagesAsMaps, Matcher, unit_vectors
 
 
 class RegionMatcher(Matcher):
@@ -76,18 +76,23 @@ class RegionMatcher(Matcher):
         return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
 
 
-def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array:
+def final_feature_map(matcher: Any, images: Any, train: bool) -> jax.Array:
     """Returns the map of the largest stride, [n, h', w', c], of a matcher with `map_fields`.
 
     Args:
       matcher: bound.
-      images: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, 3], or `ImagesAsMaps`.
       train: whether BatchNorm that is not frozen takes the batch's statistics.
     """
-    maps = matcher.backbone(
-        normalize(images, matcher.preprocessing), train and not matcher.frozen_batch_norm
-    )
-    return maps[max(maps)]
+    moving = train and not matcher.frozen_batch_norm
+    if isinstance(images, ImagesAsMaps):
+        maps = images.maps.astype(matcher.backbone.dtype)
+        if not images.stride:
+            return maps
+        found = matcher.backbone(maps, moving, images.stride)
+    else:
+        found = matcher.backbone(normalize(images, matcher.preprocessing), moving)
+    return found[max(found)]
 
 
 def global_embedding(whole: jax.Array) -> jax.Array:

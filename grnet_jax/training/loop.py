@@ -22,6 +22,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
 from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
+from grnet_jax.training.frozen_features import FrozenFeatures, load_frozen_features
 from grnet_jax.training.gradient_cache import check_chunk
 from grnet_jax.training.init_from import check_pretrained, check_trainable, start_state
 from grnet_jax.training.label_names import (
@@ -92,7 +93,10 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
         else:
             logging.info("Continuing %s from step %d", directory, int(state.step))
         _describe(run, state, dataset)
-        state = _Loop(run, dataset, saved, writer).run(state)
+        frozen = None
+        if config.train.cached_views:
+            frozen = load_frozen_features(run, state, split, config.dataset.dir, prepared)
+        state = _Loop(run, dataset, saved, writer, frozen).run(state)
     return Trained(state, finished=int(state.step) >= run.steps)
 
 
@@ -144,12 +148,18 @@ class _Loop:
     """The steps of one run, and what happens between them."""
 
     def __init__(
-        self, run: Run, dataset: Any, saved: checkpoints.Checkpoints, writer: MetricWriter
+        self,
+        run: Run,
+        dataset: Any,
+        saved: checkpoints.Checkpoints,
+        writer: MetricWriter,
+        frozen: FrozenFeatures | None,
     ):
         self._run = run
         self._dataset = dataset
         self._saved = saved
         self._writer = writer
+        self._frozen = frozen
         index = dataset.split("train").index
         objective = build_objective(run.matcher, run.config, steps=run.steps, index=index)
         self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
@@ -220,10 +230,14 @@ class _Loop:
             seed=config.seed,
             host=jax.process_index(),
             hosts=jax.process_count(),
+            views=config.train.cached_views,
+            read_views=self._frozen and self._frozen.read,
         )
         ahead = None
         for batch in batches:
-            arrays = {name: value for name, value in batch.items() if name != "step"}
+            arrays: Any = {name: value for name, value in batch.items() if name != "step"}
+            if self._frozen:
+                arrays = self._frozen.wrap(arrays)
             placed = sharding.place_batch(arrays, self._run.mesh)
             if ahead is not None:
                 yield ahead
