@@ -38,7 +38,13 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "score_bias_init": -20.0,
         },
         sampler={"name": "pairs"},
-        loss={"name": "pairs", "query_softmax_weight": 1.0},
+        loss={
+            "name": "pairs",
+            "query_softmax_weight": 1.0,
+            "shortlist": 8,
+            "embedding_weight": 1.0,
+            "embedding_temperature": 0.1,
+        },
         **common.recipe(dataset),
     )
     if dataset == "synthetic":

@@ -61,7 +61,8 @@ class OptimizerConfig(Section):
     )
     trainable: str = field(
         "",
-        "parts of the model that learn, joined by commas, as graph,backbone/conv1; empty: all",
+        "parts of the model that learn, joined by commas, as graph,backbone/conv1; those that "
+        "do not with - in front of each, as -backbone; empty: all",
         "parameters",
     )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.color import append_colors
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
@@ -25,11 +26,13 @@ class RegionMatcher(Matcher):
       backbone: images to feature maps; the map of the largest stride is used.
       preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
+      color_weight: of `append_colors` to the map; 0 for none.
     """
 
     backbone: nn.Module
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
+    color_weight: float = 0.0
 
     scores_are_logits = True
 
@@ -92,7 +95,8 @@ def final_feature_map(matcher: Any, images: Any, train: bool) -> jax.Array:
         found = matcher.backbone(maps, moving, images.stride)
     else:
         found = matcher.backbone(normalize(images, matcher.preprocessing), moving)
-    return found[max(found)]
+    last = found[max(found)]
+    return append_colors(last, images, matcher.color_weight) if matcher.color_weight else last
 
 
 def global_embedding(whole: jax.Array) -> jax.Array:
@@ -113,6 +117,21 @@ def regions_of(features: Features) -> jax.Array:
 
 def map_fields(config: NetworkConfig) -> Mapping[str, Any]:
     """Returns a matcher's attributes from images to the feature map, by name."""
+    return {**_network_fields(config), "color_weight": config.backbone.color_weight}
+
+
+def backbone_fields(config: NetworkConfig) -> dict[str, Any]:
+    """Returns those of a matcher that sees other maps than `final_feature_map`'s.
+
+    Raises:
+      InputError: there are colors to append to that one.
+    """
+    if config.backbone.color_weight:
+        raise InputError(f"model.backbone.color_weight: not for model.name={config.name}")
+    return _network_fields(config)
+
+
+def _network_fields(config: NetworkConfig) -> dict[str, Any]:
     backbone = config.backbone
     return {
         "backbone": build_backbone(backbone.name, jnp.dtype(config.dtype), backbone.stride),

@@ -91,7 +91,7 @@ def load_frozen_features(
     path = epath.Path(directory) / "maps" / f"{name}.npy"
     with preparation_lock(path.with_suffix(".lock")) if jax.process_index() == 0 else nullcontext():
         if not path.exists():
-            _write(path, run, state, split, stride)
+            _write(path, run, state, split, stride, whole)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("maps written")
     return FrozenFeatures(np.load(path, mmap_mode="r"), 0 if whole else stride)
@@ -101,7 +101,7 @@ def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     """Returns the stride of the last map whose layers all stay, and whether the backbone does."""
     matcher, trainable = run.matcher, run.config.optimizer.trainable
     needs_images = needs_domain(matcher) or getattr(matcher, "needs_keypoints", False)
-    if not has_feature_map(matcher) or needs_images or getattr(matcher, "color_weight", 0):
+    if not has_feature_map(matcher) or needs_images:
         raise InputError(
             f"train.cached_views: model.name={run.config.model.name} needs images in every step; "
             "expected a matcher that sees maps alone"
@@ -119,9 +119,8 @@ def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     if not learns:
         return max(maps), True
     for stride in sorted(maps, reverse=True)[1:]:
-        if hasattr(matcher.backbone, "layers_behind") and learns <= (
-            matcher.backbone.layers_behind(stride)
-        ):
+        behind = getattr(matcher.backbone, "layers_behind", lambda _: set())(stride)
+        if learns <= behind and not getattr(matcher, "color_weight", 0):  # colors need images
             return stride, False
     raise InputError(
         f"train.cached_views: with optimizer.trainable={trainable!r} no map of "
@@ -135,15 +134,24 @@ def _maps(matcher: Any, images: jax.Array) -> dict[int, jax.Array]:
     return maps
 
 
-def _write(path: epath.Path, run: Run, state: TrainState, split: Any, stride: int) -> None:
+def _write(
+    path: epath.Path, run: Run, state: TrainState, split: Any, stride: int, whole: bool
+) -> None:
     """Computes the maps of all views and writes their file, under its name once it is whole."""
     from input_pipeline import view_batches  # needs TensorFlow
 
     config, count = run.config, run.config.train.cached_views
+
+    def compute(variables: Any, images: jax.Array) -> jax.Array:
+        found: Any
+        if whole:
+            found = run.matcher.apply(variables, images, method="feature_map")
+        else:
+            found = run.matcher.apply(variables, images, method=_maps)[stride]
+        return found.astype(jnp.float16)
+
     embed = jax.jit(
-        lambda variables, images: run.matcher.apply(variables, images, method=_maps)[stride].astype(
-            jnp.float16
-        ),
+        compute,
         in_shardings=(replicated(run.mesh), sharded(run.mesh)),
         out_shardings=replicated(run.mesh),
     )

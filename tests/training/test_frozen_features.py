@@ -57,12 +57,16 @@ def _batches(config, split, frozen=None):
     )  # fmt: skip
 
 
-def test_maps_are_those_of_the_same_views_computed_in_the_step(tiny_config, tmp_path):
-    config, run, state, split, load = _prepare(tiny_config, tmp_path)
+@pytest.mark.parametrize("color", [0.0, 0.5])
+def test_maps_are_those_of_the_same_views_computed_in_the_step(tiny_config, tmp_path, color):
+    fields = {"model.backbone.color_weight": color}
+    config, run, state, split, load = _prepare(tiny_config, tmp_path, **fields)
     frozen = load()
-    assert frozen.stride == 0 and len(frozen.maps) == _VIEWS * len(split)
+    assert (frozen.stride, len(frozen.maps)) == (0, _VIEWS * len(split))
     feature_map = jax.jit(lambda x: run.matcher.apply(state.variables, x, method="feature_map"))
-    for computed, read in zip(_batches(config, split), _batches(config, split, frozen), strict=True):
+    for computed, read in zip(
+        _batches(config, split), _batches(config, split, frozen), strict=True
+    ):
         assert computed["step"] == read["step"]
         for name in ("item", "content"):
             np.testing.assert_array_equal(computed[name], read[name])
@@ -113,7 +117,6 @@ def test_part_of_a_backbone_may_stay(tiny_config, tmp_path, narrow, monkeypatch)
     ("system", "trainable", "fields", "problem"),
     [
         ("grnet", "graph,backbone", {}, "no map of small stays"),
-        ("contrastive", "linear", {"model.color_weight": 0.5}, "needs images in every step"),
         ("darn", "customer", {}, "needs images in every step"),
     ],
 )

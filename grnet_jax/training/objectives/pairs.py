@@ -165,8 +165,10 @@ def _score_pairs(
     """Returns logits, `same` and `mask` of the pairs that are scored, [q, g] or [q, shortlist]."""
     if not 0 < shortlist < same.shape[1]:
         return models.score(matcher, variables, customer, shop), same, mask
-    similarity = models.inner_products(customer, shop)
-    _, nearest = jax.lax.top_k(jnp.where(same, jnp.inf, similarity), shortlist)  # [q, shortlist]
+    similarity = jnp.where(same, jnp.inf, models.inner_products(customer, shop))
+    if mask is not None:
+        similarity = jnp.where(mask, similarity, -jnp.inf)
+    _, nearest = jax.lax.top_k(similarity, shortlist)  # [q, shortlist]
 
     def score(query: models.Features, rows: jax.Array) -> jax.Array:
         one = jax.tree.map(lambda leaf: leaf[None], query)
