@@ -30,7 +30,7 @@ _EMBEDDED: Recipe = {
     "augment": {"flip": True, "crop_jitter": 0.1},
     "optimizer": {**_ADAMW, "trainable": "-backbone"},
     "train": {
-        "batch_size": 64,
+        "batch_size": 32,
         "steps": 600,
         "cached_views": 4,
         "eval_every": 200,
@@ -77,6 +77,14 @@ def recipe(dataset: str, whole: bool = False) -> Recipe:
     embedded, own = (_EMBEDDED_WHOLE, _OWN_WHOLE) if whole else (_EMBEDDED, _OWN)
     found = {"synthetic": embedded, "manifest": own, "folder": own}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
+
+
+def large_batches(dataset: str) -> Recipe:
+    """Returns `recipe` for systems that do not score all pairs: on the embedded set 128 items."""
+    found = recipe(dataset)
+    if dataset == "synthetic":
+        found["train"]["batch_size"] = 128
+    return found
 
 
 def backbone(dataset: str, name: str = "googlenet", whole: bool = False) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "embedding_weight": 1.0,
             "embedding_temperature": 0.1,
         },
-        **common.recipe(dataset),
+        **common.large_batches(dataset),
     )
     if dataset == "synthetic":
         grnet.set_embedded_size(config)
