@@ -5,9 +5,10 @@
 For each backbone, 8 photos of 224 pixels: the forward pass to the last map as in evaluation, and
 a training step (forward with BatchNorm by the batch, backward to every parameter, SGD). For
 EfficientNet-Lite0 also 64 photos of 128 pixels: all of it, and with the layers up to the map of
-stride 16 and BatchNorm's statistics left as they are. For each kind of layer: forward, and the gradients by its input and its kernel. PyTorch runs eagerly, in
-bfloat16 with bfloat16 parameters. A row is written as it finishes; run again, the command goes on
-with what is missing. Needs PyTorch, torchvision and timm (`make parity`).
+stride 16 and BatchNorm's statistics left as they are. For each kind of layer: forward, and the
+gradients by its input and its kernel. PyTorch runs eagerly, in bfloat16 with bfloat16
+parameters. A row is written as it finishes; run again, the command goes on with what is missing.
+Needs PyTorch, torchvision and timm (`make parity`).
 Writes benchmarks/results/backbone_speed_DEVICE.json.
 """
 

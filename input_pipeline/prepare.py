@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{format_summary(dataset.summary)}\n\nWrote {dataset.directory}")
-    if any(count.get("pairs") for count in dataset.summary["splits"].values()):
+    if dataset.summary["splits"].get("train", {}).get("pairs"):
         print(f"Next: {_next_command(options)}")
     return 0
 
