@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from input_pipeline.datasets import dataset_names
-from input_pipeline.errors import InputError
+from input_pipeline.errors import ArgumentParser, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ def _check(dataset: "DatasetConfig", options: "PrepareOptions") -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
+    parser = ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     names = ", ".join(dataset_names())
