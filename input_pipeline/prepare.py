@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--source",
         default="",
-        help="the folder you downloaded; the CSV (manifest, findfashion); synthetic: small, tiny",
+        help="the folder you downloaded; the CSV (manifest, findfashion); synthetic: small, tiny, colors",
     )
     from input_pipeline.config import PrepareOptions
 
