@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--source",
         default="",
-        help="the folder you downloaded; the CSV (manifest, findfashion); synthetic: small, tiny, colors",
+        help="the folder you downloaded; the CSV (manifest, findfashion); small, tiny or colors",
     )
     from input_pipeline.config import PrepareOptions
 
