@@ -27,7 +27,6 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 install: $(INSTALLED) ## Make .venv with everything in it
 
-# The page of explanations comes first, so that the page of results links to it.
 demo: $(INSTALLED) ## Draw the synthetic set, train GRNet on it, evaluate, write pages of results
 	$(BIN)/python train.py --config=configs/grnet.py --workdir=$(DEMO)
 	$(BIN)/python -m grnet_jax.visualization --workdir=$(DEMO)

@@ -4,7 +4,8 @@
 
 Of EfficientNet-Lite0, at 128 and 224 pixels: the mean of the last map, its generalized mean, 4x4
 cells of the map of stride 16, and each with a color histogram beside it. On the manifest's test
-photos, and on 400 queries of the embedded set. A row is written as it finishes; run again, the
+photos, on 400 queries of the embedded set, and on 400 of garments in four colors each, a query
+ranked among the four. A row is written as it finishes; run again, the
 command goes on with the rows that are missing. Writes benchmarks/results/zero_shot.json.
 """
 
@@ -41,7 +42,9 @@ def main() -> None:
     results = ResultsFile("zero_shot", command, ("photos", "features", "pixels"))
     own = {"name": "manifest", "source": options.manifest, "dir": options.data_dir}
     embedded = {"name": "synthetic", "dir": options.data_dir}
-    for photos, dataset in ((options.photos, own), ("embedded set", embedded)):
+    colors = embedded | {"source": "colors"}
+    sets = {options.photos: own, "embedded set": embedded, "colors of a garment": colors}
+    for photos, dataset in sets.items():
         for features in (_HISTOGRAM, *_POOLINGS):
             for pixels in (128, 224):
                 row = {"photos": photos, "features": features, "pixels": pixels}
@@ -60,8 +63,9 @@ def _config(features: str, pixels: int, dataset: dict[str, Any]) -> Config:
             sections["model"]["backbone"]["stride"] = 16
     sections["image"]["size"] = pixels
     queries = _QUERIES if dataset["name"] == "synthetic" else 0
-    protocol = {"protocol": {"queries": queries}}
-    return parse_config(make_config(dataset=dataset, eval=protocol, **sections))
+    among_colors = dataset.get("source") == "colors"  # whose categories are garments
+    protocol = {"queries": queries, "same_category": among_colors}
+    return parse_config(make_config(dataset=dataset, eval={"protocol": protocol}, **sections))
 
 
 def measure(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .config import (
 )
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
-from .errors import AnnotationError, DatasetError, InputError
+from .errors import AnnotationError, ArgumentParser, DatasetError, InputError
 from .files import check_file, check_folder, read_object, read_text, to_path, write_file
 from .images import (
     MAX_PIXELS,
@@ -58,6 +58,7 @@ __all__ = [
     "VISIBILITIES",
     "VISIBLE",
     "AnnotationError",
+    "ArgumentParser",
     "AugmentConfig",
     "Box",
     "CropBoxes",

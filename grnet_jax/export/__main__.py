@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 
+from grnet_jax.errors import ArgumentParser
 from grnet_jax.export.writing import PLATFORMS, export_matcher
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.export", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.export", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.predict.decoding import Prediction, decode, format_prediction
 from grnet_jax.runtime import session
@@ -190,7 +190,7 @@ def _box(text: str) -> Box:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.predict", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.predict", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files, folders, or @FILE with names")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from grnet_jax.runtime import session
@@ -227,7 +227,7 @@ def _box(text: str) -> Box | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.visualization", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.visualization", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")

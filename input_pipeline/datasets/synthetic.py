@@ -1,8 +1,8 @@
 """The synthetic street-to-shop data set: garments drawn by a program, with all annotations."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tqdm import tqdm
 
@@ -17,12 +17,16 @@ PICTURE_SIZE = 160  # pixels, of the long side
 _PHOTOS_PER_SHARD = 4096
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SplitSize:
-    """How many items a split has, and how many customer photos each (beside 1 shop photo)."""
+    """How many items a split has, and how many customer photos each (beside 1 shop photo).
+
+    Of items that come in several colors so many in a row are one garment, which is their category.
+    """
 
     items: int
     customers: int
+    colors: int = 1
 
 
 SIZES: dict[str, dict[str, SplitSize]] = {
@@ -35,6 +39,11 @@ SIZES: dict[str, dict[str, SplitSize]] = {
         "train": SplitSize(24, 2),
         "val": SplitSize(8, 2),
         "test": SplitSize(12, 2),
+    },
+    "colors": {
+        "train": SplitSize(800, 3, colors=4),
+        "val": SplitSize(80, 2, colors=4),
+        "test": SplitSize(200, 4, colors=4),
     },
 }
 
@@ -55,7 +64,7 @@ def contents(source: str, options: PrepareOptions) -> Contents:
     """Plans the records: the items of each split in order, an item's shop image first."""
     splits = dict(SIZES[folder_name(source)])
     if options.items:
-        splits["train"] = SplitSize(options.items, splits["train"].customers)
+        splits["train"] = dataclasses.replace(splits["train"], items=options.items)
     shards = {split: _shards(split, size, options) for split, size in splits.items()}
     return Contents(PhotoRecord, shards, summary={})
 
@@ -66,22 +75,27 @@ def _shards(split: str, size: SplitSize, options: PrepareOptions) -> list[ShardS
     parts = [range(size.items)[start : start + step] for start in range(0, size.items, step)]
     pool = not options.beam_runner
     return [
-        functools.partial(_render, options.seed, split, size.customers, part, pool=pool)
-        for part in parts
+        functools.partial(_render, options.seed, split, size, part, pool=pool) for part in parts
     ]
 
 
 def _render(
-    seed: int, split: str, customers: int, numbers: range, *, pool: bool
+    seed: int, split: str, size: SplitSize, numbers: range, *, pool: bool
 ) -> Iterator[PhotoRecord]:
-    jobs = (ItemJob(seed, split, number, customers, PICTURE_SIZE) for number in numbers)
+    jobs = (
+        ItemJob(seed, split, number, size.customers, PICTURE_SIZE, size.colors)
+        for number in numbers
+    )
     items = render(jobs, len(numbers)) if pool else map(render_item, jobs)
-    for photos in tqdm(items, f"Rendering {split}", len(numbers), unit=" items"):
+    shown = tqdm(items, f"Rendering {split}", len(numbers), unit=" items")
+    for item, photos in zip(numbers, shown, strict=True):
+        style = f" {item // size.colors}" if size.colors > 1 else ""
         for number, photo in enumerate(photos):
-            yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
+            photo_id = f"{split}/{photo.item_id}/{photo.domain}_{number}"
+            yield _record(photo, photo_id, photo.category + style)
 
 
-def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:
+def _record(photo: RenderedPhoto, photo_id: str, category: str) -> PhotoRecord:
     return PhotoRecord(
         image=photo.jpeg,
         photo_id=photo_id,
@@ -90,7 +104,7 @@ def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:
         height=photo.size[0],
         width=photo.size[1],
         box=photo.box,
-        category=photo.category,
+        category=category,
         clothes_type=photo.clothes_type,
         attributes=photo.attributes,
         landmarks=photo.landmarks,

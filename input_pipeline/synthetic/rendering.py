@@ -28,6 +28,7 @@ class ItemJob(NamedTuple):
     number: int
     customers: int
     picture_size: int
+    colors: int = 1  # items in a row that are one garment
 
 
 class RenderedPhoto(NamedTuple):
@@ -75,6 +76,7 @@ def render_item(job: ItemJob) -> list[RenderedPhoto]:
         job.number,
         customers=job.customers,
         picture_size=job.picture_size,
+        colors=job.colors,
     )
     return [
         RenderedPhoto(
