@@ -361,7 +361,8 @@ def _decode(
         if reduce is not None and picture.format in ("JPEG", "MPO"):
             upright = size if _orientation(picture) < 5 else size[::-1]
             factor = max(reduce(upright[1], upright[0]), 1.0)
-            picture.draft(picture.mode, tuple(math.ceil(side / factor) for side in size))
+            least = math.ceil(size[0] / factor), math.ceil(size[1] / factor)
+            picture.draft(picture.mode, least)
         picture.load()
         orientation = _orientation(picture)
     except InputError:

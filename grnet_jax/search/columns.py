@@ -143,6 +143,16 @@ def feature_arrays(index: np.ndarray, parts: list[np.ndarray]) -> list[pa.Array]
     return [numbers, _to_arrow(_checksums(parts)), *map(_to_arrow, parts)]
 
 
+def intact(table: pa.Table) -> np.ndarray:
+    """Returns which rows of a table of features are as they were written, bool [n]."""
+    table = table.combine_chunks()
+    lists = [field for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+    kinds = {field.name: np.dtype(field.type.value_type.to_pandas_dtype()) for field in lists}
+    parts = {name: _from_arrow(table[name], kind) for name, kind in kinds.items()}
+    written = parts.pop("checksums")
+    return (_checksums(list(parts.values())) == written).all(axis=1)
+
+
 def _to_arrow(part: np.ndarray) -> pa.FixedSizeListArray:
     flat = part.view(_bits(part.dtype)).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), part.shape[1])

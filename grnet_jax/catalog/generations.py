@@ -1,0 +1,330 @@
+"""A catalog on disk: what is live, and the one switch to what is live next.
+
+    catalog.json          which generation is live; replaced as a whole, last of all
+    listing-N.parquet     of generation N, a row for each garment in a photo: its number, item, file
+                          and fields
+    photos-MODEL.lance    a row a photo: its features, thumbnail and colors; appended to, and tagged
+                          gN as generation N reads it
+    problems.csv          the photos that the last indexing left out
+    lock                  held by the one process that indexes
+
+A photo's number stands for its bytes and box: photos that are alike share it, and it is never used
+for others. The generation before the live one stays readable.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import filelock
+import lance
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from etils import epath
+
+from grnet_jax.errors import InputError
+from grnet_jax.models import Features
+from grnet_jax.search.columns import (
+    DTYPES,
+    SCANNED_ROWS,
+    FeatureColumns,
+    StoredFeatures,
+    StoreError,
+    feature_arrays,
+    feature_fields,
+    intact,
+    naming,
+)
+from grnet_jax.search.features import FeatureSource, FeatureSubset
+from input_pipeline import read_object, write_file
+
+FORMAT = 1
+FIELD = "field."  # what a listing's columns begin with that are an item's fields
+COLOR_CELLS = 8  # a photo's colors are those of so many cells across and down
+_MANIFEST = "catalog.json"
+_KEYS = {"format", "generation", "model", "photos", "listing", "items", "next", "source"}
+_MOST_FRAGMENTS = 200
+_COMMIT_BYTES = 64 << 20
+_COMMIT_ROWS = 1024
+_CHECKED = 1000  # photos, by `check_photos`
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """What is stored of photos besides their features, a row each.
+
+    Attributes:
+      states: str, digests of what was seen: bytes and box.
+      sizes: int32 [n, 2], (height, width) of the upright photos.
+      thumbnails: encoded WebP.
+      colors: uint8 [n, cells * cells * 3], mean colors of what the matcher sees.
+    """
+
+    states: list[str]
+    sizes: np.ndarray
+    thumbnails: list[bytes]
+    colors: np.ndarray
+
+
+class PhotoTable:
+    """The table of a model's photos; for the one process that writes.
+
+    Args:
+      path: folder of the table, which is made if there is none.
+      model: what describes the model, to be compared.
+      like: shapes and dtypes of features.
+      dtype: that they are stored in, one of DTYPES.
+
+    Raises:
+      StoreError: it is another model's, or damaged.
+    """
+
+    def __init__(self, path: epath.Path, model: str, like: Features, dtype: str):
+        self._path = os.fspath(path)
+        self._columns = FeatureColumns(like, DTYPES[dtype])
+        described = {"format": str(FORMAT), "model": model, "features": self._columns.describe()}
+        more = [
+            *(("state", pa.string()), ("height", pa.int32()), ("width", pa.int32())),
+            *(("thumbnail", pa.large_binary()), ("colors", pa.binary(3 * COLOR_CELLS**2))),
+        ]
+        self._schema = pa.schema([*feature_fields(self._columns), *more], metadata=described)
+        self._waiting: list[pa.RecordBatch] = []
+        with naming(self._path):
+            if path.exists():
+                there = lance.dataset(self._path).schema.metadata or {}
+            else:
+                lance.write_dataset(self._schema.empty_table(), self._path, schema=self._schema)
+                there = self._schema.metadata
+        for key, value in described.items():
+            if (found := there.get(key.encode(), b"absent").decode()) != value:
+                raise StoreError(f"{path}: its {key} is {found}, now {value}: index with --rebuild")
+
+    def numbers(self) -> dict[str, int]:
+        """Returns the numbers of the photos that it holds, by their states."""
+        found: dict[str, int] = {}
+        with naming(self._path):
+            scanner = lance.dataset(self._path).scanner(
+                ["index", "state"], batch_size=SCANNED_ROWS, scan_in_order=True
+            )
+            for batch in scanner.to_batches():
+                states, numbers = (batch[name].to_pylist() for name in ("state", "index"))
+                for state, number in zip(states, numbers, strict=True):
+                    found.setdefault(state, number)
+        return found
+
+    def add(self, numbers: np.ndarray, features: Features, photos: Photos) -> None:
+        """Takes photos, int [k]; they are written many at a time, each time in one commit."""
+        arrays = [
+            *feature_arrays(numbers, self._columns.split(features)),
+            pa.array(photos.states),
+            pa.array(photos.sizes[:, 0]),
+            pa.array(photos.sizes[:, 1]),
+            pa.array(photos.thumbnails, pa.large_binary()),
+            pa.array([row.tobytes() for row in photos.colors], self._schema.field("colors").type),
+        ]
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        rows, size = (
+            sum(getattr(batch, name) for batch in self._waiting) for name in ("num_rows", "nbytes")
+        )
+        if rows >= _COMMIT_ROWS or size >= _COMMIT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._waiting:
+            table, self._waiting = pa.Table.from_batches(self._waiting), []
+            with naming(self._path):
+                lance.write_dataset(table, self._path, mode="append")
+
+    def publish(self, numbers: np.ndarray, generation: int) -> int:
+        """Leaves these photos alone, int [n], and returns the version that a generation reads.
+
+        What other generations read stays as it was.
+        """
+        with naming(self._path):
+            dataset = lance.dataset(self._path)
+            index = dataset.to_table(["index"])["index"].to_numpy()
+            gone = np.setdiff1d(index, numbers)
+            for start in range(0, len(gone), 10_000):
+                listed = ", ".join(map(str, gone[start : start + 10_000]))
+                dataset.delete(f"index in ({listed})")
+            fragments = dataset.get_fragments()
+            deleted = sum(fragment.num_deletions for fragment in fragments)
+            if len(fragments) > _MOST_FRAGMENTS or 5 * deleted > len(index):
+                dataset.optimize.compact_files()
+            tag, version = f"g{generation}", dataset.version
+            if tag in dataset.tags.list():
+                dataset.tags.delete(tag)
+            dataset.tags.create(tag, version)
+        return version
+
+    def clean(self, oldest: int) -> None:
+        """Removes what only generations before this one read, and what killed writers left."""
+        with naming(self._path):
+            dataset = lance.dataset(self._path)
+            for tag in dataset.tags.list():
+                if int(tag[1:]) < oldest:
+                    dataset.tags.delete(tag)
+            dataset.cleanup_old_versions(
+                older_than=timedelta(0),
+                delete_unverified=True,
+                error_if_tagged_old_versions=False,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One state of a catalog, whole.
+
+    Attributes:
+      manifest: the content of catalog.json.
+      listing: number, image, path, item_id, x_1 to y_2, file_size, file_time, content, and a column
+        FIELD + name a field.
+      features: of each of its rows.
+    """
+
+    manifest: dict[str, Any]
+    listing: pd.DataFrame
+    features: FeatureSource
+    _path: str
+    _dataset: lance.LanceDataset
+    _offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.listing)
+
+    @property
+    def fields(self) -> dict[str, pd.Series]:
+        """Returns the fields to filter by, str [n] each."""
+        names = [name for name in self.listing if name.startswith(FIELD)]
+        fields = {name.removeprefix(FIELD): self.listing[name] for name in names}
+        return {"item_id": self.listing["item_id"], **fields}
+
+    def read(self, rows: np.ndarray, column: str) -> list[Any]:
+        """Returns a column of the table of photos for these rows of the listing."""
+        numbers = self.listing["number"].to_numpy()[rows]
+        with naming(self._path):
+            return self._dataset.take(self._offsets[numbers].tolist(), columns=[column])[
+                column
+            ].to_pylist()
+
+
+def read_manifest(folder: epath.Path) -> dict[str, Any] | None:
+    """Returns the content of catalog.json; None where no catalog is.
+
+    Raises:
+      StoreError: it is damaged, or of another version of this package.
+    """
+    path = folder / _MANIFEST
+    try:
+        if not path.exists():
+            return None
+        manifest = read_object(path, "the catalog's state, which index writes")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if missing := sorted(_KEYS - manifest.keys()):
+        raise StoreError(f"{path}: {', '.join(missing)} missing; delete {folder} and index anew")
+    if manifest["format"] != FORMAT:
+        raise StoreError(
+            f"{path}: of format {manifest['format']!r}, expected {FORMAT}: delete {folder} and "
+            "index anew"
+        )
+    return manifest
+
+
+def open_generation(folder: epath.Path, like: Features) -> Generation:
+    """Opens the generation that is live.
+
+    Args:
+      folder: of the catalog.
+      like: shapes and dtypes of its model's features.
+
+    Raises:
+      StoreError: there is no catalog, or it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
+    listing = read_listing(folder, manifest)
+    photos, model = manifest["photos"], manifest["model"]
+    path = os.fspath(folder / photos["table"])
+    with naming(path):
+        dataset = lance.dataset(path, version=photos["version"])
+        index = dataset.to_table(["index"])["index"].to_numpy()
+    offsets = np.full(manifest["next"], -1, np.int64)
+    offsets[index] = np.arange(len(index))
+    numbers = listing["number"].to_numpy()
+    if (lost := int((offsets[numbers] < 0).sum())) > 0:
+        raise StoreError(f"{path} lacks {lost} photos of the catalog: index with --rebuild")
+    stored = StoredFeatures(path, dataset, offsets, FeatureColumns(like, DTYPES[model["dtype"]]))
+    return Generation(manifest, listing, FeatureSubset(stored, numbers), path, dataset, offsets)
+
+
+def read_listing(folder: epath.Path, manifest: dict[str, Any]) -> pd.DataFrame:
+    """Reads the photos of a generation; raises StoreError if the file is missing or damaged."""
+    path = folder / manifest["listing"]
+    try:
+        listing = pd.read_parquet(os.fspath(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read ({error}): index with --rebuild") from error
+    if len(listing) != manifest["photos"]["rows"]:
+        raise StoreError(f"{path}: has {len(listing)} rows, expected {manifest['photos']['rows']}")
+    return listing
+
+
+def check_photos(folder: epath.Path, manifest: dict[str, Any], listing: pd.DataFrame) -> str:
+    """Reads some of a generation's photos again; returns what is wrong, "" for nothing."""
+    path = os.fspath(folder / manifest["photos"]["table"])
+    numbers = listing["number"].drop_duplicates()
+    try:
+        with naming(path):
+            dataset = lance.dataset(path, version=manifest["photos"]["version"])
+            there = dataset.to_table(["index"])["index"].to_numpy()
+            lost = ~np.isin(numbers, there)
+            rows = np.linspace(0, len(there) - 1, min(len(there), _CHECKED)).astype(int)
+            damaged = int((~intact(dataset.take(rows.tolist()))).sum())
+    except StoreError as error:
+        return str(error)
+    if damaged or lost.any():
+        said = f"{path}: {damaged} of {len(rows)} photos read are damaged, {lost.sum()} missing"
+        return f"{said}: index with --rebuild"
+    return ""
+
+
+def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
+    """Makes a generation the live one."""
+    write_file(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def writer_lock(folder: epath.Path) -> Iterator[None]:
+    """Holds the lock of the one process that indexes a catalog.
+
+    Raises:
+      StoreError: another process holds it.
+      InputError: the folder cannot be written to.
+    """
+    path = folder / "lock"
+    if "://" in os.fspath(path):
+        print(f"No lock at {path}: let only one process index this catalog at a time.")
+        yield
+        return
+    lock = filelock.FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        owner = path.read_text() or "another process"
+        raise StoreError(f"{folder}: {owner} is indexing it; wait until it is done") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be locked: {error.strerror or error}") from error
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.release()
