@@ -135,7 +135,7 @@ class _Indexing:
         )
         self._known_files = self._read_known_files()
         table = photos.table
-        self._paths = table["path"].tolist()
+        self._paths, self._names = table["path"].tolist(), table["image"].tolist()
         boxes = table[_BOX].to_numpy(np.float64)
         cropped = matcher.takes_boxes(shop=True) & ~np.isnan(boxes).any(axis=1)
         self._boxes: list[Box | None] = [
@@ -229,7 +229,7 @@ class _Indexing:
             if state in self._numbers:
                 return _Read(stat, content, state)
             data = data or self._photos.read(row)
-            crop = load_crop(data, box, self._transform, path or self._photos.table["image"][row])
+            crop = load_crop(data, box, self._transform, path or self._names[row])
             thumbnail = _thumbnail(crop.picture)
             # Without the picture, of which threads would keep many.
             return _Read(stat, content, state, crop._replace(picture=crop.pixels), thumbnail)

@@ -9,7 +9,13 @@ import numpy as np
 from etils import epath
 
 from grnet_jax.catalog.filters import Filters, passing
-from grnet_jax.catalog.generations import Generation, StoreError, open_generation, read_manifest
+from grnet_jax.catalog.generations import (
+    COLOR_CELLS,
+    Generation,
+    StoreError,
+    open_generation,
+    read_manifest,
+)
 from grnet_jax.errors import check_at_least
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.models import Features
@@ -20,6 +26,7 @@ from grnet_jax.search.resident import ResidentEmbeddings, padded_rows
 from input_pipeline import Box, ImageSource, to_path
 
 SHORTLIST = 200
+_COLORS = 3 * COLOR_CELLS**2
 _QUERIES = 16  # searched at once, at most
 # Of 255: two photos are copies where no cell's colors differ by more. Measured on recolorings and
 # on photos encoded anew.
@@ -189,9 +196,7 @@ class Catalog:
     def _read_colors(self, rows: np.ndarray) -> np.ndarray:
         """int16 [n, cells * cells * 3] of rows of the listing."""
         cells = self.generation.read(rows, "colors")
-        return np.array([np.frombuffer(row, np.uint8) for row in cells], np.int16).reshape(
-            len(rows), -1
-        )
+        return np.frombuffer(b"".join(cells), np.uint8).reshape(len(rows), _COLORS).astype(np.int16)
 
     def _match(
         self, row: int, score: float, others: list[str], copies: list[tuple[str, str]]

@@ -139,9 +139,9 @@ def _format(name: str, matches: Sequence[Match]) -> str:
         rows.append((*cells, "; ".join([*[known] * bool(known), *more])))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
-    for number, *cells in rows:
-        padded = [cell.ljust(width) for cell, width in zip(cells, [*widths[1:], 0], strict=True)]
-        lines.append("  ".join([number.rjust(widths[0]), *padded]).rstrip())
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
+        lines.append("  ".join([row[0].rjust(widths[0]), *padded[1:]]).rstrip())
     return "\n".join([name, *lines])
 
 
