@@ -14,18 +14,18 @@ for others. The generation before the live one stays readable.
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import lance
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pydantic
 from etils import epath
 
 from grnet_jax.errors import InputError
@@ -46,13 +46,60 @@ from input_pipeline import read_object, write_file
 
 FORMAT = 1
 FIELD = "field."  # what a listing's columns begin with that are an item's fields
+BOX = ["x_1", "y_1", "x_2", "y_2"]
+FILE = ["file_size", "file_time", "content"]
 COLOR_CELLS = 8  # a photo's colors are those of so many cells across and down
 _MANIFEST = "catalog.json"
-_KEYS = {"format", "generation", "model", "photos", "listing", "items", "next", "source"}
 _MOST_FRAGMENTS = 200
 _COMMIT_BYTES = 64 << 20
 _COMMIT_ROWS = 1024
 _CHECKED = 1000  # photos, by `check_photos`
+
+
+class Model(pydantic.BaseModel):
+    """What embedded a catalog's photos."""
+
+    run: str = pydantic.Field(description="what it was loaded from")
+    name: str
+    step: int
+    fingerprint: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+
+
+class Manifest(pydantic.BaseModel):
+    """The content of catalog.json.
+
+    Attributes:
+      generation: which is live, from 1.
+      indexed_at: when, in UTC.
+      source: what was indexed.
+      splits: of it, if it is a prepared data set.
+      model: what embedded it.
+      table: name of the table of photos.
+      version: of it.
+      rows: of the listing.
+      items: different ones.
+      next: above the numbers of all photos.
+      counts: photos added, changed, removed, same, unreadable and customers'.
+    """
+
+    format: Literal[1] = 1
+    generation: int = pydantic.Field(ge=1)
+    indexed_at: str
+    source: str
+    splits: list[str]
+    model: Model
+    table: str
+    version: int = pydantic.Field(ge=1)
+    rows: int = pydantic.Field(ge=1)
+    items: int
+    next: int = pydantic.Field(ge=1, lt=2**40)
+    counts: dict[str, int]
+
+    @property
+    def listing(self) -> str:
+        """Returns the name of the listing's file."""
+        return f"listing-{self.generation}.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +236,7 @@ class Generation:
       features: of each of its rows.
     """
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     listing: pd.DataFrame
     features: FeatureSource
     _path: str
@@ -215,7 +262,7 @@ class Generation:
             ].to_pylist()
 
 
-def read_manifest(folder: epath.Path) -> dict[str, Any] | None:
+def read_manifest(folder: epath.Path) -> Manifest | None:
     """Returns the content of catalog.json; None where no catalog is.
 
     Raises:
@@ -225,17 +272,15 @@ def read_manifest(folder: epath.Path) -> dict[str, Any] | None:
     try:
         if not path.exists():
             return None
-        manifest = read_object(path, "the catalog's state, which index writes")
+        return Manifest.model_validate(read_object(path, "what index writes"))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if missing := sorted(_KEYS - manifest.keys()):
-        raise StoreError(f"{path}: {', '.join(missing)} missing; delete {folder} and index anew")
-    if manifest["format"] != FORMAT:
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
         raise StoreError(
-            f"{path}: of format {manifest['format']!r}, expected {FORMAT}: delete {folder} and "
-            "index anew"
-        )
-    return manifest
+            f"{path}: field {field!r}: {first['msg']}; delete {folder} and index anew"
+        ) from error
 
 
 def open_generation(folder: epath.Path, like: Features) -> Generation:
@@ -252,39 +297,41 @@ def open_generation(folder: epath.Path, like: Features) -> Generation:
     if manifest is None:
         raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
     listing = read_listing(folder, manifest)
-    photos, model = manifest["photos"], manifest["model"]
-    path = os.fspath(folder / photos["table"])
+    path = os.fspath(folder / manifest.table)
     with naming(path):
-        dataset = lance.dataset(path, version=photos["version"])
+        dataset = lance.dataset(path, version=manifest.version)
         index = dataset.to_table(["index"])["index"].to_numpy()
-    offsets = np.full(manifest["next"], -1, np.int64)
-    offsets[index] = np.arange(len(index))
     numbers = listing["number"].to_numpy()
+    offsets = np.full(max(index.max(initial=0), numbers.max()) + 1, -1, np.int64)
+    offsets[index] = np.arange(len(index))
     if (lost := int((offsets[numbers] < 0).sum())) > 0:
         raise StoreError(f"{path} lacks {lost} photos of the catalog: index with --rebuild")
-    stored = StoredFeatures(path, dataset, offsets, FeatureColumns(like, DTYPES[model["dtype"]]))
+    stored = StoredFeatures(
+        path, dataset, offsets, FeatureColumns(like, DTYPES[manifest.model.dtype])
+    )
     return Generation(manifest, listing, FeatureSubset(stored, numbers), path, dataset, offsets)
 
 
-def read_listing(folder: epath.Path, manifest: dict[str, Any]) -> pd.DataFrame:
+def read_listing(folder: epath.Path, manifest: Manifest) -> pd.DataFrame:
     """Reads the photos of a generation; raises StoreError if the file is missing or damaged."""
-    path = folder / manifest["listing"]
+    path = folder / manifest.listing
     try:
         listing = pd.read_parquet(os.fspath(path))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read ({error}): index with --rebuild") from error
-    if len(listing) != manifest["photos"]["rows"]:
-        raise StoreError(f"{path}: has {len(listing)} rows, expected {manifest['photos']['rows']}")
+    columns = ["number", "image", "path", "item_id", *BOX, *FILE]
+    if len(listing) != manifest.rows or not {*columns} <= {*listing}:
+        raise StoreError(f"{path}: is not the listing that was written: index with --rebuild")
     return listing
 
 
-def check_photos(folder: epath.Path, manifest: dict[str, Any], listing: pd.DataFrame) -> str:
+def check_photos(folder: epath.Path, manifest: Manifest, listing: pd.DataFrame) -> str:
     """Reads some of a generation's photos again; returns what is wrong, "" for nothing."""
-    path = os.fspath(folder / manifest["photos"]["table"])
+    path = os.fspath(folder / manifest.table)
     numbers = listing["number"].drop_duplicates()
     try:
         with naming(path):
-            dataset = lance.dataset(path, version=manifest["photos"]["version"])
+            dataset = lance.dataset(path, version=manifest.version)
             there = dataset.to_table(["index"])["index"].to_numpy()
             lost = ~np.isin(numbers, there)
             rows = np.linspace(0, len(there) - 1, min(len(there), _CHECKED)).astype(int)
@@ -297,9 +344,9 @@ def check_photos(folder: epath.Path, manifest: dict[str, Any], listing: pd.DataF
     return ""
 
 
-def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: epath.Path, manifest: Manifest) -> None:
     """Makes a generation the live one."""
-    write_file(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_file(folder / _MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 @contextlib.contextmanager

@@ -16,9 +16,12 @@ from etils import epath
 from PIL import Image
 
 from grnet_jax.catalog.generations import (
+    BOX,
     COLOR_CELLS,
     FIELD,
-    FORMAT,
+    FILE,
+    Manifest,
+    Model,
     Photos,
     PhotoTable,
     StoreError,
@@ -42,8 +45,6 @@ from input_pipeline import (
 )
 
 _THUMBNAIL = 384  # pixels, the longer side
-_BOX = ["x_1", "y_1", "x_2", "y_2"]
-_FILE = ["file_size", "file_time", "content"]
 _Stat = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 
@@ -79,9 +80,7 @@ class _Read(NamedTuple):
     error: str = ""
 
 
-def index_catalog(
-    folder: epath.Path, matcher: LoadedMatcher, options: IndexOptions
-) -> dict[str, Any]:
+def index_catalog(folder: epath.Path, matcher: LoadedMatcher, options: IndexOptions) -> Manifest:
     """Indexes photos, and returns the new content of catalog.json.
 
     A kill leaves the catalog as it was; the same call then goes on with what it had embedded.
@@ -95,8 +94,8 @@ def index_catalog(
     check_folder(folder)
     with writer_lock(folder):
         before = read_manifest(folder)
-        if before and before["model"]["fingerprint"] != matcher.fingerprint and not options.rebuild:
-            run, step = before["model"]["run"], before["model"]["step"]
+        if before and before.model.fingerprint != matcher.fingerprint and not options.rebuild:
+            run, step = before.model.run, before.model.step
             raise StoreError(
                 f"{folder}: was indexed by {run} at step {step}, and not by {options.run} at step "
                 f"{matcher.step}: index with --rebuild, or into another folder"
@@ -113,14 +112,14 @@ class _Indexing:
         matcher: LoadedMatcher,
         options: IndexOptions,
         photos: PhotoList,
-        before: dict[str, Any] | None,
+        before: Manifest | None,
     ):
         self._folder, self._matcher, self._options = folder, matcher, options
         self._photos, self._before = photos, before
         self._listed_before = pd.DataFrame()
         if before and not options.rebuild:
             self._listed_before = read_listing(folder, before)
-        self._generation = before["generation"] + 1 if before else 1
+        self._generation = before.generation + 1 if before else 1
         self._transform = matcher.transform(shop=True)
         self._table_name = self._choose_table()
         self._table = PhotoTable(
@@ -130,19 +129,17 @@ class _Indexing:
             matcher.config.eval.search.store_dtype,
         )
         self._numbers = self._table.numbers()
-        self._next = max(
-            [before["next"] if before else 0, *(n + 1 for n in self._numbers.values())]
-        )
+        self._next = max([before.next if before else 0, *(n + 1 for n in self._numbers.values())])
         self._known_files = self._read_known_files()
         table = photos.table
         self._paths, self._names = table["path"].tolist(), table["image"].tolist()
-        boxes = table[_BOX].to_numpy(np.float64)
+        boxes = table[BOX].to_numpy(np.float64)
         cropped = matcher.takes_boxes(shop=True) & ~np.isnan(boxes).any(axis=1)
         self._boxes: list[Box | None] = [
             tuple(box) if use else None for box, use in zip(boxes.tolist(), cropped, strict=True)
         ]
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Manifest:
         """Embeds, lists and publishes."""
         found, problems = self._read_all()
         total = len(found) + len(self._photos.problems)
@@ -166,11 +163,7 @@ class _Indexing:
 
     def _choose_table(self) -> str:
         name = f"photos-{self._matcher.fingerprint[:8]}"
-        if (
-            self._before
-            and self._options.rebuild
-            and self._before["photos"]["table"].startswith(name)
-        ):
+        if self._before and self._options.rebuild and self._before.table.startswith(name):
             name += f"-{self._generation}"
         return f"{name}.lance"
 
@@ -179,7 +172,7 @@ class _Indexing:
         if self._options.reread or self._listed_before.empty:
             return {}
         columns = zip(
-            *(self._listed_before[name].tolist() for name in ["path", *_FILE]), strict=True
+            *(self._listed_before[name].tolist() for name in ["path", *FILE]), strict=True
         )
         return {path: ((size, time), content) for path, size, time, content in columns if path}
 
@@ -278,31 +271,30 @@ class _Indexing:
             "same": len(both) - changed,
         }
 
-    def _publish(self, listing: pd.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
-        version = self._table.publish(listing["number"].to_numpy(), self._generation)
-        name = f"listing-{self._generation}.parquet"
+    def _publish(self, listing: pd.DataFrame, counts: dict[str, int]) -> Manifest:
+        matcher, options = self._matcher, self._options
+        manifest = Manifest(
+            generation=self._generation,
+            indexed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            source=options.source,
+            splits=list(options.splits),
+            model=Model(
+                run=options.run,
+                name=matcher.config.name,
+                step=matcher.step,
+                fingerprint=matcher.fingerprint,
+                dtype=matcher.config.eval.search.store_dtype,
+            ),
+            table=self._table_name,
+            version=self._table.publish(listing["number"].to_numpy(), self._generation),
+            rows=len(listing),
+            items=int(listing["item_id"].nunique()),
+            next=self._next,
+            counts=counts,
+        )
         content = io.BytesIO()
         listing.to_parquet(content)
-        write_file(self._folder / name, content.getvalue())
-        matcher, options = self._matcher, self._options
-        manifest = {
-            "format": FORMAT,
-            "generation": self._generation,
-            "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "source": {"from": options.source, "splits": list(options.splits)},
-            "model": {
-                "run": options.run,
-                "name": matcher.config.name,
-                "step": matcher.step,
-                "fingerprint": matcher.fingerprint,
-                "dtype": matcher.config.eval.search.store_dtype,
-            },
-            "photos": {"table": self._table_name, "version": version, "rows": len(listing)},
-            "listing": name,
-            "items": int(listing["item_id"].nunique()),
-            "next": self._next,
-            "counts": counts,
-        }
+        write_file(self._folder / manifest.listing, content.getvalue())
         write_manifest(self._folder, manifest)
         self._clean()
         return manifest
@@ -311,7 +303,7 @@ class _Indexing:
         """Removes what neither this generation nor the one before reads."""
         oldest = self._generation - 1
         self._table.clean(oldest)
-        tables = {self._table_name, self._before["photos"]["table"] if self._before else ""}
+        tables = {self._table_name, self._before.table if self._before else ""}
         for path in self._folder.iterdir():
             number = path.name.removeprefix("listing-").removesuffix(".parquet")
             old = path.name.startswith("listing-") and number.isdecimal() and int(number) < oldest
@@ -337,7 +329,7 @@ def _numbers_by_key(listing: pd.DataFrame) -> dict[Any, int]:
     """Returns the numbers of rows by what tells rows apart."""
     if listing.empty:
         return {}
-    cells = [listing[name].fillna(-1.0).tolist() for name in ("image", "item_id", *_BOX)]
+    cells = [listing[name].fillna(-1.0).tolist() for name in ("image", "item_id", *BOX)]
     return dict(zip(zip(*cells, strict=True), listing["number"].tolist(), strict=True))
 
 

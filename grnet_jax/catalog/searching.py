@@ -68,13 +68,13 @@ class Catalog:
     """
 
     def __init__(self, folder: epath.Path, matcher: LoadedMatcher):
+        self.matcher = matcher
         self.generation: Generation = open_generation(folder, matcher.feature_shapes())
         self.manifest = self.generation.manifest
-        self.matcher = matcher
-        model = self.manifest["model"]
-        if model["fingerprint"] != matcher.fingerprint:
+        model = self.manifest.model
+        if model.fingerprint != matcher.fingerprint:
             raise StoreError(
-                f"{folder}: was indexed by {model['run']} at step {model['step']}; it is at step "
+                f"{folder}: was indexed by {model.run} at step {model.step}; it is at step "
                 f"{matcher.step} now, or was trained anew: index with --rebuild"
             )
         embeddings = read_embeddings(self.generation.features)
@@ -234,7 +234,7 @@ def open_catalog(folder: str | os.PathLike[str], matcher: LoadedMatcher | None =
             raise StoreError(
                 f"{path}: no catalog: python -m grnet_jax.search index {path} --from=PHOTOS"
             )
-        matcher = load(manifest["model"]["run"])
+        matcher = load(manifest.model.run)
     return Catalog(path, matcher)
 
 

@@ -56,17 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _index(folder: epath.Path, options: argparse.Namespace) -> None:
     before = read_manifest(folder)
-    source = options.source or (before["source"]["from"] if before else "")
+    source = options.source or (before.source if before else "")
     if not source:
         raise InputError(f"{folder}: no catalog yet: say what to index with --from=PHOTOS")
     splits = tuple(name for name in options.split.split("+") if name)
     if not options.source and before:
-        splits = tuple(before["source"]["splits"])
+        splits = tuple(before.splits)
     if unknown := [name for name in splits if name not in SPLITS]:
         raise InputError(f"--split={options.split}: {unknown[0]!r} is none of {', '.join(SPLITS)}")
     if not 0 <= options.max_bad <= 1:
         raise InputError(f"--max_bad={options.max_bad}: expected a share, 0 to 1")
-    run = options.model or (before["model"]["run"] if before else _DEFAULT_MODEL)
+    run = options.model or (before.model.run if before else _DEFAULT_MODEL)
     # So that the catalog is found to be of it from anywhere.
     run, source = (_absolute(name) for name in (run, source))
     begun = time.monotonic()
@@ -76,9 +76,9 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         IndexOptions(source, splits, run, options.max_bad, options.reread, options.rebuild),
     )
     seconds = time.monotonic() - begun
-    counts = indexed["counts"]
+    counts = indexed.counts
     said = ", ".join(f"{counts[name]:,} {name}" for name in ("added", "changed", "removed", "same"))
-    print(f"{indexed['photos']['rows']:,} photos of {indexed['items']:,} items: {said}")
+    print(f"{indexed.rows:,} photos of {indexed.items:,} items: {said}")
     if counts["customers"]:
         print(f"{counts['customers']:,} customer photos left out")
     if counts["unreadable"]:
@@ -87,7 +87,7 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         for problem in path.read_text().splitlines()[1:6]:
             print(f"  {problem}")
         print(f"All of them: {path}")
-    print(f"Wrote {folder}/ (generation {indexed['generation']}, {seconds:.1f} s)")
+    print(f"Wrote {folder}/ (generation {indexed.generation}, {seconds:.1f} s)")
     print(f"Next: python -m grnet_jax.search query {options.catalog} PHOTO")
 
 
@@ -163,9 +163,9 @@ def _page(
     said: list[str],
 ) -> str:
     """Returns the page of what was found."""
-    model, rows = catalog.manifest["model"], len(catalog)
-    items = catalog.manifest["items"]
-    words = [f"{rows:,} photos of {items:,} items.", f"By {model['name']}, step {model['step']}."]
+    model, rows = catalog.manifest.model, len(catalog)
+    items = catalog.manifest.items
+    words = [f"{rows:,} photos of {items:,} items.", f"By {model.name}, step {model.step}."]
     sections = []
     for name, matches in found:
         crop = load_crop(name, box, catalog.matcher.transform())
@@ -185,7 +185,7 @@ def _info(folder: epath.Path, options: argparse.Namespace) -> None:
     if manifest is None:
         raise StoreError(f"{folder}: no catalog")
     listing = read_listing(folder, manifest)
-    model, counts, source = manifest["model"], manifest["counts"], manifest["source"]
+    model, counts, source = manifest.model, manifest.counts, manifest.source
     files = [
         path for place, _, names in os.walk(folder) for path in map(f"{place}/".__add__, names)
     ]
@@ -194,18 +194,22 @@ def _info(folder: epath.Path, options: argparse.Namespace) -> None:
     problem = check_photos(folder, manifest, listing)
     info = {
         "photos": f"{len(listing):,} ({listing['number'].nunique():,} different)",
-        "items": f"{manifest['items']:,}",
+        "items": f"{manifest.items:,}",
         "fields": ", ".join(names) or "none",
-        "model": f"{model['run']}, step {model['step']} ({model['name']})",
-        "source": " ".join([source["from"], *source["splits"]]),
-        "generation": f"{manifest['generation']}, of {manifest['indexed_at']}",
+        "model": f"{model.run}, step {model.step} ({model.name})",
+        "source": " ".join([source, *manifest.splits]),
+        "generation": f"{manifest.generation}, of {manifest.indexed_at}",
         "last index": ", ".join(f"{count:,} {name}" for name, count in counts.items()),
         "on disk": f"{size / 1e6:.1f} MB",
         "search": "exact, in memory",
         "health": problem or "good: what was read of it is as it was written",
     }
     if options.json:
-        print(json.dumps({"folder": str(folder), **manifest, "bytes": size, "health": problem}))
+        print(
+            json.dumps(
+                {"folder": str(folder), **manifest.model_dump(), "bytes": size, "health": problem}
+            )
+        )
     else:
         print("\n".join(f"{name:<12}{value}" for name, value in info.items()))
     if problem:

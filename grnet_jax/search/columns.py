@@ -187,7 +187,11 @@ def naming(path: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except BaseException as error:
+        # Of a damaged table Lance, which is Rust, may panic: no Exception.
+        panicked = type(error).__name__ == "PanicException"
+        if not panicked and not isinstance(error, OSError | ValueError | RuntimeError | KeyError):
+            raise
         raise StoreError(
             f"{path} cannot be read or written (if it is damaged, delete it): {error}"
         ) from error
