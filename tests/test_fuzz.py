@@ -338,7 +338,7 @@ def test_flags_of_other_commands(fuzz, runs, stopped):
     explained = "output plots matches split queries seed query gallery photos boxes top data_dir"
     tables = "dataset source weights keypoints rows seeds members runs results list plan print"
     catalog, asking = f"{fuzz.folder}/shop", "box filter top shortlist html"
-    indexing = "from split model max_bad reread rebuild"
+    indexing = "from split model max_bad memory_gb reread rebuild"
     lines = [
         (predict.main, [photo, fashionnet, out], "output box shop top workdir"),
         (export.main, [grnet, out], "output platforms workdir"),

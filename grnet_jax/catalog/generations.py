@@ -42,6 +42,7 @@ from grnet_jax.search.columns import (
     naming,
 )
 from grnet_jax.search.features import FeatureSource, FeatureSubset
+from grnet_jax.search.indexed import IndexedEmbeddings, build_index
 from input_pipeline import read_object, write_file
 
 FORMAT = 1
@@ -80,6 +81,9 @@ class Manifest(pydantic.BaseModel):
       rows: of the listing.
       items: different ones.
       next: above the numbers of all photos.
+      probes: partitions of the index that are searched; 0 where there is none, and all photos are
+        compared.
+      recall: share of the nearest photos that the index found.
       counts: photos added, changed, removed, same, unreadable and customers'.
     """
 
@@ -94,6 +98,8 @@ class Manifest(pydantic.BaseModel):
     rows: int = pydantic.Field(ge=1)
     items: int
     next: int = pydantic.Field(ge=1, lt=2**40)
+    probes: int = pydantic.Field(default=0, ge=0)
+    recall: float = 1.0
     counts: dict[str, int]
 
     @property
@@ -189,10 +195,18 @@ class PhotoTable:
             with naming(self._path):
                 lance.write_dataset(table, self._path, mode="append")
 
-    def publish(self, numbers: np.ndarray, generation: int) -> int:
-        """Leaves these photos alone, int [n], and returns the version that a generation reads.
+    def publish(self, numbers: np.ndarray, generation: int, indexed: bool) -> tuple[int, int]:
+        """Leaves these photos alone, int [n], for a generation.
 
         What other generations read stays as it was.
+
+        Args:
+          numbers: of the photos.
+          generation: its number.
+          indexed: whether an index of the embeddings is built.
+
+        Returns:
+          The version that it reads, and the partitions of the index.
         """
         with naming(self._path):
             dataset = lance.dataset(self._path)
@@ -205,11 +219,13 @@ class PhotoTable:
             deleted = sum(fragment.num_deletions for fragment in fragments)
             if len(fragments) > _MOST_FRAGMENTS or 5 * deleted > len(index):
                 dataset.optimize.compact_files()
+            partitions = build_index(dataset) if indexed else 0
+            dataset = lance.dataset(self._path)
             tag, version = f"g{generation}", dataset.version
             if tag in dataset.tags.list():
                 dataset.tags.delete(tag)
             dataset.tags.create(tag, version)
-        return version
+        return version, partitions
 
     def clean(self, oldest: int) -> None:
         """Removes what only generations before this one read, and what killed writers left."""
@@ -253,6 +269,13 @@ class Generation:
         fields = {name.removeprefix(FIELD): self.listing[name] for name in names}
         return {"item_id": self.listing["item_id"], **fields}
 
+    def indexed(self) -> IndexedEmbeddings:
+        """Returns the embeddings as their index finds them."""
+        numbers = self.listing["number"].to_numpy()
+        return IndexedEmbeddings(
+            self._path, self._dataset, numbers, self.features, self.manifest.probes
+        )
+
     def read(self, rows: np.ndarray, column: str) -> list[Any]:
         """Returns a column of the table of photos for these rows of the listing."""
         numbers = self.listing["number"].to_numpy()[rows]
@@ -283,17 +306,20 @@ def read_manifest(folder: epath.Path) -> Manifest | None:
         ) from error
 
 
-def open_generation(folder: epath.Path, like: Features) -> Generation:
-    """Opens the generation that is live.
+def open_generation(
+    folder: epath.Path, like: Features, manifest: Manifest | None = None
+) -> Generation:
+    """Opens a generation.
 
     Args:
       folder: of the catalog.
       like: shapes and dtypes of its model's features.
+      manifest: of the generation; None for the live one.
 
     Raises:
       StoreError: there is no catalog, or it is damaged.
     """
-    manifest = read_manifest(folder)
+    manifest = manifest or read_manifest(folder)
     if manifest is None:
         raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
     listing = read_listing(folder, manifest)

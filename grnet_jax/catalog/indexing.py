@@ -25,6 +25,7 @@ from grnet_jax.catalog.generations import (
     Photos,
     PhotoTable,
     StoreError,
+    open_generation,
     read_listing,
     read_manifest,
     write_manifest,
@@ -33,6 +34,7 @@ from grnet_jax.catalog.generations import (
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import progress_bar
 from grnet_jax.inference import LoadedMatcher
+from grnet_jax.search.indexed import choose_probes
 from input_pipeline import (
     Box,
     Crop,
@@ -44,6 +46,8 @@ from input_pipeline import (
     write_file,
 )
 
+SHORTLIST = 200  # photos nearest by embedding that a pairwise matcher scores
+_RECALL_QUERIES = 200  # that an index is tried with
 _THUMBNAIL = 384  # pixels, the longer side
 _Stat = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
@@ -59,6 +63,7 @@ class IndexOptions:
       max_bad: the share of the photos that may be unreadable.
       reread: whether files are read whose size and time are as they were.
       rebuild: whether everything is embedded anew.
+      memory_gb: embeddings that take more are not held in memory, but searched by an index.
     """
 
     source: str
@@ -67,6 +72,7 @@ class IndexOptions:
     max_bad: float = 0.05
     reread: bool = False
     rebuild: bool = False
+    memory_gb: float = float("inf")
 
 
 class _Read(NamedTuple):
@@ -273,6 +279,9 @@ class _Indexing:
 
     def _publish(self, listing: pd.DataFrame, counts: dict[str, int]) -> Manifest:
         matcher, options = self._matcher, self._options
+        numbers, shapes = listing["number"].to_numpy(), matcher.feature_shapes()
+        indexed = 4 * len(listing) * shapes.embedding.shape[1] > options.memory_gb * 1e9
+        version, partitions = self._table.publish(numbers, self._generation, indexed)
         manifest = Manifest(
             generation=self._generation,
             indexed_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -286,7 +295,7 @@ class _Indexing:
                 dtype=matcher.config.eval.search.store_dtype,
             ),
             table=self._table_name,
-            version=self._table.publish(listing["number"].to_numpy(), self._generation),
+            version=version,
             rows=len(listing),
             items=int(listing["item_id"].nunique()),
             next=self._next,
@@ -295,6 +304,11 @@ class _Indexing:
         content = io.BytesIO()
         listing.to_parquet(content)
         write_file(self._folder / manifest.listing, content.getvalue())
+        if indexed:
+            generation = open_generation(self._folder, shapes, manifest)
+            embeddings, features = generation.indexed(), generation.features
+            recall = choose_probes(embeddings, features, partitions, SHORTLIST, _RECALL_QUERIES)
+            manifest = manifest.model_copy(update={"probes": embeddings.probes, "recall": recall})
         write_manifest(self._folder, manifest)
         self._clean()
         return manifest

@@ -16,16 +16,17 @@ from grnet_jax.catalog.generations import (
     open_generation,
     read_manifest,
 )
+from grnet_jax.catalog.indexing import SHORTLIST
 from grnet_jax.errors import check_at_least
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.models import Features
 from grnet_jax.search.features import read_embeddings
+from grnet_jax.search.indexed import IndexedEmbeddings
 from grnet_jax.search.ranking import query_block
 from grnet_jax.search.reranking import score_lists
 from grnet_jax.search.resident import ResidentEmbeddings, padded_rows
 from input_pipeline import Box, ImageSource, to_path
 
-SHORTLIST = 200
 _COLORS = 3 * COLOR_CELLS**2
 _QUERIES = 16  # searched at once, at most
 # Of 255: two photos are copies where no cell's colors differ by more. Measured on recolorings and
@@ -77,8 +78,12 @@ class Catalog:
                 f"{folder}: was indexed by {model.run} at step {model.step}; it is at step "
                 f"{matcher.step} now, or was trained anew: index with --rebuild"
             )
-        embeddings = read_embeddings(self.generation.features)
-        self._resident = ResidentEmbeddings(embeddings, matcher.mesh)
+        self._embeddings: ResidentEmbeddings | IndexedEmbeddings
+        if self.manifest.probes:
+            self._embeddings = self.generation.indexed()
+        else:
+            embeddings = read_embeddings(self.generation.features)
+            self._embeddings = ResidentEmbeddings(embeddings, matcher.mesh)
         self._items = self.generation.listing["item_id"].to_numpy(object)
 
     def __len__(self) -> int:
@@ -145,7 +150,7 @@ class Catalog:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The rows of the listing nearest to each query and their scores, the best first."""
         length = min(length, padded_rows(len(self)))
-        nearest = self._resident.nearest(np.asarray(query.embedding), length, rows)
+        nearest = self._embeddings.nearest(np.asarray(query.embedding), length, rows)
         lists, scores = nearest.indices, nearest.scores
         if self.matcher.pair_scores is not None:
             # Of one length always; what fills them up is the first row.

@@ -32,8 +32,8 @@ from grnet_jax.catalog.generations import (
     read_listing,
     read_manifest,
 )
-from grnet_jax.catalog.indexing import IndexOptions, index_catalog
-from grnet_jax.catalog.searching import SHORTLIST, Catalog, Match, open_catalog
+from grnet_jax.catalog.indexing import SHORTLIST, IndexOptions, index_catalog
+from grnet_jax.catalog.searching import Catalog, Match, open_catalog
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
@@ -64,6 +64,7 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         splits = tuple(before.splits)
     if unknown := [name for name in splits if name not in SPLITS]:
         raise InputError(f"--split={options.split}: {unknown[0]!r} is none of {', '.join(SPLITS)}")
+    check_at_least("--memory_gb", options.memory_gb, 0)
     if not 0 <= options.max_bad <= 1:
         raise InputError(f"--max_bad={options.max_bad}: expected a share, 0 to 1")
     run = options.model or (before.model.run if before else _DEFAULT_MODEL)
@@ -73,7 +74,9 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
     indexed = index_catalog(
         folder,
         load(run),
-        IndexOptions(source, splits, run, options.max_bad, options.reread, options.rebuild),
+        IndexOptions(
+            source, splits, run, options.max_bad, options.reread, options.rebuild, options.memory_gb
+        ),
     )
     seconds = time.monotonic() - begun
     counts = indexed.counts
@@ -201,7 +204,9 @@ def _info(folder: epath.Path, options: argparse.Namespace) -> None:
         "generation": f"{manifest.generation}, of {manifest.indexed_at}",
         "last index": ", ".join(f"{count:,} {name}" for name, count in counts.items()),
         "on disk": f"{size / 1e6:.1f} MB",
-        "search": "exact, in memory",
+        "search": f"an index, {manifest.probes} probes, recall {manifest.recall:.3f}"
+        if manifest.probes
+        else "exact, in memory",
         "health": problem or "good: what was read of it is as it was written",
     }
     if options.json:
@@ -265,6 +270,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="", help=f"a run's folder, or imagenet:NAME ({_DEFAULT_MODEL})")
     add("--max_bad", type=float, default=0.05, help="share of photos that may be unusable (0.05)")
     add("--reread", action="store_true", help="read files, too, whose size and time stayed")
+    third = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3e9
+    add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")
     add = parsers["query"].add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files")

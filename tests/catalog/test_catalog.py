@@ -20,7 +20,9 @@ from grnet_jax.catalog.searching import Catalog, open_catalog
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.search import __main__ as search
+from grnet_jax.search import indexed
 from grnet_jax.search.features import FeatureSubset, InMemoryFeatures, read_all
+from grnet_jax.search.indexed import IndexedEmbeddings
 from grnet_jax.search.ranking import find
 from grnet_jax.search.reranking import CascadeSearch, make_cascade_scores
 from grnet_jax.search.resident import ResidentEmbeddings, _make_nearest
@@ -134,6 +136,32 @@ def test_nearest_is_numpys(count):
             order = rows[np.argsort(-products, kind="stable")][:9]
             assert indices[indices >= 0].tolist() == order.tolist()
             assert scores[indices >= 0].tolist() == (embeddings[order] @ one).tolist()
+
+
+def test_beyond_the_memory_an_index_finds_the_same(folder, shop, monkeypatch):
+    shutil.copy(shop.parent / "0.png", shop.parent / "twice.png")
+    shop.write_text(shop.read_text() + "twice.png,item 9,a,3\n")
+    index(folder, shop)
+    photos = [shop.parent / f"{number}.png" for number in range(12)]
+    tries = [{}, {"filters": {"category": "a"}}, {"filters": {"price": {"min": 40}}, "top_k": 2}]
+    wanted = [Catalog(folder, small_loaded()).search(photos, **one) for one in tries]
+    assert index(folder, shop, memory_gb=0).recall >= 0.98
+    catalog = Catalog(folder, small_loaded())
+    assert isinstance(catalog._embeddings, IndexedEmbeddings)
+    for few in (200_000, 0):  # rows that pass a filter and are compared one by one
+        monkeypatch.setattr(indexed, "_FEW_ROWS", few)
+        for one, known in zip(tries, wanted, strict=True):
+            for found, right in zip(catalog.search(photos, **one), known, strict=True):
+                scores = [match.score for match in right]
+                np.testing.assert_allclose([match.score for match in found], scores, atol=1e-5)
+                assert _items(found)[0] == _items(right)[0]
+
+
+def test_an_index_that_finds_too_little_is_refused(folder, shop, monkeypatch):
+    index(folder, shop)
+    monkeypatch.setattr(IndexedEmbeddings, "_fetch", lambda self, *_: (np.arange(1), np.ones(1), 1))
+    _raises("the index finds 0.* of the nearest photos, less than 0.98", folder, shop, memory_gb=0)
+    assert len(Catalog(folder, small_loaded())) == 12
 
 
 def test_indexing_again_compiles_nothing(folder, shop):
