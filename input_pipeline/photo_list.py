@@ -67,6 +67,8 @@ def list_photos(source: str | os.PathLike, splits: tuple[str, ...] = ()) -> Phot
     customer = (table["domain"] == DOMAINS[CUSTOMER]).to_numpy()
     right = is_right(table).to_numpy()
     problems = [problem for row in table["problems"][~right] for problem in row]
+    if customer.all():
+        raise DatasetError(f"{path}: has customer photos alone, and a catalog is of shop photos")
     listed = table[right & ~customer].reset_index(drop=True)
     paths = listed["path"].tolist()
     fields = listed[[name for name in listed if name not in (*_KNOWN, *_OF_CHECKS)]]

@@ -115,7 +115,7 @@ class Photos:
     Attributes:
       states: str, digests of what was seen: bytes and box.
       sizes: int32 [n, 2], (height, width) of the upright photos.
-      thumbnails: encoded WebP.
+      thumbnails: encoded JPEG.
       colors: uint8 [n, cells * cells * 3], mean colors of what the matcher sees.
     """
 

@@ -351,7 +351,7 @@ def _thumbnail(picture: np.ndarray) -> bytes:
     small = Image.fromarray(picture)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)
     content = io.BytesIO()
-    small.save(content, "WEBP", quality=80, method=2)
+    small.save(content, "JPEG", quality=80)  # half the time of WebP, and half as large again
     return content.getvalue()
 
 

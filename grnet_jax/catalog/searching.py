@@ -217,7 +217,7 @@ class Catalog:
         return Match(listed["item_id"], score, listed["image"], row, known, fields, others, copies)
 
     def thumbnail(self, row: int) -> bytes:
-        """Returns a photo of the catalog, small, as WebP."""
+        """Returns a photo of the catalog, small, as JPEG."""
         return self.generation.read(np.array([row]), "thumbnail")[0]
 
 

@@ -179,8 +179,9 @@ def _page(
             dataclasses.asdict(match) | {"thumbnail": catalog.thumbnail(match.row)}
             for match in matches
         ]
+        name = epath.Path(name).name
         sections.append({"name": name, "picture": crop.picture, "seen": share, "matches": shown})
-    return match_page(str(folder), " ".join([*words, *(f"{line}." for line in said)]), sections)
+    return match_page(folder.name, " ".join([*words, *(f"{line}." for line in said)]), sections)
 
 
 def _info(folder: epath.Path, options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import sys
 
 import filelock
 import jax
+import lance
 import numpy as np
 import pytest
 from etils import epath
@@ -31,8 +32,6 @@ from input_pipeline import DatasetConfig, list_photos, load_dataset
 from tests.catalog.shops import draw, index, make_shop, save, small_loaded, write_csv
 from tests.pages import Page
 
-_SYSTEMS = ("color_histogram", "grnet")
-
 
 @pytest.fixture
 def shop(tmp_path):
@@ -48,21 +47,18 @@ def _items(matches):
     return [match.item for match in matches]
 
 
-@pytest.mark.parametrize("system", _SYSTEMS)
-def test_a_photo_of_the_catalog_is_found_first(folder, shop, system):
-    matcher = small_loaded(system)
-    index(folder, shop, matcher)
-    catalog = Catalog(folder, matcher)
+def test_a_photo_of_the_catalog_is_found_first(folder, shop):
+    index(folder, shop)
+    catalog = Catalog(folder, small_loaded())
     photos = [shop.parent / f"{number}.png" for number in range(12)]
     for number, matches in enumerate(catalog.search(photos, top_k=6)):
         assert len(matches) == len(set(_items(matches))) == 6
         assert [match.score for match in matches] == sorted(
             (match.score for match in matches), reverse=True
         )
-        if system == "color_histogram":  # GRNet's weights are drawn
-            assert (matches[0].item, matches[0].image) == (f"item {number // 2}", f"{number}.png")
-            assert matches[0].images == [f"{number ^ 1}.png"]
-            assert matches[0].fields == {"category": "ab"[number % 2], "price": str(10 * number)}
+        assert (matches[0].item, matches[0].image) == (f"item {number // 2}", f"{number}.png")
+        assert matches[0].images == [f"{number ^ 1}.png"]
+        assert matches[0].fields == {"category": "ab"[number % 2], "price": str(10 * number)}
 
 
 def test_the_shop_photos_of_a_prepared_set_are_found_first(folder, data_dir):
@@ -251,7 +247,7 @@ def test_more_items_are_looked_for_where_the_first_have_many_photos(folder, tmp_
 
 
 def test_boxes_of_the_csv_are_what_is_embedded(folder, tmp_path):
-    matcher = small_loaded("grnet", **{"image.crop": "box"})
+    matcher = small_loaded("grnet")
     save(tmp_path / "1.png", 1)
     columns = ("image", "item_id", "x_1", "y_1", "x_2", "y_2")
     rows = [("1.png", "a", 0, 0, 24, 30), ("1.png", "b", 24, 0, 48, 30), ("1.png", "c", *[""] * 4)]
@@ -271,7 +267,11 @@ def _raises(text, *arguments, **options):
         index(*arguments, **options)
 
 
-def test_what_cannot_be_indexed_leaves_the_catalog_as_it_was(folder, shop, tmp_path):
+def _no_space(*_, **__):
+    raise OSError("No space left on device")
+
+
+def test_what_cannot_be_indexed_leaves_the_catalog_as_it_was(folder, shop, tmp_path, monkeypatch):
     index(folder, shop)
     before = (folder / "catalog.json").read_text()
     with filelock.FileLock(folder / "lock"):
@@ -284,6 +284,13 @@ def test_what_cannot_be_indexed_leaves_the_catalog_as_it_was(folder, shop, tmp_p
     _raises("has a header and no rows", folder, empty)
     _raises("column 'image' is missing", folder, write_csv(empty, [("a",)], ["photo"]))
     _raises("cannot be written", epath.Path(shop), shop)
+    customers = write_csv(empty, [("1.png", "customer")], ["image", "domain"])
+    _raises("customer photos alone", folder, customers)
+    save(shop.parent / "1.png", 77)
+    with monkeypatch.context() as patched:
+        patched.setattr(lance, "write_dataset", _no_space)
+        _raises("photos-.*No space left on device", folder, shop)
+    (shop.parent / "1.png").unlink()
     assert (folder / "catalog.json").read_text() == before
     assert len(Catalog(folder, small_loaded())) == 12
     with pytest.raises(StoreError, match="index with --rebuild"):
@@ -315,6 +322,9 @@ def test_the_commands(folder, shop, tmp_path, monkeypatch, capsys):
     place, photo, page = str(folder), str(shop.parent / "4.png"), tmp_path / "found.html"
     assert search.main(["index", place, f"--from={shop}", "--model=imagenet:x"]) == 0
     assert "12 photos of 6 items: 12 added" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        search.main(["index", place, f"--from={shop}", "--split=test"])
+    assert "has no splits" in capsys.readouterr().err
     assert search.main(["index", place]) == 0
     assert "0 added, 0 changed, 0 removed, 12 same" in capsys.readouterr().out
     line = ["query", place, photo, "--filter=category=a", "--filter=price<=60", "--top=2"]
