@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from etils import epath
@@ -96,6 +97,8 @@ def index_catalog(folder: epath.Path, matcher: LoadedMatcher, options: IndexOpti
         written to.
       StoreError: the catalog is of another model, or another process is indexing it.
     """
+    if jax.process_count() > 1:
+        raise InputError("index: is of one process, with all of its devices")
     photos = list_photos(options.source, options.splits)
     check_folder(folder)
     with writer_lock(folder):
