@@ -5,6 +5,8 @@
     gallery = matcher.embed(["shop_1.jpg", "shop_2.jpg"])
     found = matcher.search(query, gallery, top_k=2)  # found.indices [1, 2], found.scores
     scores = matcher.score(query, gallery)  # [1, 2], higher is more alike
+    catalog = grnet_jax.open_catalog("my_shop")  # made by python -m grnet_jax.search index
+    matches = catalog.search(["street.jpg"], filters={"category": ["dress"]})[0]
 
 Importing this, and all of the above, needs no TensorFlow. The names stand in `__init__.pyi`; each
 is imported when it is first used.

@@ -1,6 +1,16 @@
+from .catalog.searching import Catalog, Match, open_catalog
 from .export.reading import load_exported
 from .inference import load
 from .search.ranking import RankingResult, SearchResult
 
 __version__: str
-__all__ = ["RankingResult", "SearchResult", "__version__", "load", "load_exported"]
+__all__ = [
+    "Catalog",
+    "Match",
+    "RankingResult",
+    "SearchResult",
+    "__version__",
+    "load",
+    "load_exported",
+    "open_catalog",
+]

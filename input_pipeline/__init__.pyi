@@ -17,6 +17,7 @@ from .files import check_file, check_folder, read_object, read_text, to_path, wr
 from .images import (
     MAX_PIXELS,
     Box,
+    Crop,
     ImageError,
     ImageSource,
     ImageTransform,
@@ -24,12 +25,15 @@ from .images import (
     check_box,
     crop_and_resize,
     encode_png,
+    load_crop,
     load_image,
     pixel_box,
 )
 from .index import PhotoIndex
 from .locks import preparation_lock
 from .objects.index import ObjectSplit
+from .parallel import ordered_map
+from .photo_list import PhotoList, list_photos
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
 from .vocabulary import (
@@ -61,6 +65,7 @@ __all__ = [
     "ArgumentParser",
     "AugmentConfig",
     "Box",
+    "Crop",
     "CropBoxes",
     "Dataset",
     "DatasetConfig",
@@ -73,6 +78,7 @@ __all__ = [
     "ObjectSplit",
     "PathText",
     "PhotoIndex",
+    "PhotoList",
     "PrepareOptions",
     "SamplerConfig",
     "Section",
@@ -90,8 +96,11 @@ __all__ = [
     "image_batches",
     "image_labels",
     "keypoint_names",
+    "list_photos",
+    "load_crop",
     "load_dataset",
     "load_image",
+    "ordered_map",
     "pixel_box",
     "preparation_lock",
     "query_subsets",
