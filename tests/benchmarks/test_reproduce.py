@@ -193,12 +193,19 @@ def test_a_plan_says_what_rows_cost_and_runs_nothing(calls, tmp_path, capsys, mo
     assert triplet["steps"] == f"{steps:,}"
     assert triplet["images, M"] == f"{64 * steps / 1e6:.3g}"
     assert dreml["steps"] == f"{3 * 60 * -(-119778 // 64):,}"
-    hours = 3 * 64 * steps * 2.5e9 / 50e12 / 3600  # forward and backward
+    assert triplet["dtype"] == "float32"
+    hours = 3 * 64 * steps * 2.5e9 / (50e12 / 2) / 3600  # forward and backward
     assert float(triplet["training, h"]) == pytest.approx(hours, rel=0.01)
     assert triplet["disk, GB"] == f"{3 * 2 * 4 * 6_000_000 / 1e9:.3g}"  # with SGD's momentum
     assert triplet["features, GB"] == f"{(48541 + 11348) * 2048 / 1e9:.3g}"
-    assert "50 TFLOP/s, which is assumed" in text
+    assert "50 TFLOP/s in bfloat16, which is assumed (--tflops), half as much in float32" in text
     assert "Assumed sizes: train is half" in text
+    words = ("kucer", "table3", "--dataset=street2shop", "--plan", "--config.model.dtype=bfloat16")
+    assert _main(tmp_path, *words) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    vam, start, best = (line.split("|") for line in lines[1:])
+    assert start[2].strip() == "start of #4: detect_then_retrieve:classification"
+    assert {one[4].strip() for one in (vam, start, best)} == {"bfloat16"}
     assert not calls
     assert list(tmp_path.iterdir()) == []
 
@@ -251,6 +258,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
         (("grnet", "table5", "--config.seed=1"), "--config.seed: every row has its own"),
         (("grnet", "table5", "--row=1"), "unexpected argument '--row=1'"),
         (("grnet", "table3", "--rows=11"), "row 11 of table3 (DINOv2, global similarity) needs"),
+        (("grnet", "table3", "--pretrain=x"), "--pretrain: grnet trains on no other data set"),
         (("grnet", "table3", "--weights=x"), "'x': expected a name and its file, NAME=FILE"),
         (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
         (("grnet", "table3", "--rows=7", "--config.model.layers=1"), "fields of configs/kpm.py"),
