@@ -290,11 +290,10 @@ def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
     words += ["--pretrain=DOWNLOADED"] if options.pretrain else []
     local = tuple(f"--config.{field}=" for field in local_fields(options.dataset))
     files = tuple(f"--config.{field}=" for field in FILES)
-    words += [
-        f"{word.partition('=')[0]}=FILE" if word.startswith(files) else word
-        for word in given
-        if not word.startswith(local)
-    ]
+    for word in given:
+        name, _, value = word.partition("=")
+        is_file = word.startswith(files) and (ROOT / pathlib.Path(value).expanduser()).is_file()
+        words += [] if word.startswith(local) else [f"{name}=FILE" if is_file else word]
     return show(words)
 
 

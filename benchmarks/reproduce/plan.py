@@ -14,7 +14,7 @@ from benchmarks.costs import MatcherCosts, matcher_costs
 from benchmarks.reproduce.papers import Row
 from benchmarks.reproduce.runner import Experiment
 from benchmarks.results_file import markdown_table
-from grnet_jax.config import Config, parse_config
+from grnet_jax.config import Config, drawn_queries, parse_config
 from grnet_jax.training.build import count_steps
 
 # A third of an A100's published bfloat16 peak, a tenth of an H100's; what a device reaches is not
@@ -85,13 +85,13 @@ def format_plan(experiments: Sequence[tuple[Row, Experiment]], tflops: float) ->
         lines.append(cells + [_short(value) for value in numbers])
     wide = [[*line, *[""] * (len(_HEADS) - len(line))] for line in lines]
     notes = [
-        f"In all {hours:.3g} h at {tflops:g} TFLOP/s in bfloat16, which is assumed (--tflops), half as "
-        f"much in float32, and {disk / 1e9:.3g} GB of checkpoints. On an accelerator "
+        f"In all {hours:.3g} h at {tflops:g} TFLOP/s in bfloat16, which is assumed (--tflops), "
+        f"half as much in float32, and {disk / 1e9:.3g} GB of checkpoints. On an accelerator "
         "--config.model.dtype=bfloat16 is for every row.",
         "Operations are XLA's count of the forward pass, three times it in training. Reading and "
         "decoding of images are not counted, activations are in no memory.",
         "State: parameters, gradients and moments of the largest run on the device. Features: of "
-        "test's images; above eval.search.memory_gb they are on the disk until the test ends.",
+        "test's images; above a quarter of the memory they are on the disk until the test ends.",
         "Validation is on eval.protocol.val_queries queries, in a gallery ten times as large.",
     ]
     assumed = _sizes("assumed")
@@ -130,7 +130,7 @@ def plan_run(config: Config, dataset: str) -> RunPlan:
     steps = count_steps(config.train, math.ceil(groups / batch))
     moments = {"sgd": 1, "adamw": 2}[config.optimizer.name]
     protocol = config.eval.protocol
-    queries = protocol.queries or size["queries"]
+    queries = (drawn_queries(protocol.queries) or (0, 0))[0] or size["queries"]
     tested = size.get("photos", queries + size["gallery"])
     every = config.train.eval_every
     validations = steps // every if every and size["val"] else 0

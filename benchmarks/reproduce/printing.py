@@ -26,6 +26,18 @@ _PARTS = ("collar", "sleeve", "waistline", "hem")  # of landmarks, each of two s
 _COLUMNS = {_IN_MILLIONS: "parameters, M", "ap_50": "AP at IoU 0.5"} | {
     f"landmark_pdj_0.1_{part}": f"{part} PDJ@0.1" for part in _PARTS
 }
+# What the papers count of the sets that their protocols are of; ours stand in the table.
+_COUNTS = {
+    "deepfashion_c2s": "GRNet's paper counts 239,557 images, 195,540 pairs and 45,392 gallery images, "
+    "of all splits; FashionNet's 251,361 pairs.",
+    "deepfashion_inshop": "FashionNet's paper counts 54,642 images of 11,735 items.",
+    "deepfashion_attributes": "FashionNet's paper counts 63,720 images in this benchmark, the release "
+    "has 289,222.",
+    "street2shop": "GRNet's paper counts 39,479 pairs and 396,483 gallery images, Kucer and Murray's "
+    "more than 20,000 street and 400,000 shop images.",
+    "findfashion": "The paper's test queries (Table 2): easy 30,746, hard view 11,383, hard occlusion "
+    "1,250, hard cropping 3,883.",
+}
 
 
 def format_table(table: Table, dataset: str, results: Results) -> str:
@@ -100,6 +112,8 @@ def _notes(table: Table, dataset: str, results: Results) -> Iterator[str]:
     if not all(row.built for row in table.rows.values()):
         yield "quoted: not trained here, or not on this data set; the paper's figures alone."
     yield from table.notes
+    if dataset in _COUNTS:
+        yield _COUNTS[dataset]
     if dataset == SYNTHETIC:
         yield "Drawn clothes and small networks: the figures say nothing about photos of real ones."
     for protocol in _protocols(table, dataset, results):
@@ -205,15 +219,20 @@ def _protocols(table: Table, dataset: str, results: Results) -> list[str]:
         if measured and dataset != table.datasets[0]:
             names = {}
         names |= dict.fromkeys(sorted(n for one in measured for n in one["protocols"]))
-        mean = ["category_mean"] if "category_mean" in names or not names else []
-        return [n for n in names if n.startswith("category:")] + mean
-    return list(table.protocols)
+        means = [name for name in ("category_mean", "category_mean_items") if name in names]
+        categories = [name for name in names if name.startswith("category:")]
+        return [*categories, *means] if names else ["category_mean"]
+    found = {name for one in measured for name in one["protocols"]}
+    with_items = (one for name in table.protocols for one in (name, f"{name}_items"))
+    return [name for name in with_items if name in found or name in table.protocols]
 
 
 def _title(protocol: str, results: Results) -> str:
     for seeds in results.values():
         for metrics in _metrics_of(seeds, protocol):
-            return f"{metrics['title']}, {metrics['queries']:,} queries"
+            gallery = metrics.get("gallery")
+            among = f" among {gallery:,} photos" if gallery else ""
+            return f"{metrics['title']}, {metrics['queries']:,} queries{among}"
     return protocol.removeprefix("category:").replace("_", " ")
 
 
