@@ -303,6 +303,12 @@ def load_paper(path: pathlib.Path) -> Paper:
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from error
 
 
+def papers_counts(dataset: str) -> str:
+    """Returns in words what the papers count of a data set; "" of those that none has."""
+    figures = json.loads(pathlib.Path(__file__).with_name("papers.json").read_text())
+    return str(figures["counts"].get(dataset, ""))
+
+
 def _quote(table: Table, figures: Mapping[str, Any]) -> Table:
     """The table with the paper's figures in its rows.
 

@@ -12,6 +12,7 @@ from benchmarks.reproduce.papers import (
     SYNTHETIC,
     Row,
     Table,
+    papers_counts,
 )
 from benchmarks.results_file import markdown_table
 from grnet_jax.evaluation.reports import column_title
@@ -25,18 +26,6 @@ _IN_MILLIONS = "parameters_m"
 _PARTS = ("collar", "sleeve", "waistline", "hem")  # of landmarks, each of two slots
 _COLUMNS = {_IN_MILLIONS: "parameters, M", "ap_50": "AP at IoU 0.5"} | {
     f"landmark_pdj_0.1_{part}": f"{part} PDJ@0.1" for part in _PARTS
-}
-# What the papers count of the sets that their protocols are of; ours stand in the table.
-_COUNTS = {
-    "deepfashion_c2s": "GRNet's paper counts 239,557 images, 195,540 pairs and 45,392 gallery images, "
-    "of all splits; FashionNet's 251,361 pairs.",
-    "deepfashion_inshop": "FashionNet's paper counts 54,642 images of 11,735 items.",
-    "deepfashion_attributes": "FashionNet's paper counts 63,720 images in this benchmark, the release "
-    "has 289,222.",
-    "street2shop": "GRNet's paper counts 39,479 pairs and 396,483 gallery images, Kucer and Murray's "
-    "more than 20,000 street and 400,000 shop images.",
-    "findfashion": "The paper's test queries (Table 2): easy 30,746, hard view 11,383, hard occlusion "
-    "1,250, hard cropping 3,883.",
 }
 
 
@@ -112,8 +101,8 @@ def _notes(table: Table, dataset: str, results: Results) -> Iterator[str]:
     if not all(row.built for row in table.rows.values()):
         yield "quoted: not trained here, or not on this data set; the paper's figures alone."
     yield from table.notes
-    if dataset in _COUNTS:
-        yield _COUNTS[dataset]
+    if counts := papers_counts(dataset):
+        yield counts
     if dataset == SYNTHETIC:
         yield "Drawn clothes and small networks: the figures say nothing about photos of real ones."
     for protocol in _protocols(table, dataset, results):
