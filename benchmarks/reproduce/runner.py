@@ -315,18 +315,30 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
     file, _, variant = config.partition(":")
     argument = f"{dataset},{variant}" if variant else dataset
     own = importlib.import_module(f"configs.{file}").get_config(argument)
+    return set_fields(own, given, f"configs/{file}.py")
+
+
+def set_fields(config: Any, given: Sequence[str], where: str) -> Any:
+    """Returns a config with fields set as on the command line.
+
+    Args:
+      config: as a file gives it.
+      given: `--config.FIELD=VALUE`.
+      where: what errors call the config.
+
+    Raises:
+      InputError: a field that it does not have, or a value that it cannot have.
+    """
     if not given:
-        return own
+        return config
     values, argv = flags.FlagValues(), ["", *given]
     try:
         config_flags.DEFINE_config_dict(
-            "config", own, flag_values=values, lock_config=True, sys_argv=argv
+            "config", config, flag_values=values, lock_config=True, sys_argv=argv
         )
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{' '.join(given)}: expected fields of configs/{file}.py: {error}"
-        ) from error
+        raise InputError(f"{' '.join(given)}: expected fields of {where}: {error}") from error
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; options are --NAME=VALUE")
     return values.config

@@ -3,14 +3,18 @@
 import json
 import pathlib
 
+import jax
 import pytest
 
 from benchmarks.costs import MatcherCosts, matcher_costs, multiply_adds
 from benchmarks.reproduce import plan, runner
 from benchmarks.reproduce.__main__ import main
-from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.papers import NAMES, find_paper
 from benchmarks.reproduce.runner import file_digest, find_results
-from grnet_jax.config import parse_config
+from grnet_jax import commands, sharding
+from grnet_jax.config import parse_config, to_config_dict
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.checkpoints import open_workdir, read_config
 from tests.benchmarks.test_printing import make_result
 
 _TINY = (
@@ -22,6 +26,10 @@ _TINY = (
     "train.steps=2",
     "train.checkpoint_every=1",
     "optimizer.warmup_steps=1",
+)
+_SMALLEST = (  # what every system has
+    *(field for field in _TINY if not field.startswith("model.")),
+    "eval.batch_size=16",
 )
 _DINOV2 = "vit_small_patch14_dinov2"
 _C2S = ("--dataset=deepfashion_c2s", "--source=here")
@@ -246,7 +254,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
     [
         (("x", "table1"), "PAPER: 'x' is none of ['grnet', 'fir', 'kucer', 'fashionnet']"),
         (("grnet", "table1"), "TABLE: grnet has no 'table1'"),
-        (("grnet", "table5", "--rows=9"), "--rows: table5 has no row 9"),
+        (("grnet", "table5", "--rows=19"), "--rows: table5 has no row 19"),
         (("grnet", "table5", "--rows=one"), "'one': expected row numbers joined by commas"),
         (("grnet", "table5", "--seeds=0"), "--seeds: expected 1 to 1000, got 0"),
         (("grnet", "table5", f"--seeds={10**20}", "--list"), "--seeds: expected 1 to 1000, got 1"),
@@ -310,3 +318,52 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, mon
     (again,) = _rows(tmp_path, "grnet_synthetic")
     assert again["protocols"] == row["protocols"]
     assert again["train_seconds"] is None
+
+
+def _run_here(script, *words):
+    """Does what train.py and eval.py do, in this process, where what was compiled is kept."""
+    flags = dict(word.removeprefix("--").split("=", 1) for word in words)
+    given = [word for word in words if word.startswith("--config.")]
+    if script == "train.py":
+        file, _, argument = flags["config"].partition(":")
+        dataset, _, variant = argument.partition(",")
+        name = pathlib.Path(file).stem + (f":{variant}" if variant else "")
+        return commands.train([script], runner.read_config(name, dataset, given), flags["workdir"])
+    of_run = read_config(open_workdir(flags["workdir"].partition(",")[0]))
+    config = runner.set_fields(to_config_dict(of_run), given, "the run")
+    return commands.evaluate([script], config, flags["workdir"], flags.get("output", ""))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of runs and results of all tables."""
+    return tmp_path_factory.mktemp("tables")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("paper", "table"),
+    [
+        (name, table.name)
+        for name in NAMES
+        for table in find_paper(name).tables.values()
+        if "synthetic" in table.datasets
+    ],
+)
+def test_every_table_runs(paper, table, finished, data_dir, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "run_command", _run_here)
+    for module in (commands, sharding):  # one device compiles faster than eight
+        monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    fields = [*_SMALLEST, f"dataset.dir={data_dir}"]
+    fields += ["model.num_attributes=49"] * (paper == "fashionnet")
+    words = [f"--config.{field}" for field in fields]
+    assert _main(finished, paper, table, "--members=2", *words) == 0
+    shown = capsys.readouterr().out
+    of_table = find_paper(paper).table(table).on("synthetic")
+    measured = [row for row in of_table.choose() if not row.file]
+    for row in measured:
+        lines = [line for line in shown.splitlines() if f"| {row.number} | {row.label} |" in line]
+        assert lines
+        assert any(f"| {row.number} | {row.label} | 1 |" in line for line in lines)
+    drawn = of_table.curves or of_table.protocols == ("breakdowns",)
+    assert (".png" in shown) == drawn
