@@ -139,7 +139,8 @@ def make_experiment(
             f"{row.needs}, a file that {page} tells how to make"
         )
     fields, start = paper.fields_of(table, row, dataset), paper.starts.get(dataset)
-    if start and not _has_start(read_config(row.config or paper.config, dataset)):
+    own = {paper.config, row.config or paper.config}  # all of a paper's rows have one budget
+    if start and not any(_has_start(read_config(name, dataset)) for name in own):
         fields = {**fields, **start.fields}
         first = _make_start(paper, table, row, dataset, given, files)
         if first:

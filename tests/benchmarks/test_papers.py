@@ -401,6 +401,7 @@ def test_another_recipe_of_the_configs_makes_other_rows(monkeypatch):
         assert (new.start, config.model.backbone.name) == (None, "efficientnet_lite0")
         assert new.recipe.startswith("128px_efficientnet_lite0_")
         assert old.name != new.name
+    assert "train.steps" not in _experiment("grnet", "table3", 11).fields  # DINOv2's, nor others'
     rows = [{**old.key, "recipe": "64px_small_0"}, new.key]
     assert runner.other_recipes(rows) == ["64px_small_0"]
     runner._recipe.cache_clear()
