@@ -261,8 +261,7 @@ class RetrievalEvaluator:
                 "mesh": self._mesh,
                 "progress": functools.partial(advance, bar),
             }
-            shapes = self._feature_shapes(variables)
-            spilled = not self._store and self._is_too_large(shapes, what)
+            spilled = not self._store and self._is_too_large(variables, what)
             if not (self._store or spilled):
                 return InMemoryFeatures(embed_rows(**how))
             # Lance is loaded only where it is used.
@@ -276,19 +275,24 @@ class RetrievalEvaluator:
                 f"{own if spilled else f'{self._store}/{what}'}.lance",
                 origin,
                 images.index.photo_id[rows],
-                shapes,
+                self._feature_shapes(variables),
                 self._search.store_dtype,
             )
             store_rows(stored, **how)
         return stored.reader()
 
-    def _is_too_large(self, shapes: Any, what: str) -> bool:
-        """Whether features of this protocol are more than memory should have."""
-        leaves = jax.tree.leaves(shapes)
+    def _is_too_large(self, variables: Any, what: str) -> bool:
+        """Whether features of this protocol are more than memory should have.
+
+        Never those of images with keypoints, which no store knows.
+        """
+        if not self._scratch or getattr(self._matcher, "needs_keypoints", False):
+            return False
+        leaves = jax.tree.leaves(self._feature_shapes(variables))
         each = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
         count = len(self.protocol.query_rows) + len(self.protocol.gallery_rows)
         size, limit = each * count, self.memory_share * _machine_memory()
-        if not (self._scratch and size > limit):
+        if size <= limit:
             return False
         logging.info(
             "Features take %.3g GB, more than %.3g: %s are in %s until the end.",
