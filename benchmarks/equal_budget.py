@@ -32,7 +32,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     _FULL: ("grnet_aligned", {}),
     "contrastive, mean": ("contrastive", {"model.pooling": "average"}),
     "contrastive, 4x4 grid": ("contrastive", {}),
-    "triplets": ("embedding", {}),
+    "triplets": ("embedding", {"train.batch_size": 128}),
     "KPM": ("kpm", {}),
     "greedy local matching": ("local_matching", {}),
 }

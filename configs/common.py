@@ -64,7 +64,7 @@ _OWN_WHOLE: Recipe = {
     "train": {"batch_size": 32, "epochs": 60.0, "eval_every": 250, "checkpoint_every": 250},
 }
 
-_OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
+OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
 
 
 def recipe(dataset: str, whole: bool = False) -> Recipe:
@@ -95,7 +95,7 @@ def backbone(dataset: str, name: str = "googlenet", whole: bool = False) -> dict
       name: the paper's backbone.
       whole: of `recipe`; on the embedded set that of the small network.
     """
-    if whole or dataset not in _OURS:
+    if whole or dataset not in OURS:
         return {"name": "small" if dataset == "synthetic" else name}
     return {
         "name": "efficientnet_lite0",
@@ -108,9 +108,9 @@ def backbone(dataset: str, name: str = "googlenet", whole: bool = False) -> dict
 
 def pair_loss(dataset: str) -> dict[str, Any]:
     """Returns GRNet's loss; from scratch and with few items the softmax learns faster (ours)."""
-    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in _OURS else 0.0}
+    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in OURS else 0.0}
 
 
 def score_bias_init(dataset: str) -> float:
     """Returns the paper's 0, or -log 31, which knows how rare a match is among 32 shop images."""
-    return -3.43 if dataset in _OURS else 0.0
+    return -3.43 if dataset in OURS else 0.0
