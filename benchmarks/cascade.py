@@ -109,7 +109,7 @@ class Search:
         self._mesh = make_mesh()
         run, state = restore_run(workdir, self._mesh)
         dataset = run.config.dataset.model_copy(update={"dir": f"{data_dir}/another_draw"})
-        options = ProtocolConfig(gallery="all", queries=queries)
+        options = ProtocolConfig(gallery="all", queries=str(queries))
         protocol = build_protocol(load_dataset(dataset, _ANOTHER), run.config.image, options)
         evaluator = RetrievalEvaluator(run.config, run.matcher, self._mesh, protocol)
         self._positives = protocol.positives

@@ -29,6 +29,8 @@ def small_config(system: str = "grnet", /, **fields) -> ml_collections.ConfigDic
     if config.model.get("backbone", {}).get("pretrained"):
         config.model.backbone = {"name": "small"}
         config.optimizer.trainable = config.optimizer.trainable.replace("-backbone", "")
+    if "attention_stride" in config.model:
+        config.model.attention_stride = 4
     if "train" in config:
         config.train.cached_views = 0
     for name, size in _SIZES.items():

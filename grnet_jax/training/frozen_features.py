@@ -119,7 +119,7 @@ def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     if not learns:
         return max(maps), True
     for stride in sorted(maps, reverse=True)[1:]:
-        behind = getattr(matcher.backbone, "layers_behind", lambda _: set())(stride)
+        behind: set[str] = getattr(matcher.backbone, "layers_behind", lambda _: set())(stride)
         if learns <= behind and not getattr(matcher, "color_weight", 0):  # colors need images
             return stride, False
     raise InputError(

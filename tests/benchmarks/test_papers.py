@@ -388,23 +388,22 @@ def test_rows_begin_with_what_their_paper_trains_first():
 
 def test_another_recipe_of_the_configs_makes_other_rows(monkeypatch):
     """A config that starts from weights takes its own steps; results of before are told apart."""
-    before = {n: _experiment("grnet", "table3", n) for n in (2, 7, 8)}
-    names = {n: one.name for n, one in before.items()}
+    names = {n: _experiment("grnet", "table3", n).name for n in (2, 7, 8)}
     recipe = common.recipe("synthetic")
     recipe["image"]["size"], recipe["train"]["steps"] = 96, 700
     backbone = {"name": "efficientnet_lite0", "pretrained": "imagenet", "stride": 16}
     monkeypatch.setattr(common, "recipe", lambda *_, **__: {k: {**v} for k, v in recipe.items()})
     monkeypatch.setattr(common, "backbone", lambda dataset, name="": dict(backbone))
     runner._recipe.cache_clear()
-    for number, old in before.items():
+    for number, name in names.items():
         new = _experiment("grnet", "table3", number)
         config = parse_config(new.read_config())
         assert (config.image.size, config.train.steps) == (96, 700)
         assert (new.start, config.model.backbone.name) == (None, "efficientnet_lite0")
         assert new.recipe.startswith("96px_efficientnet_lite0_")
-        assert new.name != names[number]
+        assert new.name != name
     assert "train.steps" not in _experiment("grnet", "table3", 11).fields  # DINOv2's, nor others'
-    rows = [{**old.key, "recipe": "64px_small_0"}, new.key]
+    rows = [{**new.key, "recipe": "64px_small_0"}, new.key]
     assert runner.other_recipes(rows) == ["64px_small_0"]
     runner._recipe.cache_clear()
 
