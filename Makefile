@@ -47,8 +47,8 @@ format: $(INSTALLED) ## Rewrite to the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Every system on the synthetic set at an equal budget (hours; goes on where it stopped)
-	$(BIN)/python -m benchmarks.equal_budget
+bench: $(INSTALLED) ## GRNet, the global baseline and the color histogram on the synthetic set (an hour)
+	$(BIN)/python -m benchmarks.grnet_vs_baseline
 
 parity: $(INSTALLED) ## Install PyTorch, torchvision and timm, which slow tests and benchmarks compare with
 	@$(BIN)/python -m pip install --quiet $(TORCH) huggingface_hub

@@ -17,22 +17,20 @@ from grnet_jax.config import make_config
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns the config of the visual attention model for that data set."""
-    small, recipe = dataset == "synthetic", common.recipe(dataset)
-    if dataset in common.OURS:
-        recipe["train"]["cached_views"] = 0  # the attention sees another map than the last
+    small = dataset == "synthetic"
     return make_config(
         name=f"vam_{dataset}",
         dataset={"name": dataset},
         model={
             "name": "vam",
-            "backbone": {**common.backbone(dataset), "color_weight": 0.0},
+            "backbone": common.backbone(dataset),
             # The map before the last: inception 4e of GoogLeNet.
-            "attention_stride": 8 if dataset in common.OURS else 16,
+            "attention_stride": 4 if small else 16,
             "attention_dim": 64 if small else 256,
             "embedding_dim": 128 if small else 512,
         },
         # In-shop training images have no roles.
         sampler={"name": "items", "cross_domain": dataset != "deepfashion_inshop"},
         loss={"name": "triplet"},
-        **recipe,
+        **common.recipe(dataset),
     )

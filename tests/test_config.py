@@ -201,7 +201,7 @@ def test_fields_that_do_not_fit_each_other_are_named(system, fields, message):
 )
 def test_preprocessing_follows_the_backbone(backbone, named, expected):
     config = grnet.get_config()
-    config.model.backbone.update(name=backbone, preprocessing=named, stride=0)
+    config.model.backbone.update(name=backbone, preprocessing=named)
     parsed = parse_config(config)
     image = parsed.image
     assert parsed.model.backbone.preprocessing == expected[0]

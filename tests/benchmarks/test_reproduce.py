@@ -73,7 +73,9 @@ def _rows(folder, name):
 
 def test_a_row_is_run_once_whichever_tables_it_stands_in(calls, tmp_path, capsys):
     assert _main(tmp_path, "grnet", "table5", "--rows=7,1") == 0
-    full, baseline = _of(calls, "train.py")
+    start, full, baseline = _of(calls, "train.py")
+    for trained in (full, baseline):
+        assert _flag(trained, "config.train.init_from") == _flag(start, "workdir")
     assert _flag(full, "config.model.layers") is None
     assert _flag(baseline, "config.model.layers") == "0"
     assert _flag(baseline, "config.model.scales") == "((1, 1),)"
@@ -178,7 +180,7 @@ def test_a_start_from_nothing_is_warned_of_where_the_paper_has_weights(calls, tm
 
 
 def test_a_matcher_costs_what_its_parts_do():
-    config = parse_config(runner.read_config("detect_then_retrieve", "synthetic"))
+    config = parse_config(runner.read_config("embedding", "synthetic"))
     costs = matcher_costs(config)
     macs = multiply_adds("small", config.image.size, head=False)
     assert costs.photo_gflop == pytest.approx(2 * macs / 1e9, rel=0.12)  # without padding's

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from configs import grnet
+from grnet_jax.config import parse_config
 from grnet_jax.evaluation.protocols import identical_rows, positive_rows, within_part
 from grnet_jax.metrics import calibration_sums, fine_edges, positive_ranks
-from grnet_jax.models import Features
+from grnet_jax.models import Features, build_matcher
 from grnet_jax.search import ranking
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.embed import embed_rows, host_rows, make_embed
@@ -35,7 +37,6 @@ from grnet_jax.search.store import FeatureStore
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.state import init_variables
 from tests.search.cases import Dot, make_case, naive_order, naive_ranks, naive_scores
-from tests.small import small_matcher
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -271,7 +272,9 @@ def test_embedding_keeps_the_order_and_drops_the_padding():
 
 
 def test_grnet_ranks_alike_on_one_device_and_eight():
-    matcher = small_matcher("grnet")
+    config = grnet.get_config()
+    config.model.node_dim, config.model.reasoning_dim = 16, 8
+    matcher = build_matcher(parse_config(config).model)
     variables = init_variables(matcher, 32, seed=0)
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     found = []
