@@ -5,8 +5,9 @@
 
 ImageNet features without training, and what learns on them, in three seeds. Then the small network,
 trained on from GRNet's run on the synthetic set: GRNet also as that run left it and from scratch;
-the other systems start from its backbone alone. The color histogram stands beside them. A row is written as it finishes; run again, the command
-goes on with the rows that are missing. Writes benchmarks/results/own_photos.json.
+the other systems start from its backbone alone. The color histogram stands beside them. A row is
+written as it finishes; run again, the command goes on with the rows that are missing. Writes
+benchmarks/results/own_photos.json.
 """
 
 import argparse
