@@ -31,7 +31,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     _FULL: ("grnet_aligned", {}),
 }
 _LEFT_OUT: dict[str, dict[str, Any]] = {
-    "without colors": {"model.backbone.color_weight": 0.0},
+    "without colors": {"model.backbone.cell_color_weight": 0.0},
     "without the embedding's score": {"model.embedding_score": 0.0},
     "without the direct term": {"model.direct_scale_init": 0.0},
     "nodes of unit length": {"model.raw_scale": 0.0},

@@ -81,7 +81,7 @@ def frozen_backbone(dataset: str) -> dict[str, Any]:
     stride, color = (16, 0.3) if dataset == "synthetic" else (32, 0.5)
     return {
         **{"name": "efficientnet_lite0", "pretrained": "imagenet", "frozen_batch_norm": True},
-        **{"stride": stride, "color_weight": color},
+        **{"stride": stride, "cell_color_weight": color},
     }
 
 
