@@ -12,6 +12,29 @@ from grnet_jax.errors import InputError
 Dtype = jnp.dtype
 
 
+class Reduction(nn.Module):
+    """Maps a feature map to fewer channels, with a look at each cell's neighbors (ours).
+
+    A 1x1 convolution, then a 3x3 one added to it; LayerNorm behind both, so that features that stay
+    need no statistics of their own.
+
+    Attributes:
+      channels: of its map.
+      dtype: of the computation.
+    """
+
+    channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[n, h, w, c] to [n, h, w, channels]."""
+        x = nn.Dense(self.channels, dtype=self.dtype, name="reduce")(x)
+        x = nn.relu(nn.LayerNorm(dtype=self.dtype, name="reduce_norm")(x))
+        around = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="around")(x)
+        return nn.relu(x + nn.LayerNorm(dtype=self.dtype, name="around_norm")(around))
+
+
 class ConvNorm(nn.Module):
     """Convolution, BatchNorm, ReLU.
 

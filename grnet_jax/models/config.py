@@ -62,6 +62,14 @@ class BackboneConfig(Section):
         "scores",
         ge=0,
     )
+    reduction_channels: int = field(
+        0,
+        "of a 1x1 and a 3x3 convolution on the map, trained with the rest; 0: none",
+        "parameters",
+        "features",
+        "scores",
+        ge=0,
+    )
     frozen_batch_norm: bool = field(
         False, "BatchNorm keeps its statistics while training", "parameters"
     )

@@ -106,6 +106,7 @@ class Embedding(EmbeddingModel):
       preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       cell_color_weight: of `append_colors` to the map; 0 for none.
+      reduction: module on the map, or None.
       dtype: of the linear layers' computation.
     """
 
@@ -121,6 +122,7 @@ class Embedding(EmbeddingModel):
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
     cell_color_weight: float = 0.0
+    reduction: nn.Module | None = None
     dtype: Any = jnp.float32
 
     def setup(self) -> None:

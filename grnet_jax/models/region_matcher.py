@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.blocks import Reduction
 from grnet_jax.backbones.color import append_colors
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
@@ -27,12 +28,14 @@ class RegionMatcher(Matcher):
       preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
       cell_color_weight: of `append_colors` to the map; 0 for none.
+      reduction: module on the map, such as `Reduction`, or None.
     """
 
     backbone: nn.Module
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
     cell_color_weight: float = 0.0
+    reduction: nn.Module | None = None
 
     scores_are_logits = True
 
@@ -80,7 +83,16 @@ class RegionMatcher(Matcher):
 
 
 def final_feature_map(matcher: Any, images: Any, train: bool) -> jax.Array:
-    """Returns the map of the largest stride, [n, h', w', c], of a matcher with `map_fields`.
+    """Returns the map [n, h', w', c] that a matcher with `map_fields` sees: `backbone_map` reduced.
+
+    Args: `backbone_map`'s.
+    """
+    found = backbone_map(matcher, images, train)
+    return found if matcher.reduction is None else matcher.reduction(found)
+
+
+def backbone_map(matcher: Any, images: Any, train: bool = False) -> jax.Array:
+    """Returns the map of the largest stride, [n, h', w', c], and colors where they are appended.
 
     Args:
       matcher: bound.
@@ -121,17 +133,24 @@ def regions_of(features: Features) -> jax.Array:
 
 def map_fields(config: NetworkConfig) -> Mapping[str, Any]:
     """Returns a matcher's attributes from images to the feature map, by name."""
-    return {**_network_fields(config), "cell_color_weight": config.backbone.cell_color_weight}
+    backbone, dtype = config.backbone, jnp.dtype(config.dtype)
+    channels = backbone.reduction_channels
+    return {
+        **_network_fields(config),
+        "cell_color_weight": backbone.cell_color_weight,
+        "reduction": Reduction(channels, dtype) if channels else None,
+    }
 
 
 def backbone_fields(config: NetworkConfig) -> dict[str, Any]:
     """Returns those of a matcher that sees other maps than `final_feature_map`'s.
 
     Raises:
-      InputError: there are colors to append to that one.
+      InputError: there are colors to append to that one, or it is to be reduced.
     """
-    if config.backbone.cell_color_weight:
-        raise InputError(f"model.backbone.cell_color_weight: not for model.name={config.name}")
+    for name in ("cell_color_weight", "reduction_channels"):
+        if getattr(config.backbone, name):
+            raise InputError(f"model.backbone.{name}: not for model.name={config.name}")
     return _network_fields(config)
 
 

@@ -22,6 +22,7 @@ from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import advance, progress_bar
 from grnet_jax.models import ImagesAsMaps, has_feature_map, needs_domain
+from grnet_jax.models.region_matcher import backbone_map
 from grnet_jax.search.embed import embed_batches
 from grnet_jax.search.fingerprints import fingerprint
 from grnet_jax.sharding import replicated, sharded
@@ -32,6 +33,7 @@ from input_pipeline import preparation_lock
 
 _IMAGES = ("customer", "shop", "image")  # what a batch has pixels or maps in
 _BATCH_PER_DEVICE = 64
+_BESIDE_THE_MAP = {"pretrained", "stride", "reduction_channels"}  # not what it is made from
 
 
 class FrozenFeatures(NamedTuple):
@@ -84,7 +86,9 @@ def load_frozen_features(
             run.config.train.cached_views,
             run.config.image.model_dump(exclude={"detections", "keypoints"}),
             run.config.augment.model_dump(),
-            run.config.model.backbone.model_dump(exclude={"pretrained", "stride"}),
+            run.config.model.backbone.model_dump(
+                exclude={"pretrained", "stride", "reduction_channels"}
+            ),
             *(np.asarray(leaf) for leaf in jax.tree.leaves(backbone)),
         ]
     )
@@ -100,8 +104,9 @@ def load_frozen_features(
 def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     """Returns the stride of the last map whose layers all stay, and whether the backbone does."""
     matcher, trainable = run.matcher, run.config.optimizer.trainable
-    needs_images = needs_domain(matcher) or getattr(matcher, "needs_keypoints", False)
-    if not has_feature_map(matcher) or needs_images or getattr(matcher, "color_weight", 0):
+    others = ("needs_keypoints", "color_weight", "attention_stride")  # of what sees other maps
+    needs_images = needs_domain(matcher) or any(getattr(matcher, name, 0) for name in others)
+    if needs_images or not has_feature_map(matcher):
         raise InputError(
             f"train.cached_views: model.name={run.config.model.name} needs images in every step; "
             "expected a matcher that sees maps alone"
@@ -145,7 +150,7 @@ def _write(
     def compute(variables: Any, images: jax.Array) -> jax.Array:
         found: Any
         if whole:
-            found = run.matcher.apply(variables, images, method="feature_map")
+            found = run.matcher.apply(variables, images, method=backbone_map)
         else:
             found = run.matcher.apply(variables, images, method=_maps)[stride]
         return found.astype(jnp.float16)

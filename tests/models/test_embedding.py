@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grnet_jax import models
+from grnet_jax.backbones.blocks import Reduction
 from grnet_jax.backbones.color import append_colors
 from grnet_jax.models.color_histogram import ColorHistogram
 from grnet_jax.models.embedding import FeatureRelaxation, Pooling
@@ -80,6 +81,26 @@ def test_a_color_histogram_stands_beside_the_embedding():
     color = np.asarray(ColorHistogram().embed(images).embedding)
     expected = (x @ x.T + 0.25 * color @ color.T) / 1.25
     np.testing.assert_allclose(y @ y.T, expected, atol=1e-5)
+
+
+def test_a_reduction_is_two_convolutions():
+    x = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype(np.float32)
+    layer = Reduction(6)
+    variables = layer.init(jax.random.key(0), x)
+    reduce, norm, around, around_norm = (
+        jax.tree.map(lambda one: np.asarray(one, np.float64), variables["params"][name])
+        for name in ("reduce", "reduce_norm", "around", "around_norm")
+    )
+
+    def normed(x, by):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * by["scale"] + by["bias"]
+
+    y = np.maximum(normed(x @ reduce["kernel"] + reduce["bias"], norm), 0)
+    padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    z = sum(padded[:, i : i + 4, j : j + 3] @ around["kernel"][i, j] for i, j in np.ndindex(3, 3))
+    expected = np.maximum(y + normed(z + around["bias"], around_norm), 0)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
 def test_cells_have_their_colors_beside_their_channels():

@@ -57,9 +57,14 @@ def _batches(config, split, frozen=None):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("color", [0.0, 0.5])
-def test_maps_are_those_of_the_same_views_computed_in_the_step(tiny_config, tmp_path, color):
-    fields = {"model.backbone.cell_color_weight": color}
+@pytest.mark.parametrize(("color", "reduction"), [(0.0, 0), (0.5, 8)])
+def test_maps_are_those_of_the_same_views_computed_in_the_step(
+    tiny_config, tmp_path, color, reduction
+):
+    fields = {
+        "model.backbone.cell_color_weight": color,
+        "model.backbone.reduction_channels": reduction,
+    }
     config, run, state, split, load = _prepare(tiny_config, tmp_path, **fields)
     frozen = load()
     assert (frozen.stride, len(frozen.maps)) == (0, _VIEWS * len(split))
@@ -119,6 +124,7 @@ def test_part_of_a_backbone_may_stay(tiny_config, tmp_path, narrow, monkeypatch)
         ("grnet", "graph,backbone", {}, "no map of small stays"),
         ("contrastive", "linear", {"model.color_weight": 0.5}, "needs images in every step"),
         ("darn", "customer", {}, "needs images in every step"),
+        ("vam", "linear", {}, "needs images in every step"),
     ],
 )
 def test_what_needs_images_is_refused(tiny_config, tmp_path, system, trainable, fields, problem):
