@@ -253,7 +253,9 @@ def _open_run(name: str, given: Config, mesh: Mesh, output: str) -> _Evaluated:
     else:
         run, state = restore_run(name, mesh)
         config = _as_trained(given, run.config)
-    recognizes = given.loss is not None and recognizes_categories(run.matcher, run.config)
+    recognizes = given.loss is not None and (
+        run.config.model.name == "detector" or recognizes_categories(run.matcher, run.config)
+    )
     learned = read_label_names(open_workdir(name)) if recognizes else None
     dataset, split = load_dataset(config.dataset), config.eval.protocol.split
     evaluators = build_evaluators(config, run.matcher, mesh, dataset, split, learned=learned)

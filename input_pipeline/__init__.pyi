@@ -28,6 +28,7 @@ from .images import (
     pixel_box,
 )
 from .index import PhotoIndex
+from .objects.batches import ObjectShape, object_batches, object_train_batches
 from .objects.index import ObjectSplit
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
@@ -68,6 +69,7 @@ __all__ = [
     "ImageSource",
     "ImageTransform",
     "InputError",
+    "ObjectShape",
     "ObjectSplit",
     "PathText",
     "PhotoIndex",
@@ -90,6 +92,8 @@ __all__ = [
     "keypoint_names",
     "load_dataset",
     "load_image",
+    "object_batches",
+    "object_train_batches",
     "pixel_box",
     "query_subsets",
     "read_object",

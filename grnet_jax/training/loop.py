@@ -20,6 +20,7 @@ from grnet_jax import sharding
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
+from grnet_jax.evaluation.detection import object_shape
 from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
 from grnet_jax.training.gradient_cache import check_chunk
@@ -34,7 +35,13 @@ from grnet_jax.training.optimizers import count_warmup_steps
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
-from input_pipeline import ANNOTATED, PrepareOptions, load_dataset, steps_per_epoch
+from input_pipeline import (
+    ANNOTATED,
+    ObjectSplit,
+    PrepareOptions,
+    load_dataset,
+    steps_per_epoch,
+)
 
 _IN_FLIGHT = 2  # steps dispatched before the host waits
 # Of the objective's metrics, beside the loss.
@@ -206,23 +213,8 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
-        from input_pipeline import train_batches  # needs TensorFlow
-
-        config = self._run.config
-        batches = train_batches(
-            self._dataset.split("train"),
-            config.image,
-            config.augment,
-            config.sampler,
-            batch_size=config.train.batch_size,
-            start_step=first,
-            steps=self._run.steps - first,
-            seed=config.seed,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-        )
         ahead = None
-        for batch in batches:
+        for batch in self._read_batches(first):
             arrays = {name: value for name, value in batch.items() if name != "step"}
             placed = sharding.place_batch(arrays, self._run.mesh)
             if ahead is not None:
@@ -230,6 +222,24 @@ class _Loop:
             ahead = placed
         if ahead is not None:
             yield ahead
+
+    def _read_batches(self, first: int) -> Iterator[Mapping[str, Any]]:
+        """This host's part of the batches of the steps after `first`."""
+        from input_pipeline import object_train_batches, train_batches  # which need TensorFlow
+
+        config, split = self._run.config, self._dataset.split("train")
+        common: dict[str, Any] = {
+            "batch_size": config.train.batch_size,
+            "start_step": first,
+            "steps": self._run.steps - first,
+            "seed": config.seed,
+            "host": jax.process_index(),
+            "hosts": jax.process_count(),
+        }
+        if isinstance(split, ObjectSplit):
+            shape = object_shape(config, masks=True)
+            return object_train_batches(split, shape, augment=config.augment, **common)
+        return train_batches(split, config.image, config.augment, config.sampler, **common)
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches; `_waited` grows by the seconds that each took to come."""

@@ -1,8 +1,9 @@
 """The synthetic street-to-shop data set: garments drawn by a program, with all annotations."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -53,32 +54,54 @@ def folder_name(source: str) -> str:
 
 def contents(source: str, options: PrepareOptions) -> Contents:
     """Plans the records: the items of each split in order, an item's shop image first."""
-    splits = dict(SIZES[folder_name(source)])
-    if options.items:
-        splits["train"] = SplitSize(options.items, splits["train"].customers)
-    shards = {split: _shards(split, size, options) for split, size in splits.items()}
+    splits = split_sizes(source, options)
+    shards = {split: plan_shards(split, size, options, _record) for split, size in splits.items()}
     return Contents(PhotoRecord, shards, summary={})
 
 
-def _shards(split: str, size: SplitSize, options: PrepareOptions) -> list[ShardSource]:
+def split_sizes(source: str, options: PrepareOptions) -> dict[str, SplitSize]:
+    """Returns the size of each split."""
+    splits = dict(SIZES[folder_name(source)])
+    if options.items:
+        splits["train"] = SplitSize(options.items, splits["train"].customers)
+    return splits
+
+
+def plan_shards(
+    split: str,
+    size: SplitSize,
+    options: PrepareOptions,
+    record: Callable[[RenderedPhoto, str], Any],
+    *,
+    objects: bool = False,
+) -> list[ShardSource]:
     """Returns files of whole items, about `_PHOTOS_PER_SHARD` images each."""
     step = max(1, _PHOTOS_PER_SHARD // (size.customers + 1))
     parts = [range(size.items)[start : start + step] for start in range(0, size.items, step)]
     pool = not options.beam_runner
     return [
-        functools.partial(_render, options.seed, split, size.customers, part, pool=pool)
+        functools.partial(
+            _render, options.seed, split, size.customers, part, record, objects, pool=pool
+        )
         for part in parts
     ]
 
 
 def _render(
-    seed: int, split: str, customers: int, numbers: range, *, pool: bool
-) -> Iterator[PhotoRecord]:
-    jobs = (ItemJob(seed, split, number, customers, PICTURE_SIZE) for number in numbers)
+    seed: int,
+    split: str,
+    customers: int,
+    numbers: range,
+    record: Callable[[RenderedPhoto, str], Any],
+    objects: bool,
+    *,
+    pool: bool,
+) -> Iterator[Any]:
+    jobs = (ItemJob(seed, split, number, customers, PICTURE_SIZE, objects) for number in numbers)
     items = render(jobs, len(numbers)) if pool else map(render_item, jobs)
     for photos in tqdm(items, f"Rendering {split}", len(numbers), unit=" items"):
         for number, photo in enumerate(photos):
-            yield _record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
+            yield record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
 
 
 def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:
