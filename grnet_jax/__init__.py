@@ -6,6 +6,9 @@
     found = matcher.search(query, gallery, top_k=2)  # found.indices [1, 2], found.scores
     scores = matcher.score(query, gallery)  # [1, 2], higher is more alike
 
+    detector = grnet_jax.load_detector("runs/detector_modanet")
+    (found,) = detector.detect(["street.jpg"])  # found.box, found.category, found.score
+
 Importing this, and all of the above, needs no TensorFlow. The names stand in `__init__.pyi`; each
 is imported when it is first used.
 """

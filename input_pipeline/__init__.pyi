@@ -24,12 +24,14 @@ from .images import (
     check_box,
     crop_and_resize,
     encode_png,
+    fit_on_canvas,
     load_image,
     pixel_box,
 )
 from .index import PhotoIndex
 from .objects.batches import ObjectShape, object_batches, object_train_batches
 from .objects.index import ObjectSplit
+from .objects.modanet import STREET2SHOP_CLASSES
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
 from .vocabulary import (
@@ -53,6 +55,7 @@ __all__ = [
     "MAX_PIXELS",
     "SHOP",
     "SPLITS",
+    "STREET2SHOP_CLASSES",
     "UNKNOWN",
     "VIEWS",
     "VISIBILITIES",
@@ -87,6 +90,7 @@ __all__ = [
     "encode_png",
     "eval_batch_spec",
     "field",
+    "fit_on_canvas",
     "image_batches",
     "image_labels",
     "keypoint_names",

@@ -21,11 +21,15 @@ _MAY_IMPORT = {
     "models": {"errors", "graph", "backbones", "detection"},
     "search": {"errors", "config", "metrics", "models", "sharding"},
     "evaluation": {"errors", "config", "detection", "metrics", "models", "search"},
-    "visualization": {"errors", "graph", "models", "evaluation"},
+    "visualization": {"errors", "graph", "models", "evaluation", "detection"},
     "training": {"errors", "config", "backbones", "losses", "models", "sharding", "evaluation"},
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
     "export": {"errors", "config", "models"},
-    "predict": {"models", "training"},
+    "predict": {"errors", "models", "training"},
+    "detect": {
+        *("errors", "backbones", "config", "detection", "models", "predict", "runtime", "search"),
+        *("sharding", "training", "visualization"),
+    },
     "compare": {"errors", "evaluation", "metrics", "runtime"},
     "commands": {
         *("errors", "config", "runtime", "sharding", "models", "evaluation", "visualization"),

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config
-from grnet_jax.detection.masks import paste_mask
+from grnet_jax.detection.photos import PhotoDetections, coco_results, photo_detections
 from grnet_jax.search.embed import embed_batches, make_detect
 from input_pipeline import load_image, write_file
 
@@ -99,8 +99,8 @@ class DetectionEvaluator:
         self._detect = make_detect(detector, mesh)
         names = list(map(str, self._split.index.categories))
         known = names if learned is None else list(map(str, learned.categories))
-        # By the detector's number of a category the data set's.
-        self._numbers = [names.index(name) if name in names else -1 for name in known]
+        self._known = known
+        self._ids = {name: number for number, name in enumerate(names, start=1)}
         self._masks = bool(config.model.mask_channels)
         self._truth, self._unknown = _ground_truth(self._split, set(known))
 
@@ -115,7 +115,7 @@ class DetectionEvaluator:
         found: list[dict[str, Any]] = []
         kinds = ["bbox", "segm"] if self._masks and self._truth.has_masks else ["bbox"]
         for row, detections in self._detections(variables):
-            found += coco_results(detections, row + 1, self._numbers, "segm" in kinds)
+            found += coco_results(detections, row + 1, self._ids, masks="segm" in kinds)
         values, classes = {}, {k: {"objects": float(n)} for k, n in self._truth.objects.items()}
         for kind in kinds:
             name = {"bbox": "box", "segm": "mask"}[kind]
@@ -124,8 +124,8 @@ class DetectionEvaluator:
         index = self._split.index
         return DetectionResult(self._split.name, len(index), values, classes, self._unknown)
 
-    def _detections(self, variables: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields each row and what was found in its photo; see `photo_detections`."""
+    def _detections(self, variables: Any) -> Iterator[tuple[int, PhotoDetections]]:
+        """Yields each row and what was found in its photo."""
         from input_pipeline import object_batches  # which needs TensorFlow
 
         shape = object_shape(self._config, masks=False)
@@ -145,7 +145,8 @@ class DetectionEvaluator:
         ):
             for place in range(len(found.valid)):
                 photo = tuple(size[start + place].tolist())
-                yield start + place, photo_detections(found, place, photo, self._config)
+                canvas = self._config.model.canvas
+                yield start + place, photo_detections(found, place, photo, canvas, self._known)
 
 
 def object_shape(config: Config, *, masks: bool) -> Any:
@@ -155,61 +156,6 @@ def object_shape(config: Config, *, masks: bool) -> Any:
     side = _MASK_SIZE if masks and config.model.mask_channels else 0
     height, width = config.model.canvas
     return ObjectShape(height, width, mask_size=side, interpolation=config.image.interpolation)
-
-
-def photo_detections(
-    found: Any, place: int, size: tuple[int, int], config: Config
-) -> dict[str, Any]:
-    """Returns what was found in one photo, in its pixels.
-
-    Args:
-      found: `Detections` of a batch, as NumPy arrays.
-      place: the photo's in the batch.
-      size: (height, width) of the photo.
-      config: the whole config.
-
-    Returns:
-      box [k, 4], score, category, objectness [k], mask [k, m, m] if there are any, and size.
-    """
-    chosen = np.flatnonzero(found.valid[place])
-    scale = min(side / own for side, own in zip(config.model.canvas, size, strict=True))
-    names = ("score", "category", "objectness", *(() if found.mask is None else ("mask",)))
-    parts = {name: np.asarray(getattr(found, name)[place])[chosen] for name in names}
-    limits = np.array([*size[::-1]] * 2, np.float32)
-    box = np.minimum(np.asarray(found.box[place])[chosen] / np.float32(scale), limits)
-    return {"box": box, "size": size, **parts}
-
-
-def coco_results(
-    found: Mapping[str, Any], image: Any, numbers: Sequence[int], masks: bool
-) -> list[dict[str, Any]]:
-    """Returns a photo's detections in the form of COCO's result files.
-
-    Args:
-      found: of `photo_detections`.
-      image: the id of the photo.
-      numbers: by category of the detector the id's number from 0; -1: it is left out.
-      masks: whether masks are drawn and encoded.
-    """
-    from pycocotools import mask as coco_mask
-
-    results = []
-    for place, category in enumerate(found["category"].tolist()):
-        if numbers[category] < 0:
-            continue
-        x_1, y_1, x_2, y_2 = found["box"][place].tolist()
-        result = {
-            "image_id": image,
-            "category_id": numbers[category] + 1,
-            "bbox": [x_1, y_1, x_2 - x_1, y_2 - y_1],
-            "score": float(found["score"][place]),
-        }
-        if masks:
-            pixels = paste_mask(found["mask"][place], found["box"][place], *found["size"])
-            runs = coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
-            result["segmentation"] = {**runs, "counts": runs["counts"].decode()}
-        results.append(result)
-    return results
 
 
 class _Truth:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from input_pipeline import DatasetError
 from input_pipeline.config import AugmentConfig
-from input_pipeline.images import ImageTransform, crop_and_resize, encode_png
+from input_pipeline.images import ImageTransform, crop_and_resize, encode_png, fit_on_canvas
 from input_pipeline.objects.batches import ObjectShape, object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import load
@@ -148,6 +148,20 @@ def test_as_other_photos_are_scaled(split):
     (batch,) = object_batches(split, [2], ObjectShape(13, 13, interpolation="bicubic"), batch=1)
     expected = crop_and_resize(split.picture(2), None, ImageTransform(13, "none", "bicubic", 1.0))
     assert np.abs(batch["image"][0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("canvas", [(32, 32), (40, 24), (96, 128)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_without_tensorflow(split, canvas, interpolation):
+    """A photo is what `fit_on_canvas` makes of it, but for rounding."""
+    shape = ObjectShape(*canvas, interpolation=interpolation)
+    (batch,) = object_batches(split, range(6), shape, batch=6)
+    for row in range(6):
+        image, size = fit_on_canvas(split.picture(row), canvas, interpolation)
+        assert list(size) == batch["size"][row].tolist()
+        difference = np.abs(image.astype(int) - batch["image"][row])
+        assert difference[: size[0] - 1, : size[1] - 1].max() <= 1
+        assert difference.max() <= 12  # of the last pixels, half of which is outside the photo
 
 
 def draw(split, **changes):

@@ -1,0 +1,191 @@
+"""What holds of a whole detector, whatever its parameters, and the way from data to boxes.csv."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import grnet_jax
+from grnet_jax.config import parse_config
+from grnet_jax.detect.__main__ import crop_rows, main
+from grnet_jax.detection.photos import PhotoDetections
+from grnet_jax.errors import InputError
+from grnet_jax.models import build_matcher
+from grnet_jax.sharding import make_mesh, replicated, sharded
+from grnet_jax.training import loop
+from grnet_jax.training.objectives import build_objective
+from input_pipeline import encode_png, load_dataset
+from tests.small import random_variables, small_config
+
+FIELDS = {
+    "model.canvas": (64, 64),
+    "model.pyramid_channels": 16,
+    "model.mask_channels": 8,
+    "model.mask_layers": 1,
+    "model.before_nms": (40, 40),
+    "model.after_nms": (30, 30),
+    "model.sampled_boxes": 16,
+    "model.detections": 6,
+    "model.min_score": 0.0,
+    "model.backbone.frozen_batch_norm": True,
+}
+
+
+@functools.cache
+def detector():
+    config = parse_config(small_config("detector", **FIELDS))
+    made = build_matcher(config.model)
+    return config, made, random_variables(made, 64)
+
+
+def batch_of(photos=8, objects=3, seed=0):
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 30, (photos, objects, 2))
+    box = np.concatenate([low, low + rng.uniform(8, 34, low.shape)], axis=-1).astype(np.float32)
+    valid = np.arange(objects) < rng.integers(0, objects + 1, (photos, 1))
+    return {
+        "image": rng.integers(0, 256, (photos, 64, 64, 3), np.uint8),
+        "size": np.full((photos, 2), 64, np.int32),
+        "box": box * valid[..., None],
+        "valid": valid,
+        "ignore": valid & (rng.random(valid.shape) < 0.2),
+        "category": np.where(valid, rng.integers(0, 13, valid.shape), -1).astype(np.int32),
+        "has_mask": valid,
+        "mask": rng.integers(0, 256, (photos, objects, 112, 112), np.uint8),
+        "step": np.int32(3),
+    }
+
+
+@functools.cache
+def gradient():
+    config, made, variables = detector()
+    objective = build_objective(made, config)
+
+    def losses(params, batch):
+        stats = variables["batch_stats"]
+        (_, (_, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(
+            params, stats, batch, lambda tree: tree
+        )
+        return metrics, grads
+
+    return losses, variables["params"]
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_padded_objects_change_nothing():
+    losses, params = gradient()
+    batch = batch_of()
+    more = {
+        name: np.pad(values, [(0, 0), (0, 4), *[(0, 0)] * (values.ndim - 2)])
+        if name in ("box", "valid", "ignore", "category", "has_mask", "mask")
+        else values
+        for name, values in batch.items()
+    }
+    # Drawing depends on the number of boxes to draw from: those of anchors alone are the same.
+    ours, theirs = (jax.jit(losses)(params, one)[0] for one in (batch, more))
+    for name in ("loss_objectness", "loss_rpn_box"):
+        assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-5)
+
+
+def test_photos_without_objects_have_finite_gradients():
+    losses, params = gradient()
+    batch = batch_of()
+    batch = {**batch, **{name: np.zeros_like(batch[name]) for name in ("valid", "ignore", "box")}}
+    metrics, grads = jax.jit(losses)(params, batch)
+    assert metrics["loss_box"] == metrics["loss_mask"] == metrics["loss_rpn_box"] == 0
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert metrics["loss_class"] > 0
+
+
+def test_eight_devices_give_what_one_gives_and_gather_no_maps():
+    losses, params = gradient()
+    batch, mesh = batch_of(), make_mesh()
+    wanted, slopes = jax.jit(losses)(params, batch)
+    shardings = {name: sharded(mesh) for name in batch} | {"step": replicated(mesh)}
+    step = jax.jit(losses, in_shardings=(replicated(mesh), shardings)).lower(params, batch)
+    compiled = step.compile()
+    assert "all-gather" not in compiled.as_text()
+    placed = {name: jax.device_put(batch[name], shardings[name]) for name in batch}
+    whole = NamedSharding(mesh, PartitionSpec())
+    found, others = compiled(jax.device_put(params, whole), placed)
+    for name in wanted:
+        assert float(found[name]) == pytest.approx(float(wanted[name]), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), slopes, others)
+
+
+def test_permuted_photos_and_padding_of_the_canvas():
+    _, made, variables = detector()
+    images = batch_of(4)["image"]
+    images[:, 48:], images[:, :, 56:] = 0, 0
+    size = np.array([[48, 56]] * 4, np.int32)
+    detect = jax.jit(made.apply)
+    found = detect(variables, images, size)
+    assert found.valid.all()
+    assert (found.box[..., 2] <= 56).all()
+    assert (found.box[..., 3] <= 48).all()
+    order = np.array([2, 0, 3, 1])
+    other = detect(variables, images[order], size)
+    wider = detect(variables, np.pad(images, [(0, 0), (0, 0), (0, 64), (0, 0)]), size)
+    for name in ("box", "score", "mask"):
+        values = np.asarray(getattr(found, name))
+        np.testing.assert_allclose(getattr(other, name), values[order], atol=1e-3)
+        np.testing.assert_allclose(getattr(wider, name), values, atol=1e-3)
+    noise = images.copy()
+    noise[:, 48:], noise[:, :, 56:] = 200, 100  # what lies outside the photo is not looked at
+    np.testing.assert_array_equal(detect(variables, noise, size).box, found.box)
+
+
+def test_from_photos_to_boxes_that_retrieval_reads(data_dir, tmp_path, capsys):
+    fields = {"dataset.source": "tiny", "dataset.dir": str(data_dir), "model.min_score": 0.0}
+    config = small_config("detector", **{**FIELDS, **fields, "model.canvas": (80, 64)})
+    config.train.update(steps=4, log_every=2, eval_every=2, checkpoint_every=2)
+    config = parse_config(config)
+    workdir = tmp_path / "run"
+    assert loop.train(config, workdir).finished
+    photos = tmp_path / "photos" / "more"
+    photos.mkdir(parents=True)
+    split = load_dataset(config.dataset).object_split("val")
+    for row in range(3):
+        (photos / f"{row}.png").write_bytes(encode_png(split.picture(row)))
+    (photos / "thin.png").write_bytes(encode_png(np.zeros((1, 300, 3), np.uint8)))
+    (photos / "none.jpg").write_bytes(b"no photo")
+    command = [str(tmp_path / "photos"), f"--workdir={workdir}", "--class_map=street2shop"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "4 photos" in said.out
+    assert "1 files skipped" in said.out
+    assert "none.jpg" in said.err
+    written = workdir / "detections"
+    results = json.loads((written / "detections.json").read_text())
+    names = {"more/0.png", "more/1.png", "more/2.png", "more/thin.png"}
+    assert {one["image_id"] for one in results["annotations"]} <= names
+    assert results["skipped"] == ["more/none.jpg"]
+    assert len(list(written.glob("*.jpg"))) == 4
+    columns = pd.read_csv(written / "boxes.csv").columns
+    assert {"image", "x_1", "y_1", "x_2", "y_2", "score", "category"} <= set(columns)
+    (found,) = grnet_jax.load_detector(workdir).detect([split.picture(0)])
+    assert found.box.shape == (len(found), 4)
+    assert found.size == split.picture(0).shape[:2]
+    with pytest.raises(InputError, match="--classes: hat not known"):
+        main([*command, "--classes=hat"])
+
+
+def test_lines_of_boxes():
+    """A class stands for every category that it shows; what is no object is left out."""
+    box = np.float32([[1, 2, 3, 4], [5, 6, 7, 9], [0, 0, 9, 9]])
+    names = np.array(["pants", "top", "pants"])
+    found = PhotoDetections(
+        (10, 10), box, np.float32([0.9, 0.8, 0.7]), names, np.float32([1, 1, 0.5])
+    )
+    shown = {"leggings": ["pants"], "pants": ["pants", "shorts"], "hats": ["headwear"]}
+    rows = list(crop_rows("a.jpg", found, shown))
+    assert [(row["x_1"], row["category"]) for row in rows] == [(1.0, "leggings"), (1.0, "pants")]
+    rows = list(crop_rows("a.jpg", found, None))
+    assert [(row["class"], row["category"]) for row in rows] == [("pants", ""), ("top", "")]
