@@ -250,7 +250,8 @@ def _filled(annotation: Mapping[str, Any]) -> Any:
     """Returns the whole box as a mask."""
     from pycocotools import mask as coco_mask
 
-    (runs,) = coco_mask.frPyObjects([annotation["bbox"]], *annotation["size"])
+    box = np.array([annotation["bbox"]], np.float64)
+    (runs,) = coco_mask.frPyObjects(box, *annotation["size"])
     return runs
 
 

@@ -110,7 +110,8 @@ def train_peer(peer, images, known):
         wanted.append({"boxes": boxes_given, "labels": labels, "masks": torch.from_numpy(masks)})
         pixels = image[:high, :wide].astype(np.float32) / 255
         inputs.append(torch.from_numpy(pixels).permute(2, 0, 1))
-    return {name: float(value) for name, value in peer(inputs, wanted).items()}
+    with torch.no_grad():
+        return {name: float(value) for name, value in peer(inputs, wanted).items()}
 
 
 def draw_as_ours(key, proposals, count):
