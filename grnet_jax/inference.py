@@ -201,12 +201,16 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
 
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.
-      InputError: no package has weights of that backbone, or it is not installed.
+      InputError: no package has weights of that backbone, or it is not installed; or the run is a
+        detector's.
     """
     kind, _, name = os.fspath(workdir).partition(":")
     if kind == "imagenet":
         return LoadedMatcher(*start_zero_shot(name, make_mesh()))
-    return LoadedMatcher(*restore_run(workdir, make_mesh()))
+    run, state = restore_run(workdir, make_mesh())
+    if run.config.model.name == "detector":
+        raise InputError(f"{workdir}: a detector, which embeds nothing: grnet_jax.load_detector")
+    return LoadedMatcher(run, state)
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:

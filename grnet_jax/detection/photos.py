@@ -61,7 +61,8 @@ def photo_detections(
     """
     scale = min(side / own for side, own in zip(canvas, size, strict=True))
     limits = np.array([*size[::-1]] * 2, np.float32)
-    category = np.array(names, np.str_)[found.category[place]]
+    # A detector may have more outputs than there are categories.
+    category = np.array([*names, NOT_A_CLASS])[np.minimum(found.category[place], len(names))]
     return PhotoDetections(
         size,
         np.minimum(found.box[place] / np.float32(scale), limits),

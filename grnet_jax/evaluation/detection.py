@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 
 from grnet_jax.config import Config
 from grnet_jax.detection.photos import PhotoDetections, coco_results, photo_detections
+from grnet_jax.errors import InputError
 from grnet_jax.search.embed import embed_batches, make_detect
-from input_pipeline import load_image, write_file
+from input_pipeline import ObjectSplit, dataset_names, load_image, write_file
 
 # Side of the masks that are trained on, within their boxes, in pixels.
 _MASK_SIZE = 112
@@ -147,6 +148,17 @@ class DetectionEvaluator:
                 photo = tuple(size[start + place].tolist())
                 canvas = self._config.model.canvas
                 yield start + place, photo_detections(found, place, photo, canvas, self._known)
+
+
+def check_objects(config: Config, dataset: Any) -> None:
+    """Raises InputError where photos with objects and a detector are not together."""
+    objects = isinstance(dataset.split(dataset.splits[0]), ObjectSplit)
+    if objects != (config.model.name == "detector"):
+        has = "photos with objects" if objects else "no photos with objects"
+        raise InputError(
+            f"dataset.name={dataset.name} has {has}, but model.name={config.model.name}; expected "
+            + ("detector" if objects else f"one of {', '.join(dataset_names('objects'))}")
+        )
 
 
 def object_shape(config: Config, *, masks: bool) -> Any:

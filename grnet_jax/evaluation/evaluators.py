@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config
-from grnet_jax.evaluation.detection import DetectionEvaluator
+from grnet_jax.evaluation.detection import DetectionEvaluator, check_objects
 from grnet_jax.evaluation.protocols import build_protocol, has_both_domains, sample_protocol
 from grnet_jax.evaluation.recognition import (
     RecognitionEvaluator,
@@ -75,6 +75,7 @@ def build_evaluators(
       "recognition" where the matcher recognizes categories, and the data set has any label of
       what it learned.
     """
+    check_objects(config, dataset)
     if isinstance(dataset.split(split), ObjectSplit):
         return {"detection": DetectionEvaluator(config, matcher, mesh, dataset, split, learned)}
     evaluators: dict[str, Evaluator] = {}

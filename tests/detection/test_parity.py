@@ -1,13 +1,17 @@
 """The whole detector against torchvision's, with random weights converted from it."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
+from grnet_jax.backbones.pretrained import conversion
 from grnet_jax.config import parse_config
 from grnet_jax.detect.convert import _config, convert_detector
 from grnet_jax.detection import matching
 from grnet_jax.detection.masks import paste_mask
+from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity")
@@ -166,3 +170,42 @@ def test_losses_are_torchvisions(monkeypatch):
         # Masks are sampled otherwise, at half a pixel's distance.
         tolerance = 0.05 if ours == "loss_mask" else 1e-4
         assert float(values[ours]) == pytest.approx(wanted[theirs], rel=tolerance), ours
+
+
+def as_released(tensors):
+    """The keys of files from before torchvision 0.13, whose BatchNorm has no counts."""
+    rules = [
+        (r"^(backbone\.fpn\.\w+_blocks\.\d)\.0\.", r"\1."),
+        (r"^rpn\.head\.conv\.0\.0\.", "rpn.head.conv."),
+        *((rf"mask_head\.{n}\.0\.", f"mask_head.mask_fcn{n + 1}.") for n in range(4)),
+    ]
+    return {
+        conversion.rewrite(key, rules): value
+        for key, value in tensors.items()
+        if "num_batches" not in key
+    }
+
+
+def test_released_files_of_maskrcnn():
+    from benchmarks.torch_detectors import make_detector
+
+    tensors = tensors_of(make_detector("maskrcnn_resnet50_fpn", num_classes=6))
+    _, wanted = convert_detector(tensors)
+    released = as_released(tensors)
+    assert "roi_heads.mask_head.mask_fcn4.bias" in released
+    model, variables = convert_detector(released, without_epsilon=True)
+    assert (model["num_classes"], model["version"], model["mask_channels"]) == (5, "v1", 256)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["fpn"], wanted["params"]["fpn"])
+    # Of BatchNorm without epsilon: what it multiplies by.
+    path = ("backbone", "layer2_1", "conv2", "bn")
+    scale, var, given, statistics = (
+        functools.reduce(dict.__getitem__, path, tree[kind])[leaf].astype(np.float64)
+        for tree in (variables, wanted)
+        for kind, leaf in (("params", "scale"), ("batch_stats", "var"))
+    )
+    np.testing.assert_allclose(scale / np.sqrt(var + 1e-5), given / np.sqrt(statistics), rtol=1e-6)
+
+
+def test_what_is_no_detector_is_named():
+    with pytest.raises(InputError, match=r"is no Faster R-CNN .* keys begin with a, b"):
+        convert_detector({"a": np.zeros(1), "b": np.zeros(1)})

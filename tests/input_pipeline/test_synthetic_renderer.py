@@ -233,3 +233,19 @@ def test_bad_arguments_are_refused() -> None:
         make_item(0, "train", -1)
     with pytest.raises(ValueError, match="customers"):
         photos_of_item(0, "train", 1, customers=-1)
+
+
+def test_objects_are_what_is_seen_of_them(rendered) -> None:
+    """One of the objects is the photographed garment, whose mask is drawn by other means."""
+    shares, kinds = [], set()
+    for item, photos in rendered["train"]:
+        for photo in photos:
+            of = [n for n, kind in enumerate(photo.objects, start=1) if kind == item.category]
+            either = [np.count_nonzero((photo.owner == n) | photo.mask) for n in of]
+            both = [np.count_nonzero((photo.owner == n) & photo.mask) for n in of]
+            shares.append(max(b / e for b, e in zip(both, either, strict=True)))
+            kinds |= set(photo.objects)
+            assert photo.owner.max() <= len(photo.objects)
+    assert np.median(shares) > 0.95
+    assert np.quantile(shares, 0.02) > 0.7  # slivers differ along their edges
+    assert {"Bag", "Shoe", "Trousers", "Dress"} <= kinds
