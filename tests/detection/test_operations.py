@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from grnet_jax.detect.__main__ import crop_rows
 from grnet_jax.detection import boxes, matching
 from grnet_jax.detection.anchors import anchors
 from grnet_jax.detection.masks import crop_masks, paste_mask
 from grnet_jax.detection.nms import keep_best
+from grnet_jax.detection.photos import PhotoDetections
 from grnet_jax.detection.roi_align import roi_align
 
 
@@ -195,3 +197,17 @@ def test_a_full_mask_fills_its_box():
     rows, columns = np.where(pasted)
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (4, 6, 20, 30)
     assert not paste_mask(np.ones((28, 28), np.float32), np.float32([90, 90, 99, 99]), 40, 24).any()
+
+
+def test_lines_of_boxes():
+    """A class stands for every category that it shows; what is no object is left out."""
+    box = np.float32([[1, 2, 3, 4], [5, 6, 7, 9], [0, 0, 9, 9]])
+    names = np.array(["pants", "top", "pants"])
+    found = PhotoDetections(
+        (10, 10), box, np.float32([0.9, 0.8, 0.7]), names, np.float32([1, 1, 0.5])
+    )
+    shown = {"leggings": ["pants"], "pants": ["pants", "shorts"], "hats": ["headwear"]}
+    rows = list(crop_rows("a.jpg", found, shown))
+    assert [(row["x_1"], row["category"]) for row in rows] == [(1.0, "leggings"), (1.0, "pants")]
+    rows = list(crop_rows("a.jpg", found, None))
+    assert [(row["class"], row["category"]) for row in rows] == [("pants", ""), ("top", "")]
