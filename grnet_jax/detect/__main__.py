@@ -90,7 +90,7 @@ def crop_rows(
     class shows; without a map one, without category.
     """
     for place, name in enumerate(found.category.tolist()):
-        box = found.box[place].round(2).tolist()
+        box = [round(edge, 2) for edge in found.box[place].tolist()]
         if found.objectness[place] <= _OBJECTNESS or not (box[0] < box[2] and box[1] < box[3]):
             continue
         categories = [""]

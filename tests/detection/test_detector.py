@@ -118,7 +118,9 @@ def test_eight_devices_give_what_one_gives_and_gather_no_maps():
     found, others = compiled(jax.device_put(params, whole), placed)
     for name in wanted:
         assert float(found[name]) == pytest.approx(float(wanted[name]), rel=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), slopes, others)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), slopes, others
+    )
 
 
 def test_permuted_photos_and_what_lies_outside_of_them():
