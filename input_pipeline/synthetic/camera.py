@@ -102,7 +102,7 @@ def expose(
     x_1, y_1, x_2, y_2 = window
     small = cv2.resize(image[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_AREA)
     small_masks = cv2.resize(masks[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_AREA)
-    small_owner = cv2.resize(owner[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_NEAREST)
+    small_owner = cv2.resize(owner[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_NEAREST_EXACT)
     shrink = (size[0] / (x_2 - x_1), size[1] / (y_2 - y_1))
     points: list[tuple[float, float, bool] | None] = []
     for landmark in landmarks:
