@@ -3,10 +3,12 @@
     python -m benchmarks.backbone_speed [--backbones=...] [--dtypes=float32,bfloat16]
 
 For each backbone, 8 photos of 224 pixels: the forward pass to the last map as in evaluation, and
-a training step (forward with BatchNorm by the batch, backward to every parameter, SGD). For each
-kind of layer: forward, and the gradients by its input and its kernel. PyTorch runs eagerly, in
-bfloat16 with bfloat16 parameters. A row is written as it finishes; run again, the command goes on
-with what is missing. Needs PyTorch, torchvision and timm (`make parity`).
+a training step (forward with BatchNorm by the batch, backward to every parameter, SGD). For
+EfficientNet-Lite0 also 64 photos of 128 pixels: all of it, and with the layers up to the map of
+stride 16 and BatchNorm's statistics left as they are. For each kind of layer: forward, and the
+gradients by its input and its kernel. PyTorch runs eagerly, in bfloat16 with bfloat16
+parameters. A row is written as it finishes; run again, the command goes on with what is missing.
+Needs PyTorch, torchvision and timm (`make parity`).
 Writes benchmarks/results/backbone_speed_DEVICE.json.
 """
 
@@ -26,7 +28,7 @@ from benchmarks.training_step import best_time
 from grnet_jax.backbones import BACKBONES, build_backbone
 from grnet_jax.backbones.blocks import GroupedConv, convolution
 
-_PHOTOS, _SIZE = 8, 224
+_PHOTOS = 8  # of a layer's input
 _DTYPES = ("float32", "bfloat16")
 _DEVICE = torch_device()
 
@@ -42,6 +44,21 @@ class Layer(NamedTuple):
     groups: int = 1
 
 
+class Backbone(NamedTuple):
+    """A backbone on a batch of photos, and what of it learns."""
+
+    name: str
+    photos: int = 8
+    size: int = 224
+    frozen: int = 0  # stride of the map up to which nothing learns; 0: all learns
+
+
+_BACKBONES = {name: Backbone(name) for name in BACKBONES if name != "small"} | {
+    "efficientnet_lite0 (128 pixels)": Backbone("efficientnet_lite0", 64, 128),
+    "efficientnet_lite0 (128 pixels, frozen to stride 16)": Backbone(
+        "efficientnet_lite0", 64, 128, 16
+    ),
+}
 _LAYERS = {
     "7x7, stride 2 (stem)": Layer(3, 64, 224, 7, 2),
     "1x1 (GoogLeNet 4a)": Layer(480, 192, 14),
@@ -58,17 +75,19 @@ _LAYERS = {
 def main() -> None:
     """Measures what is missing and prints the tables."""
     parser = make_parser(__doc__)
-    names = [name for name in BACKBONES if name != "small"]
-    parser.add_argument("--backbones", default=",".join(names), help="(all but small)")
+    parser.add_argument("--backbones", default=",".join(BACKBONES), help="(all but small)")
     parser.add_argument("--dtypes", default=",".join(_DTYPES), help="(both)")
     options = parser.parse_args()
+    chosen = options.backbones.split(",")
+    backbones = [what for what, backbone in _BACKBONES.items() if backbone.name in chosen]
     name = f"backbone_speed_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.backbone_speed", ("what", "dtype"))
     for dtype in options.dtypes.split(","):
-        for what in (*_LAYERS, *options.backbones.split(",")):
+        for what in (*_LAYERS, *backbones):
             if results.find(what=what, dtype=dtype) is None:
                 row = {"what": what, "dtype": dtype, "device": jax.devices()[0].device_kind}
-                row |= _layer(_LAYERS[what], dtype) if what in _LAYERS else _backbone(what, dtype)
+                layer = _LAYERS.get(what)
+                row |= _layer(layer, dtype) if layer else _backbone(_BACKBONES[what], dtype)
                 results.add({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
                 print(format_rows(results.rows[-1:]).splitlines()[-1], flush=True)
     results.report(format_rows(results.rows))
@@ -149,36 +168,18 @@ def _layer(layer: Layer, dtype: str) -> dict[str, Any]:
     return row
 
 
-def _backbone(name: str, dtype: str) -> dict[str, Any]:
-    photos = np.random.default_rng(0).standard_normal((_PHOTOS, _SIZE, _SIZE, 3), dtype=np.float32)
-    backbone = build_backbone(name, jnp.dtype(dtype))
-    variables = jax.jit(backbone.init)(jax.random.key(0), photos)
-    statistics = variables.get("batch_stats", {})
-
-    @jax.jit
-    def forward(variables: Any, photos: jax.Array) -> jax.Array:
-        maps: Any = backbone.apply(variables, photos, False)
-        return maps[max(maps)]
-
-    @jax.jit
-    def step(params: Any, photos: jax.Array) -> Any:
-        def loss(params: Any) -> Any:
-            maps, updated = backbone.apply(
-                {"params": params, "batch_stats": statistics}, photos, True, mutable=["batch_stats"]
-            )
-            return jnp.mean(jnp.square(maps[max(maps)].astype(jnp.float32))), updated
-
-        gradient, updated = jax.grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), updated
-
-    row: dict[str, Any] = {"photos": _PHOTOS, "image_size": _SIZE}
-    row["gmac_a_photo"] = multiply_adds(name, _SIZE, head=False) / 1e9
-    row["forward_seconds"] = _ready(lambda: forward(variables, photos))
-    row["step_seconds"] = _ready(lambda: step(variables["params"], photos))
+def _backbone(case: Backbone, dtype: str) -> dict[str, Any]:
+    name, shape = case.name, (case.photos, case.size, case.size, 3)
+    photos = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    row: dict[str, Any] = {"photos": case.photos, "image_size": case.size}
+    row["gmac_a_photo"] = multiply_adds(name, case.size, head=False) / 1e9
+    row |= _jax_seconds(case, dtype, photos)
 
     peer = peers.make_features(name).to(_DEVICE, getattr(torch, dtype))
     inputs = _to_torch(np.moveaxis(photos, -1, 1).copy(), dtype)
-    optimizer = torch.optim.SGD(peer.parameters(), lr=1e-3)
+    peers.freeze(peer, name, case.frozen)
+    learning = [parameter for parameter in peer.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=1e-3)
 
     def torch_forward() -> None:
         with torch.inference_mode():
@@ -191,9 +192,42 @@ def _backbone(name: str, dtype: str) -> dict[str, Any]:
 
     peer.eval()
     row["forward_torch_seconds"] = best_torch_time(torch_forward)
-    peer.train()
+    peer.train(not case.frozen)
     row["step_torch_seconds"] = best_torch_time(torch_step)
     return row
+
+
+def _jax_seconds(case: Backbone, dtype: str, photos: np.ndarray) -> dict[str, float]:
+    backbone = build_backbone(case.name, jnp.dtype(dtype))
+    variables = jax.jit(backbone.init)(jax.random.key(0), photos)
+    statistics = variables.get("batch_stats", {})
+    lower = set[str]()
+    if case.frozen:
+        below = build_backbone(case.name, jnp.dtype(dtype), case.frozen)
+        lower = set(jax.eval_shape(below.init, jax.random.key(0), photos)["params"])
+    fixed = {k: v for k, v in variables["params"].items() if k in lower}
+    learning = {k: v for k, v in variables["params"].items() if k not in lower}
+
+    @jax.jit
+    def forward(variables: Any, photos: jax.Array) -> jax.Array:
+        maps: Any = backbone.apply(variables, photos, False)
+        return maps[max(maps)]
+
+    @jax.jit
+    def step(params: Any, fixed: Any, photos: jax.Array) -> Any:
+        def loss(params: Any) -> Any:
+            variables = {"params": {**fixed, **params}, "batch_stats": statistics}
+            train = not case.frozen
+            maps, updated = backbone.apply(variables, photos, train, mutable=["batch_stats"])
+            return jnp.mean(jnp.square(maps[max(maps)].astype(jnp.float32))), updated
+
+        gradient, updated = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), updated
+
+    return {
+        "forward_seconds": _ready(lambda: forward(variables, photos)),
+        "step_seconds": _ready(lambda: step(learning, fixed, photos)),
+    }
 
 
 if __name__ == "__main__":

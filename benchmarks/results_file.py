@@ -19,7 +19,7 @@ from typing import Any
 from etils import epath
 
 from grnet_jax.evaluation.provenance import source_commit
-from input_pipeline import AnnotationError, InputError, write_file
+from input_pipeline import AnnotationError, ArgumentParser, InputError, write_file
 from input_pipeline.files import read_json
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -82,7 +82,7 @@ class ResultsFile:
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Returns a benchmark's parser, whose help is the module's docstring as it is written."""
-    return argparse.ArgumentParser(
+    return ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 

@@ -212,6 +212,16 @@ def _tapped(peer, name):
     return {4 * 2**number: getattr(peer, layer) for number, layer in enumerate(layers)}
 
 
+def freeze(features, name, stride):
+    """Lets the layers of EfficientNet-Lite up to the map of that stride not learn; 0: all learn."""
+    if not stride:
+        return
+    last = _tapped(features, name)[stride]
+    layers = [features.conv_stem, features.bn1, *features.blocks]
+    for layer in layers[: layers.index(last) + 1]:
+        layer.requires_grad_(False)
+
+
 def multiply_adds(peer, image_size):
     """Counted at each convolution and dense layer as it runs on one photo."""
     total = 0

@@ -4,7 +4,8 @@
 
 Of EfficientNet-Lite0, at 128 and 224 pixels: the mean of the last map, its generalized mean, 4x4
 cells of the map of stride 16, and each with a color histogram beside it. On the manifest's test
-photos, and on 400 queries of the embedded set. A row is written as it finishes; run again, the
+photos, on 400 queries of the embedded set, and on 400 of garments in four colors each, a query
+ranked among the four. A row is written as it finishes; run again, the
 command goes on with the rows that are missing. Writes benchmarks/results/zero_shot.json.
 """
 
@@ -24,13 +25,13 @@ from input_pipeline import load_dataset
 _QUERIES = 400
 _METRICS = ("top1", "top5", "top20", "map")
 _HISTOGRAM = "color histogram"
-# What differs from configs/zero_shot.py.
-_POOLINGS: dict[str, dict[str, Any]] = {
-    "mean of the last map": {"color_weight": 0.0},
-    "generalized mean of the last map": {"color_weight": 0.0, "pooling": "gem"},
-    "4x4 cells of the map of stride 16": {"color_weight": 0.0, "pooling": "grid"},
-    "mean of the last map, color": {},
-    "4x4 cells of the map of stride 16, color": {"pooling": "grid"},
+# The pooling, and whether colors stand beside the map.
+_POOLINGS: dict[str, tuple[str, bool]] = {
+    "mean of the last map": ("average", False),
+    "generalized mean of the last map": ("gem", False),
+    "4x4 cells of the map of stride 16": ("grid", False),
+    "mean of the last map, color": ("average", True),
+    "4x4 cells of the map of stride 16, color": ("grid", True),
 }
 
 
@@ -41,7 +42,9 @@ def main() -> None:
     results = ResultsFile("zero_shot", command, ("photos", "features", "pixels"))
     own = {"name": "manifest", "source": options.manifest, "dir": options.data_dir}
     embedded = {"name": "synthetic", "dir": options.data_dir}
-    for photos, dataset in ((options.photos, own), ("embedded set", embedded)):
+    colors = embedded | {"source": "colors"}
+    sets = {options.photos: own, "embedded set": embedded, "colors of a garment": colors}
+    for photos, dataset in sets.items():
         for features in (_HISTOGRAM, *_POOLINGS):
             for pixels in (128, 224):
                 row = {"photos": photos, "features": features, "pixels": pixels}
@@ -55,13 +58,17 @@ def _config(features: str, pixels: int, dataset: dict[str, Any]) -> Config:
     if features == _HISTOGRAM:
         sections["model"] = {"name": "color_histogram"}
     else:
-        sections["model"] |= _POOLINGS[features]
-        if sections["model"]["pooling"] == "grid":
+        pooling, color = _POOLINGS[features]
+        sections["model"]["pooling"] = pooling
+        if pooling == "grid":
             sections["model"]["backbone"]["stride"] = 16
+        if not color:
+            sections["model"]["backbone"]["color_weight"] = 0.0
     sections["image"]["size"] = pixels
     queries = _QUERIES if dataset["name"] == "synthetic" else 0
-    protocol = {"protocol": {"queries": queries}}
-    return parse_config(make_config(dataset=dataset, eval=protocol, **sections))
+    among_colors = dataset.get("source") == "colors"  # whose categories are garments
+    protocol = {"queries": queries, "same_category": among_colors}
+    return parse_config(make_config(dataset=dataset, eval={"protocol": protocol}, **sections))
 
 
 def measure(config: Config) -> dict[str, Any]:

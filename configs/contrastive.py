@@ -3,7 +3,7 @@
     python train.py --config=configs/contrastive.py
 
 The map's averages over 4 x 4 cells side by side, mapped linearly to unit length. Each customer
-image has to choose its shop image among the batch's, by cosines times 20. Data, backbone, optimizer
+image has to choose its shop image among the batch's, by cosines times 10. Data, backbone, optimizer
 and steps are GRNet's on the same data set. Not measured on the embedded set yet.
 """
 
@@ -26,12 +26,11 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "embedding_dim": 256,
         },
         sampler={"name": "pairs"},
-        # A temperature of 0.05 is a factor of 20.
         loss={
             "name": "pairs",
             "pair_weight": 0.0,
             "embedding_weight": 1.0,
-            "embedding_temperature": 0.05,
+            "embedding_temperature": 0.1,
         },
-        **common.recipe(dataset),
+        **common.large_batches(dataset),
     )

@@ -6,8 +6,9 @@ python train.py --config=configs/detector.py:modanet --config.dataset.source=DOW
 python eval.py --workdir=runs/detector_modanet
 python -m grnet_jax.detect photos/ --workdir=runs/detector_modanet    boxes, classes and masks
 
-Of photos it is torchvision's recipe for 16 photos a step: ResNet-50, whose BatchNorm and first
-layers stay as they are, 26 epochs. --config.model.mask_channels=0 finds boxes alone (Faster R-CNN).
+Of photos it is torchvision's recipe for 16 photos a step: ResNet-50, 26 epochs. BatchNorm's
+statistics stay as they are; every parameter learns, where torchvision's first layers stay.
+--config.model.mask_channels=0 finds boxes alone (Faster R-CNN).
 """
 
 from typing import Any

@@ -38,8 +38,14 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "score_bias_init": -20.0,
         },
         sampler={"name": "pairs"},
-        loss={"name": "pairs", "query_softmax_weight": 1.0},
-        **common.recipe(dataset),
+        loss={
+            "name": "pairs",
+            "query_softmax_weight": 1.0,
+            "shortlist": 8,
+            "embedding_weight": 1.0,
+            "embedding_temperature": 0.1,
+        },
+        **common.large_batches(dataset),
     )
     if dataset == "synthetic":
         grnet.set_embedded_size(config)

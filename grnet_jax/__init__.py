@@ -5,6 +5,8 @@
     gallery = matcher.embed(["shop_1.jpg", "shop_2.jpg"])
     found = matcher.search(query, gallery, top_k=2)  # found.indices [1, 2], found.scores
     scores = matcher.score(query, gallery)  # [1, 2], higher is more alike
+    catalog = grnet_jax.open_catalog("my_shop")  # made by python -m grnet_jax.search index
+    matches = catalog.search(["street.jpg"], filters={"category": ["dress"]})[0]
 
     detector = grnet_jax.load_detector("runs/detector_modanet")
     (found,) = detector.detect(["street.jpg"])  # found.box, found.category, found.score

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least
 from grnet_jax.evaluation.reports import align_columns, column_title, format_figure, pad_ranks
 from grnet_jax.evaluation.retrieval_metrics import METRIC_NAMES, query_metrics
 from grnet_jax.metrics import clustered_intervals, paired_bootstrap
@@ -355,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.compare", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.compare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folder or bucket that eval.py wrote to")

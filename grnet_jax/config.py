@@ -62,7 +62,8 @@ class OptimizerConfig(Section):
     )
     trainable: str = field(
         "",
-        "parts of the model that learn, joined by commas, as graph,backbone/conv1; empty: all",
+        "parts of the model that learn, joined by commas, as graph,backbone/conv1; those that "
+        "do not with - in front of each, as -backbone; empty: all",
         "parameters",
     )
 
@@ -84,6 +85,14 @@ class TrainConfig(Section):
         0,
         "images embedded at once, for batches larger than memory: a divisor of the batch's images, "
         "in whole items; 0: all. BatchNorm that is not frozen normalizes each by itself",
+        "parameters",
+        ge=0,
+    )
+    cached_views: int = field(
+        0,
+        "so many random crops and changes of each image are drawn once, and what the layers that "
+        "stay (optimizer.trainable) make of them is computed once and kept beside the data set; "
+        "0: drawn and computed in every step",
         "parameters",
         ge=0,
     )

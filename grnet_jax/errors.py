@@ -1,8 +1,8 @@
 """The base of errors that a user can mend; commands print them without a traceback."""
 
-from input_pipeline import InputError
+from input_pipeline import ArgumentParser, InputError
 
-__all__ = ["InputError", "check_at_least"]
+__all__ = ["ArgumentParser", "InputError", "check_at_least"]
 
 
 def check_at_least(field: str, value: float, least: float) -> None:

@@ -1,18 +1,23 @@
 """A matcher for use from Python, on photo files or arrays, without TensorFlow."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
-from grnet_jax.models import Features, Predictions, model_inputs
+from grnet_jax.models import Features, Predictions, is_embedding_model, model_inputs
 from grnet_jax.search.embed import embed_rows, make_embed, make_predict
 from grnet_jax.search.features import InMemoryFeatures
+from grnet_jax.search.fingerprints import model_fingerprint
 from grnet_jax.search.ranking import (
     ExhaustiveSearch,
+    Score,
     SearchResult,
     find,
     local_mesh,
@@ -20,8 +25,9 @@ from grnet_jax.search.ranking import (
     query_block,
     score_matrix,
 )
+from grnet_jax.search.reranking import make_cascade_scores
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.build import Run, restore_matcher
 from grnet_jax.training.init_from import start_zero_shot
 from grnet_jax.training.state import TrainState
 from input_pipeline import (
@@ -29,9 +35,7 @@ from input_pipeline import (
     ImageSource,
     ImageTransform,
     build_transform,
-    check_box,
-    crop_and_resize,
-    load_image,
+    load_crop,
 )
 
 # Configs of systems that recognize categories, for those who ask a run that does not.
@@ -46,6 +50,7 @@ class LoadedMatcher:
     Attributes:
       config: the run's config.
       step: the training step of the checkpoint.
+      mesh: this process's own devices, which score as in evaluation.
     """
 
     def __init__(self, run: Run, state: TrainState):
@@ -59,9 +64,8 @@ class LoadedMatcher:
         self._matcher = run.matcher
         self._embed = make_embed(run.matcher, run.mesh, search.flip_average)
         self._predict = make_predict(run.matcher, run.mesh)
-        # Of this process's own devices, as in evaluation.
-        self._local_mesh = local_mesh(run.mesh)
-        score = make_score(run.matcher, self._local_mesh, search.score_dtype)
+        self.mesh = local_mesh(run.mesh)
+        score = make_score(run.matcher, self.mesh, search.score_dtype)
         self._score = score(self._variables)
 
     def embed(
@@ -118,38 +122,84 @@ class LoadedMatcher:
     ) -> Any:
         """What a call of (variables, photos) gives for all photos."""
         _check_photos(photos, boxes)
-        transform = self._transforms[shop]
-        if boxes is not None and transform.crop not in ("box", "detected"):
-            field = "shop_crop" if shop and self.config.image.shop_crop else "crop"
-            raise InputError(
-                f"embed: boxes were given, but this matcher was trained without (image.{field})"
-            )
+        if boxes is not None:
+            self.check_takes_boxes("embed: boxes were given", shop)
+        given = boxes if boxes is not None else [None] * len(photos)
+        transform = self.transform(shop)
 
-        boxes = boxes if boxes is not None else [None] * len(photos)
+        def read(row: int) -> np.ndarray:
+            return load_crop(
+                photos[row], given[row], transform, box_name=f"embed: box {row}"
+            ).pixels
+
+        return self._run_batches(call, read, len(photos), shop)
+
+    def _run_batches(
+        self, call: Callable[[Any, Any], Any], read: Callable[[int], np.ndarray], n: int, shop: bool
+    ) -> Any:
+        """What a call of (variables, crops) gives for n crops, which threads read."""
 
         def batches(rows: np.ndarray, batch: int) -> Iterator[dict[str, np.ndarray]]:
-            for start in range(0, len(rows), batch):
-                chosen = rows[start : start + batch]
-                # Padding repeats rows; each photo is read once.
-                read = {
-                    row: self._read(photos[row], boxes[row], row, transform)
-                    for row in dict.fromkeys(chosen)
-                }
-                pixels = np.stack([read[row] for row in chosen])
-                domain = np.full(len(chosen), shop, np.int32)
-                batch_read = {"image": pixels, "domain": domain}
-                yield {"image": model_inputs(self._matcher, batch_read)}
+            with ThreadPoolExecutor(min(n, os.cpu_count() or 1)) as pool:
+                for start in range(0, len(rows), batch):
+                    chosen = rows[start : start + batch].tolist()
+                    # Padding repeats rows; each photo is read once.
+                    once = list(dict.fromkeys(chosen))
+                    crops = dict(zip(once, pool.map(read, once), strict=True))
+                    pixels = np.stack([crops[row] for row in chosen])
+                    seen = {"image": pixels, "domain": np.full(len(chosen), shop, np.int32)}
+                    yield {"image": model_inputs(self._matcher, seen)}
 
         # Few photos make a smaller batch; powers of two keep the number of compilations small.
-        batch = min(self.config.eval.batch_size, 1 << (len(photos) - 1).bit_length())
+        batch = min(self.config.eval.batch_size, 1 << (n - 1).bit_length())
         return embed_rows(
             call,
             self._variables,
             batches,
-            np.arange(len(photos)),
+            np.arange(n),
             batch=self._shared(batch),
             mesh=self._mesh,
         )
+
+    def transform(self, shop: bool = False) -> ImageTransform:
+        """Returns how customer or shop photos become what the matcher sees."""
+        return self._transforms[shop]
+
+    def takes_boxes(self, shop: bool = False) -> bool:
+        """Returns whether the matcher was trained on what boxes hold."""
+        return self.transform(shop).crop in ("box", "detected")
+
+    def check_takes_boxes(self, what: str, shop: bool = False) -> None:
+        """Raises InputError, which begins with `what`, unless the matcher takes boxes."""
+        if not self.takes_boxes(shop):
+            field = "shop_crop" if shop and self.config.image.shop_crop else "crop"
+            raise InputError(f"{what}, but this matcher was trained without (image.{field})")
+
+    def embed_crops(self, crops: np.ndarray, *, shop: bool = False) -> Features:
+        """Computes features of what `load_crop` makes of photos, uint8 [n, size, size, 3]."""
+        return self._run_batches(self._embed, lambda row: crops[row], len(crops), shop)
+
+    def feature_shapes(self) -> Any:
+        """Returns the shapes and dtypes of features, of some number of images."""
+        n, side = self._shared(1), self.config.image.size
+        images = jax.ShapeDtypeStruct((n, side, side, 3), np.uint8)
+        domain = jax.ShapeDtypeStruct((n,), np.int32)
+        seen = model_inputs(self._matcher, {"image": images, "domain": domain})
+        return jax.eval_shape(self._embed, self._variables, seen)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Returns that of the matcher: of its config, its images' preprocessing, its parameters."""
+        return model_fingerprint(self.config, self._variables)
+
+    @functools.cached_property
+    def pair_scores(self) -> Score | None:
+        """Returns what scores each query with its own images, for `score_lists`; None where it is
+        the inner product of the embeddings."""
+        if is_embedding_model(self._matcher):
+            return None
+        dtype = self.config.eval.search.score_dtype
+        return make_cascade_scores(self._matcher, self.mesh, dtype)(self._variables).pairs
 
     def score(self, query: Features, gallery: Features) -> np.ndarray:
         """Returns how alike each query is to each gallery image, float32 [q, g].
@@ -157,7 +207,7 @@ class LoadedMatcher:
         Higher is more alike. For GRNet it is the logit of "same item"; its sigmoid is the
         probability.
         """
-        mesh = self._local_mesh
+        mesh = self.mesh
         block = query_block(len(query.embedding), mesh)
         return score_matrix(self._score, query, InMemoryFeatures(gallery), mesh, block)
 
@@ -177,16 +227,8 @@ class LoadedMatcher:
         """
         check_at_least("search: top_k", top_k, 1)
         images = InMemoryFeatures(gallery)
-        search = ExhaustiveSearch(self._score, images, self._local_mesh, top_k)
+        search = ExhaustiveSearch(self._score, images, self.mesh, top_k)
         return find(search, InMemoryFeatures(query))
-
-    def _read(
-        self, source: ImageSource, box: Box | None, number: int, transform: ImageTransform
-    ) -> np.ndarray:
-        photo = load_image(source)
-        if box is not None:
-            check_box(box, photo, f"embed: box {number}")
-        return crop_and_resize(photo, box, transform)
 
     def _shared(self, wanted: int) -> int:
         """The next multiple of the number of devices."""
@@ -207,10 +249,7 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
     kind, _, name = os.fspath(workdir).partition(":")
     if kind == "imagenet":
         return LoadedMatcher(*start_zero_shot(name, make_mesh()))
-    run, state = restore_run(workdir, make_mesh())
-    if run.config.model.name == "detector":
-        raise InputError(f"{workdir}: a detector, which embeds nothing: grnet_jax.load_detector")
-    return LoadedMatcher(run, state)
+    return LoadedMatcher(*restore_matcher(workdir, make_mesh()))
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:

@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO, cast
 
 import jax
 from absl import flags, logging
@@ -18,11 +18,42 @@ from absl import flags, logging
 from grnet_jax.errors import InputError
 
 
+class _UntilClosed:
+    """Standard output whose reader may leave, as `head` does: the command goes on unheard."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes, to nowhere once the reader has left."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes what is buffered."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
 @contextlib.contextmanager
 def session(argv: Sequence[str] = ()) -> Iterator[None]:
     """Sets up messages and devices for a command; an `InputError` ends it with its message alone.
 
     So does an error of the operating system that names a file: a full disk, a name too long.
+    Whoever reads the output may leave early: the command goes on, for its files.
 
     Args:
       argv: the command's name and the arguments that no flag took: there must be none.
@@ -43,11 +74,13 @@ def session(argv: Sequence[str] = ()) -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files may hold what no encoding has
             stream.reconfigure(errors="backslashreplace")
+    output = _UntilClosed(sys.stdout)
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
         initialize_distributed()
-        yield
+        with contextlib.redirect_stdout(cast(TextIO, output)):
+            yield
     except Exception as error:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.filename):
             logging.debug("Where it came from:", exc_info=True)
@@ -64,6 +97,8 @@ def session(argv: Sequence[str] = ()) -> Iterator[None]:
             file=sys.stderr,
         )
         _exit(1)
+    finally:
+        output.flush()
 
 
 def _is_for_users(record: python_logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-from .batches import eval_batch_spec, image_batches, image_labels, train_batches
+from .batches import eval_batch_spec, image_batches, image_labels, train_batches, view_batches
 from .config import (
     ANNOTATED,
     AugmentConfig,
@@ -12,11 +12,12 @@ from .config import (
 )
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
-from .errors import AnnotationError, DatasetError, InputError
+from .errors import AnnotationError, ArgumentParser, DatasetError, InputError
 from .files import check_file, check_folder, read_object, read_text, to_path, write_file
 from .images import (
     MAX_PIXELS,
     Box,
+    Crop,
     ImageError,
     ImageSource,
     ImageTransform,
@@ -25,13 +26,17 @@ from .images import (
     crop_and_resize,
     encode_png,
     fit_on_canvas,
+    load_crop,
     load_image,
     pixel_box,
 )
 from .index import PhotoIndex
+from .locks import preparation_lock
 from .objects.batches import ObjectShape, object_batches, object_train_batches
 from .objects.index import ObjectSplit
 from .objects.modanet import STREET2SHOP_CLASSES
+from .parallel import ordered_map
+from .photo_list import PhotoList, list_photos
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
 from .vocabulary import (
@@ -61,8 +66,10 @@ __all__ = [
     "VISIBILITIES",
     "VISIBLE",
     "AnnotationError",
+    "ArgumentParser",
     "AugmentConfig",
     "Box",
+    "Crop",
     "CropBoxes",
     "Dataset",
     "DatasetConfig",
@@ -76,6 +83,7 @@ __all__ = [
     "ObjectSplit",
     "PathText",
     "PhotoIndex",
+    "PhotoList",
     "PrepareOptions",
     "SamplerConfig",
     "Section",
@@ -94,16 +102,21 @@ __all__ = [
     "image_batches",
     "image_labels",
     "keypoint_names",
+    "list_photos",
+    "load_crop",
     "load_dataset",
     "load_image",
     "object_batches",
     "object_train_batches",
+    "ordered_map",
     "pixel_box",
+    "preparation_lock",
     "query_subsets",
     "read_object",
     "read_text",
     "steps_per_epoch",
     "to_path",
     "train_batches",
+    "view_batches",
     "write_file",
 ]

@@ -1,6 +1,6 @@
 """From rows of a split to batches of pixels, with tf.data; needs TensorFlow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from input_pipeline.config import AugmentConfig, ImageConfig, SamplerConfig
 from input_pipeline.dataset import Split
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import ImageTransform, build_transform
-from input_pipeline.sampling import build_sampler
+from input_pipeline.sampling import SampledBatch, build_sampler, draw_views
 from input_pipeline.stored_split import StoredSplit
 from input_pipeline.tf_transforms import augment_image, crop_image, decode
 from input_pipeline.transforms import CropBoxes, augment_landmarks, transform_landmarks
@@ -52,6 +52,8 @@ def train_batches(
     seed: int,
     host: int = 0,
     hosts: int = 1,
+    views: int = 0,
+    read_views: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Batch]:
     """Yields one host's part of the training batches of `steps` steps from `start_step` on.
 
@@ -69,6 +71,10 @@ def train_batches(
       seed: of the order and of all random changes.
       host: this process' number.
       hosts: number of processes.
+      views: crops and changes of each image that are drawn once for all runs, one of which every
+        use of it takes; 0 draws anew for each use.
+      read_views: returns what stands in the place of pixels for views, int [n], as `view_batches`
+        numbers them; with `views` alone.
 
     Yields:
       step, int, and for "pairs": customer and shop, uint8 [n, S, S, 3]; item, int32 [n], an
@@ -88,14 +94,64 @@ def train_batches(
     check_hosts(batch_size, sampler.name, host, hosts)
     paired = sampler.name == "pairs"
 
-    def spec_of(step: int) -> BatchSpec:
+    def sample(step: int) -> SampledBatch:
         sampled = batch_sampler.sample(step, batch_size=batch_size, host=host, hosts=hosts)
-        flat = sampled.flat(by_place=paired)  # pairs: customers, then shops
-        crop = boxes.pixels(flat.rows, flat.shift, flat.position)
-        return BatchSpec(flat.rows, crop, flat.flip & augment.flip, flat.draws)
+        return sampled.flat(by_place=paired)  # pairs: customers, then shops
+
+    def views_of(step: int) -> np.ndarray:
+        sampled = sample(step)
+        drawn = (sampled.position.astype(np.float64) + 1) / 2 * views  # 0 to views
+        return sampled.rows.astype(np.int64) * views + np.minimum(drawn.astype(np.int64), views - 1)
+
+    def spec_of(step: int) -> BatchSpec:
+        drawn = draw_views(views_of(step), views).flat() if views else sample(step)
+        return _train_spec(drawn, boxes, augment)
 
     steps_to_make = range(start_step, start_step + steps)
-    return _train_batches(split, image, augment, spec_of, steps_to_make, paired)
+    if read_views is None:
+        pixels = _pixels(split, steps_to_make, spec_of, build_transform(image), augment)
+    else:
+        pixels = (read_views(views_of(step)) for step in steps_to_make)
+    return _train_batches(
+        split, image, augment, spec_of, zip(steps_to_make, pixels, strict=True), paired
+    )
+
+
+def _train_spec(drawn: SampledBatch, boxes: CropBoxes, augment: AugmentConfig) -> BatchSpec:
+    crop = boxes.pixels(drawn.rows, drawn.shift, drawn.position)
+    return BatchSpec(drawn.rows, crop, drawn.flip & augment.flip, drawn.draws)
+
+
+def view_batches(
+    split: Split,
+    views: np.ndarray,
+    image: ImageConfig,
+    augment: AugmentConfig,
+    *,
+    count: int,
+    batch: int,
+) -> Iterator[Batch]:
+    """Yields views of images in their order: the crops and changes that `train_batches` takes.
+
+    Args:
+      split: whose images.
+      views: int [n]; view v is the (v % count)th of row v // count.
+      image: how images are cropped and resized.
+      augment: how they are changed at random.
+      count: views an image.
+      batch: views a batch.
+
+    Yields:
+      image, uint8 [batch, S, S, 3]; the last batch may be smaller.
+    """
+    boxes = CropBoxes(split, image, augment.crop_jitter)
+
+    def spec_of(start: int) -> BatchSpec:
+        return _train_spec(draw_views(views[start : start + batch], count).flat(), boxes, augment)
+
+    starts = range(0, len(views), batch)
+    for pixels in _pixels(split, starts, spec_of, build_transform(image), augment):
+        yield {"image": pixels}
 
 
 def _train_batches(
@@ -103,11 +159,10 @@ def _train_batches(
     image: ImageConfig,
     augment: AugmentConfig,
     spec_of: Callable[[int], BatchSpec],
-    steps: range,
+    batches: Iterable[tuple[int, np.ndarray]],
     paired: bool,
 ) -> Iterator[Batch]:
-    pixel_batches = _pixels(split, steps, spec_of, build_transform(image), augment)
-    for step, pixels in zip(steps, pixel_batches, strict=True):
+    for step, pixels in batches:
         spec = spec_of(step)
         if paired:
             customers, shops = np.split(spec.rows, 2)

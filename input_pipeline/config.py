@@ -74,7 +74,7 @@ class DatasetConfig(Section):
     source: PathText = field(
         "",
         "what it is prepared from: the folder you downloaded, or the CSV (manifest, findfashion); "
-        'synthetic: its size, "small" or "tiny"',
+        'synthetic: its size, "small", "tiny" or "colors"',
     )
     dir: PathText = field("data", "folder or bucket of prepared data sets")
 

@@ -1,6 +1,10 @@
 """Errors of the input pipeline; the messages say what to do."""
 
+import argparse
+import re
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 _MOST_SHOWN = 100  # a folder without its images has a problem for each of them
 
@@ -36,3 +40,15 @@ class AnnotationError(DatasetError):
             shown += f"\n... and {more:,} more; python -m input_pipeline.prepare --check lists all"
         count = f"{len(self.problems):,} problem" + ("s" if len(self.problems) != 1 else "")
         super().__init__(f"{count}:\n{shown}\n{cure}")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that refuses --NAME=--, of which argparse of Python 3.11 makes an empty list."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does."""
+        words = sys.argv[1:] if args is None else args
+        for word in words:
+            if re.fullmatch("--[^=]+=--", word):
+                self.error(f"argument {word[:-3]}: expected a value, got '--'")
+        return super().parse_known_args(words, namespace)

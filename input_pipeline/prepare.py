@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from input_pipeline.datasets import dataset_names
-from input_pipeline.errors import InputError
+from input_pipeline.errors import ArgumentParser, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{format_summary(dataset.summary)}\n\nWrote {dataset.directory}")
-    if any(count.get("pairs") for count in dataset.summary["splits"].values()):
+    if dataset.summary["splits"].get("train", {}).get("pairs"):
         print(f"Next: {_next_command(options)}")
     return 0
 
@@ -117,7 +117,7 @@ def _check(dataset: "DatasetConfig", options: "PrepareOptions") -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
+    parser = ArgumentParser(prog="python -m input_pipeline.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     names = ", ".join(dataset_names())
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--source",
         default="",
-        help="the folder you downloaded; the CSV (manifest, findfashion); synthetic: small, tiny",
+        help="the folder you downloaded; the CSV (manifest, findfashion); small, tiny or colors",
     )
     from input_pipeline.config import PrepareOptions
 

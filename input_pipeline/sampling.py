@@ -100,23 +100,37 @@ class Sampler(abc.ABC):
             groups = self._order(int(epoch))[indices[chosen]]
             rows[chosen] = self._rows(int(epoch), groups)
         images = self.group_size * numbers[:, None] + np.arange(self.group_size)
-        draws = self._signed(_AUGMENT, images, 7)
-        return SampledBatch(
-            rows,
-            flip=_uniform(self._seed, _FLIP, images) < 0.5,
-            shift=self._signed(_SHIFT, images, 4),
-            position=draws[..., 0],
-            draws=draws[..., 1:],
-        )
-
-    def _signed(self, stream: int, images: np.ndarray, count: int) -> np.ndarray:
-        """Returns numbers in -1..1 for each image, float32 [..., count]."""
-        numbers = count * images[..., None] + np.arange(count)
-        return (2 * _uniform(self._seed, stream, numbers) - 1).astype(np.float32)
+        return _draw_changes(self._seed, rows, images)
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
         key = np.array([self._seed, epoch * 8 + stream], np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
+
+
+def _draw_changes(seed: int, rows: np.ndarray, images: np.ndarray) -> SampledBatch:
+    """Returns these rows, [n, k], with the changes that each image's number draws, int [n, k]."""
+
+    def signed(stream: int, count: int) -> np.ndarray:
+        """Returns numbers in -1..1 for each image, float32 [n, k, count]."""
+        numbers = count * images[..., None] + np.arange(count)
+        return (2 * _uniform(seed, stream, numbers) - 1).astype(np.float32)
+
+    draws = signed(_AUGMENT, 7)
+    return SampledBatch(
+        rows,
+        flip=_uniform(seed, _FLIP, images) < 0.5,
+        shift=signed(_SHIFT, 4),
+        position=draws[..., 0],
+        draws=draws[..., 1:],
+    )
+
+
+def draw_views(views: np.ndarray, count: int) -> SampledBatch:
+    """Returns the rows and changes of views, int [n]: view v is of row v // count, in groups of 1.
+
+    An image's views are the same whatever the run's seed, so that runs share what is made of them.
+    """
+    return _draw_changes(0, (views // count).astype(np.int32)[:, None], views[:, None])
 
 
 class PairSampler(Sampler):

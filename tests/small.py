@@ -16,6 +16,11 @@ def small_config(system: str = "grnet", /, **fields) -> ml_collections.ConfigDic
     """Returns the config of `configs/SYSTEM.py`, small, with these fields: ten steps of 8."""
     config = importlib.import_module(f"configs.{system}").get_config()
     config.image.size = 32
+    if config.model.get("backbone", {}).get("pretrained"):
+        config.model.backbone = {"name": "small"}
+        config.optimizer.trainable = config.optimizer.trainable.replace("-backbone", "")
+    if "train" in config:
+        config.train.cached_views = 0
     for name, size in _SIZES.items():
         if isinstance(value := config.model.get(name), int) and value:
             config.model[name] = size

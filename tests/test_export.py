@@ -24,7 +24,7 @@ from tests.small import random_images, small_config
 _ROOT = pathlib.Path(__file__).parents[1]
 _VARIANTS = {
     "grnet": ("grnet", {"gallery_chunk": 2}),
-    "recomputed": ("grnet", {"recompute_edges": True, "inter_scale": False, "norm_feature": True}),
+    "recomputed": ("grnet", {"recompute_edges": True, "inter_scale": False}),
     "bfloat16": ("grnet", {"dtype": "bfloat16"}),
     "global_baseline": ("global_baseline", {}),
     "color_histogram": ("color_histogram", {}),

@@ -29,6 +29,7 @@ from benchmarks.reproduce import __main__ as reproduce
 from grnet_jax import commands, compare
 from grnet_jax.backbones import convert
 from grnet_jax.backbones.pretrained.weights import Weights, read_weights, write_weights
+from grnet_jax.catalog import searching
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.recognition import RecognitionEvaluator
@@ -36,6 +37,7 @@ from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from grnet_jax.evaluation.retrieval_metrics import TOP_K
 from grnet_jax.export import __main__ as export
 from grnet_jax.predict import __main__ as predict
+from grnet_jax.search import __main__ as search
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.build import build_run
@@ -46,6 +48,7 @@ from input_pipeline import DatasetConfig, PrepareOptions, load_dataset, load_ima
 from input_pipeline.datasets import synthetic
 from input_pipeline.images import inspect_image
 from input_pipeline.transforms import read_detections, read_keypoints
+from tests.catalog import shops
 from tests.input_pipeline import coco_trees
 from tests.input_pipeline.conftest import photo_bytes, write_manifest
 from tests.input_pipeline.test_fuzz import CELLS, HEADER, change_value, change_word, move_line
@@ -166,6 +169,7 @@ def stopped(monkeypatch):
     monkeypatch.setattr(export, "export_matcher", _far_enough)
     monkeypatch.setattr(visualization, "Explainer", _far_enough)
     monkeypatch.setattr(reproduce, "_run", _far_enough)
+    monkeypatch.setattr(search, "load", _far_enough)
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +337,8 @@ def test_flags_of_other_commands(fuzz, runs, stopped):
     out, results, photo = f"--output={fuzz.folder}/out", f"--results={fuzz.folder}", fuzz.photo
     explained = "output plots matches split queries seed query gallery photos boxes top data_dir"
     tables = "dataset source weights keypoints rows seeds members runs results list plan print"
+    catalog, asking = f"{fuzz.folder}/shop", "box filter top shortlist html"
+    indexing = "from split model max_bad memory_gb reread rebuild"
     lines = [
         (predict.main, [photo, fashionnet, out], "output box shop top workdir"),
         (export.main, [grnet, out], "output platforms workdir"),
@@ -342,6 +348,9 @@ def test_flags_of_other_commands(fuzz, runs, stopped):
         (convert.main, [photo, out], "backbone preprocessing output entry"),
         (reproduce.main, ["grnet", "table5", "--list", results], tables),
         (reproduce.main, ["fashionnet", "table2", "--list", results], tables),
+        (search.main, ["index", catalog, f"--from={fuzz.folder}", "--model=imagenet:x"], indexing),
+        (search.main, ["query", catalog, photo, "--filter=price<=3"], asking),
+        (search.main, ["info", catalog], "json"),
         (fuzz.print_config, [], "describe help"),
     ]
 
@@ -392,6 +401,24 @@ def test_bytes_of_lists(fuzz, data_dir):
         found = _call(read, str(path), index)
         if read is read_detections and found is not None:
             assert (found[:, :2] < found[:, 2:]).all()
+
+    fuzz(200, attempt)
+
+
+def test_files_of_a_catalog(fuzz, monkeypatch):
+    source, catalog = shops.make_shop(fuzz.folder / "photos"), fuzz.folder / "shop"
+    shops.index(epath.Path(catalog), source)
+    for module in (search, searching):
+        monkeypatch.setattr(module, "load", lambda run: shops.small_loaded())
+    files = _read_files(catalog)
+    lines = [["info"], ["info", "--json"], ["query", fuzz.photo, "--filter=price>=0"], ["index"]]
+
+    def attempt(rng):
+        shutil.rmtree(catalog)
+        path, _ = _damage_files(files, rng, rng.choice([[catalog / "catalog.json"], None]))
+        name, *rest = line = rng.choice(lines)
+        fuzz.shown = path, line
+        _run(search.main, [name, str(catalog), *rest])
 
     fuzz(200, attempt)
 

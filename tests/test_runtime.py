@@ -1,10 +1,15 @@
 """What a job's environment says about its processes."""
 
+import os
+import sys
+
 import jax
 import pytest
 
-from grnet_jax import commands, runtime
+from grnet_jax import commands, compare, runtime
+from grnet_jax.backbones import convert
 from grnet_jax.errors import InputError
+from input_pipeline import prepare
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,33 @@ def test_a_config_file_that_is_none(capsys):
 def test_an_error_of_ours_is_not_hidden():
     with pytest.raises(OSError, match="refused"), runtime.session():
         raise ConnectionError("refused")
+
+
+@pytest.mark.parametrize("printed", [1, 100_000])
+def test_a_command_goes_on_where_its_output_is_closed(printed, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with runtime.session():
+            print("x" * printed)
+            went_on = True
+            print("y" * printed)
+        output.flush()  # as at the end of Python, where an error would still be told
+    assert went_on
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (compare.main, ["--metric=--", "a", "b"]),
+        (convert.main, ["--output=--", "a"]),
+        (prepare.main, ["--dataset=--"]),
+    ],
+)
+def test_two_dashes_for_a_value_are_a_mistake(main, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(f"error: argument {words[0][:-3]}: expected a value, got '--'")

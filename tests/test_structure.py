@@ -24,6 +24,7 @@ _MAY_IMPORT = {
     "visualization": {"errors", "graph", "models", "evaluation", "detection"},
     "training": {"errors", "config", "backbones", "losses", "models", "sharding", "evaluation"},
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
+    "catalog": {"errors", "models", "search", "evaluation", "inference"},
     "export": {"errors", "config", "models"},
     "predict": {"errors", "models", "training"},
     "detect": {
@@ -38,6 +39,7 @@ _MAY_IMPORT = {
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
     "__main__": {
         *("errors", "runtime", "sharding", "evaluation", "visualization", "training", "inference"),
+        "catalog",
     },
     "__init__": set(),
 }

@@ -53,7 +53,7 @@ from benchmarks.reproduce.runner import (
     weights_name,
 )
 from benchmarks.results_file import RESULTS, ROOT, ResultsFile
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least
 from grnet_jax.runtime import session
 from grnet_jax.visualization.plots import plot_bars, plot_curves, plot_top_k, write_plots
 
@@ -298,7 +298,7 @@ def _named_file(text: str) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__)
+    parser = ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.allow_abbrev = False
     add = parser.add_argument

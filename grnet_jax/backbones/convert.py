@@ -36,7 +36,7 @@ from grnet_jax.backbones.pretrained.conversion import (
     under,
 )
 from grnet_jax.backbones.pretrained.weights import Weights, read_weights_info, write_weights
-from grnet_jax.errors import InputError
+from grnet_jax.errors import ArgumentParser, InputError
 
 _NAMED = 6  # left-out keys that are listed
 _ASSUMED = " (assumed, the file's name does not tell; --preprocessing names another)"
@@ -224,9 +224,7 @@ def _size(path: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m grnet_jax.backbones.convert", description=__doc__
-    )
+    parser = ArgumentParser(prog="python -m grnet_jax.backbones.convert", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("checkpoint", help="PyTorch's .pth, .pt, .tar or .bin, or .safetensors")

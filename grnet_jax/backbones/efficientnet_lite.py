@@ -106,15 +106,27 @@ class EfficientNetLite(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[int, jax.Array]:
-        """Returns the feature maps by stride."""
-        x = _ConvNorm(32, 3, 2, dtype=self.dtype, name="stem")(images.astype(self.dtype), train)
+    def __call__(
+        self, images: jax.Array, train: bool = False, stride: int = 0
+    ) -> dict[int, jax.Array]:
+        """Returns the feature maps by stride.
+
+        Args:
+          images: normalized [n, h, w, 3]; with `stride` the map of this stride in their place.
+          train: whether BatchNorm takes the batch's statistics.
+          stride: applies the layers behind this stride's map alone, 4 to 16; 0: all.
+        """
+        x = images.astype(self.dtype)
+        if not stride:
+            x = _ConvNorm(32, 3, 2, dtype=self.dtype, name="stem")(x, train)
         maps: dict[int, jax.Array] = {}
         total = 2
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             total *= _STRIDES[stage]
             if total > self.last_stride:
                 return maps
+            if total <= stride:
+                continue
             for block in range(depth):
                 stride = _STRIDES[stage] if block == 0 else 1
                 x = InvertedResidual(
@@ -129,3 +141,12 @@ class EfficientNetLite(nn.Module):
                 maps[total] = x
         maps[total] = _ConvNorm(1280, dtype=self.dtype, name="head")(x, train)
         return maps
+
+    def layers_behind(self, stride: int) -> set[str]:
+        """Returns the names of the layers that `__call__` applies to the map of this stride."""
+        names, total = {"head"}, 2
+        for stage, depth in enumerate(self.depths):
+            total *= _STRIDES[stage]
+            if total > stride:
+                names |= {f"stage{stage}_{block}" for block in range(depth)}
+        return names

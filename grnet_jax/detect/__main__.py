@@ -28,8 +28,8 @@ from etils import epath
 from tqdm import tqdm
 
 from grnet_jax.detect.loading import LoadedDetector, load_detector
-from grnet_jax.detection.photos import PhotoDetections, coco_results
-from grnet_jax.errors import InputError
+from grnet_jax.detection.photos import NOT_A_CLASS, PhotoDetections, coco_results
+from grnet_jax.errors import ArgumentParser, InputError
 from grnet_jax.predict.photo_files import find_files
 from grnet_jax.runtime import session
 from grnet_jax.visualization.detections import draw_detections
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with session():
         photos = _named_photos(options.photos)
-        class_map = _read_class_map(options.class_map)
         detector = load_detector(to_path(options.workdir, "--workdir"))
+        class_map = _read_class_map(options.class_map, detector.categories)
         chosen = _choose_classes(options.classes, detector.categories)
         output = to_path(options.output or f"{options.workdir}/detections", "--output")
         check_folder(output)
@@ -70,14 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.no_pictures and jax.process_index() == 0:
                 shown = found.take(found.score >= options.min_score)
                 _write_picture(output, count, name, pixels, shown)
+        if not count:
+            raise InputError("none of the files is a photo that can be read; the reasons are above")
         if jax.process_index() == 0:
             _write_csv(output / "boxes.csv", rows)
             content = {"categories": numbers, "annotations": results, "skipped": skipped}
             write_file(output / "detections.json", json.dumps(content) + "\n")
             print(f"{count:,} photos, {len(results):,} objects, {len(skipped):,} files skipped")
-            print(f"Wrote {output}/: boxes.csv, detections.json and {count:,} pictures")
-        if not count:
-            raise InputError("none of the files is a photo that can be read; the reasons are above")
+            pictures = "" if options.no_pictures else f", {count:,} pictures"
+            print(f"Wrote {output}/: boxes.csv, detections.json{pictures}")
     return 0
 
 
@@ -134,21 +135,24 @@ def _named_photos(names: Sequence[str]) -> dict[str, epath.Path]:
 def _choose_classes(given: str, known: Sequence[str]) -> list[str]:
     chosen = given.split(",") if given else list(known)
     if unknown := sorted(set(chosen) - set(known)):
-        names = ", ".join(dict.fromkeys(known))
+        names = ", ".join(name for name in dict.fromkeys(known) if name != NOT_A_CLASS)
         raise InputError(f"--classes: {', '.join(unknown)} not known; the detector has {names}")
     return chosen
 
 
-def _read_class_map(given: str) -> Mapping[str, Sequence[str]] | None:
+def _read_class_map(given: str, known: Sequence[str]) -> Mapping[str, Sequence[str]] | None:
     """Returns by a shop's category the classes that show it; None for no map."""
     if not given:
         return None
     if given == "street2shop":
-        return STREET2SHOP_CLASSES
-    found = read_object(to_path(given, "--class_map"), "a map of classes")
-    for category, classes in found.items():
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise InputError(f"{given}: {category!r}: expected a list of names of classes")
+        found: Mapping[str, Any] = STREET2SHOP_CLASSES
+    else:
+        found = read_object(to_path(given, "--class_map"), "a map of classes")
+        for category, names in found.items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise InputError(f"{given}: {category!r}: expected a list of names of classes")
+    if not set(known) & {name for classes in found.values() for name in classes}:
+        raise InputError(f"--class_map={given}: names none of the detector's classes")
     return found
 
 
@@ -170,7 +174,7 @@ def _write_picture(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.detect", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.detect", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files, folders, or @FILE with names")

@@ -29,7 +29,7 @@ from grnet_jax.backbones.pretrained.conversion import (
     take_tensors,
 )
 from grnet_jax.config import Config, make_config, parse_config
-from grnet_jax.errors import InputError
+from grnet_jax.errors import ArgumentParser, InputError
 from grnet_jax.models import build_matcher
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh, place_replicated
@@ -209,7 +209,7 @@ def _class_names(given: str, classes: int) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.detect.convert", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.detect.convert", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("checkpoint", help="torchvision's .pth, or .safetensors")
     parser.add_argument("--output", required=True, help="folder of the run to write")

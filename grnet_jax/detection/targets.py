@@ -42,7 +42,7 @@ def anchor_targets(key: jax.Array, anchors: jax.Array, objects: Mapping[str, jax
       objects: of an image, as `object_batches` yields them: box [m, 4]; valid, ignore, [m].
     """
     overlap = box_ops.iou(objects["box"], anchors)
-    matched = matching.match(overlap, real(objects), 0.3, 0.7, every_object=True)
+    matched = matching.match(overlap, _real(objects), 0.3, 0.7, every_object=True)
     return _draw(key, anchors, matched, objects, _ANCHORS, _POSITIVE_ANCHORS, RPN_WEIGHTS)
 
 
@@ -55,16 +55,16 @@ def proposal_targets(
       The boxes [count, 4], and what they should become.
     """
     boxes = jnp.concatenate([proposals.box, objects["box"]])
-    there = jnp.concatenate([proposals.valid, real(objects)])
+    there = jnp.concatenate([proposals.valid, _real(objects)])
     overlap = box_ops.iou(objects["box"], boxes)
-    matched = matching.match(overlap, real(objects), 0.5, 0.5)
+    matched = matching.match(overlap, _real(objects), 0.5, 0.5)
     matched = jnp.where(there, matched, matching.IGNORED)
     most = count // _POSITIVE_PROPOSALS
     targets = _draw(key, boxes, matched, objects, count, most, BOX_WEIGHTS)
     return boxes[targets.box], targets
 
 
-def real(objects: Mapping[str, jax.Array]) -> jax.Array:
+def _real(objects: Mapping[str, jax.Array]) -> jax.Array:
     """Returns which objects are to be found, bool [m]: no padding, no crowd."""
     return objects["valid"] & ~objects["ignore"]
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import jax
 
+from grnet_jax.errors import ArgumentParser
 from grnet_jax.export.writing import PLATFORMS, export_matcher
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import restore_run
+from grnet_jax.training.build import restore_matcher
 from input_pipeline import check_folder, to_path
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     with session():
-        run, state = restore_run(options.workdir, make_mesh())
+        run, state = restore_matcher(options.workdir, make_mesh())
         if jax.process_index() == 0:
             output = to_path(options.output, "--output")
             check_folder(output)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.export", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.export", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--workdir", required=True, help="folder or bucket of the trained run")

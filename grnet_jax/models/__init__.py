@@ -9,6 +9,7 @@ from grnet_jax.models.config import ModelConfig
 from grnet_jax.models.matcher import (
     EmbeddingModel,
     Features,
+    ImagesAsMaps,
     ImagesWithDomain,
     ImagesWithKeypoints,
     Matcher,
@@ -33,6 +34,7 @@ from grnet_jax.models.matcher import (
 __all__ = [
     "EmbeddingModel",
     "Features",
+    "ImagesAsMaps",
     "ImagesWithDomain",
     "ImagesWithKeypoints",
     "Matcher",

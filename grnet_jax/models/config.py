@@ -53,6 +53,15 @@ class BackboneConfig(Section):
         "features",
         "scores",
     )
+    color_weight: float = field(
+        0.0,
+        "each cell's color histogram stands beside the last map's channels, with so many times "
+        "their length; 0: none",
+        "parameters",
+        "features",
+        "scores",
+        ge=0,
+    )
     frozen_batch_norm: bool = field(
         False, "BatchNorm keeps its statistics while training", "parameters"
     )

@@ -24,7 +24,7 @@ from grnet_jax.models.matcher import (
     unit_vectors,
 )
 from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
-from grnet_jax.models.region_matcher import map_fields
+from grnet_jax.models.region_matcher import backbone_fields
 from input_pipeline import DOMAINS
 
 
@@ -124,7 +124,7 @@ class Config(RecognitionConfig):
 
 def build(config: Config) -> DARN:
     """Builds the matcher of this section."""
-    fields = dict(map_fields(config))
+    fields = backbone_fields(config)
     backbone = fields.pop("backbone")
     return DARN(
         customer=backbone,

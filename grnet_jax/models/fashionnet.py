@@ -30,7 +30,7 @@ from grnet_jax.models.matcher import (
     unit_vectors,
 )
 from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
-from grnet_jax.models.region_matcher import map_fields
+from grnet_jax.models.region_matcher import backbone_fields
 from input_pipeline import ANNOTATED, LANDMARKS, VISIBILITIES, field
 
 _LAST = ("conv5_global", "conv5_pose")
@@ -253,7 +253,7 @@ class Config(RecognitionConfig):
 def build(config: Config) -> FashionNet:
     """Builds the matcher of this section."""
     whole: Any = build_backbone(config.backbone.name, jnp.dtype(config.dtype))
-    fields = map_fields(config)
+    fields = backbone_fields(config)
     return FashionNet(
         backbone=whole.clone(stages=whole.stages[:-1]),
         last_stage=whole.stages[-1],

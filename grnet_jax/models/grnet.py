@@ -111,21 +111,6 @@ class GraphConfig(NetworkConfig):
     recompute_edges: bool = field(
         False, "edges anew from every layer's input", "parameters", "scores"
     )
-    norm_feature: bool = field(
-        False, "not the paper's: nodes carry the difference's length", "parameters", "scores"
-    )
-    edge_scale_init: float = field(
-        0.0,
-        "not the paper's: start of a learned factor on the edges' affinities; 0: none",
-        "parameters",
-        "scores",
-    )
-    node_positions: bool = field(
-        False,
-        "not the paper's: a learned vector for each pair of regions, added to its node",
-        "parameters",
-        "scores",
-    )
     score_bias_init: float = field(
         0.0,
         "start of the score's bias (paper: 0); -log 31 spares the first steps from learning how "
@@ -159,9 +144,6 @@ def build(config: GraphConfig, graph: type[SimilarityGraph] = SimilarityGraph) -
             intra_scale=config.intra_scale,
             inter_scale=config.inter_scale,
             recompute_edges=config.recompute_edges,
-            norm_feature=config.norm_feature,
-            edge_scale_init=config.edge_scale_init,
-            node_positions=config.node_positions,
             score_bias_init=config.score_bias_init,
             gallery_chunk=config.gallery_chunk,
         ),

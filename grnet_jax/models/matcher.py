@@ -88,6 +88,19 @@ class ImagesWithDomain:
     domain: jax.Array
 
 
+@flax.struct.dataclass
+class ImagesAsMaps:
+    """What images are in training where the layers that stay were applied to them before.
+
+    Attributes:
+      maps: [n, h, w, c], of `backbone`; its last map where that stays as a whole.
+      stride: of the map, behind which the backbone goes on; 0 where it does not.
+    """
+
+    maps: jax.Array
+    stride: int = flax.struct.field(pytree_node=False, default=0)
+
+
 def unit_vectors(x: jax.Array) -> jax.Array:
     """Vectors [..., d] scaled to length 1, in their dtype; zeros stay, with finite gradients."""
     wide = x.astype(accumulation_dtype(x))

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.color import append_colors
 from grnet_jax.backbones.preprocessing import choose_preprocessing, normalize
 from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles
 from grnet_jax.models.config import NetworkConfig
-from grnet_jax.models.matcher import Features, Matcher, unit_vectors
+from grnet_jax.models.matcher import Features, ImagesAsMaps, Matcher, unit_vectors
 
 
 class RegionMatcher(Matcher):
@@ -25,11 +26,13 @@ class RegionMatcher(Matcher):
       backbone: images to feature maps; the map of the largest stride is used.
       preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
+      color_weight: of `append_colors` to the map; 0 for none.
     """
 
     backbone: nn.Module
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
+    color_weight: float = 0.0
 
     scores_are_logits = True
 
@@ -76,18 +79,24 @@ class RegionMatcher(Matcher):
         return in_tiles(score, x, y, choose_tile(self.pair_numbers(*x.shape[1:])))
 
 
-def final_feature_map(matcher: Any, images: jax.Array, train: bool) -> jax.Array:
+def final_feature_map(matcher: Any, images: Any, train: bool) -> jax.Array:
     """Returns the map of the largest stride, [n, h', w', c], of a matcher with `map_fields`.
 
     Args:
       matcher: bound.
-      images: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, 3], or `ImagesAsMaps`.
       train: whether BatchNorm that is not frozen takes the batch's statistics.
     """
-    maps = matcher.backbone(
-        normalize(images, matcher.preprocessing), train and not matcher.frozen_batch_norm
-    )
-    return maps[max(maps)]
+    moving = train and not matcher.frozen_batch_norm
+    if isinstance(images, ImagesAsMaps):
+        maps = images.maps.astype(matcher.backbone.dtype)
+        if not images.stride:
+            return maps
+        found = matcher.backbone(maps, moving, images.stride)
+    else:
+        found = matcher.backbone(normalize(images, matcher.preprocessing), moving)
+    last = found[max(found)]
+    return append_colors(last, images, matcher.color_weight) if matcher.color_weight else last
 
 
 def global_embedding(whole: jax.Array) -> jax.Array:
@@ -108,6 +117,21 @@ def regions_of(features: Features) -> jax.Array:
 
 def map_fields(config: NetworkConfig) -> Mapping[str, Any]:
     """Returns a matcher's attributes from images to the feature map, by name."""
+    return {**_network_fields(config), "color_weight": config.backbone.color_weight}
+
+
+def backbone_fields(config: NetworkConfig) -> dict[str, Any]:
+    """Returns those of a matcher that sees other maps than `final_feature_map`'s.
+
+    Raises:
+      InputError: there are colors to append to that one.
+    """
+    if config.backbone.color_weight:
+        raise InputError(f"model.backbone.color_weight: not for model.name={config.name}")
+    return _network_fields(config)
+
+
+def _network_fields(config: NetworkConfig) -> dict[str, Any]:
     backbone = config.backbone
     return {
         "backbone": build_backbone(backbone.name, jnp.dtype(config.dtype), backbone.stride),

@@ -32,7 +32,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.graph.reasoning import accumulation_dtype
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.embedding import Embedding
-from grnet_jax.models.region_matcher import map_fields
+from grnet_jax.models.region_matcher import backbone_fields
 from input_pipeline import field
 
 
@@ -161,11 +161,11 @@ def build(config: Config) -> VAM:
     """Builds the matcher of this section."""
     dtype = jnp.dtype(config.dtype)
     return VAM(
-        **map_fields(config),
+        **backbone_fields(config),
         attention=AttentionNetwork(config.attention_dim, dtype),
         fusion=config.fusion,
         attention_stride=config.attention_stride,
-        own_backbone=map_fields(config)["backbone"] if config.nonshared else None,
+        own_backbone=backbone_fields(config)["backbone"] if config.nonshared else None,
         pooling=config.pooling,
         embedding_dim=config.embedding_dim,
         num_classes=config.num_classes,

@@ -21,13 +21,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.predict.decoding import Prediction, decode, format_prediction
 from grnet_jax.predict.photo_files import find_files
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import restore_run
+from grnet_jax.training.build import restore_matcher
 from grnet_jax.training.label_names import LabelNames, read_label_names
 from grnet_jax.visualization.explanations import CroppedImage, crop_image
 from grnet_jax.visualization.predictions import Mark, draw_predictions
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--box: is of one photo, but {len(paths)} were given")
         workdir = to_path(options.workdir, "--workdir")
         labels = read_label_names(workdir)
-        matcher = LoadedMatcher(*restore_run(workdir, make_mesh()))
+        matcher = LoadedMatcher(*restore_matcher(workdir, make_mesh()))
         output = to_path(options.output or workdir / "predictions", "--output")
         check_folder(output)
         predictions, skipped = _predict(matcher, labels, paths, options, output)
@@ -152,7 +152,7 @@ def _box(text: str) -> Box:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.predict", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.predict", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files, folders, or @FILE with names")

@@ -113,7 +113,9 @@ class CascadeSearch:
         )  # fmt: skip
         chosen = top_k(matrix, self.shortlist, self.recall)
         lists = np.sort(chosen.indices, axis=1)  # so that of equal scores the lower row is first
-        scores = self._score_lists(query, lists, block)
+        scores = score_lists(
+            self.scores.pairs, query, lists, self.gallery, self.mesh, block, self.progress
+        )
         best = top_k(scores, self.top_k)
         lift_scores(matrix, lists, scores)
         indices = np.take_along_axis(lists, best.indices, axis=1)
@@ -124,32 +126,51 @@ class CascadeSearch:
         self.compared(queries * len(self.gallery), True)
         self.progress(queries * min(self.shortlist, len(self.gallery)), True)
 
-    def _score_lists(self, query: Features, lists: np.ndarray, block: int) -> np.ndarray:
-        """Scores of each query's own images, float32 [q, n], of lists int [q, n].
 
-        Many queries and a part of each list at once.
-        """
-        q, n = lists.shape
-        parts = -(-n // _LIST_ROWS)
-        width = -(-n // parts)  # parts as full as their number allows
-        # What fills up blocks and parts is the gallery's first row.
-        padded = np.pad(lists, ((0, -q % block), (0, parts * width - n)))
-        pieces = padded.reshape(-1, block, parts, width).swapaxes(1, 2)
-        images = read_ahead(self.gallery, pieces.reshape(-1, block * width))
-        found = np.empty(padded.shape, np.float32)
-        for start, count, features in read_blocks(InMemoryFeatures(query), block):
-            rows = jax.device_put(features, sharded(self.mesh))
-            scored: list[jax.Array] = []
-            for _ in range(parts):
-                own = jax.tree.map(
-                    lambda leaf: leaf.reshape(block, width, *leaf.shape[1:]), next(images)
-                )
-                # One part at a time is on its way: else all of the shortlists would be.
-                jax.block_until_ready(scored[-1:])
-                scored.append(self.scores.pairs(rows, jax.device_put(own, sharded(self.mesh))))
-            found[start : start + block] = np.concatenate(list(map(np.asarray, scored)), axis=1)
-            self.progress(count * n, False)
-        return found[:q, :n]
+def score_lists(
+    pairs: Score,
+    query: Features,
+    lists: np.ndarray,
+    gallery: FeatureSource,
+    mesh: Mesh,
+    block: int,
+    progress: Progress = ignore_progress,
+) -> np.ndarray:
+    """Scores each query with its own images, many queries and a part of each list at once.
+
+    Args:
+      pairs: of `CascadeScores`.
+      query: features of q queries.
+      lists: int [q, n], rows of the gallery.
+      gallery: read at random.
+      mesh: the devices, all of this process.
+      block: queries scored at once, a multiple of the number of devices.
+      progress: told how many pairs were scored.
+
+    Returns:
+      float32 [q, n].
+    """
+    q, n = lists.shape
+    parts = -(-n // _LIST_ROWS)
+    width = -(-n // parts)  # parts as full as their number allows
+    # What fills up blocks and parts is the gallery's first row.
+    padded = np.pad(lists, ((0, -q % block), (0, parts * width - n)))
+    pieces = padded.reshape(-1, block, parts, width).swapaxes(1, 2)
+    images = read_ahead(gallery, pieces.reshape(-1, block * width))
+    found = np.empty(padded.shape, np.float32)
+    for start, count, features in read_blocks(InMemoryFeatures(query), block):
+        rows = jax.device_put(features, sharded(mesh))
+        scored: list[jax.Array] = []
+        for _ in range(parts):
+            own = jax.tree.map(
+                lambda leaf: leaf.reshape(block, width, *leaf.shape[1:]), next(images)
+            )
+            # One part at a time is on its way: else all of the shortlists would be.
+            jax.block_until_ready(scored[-1:])
+            scored.append(pairs(rows, jax.device_put(own, sharded(mesh))))
+        found[start : start + block] = np.concatenate(list(map(np.asarray, scored)), axis=1)
+        progress(count * n, False)
+    return found[:q, :n]
 
 
 def lift_scores(products: np.ndarray, lists: np.ndarray, scores: np.ndarray) -> None:

@@ -7,16 +7,14 @@ the next one adds what is missing. Several processes may append at once. Lance d
 the disk: a power cut may cost the last commits.
 """
 
-import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import jax
 import lance
-import ml_dtypes
 import numpy as np
 import pyarrow as pa
 from jax.experimental import multihost_utils
@@ -24,22 +22,22 @@ from jax.sharding import Mesh
 
 from grnet_jax.errors import InputError
 from grnet_jax.models import Features
+from grnet_jax.search.columns import (
+    DTYPES,
+    SCANNED_ROWS,
+    FeatureColumns,
+    StoredFeatures,
+    StoreError,
+    feature_arrays,
+    feature_fields,
+    naming,
+)
 from grnet_jax.search.embed import Batches, embed_batches
 from grnet_jax.search.fingerprints import Fingerprint
 from grnet_jax.search.ranking import Progress, ignore_progress
 
 FORMAT = 2
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),  # Arrow has none: stored as the bits
-}
 _GROUP_BYTES, _GROUP_ROWS = 64 << 20, 2048
-_SCANNED_ROWS = 8192
-
-
-class StoreError(InputError):
-    """A feature store that cannot be used; the message says which and why."""
 
 
 class FeatureStore:
@@ -70,7 +68,7 @@ class FeatureStore:
         self.path = os.path.expanduser(os.fspath(path))
         self._fingerprint = fingerprint
         self._photo_ids = photo_ids
-        self._columns = _Columns(like, DTYPES[dtype])
+        self._columns = FeatureColumns(like, DTYPES[dtype])
         self._described = {
             "format": str(FORMAT),
             "model": fingerprint.model,
@@ -79,7 +77,9 @@ class FeatureStore:
             "rows": str(len(photo_ids)),
             "features": self._columns.describe(),
         }
-        self._schema = _schema(self._columns, self._described)
+        number, *features = feature_fields(self._columns)
+        made_by = [("photo_id", pa.string()), ("model", pa.string()), ("step", pa.int64())]
+        self._schema = pa.schema([number, *made_by, *features], metadata=self._described)
         if jax.process_index() == 0:
             self._create()
         check_same_everywhere(b"", "")  # the others wait for it
@@ -126,11 +126,11 @@ class FeatureStore:
         try:
             lance.dataset(self.path)
         except (OSError, ValueError):  # there is none, or it is damaged
-            with _naming(self.path):
+            with naming(self.path):
                 lance.write_dataset(self._schema.empty_table(), self.path, schema=self._schema)
 
     def _open(self) -> lance.LanceDataset:
-        with _naming(self.path):
+        with naming(self.path):
             return lance.dataset(self.path)
 
     def _check_described(self, metadata: Mapping[bytes, bytes]) -> None:
@@ -150,8 +150,8 @@ class FeatureStore:
         """Returns at which row of the table each image is, int64 [n], -1 for nowhere."""
         stored = [np.empty(0, np.int64)]
         columns = ["index", "photo_id", "model", "step"]
-        with _naming(self.path):
-            scanner = dataset.scanner(columns, batch_size=_SCANNED_ROWS, scan_in_order=True)
+        with naming(self.path):
+            scanner = dataset.scanner(columns, batch_size=SCANNED_ROWS, scan_in_order=True)
             for batch in scanner.to_batches():
                 stored.append(self._check_rows(batch))
         index = np.concatenate(stored)
@@ -197,7 +197,7 @@ class StoreWriter:
         self,
         path: str,
         schema: pa.Schema,
-        columns: "_Columns",
+        columns: FeatureColumns,
         fingerprint: Fingerprint,
         photo_ids: np.ndarray,
     ):
@@ -224,14 +224,13 @@ class StoreWriter:
         """
         if not len(index):
             return
-        parts = self._columns.split(features)
+        numbers, *parts = feature_arrays(index, self._columns.split(features))
         arrays = [
-            pa.array(np.asarray(index, np.int64)),
+            numbers,
             pa.array(self._photo_ids[index].tolist(), pa.string()),
             pa.array([self._fingerprint.model] * len(index)),
             pa.array(np.full(len(index), self._fingerprint.step, np.int64)),
-            _to_arrow(_checksums(parts)),
-            *(_to_arrow(part) for part in parts),
+            *parts,
         ]
         self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         if sum(batch.num_rows for batch in self._waiting) >= self._rows_at_once:
@@ -241,52 +240,9 @@ class StoreWriter:
         """Writes what waits, in one commit."""
         if self._waiting:
             table = pa.Table.from_batches(self._waiting)
-            with _naming(self._path):
+            with naming(self._path):
                 lance.write_dataset(table, self._path, mode="append")
             self._waiting = []
-
-
-class StoredFeatures:
-    """A complete table as a `FeatureSource`; in memory is one number an image."""
-
-    def __init__(
-        self, path: str, dataset: lance.LanceDataset, offsets: np.ndarray, columns: "_Columns"
-    ):
-        self._path = path
-        self._dataset = dataset
-        self._offsets = offsets
-        self._columns = columns
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def take(self, rows: np.ndarray) -> Features:
-        """Returns the features of these images, in the order asked.
-
-        Raises:
-          StoreError: naming the image whose features are damaged.
-        """
-        names = ["index", "checksums", *self._columns.names]
-        rows, places = np.unique(rows, return_inverse=True)  # each is read once, and in order
-        with _naming(self._path):
-            table = self._dataset.take(self._offsets[rows].tolist(), columns=names)
-            table = table.combine_chunks()
-        parts = [
-            _from_arrow(table[name], dtype)
-            for name, dtype in zip(self._columns.names, self._columns.dtypes, strict=True)
-        ]
-        written = _from_arrow(table["checksums"], np.dtype(np.uint32))[:, self._columns.places]
-        damaged = (table["index"].to_numpy() != rows) | (written != _checksums(parts)).any(axis=1)
-        if damaged.any():
-            raise StoreError(
-                f"{self._path} is damaged: image {rows[int(np.flatnonzero(damaged)[0])]} is not "
-                "as it was written; delete it"
-            )
-        return self._columns.join([part[places] for part in parts])
-
-    def embeddings(self) -> "StoredFeatures":
-        """Returns the same images; only their embeddings are read."""
-        return StoredFeatures(self._path, self._dataset, self._offsets, self._columns.embeddings())
 
 
 def store_rows(
@@ -330,113 +286,3 @@ def check_same_everywhere(content: bytes, otherwise: str) -> None:
     sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(content)))
     if len(np.unique(sums)) > 1:
         raise InputError(f"{otherwise}. It has to lie on a file system that all of them share")
-
-
-class _Columns:
-    """Features as columns of stored numbers, one a leaf."""
-
-    def __init__(self, like: Features, dtype: np.dtype):
-        self._like, self._dtype = like, dtype
-        leaves, self._tree = jax.tree_util.tree_flatten_with_path(like)
-        self.names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-        self._shapes = [leaf.shape[1:] for _, leaf in leaves]
-        self._own = [np.dtype(leaf.dtype) for _, leaf in leaves]
-        self.dtypes = [dtype if _is_real(own) else own for own in self._own]
-        self.widths = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
-        self.places = list(range(len(self.names)))  # among the checksums
-        self.row_bytes = sum(w * d.itemsize for w, d in zip(self.widths, self.dtypes, strict=True))
-
-    def embeddings(self) -> "_Columns":
-        """Returns the embedding's alone, of the same rows."""
-        part = _Columns(Features(self._like.embedding), self._dtype)
-        part.places = [self.names.index(name) for name in part.names]
-        return part
-
-    def describe(self) -> str:
-        """Names, shapes and dtypes, to compare."""
-        parts = zip(self.names, self._shapes, self._own, self.dtypes, strict=True)
-        return "; ".join(f"{n} {list(s)} {own} as {dtype}" for n, s, own, dtype in parts)
-
-    def split(self, features: Features) -> list[np.ndarray]:
-        """[n, width] of each leaf, in the store's dtype.
-
-        Raises:
-          StoreError: a number is too large for it.
-        """
-        parts = []
-        for name, leaf, dtype, width in zip(
-            self.names, jax.tree.leaves(features), self.dtypes, self.widths, strict=True
-        ):
-            with np.errstate(over="ignore"):
-                part = np.ascontiguousarray(leaf.reshape(len(leaf), width).astype(dtype))
-            if (
-                dtype.itemsize == 2
-                and (np.isinf(part) & np.isfinite(leaf.reshape(-1, width))).any()
-            ):
-                raise StoreError(
-                    f"{name} has values up to {np.abs(leaf).max():.4g}, too large for {dtype}: "
-                    "choose eval.store_dtype=bfloat16 or float32"
-                )
-            parts.append(part)
-        return parts
-
-    def join(self, parts: list[np.ndarray]) -> Features:
-        """Back from `split`, in the features' own dtypes."""
-        leaves = [
-            part.reshape(len(part), *shape).astype(own, copy=False)
-            for part, shape, own in zip(parts, self._shapes, self._own, strict=True)
-        ]
-        return jax.tree.unflatten(self._tree, leaves)
-
-
-def _schema(columns: _Columns, described: Mapping[str, str]) -> pa.Schema:
-    fields: list[Any] = [
-        ("index", pa.int64()),
-        ("photo_id", pa.string()),
-        ("model", pa.string()),
-        ("step", pa.int64()),
-        ("checksums", pa.list_(pa.uint32(), len(columns.names))),
-    ]
-    for name, dtype, width in zip(columns.names, columns.dtypes, columns.widths, strict=True):
-        fields.append((name, pa.list_(pa.from_numpy_dtype(_bits(dtype)), width)))
-    return pa.schema(fields, metadata=dict(described))
-
-
-def _to_arrow(part: np.ndarray) -> pa.FixedSizeListArray:
-    flat = part.view(_bits(part.dtype)).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), part.shape[1])
-
-
-def _from_arrow(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
-    """[n, width], in general without a copy and not to be written to."""
-    width = column.type.list_size
-    chunks = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    flat = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    return flat.view(dtype).reshape(-1, width)
-
-
-def _bits(dtype: np.dtype) -> np.dtype:
-    return np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype
-
-
-def _is_real(dtype: np.dtype) -> bool:
-    return bool(jax.numpy.issubdtype(dtype, jax.numpy.floating))
-
-
-def _checksums(parts: list[np.ndarray]) -> np.ndarray:
-    """uint32 [n, columns]: CRC-32 of each image's stored bytes of each column."""
-    values = [[zlib.crc32(row) for row in part.view(np.uint8)] for part in parts]
-    return np.array(values, np.uint32).reshape(len(parts), -1).T.copy()
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Turns what Lance and Arrow raise into a StoreError that names the table."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StoreError(
-            f"{path} cannot be read or written (if it is damaged, delete it): {error}"
-        ) from error

@@ -79,10 +79,9 @@ def zero_shot(backbone: str) -> dict[str, Any]:
         "image": {"size": 224},
         "model": {
             "name": "embedding",
-            "backbone": {"name": backbone, "pretrained": IMAGENET},
+            "backbone": {"name": backbone, "pretrained": IMAGENET, "color_weight": 0.5},
             "pooling": "average",
             "embedding_dim": 0,
-            "color_weight": 0.5,
         },
     }
 

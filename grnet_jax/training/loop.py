@@ -23,6 +23,7 @@ from grnet_jax.evaluation import build_evaluators
 from grnet_jax.evaluation.detection import check_objects, object_shape
 from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
+from grnet_jax.training.frozen_features import FrozenFeatures, load_frozen_features
 from grnet_jax.training.gradient_cache import check_chunk
 from grnet_jax.training.init_from import check_pretrained, check_trainable, start_state
 from grnet_jax.training.label_names import (
@@ -100,7 +101,10 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
         else:
             logging.info("Continuing %s from step %d", directory, int(state.step))
         _describe(run, state, dataset)
-        state = _Loop(run, dataset, saved, writer).run(state)
+        frozen = None
+        if config.train.cached_views:
+            frozen = load_frozen_features(run, state, split, config.dataset.dir, prepared)
+        state = _Loop(run, dataset, saved, writer, frozen).run(state)
     return Trained(state, finished=int(state.step) >= run.steps)
 
 
@@ -152,12 +156,18 @@ class _Loop:
     """The steps of one run, and what happens between them."""
 
     def __init__(
-        self, run: Run, dataset: Any, saved: checkpoints.Checkpoints, writer: MetricWriter
+        self,
+        run: Run,
+        dataset: Any,
+        saved: checkpoints.Checkpoints,
+        writer: MetricWriter,
+        frozen: FrozenFeatures | None,
     ):
         self._run = run
         self._dataset = dataset
         self._saved = saved
         self._writer = writer
+        self._frozen = frozen
         index = dataset.split("train").index
         objective = build_objective(run.matcher, run.config, steps=run.steps, index=index)
         self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
@@ -216,7 +226,9 @@ class _Loop:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
         ahead = None
         for batch in self._read_batches(first):
-            arrays = {name: value for name, value in batch.items() if name != "step"}
+            arrays: Any = {name: value for name, value in batch.items() if name != "step"}
+            if self._frozen:
+                arrays = self._frozen.wrap(arrays)
             placed = sharding.place_batch(arrays, self._run.mesh)
             if ahead is not None:
                 yield ahead
@@ -240,7 +252,15 @@ class _Loop:
         if isinstance(split, ObjectSplit):
             shape = object_shape(config, masks=True)
             return object_train_batches(split, shape, augment=config.augment, **common)
-        return train_batches(split, config.image, config.augment, config.sampler, **common)
+        return train_batches(
+            split,
+            config.image,
+            config.augment,
+            config.sampler,
+            views=config.train.cached_views,
+            read_views=self._frozen and self._frozen.read,
+            **common,
+        )
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches; `_waited` grows by the seconds that each took to come."""

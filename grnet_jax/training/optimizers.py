@@ -88,13 +88,20 @@ def trainable_mask(params: Any, trainable: str) -> Any:
     Args:
       params: all of them.
       trainable: `config.optimizer.trainable`, paths of parts joined by commas, as
-        "projection,backbone/conv1"; "" for all.
+        "projection,backbone/conv1", or each with "-" in front those that do not; "" for all.
 
     Raises:
       InputError: naming a part without parameters, and the parts that have any.
     """
     paths = flatten_dict(params, sep="/")
     parts = [part.strip() for part in trainable.split(",")] if trainable else []
+    without = [part.startswith("-") for part in parts]
+    if any(without) and not all(without):
+        raise InputError(
+            f"optimizer.trainable={trainable!r}: expected parts that learn, or each with - in "
+            "front those that do not"
+        )
+    parts = [part.removeprefix("-") for part in parts]
     chosen = {
         part: [path for path in paths if path == part or path.startswith(f"{part}/")]
         for part in parts
@@ -105,5 +112,6 @@ def trainable_mask(params: Any, trainable: str) -> Any:
                 f"optimizer.trainable: no parameter is in {part!r}; the model's parts are "
                 f"{', '.join(sorted(params))}"
             )
-    learns = {path for inside in chosen.values() for path in inside} if parts else set(paths)
-    return unflatten_dict({path: path in learns for path in paths}, sep="/")
+    named = {path for inside in chosen.values() for path in inside}
+    learn_if_named = bool(parts) and not any(without)
+    return unflatten_dict({path: (path in named) == learn_if_named for path in paths}, sep="/")

@@ -1,6 +1,8 @@
 """Writes the page of explanations."""
 
 import dataclasses
+import html
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from grnet_jax.visualization.templating import picture_tag, render
 from input_pipeline import write_file
 
 PAGE = "explanations.html"
+# On the page of results, where there were no explanations yet.
+_COMMAND = re.compile(r"(<p>Where the scores .*?)<code>.*?</code> writes a page of it(\.</p>)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,15 @@ def write_explanations(
         PAGE, model=model, step=step, mark=_mark(model, step), source=source, sections=shown
     )
     write_file(page, content)
+    _link_from_results(directory / "results.html", model, step)
     return str(page)
+
+
+def _link_from_results(page: epath.Path, model: str, step: int) -> None:
+    """Puts the link where a page of results of this checkpoint has the command."""
+    text = page.read_text() if page.exists() else ""
+    if f"<h1>{html.escape(model)} on " in text and f"<p>Checkpoint of step {step}." in text:
+        write_file(page, _COMMAND.sub(rf'\1<a href="{PAGE}">{PAGE}</a>\2', text))
 
 
 def has_explanations(directory: epath.Path, model: str, step: int) -> bool:

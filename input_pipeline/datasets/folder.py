@@ -34,9 +34,9 @@ _IMAGE = re.compile(r"(?!(?:.*/)?\.).*\.(?:jpe?g|png|webp|gif|bmp|tiff?|p[gp]m|a
 
 def to_table(source: epath.Path) -> pd.DataFrame:
     """Returns a row for each image, in the order of their names."""
-    found, others = _find_images(source)
+    found, others = find_images(source)
     names = [unicodedata.normalize("NFC", name) for name in found]
-    split, domain, folders = zip(*map(_parse, names), strict=True)
+    split, domain, folders = zip(*map(parse, names), strict=True)
     rows = pd.DataFrame({"image": names, "path": [os.path.join(source, name) for name in found]})
     rows = rows.assign(source=rows["path"], folders=folders)
     what = "an item" if any(domain) else "a category"
@@ -56,11 +56,11 @@ def to_table(source: epath.Path) -> pd.DataFrame:
 
 def fingerprint(source: epath.Path) -> str:
     """Returns a digest of the names and sizes of the images."""
-    sizes = {name: os.stat(os.path.join(source, name)).st_size for name in _find_images(source)[0]}
+    sizes = {name: os.stat(os.path.join(source, name)).st_size for name in find_images(source)[0]}
     return datasets.fingerprint([], repr(sizes))
 
 
-def _find_images(source: epath.Path) -> tuple[list[str], int]:
+def find_images(source: epath.Path) -> tuple[list[str], int]:
     """Returns the names of all images below a folder, in order, and how many other files."""
 
     def fail(error: OSError) -> None:
@@ -80,7 +80,7 @@ def _find_images(source: epath.Path) -> tuple[list[str], int]:
     return images, len(names) - len(images)
 
 
-def _parse(image: str) -> tuple[str, str, str]:
+def parse(image: str) -> tuple[str, str, str]:
     """Returns an image's split and domain, "" where it has none, and its other folders."""
     split, domain, others = "", "", []
     for folder in image.split("/")[:-1]:

@@ -40,14 +40,12 @@ def to_table(source: epath.Path, required: Sequence[str] = ()) -> pd.DataFrame:
     rows = files.clean_cells(table, _OPTIONAL).drop(columns=unused)
     whole = rows["error"] == ""
     rows = mark(rows, ~whole, "format", "{error}")
-    for name in ("image", labels[0]):
-        rows = mark(rows, whole & (rows[name] == ""), "value", f"field {name!r}: is empty")
+    rows = mark(rows, whole & (rows["image"] == ""), "value", "field 'image': is empty")
     if labels == _RETRIEVAL:
-        text = "field 'item_id': {item_id!r} is what programs write for"
-        rows = mark(rows, files.is_nothing(rows["item_id"]), "value", f"{text} an empty cell")
-        cure = "a long number: format the column as text, and fill it in anew"
-        rows = mark(rows, rows["item_id"].str.fullmatch(_ROUNDED), "value", f"{text} {cure}")
-    rows = _add_paths(rows, os.fspath(source.parent))
+        rows = check_items(rows)
+    else:
+        rows = mark(rows, whole & (rows["category"] == ""), "value", "field 'category': is empty")
+    rows = add_paths(rows, os.fspath(source.parent))
     rows.attrs = {"notes": {f"cell in an unused column, {name!r}": len(rows) for name in unused}}
     return rows if labels == _RETRIEVAL else rows.assign(item_id=rows["image"])
 
@@ -67,7 +65,17 @@ def _size(path: str) -> int:
         return -1
 
 
-def _add_paths(rows: pd.DataFrame, folder: str) -> pd.DataFrame:
+def check_items(rows: pd.DataFrame) -> pd.DataFrame:
+    """Marks the rows whose item_id is empty, or is not what was meant."""
+    empty = (rows["error"] == "") & (rows["item_id"] == "")
+    rows = mark(rows, empty, "value", "field 'item_id': is empty")
+    text = "field 'item_id': {item_id!r} is what programs write for"
+    rows = mark(rows, files.is_nothing(rows["item_id"]), "value", f"{text} an empty cell")
+    cure = "a long number: format the column as text, and fill it in anew"
+    return mark(rows, rows["item_id"].str.fullmatch(_ROUNDED), "value", f"{text} {cure}")
+
+
+def add_paths(rows: pd.DataFrame, folder: str) -> pd.DataFrame:
     """Adds where each image lies, and gives each the one spelling of its name."""
     text = "field 'image': expected a file, gs:// or s3://, got {image!r}: download it first"
     rows = mark(rows, rows["image"].str.fullmatch(_UNREAD), "value", text)

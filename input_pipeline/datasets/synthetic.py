@@ -1,8 +1,8 @@
 """The synthetic street-to-shop data set: garments drawn by a program, with all annotations."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -18,12 +18,16 @@ PICTURE_SIZE = 160  # pixels, of the long side
 _PHOTOS_PER_SHARD = 4096
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SplitSize:
-    """How many items a split has, and how many customer photos each (beside 1 shop photo)."""
+    """How many items a split has, and how many customer photos each (beside 1 shop photo).
+
+    Of items that come in several colors so many in a row are one garment, which is their category.
+    """
 
     items: int
     customers: int
+    colors: int = 1
 
 
 SIZES: dict[str, dict[str, SplitSize]] = {
@@ -36,6 +40,11 @@ SIZES: dict[str, dict[str, SplitSize]] = {
         "train": SplitSize(24, 2),
         "val": SplitSize(8, 2),
         "test": SplitSize(12, 2),
+    },
+    "colors": {
+        "train": SplitSize(800, 3, colors=4),
+        "val": SplitSize(80, 2, colors=4),
+        "test": SplitSize(200, 4, colors=4),
     },
 }
 
@@ -63,7 +72,7 @@ def split_sizes(source: str, options: PrepareOptions) -> dict[str, SplitSize]:
     """Returns the size of each split."""
     splits = dict(SIZES[folder_name(source)])
     if options.items:
-        splits["train"] = SplitSize(options.items, splits["train"].customers)
+        splits["train"] = dataclasses.replace(splits["train"], items=options.items)
     return splits
 
 
@@ -71,7 +80,7 @@ def plan_shards(
     split: str,
     size: SplitSize,
     options: PrepareOptions,
-    record: Callable[[RenderedPhoto, str], Any],
+    record: Callable[[RenderedPhoto, str, str], Any],
     *,
     objects: bool = False,
 ) -> list[ShardSource]:
@@ -80,9 +89,7 @@ def plan_shards(
     parts = [range(size.items)[start : start + step] for start in range(0, size.items, step)]
     pool = not options.beam_runner
     return [
-        functools.partial(
-            _render, options.seed, split, size.customers, part, record, objects, pool=pool
-        )
+        functools.partial(_render, options.seed, split, size, part, record, objects, pool=pool)
         for part in parts
     ]
 
@@ -90,21 +97,27 @@ def plan_shards(
 def _render(
     seed: int,
     split: str,
-    customers: int,
+    size: SplitSize,
     numbers: range,
-    record: Callable[[RenderedPhoto, str], Any],
+    record: Callable[[RenderedPhoto, str, str], Any],
     objects: bool,
     *,
     pool: bool,
 ) -> Iterator[Any]:
-    jobs = (ItemJob(seed, split, number, customers, PICTURE_SIZE, objects) for number in numbers)
+    jobs = (
+        ItemJob(seed, split, number, size.customers, PICTURE_SIZE, size.colors, objects)
+        for number in numbers
+    )
     items = render(jobs, len(numbers)) if pool else map(render_item, jobs)
-    for photos in tqdm(items, f"Rendering {split}", len(numbers), unit=" items"):
+    shown = tqdm(items, f"Rendering {split}", len(numbers), unit=" items")
+    for item, photos in zip(numbers, shown, strict=True):
+        style = f" {item // size.colors}" if size.colors > 1 else ""
         for number, photo in enumerate(photos):
-            yield record(photo, f"{split}/{photo.item_id}/{photo.domain}_{number}")
+            photo_id = f"{split}/{photo.item_id}/{photo.domain}_{number}"
+            yield record(photo, photo_id, photo.category + style)
 
 
-def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:
+def _record(photo: RenderedPhoto, photo_id: str, category: str) -> PhotoRecord:
     return PhotoRecord(
         image=photo.jpeg,
         photo_id=photo_id,
@@ -113,7 +126,7 @@ def _record(photo: RenderedPhoto, photo_id: str) -> PhotoRecord:
         height=photo.size[0],
         width=photo.size[1],
         box=photo.box,
-        category=photo.category,
+        category=category,
         clothes_type=photo.clothes_type,
         attributes=photo.attributes,
         landmarks=photo.landmarks,

@@ -38,7 +38,8 @@ def contents(source: str, options: PrepareOptions) -> Contents:
     return Contents(ObjectRecord, shards, {"kind": KIND}, {"categories": _CATEGORIES})
 
 
-def _record(photo: RenderedPhoto, photo_id: str) -> ObjectRecord:
+def _record(photo: RenderedPhoto, photo_id: str, category: str) -> ObjectRecord:
+    del category  # the photographed garment's; here all that is seen counts
     kinds = [kind for kind, _, _ in photo.objects]
     return ObjectRecord(
         image=photo.jpeg,

@@ -30,18 +30,19 @@ __all__ = [
 
 
 def photos_of_item(
-    seed: int, split: str, index: int, *, customers: int, picture_size: int = 160
+    seed: int, split: str, index: int, *, customers: int, picture_size: int = 160, colors: int = 1
 ) -> tuple[Item, list[Photo]]:
     """Renders item `index` of a split: its shop photo, then `customers` customer photos.
 
     A pure function of its arguments; customer photo n does not depend on how many are asked for.
-    picture_size is the height in pixels (shop photos are 0.8, customers' 0.75 times as wide).
+    picture_size is the height in pixels (shop photos are 0.8, customers' 0.75 times as wide);
+    colors as of `make_item`.
     """
     if customers < 0:
         raise ValueError(f"customers must not be negative: {customers}")
     if picture_size < 32:
         raise ValueError(f"picture_size must be at least 32: {picture_size}")
-    item = make_item(seed, split, index)
+    item = make_item(seed, split, index, colors)
     photos = [render_shop(item, stream(seed, split, 4, index), picture_size)]
     for number in range(customers):
         photos.append(render_customer(item, seed, split, index, number, picture_size))

@@ -516,6 +516,33 @@ def sibling(rng: np.random.Generator, base: Garment, member: int) -> tuple[Garme
     return made, change
 
 
+def recolored(rng: np.random.Generator, garment: Garment, variant: int) -> Garment:
+    """Returns the garment in other colors, far from those of its other variants; 0 is its own.
+
+    `rng` must stand in the same state for every variant of the garment.
+    """
+    if not variant:
+        return garment
+    clothing = tuple(palette.CLOTHING.values())
+    taken = [garment.fabric.colors[0]]
+    for number in rng.permutation(len(clothing)):
+        if min(palette.distance(clothing[number], color) for color in taken) >= 60:
+            taken.append(clothing[number])
+    first = taken[variant]
+    second = palette.contrasting(rng, clothing, first, 70.0)
+    third = palette.contrasting(rng, clothing, second, 60.0)
+    logo = garment.logo
+    if logo is not None:
+        color = palette.contrasting(rng, palette.ACCENTS, first)
+        logo = dataclasses.replace(logo, color=color)
+    return dataclasses.replace(
+        garment,
+        fabric=dataclasses.replace(garment.fabric, colors=(first, second, third)),
+        trim=palette.contrasting(rng, palette.ACCENTS, first, 90.0),
+        logo=logo,
+    )
+
+
 def _fabric_attribute(kind: str) -> str:
     return "pattern_stripes" if kind.startswith("stripes") else f"pattern_{kind}"
 

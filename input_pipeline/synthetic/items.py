@@ -26,7 +26,7 @@ class Item:
     item_id is unique over the splits of a seed; clothes_type is 1 upper, 2 lower, 3 full body;
     attributes are sorted names of ATTRIBUTES; family numbers the items of one cut and fabric
     within the split; change names the local detail by which the item differs from its family's
-    base ("base" for the base itself).
+    base ("base" for the base itself), or "color".
     """
 
     item_id: str
@@ -58,15 +58,22 @@ def family_of(seed: int, split: str, index: int) -> tuple[int, int]:
     raise AssertionError("family sizes of a block must add up to the block")
 
 
-def make_item(seed: int, split: str, index: int) -> Item:
-    """Returns item `index` of a split: a pure function of its arguments, in constant time."""
+def make_item(seed: int, split: str, index: int, colors: int = 1) -> Item:
+    """Returns item `index` of a split: a pure function of its arguments, in constant time.
+
+    With several colors so many items in a row are one garment and differ in color alone.
+    """
     if index < 0:
         raise ValueError(f"index must not be negative: {index}")
-    family, member = family_of(seed, split, index)
+    number, variant = divmod(index, colors)
+    family, member = family_of(seed, split, number)
     garment = garments.sample_garment(stream(seed, split, 2, family))
     change = "base"
     if member:
         garment, change = garments.sibling(stream(seed, split, 3, family), garment, member)
+    if variant:
+        garment = garments.recolored(stream(seed, split, 7, number), garment, variant)
+        change = "color"
     return Item(
         item_id=f"{split}_{index:07d}",
         category=garment.category,

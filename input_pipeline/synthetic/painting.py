@@ -149,8 +149,8 @@ class Canvas:
         """Draws a tube in cloth (a Panel) or one color.
 
         garment: it belongs to the photographed garment (both masks take it). owner: number of the
-        object that it belongs to. flat: laid out, not
-        wrapped round a body. dim: brightness factor. back_side: show the panel's back half.
+        object that it belongs to. flat: laid out, not wrapped round a body. dim: brightness factor.
+        back_side: show the panel's back half.
         """
         area = self._tube_area(tube)
         if area is None:

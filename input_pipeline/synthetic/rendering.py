@@ -29,6 +29,7 @@ class ItemJob(NamedTuple):
     number: int
     customers: int
     picture_size: int
+    colors: int = 1  # items in a row that are one garment
     objects: bool = False
 
 
@@ -78,6 +79,7 @@ def render_item(job: ItemJob) -> list[RenderedPhoto]:
         job.number,
         customers=job.customers,
         picture_size=job.picture_size,
+        colors=job.colors,
     )
     return [
         RenderedPhoto(

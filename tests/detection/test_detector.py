@@ -7,19 +7,21 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import grnet_jax
+from grnet_jax import commands
 from grnet_jax.config import parse_config
-from grnet_jax.detect.__main__ import main
-from grnet_jax.errors import InputError
+from grnet_jax.detect import __main__ as detect
+from grnet_jax.export import __main__ as export
 from grnet_jax.models import build_matcher
+from grnet_jax.predict import __main__ as predict
 from grnet_jax.sharding import make_mesh, replicated, sharded
 from grnet_jax.training import loop
 from grnet_jax.training.objectives import build_objective
-from input_pipeline import encode_png, load_dataset
+from grnet_jax.visualization import __main__ as visualization
+from input_pipeline import DatasetConfig, encode_png, load_dataset
 from tests.small import random_variables, small_config
 
 FIELDS = {
@@ -143,36 +145,80 @@ def test_permuted_photos_and_what_lies_outside_of_them():
     np.testing.assert_array_equal(detect(variables, noise, size).box, found.box)
 
 
-def test_from_photos_to_boxes_that_retrieval_reads(data_dir, tmp_path, capsys):
-    fields = {"dataset.source": "tiny", "dataset.dir": str(data_dir), "model.min_score": 0.0}
-    config = small_config("detector", **{**FIELDS, **fields, "model.canvas": (80, 64)})
-    config.train.update(steps=4, log_every=2, eval_every=2, checkpoint_every=2)
-    config = parse_config(config)
-    workdir = tmp_path / "run"
-    assert loop.train(config, workdir).finished
-    photos = tmp_path / "photos" / "more"
-    photos.mkdir(parents=True)
-    split = load_dataset(config.dataset).object_split("val")
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """A run of two steps on the tiny synthetic set, and its config."""
+    fields = {"dataset.source": "tiny", "dataset.dir": str(data_dir), "eval.batch_size": 8}
+    config = small_config("detector", **{**FIELDS, **fields})
+    config.train.update(steps=2, log_every=1, eval_every=2, checkpoint_every=2)
+    workdir = tmp_path_factory.mktemp("detector") / "run"
+    assert loop.train(parse_config(config), workdir).finished
+    return workdir, config
+
+
+def test_from_photos_to_boxes_that_retrieval_reads(trained, tmp_path, capsys, monkeypatch):
+    workdir, config = trained
+    split = load_dataset(parse_config(config).dataset).object_split("val")
     for row in range(3):
-        (photos / f"{row}.png").write_bytes(encode_png(split.picture(row)))
-    (photos / "thin.png").write_bytes(encode_png(np.zeros((1, 300, 3), np.uint8)))
-    (photos / "none.jpg").write_bytes(b"no photo")
-    command = [str(tmp_path / "photos"), f"--workdir={workdir}", "--class_map=street2shop"]
-    assert main(command) == 0
+        path = tmp_path / "photos" / str(split.index.photo_id[row])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(split.picture(row)))
+    (tmp_path / "photos" / "thin.png").write_bytes(encode_png(np.zeros((1, 300, 3), np.uint8)))
+    (tmp_path / "photos" / "none.jpg").write_bytes(b"no photo")
+    command = [str(tmp_path / "photos"), f"--workdir={workdir}"]
+    monkeypatch.setattr(detect, "_OBJECTNESS", 0.0)  # two steps make sure of nothing
+    assert detect.main(command) == 0
     said = capsys.readouterr()
     assert "4 photos" in said.out
     assert "1 files skipped" in said.out
     assert "none.jpg" in said.err
     written = workdir / "detections"
     results = json.loads((written / "detections.json").read_text())
-    names = {"more/0.png", "more/1.png", "more/2.png", "more/thin.png"}
+    names = {*split.index.photo_id[:3].tolist(), "thin.png"}
     assert {one["image_id"] for one in results["annotations"]} <= names
-    assert results["skipped"] == ["more/none.jpg"]
+    assert results["skipped"] == ["none.jpg"]
     assert len(list(written.glob("*.jpg"))) == 4
-    columns = pd.read_csv(written / "boxes.csv").columns
-    assert {"image", "x_1", "y_1", "x_2", "y_2", "score", "category"} <= set(columns)
     (found,) = grnet_jax.load_detector(workdir).detect([split.picture(0)])
-    assert found.box.shape == (len(found), 4)
     assert found.size == split.picture(0).shape[:2]
-    with pytest.raises(InputError, match="--classes: hat not known"):
-        main([*command, "--classes=hat"])
+    assert found.box.shape == (len(found), 4)
+    assert len(found)
+    # The same photos as pairs, of which retrieval takes the crops.
+    pairs = load_dataset(DatasetConfig(name="synthetic", source="tiny", dir=config.dataset.dir))
+    read = pairs.split("val").detected(str(written / "boxes.csv"))
+    np.testing.assert_allclose(read[0], found.box[0], atol=0.01)
+    np.testing.assert_array_equal(read[3], [0, 0, *split.index.size[3, ::-1]])  # was not given
+
+
+def test_evaluation_of_a_run_is_printed_and_written(trained, capsys):
+    workdir, config = trained
+    commands.evaluate(["eval.py"], config, str(workdir), "")
+    said = capsys.readouterr().out
+    assert "Detection on 24 photos of val" in said
+    assert f"Wrote {workdir}/detection.json" in said
+    written = json.loads((workdir / "detection.json").read_text())
+    assert (written["step"], written["photos"]) == (2, 24)
+    names = {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
+    assert names <= written["values"].keys()
+    assert written["classes"]["top"].keys() == {"objects", "box_ap50", "mask_ap50"}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ((detect, "PHOTO", "--classes=hat"), "--classes: hat not known; the detector has bag,"),
+        ((detect, "PHOTO", "--class_map=MAP"), "names none of the detector's classes"),
+        ((predict, "PHOTO"), "a detector, which embeds nothing; python -m grnet_jax.detect"),
+        ((export, "--output=OUTPUT"), "a detector, which embeds nothing"),
+        ((visualization, "--output=OUTPUT"), "a detector, which embeds nothing"),
+    ],
+)
+def test_what_a_detector_does_not_do_is_said(trained, tmp_path, capsys, command, said):
+    files = {"PHOTO": tmp_path / "a.png", "MAP": tmp_path / "map.json", "OUTPUT": tmp_path}
+    files["PHOTO"].write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8)))
+    files["MAP"].write_text('{"hats": ["hat"]}')
+    module, *given = command
+    for name, path in files.items():
+        given = [text.replace(name, str(path)) for text in given]
+    with pytest.raises(SystemExit):
+        module.main([*given, f"--workdir={trained[0]}"])
+    assert said in capsys.readouterr().err

@@ -17,6 +17,7 @@ from input_pipeline.images import (
     crop_and_resize,
     encode_png,
     inspect_image,
+    load_crop,
     load_image,
     pixel_box,
 )
@@ -270,3 +271,34 @@ def test_decoding_is_that_of_tensorflow(subsampling, progressive):
 
 def test_png_round_trip():
     np.testing.assert_array_equal(load_image(encode_png(picture())), picture())
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("box", [None, (200.0, 300.0, 1000.0, 1100.0)])
+def test_a_large_jpeg_is_decoded_at_the_size_that_is_seen(orientation, box):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (20, 16, 3), dtype=np.uint8))
+    photo = small.resize((1200, 1600), Image.Resampling.BICUBIC)
+    if orientation == 6:
+        photo = photo.rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo.save(buffer := io.BytesIO(), "JPEG", quality=95, exif=exif)
+    transform = ImageTransform(64, "box", "bilinear", 1.0)
+    crop = load_crop(buffer.getvalue(), box, transform)
+    assert (crop.height, crop.width) == (1600, 1200)
+    assert crop.picture.shape == ((200, 150, 3) if box is None else (400, 300, 3))
+    whole = crop_and_resize(load_image(buffer.getvalue()), box, transform)
+    assert np.abs(crop.pixels.astype(int) - whole).max() <= 3
+    with pytest.raises(InputError, match="within the photo of 1200x1600 pixels"):
+        load_crop(buffer.getvalue(), (0, 0, 1201, 9), transform)
+
+
+def test_other_images_are_cropped_as_they_are():
+    transform = ImageTransform(32, "box", "bilinear", 1.0)
+    photo = picture()
+    for source in (photo, encode_png(photo)):
+        crop = load_crop(source, (1.0, 0.0, 3.0, 2.0), transform)
+        assert (crop.pixels == crop_and_resize(photo, (1.0, 0.0, 3.0, 2.0), transform)).all()
+        with pytest.raises(InputError, match="within the photo"):
+            load_crop(source, (0, 0, 9999, 9), transform)

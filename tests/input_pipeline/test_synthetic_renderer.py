@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import math
 import subprocess
 import sys
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 
 from input_pipeline import synthetic
-from input_pipeline.synthetic import Photo, garments, items, make_item, photos_of_item
+from input_pipeline.datasets.synthetic import SplitSize, _render
+from input_pipeline.synthetic import Photo, garments, items, make_item, palette, photos_of_item
 from input_pipeline.synthetic.photo import MUCH, view_of_yaw
 from input_pipeline.synthetic.shop import render_shop
 
@@ -205,6 +208,35 @@ def test_siblings_differ_in_one_spot() -> None:
         assert 0.0005 < share < 0.15, (index, item.change, share)
         compared += 1
     assert compared > 30
+
+
+def _in_black(garment: garments.Garment) -> garments.Garment:
+    """The garment without its colors."""
+    black = (0, 0, 0)
+    fabric = dataclasses.replace(garment.fabric, colors=(black,) * 3)
+    logo = garment.logo and dataclasses.replace(garment.logo, color=black)
+    return dataclasses.replace(garment, fabric=fabric, logo=logo, trim=black)
+
+
+def test_items_in_a_row_may_differ_in_color_alone() -> None:
+    for number in range(300):
+        made = [make_item(2, "test", 4 * number + variant, colors=4) for variant in range(4)]
+        base = make_item(2, "test", number)
+        assert made[0].garment == base.garment
+        assert {_in_black(item.garment) for item in made} == {_in_black(base.garment)}
+        assert {item.attributes for item in made} == {base.attributes}
+        assert [item.change for item in made[1:]] == ["color"] * 3
+        main = [item.garment.fabric.colors[0] for item in made]
+        pairs = itertools.combinations(main, 2)
+        assert min(palette.distance(*pair) for pair in pairs) > 59
+
+
+def test_the_category_of_items_in_several_colors_is_the_garment() -> None:
+    size = SplitSize(items=4, customers=1, colors=2)
+    records = [*_render(0, "test", size, range(4), pool=False)]
+    names = [f"{make_item(0, 'test', number).category} {number}" for number in (0, 1)]
+    assert [record.category for record in records] == [name for name in names for _ in range(4)]
+    assert len({record.item_id for record in records}) == 4
 
 
 def color_histogram(photo: Photo) -> np.ndarray:

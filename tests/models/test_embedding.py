@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grnet_jax import models
-from grnet_jax.models.color_histogram import ColorHistogram
+from grnet_jax.backbones.color import append_colors
 from grnet_jax.models.embedding import FeatureRelaxation, Pooling
 from tests.small import random_images, random_variables, small_matcher
 
@@ -66,19 +66,20 @@ def test_a_grids_cells_are_unit_means_side_by_side(side, cells):
     np.testing.assert_allclose(pooled, np.concatenate(parts, axis=1), rtol=1e-4, atol=1e-6)
 
 
-def test_a_color_histogram_stands_beside_the_embedding():
-    images = random_images(2)
-    plain, colored = (
-        small_matcher("embedding", embedding_dim=6, color_weight=weight) for weight in (0.0, 0.5)
-    )
-    variables = random_variables(plain)
-    x, y = (
-        np.asarray(models.embed(matcher, variables, images).embedding)
-        for matcher in (plain, colored)
-    )
-    color = np.asarray(ColorHistogram().embed(images).embedding)
-    expected = (x @ x.T + 0.25 * color @ color.T) / 1.25
-    np.testing.assert_allclose(y @ y.T, expected, atol=1e-5)
+def test_cells_have_their_colors_beside_their_channels():
+    images = random_images(2, 10)  # 3 x 2 cells of 4 x 5 pixels, the last row's repeated
+    maps = np.random.default_rng(1).normal(size=(2, 3, 2, 5)).astype(np.float32)
+    found = np.asarray(append_colors(maps, images, 0.5))
+    np.testing.assert_array_equal(found[..., :5], maps)
+    padded = np.pad(images, ((0, 0), (0, 2), (0, 0), (0, 0)), mode="edge") / 85.0  # 0 to 3
+    for n, i, j in np.ndindex(2, 3, 2):
+        shares = np.zeros((4, 4, 4))
+        for pixel in padded[n, 4 * i : 4 * i + 4, 5 * j : 5 * j + 5].reshape(-1, 3):
+            for levels in np.ndindex(4, 4, 4):
+                shares[levels] += np.prod(np.maximum(0, 1 - np.abs(pixel - levels))) / 20
+        length = 0.5 * np.linalg.norm(maps[n, i, j])
+        np.testing.assert_allclose(found[n, i, j, 5:], length * np.sqrt(shares).ravel(), atol=1e-3)
+        np.testing.assert_allclose(np.linalg.norm(found[n, i, j, 5:]), length, rtol=1e-4)
 
 
 def test_relaxation_equals_numpy_and_drops_in_training_alone():

@@ -58,6 +58,25 @@ def test_the_pair_loss_is_the_mean_over_all_pairs(leave_out):
     np.testing.assert_allclose(first.metrics["batch_top1"], _share_first(scores, batch))
 
 
+def test_a_shortlist_scores_own_shop_images_and_the_most_alike():
+    fields = {"loss.shortlist": 3, "loss.query_softmax_weight": 0.0, "loss.embedding_weight": 0.0}
+    first = first_step(small_config(**fields, **{"loss.leave_out_identical": True}))
+    batch, customers, shops = _pair_outputs(first)
+    score = jax.jit(lambda v, x, y: models.score(first.matcher, v, x, y))
+    scores = np.float64(score(first.variables, customers, shops))
+    alike = np.float64(customers.embedding) @ np.float64(shops.embedding).T
+    each, best = [], []
+    for i, row in enumerate(_pairs(batch, leave_out=True)):
+        nearest = sorted(row, key=lambda j: (not row[j], -alike[i, j]))[:3]
+        each += [np.log1p(np.exp(-scores[i, j] if row[j] else scores[i, j])) for j in nearest]
+        own, other = (
+            max(scores[i, j] for j in nearest if row[j] == same) for same in (True, False)
+        )
+        best.append(own > other)
+    np.testing.assert_allclose(first.loss, np.mean(each), rtol=1e-5)
+    np.testing.assert_allclose(first.metrics["batch_top1"], np.mean(best))
+
+
 def _embedding_config(weight, dim=0, **fields):
     fields |= {"loss.embedding_weight": weight, "loss.embedding_temperature": 0.2}
     return small_config(**fields, **{"model.embedding_dim": dim})

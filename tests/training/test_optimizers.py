@@ -117,6 +117,12 @@ def test_parts_are_named_by_whole_words():
         "graph": {"w": True},
         "backbone": {"conv1": {"k": True}, "conv10": {"k": False}},
     }
+    assert trainable_mask(params, "-backbone/conv1,-graph") == {
+        "graph": {"w": False},
+        "backbone": {"conv1": {"k": False}, "conv10": {"k": True}},
+    }
     assert all(jax.tree.leaves(trainable_mask(params, "")))
+    with pytest.raises(InputError, match="expected parts that learn, or each with -"):
+        trainable_mask(params, "graph,-backbone")
     with pytest.raises(InputError, match=r"no parameter is in 'grap'.*backbone, graph"):
         trainable_mask(params, "grap")

@@ -12,6 +12,7 @@ from grnet_jax.evaluation.protocols import Group, Protocol, QuerySubset
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import compute_metrics
 from grnet_jax.search.ranking import RankingResult
+from grnet_jax.visualization.explanation_page import write_explanations
 from grnet_jax.visualization.result_page import shows_probabilities, write_result_page
 from tests.pages import Page
 
@@ -94,6 +95,19 @@ def test_explanations_are_linked_where_they_are(tmp_path, there):
     text = epath.Path(path).read_text()
     assert Page(text).values("a", "href") == ["explanations.html"] * there
     assert ("python -m command" in text) == (not there)
+
+
+@pytest.mark.parametrize(("step", "linked"), [(5, True), (6, False)])
+def test_explanations_of_the_checkpoint_add_the_link_later(tmp_path, step, linked):
+    directory = epath.Path(tmp_path)
+    path = write_result_page(directory, _result(False), "grnet", 5, explain="python -m command")
+    before = epath.Path(path).read_text()
+    write_explanations(directory, [], model="grnet", step=step, source="Made up.")
+    text = epath.Path(path).read_text()
+    assert Page(text).values("a", "href") == ["explanations.html"] * linked
+    again = write_result_page(directory, _result(False), "grnet", 5, explain="python -m command")
+    assert epath.Path(again).read_text() == text  # as if it had been there before
+    assert (text == before) == (not linked)
 
 
 def test_probabilities_are_shown_where_they_are_calibrated(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Same item or not, over all customer x shop pairs of a batch (GRNet)."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -41,6 +42,13 @@ class Config(Section):
         "parameters",
         ge=0,
     )
+    shortlist: int = field(
+        0,
+        "score each customer image with so many shop images of the batch alone, its own and those "
+        "nearest by embedding, as eval.search.shortlist does; 0: with all",
+        "parameters",
+        ge=0,
+    )
     embedding_weight: float = field(
         0.0,
         "of the same softmax over inner products of embeddings, divided by embedding_temperature: "
@@ -71,13 +79,17 @@ def embed_pairs(
     that BatchNorm sees both and no device's rows move; with `microbatch_size` so many at once.
     `key` is dropout's.
     """
-    images = jnp.stack([batch["customer"], batch["shop"]], axis=1)  # [p, 2, h, w, 3]
-    items = images.shape[0]
+    items = batch["item"].shape[0]
+    images = jax.tree.map(
+        lambda *sides: jnp.stack(sides, axis=1).reshape(2 * items, *sides[0].shape[1:]),
+        batch["customer"],
+        batch["shop"],
+    )
     features, batch_stats = embed_batch(
         matcher,
         params,
         batch_stats,
-        images.reshape(2 * items, *images.shape[2:]),
+        images,
         microbatch_size=microbatch_size,
         group=2,
         key=key,
@@ -113,13 +125,15 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
         value, metrics = jnp.zeros(()), {}
         if loss.pair_weight:
             variables = {"params": params, "batch_stats": batch_stats}
-            logits = models.score(matcher, variables, customer, shop)  # [customers, shops]
-            pairs = pair_cross_entropy(logits, same, mask)
+            logits, scored, counted = _score_pairs(
+                matcher, variables, customer, shop, same, mask, loss.shortlist
+            )
+            pairs = pair_cross_entropy(logits, scored, counted)
             if loss.query_softmax_weight:
-                ranking = query_softmax_cross_entropy(logits, same, mask)
+                ranking = query_softmax_cross_entropy(logits, scored, counted)
                 pairs = pairs + loss.query_softmax_weight * ranking
             value = loss.pair_weight * pairs
-            best_positive, best_negative = best_scores(logits, same, ~same)
+            best_positive, best_negative = best_scores(logits, scored, ~scored)
             metrics = {
                 "batch_top1": jnp.mean(best_positive > best_negative),
                 "positive_logit": jnp.mean(best_positive),
@@ -137,3 +151,30 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
         return value, (batch_stats, {"loss": value, **metrics})
 
     return objective
+
+
+def _score_pairs(
+    matcher: nn.Module,
+    variables: Any,
+    customer: models.Features,
+    shop: models.Features,
+    same: jax.Array,
+    mask: jax.Array | None,
+    shortlist: int,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Returns logits, `same` and `mask` of the pairs that are scored, [q, g] or [q, shortlist]."""
+    if not 0 < shortlist < same.shape[1]:
+        return models.score(matcher, variables, customer, shop), same, mask
+    similarity = jnp.where(same, jnp.inf, models.inner_products(customer, shop))
+    if mask is not None:
+        similarity = jnp.where(mask, similarity, -jnp.inf)
+    _, nearest = jax.lax.top_k(similarity, shortlist)  # [q, shortlist]
+
+    def score(query: models.Features, rows: jax.Array) -> jax.Array:
+        one = jax.tree.map(lambda leaf: leaf[None], query)
+        chosen = jax.tree.map(lambda leaf: leaf[rows], shop)
+        return models.score(matcher, variables, one, chosen)[0]
+
+    logits = jax.vmap(score)(customer, nearest)
+    take = functools.partial(jnp.take_along_axis, indices=nearest, axis=1)
+    return logits, take(same), None if mask is None else take(mask)

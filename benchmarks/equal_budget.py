@@ -1,0 +1,163 @@
+"""Every system on the synthetic set with the same frozen features, steps and pairs a step.
+
+    python -m benchmarks.equal_budget [--seeds=3] [--only="GRNet,KPM"]
+
+All learn a head on ImageNet features that stay, in the steps of configs/common.py, each through
+train.py and eval.py. Those that score pairs score 1,024 of them a step: 32 customer by 32 shop
+images, or 128 customer images with 8 shop images each. Below them the aligned graph without one
+part at a time. A row is written as it finishes; run again, the command goes on with the rows that
+are missing. Writes benchmarks/results/equal_budget.json; the runs stay under --runs.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.reproduce.printing import format_cell
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, run_command
+from grnet_jax.evaluation.reports import column_title
+
+_FULL = "GRNet, aligned"
+# By name the config and what differs from it.
+_UNTRAINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "color histogram": ("color_histogram", {}),
+    "ImageNet features, untrained": ("zero_shot", {}),
+}
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "global baseline": ("global_baseline", {}),
+    "GRNet": ("grnet", {}),
+    _FULL: ("grnet_aligned", {}),
+    "contrastive, mean": ("contrastive", {"model.pooling": "average"}),
+    "contrastive, 4x4 grid": ("contrastive", {}),
+    "triplets": ("embedding", {}),
+    "KPM": ("kpm", {}),
+    "greedy local matching": ("local_matching", {}),
+}
+_ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{_FULL}, {what}": ("grnet_aligned", fields)
+    for what, fields in {
+        "without colors": {"model.backbone.color_weight": 0.0},
+        "without the embedding's score": {"model.embedding_score": 0.0},
+        "without the direct term": {"model.direct_scale_init": 0.0},
+        "nodes of unit length": {"model.raw_scale": 0.0},
+        "regions as they are": {"model.unit_regions": False, "model.direct_scale_init": 0.0},
+        "without positions": {"model.node_positions": False},
+        "edges from nodes as they are": {"model.unit_edges": False, "model.edge_scale_init": 0.0},
+        "edges anew in every layer": {"model.recompute_edges": True},
+        "all pairs of 32 items": {"loss.shortlist": 0, "train.batch_size": 32},
+    }.items()
+}
+_PROTOCOLS = ("easy", "hard_view", "hard_occlusion", "hard_cropping")
+_METRICS = ("top1", "top5", "top20", "map")
+
+
+def main() -> None:
+    """Measures what is missing and prints the table."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="of the trained systems (3)")
+    parser.add_argument("--only", default="", help="systems, joined by semicolons (all)")
+    parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
+    parser.add_argument("--runs", default="runs/equal_budget", help="workdirs of the runs")
+    options = parser.parse_args()
+    command = f"python -m benchmarks.equal_budget --seeds={options.seeds}"
+    results = ResultsFile("equal_budget", command, ("system", "seed"))
+    known = {**_UNTRAINED, **SYSTEMS, **_ABLATIONS}
+    chosen = options.only.split(";") if options.only else [*known]
+    if unknown := set(chosen) - set(known):
+        parser.error(f"--only: {sorted(unknown)}: expected some of {[*known]}")
+    runs = [
+        (name, seed)
+        for seed in range(options.seeds)
+        for name in chosen
+        if seed == 0 or name in SYSTEMS
+    ]
+    for number, (name, seed) in enumerate(runs, start=1):
+        if results.find(system=name, seed=seed) is None:
+            print(f"[{number}/{len(runs)}] {name}, seed {seed}", flush=True)
+            config, fields = known[name]
+            workdir = f"{options.runs}/{name.replace(' ', '_').replace(',', '')}_{seed}"
+            row = measure(config, seed, options.data_dir, workdir, fields)
+            results.add({"system": name, **row})
+    results.report(format_rows(results.rows))
+
+
+def measure(
+    model: str, seed: int, data_dir: str, workdir: str, fields: Mapping[str, Any] | None = None
+) -> dict:
+    """Trains and evaluates one system as a user would; returns its row.
+
+    Args:
+      model: its file under configs/.
+      seed: of the run.
+      data_dir: prepared data sets.
+      workdir: of the run.
+      fields: config fields that differ from the file's.
+    """
+    flags = [f"--config=configs/{model}.py:synthetic", f"--config.dataset.dir={data_dir}"]
+    started = time.monotonic()
+    trains = model not in {config for config, _ in _UNTRAINED.values()}
+    flags += [f"--config.{name}={value}" for name, value in (fields or {}).items()]
+    if not trains:
+        run_command("eval.py", *flags, f"--output={workdir}")
+    else:
+        run_command("train.py", *flags, f"--config.seed={seed}", f"--workdir={workdir}")
+    trained = time.monotonic()
+    if trains:
+        run_command("eval.py", f"--workdir={workdir}")
+    results = json.loads((ROOT / workdir / "results.json").read_text())
+    return {
+        "model": model,
+        "seed": seed,
+        "step": results["step"],
+        "train_seconds": round(trained - started),
+        "eval_seconds": round(time.monotonic() - trained),
+        "protocols": results["protocols"],
+    }
+
+
+def format_rows(rows: list[dict]) -> str:
+    """A Markdown table: top-1 with its 95% interval and half the seeds' range, and what it costs.
+
+    Under it, how many of the others' top-1 errors the aligned graph removes.
+    """
+    lines = []
+    for name in {**_UNTRAINED, **SYSTEMS, **_ABLATIONS}:
+        chosen = [row for row in rows if row["system"] == name]
+        if not chosen:
+            continue
+        if name == next(iter(_ABLATIONS)):
+            lines.append(["*one part at a time:*", *[""] * (len(_METRICS) + len(_PROTOCOLS) + 2)])
+        whole = [row["protocols"]["all"] for row in chosen]
+        parts = [_mean(chosen, protocol) for protocol in _PROTOCOLS]
+        minutes = np.mean([row["train_seconds"] for row in chosen]) / 60
+        lines.append(
+            [name, len(chosen), *(format_cell(whole, metric) for metric in _METRICS)]
+            + [f"{100 * part:.1f}" for part in parts]
+            + [f"{minutes:.1f}" if name not in _UNTRAINED else "–"]
+        )
+    titles = [f"{column_title('top1')}, {name.replace('_', ' ')}" for name in _PROTOCOLS]
+    header = ("system", "seeds", *map(column_title, _METRICS), *titles, "training, minutes")
+    return f"{markdown_table(header, lines)}\n{_errors_removed(rows)}\n"
+
+
+def _errors_removed(rows: list[dict]) -> str:
+    present = {row["system"] for row in rows}
+    if _FULL not in present:
+        return ""
+    ours = _mean([row for row in rows if row["system"] == _FULL], "all")
+    removed = {}
+    for name in [one for one in SYSTEMS if one in present and one != _FULL]:
+        theirs = _mean([row for row in rows if row["system"] == name], "all")
+        removed[name] = f"{100 * (ours - theirs) / (1 - theirs):.0f}% of {name}'s"
+    return f"Of the others' top-1 errors {_FULL} removes: {', '.join(removed.values())}."
+
+
+def _mean(rows: list[dict], protocol: str) -> float:
+    return float(np.mean([row["protocols"][protocol]["top1"] for row in rows]))
+
+
+if __name__ == "__main__":
+    main()

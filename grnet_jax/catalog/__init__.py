@@ -1,0 +1,1 @@
+"""A shop's photos, indexed once and searched by photo."""
