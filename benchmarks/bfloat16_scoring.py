@@ -49,7 +49,7 @@ def measure(workdir: str, queries: int) -> dict[str, Any]:
 
     run, state = restore_run(workdir, make_mesh())
     dataset, config = load_dataset(run.config.dataset), to_config_dict(run.config)
-    config.eval.protocol.queries, config.eval.search.top_k = queries, _TOP_K
+    config.eval.protocol.queries, config.eval.search.top_k = str(queries), _TOP_K
     results: list[Any] = []
     for dtype in ("float32", "bfloat16"):
         config.eval.search.score_dtype = dtype

@@ -4,8 +4,8 @@
     python train.py --config=configs/vam.py --config.model.fusion=product
     python train.py --config=configs/vam.py --config.model.nonshared=True
 
-The default is VAM+ImgDrop, then VAM+Product and VAM+Nonshared. The full text was not at hand:
-grnet_jax/models/vam.py says what is our reading. Data, backbone, optimizer and steps are GRNet's on
+The default is VAM+ImgDrop, then VAM+Product and VAM+Nonshared. grnet_jax/models/vam.py says what is
+our reading of its abstract. Data, backbone, optimizer and steps are GRNet's on
 the same data set, the loss is triplets. Not measured yet.
 """
 

@@ -56,7 +56,7 @@ _EVAL_HELP = """Measures trained runs, whose configs lie in their workdirs.
 
   --workdir=A,B                          several as one, their embeddings side by side
   --output=DIR                           for results.json and results.html; the workdir if not given
-  --config.eval.protocol.queries=N       as many queries, drawn
+  --config.eval.protocol.queries=N       as many queries, drawn, or a file that names them
   --config.eval.search.store=DIR         keeps features; after a kill the same command goes on
   --config.dataset.name=manifest --config.dataset.source=photos.csv           on your own photos
 """
@@ -228,12 +228,13 @@ def evaluate(
     with session(argv):
         given, mesh = parse_config(config), make_mesh()
         names = [name for name in workdir.split(",") if name] or [f"runs/{given.name}"]
+        joined = _ensemble_name(given, names)
+        to = to_path(output or (f"runs/{joined}" if len(names) > 1 else names[0]), "--output")
+        scratch = str(to / "features-tmp")
         if len(names) > 1:
-            measured = _open_ensemble(names, given, mesh)
-            to = to_path(output or f"runs/{measured.config.name}", "--output")
+            measured = _open_ensemble(names, given, mesh, scratch)
         else:
-            measured = _open_run(names[0], given, mesh, output)
-            to = to_path(output or names[0], "--output")
+            measured = _open_run(names[0], given, mesh, output, scratch)
         if jax.process_index() == 0:
             check_folder(to)
         written: list[str] = []
@@ -245,7 +246,11 @@ def evaluate(
                 print(f"Next: open {pages[0]} in a browser")
 
 
-def _open_run(name: str, given: Config, mesh: Mesh, output: str) -> _Evaluated:
+def _ensemble_name(given: Config, names: Sequence[str]) -> str:
+    return f"{given.name}_ensemble_of_{len(names)}"
+
+
+def _open_run(name: str, given: Config, mesh: Mesh, output: str, scratch: str) -> _Evaluated:
     """A run's best checkpoint, or a matcher that needs no training."""
     if given.loss is None:
         run, state = start_untrained(given, mesh)
@@ -258,20 +263,22 @@ def _open_run(name: str, given: Config, mesh: Mesh, output: str) -> _Evaluated:
     )
     learned = read_label_names(open_workdir(name)) if recognizes else None
     dataset, split = load_dataset(config.dataset), config.eval.protocol.split
-    evaluators = build_evaluators(config, run.matcher, mesh, dataset, split, learned=learned)
+    evaluators = build_evaluators(
+        config, run.matcher, mesh, dataset, split, learned=learned, scratch=scratch
+    )
     explain = _explain_command(run, name, config.dataset, output)
     return _Evaluated(config, int(state.step), evaluators, state.variables, explain)
 
 
-def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh) -> _Evaluated:
+def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh, scratch: str) -> _Evaluated:
     """Several runs' best checkpoints as one."""
     members, steps = [], []
     for name in names:
         run, state = restore_matcher(name, mesh)
         members.append(Member(name, run.matcher, run.config, state.variables))
         steps.append(int(state.step))
-    evaluator = EnsembleEvaluator(given, members, mesh, load_dataset(given.dataset))
-    config = given.model_copy(update={"name": f"{given.name}_ensemble_of_{len(members)}"})
+    evaluator = EnsembleEvaluator(given, members, mesh, load_dataset(given.dataset), scratch)
+    config = given.model_copy(update={"name": _ensemble_name(given, names)})
     trained = [member.config.model_copy(update={"eval": given.eval}) for member in members]
     return _Evaluated(
         config,

@@ -14,11 +14,12 @@ import importlib
 import operator
 import os
 import pkgutil
+import re
 import sys
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import ml_collections
 import pydantic
@@ -117,6 +118,27 @@ class TrainConfig(Section):
         return self
 
 
+def drawn_queries(text: str) -> tuple[int, int] | None:
+    """Returns how many queries `eval.protocol.queries` draws, 0 for all, and the drawing's seed.
+
+    None where it is a file's path.
+    """
+    found = re.fullmatch(r"(?:([0-9]+)(?:,([0-9]+))?)?", text)
+    return None if found is None else (int(found[1] or 0), int(found[2] or 0))
+
+
+def _check_queries(value: Any) -> str:
+    """Returns which queries, as text; numbers within their limits."""
+    text = str(value)
+    for number, limit in zip(drawn_queries(text) or (), (2**31, 2**32), strict=False):
+        if number >= limit:
+            raise ValueError(f"expected numbers below 2**31, with a seed below 2**32, got {number}")
+    return text
+
+
+QueriesText = Annotated[PathText, pydantic.BeforeValidator(_check_queries)]
+
+
 class ProtocolConfig(Section):
     """Which queries are searched for in which gallery."""
 
@@ -124,11 +146,19 @@ class ProtocolConfig(Section):
     gallery: str = field(
         "", 'splits whose shop images are the gallery, joined by "+", or "all"; empty: the split'
     )
-    queries: int = field(0, "as many queries, drawn among those with a match; 0: all", ge=0)
-    query_seed: int = field(0, "of that drawing", ge=0, lt=2**32)
+    queries: QueriesText = field(
+        "",
+        "a number, drawn among those with a match, with a seed of the drawing as 500,1; or a file "
+        "that names them, one a line, IMAGE or IMAGE,ITEM; empty: all",
+    )
     same_category: bool = field(False, "rank each query among its own category's images alone")
     count_identical: bool = field(
         False, "report a second time with byte-identical copies of a match as matches"
+    )
+    rank_items: Literal["", "best_image", "centroid"] = field(
+        "",
+        "report a second time with items ranked in the place of images: by their best image's "
+        "score, or by their images' mean embedding",
     )
     val_queries: int = field(
         1000,

@@ -22,7 +22,9 @@ _MAY_IMPORT = {
     "search": {"errors", "config", "metrics", "models", "sharding"},
     "evaluation": {"errors", "config", "detection", "metrics", "models", "search"},
     "visualization": {"errors", "graph", "models", "evaluation", "detection"},
-    "training": {"errors", "config", "backbones", "losses", "models", "sharding", "evaluation"},
+    "training": {
+        *("errors", "config", "backbones", "losses", "models", "sharding", "search", "evaluation"),
+    },
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
     "catalog": {"errors", "models", "search", "evaluation", "inference"},
     "export": {"errors", "config", "models"},

@@ -41,13 +41,15 @@ from benchmarks.reproduce.printing import (
     top_k_curves,
 )
 from benchmarks.reproduce.runner import (
+    FILES,
     Experiment,
+    all_commands,
     backbones,
-    commands,
     find_results,
     local_fields,
     make_experiment,
     open_results,
+    other_recipes,
     run_experiment,
     show,
     weights_name,
@@ -105,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measured = find_results(paper, table, options.dataset, results.rows, given, files)
         if options.print or not options.dry:
             print(f"\n{format_table(table, options.dataset, measured)}")
+            if others := other_recipes(results.rows):
+                print(f"\nThe file has rows of other recipes, not shown: {', '.join(others)}")
         if options.dry:
             return 0
         print(f"\nIn {_relative(results.path)}")
@@ -140,7 +144,8 @@ def _warn_of_scratch(experiments: Sequence[tuple[Row, Experiment]]) -> None:
     """Says which rows start from nothing where their papers start from ImageNet's weights."""
     scratch: dict[str, list[str]] = {}
     for row, experiment in experiments:
-        for one in experiment.members or (experiment,):
+        for run in experiment.members or (experiment,):
+            one = run.start or run
             config = one.read_config()
             name = weights_name(config, one.dataset)
             if name and not config.model.backbone.pretrained:
@@ -190,11 +195,11 @@ def _list(
     results: ResultsFile,
     runs: pathlib.Path,
 ) -> None:
-    """Prints every row with its commands, then those whose file is missing; runs nothing."""
+    """Prints every row with all its commands, then those whose file is missing; runs nothing."""
     for row, experiment in experiments:
         state = "to run" if results.find(**experiment.key) is None else "done"
         print(f"{_title(row)}, seed {experiment.seed}: {state}")
-        for command in commands(experiment, runs):
+        for command in all_commands(experiment, runs):
             print(f"  {show(command)}")
     for row in missing:
         print(f"{_title(row)}: needs {row.kind}, {row.needs}")
@@ -257,6 +262,13 @@ def _files(options: argparse.Namespace, paper: Paper, table: Table) -> dict[str,
             if not (options.dry or path.is_file()):
                 raise InputError(f"--{kind}={name}: {file}: no such file")
             files[name] = file
+    if options.pretrain:
+        start = paper.starts.get(options.dataset)
+        if not (start and start.dataset):
+            raise InputError(
+                f"--pretrain: {paper.name} trains on no other data set before {options.dataset}"
+            )
+        files[start.dataset] = options.pretrain
     return files
 
 
@@ -275,8 +287,14 @@ def _command(options: argparse.Namespace, given: Sequence[str]) -> str:
         words += [f"--members={options.members}"]
     words += [f"--weights={name}=FILE" for name, _ in options.weights]
     words += [f"--keypoints={name}=FILE" for name, _ in options.keypoints]
+    words += ["--pretrain=DOWNLOADED"] if options.pretrain else []
     local = tuple(f"--config.{field}=" for field in local_fields(options.dataset))
-    return show([*words, *(word for word in given if not word.startswith(local))])
+    files = tuple(f"--config.{field}=" for field in FILES)
+    for word in given:
+        name, _, value = word.partition("=")
+        is_file = word.startswith(files) and (ROOT / pathlib.Path(value).expanduser()).is_file()
+        words += [] if word.startswith(local) else [f"{name}=FILE" if is_file else word]
+    return show(words)
 
 
 def _rows(text: str) -> tuple[int, ...]:
@@ -321,6 +339,7 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             help=f"NAME=FILE: {of}, for the rows of that name",
         )
+    add("--pretrain", default="", help="the data set that the paper pre-trains on, as downloaded")
     add("--rows", type=_rows, default=(), help="their numbers, as 1,4 (all that are built)")
     add("--seeds", type=int, default=1, help="train each row with so many seeds (1)")
     add("--members", type=int, default=0, help="members of DREML (48, on the synthetic set 4)")

@@ -199,13 +199,26 @@ class Synthetic(_Part):
     Attributes:
       fields: config fields of every row, before the user's.
       values: by field the paper's values and those that take their place.
-      start: the run whose backbone every row without `weights` starts from, in its own fields
-        alone; None to start as the config says.
     """
 
     fields: dict[str, Any] = {}
     values: dict[str, dict[Any, Any]] = {}
-    start: Row | None = None
+
+
+class Start(_Part):
+    """A run that rows start from, in place of ImageNet's weights, which it starts from itself.
+
+    Attributes:
+      row: the run, in its own fields alone; None for each row's own system, trained on `dataset`.
+      dataset: where that is trained, whose download the user has to give; "" for the table's.
+      params: what is taken from it, as `train.init_params` has it.
+      fields: config fields of rows in place of the config's, where it starts from nothing.
+    """
+
+    row: Row | None = None
+    dataset: str = ""
+    params: str = "backbone"
+    fields: dict[str, Any] = {}
 
 
 class Paper(_Part):
@@ -217,6 +230,8 @@ class Paper(_Part):
       config: the file under configs/ of rows that name none, "FILE" or "FILE:VARIANT".
       fields: config fields of rows that name no config, in the paper's sizes.
       synthetic: what differs on the embedded set.
+      starts: by data set what rows without `weights` start from, where their config starts from
+        nothing.
       tables: by name, in the paper's order.
     """
 
@@ -225,6 +240,7 @@ class Paper(_Part):
     config: str
     fields: dict[str, Any] = {}
     synthetic: Synthetic = Synthetic()
+    starts: dict[str, Start] = {}
     tables: dict[str, Table]
 
     @pydantic.field_validator("tables", mode="before")
@@ -285,6 +301,12 @@ def load_paper(path: pathlib.Path) -> Paper:
     except pydantic.ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from error
+
+
+def papers_counts(dataset: str) -> str:
+    """Returns in words what the papers count of a data set; "" of those that none has."""
+    figures = json.loads(pathlib.Path(__file__).with_name("papers.json").read_text())
+    return str(figures["counts"].get(dataset, ""))
 
 
 def _quote(table: Table, figures: Mapping[str, Any]) -> Table:

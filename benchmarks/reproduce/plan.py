@@ -5,7 +5,7 @@ All is arithmetic from configs and from the sizes in plan.yaml; nothing is measu
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,16 +14,17 @@ from benchmarks.costs import MatcherCosts, matcher_costs
 from benchmarks.reproduce.papers import Row
 from benchmarks.reproduce.runner import Experiment
 from benchmarks.results_file import markdown_table
-from grnet_jax.config import Config, parse_config
+from grnet_jax.config import Config, drawn_queries, parse_config
 from grnet_jax.training.build import count_steps
 
 # A third of an A100's published bfloat16 peak, a tenth of an H100's; what a device reaches is not
 # measured.
 ASSUMED_TFLOPS = 100.0
+_FLOAT32_RATE = 0.5  # of bfloat16's, as both devices' peaks of TF32 are
 _CHECKPOINTS = 3  # the last two and the best
 _FORWARD_BACKWARD = 3  # times the operations of the forward pass
 _HEADS = (
-    *("#", "row", "seed", "steps", "images, M", "pairs, M", "parameters, M", "disk, GB"),
+    *("#", "row", "seed", "dtype", "steps", "images, M", "pairs, M", "parameters, M", "disk, GB"),
     *("state, GB", "features, GB", "training, h", "validation, h", "test, h"),
 )
 
@@ -64,36 +65,52 @@ def format_plan(experiments: Sequence[tuple[Row, Experiment]], tflops: float) ->
       tflops: 1e12 floating-point operations a second.
     """
     lines, planned, hours, disk = [], set(), 0.0, 0.0
-    for row, experiment in experiments:
+    for number, label, experiment in _with_starts(experiments):
         runs = [one for one in experiment.members or (experiment,) if one.workdir not in planned]
         planned |= {one.workdir for one in runs}
-        plans = [plan_run(parse_config(one.read_config()), one.dataset) for one in runs]
+        configs = [parse_config(one.read_config()) for one in runs]
+        plans = [plan_run(*of) for of in zip(configs, (one.dataset for one in runs), strict=True)]
         if not plans:
             text = "an ensemble of rows above" if experiment.members else "as a row above"
-            lines.append([row.number, row.label, experiment.seed, text])
+            lines.append([number, label, experiment.seed, "", text])
             continue
         total = RunPlan(*(sum(of_run) for of_run in zip(*plans, strict=True)))
-        gflops = (total.training, total.validation, total.test)
-        in_hours = [gflop / (tflops * 1e3) / 3600 for gflop in gflops]
+        dtype = configs[0].model.dtype
+        rate = tflops * (1 if dtype == "bfloat16" else _FLOAT32_RATE) * 1e3 * 3600
+        in_hours = [gflop / rate for gflop in (total.training, total.validation, total.test)]
         hours, disk = hours + sum(in_hours), disk + total.disk
         numbers = [total.images / 1e6, total.pairs / 1e6, total.parameters / 1e6, total.disk / 1e9]
         numbers += [max(one.state for one in plans) / 1e9, total.features / 1e9, *in_hours]
-        cells = [row.number, row.label, experiment.seed, f"{total.steps:,}"]
-        lines.append(cells + [_short(number) for number in numbers])
+        cells = [number, label, experiment.seed, dtype, f"{total.steps:,}"]
+        lines.append(cells + [_short(value) for value in numbers])
     wide = [[*line, *[""] * (len(_HEADS) - len(line))] for line in lines]
     notes = [
-        f"In all {hours:.3g} h at {tflops:g} TFLOP/s, which is assumed (--tflops), and "
-        f"{disk / 1e9:.3g} GB of checkpoints.",
+        f"In all {hours:.3g} h at {tflops:g} TFLOP/s in bfloat16, which is assumed (--tflops), "
+        f"half as much in float32, and {disk / 1e9:.3g} GB of checkpoints. On an accelerator "
+        "--config.model.dtype=bfloat16 is for every row.",
         "Operations are XLA's count of the forward pass, three times it in training. Reading and "
         "decoding of images are not counted, activations are in no memory.",
         "State: parameters, gradients and moments of the largest run on the device. Features: of "
-        "test's images in memory; joining them takes up to twice as much, eval.search.store next "
-        "to none.",
+        "test's images; above a quarter of the memory they are on the disk until the test ends.",
+        "Validation is on eval.protocol.val_queries queries, in a gallery ten times as large.",
     ]
     assumed = _sizes("assumed")
     for name in dict.fromkeys(one.dataset for _, one in experiments):
         notes += [f"Assumed sizes: {assumed[name]}."] if name in assumed else []
     return "\n".join([markdown_table(_HEADS, wide), *(f"- {note}" for note in notes)])
+
+
+def _with_starts(
+    experiments: Sequence[tuple[Row, Experiment]],
+) -> Iterator[tuple[object, str, Experiment]]:
+    """Yields number, label and run of each row, before them the runs that they start from."""
+    begun = set()
+    for row, experiment in experiments:
+        for one in experiment.members or (experiment,):
+            if one.start and one.start.workdir not in begun:
+                begun.add(one.start.workdir)
+                yield "", f"start of #{row.number}: {one.start.config}", one.start
+        yield row.number, row.label, experiment
 
 
 def plan_run(config: Config, dataset: str) -> RunPlan:
@@ -113,7 +130,7 @@ def plan_run(config: Config, dataset: str) -> RunPlan:
     steps = count_steps(config.train, math.ceil(groups / batch))
     moments = {"sgd": 1, "adamw": 2}[config.optimizer.name]
     protocol = config.eval.protocol
-    queries = protocol.queries or size["queries"]
+    queries = (drawn_queries(protocol.queries) or (0, 0))[0] or size["queries"]
     tested = size.get("photos", queries + size["gallery"])
     every = config.train.eval_every
     validations = steps // every if every and size["val"] else 0

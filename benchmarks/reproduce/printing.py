@@ -12,6 +12,7 @@ from benchmarks.reproduce.papers import (
     SYNTHETIC,
     Row,
     Table,
+    papers_counts,
 )
 from benchmarks.results_file import markdown_table
 from grnet_jax.evaluation.reports import column_title
@@ -100,6 +101,8 @@ def _notes(table: Table, dataset: str, results: Results) -> Iterator[str]:
     if not all(row.built for row in table.rows.values()):
         yield "quoted: not trained here, or not on this data set; the paper's figures alone."
     yield from table.notes
+    if counts := papers_counts(dataset):
+        yield counts
     if dataset == SYNTHETIC:
         yield "Drawn clothes and small networks: the figures say nothing about photos of real ones."
     for protocol in _protocols(table, dataset, results):
@@ -205,15 +208,20 @@ def _protocols(table: Table, dataset: str, results: Results) -> list[str]:
         if measured and dataset != table.datasets[0]:
             names = {}
         names |= dict.fromkeys(sorted(n for one in measured for n in one["protocols"]))
-        mean = ["category_mean"] if "category_mean" in names or not names else []
-        return [n for n in names if n.startswith("category:")] + mean
-    return list(table.protocols)
+        means = [name for name in ("category_mean", "category_mean_items") if name in names]
+        categories = [name for name in names if name.startswith("category:")]
+        return [*categories, *means] if names else ["category_mean"]
+    found = {name for one in measured for name in one["protocols"]}
+    with_items = (one for name in table.protocols for one in (name, f"{name}_items"))
+    return [name for name in with_items if name in found or name in table.protocols]
 
 
 def _title(protocol: str, results: Results) -> str:
     for seeds in results.values():
         for metrics in _metrics_of(seeds, protocol):
-            return f"{metrics['title']}, {metrics['queries']:,} queries"
+            gallery = metrics.get("gallery")
+            among = f" among {gallery:,} photos" if gallery else ""
+            return f"{metrics['title']}, {metrics['queries']:,} queries{among}"
     return protocol.removeprefix("category:").replace("_", " ")
 
 

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from benchmarks.costs import matcher_costs
 from benchmarks.reproduce.papers import SYNTHETIC, Paper, Row, Table
 from benchmarks.results_file import ROOT, ResultsFile, run_command
-from grnet_jax.config import parse_config
+from grnet_jax.config import fields_affecting, parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.training.build import count_steps
 from grnet_jax.training.checkpoints import Checkpoints
@@ -28,7 +28,9 @@ from input_pipeline import keypoint_names, load_dataset, steps_per_epoch
 _PRETRAINED = "model.backbone.pretrained"
 _KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
 _LABELS = ("num_classes", "num_attributes")  # fields of models that recognize them
-_KEYS = ("dataset", "config", "fields", "seed")
+_INIT_FROM = "train.init_from"
+FILES = ("image.detections", "eval.protocol.queries")  # fields of files, known by content
+_KEYS = ("dataset", "config", "recipe", "fields", "seed")
 _GROUP_METRICS = ("top1", "top20", "top50")
 _RECOGNITION = ("split", "photos", "values", "intervals", "kinds", "pdj")
 _MAX_ATTRIBUTES = 70  # that a row keeps, as many as FashionNet's Fig. 7 has: the most frequent
@@ -45,8 +47,8 @@ class Experiment:
       fields: those that differ from the file's own values, as JSON has them, with the run that it
         starts from and "ensemble", the runs that it evaluates together.
       seed: of the parameters, the order of the pairs and the flips.
-      local: fields of this machine: those of `local_fields`, and the row's own file.
-      start: the run whose backbone this one starts from.
+      local: fields of this machine: those of `local_fields`, and the row's files.
+      start: the run that this one starts from.
       members: those whose runs this one evaluates together, and so trains none itself.
     """
 
@@ -64,9 +66,19 @@ class Experiment:
         return {name: getattr(self, name) for name in _KEYS}
 
     @property
+    def recipe(self) -> str:
+        """What the config's own values are known by, with the side of the image and the backbone.
+
+        Of those that parameters, features or scores depend on and that are no defaults, so that a
+        new field makes no other recipe.
+        """
+        return _recipe(self.config, self.dataset)
+
+    @property
     def name(self) -> str:
         """The run's folder, whatever the seed; experiments that differ in evaluation share it."""
         trained = {name: value for name, value in self.fields.items() if not _measures(name)}
+        trained["recipe"] = self.recipe
         what = "ensemble_" if self.members else ""
         return f"{what}{self.config}_{self.dataset}_{_digest(trained)}".replace(":", "_")
 
@@ -113,7 +125,8 @@ def make_experiment(
         what is started from not for rows with weights of their own, those of keypoints not for
         rows with their own, and numbers of labels not for rows that recognize none.
       files: by backbone the file of its weights, which every row of it starts from on published
-        sets, and by name that of keypoints; "" where that does not matter, for nothing is run.
+        sets, by name that of keypoints, and by data set of a `Start` where it lies; "" where that
+        does not matter, for nothing is run.
 
     Raises:
       InputError: a field that the config does not have, a value that it cannot have, or a file
@@ -125,7 +138,15 @@ def make_experiment(
             f"row {row.number} of {table.name} ({row.label}) needs {row.kind}: expected "
             f"{row.needs}, a file that {page} tells how to make"
         )
-    fields = paper.fields_of(table, row, dataset)
+    fields, start = paper.fields_of(table, row, dataset), paper.starts.get(dataset)
+    own = {paper.config, row.config or paper.config}  # all of a paper's rows have one budget
+    if start and not any(_has_start(read_config(name, dataset)) for name in own):
+        fields = {**fields, **start.fields}
+        first = _make_start(paper, table, row, dataset, given, files)
+        if first:
+            fields |= {_INIT_FROM: first.workdir, "train.init_params": start.params}
+            experiment = _make(paper, row, fields, dataset, seed, given, files)
+            return dataclasses.replace(experiment, start=first)
     experiment = _make(paper, row, fields, dataset, seed, given, files)
     if row.members:
         members = tuple(
@@ -134,12 +155,42 @@ def make_experiment(
         )
         fields = {**experiment.fields, "ensemble": [member.name for member in members]}
         return dataclasses.replace(experiment, fields=fields, members=members)
-    first = paper.synthetic.start
-    if dataset != SYNTHETIC or not first or row.weights:
-        return experiment
-    start = _make(paper, first, first.fields, dataset, 0, given)
-    begins = {"train.init_from": start.workdir, "train.init_params": "backbone"}
-    return dataclasses.replace(experiment, fields={**experiment.fields, **begins}, start=start)
+    return experiment
+
+
+def _has_start(config: Any) -> bool:
+    """Whether a config starts from a run or from weights itself."""
+    return bool(config.train.init_from or config.model.backbone.pretrained)
+
+
+def _make_start(
+    paper: Paper,
+    table: Table,
+    row: Row,
+    dataset: str,
+    given: Sequence[str],
+    files: Mapping[str, str],
+) -> Experiment | None:
+    """The run that a row starts from; None where it has none, or not this backbone."""
+    start = paper.starts[dataset]
+    if (
+        row.weights
+        or row.members
+        or any(word.startswith(f"--config.{_INIT_FROM}") for word in given)
+    ):
+        return None
+    if start.row:
+        own = _make(paper, row, paper.fields_of(table, row, dataset), dataset, 0, given)
+        first = _make(paper, start.row, start.row.fields, dataset, 0, given, files)
+        names = {one.read_config().model.backbone.name for one in (own, first)}
+        return first if len(names) == 1 else None
+    if start.dataset not in files:
+        return None
+    fields = paper.fields_of(table, row, start.dataset)
+    other = tuple(f"--config.{name}" for name in ("dataset.source=", "model.num_", *FILES))
+    words = [word for word in given if not word.startswith(other)]
+    words.append(f"--config.dataset.source={files[start.dataset]}")
+    return _make(paper, row, fields, start.dataset, 0, words, files)
 
 
 def _make(
@@ -161,6 +212,8 @@ def _make(
     changed = {at: _at(config, at) for at in names if _at(config, at) != _at(own, at)}
     plain = json.loads(json.dumps(changed))
     local = {field: plain.pop(field) for field in local_fields(dataset) if field in plain}
+    for field in plain.keys() & set(FILES):
+        local[field], plain[field] = plain[field], file_digest(plain[field])
     if row.keypoints and files.get(row.keypoints):
         local |= _local_keypoints(files[row.keypoints])
     backbone = row.weights or weights_name(config, dataset)
@@ -168,6 +221,25 @@ def _make(
         plain[_PRETRAINED] = file_digest(files[backbone])
         local |= {_PRETRAINED: files[backbone]} if files[backbone] else {}
     return Experiment(name, dataset, plain, seed, local)
+
+
+@functools.cache
+def _recipe(config: str, dataset: str) -> str:
+    own = parse_config(read_config(config, dataset))
+    changed = _flatten(own.model_dump(mode="json", exclude_defaults=True))
+    affecting = fields_affecting(own, "parameters", "features", "scores")
+    digest = _digest({name: changed[name] for name in affecting if name in changed})
+    backbone = own.model.backbone.name if hasattr(own.model, "backbone") else own.model.name
+    return f"{own.image.size}px_{backbone}_{digest}"
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name."""
+    values: dict[str, Any] = {}
+    for name, value in section.items():
+        inner = isinstance(value, Mapping)
+        values |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return values
 
 
 def weights_name(config: Any, dataset: str) -> str:
@@ -244,18 +316,30 @@ def read_config(config: str, dataset: str, given: Sequence[str] = ()) -> Any:
     file, _, variant = config.partition(":")
     argument = f"{dataset},{variant}" if variant else dataset
     own = importlib.import_module(f"configs.{file}").get_config(argument)
+    return set_fields(own, given, f"configs/{file}.py")
+
+
+def set_fields(config: Any, given: Sequence[str], where: str) -> Any:
+    """Returns a config with fields set as on the command line.
+
+    Args:
+      config: as a file gives it.
+      given: `--config.FIELD=VALUE`.
+      where: what errors call the config.
+
+    Raises:
+      InputError: a field that it does not have, or a value that it cannot have.
+    """
     if not given:
-        return own
+        return config
     values, argv = flags.FlagValues(), ["", *given]
     try:
         config_flags.DEFINE_config_dict(
-            "config", own, flag_values=values, lock_config=True, sys_argv=argv
+            "config", config, flag_values=values, lock_config=True, sys_argv=argv
         )
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{' '.join(given)}: expected fields of configs/{file}.py: {error}"
-        ) from error
+        raise InputError(f"{' '.join(given)}: expected fields of {where}: {error}") from error
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; options are --NAME=VALUE")
     return values.config
@@ -296,6 +380,13 @@ def find_results(
         weights = found[-1]["fields"].get(_PRETRAINED) if found else None
         results[row.number] = [one for one in found if one["fields"].get(_PRETRAINED) == weights]
     return {number: seeds for number, seeds in results.items() if seeds}
+
+
+def other_recipes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the recipes of rows of a results file that are not their configs' any more."""
+    return sorted(
+        {row["recipe"] for row in rows if row["recipe"] != _recipe(row["config"], row["dataset"])}
+    )
 
 
 def _is_of(result: Mapping[str, Any], experiment: Experiment) -> bool:
@@ -395,6 +486,14 @@ def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...
     trained = {name: value for name, value in settings.items() if not _measures(name)}
     words = [f"--config=configs/{file}.py:{argument}", *_flags(trained), f"--workdir={workdirs}"]
     return ["train.py", *words], evaluate
+
+
+def all_commands(experiment: Experiment, runs: pathlib.Path) -> list[list[str]]:
+    """Returns what trains all that a row needs, each run once, and evaluates it."""
+    members = experiment.members or (experiment,)
+    first = {one.start.workdir: one.start for one in members if one.start}
+    trained = [commands(one, runs)[0] for one in (*first.values(), *members)]
+    return [*trained, commands(experiment, runs)[-1]]
 
 
 def _parameters(experiment: Experiment) -> int:

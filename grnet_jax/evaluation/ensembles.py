@@ -44,12 +44,20 @@ class EnsembleEvaluator(RetrievalEvaluator):
       members: one or more, whose scores are inner products, trained on the same data.
       mesh: the devices.
       dataset: an `input_pipeline.Dataset`.
+      scratch: of `RetrievalEvaluator`.
 
     Raises:
       InputError: a member whose score is no inner product, or of other training data.
     """
 
-    def __init__(self, config: Config, members: Sequence[Member], mesh: Mesh, dataset: Any):
+    def __init__(
+        self,
+        config: Config,
+        members: Sequence[Member],
+        mesh: Mesh,
+        dataset: Any,
+        scratch: str = "",
+    ):
         _check_members(members)
         configs = [_member_config(config, member.config) for member in members]
         protocol = build_protocol(
@@ -60,12 +68,14 @@ class EnsembleEvaluator(RetrievalEvaluator):
             also_cropped=[own.image for own in configs[1:]],
         )
         store = config.eval.search.store
-        super().__init__(configs[0], EmbeddingModel(), mesh, protocol, store)
+        super().__init__(configs[0], EmbeddingModel(), mesh, protocol, store, scratch)
         self._names = [member.name for member in members]
         self._members = []
         for number, (member, own) in enumerate(zip(members, configs, strict=True)):
-            folder = f"{store}/{_key(number)}" if store else ""
-            self._members.append(RetrievalEvaluator(own, member.matcher, mesh, protocol, folder))
+            folders = [f"{folder}/{_key(number)}" if folder else "" for folder in (store, scratch)]
+            one = RetrievalEvaluator(own, member.matcher, mesh, protocol, folders[0], folders[1])
+            one.memory_share /= 2 * len(members)  # its own, and that of all of them joined
+            self._members.append(one)
 
     def features(
         self, variables: Any, images: Any, rows: np.ndarray, what: str, step: int = 0
@@ -76,7 +86,8 @@ class EnsembleEvaluator(RetrievalEvaluator):
             for number, member in enumerate(self._members)
         ]
         joined = Concatenated(tuple(parts))
-        return joined if self._store else InMemoryFeatures(read_all(joined))
+        alone = all(isinstance(part, InMemoryFeatures) for part in parts)
+        return InMemoryFeatures(read_all(joined)) if alone else joined
 
     def _processing(self) -> dict[str, Any]:
         return {"ensemble": ",".join(self._names), **super()._processing()}

@@ -56,6 +56,7 @@ def build_evaluators(
     *,
     validation: bool = False,
     learned: Any = None,
+    scratch: str = "",
 ) -> dict[str, Evaluator]:
     """Builds the evaluators that fit a matcher and a split, by name.
 
@@ -67,6 +68,7 @@ def build_evaluators(
       split: the name of one of its splits.
       validation: whether it is measured while training: on a sample of the split's queries and of
         its own gallery, in memory.
+      scratch: of `RetrievalEvaluator`.
       learned: the `categories` and `attributes` that the matcher learned; None: the data set's.
 
     Returns:
@@ -90,7 +92,7 @@ def build_evaluators(
     if not recognizes or has_both_domains(dataset.split(split)):
         options = config.eval.protocol.model_copy(update={"split": split})
         if validation:
-            options = options.model_copy(update={"gallery": "", "queries": 0})
+            options = options.model_copy(update={"gallery": "", "queries": "", "rank_items": ""})
         protocol = build_protocol(
             dataset, config.image, options, whitening=config.eval.search.whitening
         )
@@ -99,7 +101,9 @@ def build_evaluators(
         if validation:
             logging.info("Validation: %s", protocol.describe())
         store = "" if validation else config.eval.search.store
-        evaluators["retrieval"] = RetrievalEvaluator(config, matcher, mesh, protocol, store)
+        evaluators["retrieval"] = RetrievalEvaluator(
+            config, matcher, mesh, protocol, store, scratch
+        )
     if recognizes:
         evaluators["recognition"] = RecognitionEvaluator(
             config, matcher, mesh, dataset, split, learned

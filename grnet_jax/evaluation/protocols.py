@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
-from grnet_jax.config import ProtocolConfig
+from grnet_jax.config import ProtocolConfig, drawn_queries
 from grnet_jax.errors import InputError
-from input_pipeline import ImageConfig
+from grnet_jax.search.ranking import ItemImages
+from input_pipeline import ImageConfig, read_text, to_path
 
 # What `eval.search.whitening` is where it is learned on the gallery, and not on a split's images.
 WHITENED_BY_GALLERY = "gallery"
@@ -59,6 +61,7 @@ class Protocol:
       gallery_rows: int [g]; a shop image listed under several items is there once.
       positives: int32 [q, p], places in `gallery_rows` that show the query's item, padded with -1.
       groups: each query is in one of them.
+      listed: int [n, 2], (place in `gallery_rows`, item that it shows), each once.
       sampled: how the queries were chosen, "" where they are all.
       gallery_sampled: how the gallery was chosen, "" where it is whole.
       whitening_split: an `input_pipeline.Split` whose images whitening is learned on, or None.
@@ -73,10 +76,20 @@ class Protocol:
     gallery_rows: np.ndarray
     positives: np.ndarray
     groups: tuple[Group, ...]
+    listed: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 2), int))
     sampled: str = ""
     gallery_sampled: str = ""
     whitening_split: Any = None
     overlaps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def items_of(self, group: Group) -> ItemImages:
+        """Returns the items of a group's part of the gallery, and its queries' among them."""
+        listed = _listed_part(self.listed, group.gallery)
+        listed = listed[np.argsort(listed[:, 1], kind="stable")]
+        items, starts = np.unique(listed[:, 1], return_index=True)
+        asked = self.images.index.item[self.query_rows[group.queries]]
+        places = np.minimum(np.searchsorted(items, asked), len(items) - 1)
+        return ItemImages(listed[:, 0], starts, np.where(items[places] == asked, places, -1))
 
     def describe(self) -> str:
         """Returns the protocol in words."""
@@ -184,13 +197,8 @@ def build_protocol(
     listed[category[shop_rows[listed]] != category[query_rows, None]] = -1
     positives = _each_once(np.where(listed < 0, -1, place[listed]))
     _check_matches(positives, split, f"{len(gallery_rows)} photos ({'+'.join(names)})")
-    sampled = ""
-    if options.queries:
-        chosen = _sample(positives, options.queries, options.query_seed)
-        sampled = (
-            f"{options.queries:,} of {len(query_rows):,}, drawn with seed {options.query_seed}"
-        )
-        query_rows, positives = query_rows[chosen], positives[chosen]
+    chosen, sampled = _choose_queries(options.queries, index, query_rows, positives)
+    query_rows, positives = query_rows[chosen], positives[chosen]
     return Protocol(
         dataset=dataset.title,
         split=split,
@@ -199,6 +207,7 @@ def build_protocol(
         query_rows=query_rows.astype(np.int32),
         gallery_rows=gallery_rows.astype(np.int32),
         positives=positives.astype(np.int32),
+        listed=np.unique(np.stack([place, index.item[shop_rows]], axis=1), axis=0),
         groups=_groups(index, query_rows, gallery_rows, same_category),
         sampled=sampled,
         whitening_split=None
@@ -258,6 +267,7 @@ def sample_protocol(protocol: Protocol, queries: int, seed: int = 0) -> Protocol
         query_rows=rows,
         gallery_rows=gallery_rows,
         positives=within_part(positives, kept),
+        listed=_listed_part(protocol.listed, kept),
         groups=_groups(
             protocol.images.index, rows, gallery_rows, bool(protocol.groups[0].category)
         ),
@@ -380,6 +390,52 @@ def _check_categories(index: Any, query_rows: np.ndarray) -> None:
     if len(without):
         name = str(index.photo_id[without[0]])
         raise EvaluationError(f"eval.protocol.same_category: query {name!r} has no category")
+
+
+def _choose_queries(
+    text: str, index: Any, query_rows: np.ndarray, positives: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """The places of the queries that `eval.protocol.queries` asks for, and how they were chosen."""
+    drawn = drawn_queries(text)
+    if drawn is None:
+        path = to_path(text, "eval.protocol.queries")
+        chosen, how = _named_queries(path, index, query_rows), f"listed in {path.name}"
+    elif drawn[0]:
+        chosen, how = _sample(positives, *drawn), f"drawn with seed {drawn[1]}"
+    else:
+        return np.arange(len(query_rows)), ""
+    return chosen, f"{len(chosen):,} of {len(query_rows):,}, {how}"
+
+
+def _named_queries(path: epath.Path, index: Any, query_rows: np.ndarray) -> np.ndarray:
+    """The places of the queries that a file names, each once.
+
+    Raises:
+      EvaluationError: naming the line without a query, or a file without any.
+    """
+    places: dict[str, list[int]] = {}
+    items = index.items[index.item[query_rows]]
+    for place, names in enumerate(zip(index.photo_id[query_rows], items, strict=True)):
+        for name in (str(names[0]), ",".join(map(str, names))):
+            places.setdefault(name, []).append(place)
+    found: set[int] = set()
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if name := line.strip():
+            if name not in places:
+                raise EvaluationError(
+                    f"{path}:{number}: {name!r}: the split has no such query; expected "
+                    "IMAGE or IMAGE,ITEM, as photo_id and item_id of ranks.parquet have them"
+                )
+            found.update(places[name])
+    if not found:
+        raise EvaluationError(f"eval.protocol.queries={path}: the file names no query")
+    return np.array(sorted(found))
+
+
+def _listed_part(listed: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """`Protocol.listed` of a part of the gallery, int [g'], rows in order, counted there."""
+    places = within_part(listed[:, :1], part)[:, 0]
+    return np.stack([places, listed[:, 1]], axis=1)[places >= 0]
 
 
 def _sample(positives: np.ndarray, queries: int, seed: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +38,12 @@ from grnet_jax.evaluation.retrieval_metrics import (
 from grnet_jax.models import is_embedding_model, model_inputs
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.embed import embed_rows, make_embed, read_images
-from grnet_jax.search.features import FeatureSource, FeatureSubset, InMemoryFeatures
+from grnet_jax.search.features import (
+    FeatureSource,
+    FeatureSubset,
+    InMemoryFeatures,
+    item_centroids,
+)
 from grnet_jax.search.fingerprints import Fingerprint, fingerprint, model_fingerprint
 from grnet_jax.search.postprocessing import postprocess
 from grnet_jax.search.ranking import (
@@ -128,6 +135,10 @@ _PROCESSING = (
 )
 
 
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def count_scored(groups: Sequence[Group], shortlist: int) -> int:
     """Counts pairs of a query and a gallery image that are scored; all where `shortlist` is 0."""
     return sum(
@@ -145,14 +156,24 @@ class RetrievalEvaluator:
       mesh: the devices.
       protocol: queries and gallery.
       store: folder or URL for the features and for what was found, so that the same call goes on
-        after a kill and memory does not grow with the gallery; "" keeps all in memory.
+        after a kill and memory does not grow with the gallery; "" for none.
+      scratch: folder that has, without a store, features that memory should not have until the
+        end of `run`; "" keeps all in memory.
 
     Raises:
       InputError: naming a field that cannot be, or that would change nothing.
     """
 
+    memory_share = 0.25  # of this machine's memory, that features may take
+
     def __init__(
-        self, config: Config, matcher: nn.Module, mesh: Mesh, protocol: Protocol, store: str = ""
+        self,
+        config: Config,
+        matcher: nn.Module,
+        mesh: Mesh,
+        protocol: Protocol,
+        store: str = "",
+        scratch: str = "",
     ):
         self.protocol = protocol
         self._config = config
@@ -160,11 +181,18 @@ class RetrievalEvaluator:
         self._matcher = matcher
         self._mesh = mesh
         self._store = store
+        self._scratch = scratch
         self._logits = bool(getattr(matcher, "scores_are_logits", False))
         self._embed = make_embed(matcher, mesh, self._search.flip_average)
         self._local_mesh = local_mesh(mesh)
         self._fingerprinted: tuple[Any, str] | None = None
-        _check_embeddings(self._search, is_embedding_model(matcher))
+        alone = is_embedding_model(matcher)
+        _check_embeddings(self._search, alone)
+        if config.eval.protocol.rank_items == "centroid" and not alone:
+            raise InputError(
+                "eval.protocol.rank_items=centroid: this matcher's score is no inner product of "
+                "embeddings; expected best_image"
+            )
 
     def run(self, variables: Any, step: int = 0) -> RetrievalResult:
         """Embeds the protocol's queries and gallery, ranks and measures.
@@ -192,6 +220,7 @@ class RetrievalEvaluator:
         ranking = self._rank(variables, query, gallery, files)
         if jax.process_index() == 0:
             files.remove()
+            self._remove_scratch()
         subsets, measured = self._measure(ranking)
         unmatched = measured["all"].without_match
         if unmatched:
@@ -232,21 +261,49 @@ class RetrievalEvaluator:
                 "mesh": self._mesh,
                 "progress": functools.partial(advance, bar),
             }
-            if not self._store:
+            spilled = not self._store and self._is_too_large(variables, what)
+            if not (self._store or spilled):
                 return InMemoryFeatures(embed_rows(**how))
             # Lance is loaded only where it is used.
             from grnet_jax.search.store import FeatureStore, store_rows
 
             model, cropped = self._fingerprint(variables), self._image_fingerprint(images, rows)
+            origin = Fingerprint(model, step, cropped)
+            # What a killed evaluation left is of use to the same one alone.
+            own = f"{self._scratch}/{what}-{fingerprint([model, step, cropped])}"
             stored = FeatureStore(
-                f"{self._store}/{what}.lance",
-                Fingerprint(model, step, cropped),
+                f"{own if spilled else f'{self._store}/{what}'}.lance",
+                origin,
                 images.index.photo_id[rows],
                 self._feature_shapes(variables),
                 self._search.store_dtype,
             )
             store_rows(stored, **how)
         return stored.reader()
+
+    def _is_too_large(self, variables: Any, what: str) -> bool:
+        """Whether features of this protocol are more than memory should have.
+
+        Never those of images with keypoints, which no store knows.
+        """
+        if not self._scratch or getattr(self._matcher, "needs_keypoints", False):
+            return False
+        leaves = jax.tree.leaves(self._feature_shapes(variables))
+        each = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
+        count = len(self.protocol.query_rows) + len(self.protocol.gallery_rows)
+        size, limit = each * count, self.memory_share * _machine_memory()
+        if size <= limit:
+            return False
+        logging.info(
+            "Features take %.3g GB, more than %.3g: %s are in %s until the end.",
+            size / 1e9, limit / 1e9, what, self._scratch,
+        )  # fmt: skip
+        return True
+
+    def _remove_scratch(self) -> None:
+        """Removes features that were on the disk for want of memory, also a killed run's."""
+        if self._scratch and epath.Path(self._scratch).exists():
+            epath.Path(self._scratch).rmtree()
 
     def _processing(self) -> dict[str, Any]:
         """What changes features after the model, by field, where it is set."""
@@ -279,7 +336,39 @@ class RetrievalEvaluator:
             title = f"All queries, identical files count ({protocol.dataset})"
             identical = dataclasses.replace(subsets[0], name="all_identical", title=title)
             measured |= compute_metrics([identical], ranking.other_ranks, items)
+        if ranking.item_ranks is not None:
+            measured |= self._measure_items(subsets, ranking.item_ranks)
         return subsets, measured
+
+    def _measure_items(
+        self, subsets: Sequence[QuerySubset], ranks: np.ndarray
+    ) -> dict[str, RetrievalMetrics]:
+        """The metrics of each subset with items ranked in the place of images."""
+        protocol = self.protocol
+        how = {"best_image": "best photo", "centroid": "mean embedding"}
+        by = f"items by their {how[self._config.eval.protocol.rank_items]}"
+        counts = {
+            f"category:{group.category}": len(protocol.items_of(group).starts)
+            for group in protocol.groups
+            if len(group.gallery)
+        }
+        alone = None if protocol.groups[0].category else counts["category:"]
+        of_items = [
+            dataclasses.replace(
+                subset,
+                name=f"{subset.name}_items",
+                title=f"{subset.title}, {by}",
+                gallery=counts.get(subset.name, alone),
+            )
+            for subset in subsets
+        ]
+        asked = protocol.images.index.item[protocol.query_rows]
+        measured = compute_metrics(of_items, ranks, asked)
+        if alone is None:
+            parts = [one for name, one in measured.items() if name.startswith("category:")]
+            mean = macro_average(parts, protocol.dataset)
+            measured["category_mean_items"] = dataclasses.replace(mean, title=f"{mean.title}, {by}")
+        return measured
 
     def _postprocess(
         self, variables: Any, query: FeatureSource, gallery: FeatureSource, step: int
@@ -301,6 +390,7 @@ class RetrievalEvaluator:
         if self._config.eval.protocol.count_identical:
             content = protocol.images.index.content[protocol.gallery_rows]
             others = identical_rows(protocol.positives, content)
+        ranked_by = self._config.eval.protocol.rank_items
         groups = [group for group in protocol.groups if len(group.gallery)]  # others have no match
         edges = self._calibration_edges
         if edges is not None and any(map(self._is_listed, groups)):
@@ -314,16 +404,23 @@ class RetrievalEvaluator:
         ):
             searches = self._searches(variables, first_bar, bar)
             for number, group in enumerate(groups):
-                search = searches[self._is_listed(group)](FeatureSubset(gallery, group.gallery))
+                own = FeatureSubset(query, group.queries)
+                part = FeatureSubset(gallery, group.gallery)
+                items = protocol.items_of(group) if ranked_by else None
                 ranking = rank(
-                    search,
-                    FeatureSubset(query, group.queries),
+                    searches[self._is_listed(group)](part),
+                    own,
                     within_part(protocol.positives[group.queries], group.gallery),
                     None if others is None else within_part(others[group.queries], group.gallery),
                     calibration_edges=edges,
+                    items=items if ranked_by == "best_image" else None,
                     files=files,
                     name=f"group-{number}",
                 )
+                if items and ranked_by == "centroid":
+                    centers = searches[False](item_centroids(part, items.rows, items.starts))
+                    ranks = rank(centers, own, items.own[:, None]).ranks
+                    ranking = dataclasses.replace(ranking, item_ranks=ranks)
                 parts.append((ranking, group.queries, group.gallery))
         return merge_rankings(parts, len(protocol.query_rows))
 
@@ -375,6 +472,8 @@ class RetrievalEvaluator:
                 self._fingerprint(variables),
                 fields_affecting(config, "scores"),
                 [config.eval.search.top_k, config.eval.protocol.count_identical],
+                config.eval.protocol.rank_items,
+                protocol.listed,
                 [jax.__version__, jax.default_backend(), self._mesh.size, jax.process_count()],
                 self._image_fingerprint(images, protocol.query_rows),
                 self._image_fingerprint(images, protocol.gallery_rows),

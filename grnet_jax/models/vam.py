@@ -1,12 +1,11 @@
 """Visual attention model: an attention map, learned with the retrieval, gates the feature map.
 
 Wang et al., "Clothing Retrieval with Visual Attention Model", VCIP 2017, in GRNet's and Kucer and
-Murray's tables "VAM". Its abstract was at hand, the full text was not. What it says: the attention
-map is learned by itself, without landmarks; the attention network and the global network are one,
-trained end to end; they are connected by Impdrop, which drops features at random by the
-probabilities that the attention map gives, or by Product, the trivial way.
-
-Our reading:
+Murray's tables "VAM". Its abstract says: the attention map is learned by itself, without landmarks;
+the attention network and the global network are one, trained end to end; they are connected by
+Impdrop, which drops features at random by the probabilities that the attention map gives, or by
+Product, the trivial way. GRNet's paper says that the attention needs segmented clothes to train on;
+here it has none. Our reading:
 
 - A fully convolutional network, 3x3, ReLU, 1x1, sigmoid, reads a middle map of the backbone and
   gives one number in (0, 1) a position, averaged down to the positions of the last map.

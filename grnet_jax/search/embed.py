@@ -134,7 +134,14 @@ def embed_rows(
     progress: Progress = ignore_progress,
 ) -> Any:
     """Computes what `embed_batches` yields, side by side, for n > 0 images."""
-    parts = embed_batches(
+    whole: Any = None
+    for start, part in embed_batches(
         embed, variables, batches, rows, batch=batch, mesh=mesh, progress=progress
-    )
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part for _, part in parts))
+    ):
+        if whole is None:  # all in one place from the start: joined later, they would take twice
+            whole = jax.tree.map(
+                lambda leaf: np.empty((len(rows), *leaf.shape[1:]), leaf.dtype), part
+            )
+        for to, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+            to[start : start + len(leaf)] = leaf
+    return whole

@@ -119,6 +119,12 @@ def read_embeddings(source: FeatureSource) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def item_centroids(source: FeatureSource, rows: np.ndarray, starts: np.ndarray) -> InMemoryFeatures:
+    """Returns each item's mean embedding, of length 1, as of `ItemImages`, float32 [m, d]."""
+    sums = np.add.reduceat(read_embeddings(source)[rows], starts, axis=0)
+    return InMemoryFeatures(jax.device_get(Features(unit_vectors(jnp.asarray(sums)))))
+
+
 def read_blocks(source: FeatureSource, size: int) -> Iterator[tuple[int, int, Features]]:
     """Reads all images in blocks, the next one while the one before is used.
 

@@ -14,7 +14,7 @@ there are, so that neither changes a score.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -64,11 +64,28 @@ class RankingResult(SearchResult):
       ranks: int32 [q, p], ranks of each query's positives from 1, in order, padded with 0.
       other_ranks: as `ranks`, of the other positives that were asked for; None for none.
       calibration: sums over all pairs of queries and gallery images; None unless asked for.
+      item_ranks: int32 [q, 1], rank of each query's item among the gallery's; None unless asked
+        for.
     """
 
     ranks: np.ndarray
     other_ranks: np.ndarray | None = None
     calibration: CalibrationSums | None = None
+    item_ranks: np.ndarray | None = None
+
+
+class ItemImages(NamedTuple):
+    """A gallery's images by the items that they show.
+
+    Attributes:
+      rows: int [n], rows of the gallery, those of an item side by side.
+      starts: int [m], where each item's begin in `rows`.
+      own: int [q], each query's item among the m; -1 for none.
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    own: np.ndarray
 
 
 class GallerySearch(Protocol):
@@ -239,6 +256,7 @@ def rank(
     other_positives: np.ndarray | None = None,
     *,
     calibration_edges: np.ndarray | None = None,
+    items: ItemImages | None = None,
     files: ChunkFiles | None = None,
     name: str = "ranking",
 ) -> RankingResult:
@@ -251,6 +269,7 @@ def rank(
       other_positives: as positives, to be ranked beside them.
       calibration_edges: scores between bins, [b - 1], for the sums of `metrics.calibration_sums`
         with `positives` as the pairs that show the same item; None for none.
+      items: for ranks of items by the score of their best image; None for none.
       files: keeps what is found of each chunk, and has what an earlier call found.
       name: of this ranking in the files.
     """
@@ -264,8 +283,9 @@ def rank(
             # A process that has fewer queries than the others ranks the last one again.
             counted = min(len(query) - first, len(rows))
             arrays = _rank_chunk(
-                search, query.take(rows), block, sets[:, rows], calibration_edges, counted
-            )
+                search, query.take(rows), block, sets[:, rows], calibration_edges, counted,
+                items and items._replace(own=items.own[rows]),
+            )  # fmt: skip
             files.save(chunk, arrays)
         else:
             search.skip(len(rows))
@@ -279,7 +299,8 @@ def rank(
         total = np.sum([part["calibration"] for part in found], axis=0)
         sums = CalibrationSums(*_gather(total).sum(axis=0))
     others = None if other_positives is None else ranks[:, 1, : other_positives.shape[1]]
-    return RankingResult(indices, scores, ranks[:, 0, : positives.shape[1]], others, sums)
+    of_items = items and _gather_rows([part["item_ranks"] for part in found], len(query))
+    return RankingResult(indices, scores, ranks[:, 0, : positives.shape[1]], others, sums, of_items)
 
 
 def find(search: GallerySearch, query: FeatureSource) -> SearchResult:
@@ -321,8 +342,11 @@ def _rank_chunk(
     positives: np.ndarray,
     edges: np.ndarray | None,
     counted: int,
+    items: ItemImages | None,
 ) -> dict[str, np.ndarray]:
-    """Returns "ranks" int32 [q, s, p], "indices", "scores" and, with edges, "calibration" [5, b].
+    """Returns "ranks" int32 [q, s, p], "indices", "scores", and what else is asked for.
+
+    That is "calibration" [5, b] with edges, and "item_ranks" int32 [q, 1] with items.
 
     Args:
       search: of `rank`.
@@ -331,6 +355,7 @@ def _rank_chunk(
       positives: int32 [s, q, p].
       edges: of the bins, or None.
       counted: queries whose pairs are summed up, the first ones.
+      items: of the chunk's queries, or None.
     """
     scores, top = search(query, block)
     ranks = [_by_rows(_positive_ranks, scores, rows) for rows in positives]
@@ -338,7 +363,20 @@ def _rank_chunk(
     if edges is not None:
         sums = _pair_sums(scores[: max(counted, 0)], positives[0], edges)
         found["calibration"] = np.array(sums)
+    if items:
+        found["item_ranks"] = _item_ranks(scores, items)
     return found
+
+
+def _item_ranks(scores: np.ndarray, items: ItemImages) -> np.ndarray:
+    """Ranks each query's item by the items' best scores of [q, g], int32 [q, 1]; 0 for no item."""
+    parts = []
+    for start in range(0, len(scores), _MATRIX_ROWS):  # copies of some rows at a time
+        piece = scores[start : start + _MATRIX_ROWS, items.rows]
+        best = np.maximum.reduceat(piece, items.starts, axis=1)
+        own = items.own[start : start + _MATRIX_ROWS, None].astype(np.int32)
+        parts.append(_by_rows(_positive_ranks, best, own))
+    return np.concatenate(parts)
 
 
 _positive_ranks = jax.jit(positive_ranks)
@@ -426,10 +464,12 @@ def merge_rankings(
 
     sums = [part.calibration for part, _, _ in parts if part.calibration is not None]
     others = [part.other_ranks for part, _, _ in parts if part.other_ranks is not None]
+    of_items = [part.item_ranks for part, _, _ in parts if part.item_ranks is not None]
     return RankingResult(
         indices=merge([gallery[part.indices] for part, _, gallery in parts], -1),
         scores=merge([part.scores for part, _, _ in parts], -np.inf),
         ranks=merge([part.ranks for part, _, _ in parts], 0),
         other_ranks=merge(others, 0) if others else None,
         calibration=functools.reduce(add_sums, sums) if sums else None,
+        item_ranks=merge(of_items, 0) if of_items else None,
     )

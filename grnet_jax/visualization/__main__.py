@@ -157,16 +157,18 @@ def _rank_queries(
     config = run.config
     split = options.split or config.eval.protocol.split
 
-    def protocol(queries: int) -> Any:
-        fields = {"split": split, "queries": queries, "query_seed": options.seed}
+    def protocol(queries: str) -> Any:
+        fields = {"split": split, "queries": queries, "rank_items": ""}
         chosen = config.eval.protocol.model_copy(update=fields)
         return build_protocol(dataset, config.image, chosen)
 
     check_at_least("--queries", options.queries, 1)
     check_at_least("--seed", options.seed, 0)
-    matched = int((protocol(0).positives >= 0).any(axis=1).sum())
-    ranked = protocol(min(matched, _RANKED * options.queries))
-    return RetrievalEvaluator(config, run.matcher, run.mesh, ranked).run(state.variables)
+    matched = int((protocol("").positives >= 0).any(axis=1).sum())
+    ranked = protocol(f"{min(matched, _RANKED * options.queries)},{options.seed}")
+    scratch = str(to_path(options.output or options.workdir, "--output") / "features-tmp")
+    evaluator = RetrievalEvaluator(config, run.matcher, run.mesh, ranked, scratch=scratch)
+    return evaluator.run(state.variables)
 
 
 def _draw_matches(run: Run, state: TrainState, options: argparse.Namespace) -> "Figure":

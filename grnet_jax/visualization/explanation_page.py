@@ -105,12 +105,23 @@ def _show_pair(pair: ExplainedPair) -> dict[str, Any]:
         }
         for (name, image), heat in zip(images, heats, strict=True)
     ]
+    attended = [
+        {
+            "picture": picture_tag(
+                render_heat(image, heat - heat.min()),
+                f"attention over the {name} photo {image.name}",
+            ),
+            "note": f"{heat.min():.2f} to {heat.max():.2f}, {heat.mean():.2f} on average",
+        }
+        for (name, image), heat in zip(images, explanation.attention, strict=False)
+    ]
     named = ("before", explanation.before), ("after", explanation.after)
     return {
         "caption": pair.caption,
         "right": pair.right,
         "score": f"{explanation.score:.2f}",
-        "photos": {"What the matcher sees": seen, "Grad-CAM": cams},
+        "photos": {"What the matcher sees": seen, "Grad-CAM": cams}
+        | ({"Attention": attended} if attended else {}),
         "nodes": {when: _show_nodes(pair, nodes) for when, nodes in named if nodes},
         "equal": f"{explanation.equal_weight:.2%}",
     }

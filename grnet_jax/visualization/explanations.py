@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from grnet_jax import models
@@ -56,6 +57,8 @@ class Explanation:
       before: the strongest nodes before reasoning; none for a matcher without edges.
       after: the strongest nodes after reasoning.
       equal_weight: weight of an edge if all edges into the global node were equal; 0 without edges.
+      attention: of the query and of the gallery image, float32 [h, w] over the crop, in 0..1; none
+        for a matcher without an attention map.
     """
 
     score: float
@@ -64,6 +67,7 @@ class Explanation:
     before: list[StrongNode]
     after: list[StrongNode]
     equal_weight: float
+    attention: tuple[np.ndarray, ...] = ()
 
 
 class Explainer:
@@ -89,6 +93,8 @@ class Explainer:
         self._variables = variables
         self._cams = jax.jit(lambda *inputs: pair_grad_cam(matcher, *inputs))
         self._edges = jax.jit(lambda *inputs: _pair_edges(matcher, *inputs))
+        self._has_attention = hasattr(matcher, "attention_map")
+        self._attention = jax.jit(lambda *inputs: _attention(matcher, *inputs))
 
     def explain(self, query: CroppedImage, gallery: CroppedImage) -> Explanation:
         """Explains the score of a pair."""
@@ -104,7 +110,18 @@ class Explainer:
                 for weights in edges
             )
             equal = 1 / len(edges[0])
-        return Explanation(float(score), query_heat, gallery_heat, before, after, equal)
+        attention: tuple[np.ndarray, ...] = ()
+        if self._has_attention:
+            attention = tuple(np.asarray(self._attention(*inputs)))
+        return Explanation(float(score), query_heat, gallery_heat, before, after, equal, attention)
+
+
+def _attention(
+    matcher: nn.Module, variables: Any, query: jax.Array, gallery: jax.Array
+) -> jax.Array:
+    """Returns both images' attention, [2, h, w]."""
+    images = jnp.stack([query, gallery])
+    return matcher.apply(variables, images, method="attention_map")  # type: ignore[return-value]
 
 
 def _pair_edges(

@@ -5,10 +5,11 @@ import pathlib
 
 import pytest
 
-from benchmarks.reproduce import papers
+from benchmarks.reproduce import papers, runner
 from benchmarks.reproduce.papers import NAMES, find_paper, load_paper
 from benchmarks.reproduce.printing import column_heading, format_table
 from benchmarks.reproduce.runner import make_experiment, read_config
+from configs import common
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.graph import PAPER_SCALES, node_count
@@ -190,8 +191,8 @@ def test_what_is_not_there_is_named():
         find_paper("x")
     with pytest.raises(InputError, match=r"TABLE: grnet has no 'table9'; expected one of"):
         find_paper("grnet").table("table9")
-    with pytest.raises(InputError, match=r"--rows: table5 has no row 8; expected some of"):
-        find_paper("grnet").table("table5").choose((1, 8))
+    with pytest.raises(InputError, match=r"--rows: table5 has no row 18; expected some of"):
+        find_paper("grnet").table("table5").choose((1, 18))
     with pytest.raises(
         InputError, match=r"row 1 of table2 \(WTBI\) is only quoted .* expected some of \[13"
     ):
@@ -349,7 +350,6 @@ def test_rows_of_kucer_are_losses_and_crops(dataset, crop):
         assert config.eval.protocol.same_category
     start = _experiment("kucer", "table1", 1).start
     assert _experiment("kucer", "table1", 4).start == start
-    assert _experiment("kucer", "table1", 1, "street2shop").start is None
     places = ("table1", 2), ("table2", 2), ("table3", 4), ("table1", 8), ("table2", 3)
     keys = [_experiment("kucer", *place, dataset, given).key for place in places]
     assert keys[0] == keys[1] == keys[2]  # the best model
@@ -357,6 +357,54 @@ def test_rows_of_kucer_are_losses_and_crops(dataset, crop):
     config = parse_config(start.read_config())
     assert (config.loss.name, config.loss.label) == ("classification", "item")
     assert config.model.num_classes == 1600
+
+
+def test_rows_begin_with_what_their_paper_trains_first():
+    """Kucer's rows with a classifier of items, FashionNet's with other images, if given."""
+    weights = {"resnet50": "resnet50.safetensors"}
+    row = _experiment("kucer", "table1", 3, "street2shop", files=weights)
+    first = parse_config(row.start.read_config())
+    assert (first.loss.name, first.model.num_classes) == ("classification", 30629)
+    assert first.model.backbone.pretrained == weights["resnet50"]
+    config = parse_config(row.read_config())
+    assert (config.train.init_from, config.train.init_params) == (row.start.workdir, "backbone")
+    assert not config.model.backbone.pretrained
+    assert _experiment("kucer", "table3", 1, "street2shop", files=weights).start is None  # VAM's
+
+    where = ("fashionnet", "figure8", 3, "deepfashion_inshop")
+    given = ["--config.model.num_classes=23", "--config.dataset.source=inshop"]
+    assert _experiment(*where, given).start is None
+    row = _experiment(*where, given, {"deepfashion_attributes": "attributes"})
+    first = parse_config(row.start.read_config())
+    assert (first.dataset.name, first.dataset.source) == ("deepfashion_attributes", "attributes")
+    assert first.loss.most_frequent_attributes == 100
+    assert (first.model.num_classes, first.model.num_attributes) == (50, 1000)
+    assert row.fields["train.init_params"] == "matching_shapes"
+    train = runner.all_commands(row, pathlib.Path("runs"))[:2]
+    assert f"--workdir=runs/{row.start.workdir}" in train[0]
+    assert f"--config.train.init_from=runs/{row.start.workdir}" in train[1]
+
+
+def test_another_recipe_of_the_configs_makes_other_rows(monkeypatch):
+    """A config that starts from weights takes its own steps; results of before are told apart."""
+    before = {n: _experiment("grnet", "table3", n) for n in (2, 7, 8)}
+    recipe = common.recipe("synthetic")
+    recipe["image"]["size"], recipe["train"]["steps"] = 128, 700
+    backbone = {"name": "efficientnet_lite0", "pretrained": "imagenet", "stride": 16}
+    monkeypatch.setattr(common, "recipe", lambda dataset: {k: {**v} for k, v in recipe.items()})
+    monkeypatch.setattr(common, "backbone", lambda dataset, name="": dict(backbone))
+    runner._recipe.cache_clear()
+    for number, old in before.items():
+        new = _experiment("grnet", "table3", number)
+        config = parse_config(new.read_config())
+        assert (config.image.size, config.train.steps) == (128, 700)
+        assert (new.start, config.model.backbone.name) == (None, "efficientnet_lite0")
+        assert new.recipe.startswith("128px_efficientnet_lite0_")
+        assert old.name != new.name
+    assert "train.steps" not in _experiment("grnet", "table3", 11).fields  # DINOv2's, nor others'
+    rows = [{**old.key, "recipe": "64px_small_0"}, new.key]
+    assert runner.other_recipes(rows) == ["64px_small_0"]
+    runner._recipe.cache_clear()
 
 
 def test_rows_of_fashionnet_are_its_ablations():

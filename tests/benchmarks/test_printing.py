@@ -55,7 +55,8 @@ def test_categories_are_those_that_were_measured_and_their_mean():
     names = ("all", "category:dress", "category:coat", "category_mean")
     rows = _rows(format_table(table, "synthetic", {6: [make_result(names, 0.25)]}))
     titles = [row.split(" | ")[0] for row in rows[::7]]
-    assert titles == [f"| {n} (synthetic), 2,000 queries" for n in (names[2], names[1], names[3])]
+    among = "(synthetic), 2,000 queries among 500 photos"
+    assert titles == [f"| {n} {among}" for n in (names[2], names[1], names[3])]
     assert all("25.0 [23.0, 27.0]" in row for row in rows[6::7])
     # On the paper's own set its categories come first, in its order.
     rows = _rows(format_table(table, "street2shop", {6: [make_result(names, 0.25)]}))
@@ -89,7 +90,7 @@ def test_a_cell_is_mean_interval_and_half_range_of_the_seeds():
     shown = format_table(
         find_paper("fir").table("table2"), "synthetic", {14: [_with_labels(count)]}
     )
-    assert "| 14 | small, OC+OS, distances not squared | 1 | 27.4 | 50.0 |" in shown
+    assert "| 14 | OC+OS, distances not squared | 1 | 27.4 | 50.0 |" in shown
 
 
 def test_rows_are_told_apart_only_where_intervals_separate():

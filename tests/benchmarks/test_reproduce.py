@@ -3,14 +3,18 @@
 import json
 import pathlib
 
+import jax
 import pytest
 
 from benchmarks.costs import MatcherCosts, matcher_costs, multiply_adds
 from benchmarks.reproduce import plan, runner
 from benchmarks.reproduce.__main__ import main
-from benchmarks.reproduce.papers import find_paper
+from benchmarks.reproduce.papers import NAMES, find_paper
 from benchmarks.reproduce.runner import file_digest, find_results
-from grnet_jax.config import parse_config
+from grnet_jax import commands, sharding
+from grnet_jax.config import parse_config, to_config_dict
+from grnet_jax.sharding import make_mesh
+from grnet_jax.training.checkpoints import open_workdir, read_config
 from tests.benchmarks.test_printing import make_result
 
 _TINY = (
@@ -22,6 +26,10 @@ _TINY = (
     "train.steps=2",
     "train.checkpoint_every=1",
     "optimizer.warmup_steps=1",
+)
+_SMALLEST = (  # what every system has
+    *(field for field in _TINY if not field.startswith("model.")),
+    "eval.batch_size=16",
 )
 _DINOV2 = "vit_small_patch14_dinov2"
 _C2S = ("--dataset=deepfashion_c2s", "--source=here")
@@ -193,12 +201,19 @@ def test_a_plan_says_what_rows_cost_and_runs_nothing(calls, tmp_path, capsys, mo
     assert triplet["steps"] == f"{steps:,}"
     assert triplet["images, M"] == f"{64 * steps / 1e6:.3g}"
     assert dreml["steps"] == f"{3 * 60 * -(-119778 // 64):,}"
-    hours = 3 * 64 * steps * 2.5e9 / 50e12 / 3600  # forward and backward
+    assert triplet["dtype"] == "float32"
+    hours = 3 * 64 * steps * 2.5e9 / (50e12 / 2) / 3600  # forward and backward
     assert float(triplet["training, h"]) == pytest.approx(hours, rel=0.01)
     assert triplet["disk, GB"] == f"{3 * 2 * 4 * 6_000_000 / 1e9:.3g}"  # with SGD's momentum
     assert triplet["features, GB"] == f"{(48541 + 11348) * 2048 / 1e9:.3g}"
-    assert "50 TFLOP/s, which is assumed" in text
+    assert "50 TFLOP/s in bfloat16, which is assumed (--tflops), half as much in float32" in text
     assert "Assumed sizes: train is half" in text
+    words = ("kucer", "table3", "--dataset=street2shop", "--plan", "--config.model.dtype=bfloat16")
+    assert _main(tmp_path, *words) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    vam, start, best = (line.split("|") for line in lines[1:])
+    assert start[2].strip() == "start of #4: detect_then_retrieve:classification"
+    assert {one[4].strip() for one in (vam, start, best)} == {"bfloat16"}
     assert not calls
     assert list(tmp_path.iterdir()) == []
 
@@ -239,7 +254,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
     [
         (("x", "table1"), "PAPER: 'x' is none of ['grnet', 'fir', 'kucer', 'fashionnet']"),
         (("grnet", "table1"), "TABLE: grnet has no 'table1'"),
-        (("grnet", "table5", "--rows=9"), "--rows: table5 has no row 9"),
+        (("grnet", "table5", "--rows=19"), "--rows: table5 has no row 19"),
         (("grnet", "table5", "--rows=one"), "'one': expected row numbers joined by commas"),
         (("grnet", "table5", "--seeds=0"), "--seeds: expected 1 to 1000, got 0"),
         (("grnet", "table5", f"--seeds={10**20}", "--list"), "--seeds: expected 1 to 1000, got 1"),
@@ -251,6 +266,7 @@ def test_a_list_names_rows_and_commands_and_runs_nothing(calls, tmp_path, capsys
         (("grnet", "table5", "--config.seed=1"), "--config.seed: every row has its own"),
         (("grnet", "table5", "--row=1"), "unexpected argument '--row=1'"),
         (("grnet", "table3", "--rows=11"), "row 11 of table3 (DINOv2, global similarity) needs"),
+        (("grnet", "table3", "--pretrain=x"), "--pretrain: grnet trains on no other data set"),
         (("grnet", "table3", "--weights=x"), "'x': expected a name and its file, NAME=FILE"),
         (("grnet", "table5", "--weights=x=y"), "--weights: table5 needs none of 'x'"),
         (("grnet", "table3", "--rows=7", "--config.model.layers=1"), "fields of configs/kpm.py"),
@@ -302,3 +318,52 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, mon
     (again,) = _rows(tmp_path, "grnet_synthetic")
     assert again["protocols"] == row["protocols"]
     assert again["train_seconds"] is None
+
+
+def _run_here(script, *words):
+    """Does what train.py and eval.py do, in this process, where what was compiled is kept."""
+    flags = dict(word.removeprefix("--").split("=", 1) for word in words)
+    given = [word for word in words if word.startswith("--config.")]
+    if script == "train.py":
+        file, _, argument = flags["config"].partition(":")
+        dataset, _, variant = argument.partition(",")
+        name = pathlib.Path(file).stem + (f":{variant}" if variant else "")
+        return commands.train([script], runner.read_config(name, dataset, given), flags["workdir"])
+    of_run = read_config(open_workdir(flags["workdir"].partition(",")[0]))
+    config = runner.set_fields(to_config_dict(of_run), given, "the run")
+    return commands.evaluate([script], config, flags["workdir"], flags.get("output", ""))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of runs and results of all tables."""
+    return tmp_path_factory.mktemp("tables")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("paper", "table"),
+    [
+        (name, table.name)
+        for name in NAMES
+        for table in find_paper(name).tables.values()
+        if "synthetic" in table.datasets
+    ],
+)
+def test_every_table_runs(paper, table, finished, data_dir, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "run_command", _run_here)
+    for module in (commands, sharding):  # one device compiles faster than eight
+        monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    fields = [*_SMALLEST, f"dataset.dir={data_dir}"]
+    fields += ["model.num_attributes=49"] * (paper == "fashionnet")
+    words = [f"--config.{field}" for field in fields]
+    assert _main(finished, paper, table, "--members=2", *words) == 0
+    shown = capsys.readouterr().out
+    of_table = find_paper(paper).table(table).on("synthetic")
+    measured = [row for row in of_table.choose() if not row.file]
+    for row in measured:
+        lines = [line for line in shown.splitlines() if f"| {row.number} | {row.label} |" in line]
+        assert lines
+        assert any(f"| {row.number} | {row.label} | 1 |" in line for line in lines)
+    drawn = of_table.curves or of_table.protocols == ("breakdowns",)
+    assert (".png" in shown) == drawn

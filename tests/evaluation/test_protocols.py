@@ -44,6 +44,7 @@ class FakeDataset:
             category=np.array(columns[3]),
             box=np.array([photo[4] if len(photo) > 4 else (0, 0, 1, 1) for photo in photos]),
             categories=np.array(["bags", "hats"]),
+            items=np.arange(1000).astype(str),
             content=np.array([self._contents.index(photo[0]) for photo in photos]),
         )
         return FakeSplit("+".join(names), index)
@@ -123,7 +124,7 @@ def test_matches_of_another_category_are_none_in_galleries_of_categories():
     assert [found(protocol, q) for q in range(2)] == [[], ["s1"]]
     assert "1 queries have no match" in protocol.describe()
     for seed in range(5):  # only the query with a match can be drawn
-        drawn = build(mixed, same_category=True, queries=1, query_seed=seed)
+        drawn = build(mixed, same_category=True, queries=f"1,{seed}")
         assert names(drawn, drawn.query_rows) == ["q1"]
     assert build(mixed).positives.min() >= 0
     with pytest.raises(EvaluationError, match="none of its 1 queries"):
@@ -180,16 +181,41 @@ def test_drawn_queries():
     many = FakeDataset(
         test=[(f"s{n}", n, 1, 0) for n in range(40)] + [(f"q{n}", n, 0, 0) for n in range(50)]
     )
-    protocol = build(many, queries=12, query_seed=3)
+    protocol = build(many, queries="12,3")
     assert len(protocol.query_rows) == 12
     assert (protocol.positives[:, 0] >= 0).all()  # the ten without a match are not drawn
     assert "(12 of 50, drawn with seed 3)" in protocol.describe()
-    again = build(many, queries=12, query_seed=3)
+    again = build(many, queries="12,3")
     np.testing.assert_array_equal(protocol.query_rows, again.query_rows)
-    other = build(many, queries=12, query_seed=4)
+    other = build(many, queries="12,4")
     assert (protocol.query_rows != other.query_rows).any()
     with pytest.raises(EvaluationError, match=r"eval\.protocol\.queries=41: only 40 queries"):
         build(many, queries=41)
+
+
+def test_queries_that_a_file_names(tmp_path):
+    path = tmp_path / "reduced.txt"
+    path.write_text("\ufeffq2\n\nq3,7\nq2\n")
+    photos = [("s1", 0, 1, 0), ("q1", 0, 0, 0), ("q2", 1, 0, 1), ("q2", 0, 0, 1), ("q3", 7, 0, 0)]
+    photos += [("q3", 1, 0, 0)]
+    dataset = FakeDataset(test=photos)
+    protocol = build(dataset, queries=str(path))
+    assert names(protocol, protocol.query_rows) == ["q2", "q2", "q3"]
+    assert protocol.images.index.item[protocol.query_rows].tolist() == [1, 0, 7]
+    assert "3 customer photos of test (3 of 5, listed in reduced.txt)" in protocol.describe()
+    for content, message in (
+        ("q2\nq9\n", r"reduced.txt:2: 'q9': the split has no such query; expected IMAGE or"),
+        ("q2,7\n", r"reduced.txt:1: 'q2,7'"),
+        ("\n", r"eval\.protocol\.queries=.*reduced.txt: the file names no query"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            build(dataset, queries=str(path))
+    with pytest.raises(InputError, match=r"nowhere\.txt: no such file"):
+        build(dataset, queries="nowhere.txt")
+    for wrong in (2**31, f"5,{2**32}"):
+        with pytest.raises(ValueError, match=r"expected numbers below 2\*\*31"):
+            build(dataset, queries=wrong)
 
 
 def test_validation_draws_queries_and_keeps_their_matches():

@@ -16,7 +16,7 @@ import input_pipeline
 from configs import color_histogram
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.evaluation import build_evaluators
+from grnet_jax.evaluation import build_evaluators, retrieval
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.reports import format_table, results_dict
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
@@ -38,19 +38,23 @@ class Case:
         self.dataset = input_pipeline.load_dataset(self.run.config.dataset)
         self.variables = self.run.create_state().variables
 
-    def evaluator(self, store="", *, same_category=False, split="test", **search):
+    def evaluator(
+        self, store="", scratch="", *, same_category=False, split="test", rank_items="", **search
+    ):
         config = self.run.config
         whitening = search.get("whitening", "")
         chosen = {"split": split, "gallery": "all", "same_category": same_category}
+        chosen["rank_items"] = rank_items
         options = config.eval.protocol.model_copy(update=chosen | {"count_identical": True})
         protocol = build_protocol(self.dataset, config.image, options, whitening=whitening)
         search = config.eval.search.model_copy(update=search)
         changed = config.eval.model_copy(update={"search": search, "protocol": options})
         config = config.model_copy(update={"eval": changed})
-        return RetrievalEvaluator(config, self.run.matcher, self.run.mesh, protocol, str(store))
+        parts = self.run.matcher, self.run.mesh, protocol, str(store), str(scratch)
+        return RetrievalEvaluator(config, *parts)
 
-    def evaluate(self, store="", step=0, **options):
-        return self.evaluator(store, **options).run(self.variables, step)
+    def evaluate(self, store="", step=0, scratch="", **options):
+        return self.evaluator(store, scratch, **options).run(self.variables, step)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,26 @@ def test_a_store_changes_no_metric(case, tmp_path, monkeypatch, same_category):
 
     monkeypatch.setattr(input_pipeline, "image_batches", forbidden)
     _same(memory, case.evaluate(store, 3, same_category=same_category))
+
+
+def test_features_above_the_limit_are_on_the_disk_until_the_end(case, tmp_path, monkeypatch):
+    memory, scratch = case.evaluate(), tmp_path / "scratch"
+    count = len(memory.protocol.query_rows) + len(memory.protocol.gallery_rows)
+    shapes = case.evaluator()._feature_shapes(case.variables)
+    size = count * sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes)) / 16  # of a batch
+    seen = []
+    remove = RetrievalEvaluator._remove_scratch
+
+    def look(evaluator):
+        seen.append(sorted(path.name.split("-")[0] for path in scratch.glob("*.lance")))
+        remove(evaluator)
+
+    monkeypatch.setattr(RetrievalEvaluator, "_remove_scratch", look)
+    for share, names in ((0.999, ["gallery", "queries"]), (1.001, [])):
+        monkeypatch.setattr(retrieval, "_machine_memory", lambda share=share: 4 * share * size)
+        _same(memory, case.evaluate(scratch=scratch))
+        assert seen.pop() == names
+        assert not scratch.exists()
 
 
 def test_an_interrupted_embedding_goes_on(case, tmp_path, monkeypatch):
@@ -154,6 +178,47 @@ def test_post_processing_comes_after_what_is_stored(histogram, tmp_path):
     assert "With eval.search.whitening=train, " in memory.describe()
     assert results_dict(memory, "x", 1)["processing"] == memory.processing
     assert memory.calibration is None  # no logits
+
+
+@pytest.mark.parametrize(
+    ("how", "same_category"),
+    [
+        ("best_image", False),
+        pytest.param("best_image", True, marks=pytest.mark.slow),
+        pytest.param("centroid", True, marks=pytest.mark.slow),
+    ],
+)
+def test_items_are_measured_beside_images(histogram, how, same_category):
+    plain = histogram.evaluate(same_category=same_category)
+    evaluator = histogram.evaluator(rank_items=how, same_category=same_category)
+    # Shop images are those of every second item, two of each.
+    listed = evaluator.protocol.listed
+    pairs = np.stack([listed[:, 0], listed[:, 1] - listed[:, 1] % 2], axis=1)
+    evaluator.protocol = dataclasses.replace(evaluator.protocol, listed=pairs)
+    found = evaluator.run(histogram.variables)
+    assert {name: found.metrics[name] for name in plain.metrics} == plain.metrics
+    protocol, index = found.protocol, found.protocol.images.index
+    query, gallery = (
+        read_all(evaluator.features(histogram.variables, protocol.images, rows, "")).embedding
+        for rows in (protocol.query_rows, protocol.gallery_rows)
+    )
+    hits = []
+    for row, asked in zip(query, protocol.query_rows, strict=True):
+        alike = index.category[protocol.gallery_rows] == index.category[asked]
+        scores = {}
+        for item in np.unique(pairs[:, 1]):
+            images = gallery[pairs[(pairs[:, 1] == item) & (alike | (not same_category)), 0]]
+            if len(images):
+                mean = images.mean(axis=0) / np.linalg.norm(images.mean(axis=0))
+                scores[item] = mean @ row if how == "centroid" else (images @ row).max()
+        if (own := index.item[asked]) in scores:
+            hits.append(sum(score > scores[own] for score in scores.values()) < 5)
+    measured = found.metrics["all_items"]
+    assert measured.values["top5"] == pytest.approx(np.mean(hits), abs=1e-6)
+    assert measured.queries == len(hits)
+    named = "best photo" if how == "best_image" else "mean embedding"
+    assert measured.title.endswith(f", items by their {named}")
+    assert ("category_mean_items" in found.metrics) == same_category
 
 
 def test_fingerprints_know_the_options(histogram):

@@ -25,6 +25,7 @@ from grnet_jax.search.features import FeatureSubset, InMemoryFeatures
 from grnet_jax.search.fingerprints import Fingerprint
 from grnet_jax.search.ranking import (
     ExhaustiveSearch,
+    ItemImages,
     RankingResult,
     find,
     make_score,
@@ -116,6 +117,25 @@ def test_the_order_of_the_gallery_changes_nothing():
     two = rank(_search(FeatureSubset(gallery, order)), query, moved)
     np.testing.assert_array_equal(one.ranks, two.ranks)
     np.testing.assert_array_equal(one.scores, two.scores)
+
+
+def test_items_rank_by_their_best_image():
+    """Images of one item, or of two; an item's competitors are items, equals before it."""
+    query, gallery, positives = make_case(5)
+    rng = np.random.default_rng(0)
+    shown = np.stack([np.r_[np.arange(35), np.arange(35)], rng.integers(0, 9, 70)], axis=1)
+    shown = np.unique(shown, axis=0)
+    order = np.argsort(shown[:, 1], kind="stable")
+    starts = np.unique(shown[order, 1], return_index=True)[1]
+    own = rng.integers(-1, 9, 21)
+    found = rank(_search(gallery), query, positives, items=ItemImages(shown[order, 0], starts, own))
+    for row, item, place in zip(
+        naive_scores(query, gallery)[0], own, found.item_ranks[:, 0], strict=True
+    ):
+        best = [max(row[g] for g, shows in shown if shows == one) for one in range(9)]
+        others = sum(best[other] >= best[item] for other in range(9) if other != item)
+        assert place == (0 if item < 0 else 1 + others)
+    np.testing.assert_array_equal(found.ranks, rank(_search(gallery), query, positives).ranks)
 
 
 def test_searching_finds_what_ranking_lists():

@@ -93,7 +93,8 @@ def test_the_page_has_a_row_of_two_crops_for_each_region_pair(tmp_path):
     heat = np.ones((4, 4), np.float32)
     node = StrongNode(0.0213, (3, 3), (0, 0, 0.4, 0.4), (0.3, 0.3, 0.7, 0.7))
     full = Explanation(-1.234, heat, heat, [node], [node, node], 1 / 124)
-    bare = Explanation(2.0, heat, 0 * heat, [], [], 0.0)
+    attention = 0.25 * heat, np.linspace(0.5, 0.75, 16, dtype=np.float32).reshape(4, 4)
+    bare = Explanation(2.0, heat, 0 * heat, [], [], 0.0, attention)
     sections = [
         Section("one", [ExplainedPair("found", False, photo, photo, full)] * 2),
         Section("two", [ExplainedPair("this", None, photo, photo, bare)]),
@@ -103,7 +104,9 @@ def test_the_page_has_a_row_of_two_crops_for_each_region_pair(tmp_path):
     assert [str(file) for file in directory.iterdir()] == [path]
     text = epath.Path(path).read_text()
     alts = Page(text).values("img", "alt")
-    assert len(alts) == 3 * 4 + 2 * 3 * 2
+    assert len(alts) == 3 * 4 + 2 + 2 * 3 * 2
+    assert alts[-1] == "attention over the gallery photo <street>.jpg"
+    assert "0.50 to 0.75, 0.62 on average" in text
     assert alts[:3] == ["query photo <street>.jpg", "gallery photo <street>.jpg",
                         "Grad-CAM over the query photo <street>.jpg"]  # fmt: skip
     assert alts.count("region pair 1: gallery region at scale 3 × 3") == 4
