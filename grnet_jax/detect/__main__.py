@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results: list[dict[str, Any]] = []
         skipped: list[str] = []
         numbers = {name: number for number, name in enumerate(detector.categories, start=1)}
+        numbers.pop(NOT_A_CLASS, None)
         count = 0
         for name, pixels, found in _detect(detector, photos, skipped):
             found = found.take(np.isin(found.category, chosen))

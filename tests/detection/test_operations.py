@@ -32,7 +32,7 @@ def test_iou():
     a, b = random_boxes(rng, 7), random_boxes(rng, 5)
     a[0] = b[0] = 3  # empty
     expected = [[naive_iou(x, y) for y in b.astype(float)] for x in a.astype(float)]
-    np.testing.assert_allclose(boxes.iou(a, b), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(boxes.iou)(a, b), expected, atol=1e-6)
 
 
 def test_coding():
@@ -40,7 +40,8 @@ def test_coding():
     rng = np.random.default_rng(1)
     targets, references = random_boxes(rng, 9), random_boxes(rng, 9)
     weights = (10.0, 10.0, 5.0, 5.0)
-    deltas = np.asarray(boxes.encode(targets, references, weights))
+    encode, decode = (jax.jit(code, static_argnums=2) for code in (boxes.encode, boxes.decode))
+    deltas = np.asarray(encode(targets, references, weights))
     for target, reference, delta in zip(targets, references, deltas, strict=True):
         wide, high = reference[2] - reference[0], reference[3] - reference[1]
         expected = (
@@ -50,8 +51,8 @@ def test_coding():
             5 * np.log((target[3] - target[1]) / high),
         )
         np.testing.assert_allclose(delta, expected, atol=1e-4)
-    np.testing.assert_allclose(boxes.decode(deltas, references, weights), targets, atol=1e-4)
-    huge = boxes.decode(np.float32([[0, 0, 99, 99]]), references[:1], (1.0,) * 4)[0]
+    np.testing.assert_allclose(decode(deltas, references, weights), targets, atol=1e-4)
+    huge = decode(np.float32([[0, 0, 99, 99]]), references[:1], (1.0,) * 4)[0]
     assert huge[2] - huge[0] == pytest.approx(
         62.5 * (references[0, 2] - references[0, 0]), rel=1e-5
     )
@@ -130,17 +131,18 @@ def test_roi_align_and_its_gradient():
     found[0] = [-20, -20, 200, 90]
     found[1] = [5, 5, 5.5, 5.2]  # smaller than a cell
     expected = [naive_roi_align(maps, box, 3, 12.0) for box in found.astype(float)]
-    result = roi_align(maps, found, 3, 12.0)
+    align = jax.jit(lambda maps: roi_align(maps, found, 3, 12.0))
+    result = align(maps)
     np.testing.assert_allclose(result, expected, atol=1e-5)
     slope = rng.normal(size=result.shape).astype(np.float32)
-    gradient = jax.grad(lambda maps: jnp.sum(roi_align(maps, found, 3, 12.0) * slope))(maps)
+    gradient = jax.jit(jax.grad(lambda maps: jnp.sum(align(maps) * slope)))(maps)
     # The operation is linear in the maps: its gradient is its transpose.
     for stride, cells in maps.items():
         others = {s: np.zeros_like(m) for s, m in maps.items()}
         for place in [(0, 0, 0), (3, 2, 1), (cells.shape[0] - 1, cells.shape[1] - 1, 2)]:
             unit = {**others, stride: np.zeros_like(cells)}
             unit[stride][place] = 1
-            expected = np.sum(np.asarray(roi_align(unit, found, 3, 12.0)) * slope)
+            expected = np.sum(np.asarray(align(unit)) * slope)
             assert gradient[stride][place] == pytest.approx(expected, abs=1e-4)
 
 
@@ -149,11 +151,12 @@ def test_matching():
         [[0.9, 0.5, 0.2, 0.0], [0.1, 0.6, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0], [1, 1, 1, 1]]
     )
     valid = np.array([True, True, True, False])
-    plain = matching.match(overlap, valid, 0.3, 0.7)
+    match = jax.jit(matching.match, static_argnames="every_object")
+    plain = match(overlap, valid, 0.3, 0.7)
     assert plain.tolist() == [0, matching.IGNORED, matching.NEGATIVE, matching.NEGATIVE]
-    every = matching.match(overlap, valid, 0.3, 0.7, every_object=True)
+    every = match(overlap, valid, 0.3, 0.7, every_object=True)
     assert every.tolist() == [0, 1, matching.NEGATIVE, matching.NEGATIVE]
-    nothing = matching.match(overlap, np.zeros(4, bool), 0.3, 0.7, every_object=True)
+    nothing = match(overlap, np.zeros(4, bool), 0.3, 0.7, every_object=True)
     assert nothing.tolist() == [matching.NEGATIVE] * 4
 
 
@@ -164,8 +167,9 @@ def test_matching():
 def test_sampling(positives, negatives, expected):
     positive = np.arange(100) < positives
     negative = (np.arange(100) >= 40) & (np.arange(100) < 40 + negatives)
+    sample = jax.jit(matching.sample, static_argnums=(3, 4))
     index, is_positive, drawn = map(
-        np.asarray, matching.sample(jax.random.key(0), positive, negative, 32, 8)
+        np.asarray, sample(jax.random.key(0), positive, negative, 32, 8)
     )
     assert (is_positive.sum(), (drawn & ~is_positive).sum()) == expected
     assert positive[index[is_positive]].all()
@@ -178,7 +182,8 @@ def test_masks_are_cut_by_area():
     rng = np.random.default_rng(3)
     mask = rng.random((1, 8, 8)).astype(np.float32)
     own, other = np.float32([[10, 20, 26, 36]]), np.float32([[13, 17, 27, 33]])
-    result = np.asarray(crop_masks(mask, own, other, 4))[0]
+    crop = jax.jit(crop_masks, static_argnums=3)
+    result = np.asarray(crop(mask, own, other, 4))[0]
     fine = 64  # samples of each cell
     expected = np.zeros((4, 4))
     for i, j in np.ndindex(4, 4):
@@ -189,7 +194,7 @@ def test_masks_are_cut_by_area():
         values = mask[0][np.clip(rows, 0, 7)[:, None], np.clip(columns, 0, 7)]
         expected[i, j] = (values * inside).mean()
     np.testing.assert_allclose(result, expected, atol=0.02)
-    np.testing.assert_allclose(crop_masks(mask, own, own, 8)[0], mask[0], atol=1e-6)
+    np.testing.assert_allclose(crop(mask, own, own, 8)[0], mask[0], atol=1e-6)
 
 
 def test_a_full_mask_fills_its_box():

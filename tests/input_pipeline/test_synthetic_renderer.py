@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import synthetic
-from input_pipeline.datasets.synthetic import SplitSize, _render
+from input_pipeline.datasets.synthetic import SplitSize, _record, _render
 from input_pipeline.synthetic import Photo, garments, items, make_item, palette, photos_of_item
 from input_pipeline.synthetic.photo import MUCH, view_of_yaw
 from input_pipeline.synthetic.shop import render_shop
@@ -233,7 +233,7 @@ def test_items_in_a_row_may_differ_in_color_alone() -> None:
 
 def test_the_category_of_items_in_several_colors_is_the_garment() -> None:
     size = SplitSize(items=4, customers=1, colors=2)
-    records = [*_render(0, "test", size, range(4), pool=False)]
+    records = [*_render(0, "test", size, range(4), _record, False, pool=False)]
     names = [f"{make_item(0, 'test', number).category} {number}" for number in (0, 1)]
     assert [record.category for record in records] == [name for name in names for _ in range(4)]
     assert len({record.item_id for record in records}) == 4
