@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import equal_budget
+from benchmarks import grnet_vs_baseline
 from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table
 from grnet_jax.config import ProtocolConfig
 from grnet_jax.evaluation.protocols import build_protocol
@@ -88,7 +88,7 @@ def add_rows(results: ResultsFile, trained: str, seed: int, options: argparse.Na
         config, fields = RECIPES[trained]
         if trained == "after":
             fields = {"train.init_from": f"{options.runs}/without_{seed}"}
-        measured = equal_budget.measure(config, seed, options.data_dir, workdir, fields)
+        measured = grnet_vs_baseline.measure(config, seed, options.data_dir, workdir, fields)
         metrics = {name: measured["protocols"]["all"][name] for name in _COUNTS}
         row = {"step": measured["step"], "config": config, "fields": fields, **metrics}
         results.add({"what": "run", **key, "shortlist": 0, **row})
@@ -109,7 +109,7 @@ class Search:
         self._mesh = make_mesh()
         run, state = restore_run(workdir, self._mesh)
         dataset = run.config.dataset.model_copy(update={"dir": f"{data_dir}/another_draw"})
-        options = ProtocolConfig(gallery="all", queries=queries)
+        options = ProtocolConfig(gallery="all", queries=str(queries))
         protocol = build_protocol(load_dataset(dataset, _ANOTHER), run.config.image, options)
         evaluator = RetrievalEvaluator(run.config, run.matcher, self._mesh, protocol)
         self._positives = protocol.positives

@@ -1,10 +1,13 @@
-"""Every system on a manifest of real photos, trained on them from what the demo left.
+"""Every system on a manifest of real photos.
 
+    python train.py --config=configs/grnet.py
     python -m benchmarks.own_photos --manifest=photos/manifest.csv --photos="what they are"
 
-GRNet also as the demo left it and from scratch; the other systems start from its backbone alone.
-The color histogram stands beside them. A row is written as it finishes; run again, the command
-goes on with the rows that are missing. Writes benchmarks/results/own_photos.json.
+ImageNet features without training, and what learns on them, in three seeds. Then the small network,
+trained on from GRNet's run on the synthetic set: GRNet also as that run left it and from scratch;
+the other systems start from its backbone alone. The color histogram stands beside them. A row is
+written as it finishes; run again, the command goes on with the rows that are missing. Writes
+benchmarks/results/own_photos.json.
 """
 
 import argparse
@@ -16,6 +19,15 @@ from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_tab
 from grnet_jax.evaluation.reports import column_title
 
 _STEPS = 200
+# By title the config of systems on ImageNet features, and the seed.
+_FROZEN = {"ImageNet features, untrained": ("zero_shot", 0)} | {
+    f"{title}, seed {seed}": (config, seed)
+    for title, config in (
+        ("contrastive embedding of ImageNet features", "contrastive"),
+        ("GRNet, aligned, on ImageNet features", "grnet_aligned"),
+    )
+    for seed in range(3)
+}
 # Configs of the other systems, with what they are called.
 _OTHERS = {
     "global_baseline": "global baseline",
@@ -30,16 +42,22 @@ _OTHERS = {
 
 def main() -> None:
     """Measures the rows that are missing and prints the table."""
-    options = manifest_parser(__doc__, "runs/demo", "runs/own_photos").parse_args()
+    options = manifest_parser(__doc__, "runs/grnet_synthetic", "runs/own_photos").parse_args()
     data = manifest_flags(options)
     train = [f"--config.train.steps={_STEPS}"]
     tune = [*train, f"--config.train.init_from={options.start}"]
     tune.append("--config.optimizer.learning_rate=3e-4")
     results = ResultsFile(
         "own_photos",
-        "python -m benchmarks.own_photos --manifest=photos/manifest.csv --start=runs/demo",
+        "python -m benchmarks.own_photos --manifest=photos/manifest.csv",
         ("model",),
     )
+
+    def add(name: str, run: str, output: str) -> None:
+        run_command("eval.py", run, *data, f"--output={output}")
+        measured = json.loads((ROOT / output / "results.json").read_text())
+        results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
+
     systems = {
         "color histogram": ("color_histogram", f"{options.runs}/color_histogram", []),
         "GRNet, trained on the synthetic set": ("grnet", options.start, []),
@@ -55,6 +73,16 @@ def main() -> None:
         name = f"{title}, {_STEPS} steps on these photos"
         fields = [*backbone, "--config.model.num_classes=50"] if config == "fir" else backbone
         systems[name] = (config, f"{options.runs}/{config}", fields)
+    for name, (config, seed) in _FROZEN.items():
+        if results.find(model=name) is None:
+            workdir = f"{options.runs}/{config}_{seed}"
+            run = file = f"--config=configs/{config}.py:manifest"
+            if config != "zero_shot":
+                run_command(
+                    "train.py", file, *data, f"--config.seed={seed}", f"--workdir={workdir}"
+                )
+                run = f"--workdir={workdir}"
+            add(name, run, workdir)
     for name, (config, workdir, fields) in systems.items():
         if results.find(model=name) is not None:
             continue
@@ -63,9 +91,7 @@ def main() -> None:
             run_command("train.py", file, *data, *fields, f"--workdir={workdir}")
         output = f"{options.runs}/{config}_untuned" if workdir == options.start else workdir
         run = file if config == "color_histogram" else f"--workdir={workdir}"
-        run_command("eval.py", run, *data, f"--output={output}")
-        measured = json.loads((ROOT / output / "results.json").read_text())
-        results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
+        add(name, run, output)
     results.report(format_rows(results.rows))
 
 
@@ -92,9 +118,10 @@ def manifest_flags(options: argparse.Namespace) -> list[str]:
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A Markdown table in percent with 95% intervals."""
     names = ("top1", "top5", "top20", "map")
+    order = {name: number for number, name in enumerate(["color histogram", *_FROZEN])}
     lines = [
         [row["model"], *(format_cell([row["protocols"]["all"]], name) for name in names)]
-        for row in rows
+        for row in sorted(rows, key=lambda row: order.get(row["model"], len(order)))
     ]
     return markdown_table(("system", *map(column_title, names)), lines)
 

@@ -1,8 +1,8 @@
 """What post-processing does to accuracy on the synthetic set's test split.
 
-    python -m benchmarks.postprocessing [--run=runs/equal_budget/GRNet_1] [--queries=500]
+    python -m benchmarks.postprocessing [--run=runs/grnet_vs_baseline/grnet_1] [--queries=500]
 
-The run is one of `python -m benchmarks.equal_budget`. Systems: the color histogram, the
+The run is one of `python -m benchmarks.grnet_vs_baseline`. Systems: the color histogram, the
 trained run's embeddings compared by their inner product, and the run itself, which scores regions
 and takes flips alone. Nothing was tuned. Writes benchmarks/results/postprocessing.json, a row as it
 finishes; run again, the command goes on with the rows that are missing.
@@ -47,7 +47,7 @@ class EmbeddingMatcher(EmbeddingModel):
 def main() -> None:
     """Measures what is missing and prints the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--run", default="runs/equal_budget/GRNet_1", help="workdir of GRNet")
+    parser.add_argument("--run", default="runs/grnet_vs_baseline/grnet_1", help="workdir of GRNet")
     parser.add_argument("--data_dir", default="data", help="prepared data sets (data)")
     parser.add_argument("--queries", type=int, default=500, help="drawn; 0 for all (500)")
     options = parser.parse_args()

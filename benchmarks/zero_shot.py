@@ -25,13 +25,13 @@ from input_pipeline import load_dataset
 _QUERIES = 400
 _METRICS = ("top1", "top5", "top20", "map")
 _HISTOGRAM = "color histogram"
-# The pooling, and whether colors stand beside the map.
-_POOLINGS: dict[str, tuple[str, bool]] = {
-    "mean of the last map": ("average", False),
-    "generalized mean of the last map": ("gem", False),
-    "4x4 cells of the map of stride 16": ("grid", False),
-    "mean of the last map, color": ("average", True),
-    "4x4 cells of the map of stride 16, color": ("grid", True),
+# What differs from configs/zero_shot.py.
+_POOLINGS: dict[str, dict[str, Any]] = {
+    "mean of the last map": {"color_weight": 0.0},
+    "generalized mean of the last map": {"color_weight": 0.0, "pooling": "gem"},
+    "4x4 cells of the map of stride 16": {"color_weight": 0.0, "pooling": "grid"},
+    "mean of the last map, color": {},
+    "4x4 cells of the map of stride 16, color": {"pooling": "grid"},
 }
 
 
@@ -58,12 +58,9 @@ def _config(features: str, pixels: int, dataset: dict[str, Any]) -> Config:
     if features == _HISTOGRAM:
         sections["model"] = {"name": "color_histogram"}
     else:
-        pooling, color = _POOLINGS[features]
-        sections["model"]["pooling"] = pooling
-        if pooling == "grid":
+        sections["model"] |= _POOLINGS[features]
+        if sections["model"]["pooling"] == "grid":
             sections["model"]["backbone"]["stride"] = 16
-        if not color:
-            sections["model"]["backbone"]["color_weight"] = 0.0
     sections["image"]["size"] = pixels
     queries = _QUERIES if dataset["name"] == "synthetic" else 0
     among_colors = dataset.get("source") == "colors"  # whose categories are garments

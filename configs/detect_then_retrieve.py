@@ -44,7 +44,7 @@ def get_config(argument: str = "synthetic") -> ml_collections.ConfigDict:
         model={
             "name": "embedding",
             "backbone": {
-                **common.backbone(dataset, "resnet50", whole=True),
+                **common.backbone(dataset, "resnet50"),
                 # The large batch's gradient is exact where BatchNorm keeps its statistics.
                 "frozen_batch_norm": not small and loss != "classification",
             },
@@ -61,7 +61,7 @@ def get_config(argument: str = "synthetic") -> ml_collections.ConfigDict:
 
 def _recipe(dataset: str, loss: str) -> common.Recipe:
     """Image, augmentation, optimizer and length."""
-    recipe, small = common.recipe(dataset, whole=True), dataset == "synthetic"
+    recipe, small = common.recipe(dataset), dataset == "synthetic"
     # Queries are cut to their box, the gallery to nothing; with a detector's boxes
     # --config.image.shop_crop=detected --config.image.detections=boxes.csv.
     recipe["image"] |= {"crop": "box", "shop_crop": "none"}

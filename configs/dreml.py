@@ -19,14 +19,14 @@ from grnet_jax.config import make_config
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns one member's config for that data set."""
-    recipe = common.recipe(dataset, whole=True)
+    recipe = common.recipe(dataset)
     recipe["train"]["batch_size"] = 64  # images, as many as GRNet's 32 pairs have
     return make_config(
         name=f"dreml_{dataset}",
         dataset={"name": dataset},
         model={
             "name": "embedding",
-            "backbone": common.backbone(dataset, whole=True),
+            "backbone": common.backbone(dataset),
             "pooling": "average",
             "embedding_dim": 128 if dataset == "synthetic" else 512,
             "num_classes": 192,

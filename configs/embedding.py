@@ -25,5 +25,5 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         },
         sampler={"name": "items"},
         loss={"name": "triplet"},
-        **common.large_batches(dataset),
+        **common.recipe(dataset),
     )

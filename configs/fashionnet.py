@@ -70,7 +70,7 @@ def triplets(dataset: str, weight: float) -> float:
 
 def recipe(dataset: str) -> common.Recipe:
     """Returns GRNet's recipe; on the embedded set with more steps."""
-    sections = common.recipe(dataset, whole=True)
+    sections = common.recipe(dataset)
     if dataset == "synthetic":
         sections["train"] |= {"steps": 1500, "eval_every": 500, "checkpoint_every": 500}
     return sections

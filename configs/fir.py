@@ -21,7 +21,7 @@ from grnet_jax.config import make_config
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns the study's config for that data set, or the embedded set's size and steps of it."""
-    recipe, small = common.recipe(dataset, whole=True), dataset == "synthetic"
+    recipe, small = common.recipe(dataset), dataset == "synthetic"
     recipe["image"]["crop"] = "none"  # whole images, not cut to the garment's box
     if not small:
         # Adam, which AdamW without decay is; the number of epochs is ours.
@@ -41,7 +41,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         model={
             "name": "embedding",
             # Or densenet121, seresnet50, seresnext50_32x4d.
-            "backbone": common.backbone(dataset, "resnet50", whole=True),
+            "backbone": common.backbone(dataset, "resnet50"),
             # The embedding is the backbone's mean, 2048-d of the ResNets, 1024-d of DenseNet-121.
             "pooling": "average",
             "embedding_dim": 0,

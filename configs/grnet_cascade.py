@@ -21,6 +21,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     small = dataset == "synthetic"
     recipe = common.recipe(dataset)
     recipe["train"] |= {
+        "batch_size": 64 if small else 32,
         "init_from": f"runs/grnet_{dataset}",
         "init_params": "matching_names",
         "eval_every": 0,  # validation measures the scores, which stay the same
@@ -32,7 +33,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         dataset={"name": dataset},
         model={
             "name": "grnet",
-            "backbone": {**common.backbone(dataset), "pretrained": "", "frozen_batch_norm": True},
+            "backbone": {**common.backbone(dataset), "frozen_batch_norm": True},
             "embedding_dim": 256,
             "node_dim": 64 if small else 512,
             "reasoning_dim": 32 if small else 128,

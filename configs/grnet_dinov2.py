@@ -16,7 +16,7 @@ from grnet_jax.config import make_config
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns the config of GRNet on a DINOv2 transformer, for that data set."""
-    recipe = common.recipe(dataset, whole=True)
+    recipe = common.recipe(dataset)
     recipe["image"]["size"] = 224  # a multiple of the patch's 14 pixels: 16x16 cells
     # Ours: a hundredth of what the embedded set's recipe takes from scratch.
     recipe["optimizer"] = {

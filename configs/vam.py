@@ -23,7 +23,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         dataset={"name": dataset},
         model={
             "name": "vam",
-            "backbone": common.backbone(dataset, whole=True),
+            "backbone": common.backbone(dataset),
             # The map before the last: inception 4e of GoogLeNet.
             "attention_stride": 4 if small else 16,
             "attention_dim": 64 if small else 256,
@@ -32,5 +32,5 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         # In-shop training images have no roles.
         sampler={"name": "items", "cross_domain": dataset != "deepfashion_inshop"},
         loss={"name": "triplet"},
-        **common.recipe(dataset, whole=True),
+        **common.recipe(dataset),
     )

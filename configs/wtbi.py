@@ -19,6 +19,9 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns the metric's config for that data set; its features are another run's or a file's."""
     recipe, small = common.recipe(dataset), dataset == "synthetic"
     recipe["optimizer"]["trainable"] = "metric"
+    if small:
+        # The paper's features are a pre-trained network's: here of a run with the same backbone.
+        recipe["train"] |= {"init_from": "runs/embedding_synthetic", "init_params": "backbone"}
     return make_config(
         name=f"wtbi_{dataset}",
         dataset={"name": dataset},

@@ -9,16 +9,6 @@ import numpy as np
 from grnet_jax.models import build_matcher
 from grnet_jax.training.state import init_variables
 
-# What makes a config of frozen ImageNet features train the small network from scratch.
-SCRATCH = (
-    "model.backbone.name=small",
-    "model.backbone.stride=0",
-    "model.backbone.pretrained=",
-    "model.backbone.frozen_batch_norm=False",
-    "model.backbone.color_weight=0",
-    "optimizer.trainable=",
-    "train.cached_views=0",
-)
 _SIZES = {"node_dim": 16, "reasoning_dim": 8, "embedding_dim": 16, "hidden": 16}
 
 

@@ -27,11 +27,9 @@ from grnet_jax.training.build import restore_run
 from grnet_jax.training.checkpoints import CheckpointError
 from input_pipeline import DatasetConfig, ImageError
 from tests.pages import Page
-from tests.small import SCRATCH
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _FIELDS = (
-    *SCRATCH,
     "image.size=32",
     "model.node_dim=16",
     "model.reasoning_dim=8",
@@ -297,7 +295,7 @@ assert matcher.score(features, features).shape == (1, 1)
 def test_evaluation_sees_photos_as_training_did(trained, data_dir, tmp_path):
     """Also where a config file says otherwise of the image's size."""
     workdir, _, _ = trained
-    sizes = *SCRATCH, "model.node_dim=16", "model.reasoning_dim=8"
+    sizes = "model.node_dim=16", "model.reasoning_dim=8"
     flags = _flags("configs/grnet.py", *_tiny(data_dir), *sizes)
     done = run("eval.py", *flags, f"--workdir={workdir}", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -313,7 +311,7 @@ def test_load_without_a_run_is_named(tmp_path):
 
 def test_evaluating_another_model_is_refused(trained, data_dir):
     workdir, _, _ = trained
-    flags = _flags("configs/global_baseline.py", *_tiny(data_dir), *SCRATCH)
+    flags = _flags("configs/global_baseline.py", *_tiny(data_dir))
     done = run("eval.py", *flags, f"--workdir={workdir}")
     assert done.returncode == 2
     assert "config.model.layers=0: the run was trained with 3" in done.stderr

@@ -55,7 +55,7 @@ def test_every_config_file_builds_for_every_data_set(system):
         if parsed.loss is not None:
             build_objective(run.matcher, parsed, steps=run.steps)
         assert parse_config(json.loads(json.dumps(parsed.model_dump(exclude_none=True)))) == parsed
-        assert _count(config.to_dict()) <= {"grnet": 80, "color_histogram": 20}.get(system, 94)
+        assert _count(config.to_dict()) <= {"grnet": 81, "color_histogram": 20}.get(system, 94)
 
 
 def test_all_wrong_fields_are_named_at_once():
@@ -202,7 +202,7 @@ def test_fields_that_do_not_fit_each_other_are_named(system, fields, message):
 )
 def test_preprocessing_follows_the_backbone(backbone, named, expected):
     config = grnet.get_config()
-    config.model.backbone.update(name=backbone, preprocessing=named, stride=0)
+    config.model.backbone.update(name=backbone, preprocessing=named)
     parsed = parse_config(config)
     image = parsed.image
     assert parsed.model.backbone.preprocessing == expected[0]

@@ -52,7 +52,7 @@ from tests.catalog import shops
 from tests.input_pipeline import coco_trees
 from tests.input_pipeline.conftest import photo_bytes, write_manifest
 from tests.input_pipeline.test_fuzz import CELLS, HEADER, change_value, change_word, move_line
-from tests.small import SCRATCH, small_config
+from tests.small import small_config
 
 pytestmark = pytest.mark.slow
 _ROOT = Path(__file__).parents[1]
@@ -291,7 +291,6 @@ def test_flags_of_train(fuzz, runs, data_dir, stopped):
     line = [
         *(f"--config={_ROOT}/configs/grnet.py", "--config.dataset.source=tiny"),
         *(f"--config.dataset.dir={data_dir}", "--config.image.size=32"),
-        *(f"--config.{field}" for field in SCRATCH),
         f"--workdir={fuzz.folder}/run",
     ]
 

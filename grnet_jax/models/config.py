@@ -53,7 +53,7 @@ class BackboneConfig(Section):
         "features",
         "scores",
     )
-    color_weight: float = field(
+    cell_color_weight: float = field(
         0.0,
         "each cell's color histogram stands beside the last map's channels, with so many times "
         "their length; 0: none",

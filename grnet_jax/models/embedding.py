@@ -9,6 +9,7 @@ import pydantic
 
 from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.errors import InputError
+from grnet_jax.models.color_histogram import ColorHistogram
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.matcher import (
     EmbeddingModel,
@@ -94,7 +95,8 @@ class Embedding(EmbeddingModel):
       pooling: "gem", "average", "max" or "grid".
       grid_cells: of a grid, on each side.
       embedding_dim: dimensions of the embedding; 0 leaves the linear layer out.
-      color_weight: of `append_colors` to the map; 0 for none.
+      color_weight: length of a color histogram beside the embedding, whose own is 1 before the
+        whole is scaled to 1; 0 for none.
       num_classes: logits of the class head; 0 for no head.
       proxies: the class head is a learned unit vector a class, whose logits are those of
         `proxy_logits` with the embedding; else a linear layer on the pooled vector.
@@ -103,6 +105,7 @@ class Embedding(EmbeddingModel):
         then sees the relaxed map's mean, and the embedding the map as it is.
       preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
+      cell_color_weight: of `append_colors` to the map; 0 for none.
       dtype: of the linear layers' computation.
     """
 
@@ -110,17 +113,19 @@ class Embedding(EmbeddingModel):
     pooling: str = "gem"
     grid_cells: int = 4
     embedding_dim: int = 512
+    color_weight: float = 0.0
     num_classes: int = 0
     proxies: bool = False
     relaxation: FeatureRelaxation | None = None
     relaxed: str = "all"
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
-    color_weight: float = 0.0
+    cell_color_weight: float = 0.0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Makes the layers after the backbone."""
+        self.color = ColorHistogram()
         self.pooled = Pooling(self.pooling, self.grid_cells)
         if self.embedding_dim:
             self.linear = nn.Dense(self.embedding_dim, dtype=self.dtype)
@@ -136,7 +141,12 @@ class Embedding(EmbeddingModel):
 
     def classify(self, images: jax.Array, train: bool = False) -> tuple[Features, jax.Array | None]:
         """Returns `embed`'s features and class logits [n, num_classes], None without the head."""
-        return self._heads(self.feature_map(images, train), train)
+        features, logits = self._heads(self.feature_map(images, train), train)
+        if self.color_weight:
+            x = features.embedding
+            color = self.color_weight * self.color.embed(images).embedding.astype(x.dtype)
+            features = Features(embedding=unit_vectors(jnp.concatenate([x, color], axis=-1)))
+        return features, logits
 
     def predict(self, images: jax.Array, train: bool = False) -> tuple[Features, Predictions]:
         """Returns `embed`'s features and the categories' logits; for matchers with the head."""
@@ -150,7 +160,7 @@ class Embedding(EmbeddingModel):
         return final_feature_map(self, images, train)
 
     def pool(self, feature_map: jax.Array) -> Features:
-        """Returns features of feature maps [n, h', w', c]."""
+        """Returns features of feature maps [n, h', w', c], without a color histogram."""
         return self._heads(feature_map, train=False)[0]
 
     def _heads(self, x: jax.Array, train: bool) -> tuple[Features, jax.Array | None]:
@@ -198,6 +208,14 @@ class Config(NetworkConfig):
     embedding_dim: int = field(
         512, "0: the pooled vector itself", "parameters", "features", "scores", ge=0
     )
+    color_weight: float = field(
+        0.0,
+        "a color histogram stands beside the embedding, with so many times its length; 0: none",
+        "parameters",
+        "features",
+        "scores",
+        ge=0,
+    )
     num_classes: int = field(
         0,
         "logits of the class head, at least as many as training has categories or items "
@@ -233,6 +251,7 @@ def build(config: Config) -> Embedding:
         pooling=config.pooling,
         grid_cells=config.grid_cells,
         embedding_dim=config.embedding_dim,
+        color_weight=config.color_weight,
         num_classes=config.num_classes,
         proxies=config.proxies,
         relaxation=FeatureRelaxation(

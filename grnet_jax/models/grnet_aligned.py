@@ -40,12 +40,6 @@ class Config(grnet.GraphConfig):
         "parameters",
         "scores",
     )
-    node_positions: bool = field(
-        False,
-        "a learned vector for each pair of regions, added to its node",
-        "parameters",
-        "scores",
-    )
     direct_scale_init: float = field(
         0.0,
         "start of the factor on a term beside the graph's score, the mean cosine "
@@ -95,7 +89,6 @@ def build(config: Config) -> grnet.GRNet:
         graph=paper.graph.clone(
             norm_feature=config.norm_feature,
             edge_scale_init=config.edge_scale_init,
-            node_positions=config.node_positions,
             raw_scale=config.raw_scale,
             unit_edges=config.unit_edges,
             direct_scale_init=config.direct_scale_init,

@@ -26,13 +26,13 @@ class RegionMatcher(Matcher):
       backbone: images to feature maps; the map of the largest stride is used.
       preprocessing: name of the image normalization.
       frozen_batch_norm: BatchNorm keeps its statistics while training.
-      color_weight: of `append_colors` to the map; 0 for none.
+      cell_color_weight: of `append_colors` to the map; 0 for none.
     """
 
     backbone: nn.Module
     preprocessing: str = "imagenet"
     frozen_batch_norm: bool = False
-    color_weight: float = 0.0
+    cell_color_weight: float = 0.0
 
     scores_are_logits = True
 
@@ -96,7 +96,11 @@ def final_feature_map(matcher: Any, images: Any, train: bool) -> jax.Array:
     else:
         found = matcher.backbone(normalize(images, matcher.preprocessing), moving)
     last = found[max(found)]
-    return append_colors(last, images, matcher.color_weight) if matcher.color_weight else last
+    return (
+        append_colors(last, images, matcher.cell_color_weight)
+        if matcher.cell_color_weight
+        else last
+    )
 
 
 def global_embedding(whole: jax.Array) -> jax.Array:
@@ -117,7 +121,7 @@ def regions_of(features: Features) -> jax.Array:
 
 def map_fields(config: NetworkConfig) -> Mapping[str, Any]:
     """Returns a matcher's attributes from images to the feature map, by name."""
-    return {**_network_fields(config), "color_weight": config.backbone.color_weight}
+    return {**_network_fields(config), "cell_color_weight": config.backbone.cell_color_weight}
 
 
 def backbone_fields(config: NetworkConfig) -> dict[str, Any]:
@@ -126,8 +130,8 @@ def backbone_fields(config: NetworkConfig) -> dict[str, Any]:
     Raises:
       InputError: there are colors to append to that one.
     """
-    if config.backbone.color_weight:
-        raise InputError(f"model.backbone.color_weight: not for model.name={config.name}")
+    if config.backbone.cell_color_weight:
+        raise InputError(f"model.backbone.cell_color_weight: not for model.name={config.name}")
     return _network_fields(config)
 
 

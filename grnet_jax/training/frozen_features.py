@@ -101,7 +101,7 @@ def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     """Returns the stride of the last map whose layers all stay, and whether the backbone does."""
     matcher, trainable = run.matcher, run.config.optimizer.trainable
     needs_images = needs_domain(matcher) or getattr(matcher, "needs_keypoints", False)
-    if not has_feature_map(matcher) or needs_images:
+    if not has_feature_map(matcher) or needs_images or getattr(matcher, "color_weight", 0):
         raise InputError(
             f"train.cached_views: model.name={run.config.model.name} needs images in every step; "
             "expected a matcher that sees maps alone"
@@ -119,8 +119,8 @@ def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     if not learns:
         return max(maps), True
     for stride in sorted(maps, reverse=True)[1:]:
-        behind = getattr(matcher.backbone, "layers_behind", lambda _: set())(stride)
-        if learns <= behind and not getattr(matcher, "color_weight", 0):  # colors need images
+        behind: set[str] = getattr(matcher.backbone, "layers_behind", lambda _: set())(stride)
+        if learns <= behind and not getattr(matcher, "cell_color_weight", 0):  # colors need images
             return stride, False
     raise InputError(
         f"train.cached_views: with optimizer.trainable={trainable!r} no map of "

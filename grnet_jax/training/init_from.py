@@ -79,9 +79,10 @@ def zero_shot(backbone: str) -> dict[str, Any]:
         "image": {"size": 224},
         "model": {
             "name": "embedding",
-            "backbone": {"name": backbone, "pretrained": IMAGENET, "color_weight": 0.5},
+            "backbone": {"name": backbone, "pretrained": IMAGENET},
             "pooling": "average",
             "embedding_dim": 0,
+            "color_weight": 0.5,
         },
     }
 

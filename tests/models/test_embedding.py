@@ -5,6 +5,7 @@ import pytest
 
 from grnet_jax import models
 from grnet_jax.backbones.color import append_colors
+from grnet_jax.models.color_histogram import ColorHistogram
 from grnet_jax.models.embedding import FeatureRelaxation, Pooling
 from tests.small import random_images, random_variables, small_matcher
 
@@ -64,6 +65,21 @@ def test_a_grids_cells_are_unit_means_side_by_side(side, cells):
             parts.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
     pooled = Pooling("grid", cells).apply({}, x)
     np.testing.assert_allclose(pooled, np.concatenate(parts, axis=1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_color_histogram_stands_beside_the_embedding():
+    images = random_images(2)
+    plain, colored = (
+        small_matcher("embedding", embedding_dim=6, color_weight=weight) for weight in (0.0, 0.5)
+    )
+    variables = random_variables(plain)
+    x, y = (
+        np.asarray(models.embed(matcher, variables, images).embedding)
+        for matcher in (plain, colored)
+    )
+    color = np.asarray(ColorHistogram().embed(images).embedding)
+    expected = (x @ x.T + 0.25 * color @ color.T) / 1.25
+    np.testing.assert_allclose(y @ y.T, expected, atol=1e-5)
 
 
 def test_cells_have_their_colors_beside_their_channels():

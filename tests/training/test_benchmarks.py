@@ -262,6 +262,9 @@ def _shrink(config: Any) -> None:
     config.image.size = 32
     fashionnet = config.model.name == "fashionnet"
     config.model.backbone.name = "vgg_small" if fashionnet else "small"
+    if config.model.backbone.pretrained == "imagenet":
+        config.model.backbone = {"name": "small"}
+        config.optimizer.trainable, config.train.cached_views = "", 0
     sizes = {"node_dim": 16, "reasoning_dim": 8, "embedding_dim": 16, "hidden": 16}
     config.model.update({name: size for name, size in sizes.items() if name in config.model})
     config.optimizer.warmup_steps = 0

@@ -59,7 +59,7 @@ def _batches(config, split, frozen=None):
 
 @pytest.mark.parametrize("color", [0.0, 0.5])
 def test_maps_are_those_of_the_same_views_computed_in_the_step(tiny_config, tmp_path, color):
-    fields = {"model.backbone.color_weight": color}
+    fields = {"model.backbone.cell_color_weight": color}
     config, run, state, split, load = _prepare(tiny_config, tmp_path, **fields)
     frozen = load()
     assert (frozen.stride, len(frozen.maps)) == (0, _VIEWS * len(split))
@@ -117,6 +117,7 @@ def test_part_of_a_backbone_may_stay(tiny_config, tmp_path, narrow, monkeypatch)
     ("system", "trainable", "fields", "problem"),
     [
         ("grnet", "graph,backbone", {}, "no map of small stays"),
+        ("contrastive", "linear", {"model.color_weight": 0.5}, "needs images in every step"),
         ("darn", "customer", {}, "needs images in every step"),
     ],
 )

@@ -16,7 +16,6 @@ from etils import epath
 
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
-from tests.small import SCRATCH
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +46,6 @@ def _start(workdir, data_dir, env=None, **fields):
                 sys.executable,
                 "train.py",
                 "--config=configs/grnet.py",
-                *(f"--config.{field}" for field in SCRATCH),
                 f"--config.dataset.dir={data_dir}",
                 f"--workdir={workdir}",
                 *flags,

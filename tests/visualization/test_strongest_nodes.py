@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,6 @@ from grnet_jax.visualization.explanations import Explainer, crop_image
 from grnet_jax.visualization.strongest_nodes import strongest_nodes
 from input_pipeline.images import ImageTransform
 from tests.graph import naive
-from tests.small import small_config
 
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 8), (4, 6)])
@@ -42,7 +43,7 @@ def test_there_may_be_fewer_than_asked_for():
 
 
 def _explain(name, **fields):
-    config = small_config(name)
+    config = importlib.import_module(f"configs.{name}").get_config()
     config.model.update(fields)
     matcher = models.build_matcher(parse_config(config).model)
     variables = init_variables(matcher, 32, seed=0)
