@@ -8,15 +8,13 @@ command goes on with the rows that are missing. Writes benchmarks/results/frozen
 runs stay under --runs.
 """
 
-import json
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from benchmarks.grnet_vs_baseline import measure
 from benchmarks.reproduce.printing import format_cell
-from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, run_command
+from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from grnet_jax.evaluation.reports import column_title
 
 _FULL = "GRNet, aligned"
@@ -74,40 +72,6 @@ def main() -> None:
             row = measure(config, seed, options.data_dir, workdir, fields)
             results.add({"system": name, **row})
     results.report(format_rows(results.rows))
-
-
-def measure(
-    model: str, seed: int, data_dir: str, workdir: str, fields: Mapping[str, Any] | None = None
-) -> dict:
-    """Trains and evaluates one system as a user would; returns its row.
-
-    Args:
-      model: its file under configs/.
-      seed: of the run.
-      data_dir: prepared data sets.
-      workdir: of the run.
-      fields: config fields that differ from the file's.
-    """
-    flags = [f"--config=configs/{model}.py:synthetic", f"--config.dataset.dir={data_dir}"]
-    started = time.monotonic()
-    trains = model not in {config for config, _ in _UNTRAINED.values()}
-    flags += [f"--config.{name}={value}" for name, value in (fields or {}).items()]
-    if not trains:
-        run_command("eval.py", *flags, f"--output={workdir}")
-    else:
-        run_command("train.py", *flags, f"--config.seed={seed}", f"--workdir={workdir}")
-    trained = time.monotonic()
-    if trains:
-        run_command("eval.py", f"--workdir={workdir}")
-    results = json.loads((ROOT / workdir / "results.json").read_text())
-    return {
-        "model": model,
-        "seed": seed,
-        "step": results["step"],
-        "train_seconds": round(trained - started),
-        "eval_seconds": round(time.monotonic() - trained),
-        "protocols": results["protocols"],
-    }
 
 
 def format_rows(rows: list[dict]) -> str:

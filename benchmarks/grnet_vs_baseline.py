@@ -18,6 +18,7 @@ from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_tab
 
 _TRAINED = ("grnet", "global_baseline")
 _FLOOR = "color_histogram"
+_UNTRAINED = (_FLOOR, "zero_shot")
 _PROTOCOLS = ("all", "easy", "hard_view", "hard_occlusion", "hard_cropping")
 _COLUMNS = {"top1": "top-1", "top5": "top-5", "top20": "top-20", "map": "mAP"}
 
@@ -54,13 +55,13 @@ def measure(
     """
     flags = [f"--config=configs/{model}.py:synthetic", f"--config.dataset.dir={data_dir}"]
     started = time.monotonic()
-    if model == _FLOOR:
+    flags += [f"--config.{name}={value}" for name, value in (fields or {}).items()]
+    if model in _UNTRAINED:
         run_command("eval.py", *flags, f"--output={workdir}")
     else:
-        flags += [f"--config.{name}={value}" for name, value in (fields or {}).items()]
         run_command("train.py", *flags, f"--config.seed={seed}", f"--workdir={workdir}")
     trained = time.monotonic()
-    if model != _FLOOR:
+    if model not in _UNTRAINED:
         run_command("eval.py", f"--workdir={workdir}")
     results = json.loads((ROOT / workdir / "results.json").read_text())
     return {

@@ -242,6 +242,8 @@ def _run(words: Sequence[str]) -> None:
     if words[1:3] == ["-m", "input_pipeline.prepare"]:
         assert prepare.main(words[3:]) == 0
         return
+    if words[1:3] == ["-m", "grnet_jax.backbones.convert"]:  # of a file to be downloaded
+        return
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     if words[1] == "train.py" or words[2].startswith("--config="):
@@ -265,6 +267,7 @@ def _shrink(config: Any) -> None:
     if config.model.backbone.pretrained == "imagenet":
         config.model.backbone = {"name": "small"}
         config.optimizer.trainable, config.train.cached_views = "", 0
+    config.model.backbone.pretrained = ""  # a file to be downloaded
     sizes = {"node_dim": 16, "reasoning_dim": 8, "embedding_dim": 16, "hidden": 16}
     config.model.update({name: size for name, size in sizes.items() if name in config.model})
     config.optimizer.warmup_steps = 0
