@@ -14,6 +14,7 @@ import grnet_jax
 from grnet_jax import commands
 from grnet_jax.config import parse_config
 from grnet_jax.detect import __main__ as detect
+from grnet_jax.errors import InputError
 from grnet_jax.export import __main__ as export
 from grnet_jax.models import build_matcher
 from grnet_jax.predict import __main__ as predict
@@ -222,3 +223,8 @@ def test_what_a_detector_does_not_do_is_said(trained, tmp_path, capsys, command,
     with pytest.raises(SystemExit):
         module.main([*given, f"--workdir={trained[0]}"])
     assert said in capsys.readouterr().err
+
+
+def test_a_detector_is_no_matcher(trained):
+    with pytest.raises(InputError, match="a detector, which embeds nothing"):
+        grnet_jax.load(trained[0])
