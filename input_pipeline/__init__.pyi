@@ -35,6 +35,7 @@ from .locks import preparation_lock
 from .objects.batches import ObjectShape, object_batches, object_train_batches
 from .objects.index import ObjectSplit
 from .objects.modanet import STREET2SHOP_CLASSES
+from .objects.synthetic_objects import SYNTHETIC_CLASSES
 from .parallel import ordered_map
 from .photo_list import PhotoList, list_photos
 from .sampling import steps_per_epoch
@@ -61,6 +62,7 @@ __all__ = [
     "SHOP",
     "SPLITS",
     "STREET2SHOP_CLASSES",
+    "SYNTHETIC_CLASSES",
     "UNKNOWN",
     "VIEWS",
     "VISIBILITIES",

@@ -40,6 +40,12 @@ class PhotoDetections:
         parts = {name: value if value is None else value[chosen] for name, value in parts.items()}
         return PhotoDetections(self.size, **parts)
 
+    def resized(self, scale: float) -> "PhotoDetections":
+        """Returns them in the photo made larger by `scale`."""
+        height, width = (round(side * scale) for side in self.size)
+        box = self.box * np.float32(scale)
+        return dataclasses.replace(self, size=(height, width), box=box)
+
     def pixels(self, place: int) -> np.ndarray | None:
         """Returns an object's pixels in the photo, bool [height, width]; None without masks."""
         if self.mask is None:

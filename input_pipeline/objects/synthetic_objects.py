@@ -13,6 +13,7 @@ from input_pipeline.config import PrepareOptions
 from input_pipeline.datasets import synthetic
 from input_pipeline.objects.modanet import CLASSES
 from input_pipeline.records import ObjectRecord
+from input_pipeline.synthetic import CATEGORIES
 from input_pipeline.synthetic.rendering import RenderedPhoto
 
 KIND = "objects"
@@ -24,6 +25,10 @@ _NAMES: Mapping[str, str] = {
     **{"Shorts": "shorts", "Skirt": "skirt", "Bag": "bag", "Shoe": "footwear"},
 }
 _CATEGORIES = tuple(CLASSES.values())
+# For each category of the pairs of `synthetic` the class that shows it.
+SYNTHETIC_CLASSES: Mapping[str, tuple[str, ...]] = {
+    category: (_NAMES[category],) for category in CATEGORIES
+}
 
 folder_name = synthetic.folder_name
 
