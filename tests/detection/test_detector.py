@@ -7,10 +7,12 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import grnet_jax
+from benchmarks.detected_crops import measure_crops
 from grnet_jax import commands
 from grnet_jax.config import parse_config
 from grnet_jax.detect import __main__ as detect
@@ -23,6 +25,7 @@ from grnet_jax.training import loop
 from grnet_jax.training.objectives import build_objective
 from grnet_jax.visualization import __main__ as visualization
 from input_pipeline import DatasetConfig, encode_png, load_dataset
+from input_pipeline.synthetic import CATEGORIES
 from tests.small import random_variables, small_config
 
 FIELDS = {
@@ -190,6 +193,31 @@ def test_from_photos_to_boxes_that_retrieval_reads(trained, tmp_path, capsys, mo
     np.testing.assert_array_equal(read[3], [0, 0, *split.index.size[3, ::-1]])  # was not given
 
 
+def test_photos_of_a_data_set_are_cropped_by_their_category(
+    trained, data_dir, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(detect, "_OBJECTNESS", 0.0)
+    every = grnet_jax.load_detector(trained[0]).categories  # two steps do not tell them apart
+    monkeypatch.setitem(detect._CLASS_MAPS, "synthetic", dict.fromkeys(CATEGORIES[::2], every))
+    where = ["--dataset=synthetic", "--source=tiny", f"--dir={data_dir}", f"--output={tmp_path}"]
+    given = [*where, f"--workdir={trained[0]}", "--class_map=synthetic", "--no_pictures"]
+    assert detect.main(given) == 0
+    assert "132 photos" in capsys.readouterr().out
+    boxes = str(tmp_path / "boxes.csv")
+    lines = pd.read_csv(boxes)
+    assert set(lines["category"]) == set(CATEGORIES[::2])
+    config = DatasetConfig(name="synthetic", source="tiny", dir=str(data_dir))
+    split = load_dataset(config).split("val")
+    best = lines.sort_values("score").groupby(["image", "category"]).last()
+    for row, crop in enumerate(split.detected(boxes)):
+        key = split.index.photo_id[row], split.index.categories[split.index.category[row]]
+        whole = [0, 0, *split.index.size[row, ::-1]]
+        own = best.loc[key, ["x_1", "y_1", "x_2", "y_2"]].to_list() if key in best.index else whole
+        np.testing.assert_allclose(crop, own, atol=1e-3)
+    measured = measure_crops(split, boxes)
+    assert {name: of["photos"] for name, of in measured.items()} == {"customer": 16, "shop": 8}
+
+
 def test_evaluation_of_a_run_is_printed_and_written(trained, capsys):
     workdir, config = trained
     commands.evaluate(["eval.py"], config, str(workdir), "")
@@ -206,6 +234,8 @@ def test_evaluation_of_a_run_is_printed_and_written(trained, capsys):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        ((detect,), "PHOTO: expected photo files, folders or @FILE; or else --dataset"),
+        ((detect, "PHOTO", "--dataset=synthetic"), "PHOTO: expected photo files, folders or @FILE"),
         ((detect, "PHOTO", "--classes=hat"), "--classes: hat not known; the detector has bag,"),
         ((detect, "PHOTO", "--class_map=MAP"), "names none of the detector's classes"),
         ((predict, "PHOTO"), "a detector, which embeds nothing; python -m grnet_jax.detect"),
