@@ -2,7 +2,7 @@
 
 The config lies in the workdir; several are evaluated as one, their embeddings side by side. A
 matcher without parameters has no workdir: python eval.py --config=configs/color_histogram.py.
-Writes results.json, ranks.parquet (every query's) and results.html.
+Writes results.json, ranks.parquet (every query's) and results.html; of a detector detection.json.
 """
 
 from absl import app, flags

@@ -8,6 +8,9 @@
     catalog = grnet_jax.open_catalog("my_shop")  # made by python -m grnet_jax.search index
     matches = catalog.search(["street.jpg"], filters={"category": ["dress"]})[0]
 
+    detector = grnet_jax.load_detector("runs/detector_modanet")
+    (found,) = detector.detect(["street.jpg"])  # found.box, found.category, found.score
+
 Importing this, and all of the above, needs no TensorFlow. The names stand in `__init__.pyi`; each
 is imported when it is first used.
 """

@@ -1,4 +1,5 @@
 from .catalog.searching import Catalog, Match, open_catalog
+from .detect.loading import load_detector
 from .export.reading import load_exported
 from .inference import load
 from .search.ranking import RankingResult, SearchResult
@@ -11,6 +12,7 @@ __all__ = [
     "SearchResult",
     "__version__",
     "load",
+    "load_detector",
     "load_exported",
     "open_catalog",
 ]

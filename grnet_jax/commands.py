@@ -29,7 +29,7 @@ from grnet_jax.models import has_feature_map
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training import loop
-from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.build import Run, restore_matcher, restore_run
 from grnet_jax.training.checkpoints import open_workdir, read_config
 from grnet_jax.training.init_from import start_untrained
 from grnet_jax.training.label_names import read_label_names
@@ -258,7 +258,9 @@ def _open_run(name: str, given: Config, mesh: Mesh, output: str, scratch: str) -
     else:
         run, state = restore_run(name, mesh)
         config = _as_trained(given, run.config)
-    recognizes = given.loss is not None and recognizes_categories(run.matcher, run.config)
+    recognizes = given.loss is not None and (
+        run.config.model.name == "detector" or recognizes_categories(run.matcher, run.config)
+    )
     learned = read_label_names(open_workdir(name)) if recognizes else None
     dataset, split = load_dataset(config.dataset), config.eval.protocol.split
     evaluators = build_evaluators(
@@ -272,7 +274,7 @@ def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh, scratch: str
     """Several runs' best checkpoints as one."""
     members, steps = [], []
     for name in names:
-        run, state = restore_run(name, mesh)
+        run, state = restore_matcher(name, mesh)
         members.append(Member(name, run.matcher, run.config, state.variables))
         steps.append(int(state.step))
     evaluator = EnsembleEvaluator(given, members, mesh, load_dataset(given.dataset), scratch)

@@ -11,6 +11,7 @@ import argparse
 import difflib
 import functools
 import importlib
+import operator
 import os
 import pkgutil
 import re
@@ -298,6 +299,14 @@ def _without_effect(config: Config) -> Iterator[str]:
     """Yields the fields and sections that this matcher or loss has no use for."""
     if not hasattr(config.model, "num_keypoints"):
         yield "image.keypoints"
+    if config.model.name == "detector":
+        yield from (f"augment.{name}" for name in ("crop_jitter", "rotation_degrees", "shear"))
+        for section, used in (("image", "interpolation"), ("eval.protocol", "split")):
+            names = type(operator.attrgetter(section)(config)).model_fields.keys()
+            yield from (f"{section}.{name}" for name in names - {used, "keypoints"})
+        yield from ("sampler.cross_domain", "sampler.images_per_item", "sampler.epoch")
+        yield from ("train.microbatch_size", "eval.search")
+        return
     if config.loss is None:
         yield from ("seed", "augment", "sampler", "optimizer", "train")
         yield "eval.protocol.val_queries"

@@ -27,7 +27,7 @@ from grnet_jax.search.ranking import (
 )
 from grnet_jax.search.reranking import make_cascade_scores
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.build import Run, restore_matcher
 from grnet_jax.training.init_from import start_zero_shot
 from grnet_jax.training.state import TrainState
 from input_pipeline import (
@@ -243,12 +243,13 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
 
     Raises:
       CheckpointError: if there is no run, or no checkpoint that is whole.
-      InputError: no package has weights of that backbone, or it is not installed.
+      InputError: no package has weights of that backbone, or it is not installed; or the run is a
+        detector's.
     """
     kind, _, name = os.fspath(workdir).partition(":")
     if kind == "imagenet":
         return LoadedMatcher(*start_zero_shot(name, make_mesh()))
-    return LoadedMatcher(*restore_run(workdir, make_mesh()))
+    return LoadedMatcher(*restore_matcher(workdir, make_mesh()))
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:

@@ -25,13 +25,17 @@ from .images import (
     check_box,
     crop_and_resize,
     encode_png,
+    fit_on_canvas,
     load_crop,
     load_image,
     pixel_box,
 )
 from .index import PhotoIndex
 from .locks import preparation_lock
+from .objects.batches import ObjectShape, object_batches, object_train_batches
 from .objects.index import ObjectSplit
+from .objects.modanet import STREET2SHOP_CLASSES
+from .objects.synthetic_objects import SYNTHETIC_CLASSES
 from .parallel import ordered_map
 from .photo_list import PhotoList, list_photos
 from .sampling import steps_per_epoch
@@ -57,6 +61,8 @@ __all__ = [
     "MAX_PIXELS",
     "SHOP",
     "SPLITS",
+    "STREET2SHOP_CLASSES",
+    "SYNTHETIC_CLASSES",
     "UNKNOWN",
     "VIEWS",
     "VISIBILITIES",
@@ -75,6 +81,7 @@ __all__ = [
     "ImageSource",
     "ImageTransform",
     "InputError",
+    "ObjectShape",
     "ObjectSplit",
     "PathText",
     "PhotoIndex",
@@ -93,6 +100,7 @@ __all__ = [
     "encode_png",
     "eval_batch_spec",
     "field",
+    "fit_on_canvas",
     "image_batches",
     "image_labels",
     "keypoint_names",
@@ -100,6 +108,8 @@ __all__ = [
     "load_crop",
     "load_dataset",
     "load_image",
+    "object_batches",
+    "object_train_batches",
     "ordered_map",
     "pixel_box",
     "preparation_lock",

@@ -259,12 +259,44 @@ def crop_and_resize(image: np.ndarray, box: Box | None, transform: ImageTransfor
     """
     crop = transform.box(box, image.shape[0], image.shape[1])
     left, top, right, bottom = pixel_box(crop, image.shape[0], image.shape[1])
-    image, size = image[top:bottom, left:right], (transform.size, transform.size)
+    size = (transform.size, transform.size)
+    return _resize(image[top:bottom, left:right], size, transform.interpolation)
+
+
+def fit_on_canvas(
+    image: np.ndarray, canvas: tuple[int, int], interpolation: str
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Scales an image as large as fits on a black canvas, at its left and top, as detectors see it.
+
+    Args:
+      image: uint8 [H, W, 3].
+      canvas: (height, width) in pixels.
+      interpolation: "bilinear" or "bicubic".
+
+    Returns:
+      uint8 [height, width, 3], and (height, width) of the image on it.
+    """
+    height, width = image.shape[:2]
+    scale = min(canvas[0] / height, canvas[1] / width)
+    down, across = (max(math.ceil(side * scale - 0.5), 1) for side in (height, width))
+    # The last pixels may reach beyond the image, by half of one.
+    missing = [max(math.ceil(down / scale) - height, 0), max(math.ceil(across / scale) - width, 0)]
+    padded = np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="edge")
+    result = np.zeros((*canvas, 3), np.uint8)
+    box = (0, 0, across / scale, down / scale)
+    result[:down, :across] = _resize(padded, (down, across), interpolation, box)
+    return result, (down, across)
+
+
+def _resize(
+    image: np.ndarray, size: tuple[int, int], interpolation: str, box: Box | None = None
+) -> np.ndarray:
+    """Returns uint8 of (height, width) `size`, of a box of an image or of all of it."""
     resized = np.empty((*size, 3), np.float32)
     # In float32, a channel at a time: Pillow rounds and clips 8-bit pixels between its two passes.
     for index in range(3):
         channel = Image.fromarray(image[:, :, index]).convert("F")
-        scaled = channel.resize(size, _FILTERS[transform.interpolation])
+        scaled = channel.resize(size[::-1], _FILTERS[interpolation], box)
         resized[:, :, index] = np.asarray(scaled)
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 

@@ -309,6 +309,11 @@ def test_load_without_a_run_is_named(tmp_path):
         grnet_jax.load(str(tmp_path))
 
 
+def test_detecting_by_a_run_that_retrieves_is_refused(trained):
+    with pytest.raises(InputError, match=r": a run of model\.name=grnet, which detects nothing"):
+        grnet_jax.load_detector(trained[0])
+
+
 def test_evaluating_another_model_is_refused(trained, data_dir):
     workdir, _, _ = trained
     flags = _flags("configs/global_baseline.py", *_tiny(data_dir))

@@ -44,7 +44,8 @@ def _parse_with(config, **fields):
 @pytest.mark.parametrize("system", _SYSTEMS)
 def test_every_config_file_builds_for_every_data_set(system):
     get_config = importlib.import_module(f"configs.{system}").get_config
-    datasets = dataset_names("pairs", *(["images"] if system in _RECOGNIZES else []))
+    kinds = ["objects"] if system == "detector" else ["pairs"]
+    datasets = dataset_names(*kinds, *(["images"] if system in _RECOGNIZES else []))
     losses = ["", ",ap", ",classification"] if system == "detect_then_retrieve" else [""]
     for argument in [dataset + loss for dataset in datasets for loss in losses]:
         config = get_config(argument)

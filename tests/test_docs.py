@@ -163,7 +163,8 @@ def test_fields_that_a_page_names(path):
 @functools.cache
 def _configs():
     """Configs that have every field."""
-    names = ("grnet_aligned", "embedding", "fashionnet", "kpm", "local_matching", "vam", "wtbi")
+    names = ("detector", "embedding", "fashionnet", "grnet_aligned", "kpm", "local_matching")
+    names += ("vam", "wtbi")
     return [importlib.import_module(f"configs.{name}").get_config() for name in names]
 
 

@@ -199,10 +199,12 @@ class Synthetic(_Part):
     Attributes:
       fields: config fields of every row, before the user's.
       values: by field the paper's values and those that take their place.
+      detector: the run that finds the boxes of rows with detected crops; None where there are none.
     """
 
     fields: dict[str, Any] = {}
     values: dict[str, dict[Any, Any]] = {}
+    detector: Row | None = None
 
 
 class Start(_Part):

@@ -94,6 +94,8 @@ def format_plan(experiments: Sequence[tuple[Row, Experiment]], tflops: float) ->
         "test's images; above a quarter of the memory they are on the disk until the test ends.",
         "Validation is on eval.protocol.val_queries queries, in a gallery ten times as large.",
     ]
+    if any(run.detector for _, one in experiments for run in one.members or (one,)):
+        notes.append("The detector, which finds the boxes first, is not counted.")
     assumed = _sizes("assumed")
     for name in dict.fromkeys(one.dataset for _, one in experiments):
         notes += [f"Assumed sizes: {assumed[name]}."] if name in assumed else []

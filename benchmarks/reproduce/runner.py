@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 import pathlib
 import re
@@ -29,7 +30,9 @@ _PRETRAINED = "model.backbone.pretrained"
 _KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
 _LABELS = ("num_classes", "num_attributes")  # fields of models that recognize them
 _INIT_FROM = "train.init_from"
-FILES = ("image.detections", "eval.protocol.queries")  # fields of files, known by content
+_DETECTIONS = "image.detections"
+_OBJECTS = "synthetic_objects"  # the embedded set as detectors see it
+FILES = (_DETECTIONS, "eval.protocol.queries")  # fields of files, known by content
 _KEYS = ("dataset", "config", "recipe", "fields", "seed")
 _GROUP_METRICS = ("top1", "top20", "top50")
 _RECOGNITION = ("split", "photos", "values", "intervals", "kinds", "pdj")
@@ -49,6 +52,7 @@ class Experiment:
       seed: of the parameters, the order of the pairs and the flips.
       local: fields of this machine: those of `local_fields`, and the row's files.
       start: the run that this one starts from.
+      detector: the run that finds the boxes that this one crops.
       members: those whose runs this one evaluates together, and so trains none itself.
     """
 
@@ -58,6 +62,7 @@ class Experiment:
     seed: int
     local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start: "Experiment | None" = None
+    detector: "Experiment | None" = None
     members: tuple["Experiment", ...] = ()
 
     @property
@@ -139,6 +144,9 @@ def make_experiment(
             f"{row.needs}, a file that {page} tells how to make"
         )
     fields, start = paper.fields_of(table, row, dataset), paper.starts.get(dataset)
+    detector = _make_detector(paper, fields, dataset, given)
+    if detector:
+        fields |= {_DETECTIONS: detector.workdir}
     own = {paper.config, row.config or paper.config}  # all of a paper's rows have one budget
     if start and not any(_has_start(read_config(name, dataset)) for name in own):
         fields = {**fields, **start.fields}
@@ -146,8 +154,9 @@ def make_experiment(
         if first:
             fields |= {_INIT_FROM: first.workdir, "train.init_params": start.params}
             experiment = _make(paper, row, fields, dataset, seed, given, files)
-            return dataclasses.replace(experiment, start=first)
+            return dataclasses.replace(experiment, start=first, detector=detector)
     experiment = _make(paper, row, fields, dataset, seed, given, files)
+    experiment = dataclasses.replace(experiment, detector=detector)
     if row.members:
         members = tuple(
             make_experiment(paper, table, member, dataset, seed, given, files)
@@ -156,6 +165,19 @@ def make_experiment(
         fields = {**experiment.fields, "ensemble": [member.name for member in members]}
         return dataclasses.replace(experiment, fields=fields, members=members)
     return experiment
+
+
+def _make_detector(
+    paper: Paper, fields: Mapping[str, Any], dataset: str, given: Sequence[str]
+) -> Experiment | None:
+    """The run whose boxes a row on the embedded set crops; None where it crops none."""
+    row = paper.synthetic.detector
+    crops = "detected" in (fields.get("image.crop"), fields.get("image.shop_crop"))
+    own = any(word.startswith(f"--config.{_DETECTIONS}=") for word in given)
+    if dataset != SYNTHETIC or not crops or own or row is None:
+        return None
+    words = [word for word in given if word.startswith("--config.dataset.")]
+    return _make(paper, row, row.fields, _OBJECTS, 0, words)
 
 
 def _has_start(config: Any) -> bool:
@@ -281,7 +303,9 @@ def file_digest(file: str) -> str:
 
 def local_fields(dataset: str) -> tuple[str, ...]:
     """Returns the fields of where things lie, which tell no rows apart."""
-    source = () if dataset == SYNTHETIC else ("dataset.source",)  # there it is the set's size
+    source = (
+        () if dataset in (SYNTHETIC, _OBJECTS) else ("dataset.source",)
+    )  # there it is the set's size
     return ("dataset.dir", *source, "eval.search.store")
 
 
@@ -443,6 +467,8 @@ def _train(experiment: Experiment, runs: pathlib.Path) -> int | None:
     """
     if experiment.start:
         _train(experiment.start, runs)
+    if experiment.detector:
+        find_boxes(experiment.detector, runs)
     begun = (ROOT / runs / experiment.workdir).exists()
     if begun and not _steps_left(experiment, runs):
         return None
@@ -455,6 +481,30 @@ def _train(experiment: Experiment, runs: pathlib.Path) -> int | None:
             "command goes on"
         )
     return None if begun else round(time.monotonic() - started)
+
+
+def find_boxes(detector: Experiment, runs: pathlib.Path) -> pathlib.Path:
+    """Trains a detector and finds the boxes of the embedded set's photos, where that is not done.
+
+    Returns their file.
+    """
+    _train(detector, runs)
+    path = ROOT / runs / boxes_file(detector)
+    if not path.exists():
+        run_command(*_detect_command(detector, runs))
+    return path
+
+
+def boxes_file(detector: Experiment) -> str:
+    """Returns where a detector's boxes are, below the folder of the runs."""
+    return f"{detector.workdir}/detections/boxes.csv"
+
+
+def _detect_command(detector: Experiment, runs: pathlib.Path) -> list[str]:
+    words = ["-m", "grnet_jax.detect", f"--dataset={SYNTHETIC}", f"--class_map={SYNTHETIC}"]
+    words += [f"--workdir={runs / detector.workdir}", "--no_pictures"]
+    given = {name: detector.settings.get(f"dataset.{name}") for name in ("source", "dir")}
+    return [*words, *(f"--{name}={value}" for name, value in given.items() if value)]
 
 
 def _steps_left(experiment: Experiment, runs: pathlib.Path) -> int:
@@ -473,7 +523,9 @@ def commands(experiment: Experiment, runs: pathlib.Path) -> tuple[list[str], ...
     """Returns train.py and eval.py with their flags; of an ensemble eval.py alone."""
     settings = experiment.settings
     if experiment.start:
-        settings["train.init_from"] = str(runs / experiment.start.workdir)
+        settings[_INIT_FROM] = str(runs / experiment.start.workdir)
+    if experiment.detector:
+        settings[_DETECTIONS] = str(runs / boxes_file(experiment.detector))
     workdirs = ",".join(str(runs / one.workdir) for one in experiment.members or (experiment,))
     measured = {n: v for n, v in settings.items() if n.startswith(("eval.", "dataset."))}
     evaluate = ["eval.py", f"--workdir={workdirs}", *_flags(measured)]
@@ -492,8 +544,10 @@ def all_commands(experiment: Experiment, runs: pathlib.Path) -> list[list[str]]:
     """Returns what trains all that a row needs, each run once, and evaluates it."""
     members = experiment.members or (experiment,)
     first = {one.start.workdir: one.start for one in members if one.start}
+    detectors = {one.detector.workdir: one.detector for one in members if one.detector}
+    found = [[commands(d, runs)[0], _detect_command(d, runs)] for d in detectors.values()]
     trained = [commands(one, runs)[0] for one in (*first.values(), *members)]
-    return [*trained, commands(experiment, runs)[-1]]
+    return [*itertools.chain(*found), *trained, commands(experiment, runs)[-1]]
 
 
 def _parameters(experiment: Experiment) -> int:

@@ -27,6 +27,7 @@ from grnet_jax.errors import InputError
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "googlenet": GoogLeNet,
     "small": SmallNet,
+    "small_deep": functools.partial(SmallNet, widths=(16, 32, 64, 96)),
     "vgg16": VGG,
     "vgg16_bn": functools.partial(VGG, norm=True),
     "vgg_small": functools.partial(VGG, stages=SMALL_STAGES, norm=True),

@@ -8,13 +8,13 @@ from grnet_jax.backbones.blocks import ConvNorm, Dtype
 
 
 class SmallNet(nn.Module):
-    """Maps normalized images [n, h, w, 3] to feature maps of stride 2, 4 and 8.
+    """Maps normalized images [n, h, w, 3] to feature maps of stride 2, 4 and 8, one for each width.
 
     A 64x64 image gives an 8x8 map of `widths[-1]` channels at stride 8, which the pyramid's
     3x3 windows still divide finely.
     """
 
-    widths: tuple[int, int, int] = (32, 64, 128)
+    widths: tuple[int, ...] = (32, 64, 128)
     dtype: Dtype = jnp.float32
 
     @nn.compact

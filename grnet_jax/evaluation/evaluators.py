@@ -9,6 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config
+from grnet_jax.evaluation.detection import DetectionEvaluator, check_objects
 from grnet_jax.evaluation.protocols import build_protocol, has_both_domains, sample_protocol
 from grnet_jax.evaluation.recognition import (
     RecognitionEvaluator,
@@ -16,6 +17,7 @@ from grnet_jax.evaluation.recognition import (
     recognizes_categories,
 )
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
+from input_pipeline import ObjectSplit
 
 
 class EvaluationResult(Protocol):
@@ -70,10 +72,14 @@ def build_evaluators(
       learned: the `categories` and `attributes` that the matcher learned; None: the data set's.
 
     Returns:
+      "detection" of a data set of objects; else
       "retrieval" where the split has queries and a gallery, or the matcher does nothing else;
       "recognition" where the matcher recognizes categories, and the data set has any label of
       what it learned.
     """
+    check_objects(config, dataset)
+    if isinstance(dataset.split(split), ObjectSplit):
+        return {"detection": DetectionEvaluator(config, matcher, mesh, dataset, split, learned)}
     evaluators: dict[str, Evaluator] = {}
     recognizes = recognizes_categories(matcher, config)
     if recognizes and learned is not None:

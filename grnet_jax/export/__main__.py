@@ -16,7 +16,7 @@ from grnet_jax.errors import ArgumentParser
 from grnet_jax.export.writing import PLATFORMS, export_matcher
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import restore_run
+from grnet_jax.training.build import restore_matcher
 from input_pipeline import check_folder, to_path
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     with session():
-        run, state = restore_run(options.workdir, make_mesh())
+        run, state = restore_matcher(options.workdir, make_mesh())
         if jax.process_index() == 0:
             output = to_path(options.output, "--output")
             check_folder(output)

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,9 +24,10 @@ from etils import epath
 from grnet_jax.errors import ArgumentParser, InputError, check_at_least
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.predict.decoding import Prediction, decode, format_prediction
+from grnet_jax.predict.photo_files import find_files
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import restore_run
+from grnet_jax.training.build import restore_matcher
 from grnet_jax.training.label_names import LabelNames, read_label_names
 from grnet_jax.visualization.explanations import CroppedImage, crop_image
 from grnet_jax.visualization.predictions import Mark, draw_predictions
@@ -39,7 +39,6 @@ from input_pipeline import (
     check_box,
     check_folder,
     load_image,
-    read_text,
     to_path,
     write_file,
 )
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--box: is of one photo, but {len(paths)} were given")
         workdir = to_path(options.workdir, "--workdir")
         labels = read_label_names(workdir)
-        matcher = LoadedMatcher(*restore_run(workdir, make_mesh()))
+        matcher = LoadedMatcher(*restore_matcher(workdir, make_mesh()))
         output = to_path(options.output or workdir / "predictions", "--output")
         check_folder(output)
         predictions, skipped = _predict(matcher, labels, paths, options, output)
@@ -141,43 +140,6 @@ def _draw(photo: CroppedImage, prediction: Prediction) -> Any:
     legend = [f"{number} {mark.name}" for number, mark in enumerate(prediction.landmarks, start=1)]
     rows = [", ".join(legend[start : start + 3]) for start in range(0, len(legend), 3)]
     return draw_predictions(photo, marks, [*lines, *rows])
-
-
-def find_files(names: Sequence[str]) -> list[epath.Path]:
-    """Returns the files themselves and those of folders, by name, hidden ones left out.
-
-    Raises:
-      InputError: a folder has no file, or there is nothing of that name.
-    """
-    files: list[epath.Path] = []
-    listed = [name[1:] for name in names if name.startswith("@")]
-    lines = [
-        line.strip() for name in listed for line in read_text(to_path(name, "@FILE")).splitlines()
-    ]
-    for name in [name for name in [*names, *lines] if name and not name.startswith("@")]:
-        path = to_path(name, "photo")
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = list(_inside(path))
-        if not inside:
-            raise InputError(f"{name}: a folder without files")
-        files += inside
-    return files
-
-
-def _inside(folder: epath.Path) -> Iterator[epath.Path]:
-    """The files of a folder and of those in it, by name; links to folders above are passed over."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            above = os.path.realpath(path)
-            if os.path.commonpath([above, os.path.realpath(folder)]) == above:
-                continue
-            yield from _inside(path)
-        else:
-            yield path
 
 
 def _box(text: str) -> Box:

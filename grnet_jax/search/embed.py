@@ -40,6 +40,16 @@ def make_predict(matcher: nn.Module, mesh: Mesh) -> Callable[[Any, jax.Array], m
     return _jit_images(predict, mesh)
 
 
+@functools.lru_cache(maxsize=8)
+def make_detect(detector: nn.Module, mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Returns a detector as (variables, {"images", "size"}) -> detections, compiled likewise."""
+
+    def detect(variables: Any, photos: Any) -> Any:
+        return detector.apply(variables, **photos)
+
+    return _jit_images(detect, mesh)
+
+
 def _jit_images(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
     return jax.jit(
         call,

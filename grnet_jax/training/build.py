@@ -9,6 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config, TrainConfig
+from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
 from grnet_jax.sharding import replicated
 from grnet_jax.training.checkpoints import Checkpoints, open_workdir, read_config
@@ -82,6 +83,22 @@ def restore_run(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
     run = build_run(read_config(directory), mesh)
     with Checkpoints(directory) as saved:
         return run, saved.restore_best(run.abstract_state())
+
+
+def restore_matcher(workdir: epath.PathLike, mesh: Mesh) -> tuple[Run, TrainState]:
+    """Returns the run in `workdir` and its best checkpoint, of a run that embeds photos.
+
+    Raises:
+      CheckpointError: if there is no run, or no checkpoint that is whole.
+      InputError: the run is a detector's.
+    """
+    run, state = restore_run(workdir, mesh)
+    if run.config.model.name == "detector":
+        raise InputError(
+            f"{workdir}: a detector, which embeds nothing; python -m grnet_jax.detect and "
+            "grnet_jax.load_detector use it"
+        )
+    return run, state
 
 
 def count_steps(train: TrainConfig, steps_per_epoch: int) -> int:

@@ -231,7 +231,7 @@ class Checkpoints:
 
         Args:
           state: to be saved.
-          metrics: validation metrics, `top1`, or without it `category_top1`, deciding which
+          metrics: validation metrics, `top1`, `box_ap50` or `category_top1` deciding which
             checkpoint is best; None if none were measured at this step.
         """
         step = int(state.step)
@@ -330,5 +330,6 @@ def _check_metrics(directory: epath.Path) -> None:
 
 
 def _selection_metric(metrics: Mapping[str, float]) -> float:
-    # Where images cannot be ranked, they have categories.
-    return metrics["top1"] if "top1" in metrics else metrics["category_top1"]
+    # Where images cannot be ranked, they have objects or categories.
+    name = next((name for name in ("top1", "box_ap50") if name in metrics), "category_top1")
+    return metrics[name]

@@ -25,7 +25,7 @@ from grnet_jax.training.optimizers import trainable_mask
 from grnet_jax.training.state import TrainState
 
 # Backbones that no ImageNet weights are published for.
-_FROM_SCRATCH = ("small", "vgg_small")
+_FROM_SCRATCH = ("small", "small_deep", "vgg_small")
 
 
 def start_state(run: Run) -> TrainState:

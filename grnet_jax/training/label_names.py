@@ -34,8 +34,14 @@ class LabelNames:
 
 def write_label_names(workdir: epath.Path, index: Any) -> None:
     """Writes the labels of the data set that a run is trained on, by a split's index."""
-    known = bool((index.landmarks[..., 0] >= 0).any())
-    names = LabelNames(tuple(map(str, index.categories)), tuple(map(str, index.attributes)), known)
+    attributes = getattr(index, "attributes", ())  # of objects there are none
+    known = hasattr(index, "landmarks") and bool((index.landmarks[..., 0] >= 0).any())
+    names = tuple(map(str, index.categories)), tuple(map(str, attributes))
+    write_labels(workdir, LabelNames(*names, known))
+
+
+def write_labels(workdir: epath.Path, names: LabelNames) -> None:
+    """Writes what a run learned to recognize."""
     write_file(workdir / _FILE, json.dumps(dataclasses.asdict(names), indent=2) + "\n")
 
 

@@ -20,6 +20,7 @@ from grnet_jax import sharding
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
+from grnet_jax.evaluation.detection import check_objects, object_shape
 from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
 from grnet_jax.training.frozen_features import FrozenFeatures, load_frozen_features
@@ -35,7 +36,13 @@ from grnet_jax.training.optimizers import count_warmup_steps
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
-from input_pipeline import ANNOTATED, PrepareOptions, load_dataset, steps_per_epoch
+from input_pipeline import (
+    ANNOTATED,
+    ObjectSplit,
+    PrepareOptions,
+    load_dataset,
+    steps_per_epoch,
+)
 
 _IN_FLIGHT = 2  # steps dispatched before the host waits
 # Of the objective's metrics, beside the loss.
@@ -74,6 +81,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
     if not checkpoints.has_any(directory):
         check_pretrained(config)
     dataset = _load_dataset(config)
+    check_objects(config, dataset)
     split = dataset.split("train")
     epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
     run = build_run(config, devices, epoch)
@@ -216,25 +224,8 @@ class _Loop:
 
     def _batches(self, first: int) -> Iterator[Any]:
         """The batches of the steps after `first`, on the devices, one ahead of their use."""
-        from input_pipeline import train_batches  # needs TensorFlow
-
-        config = self._run.config
-        batches = train_batches(
-            self._dataset.split("train"),
-            config.image,
-            config.augment,
-            config.sampler,
-            batch_size=config.train.batch_size,
-            start_step=first,
-            steps=self._run.steps - first,
-            seed=config.seed,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            views=config.train.cached_views,
-            read_views=self._frozen and self._frozen.read,
-        )
         ahead = None
-        for batch in batches:
+        for batch in self._read_batches(first):
             arrays: Any = {name: value for name, value in batch.items() if name != "step"}
             if self._frozen:
                 arrays = self._frozen.wrap(arrays)
@@ -244,6 +235,32 @@ class _Loop:
             ahead = placed
         if ahead is not None:
             yield ahead
+
+    def _read_batches(self, first: int) -> Iterator[Mapping[str, Any]]:
+        """This host's part of the batches of the steps after `first`."""
+        from input_pipeline import object_train_batches, train_batches  # which need TensorFlow
+
+        config, split = self._run.config, self._dataset.split("train")
+        common: dict[str, Any] = {
+            "batch_size": config.train.batch_size,
+            "start_step": first,
+            "steps": self._run.steps - first,
+            "seed": config.seed,
+            "host": jax.process_index(),
+            "hosts": jax.process_count(),
+        }
+        if isinstance(split, ObjectSplit):
+            shape = object_shape(config, masks=True)
+            return object_train_batches(split, shape, augment=config.augment, **common)
+        return train_batches(
+            split,
+            config.image,
+            config.augment,
+            config.sampler,
+            views=config.train.cached_views,
+            read_views=self._frozen and self._frozen.read,
+            **common,
+        )
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches; `_waited` grows by the seconds that each took to come."""

@@ -27,7 +27,7 @@ from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
-from grnet_jax.training.build import Run, restore_run
+from grnet_jax.training.build import Run, restore_matcher
 from grnet_jax.training.state import TrainState
 from grnet_jax.visualization.chosen_pairs import (
     ChosenPair,
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 written = write_plots(to_path(options.workdir, "--workdir"), output)
                 print("\n".join(f"Wrote {path}" for path in written))
             return 0
-        run, state = restore_run(options.workdir, make_mesh())
+        run, state = restore_matcher(options.workdir, make_mesh())
         if options.matches:
             figure = _draw_matches(run, state, options)
             if jax.process_index() == 0:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -62,28 +63,49 @@ def folder_name(source: str) -> str:
 
 def contents(source: str, options: PrepareOptions) -> Contents:
     """Plans the records: the items of each split in order, an item's shop image first."""
-    splits = dict(SIZES[folder_name(source)])
-    if options.items:
-        splits["train"] = dataclasses.replace(splits["train"], items=options.items)
-    shards = {split: _shards(split, size, options) for split, size in splits.items()}
+    splits = split_sizes(source, options)
+    shards = {split: plan_shards(split, size, options, _record) for split, size in splits.items()}
     return Contents(PhotoRecord, shards, summary={})
 
 
-def _shards(split: str, size: SplitSize, options: PrepareOptions) -> list[ShardSource]:
+def split_sizes(source: str, options: PrepareOptions) -> dict[str, SplitSize]:
+    """Returns the size of each split."""
+    splits = dict(SIZES[folder_name(source)])
+    if options.items:
+        splits["train"] = dataclasses.replace(splits["train"], items=options.items)
+    return splits
+
+
+def plan_shards(
+    split: str,
+    size: SplitSize,
+    options: PrepareOptions,
+    record: Callable[[RenderedPhoto, str, str], Any],
+    *,
+    objects: bool = False,
+) -> list[ShardSource]:
     """Returns files of whole items, about `_PHOTOS_PER_SHARD` images each."""
     step = max(1, _PHOTOS_PER_SHARD // (size.customers + 1))
     parts = [range(size.items)[start : start + step] for start in range(0, size.items, step)]
     pool = not options.beam_runner
     return [
-        functools.partial(_render, options.seed, split, size, part, pool=pool) for part in parts
+        functools.partial(_render, options.seed, split, size, part, record, objects, pool=pool)
+        for part in parts
     ]
 
 
 def _render(
-    seed: int, split: str, size: SplitSize, numbers: range, *, pool: bool
-) -> Iterator[PhotoRecord]:
+    seed: int,
+    split: str,
+    size: SplitSize,
+    numbers: range,
+    record: Callable[[RenderedPhoto, str, str], Any],
+    objects: bool,
+    *,
+    pool: bool,
+) -> Iterator[Any]:
     jobs = (
-        ItemJob(seed, split, number, size.customers, PICTURE_SIZE, size.colors)
+        ItemJob(seed, split, number, size.customers, PICTURE_SIZE, size.colors, objects)
         for number in numbers
     )
     items = render(jobs, len(numbers)) if pool else map(render_item, jobs)
@@ -92,7 +114,7 @@ def _render(
         style = f" {item // size.colors}" if size.colors > 1 else ""
         for number, photo in enumerate(photos):
             photo_id = f"{split}/{photo.item_id}/{photo.domain}_{number}"
-            yield _record(photo, photo_id, photo.category + style)
+            yield record(photo, photo_id, photo.category + style)
 
 
 def _record(photo: RenderedPhoto, photo_id: str, category: str) -> PhotoRecord:

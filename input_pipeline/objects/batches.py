@@ -1,23 +1,25 @@
 """From images with objects to batches of padded images, boxes and masks, with tf.data."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from input_pipeline.batches import Batch, check_hosts, check_rows, record_batches
+from input_pipeline.config import AugmentConfig
 from input_pipeline.errors import DatasetError
 from input_pipeline.objects.index import ObjectSplit
 from input_pipeline.sampling import ImageSampler
-from input_pipeline.tf_transforms import KERNELS, decode, turn_upright
+from input_pipeline.tf_transforms import KERNELS, augment_image, decode, turn_upright
 
+_FLIP, _UNCHANGED = AugmentConfig(), AugmentConfig(flip=False)
 # The fields of a stored record: of its image, and of each object.
 _IMAGE = {"image": tf.string, "orientation": tf.int64}
 _OBJECTS = {"boxes": tf.float32, "categories": tf.int64, "crowd": tf.int64, "masks": tf.string}
 
 
-class Shape(NamedTuple):
+class ObjectShape(NamedTuple):
     """The shape that every image of a batch gets.
 
     Attributes:
@@ -34,7 +36,7 @@ class Shape(NamedTuple):
     mask_size: int = 28
     interpolation: str = "bilinear"
 
-    def for_split(self, split: ObjectSplit) -> "Shape":
+    def for_split(self, split: ObjectSplit) -> "ObjectShape":
         """Returns the shape with max_objects set.
 
         Raises:
@@ -55,9 +57,9 @@ class Shape(NamedTuple):
 
 def object_train_batches(
     split: ObjectSplit,
-    shape: Shape,
+    shape: ObjectShape,
     *,
-    flip: bool = True,
+    augment: AugmentConfig = _FLIP,
     batch_size: int,
     start_step: int,
     steps: int,
@@ -67,13 +69,13 @@ def object_train_batches(
 ) -> Iterator[Batch]:
     """Yields one host's part of the training batches of `steps` steps from `start_step` on.
 
-    Which images a step holds, and which of them are mirrored, depends on nothing but the seed and
-    the step: see `ImageSampler`.
+    Which images a step holds, and how they are changed, depends on nothing but the seed and the
+    step: see `ImageSampler`.
 
     Args:
       split: to train on.
       shape: of every image.
-      flip: random horizontal flips.
+      augment: flips and changes of color; the others are not for photos with objects.
       batch_size, start_step, steps, seed, host, hosts: see `train_batches`.
 
     Yields:
@@ -86,17 +88,17 @@ def object_train_batches(
     check_hosts(batch_size, "photos", host, hosts)
     sampler = ImageSampler(len(split), seed)
 
-    def rows_and_flips(step: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows_and_changes(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sampled = sampler.sample(step, batch_size=batch_size, host=host, hosts=hosts).flat()
-        return sampled.rows, sampled.flip & flip
+        return sampled.rows, sampled.flip & augment.flip, sampled.draws
 
     numbers = range(start_step, start_step + steps)
-    batches = _batches(split, numbers, rows_and_flips, shape.for_split(split))
+    batches = _batches(split, numbers, rows_and_changes, shape.for_split(split), augment)
     return ({**batch, "step": step} for step, batch in zip(numbers, batches, strict=True))
 
 
 def object_batches(
-    split: ObjectSplit, rows: Sequence[int] | np.ndarray, shape: Shape, *, batch: int
+    split: ObjectSplit, rows: Sequence[int] | np.ndarray, shape: ObjectShape, *, batch: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the images of `rows` in their order, never mirrored.
 
@@ -123,11 +125,12 @@ def object_batches(
     rows = np.asarray(rows, np.int32).reshape(-1)
     check_rows(split, rows)
 
-    def rows_and_flips(start: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows_and_changes(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         part = rows[start : start + batch]
-        return part, np.zeros(len(part), bool)
+        return part, np.zeros(len(part), bool), np.zeros((len(part), 6), np.float32)
 
-    batches = _batches(split, range(0, len(rows), batch), rows_and_flips, shape.for_split(split))
+    numbers = range(0, len(rows), batch)
+    batches = _batches(split, numbers, rows_and_changes, shape.for_split(split), _UNCHANGED)
     return (
         {name: _pad_batch(name, values, batch) for name, values in made.items()} for made in batches
     )
@@ -141,20 +144,31 @@ def _pad_batch(name: str, values: np.ndarray, batch: int) -> np.ndarray:
 def _batches(
     split: ObjectSplit,
     numbers: range,
-    rows_and_flips: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    shape: Shape,
+    rows_and_changes: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    shape: ObjectShape,
+    augment: AugmentConfig,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batch of each number, of these rows, mirrored or not."""
+    """Yields the batch of each number, of these rows, mirrored or not, in other colors or not."""
+
+    def make(record: tf.Tensor, row: tf.Tensor, flip: tf.Tensor, draws: tf.Tensor) -> Any:
+        return {**_image_and_objects(record, flip, draws, shape, augment), "row": row}
+
     return record_batches(
         split,
         numbers,
-        rows_and_flips,
-        lambda record, row, flip: {**_image_and_objects(record, flip, shape), "row": row},
+        rows_and_changes,
+        make,
         lambda rows: f"a photo or mask among {', '.join(split.index.photo_id[rows])}",
     )
 
 
-def _image_and_objects(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
+def _image_and_objects(
+    record: tf.Tensor,
+    flip: tf.Tensor,
+    draws: tf.Tensor,
+    shape: ObjectShape,
+    augment: AugmentConfig,
+) -> dict[str, tf.Tensor]:
     """Returns what `object_batches` yields, of one stored record."""
     one = {name: tf.io.FixedLenFeature([], kind) for name, kind in _IMAGE.items()}
     many = {
@@ -163,6 +177,7 @@ def _image_and_objects(record: tf.Tensor, flip: tf.Tensor, shape: Shape) -> dict
     }
     stored = tf.io.parse_single_example(record, one | many)
     image = _mirrored(turn_upright(decode(stored["image"]), stored["orientation"]), flip)
+    image = augment_image(image, draws, augment)
     sides, canvas = tf.cast(tf.shape(image)[:2], tf.float32), [shape.height, shape.width]
     scale = tf.reduce_min(tf.cast(canvas, tf.float32) / sides)
     boxes, crowd = tf.reshape(stored["boxes"], [-1, 4]), stored["crowd"] > 0
@@ -230,7 +245,7 @@ def _mirrored(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
     return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def _padded(values: tf.Tensor, shape: Shape, fill: float) -> tf.Tensor:
+def _padded(values: tf.Tensor, shape: ObjectShape, fill: float) -> tf.Tensor:
     widths = [[0, shape.max_objects - tf.shape(values)[0]], *([0, 0] for _ in values.shape[1:])]
     padded = tf.pad(values, widths, constant_values=tf.cast(fill, values.dtype))
     return tf.ensure_shape(padded, [shape.max_objects, *values.shape[1:]])

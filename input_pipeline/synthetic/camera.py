@@ -90,16 +90,19 @@ def expose(
 ) -> Exposure:
     """Returns a canvas's window as a picture of `size` (width, height), with its annotations."""
     image: Any = canvas.image
-    masks = cv2.merge([canvas.whole, canvas.visible])
+    masks: Any = cv2.merge([canvas.whole, canvas.visible])
+    owner: Any = canvas.owner
     if displacement is not None:
         height, width = canvas.whole.shape
         across = displacement[..., 0] + np.arange(width, dtype=np.float32)
         down = displacement[..., 1] + np.arange(height, dtype=np.float32)[:, None]
         image = cv2.remap(image, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         masks = cv2.remap(masks, across, down, cv2.INTER_LINEAR)
+        owner = cv2.remap(owner, across, down, cv2.INTER_NEAREST)
     x_1, y_1, x_2, y_2 = window
     small = cv2.resize(image[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_AREA)
     small_masks = cv2.resize(masks[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_AREA)
+    small_owner = cv2.resize(owner[y_1:y_2, x_1:x_2], size, None, 0, 0, cv2.INTER_NEAREST_EXACT)
     shrink = (size[0] / (x_2 - x_1), size[1] / (y_2 - y_1))
     points: list[tuple[float, float, bool] | None] = []
     for landmark in landmarks:
@@ -111,7 +114,8 @@ def expose(
             x, y = _displaced((x, y), displacement)
         points.append(((x - x_1) * shrink[0], (y - y_1) * shrink[1], landmark[1]))
     area = float(np.count_nonzero(masks[..., 0] > 127)) * shrink[0] * shrink[1]
-    return Exposure(small, small_masks[..., 0], small_masks[..., 1], area, points)
+    objects = small_owner, tuple(canvas.objects)
+    return Exposure(small, small_masks[..., 0], small_masks[..., 1], area, points, *objects)
 
 
 @functools.lru_cache(maxsize=1)

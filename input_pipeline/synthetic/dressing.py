@@ -19,12 +19,13 @@ from input_pipeline.vocabulary import LOWER
 @dataclasses.dataclass(frozen=True)
 class Worn:
     """A garment on a figure. target: it is the photographed one; otherwise it is an extra, drawn
-    in `color` only where that is given. wobble: see tailoring.trunk_tube."""
+    in `color` only where that is given. wobble: see tailoring.trunk_tube. owner: see Canvas."""
 
     garment: Garment
     target: bool
     color: Color | None = None
     wobble: np.ndarray | None = None
+    owner: int = 0
 
     def surface(self, panel: str) -> Panel | Color:
         """Returns what the named panel is drawn with."""
@@ -54,36 +55,48 @@ def random_looks(rng: np.random.Generator) -> Looks:
 
 def lay_out(canvas: Canvas, garment: Garment, figure: Figure) -> None:
     """Draws the garment of a shop photo, on an invisible dummy."""
-    worn = Worn(garment, target=True)
+    worn = Worn(garment, target=True, owner=canvas.add_object(garment.category))
     neck = tailoring.neck_tube(garment, figure)
     base = garment.fabric.colors[0]
     trunk = tailoring.trunk_tube(garment, figure)
     if neck is not None and garment.neck == "hood":
-        canvas.tube(neck, palette.scaled(base, 0.85), garment=True, flat=True)
+        canvas.tube(neck, palette.scaled(base, 0.85), garment=True, owner=worn.owner, flat=True)
     for side in (0, 1):
         _draw_leg(canvas, worn, figure, side, flat=True)
         _draw_sleeve(canvas, worn, figure, side, flat=True)
     if CLOTHES_TYPES[garment.category] != LOWER and garment.neck != "turtle":
         # The inside of the back shows through the neck opening.
-        canvas.tube(trunk, worn.surface("trunk"), garment=True, flat=True, dim=0.6, back_side=True)
-    canvas.tube(trunk, worn.surface("trunk"), garment=True, flat=True)
+        canvas.tube(
+            trunk,
+            worn.surface("trunk"),
+            garment=True,
+            owner=worn.owner,
+            flat=True,
+            dim=0.6,
+            back_side=True,
+        )
+    canvas.tube(trunk, worn.surface("trunk"), garment=True, owner=worn.owner, flat=True)
     if neck is not None and garment.neck == "turtle":
-        canvas.tube(neck, palette.scaled(base, 0.94), garment=True, flat=True)
+        canvas.tube(neck, palette.scaled(base, 0.94), garment=True, owner=worn.owner, flat=True)
 
 
 def _draw_leg(canvas: Canvas, worn: Worn, figure: Figure, side: int, flat: bool = False) -> None:
     for piece in tailoring.leg_pieces(worn.garment, figure, side):
-        canvas.tube(piece.tube, worn.surface(piece.panel), garment=worn.target, flat=flat)
+        canvas.tube(
+            piece.tube, worn.surface(piece.panel), garment=worn.target, owner=worn.owner, flat=flat
+        )
 
 
 def _draw_sleeve(canvas: Canvas, worn: Worn, figure: Figure, side: int, flat: bool) -> None:
     for piece in tailoring.sleeve_pieces(worn.garment, figure, side):
-        canvas.tube(piece.tube, worn.surface(piece.panel), garment=worn.target, flat=True)
+        canvas.tube(
+            piece.tube, worn.surface(piece.panel), garment=worn.target, owner=worn.owner, flat=True
+        )
 
 
 def _draw_trunk(canvas: Canvas, worn: Worn, figure: Figure) -> None:
     tube = tailoring.trunk_tube(worn.garment, figure, worn.wobble)
-    canvas.tube(tube, worn.surface("trunk"), garment=worn.target)
+    canvas.tube(tube, worn.surface("trunk"), garment=worn.target, owner=worn.owner)
     if not _hood_is_behind(worn, figure):
         _draw_neck_piece(canvas, worn, figure)
 
@@ -96,7 +109,7 @@ def _draw_neck_piece(canvas: Canvas, worn: Worn, figure: Figure) -> None:
     neck = tailoring.neck_tube(worn.garment, figure)
     if neck is not None:
         color = worn.color or palette.scaled(worn.garment.fabric.colors[0], 0.9)
-        canvas.tube(neck, color, garment=worn.target)
+        canvas.tube(neck, color, garment=worn.target, owner=worn.owner)
 
 
 def _arm_is_near(figure: Figure, side: int) -> bool:
@@ -108,6 +121,9 @@ def _arm_is_near(figure: Figure, side: int) -> bool:
 
 def draw_person(canvas: Canvas, figure: Figure, looks: Looks, outfit: list[Worn]) -> None:
     """Draws a dressed person; `outfit` from the innermost garment to the outermost."""
+    outfit = [
+        dataclasses.replace(worn, owner=canvas.add_object(worn.garment.category)) for worn in outfit
+    ]
     facing = math.cos(figure.yaw)
     arms_near = [_arm_is_near(figure, side) for side in (0, 1)]
     if facing > 0:
@@ -153,7 +169,8 @@ def _draw_legs(canvas: Canvas, figure: Figure, looks: Looks, outfit: list[Worn])
         canvas.tube(limb(hip, knee, 0.36, 0.23, round_end=True), looks.skin)
         canvas.tube(limb(knee, ankle, 0.23, 0.13, round_end=True), looks.skin)
         toe = 0.22 * math.sin(-figure.yaw)
-        canvas.ellipse((ankle[0] + toe, ankle[1] + 0.16), (0.2 + abs(toe), 0.15), 0, looks.shoes)
+        shoe, middle = canvas.add_object("Shoe"), (ankle[0] + toe, ankle[1] + 0.16)
+        canvas.ellipse(middle, (0.2 + abs(toe), 0.15), 0, looks.shoes, shoe)
         for worn in outfit:
             _draw_leg(canvas, worn, figure, side)
 

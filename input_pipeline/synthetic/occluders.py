@@ -35,9 +35,10 @@ def _strap(canvas: Canvas, rng: np.random.Generator, figure: Figure) -> None:
         figure.place(0.1 * sign, 2.4, front),
         figure.place(0.75 * sign, 3.5, 0.1),
     ]
-    canvas.stroke(np.array(line), 0.09, palette.scaled(color, 0.8))
+    bag = canvas.add_object("Bag")
+    canvas.stroke(np.array(line), 0.09, palette.scaled(color, 0.8), bag)
     x, y = line[-1]
-    canvas.tube(limb((x, y - 0.2), (x, y + 0.55), 0.34, 0.38), color)
+    canvas.tube(limb((x, y - 0.2), (x, y + 0.55), 0.34, 0.38), color, owner=bag)
 
 
 def _belt_bag(canvas: Canvas, rng: np.random.Generator, figure: Figure) -> None:
@@ -45,10 +46,12 @@ def _belt_bag(canvas: Canvas, rng: np.random.Generator, figure: Figure) -> None:
     half = 0.74 * body.narrowing(figure.yaw, body.DEPTH)
     height = float(rng.uniform(2.8, 3.2))
     x, y = figure.place(0, height)
-    canvas.stroke(np.array([(x - half, y), (x + half, y)]), 0.12, palette.scaled(color, 0.75))
+    bag, line = canvas.add_object("Bag"), np.array([(x - half, y), (x + half, y)])
+    canvas.stroke(line, 0.12, palette.scaled(color, 0.75), bag)
     shift = figure.place(float(rng.uniform(-0.3, 0.3)), height, 0.4)[0]
     if math.cos(figure.yaw) > -0.2:
-        canvas.tube(limb((shift - 0.34, y + 0.08), (shift + 0.34, y + 0.08), 0.2, 0.2), color)
+        tube = limb((shift - 0.34, y + 0.08), (shift + 0.34, y + 0.08), 0.2, 0.2)
+        canvas.tube(tube, color, owner=bag)
 
 
 def _phone(canvas: Canvas, rng: np.random.Generator, box: Box, skin: Color) -> None:
@@ -115,7 +118,7 @@ def _passer_by(canvas: Canvas, rng: np.random.Generator, box: Box, share: float)
 
 def _big_bag(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -> None:
     """Draws a tote or parcel held before the garment."""
-    color = _any(rng)
+    color, bag = _any(rng), canvas.add_object("Bag")
     x, y = _middle(box)
     x += float(rng.uniform(-0.1, 0.1)) * (box[2] - box[0])
     y += float(rng.uniform(-0.05, 0.2)) * (box[3] - box[1])
@@ -125,10 +128,11 @@ def _big_bag(canvas: Canvas, rng: np.random.Generator, box: Box, share: float) -
         np.array([(x - 0.3, y - half_high), (x, y - half_high - 0.7), (x + 0.3, y - half_high)]),
         0.09,
         palette.scaled(color, 0.7),
+        bag,
     )
     tube = limb((x, y - half_high), (x, y + half_high), half_wide, half_wide * 0.94)
-    canvas.tube(tube, color)
-    canvas.ellipse((x, y), (0.3 * half_wide, 0.3 * half_wide), 0, palette.scaled(color, 1.3))
+    canvas.tube(tube, color, owner=bag)
+    canvas.ellipse((x, y), (0.3 * half_wide, 0.3 * half_wide), 0, palette.scaled(color, 1.3), bag)
 
 
 def draw_open_jacket(
@@ -150,10 +154,11 @@ def draw_open_jacket(
     pixels[:, :columns, :3][rim] = palette.scaled(color, 0.78)
     panel = Panel(pixels, half_width, outline.top, outline.bottom, True)
     tube = tailoring.trunk_tube(jacket, figure, np.full(6, 0.05))
-    canvas.tube(tube, panel)
+    owner = canvas.add_object(jacket.category)
+    canvas.tube(tube, panel, owner=owner)
     for side in (0, 1):
         for piece in tailoring.sleeve_pieces(jacket, figure, side):
-            canvas.tube(piece.tube, color)
+            canvas.tube(piece.tube, color, owner=owner)
 
 
 def draw_light(

@@ -2,7 +2,8 @@
 
 Keypoints are given in head heights (x to the right, y down); the canvas knows its own scale. Beside
 the picture it keeps two masks of the garment being photographed: `whole`, every pixel the garment
-was drawn on, and `visible`, those that nothing was drawn over afterwards.
+was drawn on, and `visible`, those that nothing was drawn over afterwards; and `owner`, which object
+of a kind that detectors look for is on top at each pixel.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def limb(
 class Canvas:
     """A picture under construction, its garment masks and its units.
 
-    origin: the point (head heights) at the canvas's upper left corner; scale: pixels a head.
+    origin: the point (head heights) at the canvas's upper left corner; scale: pixels a head;
+    objects: what each object is, in the order of their numbers in `owner` from 1 on; 0 is none.
     """
 
     def __init__(
@@ -82,10 +84,17 @@ class Canvas:
         self.image = np.empty((height, width, 3), np.uint8)
         self.whole = np.zeros((height, width), np.uint8)
         self.visible = np.zeros((height, width), np.uint8)
+        self.owner = np.zeros((height, width), np.uint8)
+        self.objects: list[str] = []
         self.origin = origin
         self.scale = scale
         self.light = 0.0
         self._folds = _fold_field(width, height, scale, fold_seed)
+
+    def add_object(self, kind: str) -> int:
+        """Returns the number that a new object has in `owner`."""
+        self.objects.append(kind)
+        return len(self.objects)
 
     def pixel(self, point: tuple[float, float]) -> tuple[float, float]:
         """Returns the canvas place (pixels) of a point (head heights)."""
@@ -95,21 +104,28 @@ class Canvas:
         pixels = (np.asarray(points, np.float32) - self.origin) * self.scale
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
-    def polygon(self, points: np.ndarray, color: Color) -> None:
+    def polygon(self, points: np.ndarray, color: Color, owner: int = 0) -> None:
         """Fills a polygon (float [n, 2]) over whatever is there."""
         fixed = [self._fixed(points)]
         cv2.fillPoly(self.image, fixed, color, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(self.visible, fixed, 0, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.owner, fixed, owner, cv2.LINE_8, _SHIFT)
 
-    def stroke(self, points: np.ndarray, width: float, color: Color) -> None:
+    def stroke(self, points: np.ndarray, width: float, color: Color, owner: int = 0) -> None:
         """Draws a line through points (float [n, 2]), `width` head heights thick."""
         fixed = [self._fixed(points)]
         thick = max(1, round(width * self.scale))
         cv2.polylines(self.image, fixed, False, color, thick, cv2.LINE_AA, _SHIFT)
         cv2.polylines(self.visible, fixed, False, 0, thick, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(self.owner, fixed, False, owner, thick, cv2.LINE_8, _SHIFT)
 
     def ellipse(
-        self, middle: tuple[float, float], axes: tuple[float, float], tilt: float, color: Color
+        self,
+        middle: tuple[float, float],
+        axes: tuple[float, float],
+        tilt: float,
+        color: Color,
+        owner: int = 0,
     ) -> None:
         """Fills an ellipse: half axes in head heights, tilt in degrees."""
         turns = np.linspace(0, 2 * np.pi, 28, endpoint=False)
@@ -117,7 +133,7 @@ class Canvas:
         sine, cosine = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
         x = middle[0] + across * cosine - down * sine
         y = middle[1] + across * sine + down * cosine
-        self.polygon(np.stack([x, y], axis=1), color)
+        self.polygon(np.stack([x, y], axis=1), color, owner)
 
     def tube(
         self,
@@ -125,14 +141,16 @@ class Canvas:
         surface: Panel | Color,
         *,
         garment: bool = False,
+        owner: int = 0,
         flat: bool = False,
         dim: float = 1.0,
         back_side: bool = False,
     ) -> None:
         """Draws a tube in cloth (a Panel) or one color.
 
-        garment: it belongs to the photographed garment (both masks take it). flat: laid out, not
-        wrapped round a body. dim: brightness factor. back_side: show the panel's back half.
+        garment: it belongs to the photographed garment (both masks take it). owner: number of the
+        object that it belongs to. flat: laid out, not wrapped round a body. dim: brightness factor.
+        back_side: show the panel's back half.
         """
         area = self._tube_area(tube)
         if area is None:
@@ -149,7 +167,7 @@ class Canvas:
         else:
             color = np.asarray(surface, np.float32)
         shade = self._shade(tube, side, station, rows, columns, flat) * dim
-        self._blend(rows, columns, color * shade[..., None], alpha, garment)
+        self._blend(rows, columns, color * shade[..., None], alpha, garment, owner)
 
     def _tube_area(self, tube: Tube) -> tuple[slice, slice] | None:
         ends = np.array([self.pixel(tube.start), self.pixel(tube.end)])
@@ -211,12 +229,19 @@ class Canvas:
         return shade
 
     def _blend(
-        self, rows: slice, columns: slice, color: np.ndarray, alpha: np.ndarray, garment: bool
+        self,
+        rows: slice,
+        columns: slice,
+        color: np.ndarray,
+        alpha: np.ndarray,
+        garment: bool,
+        owner: int,
     ) -> None:
         below = self.image[rows, columns].astype(np.float32)
         below += alpha[..., None] * (np.minimum(color, 255) - below)
         self.image[rows, columns] = below + 0.5
         cover = (alpha * 255).astype(np.uint8)
+        self.owner[rows, columns][cover > 127] = owner
         visible = self.visible[rows, columns]
         if garment:
             np.maximum(self.whole[rows, columns], cover, out=self.whole[rows, columns])

@@ -29,7 +29,8 @@ class Photo:
 
     Beyond the data set's annotations, what the flags were computed from: extent_mask, bool
     [H, W], the garment's pixels were nothing in front of it; garment_area, its area in pixels
-    with what lies outside the picture.
+    with what lies outside the picture. For detectors: owner, uint8 [H, W], the number of the
+    object at each pixel, from 1 on, and objects, what each number is: a category, Bag or Shoe.
     """
 
     image: np.ndarray
@@ -43,18 +44,23 @@ class Photo:
     cropped: bool
     extent_mask: np.ndarray | None = None
     garment_area: float = 0.0
+    owner: np.ndarray | None = None
+    objects: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Exposure:
     """A rendered picture before its camera effects: image uint8 [H, W, 3], masks uint8 0-255
-    [H, W], the garment's whole area in picture pixels, landmarks as (x, y, faces) or None."""
+    [H, W], the garment's whole area in picture pixels, landmarks as (x, y, faces) or None, and the
+    objects as a Photo has them."""
 
     image: np.ndarray
     whole: np.ndarray
     visible: np.ndarray
     garment_area: float
     points: list[tuple[float, float, bool] | None]
+    owner: np.ndarray
+    objects: tuple[str, ...]
 
 
 def view_of_yaw(yaw: float) -> str:
@@ -122,4 +128,6 @@ def annotate(exposure: Exposure, image: np.ndarray, quality: int, domain: str, y
         cropped=outside_share(extent, exposure.garment_area) > MUCH,
         extent_mask=extent,
         garment_area=exposure.garment_area,
+        owner=exposure.owner,
+        objects=exposure.objects,
     )

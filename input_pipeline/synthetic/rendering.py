@@ -17,11 +17,12 @@ from input_pipeline.parallel import ordered_map
 
 _ITEMS_PER_TASK = 8
 _TASKS_PER_WORKER = 4  # rendered ahead, which bounds the memory however many items there are
+_LEAST_SEEN = 0.01  # share of the photo that an object of a detector covers
 _ITEMS_FOR_A_POOL = 64  # fewer are rendered before workers would have started
 
 
 class ItemJob(NamedTuple):
-    """One item to render."""
+    """One item to render; with `objects` every object that is drawn is told."""
 
     seed: int
     split: str
@@ -29,6 +30,7 @@ class ItemJob(NamedTuple):
     customers: int
     picture_size: int
     colors: int = 1  # items in a row that are one garment
+    objects: bool = False
 
 
 class RenderedPhoto(NamedTuple):
@@ -47,6 +49,7 @@ class RenderedPhoto(NamedTuple):
     category: str
     clothes_type: int
     attributes: tuple[str, ...]
+    objects: tuple[tuple[str, Box, bytes], ...] = ()  # kind, box and mask of each
 
 
 def render(jobs: Iterable[ItemJob], count: int) -> Iterator[list[RenderedPhoto]]:
@@ -93,9 +96,20 @@ def render_item(job: ItemJob) -> list[RenderedPhoto]:
             category=item.category,
             clothes_type=item.clothes_type,
             attributes=tuple(item.attributes),
+            objects=tuple(_objects_of(photo)) if job.objects else (),
         )
         for photo in photos
     ]
+
+
+def _objects_of(photo: synthetic.Photo) -> Iterator[tuple[str, Box, bytes]]:
+    """Yields what is seen of each object; slivers are left out."""
+    owner = np.asarray(photo.owner)
+    for number, kind in enumerate(photo.objects, start=1):
+        mask = owner == number
+        if np.count_nonzero(mask) >= _LEAST_SEEN * mask.size:
+            x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+            yield kind, (x, y, x + width, y + height), encode_png(mask.astype(np.uint8) * 255)
 
 
 def _start_worker() -> None:

@@ -37,7 +37,8 @@ _C2S = ("--dataset=deepfashion_c2s", "--source=here")
 
 def _flag(command, name):
     """The value of a flag of a command, None where it is not given."""
-    return dict(word.removeprefix("--").split("=", 1) for word in command[1:]).get(name)
+    words = [word for word in command[1:] if "=" in word]
+    return dict(word.removeprefix("--").split("=", 1) for word in words).get(name)
 
 
 def _of(calls, script):
@@ -46,7 +47,7 @@ def _of(calls, script):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What would have been run; eval.py's part writes a result."""
+    """What would have been run; eval.py's part writes a result, a detector's its boxes."""
     commands = []
 
     def run(*command):
@@ -56,6 +57,9 @@ def calls(monkeypatch):
         if command[0] == "eval.py":
             result = make_result(("all", "category_mean"), 0.25) | {"step": 300}
             (folder / "results.json").write_text(json.dumps(result))
+        if "grnet_jax.detect" in command:
+            (folder / "detections").mkdir()
+            (folder / "detections" / "boxes.csv").touch()
 
     monkeypatch.setattr(runner, "run_command", run)
     monkeypatch.setattr(runner, "_steps_left", lambda experiment, runs: 0)
@@ -101,13 +105,22 @@ def test_a_row_is_run_once_whichever_tables_it_stands_in(calls, tmp_path, capsys
 def test_what_an_ensemble_needs_is_trained_first(calls, tmp_path):
     assert _main(tmp_path, "kucer", "table1", "--rows=5,1", "--config.dataset.dir=elsewhere") == 0
     ensemble, single = _of(calls, "eval.py")
-    start, *members = (_flag(command, "workdir") for command in _of(calls, "train.py"))
+    # Of the first member, whose shop images are whole, the start; of the second the detector too.
+    trained = _of(calls, "train.py")
+    detector = trained.pop(2)
+    start, *members = (_flag(command, "workdir") for command in trained)
     assert _flag(ensemble, "workdir") == ",".join(members)
     assert _flag(ensemble, "config.eval.protocol.same_category") == "True"
     assert _flag(ensemble, "config.dataset.dir") == "elsewhere"
-    assert {_flag(one, "config.train.init_from") for one in _of(calls, "train.py")[1:]} == {start}
+    assert {_flag(one, "config.train.init_from") for one in trained[1:]} == {start}
+    (found,) = _of(calls, "-m")
+    assert _flag(found, "dir") == "elsewhere"
+    assert _flag(found, "workdir") == _flag(detector, "workdir")
+    boxes = f"{_flag(detector, 'workdir')}/detections/boxes.csv"
+    assert [_flag(one, "config.image.detections") for one in trained] == [None, None, boxes]
+    assert calls.index(found) < calls.index(trained[2])
     assert _flag(single, "workdir") == members[0]
-    configs = [_flag(command, "config") for command in _of(calls, "train.py")]
+    configs = [_flag(command, "config") for command in trained]
     losses = [config.partition(",")[2] for config in configs]
     assert losses == ["classification", "triplet", "triplet"]
     rows = _rows(tmp_path, "kucer_synthetic")

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from input_pipeline import DatasetError
-from input_pipeline.images import ImageTransform, crop_and_resize, encode_png
-from input_pipeline.objects.batches import Shape, object_batches, object_train_batches
+from input_pipeline.config import AugmentConfig
+from input_pipeline.images import ImageTransform, crop_and_resize, encode_png, fit_on_canvas
+from input_pipeline.objects.batches import ObjectShape, object_batches, object_train_batches
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import load
 
@@ -61,7 +62,7 @@ def split(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("objects"))
 
 
-SHAPE = Shape(32, 32, max_objects=4, mask_size=7)
+SHAPE = ObjectShape(32, 32, max_objects=4, mask_size=7)
 
 
 def weights(pixels, places, scale, shift):
@@ -119,7 +120,7 @@ def test_against_numpy(split, height, width):
 
 
 def test_what_is_smaller_than_a_pixel_is_ignored(split):
-    (batch,) = object_batches(split, [1, 3], Shape(1, 1), batch=2)
+    (batch,) = object_batches(split, [1, 3], ObjectShape(1, 1), batch=2)
     assert batch["valid"].tolist() == [[True, False, False], [True] * 3]
     np.testing.assert_array_equal(batch["ignore"], batch["valid"])
 
@@ -144,9 +145,23 @@ def test_padding(split, batch):
 
 def test_as_other_photos_are_scaled(split):
     """A square photo becomes what the matcher's batches make of it."""
-    (batch,) = object_batches(split, [2], Shape(13, 13, interpolation="bicubic"), batch=1)
+    (batch,) = object_batches(split, [2], ObjectShape(13, 13, interpolation="bicubic"), batch=1)
     expected = crop_and_resize(split.picture(2), None, ImageTransform(13, "none", "bicubic", 1.0))
     assert np.abs(batch["image"][0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("canvas", [(32, 32), (40, 24), (96, 128)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_without_tensorflow(split, canvas, interpolation):
+    """A photo is what `fit_on_canvas` makes of it, but for rounding."""
+    shape = ObjectShape(*canvas, interpolation=interpolation)
+    (batch,) = object_batches(split, range(6), shape, batch=6)
+    for row in range(6):
+        image, size = fit_on_canvas(split.picture(row), canvas, interpolation)
+        assert list(size) == batch["size"][row].tolist()
+        difference = np.abs(image.astype(int) - batch["image"][row])
+        assert difference[: size[0] - 2, : size[1] - 2].max() <= 1
+        assert difference.max() <= 12  # at the end, where pixels reach beyond the photo
 
 
 def draw(split, **changes):
@@ -175,7 +190,7 @@ def test_mirrored_twice_is_the_photo(tmp_path, split, batch):
                         atol=1 if name == "mask" else 2e-5,
                     )
     assert 3 < turned < 15
-    for drawn in draw(split, flip=False):
+    for drawn in draw(split, augment=AugmentConfig(flip=False)):
         np.testing.assert_array_equal(drawn["image"], batch["image"][drawn["row"]])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import synthetic
-from input_pipeline.datasets.synthetic import SplitSize, _render
+from input_pipeline.datasets.synthetic import SplitSize, _record, _render
 from input_pipeline.synthetic import Photo, garments, items, make_item, palette, photos_of_item
 from input_pipeline.synthetic.photo import MUCH, view_of_yaw
 from input_pipeline.synthetic.shop import render_shop
@@ -233,7 +233,7 @@ def test_items_in_a_row_may_differ_in_color_alone() -> None:
 
 def test_the_category_of_items_in_several_colors_is_the_garment() -> None:
     size = SplitSize(items=4, customers=1, colors=2)
-    records = [*_render(0, "test", size, range(4), pool=False)]
+    records = [*_render(0, "test", size, range(4), _record, False, pool=False)]
     names = [f"{make_item(0, 'test', number).category} {number}" for number in (0, 1)]
     assert [record.category for record in records] == [name for name in names for _ in range(4)]
     assert len({record.item_id for record in records}) == 4
@@ -265,3 +265,19 @@ def test_bad_arguments_are_refused() -> None:
         make_item(0, "train", -1)
     with pytest.raises(ValueError, match="customers"):
         photos_of_item(0, "train", 1, customers=-1)
+
+
+def test_objects_are_what_is_seen_of_them(rendered) -> None:
+    """One of the objects is the photographed garment, whose mask is drawn by other means."""
+    shares, kinds = [], set()
+    for item, photos in rendered["train"]:
+        for photo in photos:
+            of = [n for n, kind in enumerate(photo.objects, start=1) if kind == item.category]
+            either = [np.count_nonzero((photo.owner == n) | photo.mask) for n in of]
+            both = [np.count_nonzero((photo.owner == n) & photo.mask) for n in of]
+            shares.append(max(b / e for b, e in zip(both, either, strict=True)))
+            kinds |= set(photo.objects)
+            assert photo.owner.max() <= len(photo.objects)
+    assert np.median(shares) > 0.95
+    assert np.quantile(shares, 0.02) > 0.7  # slivers differ along their edges
+    assert {"Bag", "Shoe", "Trousers", "Dress"} <= kinds

@@ -8,7 +8,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +56,7 @@ class Network(NamedTuple):
     closest: str = ""
 
 
-class _Names(NamedTuple):
+class Names(NamedTuple):
     """How a family of checkpoints names its layers.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Names(NamedTuple):
     left_out: str = r"\.num_batches_tracked$"
 
 
-def _vgg_names(norm: bool) -> _Names:
+def _vgg_names(norm: bool) -> Names:
     """Names by a layer's index in a list that counts ReLUs and poolings too."""
     layers = []
     index = 0
@@ -94,28 +94,28 @@ def _vgg_names(norm: bool) -> _Names:
         (r"^linear1\.", "classifier.3."),
         (r"^last_linear\.", "classifier.6."),
     )
-    return _Names(tuple(layers), spellings, "classifier.6.weight")
+    return Names(tuple(layers), spellings, "classifier.6.weight")
 
 
-_RESNET = (
+RESNET_LAYERS = (
     (r"^layer(\d)_(\d+)", r"layer\1.\2"),
     (r"\bconv(\d)\.conv$", r"conv\1"),
     (r"\bconv(\d)\.bn$", r"bn\1"),
     (r"\bdownsample\.conv$", "downsample.0"),
     (r"\bdownsample\.bn$", "downsample.1"),
 )
-_RESNET_NAMES = _Names(_RESNET, ((r"^last_linear\.", "fc."),))
+_RESNET_NAMES = Names(RESNET_LAYERS, ((r"^last_linear\.", "fc."),))
 # Cadene's; timm calls these networks legacy.
-_SENET_NAMES = _Names(
+_SENET_NAMES = Names(
     (
-        *_RESNET,
+        *RESNET_LAYERS,
         (r"^(conv1|bn1)$", r"layer0.\1"),
         (r"\.se\.", ".se_module."),
         (r"^fc$", "last_linear"),
     ),
     logits="last_linear.weight",
 )
-_VIT_NAMES = _Names(
+_VIT_NAMES = Names(
     (
         (r"^patch_embed$", "patch_embed.proj"),
         (r"^blocks_(\d+)", r"blocks.\1"),
@@ -126,7 +126,7 @@ _VIT_NAMES = _Names(
     # SigLIP's pooling, and what DINOv2 puts in the place of hidden patches in its own training.
     left_out=r"^attn_pool\.|^mask_token$",
 )
-_CONVNEXT_NAMES = _Names(
+_CONVNEXT_NAMES = Names(
     (
         (r"^stem_conv$", "stem.0"),
         (r"^stem_norm$", "stem.1"),
@@ -141,10 +141,10 @@ _CONVNEXT_NAMES = _Names(
 )
 
 
-def _efficientnet_lite_names(depths: Sequence[int]) -> _Names:
+def _efficientnet_lite_names(depths: Sequence[int]) -> Names:
     """timm's names; other spellings are those of the packages of the index, which count blocks."""
     blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
-    return _Names(
+    return Names(
         (
             (r"^(stem|head)\.conv$", r"conv_\1"),
             (r"^stem\.bn$", "bn1"),
@@ -184,8 +184,8 @@ def _efficientnet_lite_names(depths: Sequence[int]) -> _Names:
     )
 
 
-_NAMES: Mapping[str, _Names] = {
-    "googlenet": _Names(
+_NAMES: Mapping[str, Names] = {
+    "googlenet": Names(
         ((r"\bbranch(\d)_(\d)\b", r"branch\1.\2"),),
         ((r"^last_linear\.", "fc."),),
         left_out=r"^aux[12]\.|\.num_batches_tracked$",
@@ -198,7 +198,7 @@ _NAMES: Mapping[str, _Names] = {
     "seresnext50_32x4d": _RESNET_NAMES,
     "legacy_seresnet50": _SENET_NAMES,
     "legacy_seresnext50_32x4d": _SENET_NAMES,
-    "densenet121": _Names(
+    "densenet121": Names(
         (
             (r"^(?!fc$)", "features."),
             (r"\.conv0\.conv$", ".conv0"),
@@ -240,7 +240,7 @@ _NAMED = 10  # keys that a message lists
 _FEWEST = 20  # tensors of a network; fewer under one prefix are a layer's
 
 
-class _Variable(NamedTuple):
+class Variable(NamedTuple):
     """One variable of ours: its path from the collection down, and its shape."""
 
     path: tuple[str, ...]
@@ -248,6 +248,7 @@ class _Variable(NamedTuple):
 
     @property
     def in_head(self) -> bool:
+        """Returns whether it belongs to the classification head."""
         return self.path[1] == "head"
 
     @property
@@ -270,10 +271,13 @@ class _Variable(NamedTuple):
 
     @property
     def is_positions(self) -> bool:
+        """Returns whether it is a transformer's position embeddings."""
         return self.path[-1] == "pos_embed"
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
         """Returns PyTorch's array in our order of axes."""
+        if self.path[-2:] == ("conv5_mask", "kernel"):  # a transposed convolution [in, out, h, w]
+            return np.ascontiguousarray(array.transpose(2, 3, 0, 1))
         if self.is_positions and array.shape != self.shape:
             extra, side = _extra_positions(self.shape), math.isqrt(self.shape[1])
             grid = resize_positions(jnp.asarray(array[:, extra:]), side, side)
@@ -295,7 +299,7 @@ def _extra_positions(shape: tuple[int, ...]) -> int:
     return shape[1] - math.isqrt(shape[1]) ** 2
 
 
-class _Match(NamedTuple):
+class Match(NamedTuple):
     """A checkpoint's tensors beside a backbone's variables.
 
     Attributes:
@@ -306,7 +310,7 @@ class _Match(NamedTuple):
       mis_shaped: key, found and expected shape.
     """
 
-    pairs: list[tuple[_Variable, str]]
+    pairs: list[tuple[Variable, str]]
     left_out: tuple[str, ...]
     missing: list[str]
     unknown: list[str]
@@ -314,6 +318,7 @@ class _Match(NamedTuple):
 
     @property
     def fits(self) -> bool:
+        """Returns whether every tensor has its variable and every variable its tensor."""
         return not (self.missing or self.unknown or self.mis_shaped)
 
 
@@ -337,9 +342,24 @@ def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Convert
     match = _match(backbone, tensors)
     if not match.fits:
         raise InputError(_misfit(backbone, match, tensors))
+    variables = take_tensors(match, tensors)
+    resized = None
+    for variable, key in match.pairs:
+        shape = np.shape(tensors[key])
+        if variable.is_positions and shape != variable.shape:
+            resized = math.isqrt(shape[1]), math.isqrt(variable.shape[1])
+    head = any(variable.in_head for variable, _ in match.pairs)
+    return Converted(variables, match.left_out, head, resized)
+
+
+def take_tensors(match: Match, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the variables of a match, nested dicts of float32 arrays.
+
+    Raises:
+      InputError: naming arrays that are not finite floating-point numbers.
+    """
     flat = {}
     bad = []
-    resized = None
     for variable, key in match.pairs:
         array = np.asarray(tensors[key])
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -348,13 +368,10 @@ def convert_tensors(backbone: str, tensors: Mapping[str, np.ndarray]) -> Convert
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
             bad.append(key)
-        if variable.is_positions and array.shape != variable.shape:
-            resized = math.isqrt(array.shape[1]), math.isqrt(variable.shape[1])
         flat[variable.path] = variable.from_torch(array)
     if bad:
         raise InputError(f"not all numbers are finite in {some_of(bad)}")
-    head = any(variable.in_head for variable, _ in match.pairs)
-    return Converted(traverse_util.unflatten_dict(flat), match.left_out, head, resized)
+    return traverse_util.unflatten_dict(flat)
 
 
 def fitting_backbones(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -407,24 +424,36 @@ def _prefixes(tensors: Mapping[str, np.ndarray]) -> list[str]:
     return [prefix for prefix, count in counts.most_common() if count >= _FEWEST]
 
 
-def _match(backbone: str, tensors: Mapping[str, np.ndarray]) -> _Match:
+def _match(backbone: str, tensors: Mapping[str, np.ndarray]) -> Match:
     names = _NAMES[backbone]
+    found = {rewrite(key, names.spellings): key for key in tensors}
+    logits = np.shape(tensors[found[names.logits]]) if names.logits in found else ()
+    expected = _variables(backbone, logits[0] if logits and logits[0] else 1000)
+    if not any(variable.in_head and key in found for key, variable in expected.items()):
+        expected = {key: value for key, value in expected.items() if not value.in_head}
+    return match_tensors(names, expected, tensors)
+
+
+def match_tensors(
+    names: Names, expected: Mapping[str, Variable], tensors: Mapping[str, np.ndarray]
+) -> Match:
+    """Lays a checkpoint's tensors beside a network's variables.
+
+    Args:
+      names: the checkpoint's.
+      expected: the variables by their keys in a checkpoint.
+      tensors: the checkpoint's arrays by key.
+    """
     left_out, unknown = [], []
     found: dict[str, str] = {}  # our spelling to the checkpoint's
     for key in tensors:
-        spelt = _rewrite(key, names.spellings)
+        spelt = rewrite(key, names.spellings)
         if re.search(names.left_out, key):
             left_out.append(key)
         elif spelt in found:
             unknown.append(key)  # a second spelling of the same
         else:
             found[spelt] = key
-
-    logits = np.shape(tensors[found[names.logits]]) if names.logits in found else ()
-    expected = _variables(backbone, logits[0] if logits and logits[0] else 1000)
-    if not any(variable.in_head and key in found for key, variable in expected.items()):
-        expected = {key: value for key, value in expected.items() if not value.in_head}
-
     pairs, missing, mis_shaped = [], [], []
     for spelt, variable in expected.items():
         if spelt not in found:
@@ -437,33 +466,57 @@ def _match(backbone: str, tensors: Mapping[str, np.ndarray]) -> _Match:
         else:
             mis_shaped.append((key, shape, variable.torch_shape))
     unknown += [key for spelt, key in found.items() if spelt not in expected]
-    return _Match(pairs, tuple(left_out), missing, unknown, mis_shaped)
+    return Match(pairs, tuple(left_out), missing, unknown, mis_shaped)
 
 
 @functools.lru_cache(maxsize=32)
-def _variables(backbone: str, classes: int) -> Mapping[str, _Variable]:
+def _variables(backbone: str, classes: int) -> Mapping[str, Variable]:
     """Returns the variables of a backbone and its head, by their key in a checkpoint."""
     shapes = jax.eval_shape(
         build_classifier(backbone, classes).init,
         jax.random.key(0),
         jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),
     )
+    return name_variables(shapes, lambda path: rewrite(".".join(path[2:]), _NAMES[backbone].layers))
+
+
+def name_variables(
+    shapes: Any, layer_name: Callable[[tuple[str, ...]], str]
+) -> dict[str, Variable]:
+    """Returns variables by their key in a checkpoint.
+
+    Args:
+      shapes: nested dicts with a shape for each.
+      layer_name: the checkpoint's name of a layer, by its path from the collection down.
+    """
     variables = {}
     for path, leaf in traverse_util.flatten_dict(shapes).items():
-        layer = _rewrite(".".join(path[2:-1]), _NAMES[backbone].layers)
-        key = ".".join(filter(None, [layer, _LEAVES[path[-1]]]))
-        variables[key] = _Variable(path, leaf.shape)
+        key = ".".join(filter(None, [layer_name(path[:-1]), _LEAVES[path[-1]]]))
+        variables[key] = Variable(path, leaf.shape)
     return variables
 
 
-def _rewrite(name: str, rules: _Rules) -> str:
+def rewrite(name: str, rules: _Rules) -> str:
+    """Applies rules to a name, one after the other."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def _misfit(backbone: str, match: _Match, tensors: Mapping[str, np.ndarray]) -> str:
+def _misfit(backbone: str, match: Match, tensors: Mapping[str, np.ndarray]) -> str:
     """Describes a checkpoint that does not fit."""
+    message = f"the checkpoint does not fit backbone {backbone!r}; {describe_misfit(match)}"
+    others = fitting_backbones(tensors)
+    if others:
+        return f"{message}; it fits {' and '.join(map(repr, others))}"
+    wanted = len(match.pairs) + len(match.missing) + len(match.mis_shaped)
+    if len(match.pairs) < max(len(tensors), wanted) / 2:
+        return f"{message}; most keys do not fit, so it is probably of another architecture"
+    return message
+
+
+def describe_misfit(match: Match) -> str:
+    """Returns what is missing, unknown or of another shape, for messages."""
     parts = []
     if match.missing:
         parts.append(f"missing: {some_of(match.missing)}")
@@ -474,14 +527,7 @@ def _misfit(backbone: str, match: _Match, tensors: Mapping[str, np.ndarray]) -> 
             f"{key} (found {found}, expected {wanted})" for key, found, wanted in match.mis_shaped
         )
         parts.append(f"of another shape: {some_of(list(shapes))}")
-    message = f"the checkpoint does not fit backbone {backbone!r}; " + "; ".join(parts)
-    others = fitting_backbones(tensors)
-    if others:
-        return f"{message}; it fits {' and '.join(map(repr, others))}"
-    wanted = len(match.pairs) + len(match.missing) + len(match.mis_shaped)
-    if len(match.pairs) < max(len(tensors), wanted) / 2:
-        return f"{message}; most keys do not fit, so it is probably of another architecture"
-    return message
+    return "; ".join(parts)
 
 
 def some_of(keys: Sequence[str], most: int = _NAMED) -> str:

@@ -1,0 +1,1 @@
+"""A trained or converted detector in use, from Python and as a command."""

@@ -1,0 +1,1 @@
+"""Tests of grnet_jax/detection."""
