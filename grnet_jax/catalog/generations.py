@@ -390,14 +390,14 @@ def writer_lock(folder: epath.Path) -> Iterator[None]:
         return
     lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        owner = path.read_text() or "another process"
-        raise StoreError(f"{folder}: {owner} is indexing it; wait until it is done") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be locked: {error.strerror or error}") from error
-    try:
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            lock.acquire(timeout=0)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        except filelock.Timeout:
+            owner = path.read_text() or "another process"
+            raise StoreError(f"{folder}: {owner} is indexing it; wait until it is done") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
         yield
     finally:
         lock.release()
