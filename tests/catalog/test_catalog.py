@@ -25,6 +25,7 @@ from grnet_jax.catalog.generations import StoreError, open_generation
 from grnet_jax.catalog.searching import Catalog, open_catalog
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
+from grnet_jax.models import Features
 from grnet_jax.search import __main__ as search
 from grnet_jax.search import indexed
 from grnet_jax.search.features import FeatureSubset, InMemoryFeatures, read_all
@@ -133,7 +134,7 @@ def test_nearest_is_numpys(count):
     rng = np.random.default_rng(count)
     embeddings = rng.integers(-2, 3, (count, 4)).astype(np.float32)  # ties
     query = rng.integers(-2, 3, (19, 4)).astype(np.float32)
-    resident = ResidentEmbeddings(embeddings, make_mesh())
+    resident = ResidentEmbeddings(InMemoryFeatures(Features(embeddings)), make_mesh())
     for passing in (None, rng.random(count) < 0.3, np.zeros(count, bool)):
         found = resident.nearest(query, 9, passing)
         rows = np.flatnonzero(np.ones(count, bool) if passing is None else passing)
