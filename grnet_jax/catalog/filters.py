@@ -39,7 +39,8 @@ def passing(filters: Filters, fields: Mapping[str, pd.Series], count: int) -> np
 
 def _passes(name: str, wanted: Any, cells: pd.Series) -> np.ndarray:
     """Decides once for each different cell."""
-    codes, values = pd.factorize(cells.fillna("").astype(str))
+    known = cells.astype("category").cat
+    codes, values = known.codes.to_numpy(), known.categories.astype(str)
     if isinstance(wanted, Mapping):
         decided = _in_range(name, wanted, values)
     else:

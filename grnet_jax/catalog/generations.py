@@ -14,6 +14,7 @@ for others. The generation before the live one stays readable.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 from collections.abc import Iterator
@@ -262,9 +263,9 @@ class Generation:
     def __len__(self) -> int:
         return len(self.listing)
 
-    @property
+    @functools.cached_property
     def fields(self) -> dict[str, pd.Series]:
-        """Returns the fields to filter by, str [n] each."""
+        """Returns the fields to filter by, categories of str [n] each."""
         names = [name for name in self.listing if name.startswith(FIELD)]
         fields = {name.removeprefix(FIELD): self.listing[name] for name in names}
         return {"item_id": self.listing["item_id"], **fields}
@@ -343,6 +344,8 @@ def read_listing(folder: epath.Path, manifest: Manifest) -> pd.DataFrame:
     path = folder / manifest.listing
     try:
         listing = pd.read_parquet(os.fspath(path))
+        coded = [name for name in listing if name == "item_id" or name.startswith(FIELD)]
+        listing = listing.astype(dict.fromkeys(coded, "category"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read ({error}): index with --rebuild") from error
     columns = ["number", "image", "path", "item_id", *BOX, *FILE]
@@ -390,14 +393,14 @@ def writer_lock(folder: epath.Path) -> Iterator[None]:
         return
     lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        owner = path.read_text() or "another process"
-        raise StoreError(f"{folder}: {owner} is indexing it; wait until it is done") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be locked: {error.strerror or error}") from error
-    try:
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            lock.acquire(timeout=0)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        except filelock.Timeout:
+            owner = path.read_text() or "another process"
+            raise StoreError(f"{folder}: {owner} is indexing it; wait until it is done") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
         yield
     finally:
         lock.release()

@@ -35,6 +35,7 @@ from grnet_jax.catalog.generations import (
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import progress_bar
 from grnet_jax.inference import LoadedMatcher
+from grnet_jax.models import Features
 from grnet_jax.search.indexed import choose_probes
 from input_pipeline import (
     Box,
@@ -282,9 +283,8 @@ class _Indexing:
 
     def _publish(self, listing: pd.DataFrame, counts: dict[str, int]) -> Manifest:
         matcher, options = self._matcher, self._options
-        numbers, shapes = listing["number"].to_numpy(), matcher.feature_shapes()
+        shapes = matcher.feature_shapes()
         indexed = 4 * len(listing) * shapes.embedding.shape[1] > options.memory_gb * 1e9
-        version, partitions = self._table.publish(numbers, self._generation, indexed)
         manifest = Manifest(
             generation=self._generation,
             indexed_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -298,21 +298,13 @@ class _Indexing:
                 dtype=matcher.config.eval.search.store_dtype,
             ),
             table=self._table_name,
-            version=version,
+            version=1,
             rows=len(listing),
             items=int(listing["item_id"].nunique()),
             next=self._next,
             counts=counts,
         )
-        content = io.BytesIO()
-        listing.to_parquet(content)
-        write_file(self._folder / manifest.listing, content.getvalue())
-        if indexed:
-            generation = open_generation(self._folder, shapes, manifest)
-            embeddings, features = generation.indexed(), generation.features
-            recall = choose_probes(embeddings, features, partitions, SHORTLIST, _RECALL_QUERIES)
-            manifest = manifest.model_copy(update={"probes": embeddings.probes, "recall": recall})
-        write_manifest(self._folder, manifest)
+        manifest = publish(self._folder, self._table, manifest, listing, shapes, indexed)
         self._clean()
         return manifest
 
@@ -326,6 +318,42 @@ class _Indexing:
             old = path.name.startswith("listing-") and number.isdecimal() and int(number) < oldest
             if old or (path.name.startswith("photos-") and path.name not in tables):
                 path.rmtree() if path.is_dir() else path.unlink()
+
+
+def publish(
+    folder: epath.Path,
+    table: PhotoTable,
+    manifest: Manifest,
+    listing: pd.DataFrame,
+    like: Features,
+    indexed: bool,
+) -> Manifest:
+    """Makes a generation the live one.
+
+    Args:
+      folder: of the catalog.
+      table: has its photos.
+      manifest: of the generation, but for the table's version and its index.
+      listing: its photos.
+      like: shapes and dtypes of features.
+      indexed: whether an index of the embeddings is built.
+
+    Returns:
+      The manifest as it was written.
+    """
+    numbers = listing["number"].to_numpy()
+    version, partitions = table.publish(numbers, manifest.generation, indexed)
+    manifest = manifest.model_copy(update={"version": version})
+    content = io.BytesIO()
+    listing.to_parquet(content)
+    write_file(folder / manifest.listing, content.getvalue())
+    if indexed:
+        generation = open_generation(folder, like, manifest)
+        embeddings, features = generation.indexed(), generation.features
+        recall = choose_probes(embeddings, features, partitions, SHORTLIST, _RECALL_QUERIES)
+        manifest = manifest.model_copy(update={"probes": embeddings.probes, "recall": recall})
+    write_manifest(folder, manifest)
+    return manifest
 
 
 def _stat(path: str) -> _Stat:

@@ -10,6 +10,7 @@ from etils import epath
 
 from grnet_jax.catalog.filters import Filters, passing
 from grnet_jax.catalog.generations import (
+    BOX,
     COLOR_CELLS,
     Generation,
     StoreError,
@@ -20,7 +21,6 @@ from grnet_jax.catalog.indexing import SHORTLIST
 from grnet_jax.errors import check_at_least
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.models import Features
-from grnet_jax.search.features import read_embeddings
 from grnet_jax.search.indexed import IndexedEmbeddings
 from grnet_jax.search.ranking import query_block
 from grnet_jax.search.reranking import score_lists
@@ -82,9 +82,10 @@ class Catalog:
         if self.manifest.probes:
             self._embeddings = self.generation.indexed()
         else:
-            embeddings = read_embeddings(self.generation.features)
-            self._embeddings = ResidentEmbeddings(embeddings, matcher.mesh)
-        self._items = self.generation.listing["item_id"].to_numpy(object)
+            self._embeddings = ResidentEmbeddings(self.generation.features, matcher.mesh)
+        listing = self.generation.listing
+        self._items, self._images = (listing[n].to_numpy(object) for n in ("item_id", "image"))
+        self._boxes = listing[BOX].to_numpy()
 
     def __len__(self) -> int:
         return len(self.generation)
@@ -138,7 +139,7 @@ class Catalog:
             length = max(shortlist, top_k)
             while True:
                 ranked = self._rank(part, rows, length)
-                matches = [self._matches(*one, top_k) for one in ranked]
+                matches = self._matches(ranked, top_k)
                 if length >= most or all(len(one) == top_k for one in matches):
                     break
                 length *= 4  # items with many photos, and copies
@@ -166,55 +167,62 @@ class Catalog:
         lists, scores = (np.take_along_axis(part, order, axis=1) for part in (lists, scores))
         return [(row[row >= 0], one[row >= 0]) for row, one in zip(lists, scores, strict=True)]
 
-    def _matches(self, rows: np.ndarray, scores: np.ndarray, top_k: int) -> list[Match]:
+    def _matches(
+        self, ranked: Sequence[tuple[np.ndarray, np.ndarray]], top_k: int
+    ) -> list[list[Match]]:
         """Groups photos by item, and folds items whose best photos are copies."""
-        images = self.generation.listing["image"]
-        others: dict[str, list[str]] = {}
-        best = []
-        for place, row in enumerate(rows.tolist()):
-            if (item := self._items[row]) in others:
-                others[item].append(images[row])
-            else:
-                others[item] = []
-                best.append(place)
-        best = best[: 4 * top_k]  # among which copies are looked for
-        colors = self._read_colors(rows[best])
-        kept: list[int] = []
-        copies: dict[int, list[tuple[str, str]]] = {}
-        for number, place in enumerate(best):
-            row = int(rows[place])
-            near = np.abs(colors[kept] - colors[number]).max(axis=1) if kept else np.empty(0)
-            if len(near) and near.min() <= _COPY_DIFFERENCE:
-                first = kept[int(np.argmax(near <= _COPY_DIFFERENCE))]
-                copies[first].append((self._items[row], images[row]))
-            elif len(kept) < top_k:
-                kept.append(number)
-                copies[number] = []
-        chosen = [(best[number], copies[number]) for number in kept]
-        return [
-            self._match(
-                int(rows[place]), float(scores[place]), others[self._items[rows[place]]], own
+        groups = [self._group(rows) for rows, _ in ranked]
+        # Of each query the items' best photos, among which copies are looked for.
+        best = [np.array([*group], int)[: 4 * top_k] for group in groups]
+        ends = np.cumsum([len(rows) for rows in best])
+        colors = np.split(self._read_colors(np.concatenate(best)), ends[:-1])
+        results = []
+        for (rows, scores), group, firsts, cells in zip(ranked, groups, best, colors, strict=True):
+            score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+            folded = _fold(cells, top_k)
+            results.append(
+                [
+                    self._match(row, score_of[row], group[row], firsts[copies].tolist())
+                    for row, copies in zip(firsts[[*folded]].tolist(), folded.values(), strict=True)
+                ]
             )
-            for place, own in chosen
-        ]
+        return results
+
+    def _group(self, rows: np.ndarray) -> dict[int, list[int]]:
+        """Returns each item's best row, in order, with its other rows."""
+        groups: dict[int, list[int]] = {}
+        first: dict[str, int] = {}
+        for row in rows.tolist():
+            best = first.setdefault(self._items[row], row)
+            if best == row:
+                groups[row] = []
+            else:
+                groups[best].append(row)
+        return groups
 
     def _read_colors(self, rows: np.ndarray) -> np.ndarray:
         """int16 [n, cells * cells * 3] of rows of the listing."""
         cells = self.generation.read(rows, "colors")
         return np.frombuffer(b"".join(cells), np.uint8).reshape(len(rows), _COLORS).astype(np.int16)
 
-    def _match(
-        self, row: int, score: float, others: list[str], copies: list[tuple[str, str]]
-    ) -> Match:
-        listed = self.generation.listing.iloc[row]
-        box = tuple(float(listed[name]) for name in ("x_1", "y_1", "x_2", "y_2"))
+    def _match(self, row: int, score: float, others: list[int], copies: list[int]) -> Match:
+        box: Any = tuple(self._boxes[row].tolist())
         fields = {
-            name: str(cells[row])
+            name: str(cells.array[row])
             for name, cells in self.generation.fields.items()
-            if name != "item_id" and cells[row]
+            if name != "item_id" and cells.array[row]
         }
-        known: Any = None if np.isnan(box[0]) else box
-        return Match(listed["item_id"], score, listed["image"], row, known, fields, others, copies)
+        images = self._images
+        return Match(
+            self._items[row],
+            score,
+            images[row],
+            row,
+            None if np.isnan(box[0]) else box,
+            fields,
+            [images[other] for other in others],
+            [(self._items[copy], images[copy]) for copy in copies],
+        )
 
     def thumbnail(self, row: int) -> bytes:
         """Returns a photo of the catalog, small, as JPEG."""
@@ -246,3 +254,20 @@ def open_catalog(folder: str | os.PathLike[str], matcher: LoadedMatcher | None =
 def _take(features: Features, rows: slice) -> Features:
     regions = None if features.regions is None else features.regions[rows]
     return Features(features.embedding[rows], regions)
+
+
+def _fold(colors: np.ndarray, top_k: int) -> dict[int, list[int]]:
+    """Returns which of some photos are no copies, top_k at most, each with its copies.
+
+    Args:
+      colors: int16 [n, c] of the photos, the best first.
+      top_k: how many.
+    """
+    kept: dict[int, list[int]] = {}
+    for number, own in enumerate(colors):
+        alike = np.abs(colors[[*kept]] - own).max(axis=1, initial=0) <= _COPY_DIFFERENCE
+        if alike.any():
+            kept[[*kept][int(np.argmax(alike))]].append(number)
+        elif len(kept) < top_k:
+            kept[number] = []
+    return kept

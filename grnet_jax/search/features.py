@@ -110,13 +110,21 @@ def read_all(source: FeatureSource) -> Features:
     return source.take(np.arange(len(source)))
 
 
-def read_embeddings(source: FeatureSource) -> np.ndarray:
-    """Returns the embeddings of all images of a source, float32 [n, d]."""
-    parts = [
-        np.asarray(features.embedding[:count], np.float32)
-        for _, count, features in read_blocks(source.embeddings(), min(_READ_ROWS, len(source)))
-    ]
-    return np.concatenate(parts)
+def read_embeddings(source: FeatureSource, rows: int = 0) -> np.ndarray:
+    """Returns the embeddings of all n > 0 images of a source, float32 [n, d].
+
+    Args:
+      source: of the images.
+      rows: if more than n, zeros follow until there are as many.
+    """
+    whole = None
+    for start, count, features in read_blocks(source.embeddings(), min(_READ_ROWS, len(source))):
+        if whole is None:  # all in one place from the start: joined later, they would take twice
+            dim = features.embedding.shape[1]
+            whole = np.zeros((max(rows, len(source)), dim), np.float32)
+        whole[start : start + count] = features.embedding[:count]
+    assert whole is not None  # noqa: S101
+    return whole
 
 
 def item_centroids(source: FeatureSource, rows: np.ndarray, starts: np.ndarray) -> InMemoryFeatures:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax.models import Features, inner_products
-from grnet_jax.search.features import pad_rows
+from grnet_jax.search.features import FeatureSource, pad_rows, read_embeddings
 from grnet_jax.search.ranking import SearchResult
 from grnet_jax.sharding import replicated, sharded, split_rows
 
@@ -25,17 +25,15 @@ class ResidentEmbeddings:
     little is searched by what was compiled for it.
 
     Args:
-      embeddings: of n images.
+      images: features of n images.
       mesh: the devices, all of this process.
     """
 
-    def __init__(self, embeddings: np.ndarray, mesh: Mesh):
-        self._count, self._mesh = len(embeddings), mesh
+    def __init__(self, images: FeatureSource, mesh: Mesh):
+        self._count, self._mesh = len(images), mesh
         rows = padded_rows(self._count)
         rows += -rows % mesh.size
-        padded = np.zeros((rows, embeddings.shape[1]), np.float32)
-        padded[: self._count] = embeddings
-        self._embeddings = jax.device_put(padded, sharded(mesh))
+        self._embeddings = jax.device_put(read_embeddings(images, rows), sharded(mesh))
         self._everything = np.arange(rows) < self._count
 
     def __len__(self) -> int:

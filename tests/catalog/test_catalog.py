@@ -1,11 +1,16 @@
 """Catalogs: what is indexed is found, by what the evaluator ranks by, however it came to be."""
 
+import contextlib
 import io
 import json
 import os
+import pathlib
+import resource
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 
 import filelock
 import jax
@@ -20,6 +25,7 @@ from grnet_jax.catalog.generations import StoreError, open_generation
 from grnet_jax.catalog.searching import Catalog, open_catalog
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
+from grnet_jax.models import Features
 from grnet_jax.search import __main__ as search
 from grnet_jax.search import indexed
 from grnet_jax.search.features import FeatureSubset, InMemoryFeatures, read_all
@@ -80,12 +86,17 @@ def test_the_shop_photos_of_a_prepared_set_are_found_first(folder, data_dir):
 
 
 @pytest.mark.parametrize(
-    ("system", "shortlist"),
-    [("grnet", 200), ("grnet", 5), pytest.param("darn", 200, marks=pytest.mark.slow)],
+    ("system", "shortlist", "memory_gb"),
+    [
+        ("grnet", 200, 1),
+        ("grnet", 5, 1),
+        ("color_histogram", 200, 0),
+        pytest.param("darn", 200, 1, marks=pytest.mark.slow),
+    ],
 )
-def test_results_are_the_evaluators_ranking(folder, shop, system, shortlist):
+def test_results_are_the_evaluators_ranking(folder, shop, system, shortlist, memory_gb):
     matcher = small_loaded(system)
-    index(folder, shop, matcher)
+    index(folder, shop, matcher, memory_gb=memory_gb)
     catalog = Catalog(folder, matcher)
     query = matcher.embed([np.asarray(draw(100 + number)) for number in range(3)])
     gallery = read_all(catalog.generation.features)
@@ -123,7 +134,7 @@ def test_nearest_is_numpys(count):
     rng = np.random.default_rng(count)
     embeddings = rng.integers(-2, 3, (count, 4)).astype(np.float32)  # ties
     query = rng.integers(-2, 3, (19, 4)).astype(np.float32)
-    resident = ResidentEmbeddings(embeddings, make_mesh())
+    resident = ResidentEmbeddings(InMemoryFeatures(Features(embeddings)), make_mesh())
     for passing in (None, rng.random(count) < 0.3, np.zeros(count, bool)):
         found = resident.nearest(query, 9, passing)
         rows = np.flatnonzero(np.ones(count, bool) if passing is None else passing)
@@ -300,6 +311,60 @@ def test_what_cannot_be_indexed_leaves_the_catalog_as_it_was(folder, shop, tmp_p
     assert len(Catalog(folder, small_loaded("grnet"))) == 11
 
 
+@contextlib.contextmanager
+def _largest_file(size):
+    """Lets no file grow larger, as where a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 1_000, 4_000, 8_000])
+def test_a_full_disk_leaves_the_catalog_as_it_was(folder, shop, size):
+    index(folder, shop)
+    before = (folder / "catalog.json").read_text()
+    make_shop(shop.parent, 20)
+    with _largest_file(size):
+        _raises("cannot be .*written", folder, shop)
+    assert (folder / "catalog.json").read_text() == before
+    assert len(Catalog(folder, small_loaded()).search([draw(3)])[0]) == 6
+    assert index(folder, shop).counts["added"] == 8
+    assert len(Catalog(folder, small_loaded())) == 20
+
+
+@contextlib.contextmanager
+def _read_only(folder):
+    """Takes the right to write into a folder, of which root is none while this lasts."""
+    paths = [folder, *folder.rglob("*")]
+    modes = [path.stat().st_mode for path in paths]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    user = os.geteuid()
+    if not user:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
+
+
+def test_a_folder_that_can_only_be_read_is_searched_and_not_indexed():
+    with tempfile.TemporaryDirectory() as place:  # which others than root may enter
+        pathlib.Path(place).chmod(0o755)
+        folder = epath.Path(place) / "shop"
+        shop = make_shop(pathlib.Path(place) / "photos")
+        index(folder, shop)
+        with _read_only(pathlib.Path(place)):
+            assert _items(Catalog(folder, small_loaded()).search([shop.parent / "4.png"])[0])
+            _raises(f"{folder}/.*: cannot be written: Permission denied", folder, shop)
+        assert index(folder, shop).counts["same"] == 12
+
+
 def test_a_catalog_that_is_none_or_damaged(folder, shop):
     with pytest.raises(StoreError, match=r"no catalog: python -m grnet_jax\.search index"):
         open_catalog(folder)
@@ -372,22 +437,31 @@ index(epath.Path(sys.argv[1]), sys.argv[2], matcher)
 """
 
 
+def _start(folder, shop):
+    command = [sys.executable, "-c", _KILLED, str(folder), str(shop)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
 @pytest.mark.slow
 def test_a_kill_anywhere_costs_nothing(folder, tmp_path):
     shop, matcher = make_shop(tmp_path / "photos", 60), small_loaded()
-    index(tmp_path / "undisturbed", shop)
-    live = False
-    for seed in range(10):
-        command = [sys.executable, "-c", _KILLED, str(folder), str(shop)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    photo, catalog = shop.parent / "59.png", None
+    for seed in range(20):
+        if catalog:
+            save(shop.parent / f"{seed}.png", 100 + seed)
+        with _start(folder, shop) as process:
             assert process.stdout.readline() == b"go\n"
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(np.random.default_rng(seed).uniform(0.1, 2.0))
-            except subprocess.TimeoutExpired:
-                process.kill()
-        live = live or (folder / "catalog.json").exists()
-        assert not live or len(Catalog(folder, matcher)) == 60
+            process.kill()
+        if catalog:  # who reads the generation before goes on
+            assert _items(catalog.search([photo])[0])[0] == "item 29"
+        if catalog or (folder / "catalog.json").exists():
+            catalog = Catalog(folder, matcher)
+            assert _items(catalog.search([photo])[0])[0] == "item 29"
+            assert len(catalog) == 60
     index(folder, shop)
+    index(tmp_path / "undisturbed", shop)
     one, two = (
         open_generation(epath.Path(place), matcher.feature_shapes())
         for place in (folder, tmp_path / "undisturbed")
@@ -396,6 +470,18 @@ def test_a_kill_anywhere_costs_nothing(folder, tmp_path):
     assert left.equals(right)
     features = read_all(one.features), read_all(two.features)
     jax.tree.map(np.testing.assert_array_equal, *features)
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_second_is_refused(folder, tmp_path):
+    shop, lock = make_shop(tmp_path / "photos", 60), folder / "lock"
+    with _start(folder, shop) as process:
+        while not (lock.exists() and lock.read_text()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        _raises(f"process {process.pid} on .* is indexing it; wait", folder, shop)
+    assert process.returncode == 0
+    assert index(folder, shop).counts["same"] == 60
 
 
 @pytest.mark.slow
