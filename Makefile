@@ -10,7 +10,7 @@ WORKERS ?= 2
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench lock parity clean
+.PHONY: help install demo test test-slow lint format bench lock parity docs clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -58,8 +58,10 @@ TORCH ?= torch==2.13.0
 TORCH_MODELS ?= torchvision==0.28.0 timm==1.0.31 pytorch-metric-learning==2.9.0
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
-	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --upgrade -o requirements.lock
 
+docs: $(INSTALLED) ## The site of docs/, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean: ## Remove .venv and caches; data and runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build site *.egg-info

@@ -19,6 +19,7 @@ from benchmarks.results_file import RESULTS, ROOT
 
 PAGES = (
     "README.md",
+    "docs/results.md",
     "docs/backbones.md",
     "docs/choosing.md",
     "docs/evaluation.md",

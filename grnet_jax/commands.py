@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-from absl import flags, logging
+from absl import app, flags, logging
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_flags
@@ -63,6 +63,48 @@ _EVAL_HELP = """Measures trained runs, whose configs lie in their workdirs.
 _HELP = {"help", "helpshort", "h", "?"}
 
 
+_PACKAGED_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def train_main() -> None:
+    """Trains a matcher, as the command line says: train.py, grnet-train."""
+    workdir = flags.DEFINE_string(
+        "workdir", "", "Folder or bucket for checkpoints and logs; runs/<config.name> if not given."
+    )
+    app.run(
+        lambda argv: train(argv, flags.FLAGS.config, workdir.value),
+        argv=_with_packaged_config(sys.argv),
+        flags_parser=parse_train_flags,
+    )
+
+
+def eval_main() -> None:
+    """Measures trained matchers, as the command line says: eval.py, grnet-eval."""
+    workdir = flags.DEFINE_string(
+        "workdir", "", "Folder or bucket of the trained run; several, joined by commas, as one."
+    )
+    output = flags.DEFINE_string(
+        "output", "", "Folder or bucket for what is written; the workdir if not given."
+    )
+    app.run(
+        lambda argv: evaluate(argv, flags.FLAGS.config, workdir.value, output.value),
+        argv=_with_packaged_config(sys.argv),
+        flags_parser=parse_eval_flags,
+    )
+
+
+def _with_packaged_config(argv: Sequence[str]) -> list[str]:
+    """Returns the words, with the package's own file for a configs/NAME.py that is not here."""
+    words = list(argv)
+    for number, word in enumerate(words):
+        found = re.fullmatch(r"((?:--?config=)?)configs/(\w+\.py)(:\w*)?", word)
+        if found and not pathlib.Path("configs", found[2]).is_file():
+            packaged = _PACKAGED_CONFIGS / found[2]
+            if packaged.is_file():
+                words[number] = f"{found[1]}{packaged}{found[3] or ''}"
+    return words
+
+
 def parse_train_flags(argv: Sequence[str]) -> list[str]:
     """Parses train.py's command line, for `app.run`; a mistake ends it with its message alone."""
     with _one_message():
@@ -97,6 +139,11 @@ def _help_if_asked(argv: Sequence[str], text: str) -> None:
         _end(text)
 
 
+def _program(name: str) -> str:
+    """Returns how train.py or eval.py is started here: a checkout has them, an install commands."""
+    return f"python {name}.py" if pathlib.Path(f"{name}.py").is_file() else f"grnet-{name}"
+
+
 def _is_given(argv: Sequence[str], names: set[str]) -> bool:
     return any(word.startswith("-") and word.lstrip("-") in names for word in argv[1:])
 
@@ -118,6 +165,8 @@ def _end(text: str, error: str = "") -> None:
         for path, docstring in _config_files().items()
     )
     text = text.format(configs=configs, runs=_runs())
+    for name in ("train", "eval"):
+        text = text.replace(f"python {name}.py", _program(name))
     text += "All fields: python -m grnet_jax.config. All flags: --helpfull."
     if error:
         print(f"error: {error}", file=sys.stderr)
@@ -133,14 +182,15 @@ def _runs() -> str:
 
 
 def _config_files() -> dict[pathlib.Path, str]:
-    """Returns the files of configs/ and the first lines of their docstrings."""
+    """Returns the files of configs/, here or the package's, and their docstrings' first lines."""
     found = {}
-    for path in sorted(pathlib.Path("configs").glob("*.py")):
+    here = pathlib.Path("configs")
+    for path in sorted((here if here.is_dir() else _PACKAGED_CONFIGS).glob("*.py")):
         tree = ast.parse(path.read_text())
         if any(
             isinstance(node, ast.FunctionDef) and node.name == "get_config" for node in tree.body
         ):
-            found[path] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[here / path.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 
@@ -203,8 +253,8 @@ def train(argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str) 
         if jax.process_index() == 0:
             print(f"\nWrote {directory}/ (checkpoints, config.json, TensorBoard events)")
             given = [] if done else _without_workdir(sys.argv[1:])
-            command = ["python", "eval.py" if done else "train.py", *given]
-            print(f"Next: {shlex.join([*command, f'--workdir={directory}'])}")
+            words = shlex.join([*given, f"--workdir={directory}"])
+            print(f"Next: {_program('eval' if done else 'train')} {words}")
 
 
 class _Evaluated(NamedTuple):

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import lazy_loader
 import numpy as np
 import pandas as pd
-import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from input_pipeline.index import index_photos
 from input_pipeline.locks import preparation_lock
 from input_pipeline.objects.index import index_objects
 from input_pipeline.parallel import ordered_map
+from input_pipeline.record_files import open_records
 from input_pipeline.records import (
     NO_LANDMARKS,
     ObjectRecord,
@@ -40,6 +40,9 @@ from input_pipeline.records import (
 )
 from input_pipeline.table import BOX, THREADS
 from input_pipeline.vocabulary import SPLITS, UNKNOWN
+
+# Reading and searching photos needs none of it.
+tfds = lazy_loader.load("tensorflow_datasets")
 
 VERSION = "1.3.0"
 SUMMARY_FILE = "summary.json"
@@ -158,7 +161,7 @@ def _write_records(
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[len(ArrayRecordDataSource([str(path)])) for path in files],
+            shard_lengths=[len(open_records([path])) for path in files],
             num_bytes=sum(path.stat().length for path in files),
             filename_template=templates[split],
         )
@@ -208,7 +211,7 @@ def _write_index(
 
 
 def _read_records(split: str, paths: Sequence[epath.Path]) -> Iterator[bytes]:
-    records = ArrayRecordDataSource([str(path) for path in paths])
+    records = open_records(paths)
     with tqdm(total=len(records), desc=f"Indexing {split}", unit=" images", delay=2) as bar:
         for start in range(0, len(records), _READ_AT_A_TIME):
             rows = range(start, min(start + _READ_AT_A_TIME, len(records)))

@@ -1,6 +1,7 @@
 """A prepared data set, its splits and images; needs no TensorFlow."""
 
 import dataclasses
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline.builder import (
@@ -182,6 +182,7 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
         options than these.
       AnnotationError: rows of the annotations are wrong.
     """
+    _require_pipeline()
     chosen = options or PrepareOptions()
     registered = find_dataset(dataset.name)
     parent = to_path(dataset.dir, "dataset.dir") / dataset.name
@@ -199,6 +200,14 @@ def load_dataset(dataset: DatasetConfig, options: PrepareOptions | None = None) 
     note = f" ({skipped:,} bad rows were left out)" if skipped else ""
     print(f"Data: {folder}{note}", flush=True)
     return opened
+
+
+def _require_pipeline() -> None:
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise InputError(
+            "data sets need TensorFlow Datasets, which is not installed: pip install "
+            "'grnet_jax[train]'"
+        )
 
 
 def _find_prepared(parent: epath.Path, name: str) -> epath.Path:
@@ -359,6 +368,7 @@ def open_dataset(name: str, folder: epath.Path) -> Dataset:
     Raises:
       DatasetError: names the file that is missing or damaged, and what to do.
     """
+    _require_pipeline()
     try:
         summary = _read_summary(folder / SUMMARY_FILE)
         kind = ObjectSplit if summary.get("kind") == "objects" else Split
@@ -385,6 +395,8 @@ def _read_summary(path: epath.Path) -> dict[str, Any]:
 
 def _record_files(folder: epath.Path) -> Mapping[str, tuple[list[epath.Path], list[int]]]:
     """Returns the paths of each split's files and how many records each has."""
+    import tensorflow_datasets as tfds
+
     try:
         infos = tfds.builder_from_directory(folder).info.splits
         return {split: (info.filepaths, info.shard_lengths) for split, info in infos.items()}

@@ -1,9 +1,9 @@
 """The record files of a split, read by row."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
 from input_pipeline.errors import DatasetError
@@ -63,11 +63,18 @@ class RecordFiles:
         return result
 
 
-def _open(path: str, length: int) -> ArrayRecordDataSource:
+def open_records(paths: Sequence[epath.Path | str]) -> Any:
+    """Opens ArrayRecord files as one sequence of bytes."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    return ArrayRecordDataSource([str(path) for path in paths])
+
+
+def _open(path: str, length: int) -> Any:
     if not epath.Path(path).exists():
         raise DatasetError(f"{path}: missing, expected {length} records")
     try:
-        file = ArrayRecordDataSource([path])
+        file = open_records([path])
     except Exception as error:  # the C++ reader raises bare RuntimeErrors
         raise DatasetError(
             f"{path}: truncated or damaged, expected {length} records ({error})"

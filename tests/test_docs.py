@@ -4,6 +4,8 @@ import functools
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -188,3 +190,16 @@ def test_links_lead_somewhere(path):
             headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
             assert anchor in anchors, target
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: make install")
+    words = ("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site")
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    api = (tmp_path / "site/api/index.html").read_text()
+    assert "LoadedMatcher" in api
+    assert "open_catalog" in api

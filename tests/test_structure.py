@@ -160,7 +160,14 @@ def test_the_ground_of_the_input_pipeline_imports_no_tensorflow():
     assert "tensorflow" not in done.stderr
 
 
-def test_everything_of_grnet_jax_imports_without_tensorflow():
+# What the extra `train` brings.
+_OF_TRAINING = (
+    *("array_record", "clu", "importlib_resources", "matplotlib", "pandera", "sklearn"),
+    *("tensorboard", "tensorflow", "tensorflow_datasets"),
+)
+
+
+def test_everything_of_grnet_jax_imports_without_the_extra_of_training():
     names = [
         ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in _modules()
@@ -170,13 +177,17 @@ def test_everything_of_grnet_jax_imports_without_tensorflow():
             sys.executable,
             "-c",
             "import importlib, sys\n"
-            "class Hiding:  # TensorFlow, as if it were not installed\n"
+            "class Hiding:  # as if they were not installed\n"
             "    def __init__(self, finder): self.finder = finder\n"
             "    def find_spec(self, name, *rest):\n"
-            "        if name.split('.')[0] != 'tensorflow':\n"
+            f"        if name.split('.')[0] not in {_OF_TRAINING}:\n"
             "            return self.finder.find_spec(name, *rest)\n"
             "sys.meta_path[:] = map(Hiding, sys.meta_path)\n"
-            f"for name in {names!r}: importlib.import_module(name)\n",
+            f"for name in {names!r}: importlib.import_module(name)\n"
+            "importlib.import_module('configs.zero_shot').get_config()\n"
+            "from input_pipeline import DatasetConfig, load_dataset\n"
+            "try: load_dataset(DatasetConfig())\n"
+            "except ValueError as error: print(error)\n",
         ],
         cwd=_ROOT,
         capture_output=True,
@@ -184,6 +195,7 @@ def test_everything_of_grnet_jax_imports_without_tensorflow():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "pip install 'grnet_jax[train]'" in done.stdout
 
 
 def test_importing_the_package_imports_no_tensorflow():

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from clu import parameter_overview
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -351,6 +350,8 @@ class _StopSignal:
 def _describe(run: Run, state: TrainState, dataset: Any) -> None:
     """Logs the parameters, the data and the length of the run."""
     if jax.process_index() == 0:
+        from clu import parameter_overview  # only training needs it
+
         parameter_overview.log_parameter_overview(state.params)
     config = run.config.train
     batch = {
