@@ -300,11 +300,15 @@ def index_photos(place: str, count: int, source: str) -> dict[str, Any]:
     rates = {f"{what}_photos_per_second": count / second for what, second in seconds.items()}
     share, cpu_share = ((t["decode"] + t["embed"]) / t["index"] for t in (seconds, cpu))
     same = {"engine": "indexing", "rows": count, "filter": "", "batch": batch}
-    return same | rates | {
-        "share_of_bare_rate": share,
-        "share_of_bare_cpu": cpu_share,
-        "peak_gb": _peak_gb(),
-    }
+    return (
+        same
+        | rates
+        | {
+            "share_of_bare_rate": share,
+            "share_of_bare_cpu": cpu_share,
+            "peak_gb": _peak_gb(),
+        }
+    )
 
 
 def _save_photos(folder: epath.Path, count: int, source: str) -> list[str]:

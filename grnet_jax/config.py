@@ -89,6 +89,13 @@ class TrainConfig(Section):
         "parameters",
         ge=0,
     )
+    accumulate_steps: int = field(
+        1,
+        "steps whose mean gradient moves the parameters once, at the last of them; each has "
+        "its own batch, and a loss over pairs or triplets sees those of one batch",
+        "parameters",
+        ge=1,
+    )
     cached_views: int = field(
         0,
         "so many random crops and changes of each image are drawn once, and what the layers that "
@@ -108,6 +115,16 @@ class TrainConfig(Section):
     log_every: int = field(20, "steps between metrics", ge=1)
     eval_every: int = field(500, "steps between evaluations on val; 0: never", ge=0)
     checkpoint_every: int = field(500, "steps between checkpoints", ge=1)
+    profile: tuple[int, ...] = field(
+        (), "(N, M): a profiler's trace of steps N to M goes to profile/ in the workdir; (): none"
+    )
+
+    @pydantic.field_validator("profile")
+    @classmethod
+    def _first_and_last(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if steps and (len(steps) != 2 or not 1 <= steps[0] <= steps[1]):
+            raise ValueError("expected (N, M), the first and the last step, or ()")
+        return steps
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":

@@ -69,7 +69,10 @@ def build_run(config: Config, mesh: Mesh, steps_per_epoch: int = 1_000_000) -> R
     if config.loss is not None:
         steps = count_steps(config.train, steps_per_epoch)
         schedule = build_schedule(config.optimizer, steps, steps_per_epoch)
-        tx = build_optimizer(config.optimizer, schedule)
+        every = config.train.accumulate_steps
+        tx = build_optimizer(config.optimizer, lambda update: schedule(update * every))
+        if every > 1:
+            tx = optax.MultiSteps(tx, every).gradient_transformation()
     return Run(config, mesh, build_matcher(config.model), steps, schedule, tx)
 
 

@@ -32,6 +32,7 @@ from grnet_jax.training.label_names import (
 )
 from grnet_jax.training.objectives import build_objective
 from grnet_jax.training.optimizers import count_warmup_steps
+from grnet_jax.training.profiling import StepTrace
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
 from grnet_jax.training.writers import MetricWriter, make_writer
@@ -103,7 +104,8 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
         frozen = None
         if config.train.cached_views:
             frozen = load_frozen_features(run, state, split, config.dataset.dir, prepared)
-        state = _Loop(run, dataset, saved, writer, frozen).run(state)
+        with StepTrace(directory / "profile", config.train.profile) as trace:
+            state = _Loop(run, dataset, saved, writer, frozen, trace).run(state)
     return Trained(state, finished=int(state.step) >= run.steps)
 
 
@@ -161,12 +163,14 @@ class _Loop:
         saved: checkpoints.Checkpoints,
         writer: MetricWriter,
         frozen: FrozenFeatures | None,
+        trace: StepTrace,
     ):
         self._run = run
         self._dataset = dataset
         self._saved = saved
         self._writer = writer
         self._frozen = frozen
+        self._trace = trace
         index = dataset.split("train").index
         objective = build_objective(run.matcher, run.config, steps=run.steps, index=index)
         self._step = make_train_step(objective, run.tx, run.schedule, run.mesh)
@@ -194,7 +198,9 @@ class _Loop:
         ):  # fmt: skip
             bar.set_postfix_str("compiling the step")
             for step, batch in enumerate(self._timed(self._batches(first)), start=first + 1):
+                self._trace.before(step)
                 state, metrics = self._step(state, batch)
+                self._trace.after(step, metrics)
                 self._unread.append((step, metrics))
                 if len(self._unread) > _IN_FLIGHT:
                     # Steps are only dispatched here: the bar counts those that are done.

@@ -1,6 +1,7 @@
 """Whole runs on the tiny synthetic set: resuming, stopping, and every way to be refused."""
 
 import gc
+import gzip
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ def _assert_same(one, two):
 def whole_run(tiny_config, tmp_path_factory):
     """A run of six steps that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole")
-    config = parse_config(tiny_config())
+    config = parse_config(tiny_config(**{"train.profile": (3, 4)}))
     return config, workdir, loop.train(config, str(workdir)).state
 
 
@@ -66,6 +67,13 @@ def test_a_finished_run_leaves_its_checkpoints_config_and_events(whole_run):
     assert json.loads((workdir / "config.json").read_text())["prepared"].startswith("tiny/")
     assert list(workdir.glob("events.out.tfevents*"))
     assert int(_restored(config, workdir, best=True).step) in (3, 6)
+
+
+def test_steps_that_are_profiled_leave_a_trace(whole_run):
+    folder = whole_run[1] / "profile"
+    assert [*folder.glob("**/*.xplane.pb")]  # TensorBoard's
+    (trace,) = folder.glob("**/perfetto_trace.json.gz")
+    assert "train_step" in gzip.decompress(trace.read_bytes()).decode()
 
 
 def test_running_a_finished_run_again_changes_nothing(whole_run):

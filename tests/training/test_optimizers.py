@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import fashionnet, fir, grnet
@@ -34,6 +35,24 @@ def test_sgd_is_momentum_with_l2_and_clipping():
         velocity = 0.9 * velocity + clipped + 5e-4 * weight
         weight = weight - 0.01 * 0.1 ** (number // 2) * velocity
         np.testing.assert_allclose(params["w"], weight, rtol=1e-5)
+
+
+def test_accumulated_gradients_are_one_step_of_their_mean():
+    config = grnet.get_config("deepfashion_c2s")
+    config.optimizer.update(clip_norm=0.5, lr_milestones=(1.0, 2.0))
+    plain = _run(config, steps_per_epoch=2)
+    config.train.accumulate_steps = 2
+    accumulating = _run(config, steps_per_epoch=4)  # twice the steps, and so milestones there too
+    params = {"w": np.float32([3.0, 4.0])}
+    expected, state = params, plain.tx.init(params)
+    found, accumulated = params, accumulating.tx.init(params)
+    for gradient in _GRADIENTS:
+        updates, state = plain.tx.update({"w": gradient}, state, expected)
+        expected = optax.apply_updates(expected, updates)
+        for part in (gradient + 1, gradient - 1):
+            updates, accumulated = accumulating.tx.update({"w": part}, accumulated, found)
+            found = optax.apply_updates(found, updates)
+        np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-5)
 
 
 def test_adamw_without_decay_is_adam():

@@ -87,6 +87,33 @@ def test_chunks_with_frozen_statistics_are_the_whole_batch():
         np.testing.assert_allclose(y, x, rtol=0, atol=2e-6 * max(np.abs(x).max(), 1e-3))
 
 
+@pytest.mark.slow
+def test_accumulated_steps_with_frozen_statistics_are_one_large_batch():
+    fields = {
+        **{"model.backbone.frozen_batch_norm": True, "model.num_classes": 5},
+        **{"loss.class_weight": 1.0, "optimizer.warmup_steps": 0, "optimizer.learning_rate": 0.1},
+        **{"loss.name": "classification", "optimizer.name": "sgd", "sampler.name": "images"},
+    }
+    found = []
+    for parts in (1, 2):
+        run, objective = build(
+            small_config("embedding", **fields, **{"train.accumulate_steps": parts})
+        )
+        step = make_train_step(objective, run.tx, run.schedule, run.mesh)
+        batch, state = draw_batch(run.config), run.create_state()
+        batch["category"][5] = 0  # a mean over the known: equally many in both halves
+        n = len(batch["image"]) // parts
+        for start in range(0, parts * n, n):
+            part = {name: value[start : start + n] for name, value in batch.items()}
+            state, _ = step(state, meshes.place_batch(part, run.mesh))
+        found.append(jax.device_get(state.params))
+    before = jax.device_get(run.create_state().params)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), found[0], before)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(y, x, atol=1e-6)
+
+
 def test_a_batch_that_the_devices_cannot_share_is_named():
     with pytest.raises(InputError, match=r"train\.batch_size: 12 cannot be shared evenly by 8"):
         meshes.check_divisible(12, meshes.make_mesh(), "train.batch_size")
