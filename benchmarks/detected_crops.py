@@ -78,7 +78,8 @@ def read_curve(workdir: pathlib.Path) -> list[dict[str, float]]:
     """Returns average precision by training step, as validation wrote it to TensorBoard's files."""
     curve: dict[int, dict[str, float]] = {}
     for path in sorted(workdir.glob("events.out.tfevents.*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
                 if (name := value.tag.removeprefix("val/")) in _CURVE:
                     number = round(float(tf.make_ndarray(value.tensor)), 4)

@@ -44,10 +44,7 @@ _DRAWN: dict[str, Any] = {
     "eval": {"batch_size": 16, "protocol": {"split": "val"}},
 }
 _PHOTOS: dict[str, Any] = {
-    "model": {
-        "backbone": {"name": "resnet50", "frozen_batch_norm": True},
-        "canvas": (1088, 1088),
-    },
+    "model": {"backbone": {"name": "resnet50", "frozen_batch_norm": True}},
     "optimizer": {
         "name": "sgd",
         "learning_rate": 0.02,

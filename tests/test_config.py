@@ -51,6 +51,8 @@ def test_every_config_file_builds_for_every_data_set(system):
         config = get_config(argument)
         parsed = parse_config(config)
         assert parsed.dataset.name in argument
+        detected = {"image__shop_crop": "detected", "image__detections": "boxes.csv"}
+        assert _parse_with(config, **detected).image.shop_crop == "detected"
         run = build_run(parsed, make_mesh(jax.devices()[:1]))
         if parsed.loss is not None:
             build_objective(run.matcher, parsed, steps=run.steps)

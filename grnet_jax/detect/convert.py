@@ -52,7 +52,6 @@ _BACKBONES = {6: "resnet50", 23: "resnext101_32x8d"}
 # Files whose BatchNorm was trained without an epsilon, by the end of their names.
 _WITHOUT_EPSILON = ("bf2d0c1e", "258fb6c6")
 _EPSILON = 1e-5  # of our BatchNorm
-_CANVAS = (1088, 1088)  # holds torchvision's 800 pixels of the shorter side for photos of 3:4
 
 _LAYERS = (
     *((rf"^fpn\.{part}(\d)\.", rf"backbone.fpn.{part}_blocks.\1.") for part in ("inner", "layer")),
@@ -118,7 +117,6 @@ def _describe(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         "name": "detector",
         "num_classes": len(tensors[scores]) - 1,
-        "canvas": _CANVAS,
         "version": "v2" if "roi_heads.box_head.5.weight" in tensors else "v1",
         "mask_channels": 256 if any("mask_predictor" in key for key in tensors) else 0,
         "backbone": {"name": _BACKBONES[depth], "frozen_batch_norm": True},

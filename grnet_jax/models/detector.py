@@ -56,7 +56,7 @@ class Config(NetworkConfig):
     name: Literal["detector"] = "detector"
     num_classes: int = field(13, "categories of the objects", "parameters", ge=1)
     canvas: tuple[int, int] = field(
-        (800, 1088),
+        (1088, 1088),  # holds 800 pixels of the shorter side, torchvision's, of photos of 3:4
         "(height, width) in pixels that photos are scaled to fit; multiples of the last stride",
         "parameters",
         "features",
