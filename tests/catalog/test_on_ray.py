@@ -1,5 +1,8 @@
-"""A Ray cluster embeds and indexes what one process does, also where a machine is lost."""
+"""A Ray cluster embeds and indexes what one process does, also where a worker is killed."""
 
+import os
+import pathlib
+import signal
 import sys
 
 import jax
@@ -8,7 +11,7 @@ import pytest
 from etils import epath
 
 from grnet_jax.catalog import on_ray
-from grnet_jax.catalog.generations import PhotoTable, open_generation
+from grnet_jax.catalog.generations import open_generation
 from grnet_jax.catalog.searching import Catalog
 from grnet_jax.errors import InputError
 from grnet_jax.inference import load
@@ -18,9 +21,23 @@ from tests.catalog.shops import index, make_shop
 _RUN = "imagenet:efficientnet_lite0"
 
 
+class Dying(on_ray._Worker):
+    """A worker of which the first that has rows is killed."""
+
+    def __init__(self, source, *arguments):
+        super().__init__(source, *arguments)
+        self._died = pathlib.Path(f"{source}.killed")
+
+    def __call__(self, rows):
+        if not self._died.exists():
+            self._died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(rows)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_two_machines_of_which_one_is_lost_do_what_one_process_does(tmp_path, monkeypatch):
+def test_two_workers_of_which_one_is_killed_do_what_one_process_does(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     pytest.importorskip("lance_ray")
     cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -28,37 +45,27 @@ def test_two_machines_of_which_one_is_lost_do_what_one_process_does(tmp_path, mo
     (shop.parent / "5.png").write_bytes(b"no photo")
     places = [epath.Path(tmp_path / name) for name in ("here", "there")]
     index(places[0], shop, matcher, run=_RUN, memory_gb=0)
-    cluster = cluster_utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-    )
-    lost, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
+    head = {"num_cpus": 0, "include_dashboard": False}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     monkeypatch.setattr(on_ray, "_ROWS", 8)
-    added, add = [], PhotoTable.add
-
-    def lose(self, numbers, *arguments):
-        if not added:
-            cluster.remove_node(lost, allow_graceful=False)
-        added.extend(numbers)
-        add(self, numbers, *arguments)
-
+    monkeypatch.setattr(on_ray, "_Worker", Dying)
     try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        monkeypatch.setattr(PhotoTable, "add", lose)
         made = index(places[1], shop, matcher, run=_RUN, memory_gb=0, ray=cluster.address)
-        monkeypatch.undo()
-        with pytest.raises(InputError, match="5.png: is not a photo"):
-            index(places[1], shop, matcher, run=_RUN, ray=cluster.address, max_bad=0)
+        assert on_ray._connect(cluster.address)[1]["concurrency"] == 2
     finally:
         ray.shutdown()
         cluster.shutdown()
+    assert pathlib.Path(f"{shop}.killed").exists()
     assert (made.rows, made.counts["unreadable"]) == (47, 1)
     assert made.recall >= 0.98
     one, two = (open_generation(place, matcher.feature_shapes()) for place in places)
     assert one.listing.drop(columns="number").equals(two.listing.drop(columns="number"))
-    close = [read_all(part.features) for part in (one, two)]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *close)
-    photo = shop.parent / "40.png"
-    assert Catalog(places[1], matcher).search([photo])[0][0].item == "item 20"
+    features = [read_all(part.features) for part in (one, two)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *features)
+    assert Catalog(places[1], matcher).search([shop.parent / "40.png"])[0][0].item == "item 20"
 
 
 def test_ray_that_is_not_there(tmp_path, monkeypatch):
