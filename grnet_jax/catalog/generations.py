@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ from grnet_jax.search.columns import (
     naming,
 )
 from grnet_jax.search.features import FeatureSource, FeatureSubset
-from grnet_jax.search.indexed import IndexedEmbeddings, build_index
+from grnet_jax.search.indexed import IndexedEmbeddings
 from input_pipeline import read_object, write_file
 
 FORMAT = 1
@@ -196,7 +196,12 @@ class PhotoTable:
             with naming(self._path):
                 lance.write_dataset(table, self._path, mode="append")
 
-    def publish(self, numbers: np.ndarray, generation: int, indexed: bool) -> tuple[int, int]:
+    def publish(
+        self,
+        numbers: np.ndarray,
+        generation: int,
+        build: Callable[[lance.LanceDataset], int] | None,
+    ) -> tuple[int, int]:
         """Leaves these photos alone, int [n], for a generation.
 
         What other generations read stays as it was.
@@ -204,7 +209,7 @@ class PhotoTable:
         Args:
           numbers: of the photos.
           generation: its number.
-          indexed: whether an index of the embeddings is built.
+          build: builds the index of the embeddings; None for none.
 
         Returns:
           The version that it reads, and the partitions of the index.
@@ -220,7 +225,7 @@ class PhotoTable:
             deleted = sum(fragment.num_deletions for fragment in fragments)
             if len(fragments) > _MOST_FRAGMENTS or 5 * deleted > len(index):
                 dataset.optimize.compact_files()
-            partitions = build_index(dataset) if indexed else 0
+            partitions = build(dataset) if build else 0
             dataset = lance.dataset(self._path)
             tag, version = f"g{generation}", dataset.version
             if tag in dataset.tags.list():

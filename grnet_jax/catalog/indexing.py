@@ -2,23 +2,21 @@
 
 import csv
 import dataclasses
-import hashlib
 import io
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import lance
 import numpy as np
 import pandas as pd
 from etils import epath
-from PIL import Image
 
+from grnet_jax.catalog import on_ray
+from grnet_jax.catalog.embedding import Embedding, Files, Read
 from grnet_jax.catalog.generations import (
     BOX,
-    COLOR_CELLS,
     FIELD,
     FILE,
     Manifest,
@@ -36,22 +34,11 @@ from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import progress_bar
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import Features
-from grnet_jax.search.indexed import choose_probes
-from input_pipeline import (
-    Box,
-    Crop,
-    PhotoList,
-    check_folder,
-    list_photos,
-    load_crop,
-    ordered_map,
-    write_file,
-)
+from grnet_jax.search.indexed import build_index, choose_probes
+from input_pipeline import PhotoList, check_folder, list_photos, write_file
 
 SHORTLIST = 200  # photos nearest by embedding that a pairwise matcher scores
 _RECALL_QUERIES = 200  # that an index is tried with
-_THUMBNAIL = 384  # pixels, the longer side
-_Stat = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +53,8 @@ class IndexOptions:
       reread: whether files are read whose size and time are as they were.
       rebuild: whether everything is embedded anew.
       memory_gb: embeddings that take more are not held in memory, but searched by an index.
+      ray: address of the Ray cluster that embeds and builds the index, "local" for one of this
+        machine; "" for this process.
     """
 
     source: str
@@ -75,17 +64,7 @@ class IndexOptions:
     reread: bool = False
     rebuild: bool = False
     memory_gb: float = float("inf")
-
-
-class _Read(NamedTuple):
-    """What a thread found out about a row: its photo's digest, and what is new."""
-
-    stat: _Stat
-    content: str
-    state: str
-    crop: Crop | None = None
-    thumbnail: bytes = b""
-    error: str = ""
+    ray: str = ""
 
 
 def index_catalog(folder: epath.Path, matcher: LoadedMatcher, options: IndexOptions) -> Manifest:
@@ -130,7 +109,6 @@ class _Indexing:
         if before and not options.rebuild:
             self._listed_before = read_listing(folder, before)
         self._generation = before.generation + 1 if before else 1
-        self._transform = matcher.transform(shop=True)
         self._table_name = self._choose_table()
         self._table = PhotoTable(
             folder / self._table_name,
@@ -140,22 +118,16 @@ class _Indexing:
         )
         self._numbers = self._table.numbers()
         self._next = max([before.next if before else 0, *(n + 1 for n in self._numbers.values())])
-        self._known_files = self._read_known_files()
-        table = photos.table
-        self._paths, self._names = table["path"].tolist(), table["image"].tolist()
-        boxes = table[BOX].to_numpy(np.float64)
-        cropped = matcher.takes_boxes(shop=True) & ~np.isnan(boxes).any(axis=1)
-        self._boxes: list[Box | None] = [
-            tuple(box) if use else None for box, use in zip(boxes.tolist(), cropped, strict=True)
-        ]
 
     def run(self) -> Manifest:
         """Embeds, lists and publishes."""
-        found, problems = self._read_all()
+        found = self._read_all()
+        sources = self._photos.table["source"]
+        problems = [f"{sources[read.row]}: {read.error}" for read in found if read.error]
         total = len(found) + len(self._photos.problems)
         bad = len(self._photos.problems) + len(problems)
         listed = [f"{problem.source}: {problem.text}" for problem in self._photos.problems]
-        listed += [f"{source}: {text}" for source, text in problems]
+        listed += problems
         _write_problems(self._folder, listed)
         if bad > self._options.max_bad * total or bad == total:
             shown = "\n".join(listed[:20])
@@ -177,8 +149,8 @@ class _Indexing:
             name += f"-{self._generation}"
         return f"{name}.lance"
 
-    def _read_known_files(self) -> Mapping[str, tuple[_Stat, str]]:
-        """Returns the digests of files by their paths, where they were when last indexed."""
+    def _known_files(self) -> Files:
+        """Returns the digests of files as they were when last indexed."""
         if self._options.reread or self._listed_before.empty:
             return {}
         columns = zip(
@@ -186,74 +158,37 @@ class _Indexing:
         )
         return {path: ((size, time), content) for path, size, time, content in columns if path}
 
-    def _read_all(self) -> tuple[list[_Read], list[tuple[str, str]]]:
-        """Reads every row's photo, and embeds those that the table has not yet.
-
-        Returns:
-          What was found of each row, and (FILE:LINE, text) of those that cannot be used.
-        """
-        found: list[_Read] = []
-        problems = []
-        batch = self._matcher.config.eval.batch_size
-        rows, sources = range(len(self._paths)), self._photos.table["source"].tolist()
-        waiting: list[_Read] = []
-        threads = max(os.cpu_count() or 1, 2)
-        with (
-            progress_bar(len(rows), "index", "photo") as bar,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            for row, read in enumerate(ordered_map(pool, self._read, rows, 2 * batch)):
-                bar.update()
-                if read.error:
-                    problems.append((sources[row], read.error))
-                elif read.crop is not None and read.state not in self._numbers:
-                    waiting.append(read)
-                    self._numbers[read.state] = self._next
-                    self._next += 1
-                found.append(read._replace(crop=None, thumbnail=b""))
-                if len(waiting) == batch:
-                    self._embed(waiting)
-                    waiting = []
-            self._embed(waiting)
+    def _read_all(self) -> list[Read]:
+        """Reads every row's photo, and adds those to the table that it has not yet."""
+        count = len(self._photos.table)
+        found = [Read(row) for row in range(count)]
+        if self._options.ray:
+            options, model = self._options, self._matcher.fingerprint
+            parts = on_ray.embed(
+                options.ray, options.source, options.splits, options.run, model,
+                self._known_files(), self._numbers, count,
+            )  # fmt: skip
+        else:
+            embedding = Embedding(self._matcher, self._photos, self._known_files(), self._numbers)
+            parts = embedding(range(count))
+        with progress_bar(count, "index", "photo") as bar:
+            for part in parts:
+                for read in part.reads:
+                    found[read.row] = read
+                bar.update(len(part.reads))
+                if part.photos and part.features:
+                    self._add(part.photos, part.features)
         self._table.flush()
-        return found, problems
+        return found
 
-    def _read(self, row: int) -> _Read:
-        """What a thread does for a row."""
-        path, box = self._paths[row], self._boxes[row]
-        try:
-            stat = _stat(path)
-            known = self._known_files.get(path)
-            data, content = None, known[1] if known and known[0] == stat else ""
-            if not content:
-                data = self._photos.read(row)
-                content = hashlib.blake2b(data, digest_size=16).hexdigest()
-            state = content if box is None else f"{content} {box}"
-            if state in self._numbers:
-                return _Read(stat, content, state)
-            data = data or self._photos.read(row)
-            crop = load_crop(data, box, self._transform, path or self._names[row])
-            thumbnail = _thumbnail(crop.picture)
-            # Without the picture, of which threads would keep many.
-            return _Read(stat, content, state, crop._replace(picture=crop.pixels), thumbnail)
-        except InputError as error:
-            return _Read((0, 0), "", "", error=str(error))
+    def _add(self, photos: Photos, features: Features) -> None:
+        numbers = np.arange(self._next, self._next + len(photos.states))
+        # Of a photo that was embedded twice at once the last one is listed.
+        self._numbers.update(zip(photos.states, numbers.tolist(), strict=True))
+        self._next += len(numbers)
+        self._table.add(numbers, features, photos)
 
-    def _embed(self, reads: list[_Read]) -> None:
-        if not reads:
-            return
-        crops = [read.crop for read in reads if read.crop is not None]
-        pixels = np.stack([crop.pixels for crop in crops])
-        photos = Photos(
-            [read.state for read in reads],
-            np.array([[crop.height, crop.width] for crop in crops], np.int32),
-            [read.thumbnail for read in reads],
-            _mean_colors(pixels),
-        )
-        numbers = np.array([self._numbers[read.state] for read in reads])
-        self._table.add(numbers, self._matcher.embed_crops(pixels, shop=True), photos)
-
-    def _list(self, found: list[_Read]) -> pd.DataFrame:
+    def _list(self, found: list[Read]) -> pd.DataFrame:
         """The rows that can be used, as `Generation` has them."""
         good = [not read.error for read in found]
         reads = [read for read in found if not read.error]
@@ -304,7 +239,10 @@ class _Indexing:
             next=self._next,
             counts=counts,
         )
-        manifest = publish(self._folder, self._table, manifest, listing, shapes, indexed)
+        build = on_ray.make_index_builder(options.ray) if options.ray else build_index
+        manifest = publish(
+            self._folder, self._table, manifest, listing, shapes, build if indexed else None
+        )
         self._clean()
         return manifest
 
@@ -326,7 +264,7 @@ def publish(
     manifest: Manifest,
     listing: pd.DataFrame,
     like: Features,
-    indexed: bool,
+    build: Callable[[lance.LanceDataset], int] | None,
 ) -> Manifest:
     """Makes a generation the live one.
 
@@ -336,18 +274,18 @@ def publish(
       manifest: of the generation, but for the table's version and its index.
       listing: its photos.
       like: shapes and dtypes of features.
-      indexed: whether an index of the embeddings is built.
+      build: builds the index of the embeddings, as `build_index` does; None for no index.
 
     Returns:
       The manifest as it was written.
     """
     numbers = listing["number"].to_numpy()
-    version, partitions = table.publish(numbers, manifest.generation, indexed)
+    version, partitions = table.publish(numbers, manifest.generation, build)
     manifest = manifest.model_copy(update={"version": version})
     content = io.BytesIO()
     listing.to_parquet(content)
     write_file(folder / manifest.listing, content.getvalue())
-    if indexed:
+    if build:
         generation = open_generation(folder, like, manifest)
         embeddings, features = generation.indexed(), generation.features
         recall = choose_probes(embeddings, features, partitions, SHORTLIST, _RECALL_QUERIES)
@@ -356,43 +294,12 @@ def publish(
     return manifest
 
 
-def _stat(path: str) -> _Stat:
-    """Returns a file's size and time; of what is no file, or not there, what no file has."""
-    if not path:
-        return -1, -1
-    try:
-        if "://" in path:
-            told = epath.Path(path).stat()
-            return told.length, int(told.mtime) * 10**9
-        found = os.stat(path)
-        return found.st_size, found.st_mtime_ns
-    except OSError:  # which reading it will say, too
-        return -1, -1
-
-
 def _numbers_by_key(listing: pd.DataFrame) -> dict[Any, int]:
     """Returns the numbers of rows by what tells rows apart."""
     if listing.empty:
         return {}
     cells = [listing[name].fillna(-1.0).tolist() for name in ("image", "item_id", *BOX)]
     return dict(zip(zip(*cells, strict=True), listing["number"].tolist(), strict=True))
-
-
-def _thumbnail(picture: np.ndarray) -> bytes:
-    small = Image.fromarray(picture)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    content = io.BytesIO()
-    small.save(content, "JPEG", quality=80)  # half the time of WebP, and half as large again
-    return content.getvalue()
-
-
-def _mean_colors(pixels: np.ndarray) -> np.ndarray:
-    """Returns the mean colors of crops' cells, uint8 [n, cells * cells * 3]."""
-    edges = np.arange(COLOR_CELLS) * pixels.shape[1] // COLOR_CELLS
-    size = np.diff(edges, append=pixels.shape[1]).astype(np.float32)
-    sums = np.add.reduceat(np.add.reduceat(pixels, edges, 1, np.float32), edges, 2)
-    means = sums / (size[:, None, None] * size[None, :, None])
-    return np.rint(means).astype(np.uint8).reshape(len(pixels), -1)
 
 
 def _write_problems(folder: epath.Path, problems: list[str]) -> None:
