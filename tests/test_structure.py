@@ -26,6 +26,7 @@ _MAY_IMPORT = {
     },
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
     "catalog": {"errors", "models", "search", "evaluation", "inference"},
+    "serving": {"errors", "models", "inference", "catalog", "visualization"},
     "export": {"errors", "config", "models"},
     "predict": {"models", "training"},
     "compare": {"errors", "evaluation", "metrics", "runtime"},
@@ -36,7 +37,7 @@ _MAY_IMPORT = {
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
     "__main__": {
         *("errors", "runtime", "sharding", "evaluation", "visualization", "training", "inference"),
-        "catalog",
+        *("catalog", "serving"),
     },
     "__init__": set(),
 }

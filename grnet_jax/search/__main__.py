@@ -5,6 +5,7 @@
     python -m grnet_jax.search query my_shop street.jpg --box=210,95,640,1180 --html=found.html
     python -m grnet_jax.search query my_shop street.jpg --filter=category=dress --filter="price<=50"
     python -m grnet_jax.search info my_shop
+    python -m grnet_jax.search serve my_shop
 
 `index` embeds what is new or changed and leaves the rest; the folder my_shop is made if there is
 none. --from is a CSV (columns image and, where they are known, item_id and others to filter by), a
@@ -38,7 +39,7 @@ from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
 from grnet_jax.visualization.match_page import match_page
-from input_pipeline import SPLITS, Box, load_crop, pixel_box, to_path, write_file
+from input_pipeline import SPLITS, Box, load_crop, pixel_box, read_text, to_path, write_file
 
 _DEFAULT_MODEL = "imagenet:efficientnet_lite0"
 _FILTER = re.compile(r"\s*([^=<>]+?)\s*(<=|>=|=)\s*(.*?)\s*", re.DOTALL)
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with session():
         folder = to_path(options.catalog, "CATALOG")
-        {"index": _index, "query": _query, "info": _info}[options.command](folder, options)
+        commands = {"index": _index, "query": _query, "info": _info, "serve": _serve}
+        commands[options.command](folder, options)
     return 0
 
 
@@ -222,6 +224,29 @@ def _info(folder: epath.Path, options: argparse.Namespace) -> None:
         raise StoreError(problem)
 
 
+def _serve(folder: epath.Path, options: argparse.Namespace) -> None:
+    try:
+        from grnet_jax.serving.server import ServeOptions, serve
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"serve: {error.name} is not installed: pip install grnet_jax[search]"
+        ) from error
+    if read_manifest(folder) is None:
+        raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
+    check_at_least("--shortlist", options.shortlist, 1)
+    check_at_least("--rate", options.rate, 0)
+    token = os.environ.get("GRNET_SEARCH_TOKEN", "")
+    if options.token_file:
+        token = read_text(to_path(options.token_file, "--token_file")).strip()
+    serve(
+        folder,
+        ServeOptions(
+            options.host, options.port, options.shortlist, token, tuple(options.allowed_host),
+            options.public, options.rate,
+        ),
+    )  # fmt: skip
+
+
 def parse_filters(texts: Sequence[str]) -> dict[str, Any]:
     """Parses NAME=VALUE, NAME<=NUMBER and NAME>=NUMBER; values of one field are alternatives.
 
@@ -261,6 +286,7 @@ def _parser() -> argparse.ArgumentParser:
             ("index", "embed what is new or changed"),
             ("query", "find what photos show"),
             ("info", "what is in a catalog, and whether it is whole"),
+            ("serve", "answer searches over HTTP, with a page"),
         )
     }
     for part in parsers.values():
@@ -281,6 +307,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--top", type=int, default=10, help="items to find (10)")
     add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
     add("--html", default="", help="write a page with the pictures")
+    add = parsers["serve"].add_argument
+    add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    add("--port", type=int, default=8000, help="likewise (8000)")
+    add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
+    add("--token_file", default="", help="its text is needed to ask (or $GRNET_SEARCH_TOKEN)")
+    add("--public", action="store_true", help="others than this machine may ask without a token")
+    add("--allowed_host", action="append", default=[], help="a name of this server, as a proxy has")
+    add("--rate", type=float, default=600, help="requests a minute of a client, 0 for any (600)")
     for name in ("query", "info"):
         parsers[name].add_argument("--json", action="store_true", help="print JSON")
     return parser
