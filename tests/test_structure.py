@@ -25,7 +25,7 @@ _MAY_IMPORT = {
         *("errors", "config", "backbones", "losses", "models", "sharding", "search", "evaluation"),
     },
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
-    "catalog": {"errors", "models", "search", "evaluation", "inference"},
+    "catalog": {"errors", "metrics", "models", "search", "evaluation", "inference"},
     "serving": {"errors", "models", "inference", "catalog", "visualization"},
     "export": {"errors", "config", "models"},
     "predict": {"models", "training"},

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from grnet_jax.catalog.calibrating import read_calibration
 from grnet_jax.catalog.filters import Filters, passing
 from grnet_jax.catalog.generations import (
     COLOR_CELLS,
@@ -47,6 +48,7 @@ class Match:
       fields: what else is known of it.
       images: its other photos that were found, the best first.
       copies: (item, image) of other items whose photo is a copy of this one's.
+      probability: that it is the item in the photo; None where that is not known well enough.
     """
 
     item: str
@@ -57,6 +59,7 @@ class Match:
     fields: dict[str, str]
     images: list[str] = dataclasses.field(default_factory=list)
     copies: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    probability: float | None = None
 
 
 class Catalog:
@@ -66,6 +69,7 @@ class Catalog:
       manifest: the content of catalog.json.
       matcher: that it was indexed by.
       generation: the photos.
+      calibration: what turns scores into probabilities; None where there is none.
     """
 
     def __init__(self, folder: epath.Path, matcher: LoadedMatcher):
@@ -78,6 +82,7 @@ class Catalog:
                 f"{folder}: was indexed by {model.run} at step {model.step}; it is at step "
                 f"{matcher.step} now, or was trained anew: index with --rebuild"
             )
+        self.calibration = read_calibration(folder, self.manifest)
         self._embeddings: ResidentEmbeddings | IndexedEmbeddings
         if self.manifest.probes:
             self._embeddings = self.generation.indexed()
@@ -138,12 +143,25 @@ class Catalog:
             length = max(shortlist, top_k)
             while True:
                 ranked = self._rank(part, rows, length)
-                matches = [self._matches(*one, top_k) for one in ranked]
+                matches = [self._matches(*one, top_k, shortlist) for one in ranked]
                 if length >= most or all(len(one) == top_k for one in matches):
                     break
                 length *= 4  # items with many photos, and copies
             results += matches
         return results
+
+    def item_scores(self, query: Features, shortlist: int) -> list[dict[str, float]]:
+        """Returns for each query the items of its shortlist with their best scores, in order."""
+        found: list[dict[str, float]] = []
+        for start in range(0, len(query.embedding), _QUERIES):
+            for rows, scores in self._rank(
+                _take(query, slice(start, start + _QUERIES)), None, shortlist
+            ):
+                items: dict[str, float] = {}
+                for item, score in zip(self._items[rows], scores.tolist(), strict=True):
+                    items.setdefault(item, score)
+                found.append(items)
+        return found
 
     def _rank(
         self, query: Features, rows: np.ndarray | None, length: int
@@ -166,7 +184,9 @@ class Catalog:
         lists, scores = (np.take_along_axis(part, order, axis=1) for part in (lists, scores))
         return [(row[row >= 0], one[row >= 0]) for row, one in zip(lists, scores, strict=True)]
 
-    def _matches(self, rows: np.ndarray, scores: np.ndarray, top_k: int) -> list[Match]:
+    def _matches(
+        self, rows: np.ndarray, scores: np.ndarray, top_k: int, shortlist: int
+    ) -> list[Match]:
         """Groups photos by item, and folds items whose best photos are copies."""
         images = self.generation.listing["image"]
         others: dict[str, list[str]] = {}
@@ -177,6 +197,7 @@ class Catalog:
             else:
                 others[item] = []
                 best.append(place)
+        probabilities = self._probabilities(scores, [place for place in best if place < shortlist])
         best = best[: 4 * top_k]  # among which copies are looked for
         colors = self._read_colors(rows[best])
         kept: list[int] = []
@@ -192,11 +213,21 @@ class Catalog:
                 copies[number] = []
         chosen = [(best[number], copies[number]) for number in kept]
         return [
-            self._match(
-                int(rows[place]), float(scores[place]), others[self._items[rows[place]]], own
+            dataclasses.replace(
+                self._match(
+                    int(rows[place]), float(scores[place]), others[self._items[rows[place]]], own
+                ),
+                probability=probabilities.get(place),
             )
             for place, own in chosen
         ]
+
+    def _probabilities(self, scores: np.ndarray, best: list[int]) -> dict[int, float]:
+        """That each of the shortlist's items is the one, by the places of their best scores."""
+        if self.calibration is None or not self.calibration.shows_probabilities or not best:
+            return {}
+        p, _ = self.calibration.listwise(scores[best][None])
+        return dict(zip(best, p[0].tolist(), strict=True))
 
     def _read_colors(self, rows: np.ndarray) -> np.ndarray:
         """int16 [n, cells * cells * 3] of rows of the listing."""

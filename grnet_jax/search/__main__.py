@@ -4,6 +4,7 @@
     python -m grnet_jax.search index my_shop --from=photos/ --model=runs/grnet
     python -m grnet_jax.search query my_shop street.jpg --box=210,95,640,1180 --html=found.html
     python -m grnet_jax.search query my_shop street.jpg --filter=category=dress --filter="price<=50"
+    python -m grnet_jax.search calibrate my_shop --from=labeled.csv
     python -m grnet_jax.search info my_shop
     python -m grnet_jax.search serve my_shop
 
@@ -25,6 +26,7 @@ from typing import Any
 
 from etils import epath
 
+from grnet_jax.catalog.calibrating import calibrate_catalog, describe
 from grnet_jax.catalog.filters import Filters
 from grnet_jax.catalog.generations import (
     FIELD,
@@ -51,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with session():
         folder = to_path(options.catalog, "CATALOG")
-        commands = {"index": _index, "query": _query, "info": _info, "serve": _serve}
+        commands = {
+            "index": _index, "calibrate": _calibrate, "query": _query, "info": _info,
+            "serve": _serve,
+        }  # fmt: skip
         commands[options.command](folder, options)
     return 0
 
@@ -94,6 +99,16 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         print(f"All of them: {path}")
     print(f"Wrote {folder}/ (generation {indexed.generation}, {seconds:.1f} s)")
     print(f"Next: python -m grnet_jax.search query {options.catalog} PHOTO")
+
+
+def _calibrate(folder: epath.Path, options: argparse.Namespace) -> None:
+    catalog = open_catalog(folder)
+    source = _absolute(options.source) if options.source else catalog.manifest.source
+    splits = [name for name in options.split.split("+") if name]
+    if not options.source and catalog.manifest.splits and not splits:
+        splits = ["val"]
+    print(describe(calibrate_catalog(folder, catalog, source, splits, options.shortlist)))
+    print(f"Wrote {folder / 'calibration.json'}")
 
 
 def _query(folder: epath.Path, options: argparse.Namespace) -> None:
@@ -284,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
         name: commands.add_parser(name, help=text)
         for name, text in (
             ("index", "embed what is new or changed"),
+            ("calibrate", "measure how sure results are, on photos whose item is known"),
             ("query", "find what photos show"),
             ("info", "what is in a catalog, and whether it is whole"),
             ("serve", "answer searches over HTTP, with a page"),
@@ -300,6 +316,10 @@ def _parser() -> argparse.ArgumentParser:
     third = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3e9
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")
+    add = parsers["calibrate"].add_argument
+    add("--from", dest="source", default="", help="customers' photos with item_id (the catalog's)")
+    add("--split", default="", help="of a prepared data set (val)")
+    add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
     add = parsers["query"].add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files")
     add("--box", type=parse_box, metavar="X_1,Y_1,X_2,Y_2", help="the garment in a single photo")

@@ -1,1 +1,1 @@
-"""Serves a catalog over HTTP, with a page to search it by photo; `pip install grnet_jax[search]`."""
+"""Serves a catalog over HTTP, with a page; needs `pip install grnet_jax[search]`."""

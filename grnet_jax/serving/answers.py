@@ -22,21 +22,24 @@ class Range(_Strict):
     max: float | None = None
 
 
-class Search(_Strict):
-    """A search; of a photo that was sent, or of one of the catalog's."""
-
+class _Query(_Strict):
     photo: str | None = pydantic.Field(None, description="its token", max_length=64)
     photo_number: int | None = pydantic.Field(None, ge=0, lt=2**40)
     box: BoxField | None = None
-    filters: dict[str, Cell | list[Cell] | Range] = {}
-    limit: int = pydantic.Field(20, ge=1, le=100)
-    offset: int = pydantic.Field(0, ge=0, le=100)
 
     @pydantic.model_validator(mode="after")
-    def _names_one(self) -> "Search":
+    def _names_one(self) -> "_Query":
         if (self.photo is None) == (self.photo_number is None):
             raise ValueError("expected one of photo and photo_number")
         return self
+
+
+class Search(_Query):
+    """A search; of a photo that was sent, or of one of the catalog's."""
+
+    filters: dict[str, Cell | list[Cell] | Range] = {}
+    limit: int = pydantic.Field(20, ge=1, le=100)
+    offset: int = pydantic.Field(0, ge=0, le=100)
 
 
 class Searches(_Strict):
@@ -45,12 +48,9 @@ class Searches(_Strict):
     searches: list[Search] = pydantic.Field(min_length=1, max_length=16)
 
 
-class Explain(_Strict):
+class Explain(_Query):
     """What pair of photos is explained."""
 
-    photo: str | None = pydantic.Field(None, max_length=64)
-    photo_number: int | None = pydantic.Field(None, ge=0, lt=2**40)
-    box: BoxField | None = None
     result: int = pydantic.Field(description="number of the photo found", ge=0, lt=2**40)
     top: int = pydantic.Field(5, ge=1, le=20)
 

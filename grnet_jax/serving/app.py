@@ -19,9 +19,9 @@ from starlette.staticfiles import StaticFiles
 
 from grnet_jax.errors import InputError
 from grnet_jax.serving import answers, uploads
-from grnet_jax.serving.batching import Batcher, Job
-from grnet_jax.serving.live import Compilations, Follower, LiveCatalog
-from grnet_jax.serving.problems import Problem, ProblemBody
+from grnet_jax.serving.batching import Batcher, Job, compared_regions
+from grnet_jax.serving.live import Follower, LiveCatalog
+from grnet_jax.serving.problems import ProblemBody, RefusedError
 from grnet_jax.serving.uploads import HeldPhotos, Upload
 from input_pipeline import Box, crop_and_resize, pixel_box
 
@@ -85,11 +85,10 @@ class Service:
         self.held = HeldPhotos()
         self.batcher = Batcher(shortlist, self.metrics.batch_size.observe)
         self._decoding = ThreadPoolExecutor(2, "decode")
-        compilations = Compilations()
         add = self.metrics.gauge
         add("queue_depth", "Searches that wait", lambda: self.batcher.waiting)
         add("photos_held", "Photos that were sent", lambda: len(self.held))
-        add("compilations_total", "Since the start", lambda: compilations.count)
+        add("compilations", "After the first warm-up", lambda: follower.compilations.count)
         add("generation", "That is live", lambda: self._generation())
         add("catalog_photos", "Of it", lambda: len(self.live.catalog) if self.follower.live else 0)
 
@@ -98,10 +97,10 @@ class Service:
 
     @property
     def live(self) -> LiveCatalog:
-        """Returns the live generation; raises Problem where there is none yet."""
+        """Returns the live generation; raises RefusedError where there is none yet."""
         if self.follower.live is None:
             text = "the catalog is being loaded: try again in some seconds"
-            raise Problem(503, "loading", text, headers={"Retry-After": "5"})
+            raise RefusedError(503, "loading", text, headers={"Retry-After": "5"})
         return self.follower.live
 
     @contextlib.asynccontextmanager
@@ -150,7 +149,7 @@ class Service:
         try:
             passing = live.catalog.count(filters)
         except InputError as error:
-            raise Problem(422, "unknown-field", str(error)) from error
+            raise RefusedError(422, "unknown-field", str(error)) from error
         until = asked.offset + asked.limit
         job = Job(live.catalog, query, filters, until + 1)
         matches = await self.batcher.search(job)
@@ -161,22 +160,30 @@ class Service:
                 fields=match.fields,
                 photo=live.shown(match.row),
                 box=match.box,
-                probability=None,
+                probability=match.probability,
                 score=round(match.score, 6),
                 other_photos=live.others(match),
                 copies=[live.named(*copy) for copy in match.copies],
             )
             for rank, match in enumerate(matches[:until], 1)
         ][asked.offset :]
+        calibration = live.catalog.calibration
+        sure, verdict = None, None
+        if calibration is not None:
+            first = (matches[0].score, matches[0].probability) if matches else (None, None)
+            sure = calibration.in_catalog(*first)
+            verdict = (
+                None if sure is None else ("found" if sure >= calibration.threshold else "unlikely")
+            )
         seconds = time.perf_counter() - begun
         self.metrics.seconds.observe(seconds)
         return answers.Results(
             generation=live.catalog.manifest.generation,
             photo=asked.photo,
             searched=searched,
-            in_catalog=None,
-            verdict=None,
-            calibration="none",
+            in_catalog=sure,
+            verdict=verdict,  # type: ignore[arg-type]
+            calibration=calibration.state if calibration else "none",
             passing=passing,
             more=len(matches) > until,
             results=results,
@@ -186,7 +193,7 @@ class Service:
     def _query(
         self, live: LiveCatalog, asked: answers.Search | answers.Explain
     ) -> tuple[np.ndarray | int, Box | None]:
-        """What the matcher sees of the photo, or the row of the catalog's, and what was searched."""
+        """What the matcher sees, or a row of the catalog, and what of the photo is searched."""
         if asked.photo is None:
             return self.row(live, asked.photo_number or 0), None
         upload = self.held.get(asked.photo)
@@ -207,11 +214,39 @@ class Service:
         )
         return crop_and_resize(picture, box, transform), searched
 
+    async def explain(self, asked: answers.Explain) -> answers.Explanation:
+        """Names the region pairs that count most in a pair's score."""
+        live = self.live
+        row = self.row(live, asked.result)
+        query, searched = self._query(live, asked)
+        graph = live.catalog.matcher.region_graph
+        if graph is None:
+            raise RefusedError(404, "no-explanation", "this matcher does not compare regions")
+        found: Any = await self.batcher.call(compared_regions, live.catalog, query, row, asked.top)
+        result_crop = live.seen(row)
+        if asked.photo is None:
+            query_crop = live.seen(self.row(live, asked.photo_number or 0))
+        else:
+            upload = self.held.get(asked.photo)
+            sides = (upload.width, upload.height) * 2
+            pairs = zip(searched or (), sides, strict=True)
+            query_crop = tuple(edge / side for edge, side in pairs)  # type: ignore[assignment]
+        return answers.Explanation(
+            pairs=[
+                answers.Pair(
+                    weight=node.weight,
+                    query=_within(node.query, query_crop),
+                    result=_within(node.gallery, result_crop),
+                )
+                for node in found
+            ]
+        )
+
     def row(self, live: LiveCatalog, number: int) -> int:
-        """Returns the row of a photo; raises Problem for none."""
+        """Returns the row of a photo; raises RefusedError for none."""
         row = live.row(number)
         if row is None:
-            raise Problem(404, "no-such-photo", f"the catalog has no photo of number {number}")
+            raise RefusedError(404, "no-such-photo", f"the catalog has no photo of number {number}")
         return row
 
     def about(self) -> answers.About:
@@ -224,8 +259,8 @@ class Service:
             photos=manifest.rows,
             items=manifest.items,
             model=f"{manifest.model.name}, step {manifest.model.step}",
-            calibration="none",
-            explains=False,
+            calibration=live.catalog.calibration.state if live.catalog.calibration else "none",
+            explains=live.catalog.matcher.region_graph is not None,
             detects=self.detector is not None,
             facets=live.facets,
             samples=live.samples(),
@@ -242,7 +277,7 @@ def build_app(service: Service) -> FastAPI:
         docs_url=None,  # FastAPI's pages load from a CDN
         redoc_url=None,
         lifespan=service.running,
-        responses={status: _PROBLEM for status in _STATUSES},
+        responses=dict.fromkeys(_STATUSES, _PROBLEM),
     )
     _add_problems(app)
     _add_searches(app, service)
@@ -279,6 +314,11 @@ def _add_searches(app: FastAPI, service: Service) -> None:
         photo = await service.hold(await request.body(), request.headers.get("content-type", ""))
         return await service.search(answers.Search(photo=photo.photo, box=edges, limit=limit))
 
+    @app.post("/v1/explain")
+    async def explain(asked: answers.Explain) -> answers.Explanation:
+        """Explains a result by pairs of regions, of matchers with a graph."""
+        return await service.explain(asked)
+
     @app.post("/v1/search/batch")
     async def search_batch(
         asked: answers.Searches, request: Request
@@ -288,7 +328,7 @@ def _add_searches(app: FastAPI, service: Service) -> None:
         async def one(each: answers.Search) -> Any:
             try:
                 return await service.search(each)
-            except Problem as problem:
+            except RefusedError as problem:
                 return problem.describe("/v1/search", request.state.request_id)
 
         return await asyncio.gather(*map(one, asked.searches))
@@ -320,7 +360,7 @@ def _add_catalog(app: FastAPI, service: Service) -> None:
         """Returns an item with all of its photos."""
         found = service.live.item(item_id)
         if found is None:
-            raise Problem(404, "no-such-item", "the catalog has no item of this id")
+            raise RefusedError(404, "no-such-item", "the catalog has no item of this id")
         return found
 
 
@@ -343,30 +383,40 @@ def _add_operation(app: FastAPI, service: Service) -> None:
 
 
 def _add_problems(app: FastAPI) -> None:
-    def answer(request: Request, problem: Problem) -> JSONResponse:
+    def answer(request: Request, problem: RefusedError) -> JSONResponse:
         return problem.response(request.url.path, request.state.request_id)
 
-    @app.exception_handler(Problem)
-    async def refused(request: Request, problem: Problem) -> JSONResponse:
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, problem: RefusedError) -> JSONResponse:
         return answer(request, problem)
 
     @app.exception_handler(HTTPException)
     async def routed(request: Request, error: HTTPException) -> JSONResponse:
         slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "malformed")
         headers = dict(error.headers or {})
-        return answer(request, Problem(error.status_code, slug, error.detail, headers=headers))
+        return answer(request, RefusedError(error.status_code, slug, error.detail, headers=headers))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()
         if any(one["type"] == "json_invalid" for one in found):
-            return answer(request, Problem(400, "malformed", "the body is no JSON"))
+            return answer(request, RefusedError(400, "malformed", "the body is no JSON"))
         errors = [
             {"field": ".".join(map(str, one["loc"][1:])) or "body", "message": one["msg"]}
             for one in found[:20]
         ]
         said = f"{errors[0]['field']}: {errors[0]['message']}"
-        return answer(request, Problem(422, "invalid", said, errors))
+        return answer(request, RefusedError(422, "invalid", said, errors))
+
+
+def _within(window: Box, crop: Box) -> Box:
+    """Returns a part of a crop as a part of its photo, all of them shares."""
+    left, top, right, bottom = crop
+    across, down = right - left, bottom - top
+    return (
+        left + window[0] * across, top + window[1] * down,
+        left + window[2] * across, top + window[3] * down,
+    )  # fmt: skip
 
 
 def _plain(filters: dict[str, Any]) -> dict[str, Any]:
@@ -379,7 +429,7 @@ def _plain(filters: dict[str, Any]) -> dict[str, Any]:
 def _check_box(box: Box, upload: Upload) -> Box:
     x_1, y_1, x_2, y_2 = box
     if not (0 <= x_1 < x_2 <= upload.width and 0 <= y_1 < y_2 <= upload.height):
-        raise Problem(
+        raise RefusedError(
             422, "box-outside",
             f"expected x_1 < x_2 and y_1 < y_2 within the photo of {upload.width}x{upload.height} "
             f"pixels, got {x_1:g},{y_1:g},{x_2:g},{y_2:g}",
@@ -392,5 +442,5 @@ def _parse_box(text: str) -> Box:
         x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
     except ValueError:
         errors = [{"field": "box", "message": "expected x_1,y_1,x_2,y_2"}]
-        raise Problem(422, "invalid", "box: expected x_1,y_1,x_2,y_2", errors) from None
+        raise RefusedError(422, "invalid", "box: expected x_1,y_1,x_2,y_2", errors) from None
     return x_1, y_1, x_2, y_2

@@ -12,7 +12,8 @@ import numpy as np
 from grnet_jax.catalog.filters import Filters
 from grnet_jax.catalog.searching import Catalog, Match
 from grnet_jax.models import Features
-from grnet_jax.serving.problems import Problem
+from grnet_jax.serving.problems import RefusedError
+from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
 
 SIZES = (1, 2, 4, 8, 16)
 _WAITING = 64
@@ -58,18 +59,20 @@ class Batcher:
         """Returns a job's matches.
 
         Raises:
-          Problem: too many wait, or it took too long.
+          RefusedError: too many wait, or it took too long.
         """
         future: asyncio.Future[list[Match]] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait((job, future))
         except asyncio.QueueFull:
             text = "too many searches wait: try again in a second"
-            raise Problem(503, "busy", text, headers={"Retry-After": "1"}) from None
+            raise RefusedError(503, "busy", text, headers={"Retry-After": "1"}) from None
         try:
             return await asyncio.wait_for(future, _DEADLINE)
         except TimeoutError:
-            raise Problem(504, "deadline", f"the search took more than {_DEADLINE:g} s") from None
+            raise RefusedError(
+                504, "deadline", f"the search took more than {_DEADLINE:g} s"
+            ) from None
 
     async def call(self, function: Callable, *arguments: object) -> object:
         """Calls a function between batches."""
@@ -122,6 +125,17 @@ def search_together(jobs: list[Job], shortlist: int) -> list[list[Match]]:
             for place, job, matches in zip(places, own, results, strict=False):
                 found[chosen[place]] = matches[: job.top_k]
     return [found[number] for number in range(len(jobs))]
+
+
+def compared_regions(
+    catalog: Catalog, query: np.ndarray | int, row: int, top: int
+) -> list[StrongNode]:
+    """Returns the region pairs that count most in the score of a query and a row."""
+    graph = catalog.matcher.region_graph
+    if graph is None:
+        return []
+    features = _features(catalog, [query]), _features(catalog, [row])
+    return strongest_nodes(graph.edges(*features), graph.scales, graph.map_size, top)
 
 
 def fill(count: int) -> np.ndarray:

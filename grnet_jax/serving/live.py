@@ -15,7 +15,8 @@ from grnet_jax.catalog.generations import StoreError, read_manifest
 from grnet_jax.catalog.searching import Catalog, Match
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.serving.answers import Facet, Item, Shown, Value
-from grnet_jax.serving.batching import SIZES, Job, search_together
+from grnet_jax.serving.batching import SIZES, Job, compared_regions, search_together
+from input_pipeline import Box
 
 _SECONDS = 2.0  # between two looks at catalog.json
 _MOST_VALUES = 24  # of a field to filter by
@@ -54,6 +55,15 @@ class LiveCatalog:
             item_id=self._items[row], number=number, thumbnail=f"v1/photos/{number}/thumbnail"
         )
 
+    def seen(self, row: int) -> Box:
+        """Returns what the matcher saw of a row's photo, as shares of it."""
+        generation, matcher = self.catalog.generation, self.catalog.matcher
+        height, width = (generation.read(np.array([row]), side)[0] for side in ("height", "width"))
+        edges = generation.listing.iloc[row][["x_1", "y_1", "x_2", "y_2"]].to_numpy(float)
+        box: Any = None if np.isnan(edges).any() else tuple(edges)
+        crop = matcher.transform(shop=True).box(box, height, width)
+        return crop[0] / width, crop[1] / height, crop[2] / width, crop[3] / height
+
     def named(self, item: str, image: str) -> Shown:
         """Returns an item's photo as `Match` names it."""
         return self.shown(self._by_name[item, image])
@@ -85,6 +95,7 @@ class LiveCatalog:
         blank = np.zeros((size, size, 3), np.uint8)
         for count in SIZES:
             search_together([Job(self.catalog, blank, {}, 1)] * count, shortlist)
+        compared_regions(self.catalog, blank, 0, 1)
 
 
 class Follower:
@@ -99,6 +110,7 @@ class Follower:
         self._folder, self._shortlist, self._matcher = folder, shortlist, matcher
         self.name = folder.name
         self.live: LiveCatalog | None = None
+        self.compilations = Compilations()
         self._seen = 0
         self._stop = threading.Event()
 
@@ -124,6 +136,7 @@ class Follower:
         live = LiveCatalog(self._folder, self._matcher)
         live.warm_up(self._shortlist)
         self.live, self._seen = live, live.catalog.manifest.generation
+        self.compilations.ready()
         logging.getLogger("uvicorn.error").info(
             "Generation %d is live (%.1f s)", self._seen, time.monotonic() - begun
         )
@@ -134,14 +147,19 @@ class Follower:
 
 
 class Compilations:
-    """Counts what XLA compiles from now on."""
+    """Counts what XLA compiles after the first warm-up."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._is_ready = False
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
+    def ready(self) -> None:
+        """Counts from now on."""
+        self._is_ready = True
+
     def _heard(self, event: str, duration: float, **_: Any) -> None:
-        self.count += event.endswith("backend_compile_duration")
+        self.count += self._is_ready and event.endswith("backend_compile_duration")
 
 
 def _facet(name: str, cells: pd.Series) -> Facet | None:

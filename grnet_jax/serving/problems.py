@@ -7,7 +7,7 @@ import pydantic
 from fastapi.responses import JSONResponse
 
 
-class Problem(Exception):
+class RefusedError(Exception):
     """A request that is refused.
 
     Args:

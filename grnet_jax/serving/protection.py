@@ -13,7 +13,7 @@ import h11
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from grnet_jax.serving.problems import Problem
+from grnet_jax.serving.problems import RefusedError
 from grnet_jax.serving.uploads import MAX_BYTES
 
 _HEADER_SECONDS, _BODY_SECONDS = 10.0, 15.0
@@ -45,7 +45,7 @@ class Rates:
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def check(self, client: str) -> None:
-        """Counts a request; raises Problem where it is one too many."""
+        """Counts a request; raises RefusedError where it is one too many."""
         if not self._rate:
             return
         now = time.monotonic()
@@ -56,7 +56,7 @@ class Rates:
             self._clients.popitem(last=False)
         if left < 1:
             wait = str(max(1, round((1 - left) / self._rate)))
-            raise Problem(
+            raise RefusedError(
                 429, "rate", f"too many requests: wait {wait} s", headers={"Retry-After": wait}
             )
 
@@ -110,13 +110,13 @@ class Guard:
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 receive = await _receive_all(receive, headers)
             await self._app(scope, receive, sending)
-        except Problem as problem:
+        except RefusedError as problem:
             answer = problem.response(scope["path"], request_id)
         except Exception:
             logging.getLogger("uvicorn.error").exception("Request %s failed", request_id)
             if status:  # the answer had begun
                 raise
-            failed = Problem(500, "failed", "the server failed; its log has the request_id")
+            failed = RefusedError(500, "failed", "the server failed; its log has the request_id")
             answer = failed.response(scope["path"], request_id)
         if answer is not None:
             await answer(scope, receive, sending)
@@ -127,21 +127,23 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1").rpartition("@")[2].lower()
         name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
         if "*" not in self._hosts and name not in self._hosts:
-            raise Problem(400, "host", "this server is not called so: start it with --allowed_host")
+            raise RefusedError(
+                400, "host", "this server is not called so: start it with --allowed_host"
+            )
         if scope["path"] in _OPEN:
             return
         self._rates.check((scope.get("client") or ("",))[0])
         given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         public = scope["path"] == "/" or scope["path"].startswith("/page/")
         if self._token and not public and not hmac.compare_digest(given, self._token.encode()):
-            raise Problem(
+            raise RefusedError(
                 401, "unauthorized", "a token is needed", headers={"WWW-Authenticate": "Bearer"}
             )
 
 
 async def _receive_all(receive: Any, headers: dict[bytes, bytes]) -> Any:
     """Reads a body within its limits; returns what gives it to the application."""
-    large = Problem(413, "too-large", f"at most {MAX_BYTES:,} bytes are taken")
+    large = RefusedError(413, "too-large", f"at most {MAX_BYTES:,} bytes are taken")
     if int(headers.get(b"content-length", b"0") or 0) > MAX_BYTES:
         raise large
     body = bytearray()
@@ -151,14 +153,14 @@ async def _receive_all(receive: Any, headers: dict[bytes, bytes]) -> Any:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Problem(400, "malformed", "the body ended early")
+                    raise RefusedError(400, "malformed", "the body ended early")
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > MAX_BYTES:
                     raise large
     except TimeoutError:
         text = f"the body took more than {_BODY_SECONDS:g} s"
-        raise Problem(408, "body-too-slow", text, headers={"Connection": "close"}) from None
+        raise RefusedError(408, "body-too-slow", text, headers={"Connection": "close"}) from None
     given = False
 
     async def replay() -> Any:

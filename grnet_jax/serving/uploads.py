@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from grnet_jax.serving.problems import Problem
+from grnet_jax.serving.problems import RefusedError
 from input_pipeline import ImageError, load_image
 
 MAX_BYTES = 10_000_000
@@ -19,7 +19,11 @@ SECONDS_HELD = 600
 _SHORTEST, _RATIO = 32, 10
 _LONGEST = 1600  # pixels, of what is held
 _PHOTOS_HELD, _BYTES_HELD = 256, 512 << 20
-_MAGIC = {"image/jpeg": (0, b"\xff\xd8\xff"), "image/png": (0, b"\x89PNG\r\n"), "image/webp": (8, b"WEBP")}
+_MAGIC = {
+    "image/jpeg": (0, b"\xff\xd8\xff"),
+    "image/png": (0, b"\x89PNG\r\n"),
+    "image/webp": (8, b"WEBP"),
+}
 TYPES = tuple(_MAGIC)
 
 
@@ -45,26 +49,28 @@ def read_upload(data: bytes, declared: str) -> Upload:
       declared: its media type.
 
     Raises:
-      Problem: it is none, or exceeds a limit.
+      RefusedError: it is none, or exceeds a limit.
     """
     kind = next((kind for kind, (at, magic) in _MAGIC.items() if data[at:].startswith(magic)), "")
     if not kind or declared.partition(";")[0].strip().lower() not in (kind, ""):
-        raise Problem(415, "unsupported-type", "expected a JPEG, PNG or WebP photo, and its type")
+        raise RefusedError(
+            415, "unsupported-type", "expected a JPEG, PNG or WebP photo, and its type"
+        )
     try:
         width, height = header = _header(data, kind)
         if width * height > MAX_PIXELS:
-            raise Problem(
+            raise RefusedError(
                 422, "too-many-pixels", f"{width}x{height} pixels; at most {MAX_PIXELS:,} are read"
             )
         if min(header) < _SHORTEST or max(header) > _RATIO * min(header):
-            raise Problem(
+            raise RefusedError(
                 422, "too-small",
                 f"{width}x{height} pixels: a side has to be {_SHORTEST} or more, and at most "
                 f"{_RATIO} times the other",
             )  # fmt: skip
         picture = Image.fromarray(load_image(data, MAX_PIXELS, "the photo"))
     except ImageError as error:
-        raise Problem(422, "photo-unreadable", str(error)) from error
+        raise RefusedError(422, "photo-unreadable", str(error)) from error
     width, height = picture.size
     picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return Upload(np.asarray(picture), height, width)
@@ -77,9 +83,11 @@ def _header(data: bytes, kind: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=[name]) as picture:
             return picture.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Problem(422, "too-many-pixels", f"at most {MAX_PIXELS:,} pixels are read") from error
+        raise RefusedError(
+            422, "too-many-pixels", f"at most {MAX_PIXELS:,} pixels are read"
+        ) from error
     except Exception as error:  # a broken header raises nearly anything in Pillow's plug-ins
-        raise Problem(422, "photo-unreadable", f"the photo cannot be read: {error}") from error
+        raise RefusedError(422, "photo-unreadable", f"the photo cannot be read: {error}") from error
 
 
 class HeldPhotos:
@@ -105,10 +113,12 @@ class HeldPhotos:
         return token
 
     def get(self, token: str) -> Upload:
-        """Returns a photo; raises Problem where it is not held, or no longer."""
+        """Returns a photo; raises RefusedError where it is not held, or no longer."""
         until, upload = self._held.get(token, (0.0, None))
         if upload is None or until < time.monotonic():
-            raise Problem(404, "photo-expired", "there is no such photo, or no longer: send it again")
+            raise RefusedError(
+                404, "photo-expired", "there is no such photo, or no longer: send it again"
+            )
         return upload
 
     def _expired(self) -> bool:
