@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -169,7 +169,7 @@ def calibrate_catalog(
     return calibration
 
 
-def _measure(scores: np.ndarray, answers: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
+def _measure(scores: np.ndarray, answers: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:
     """How good probabilities are, each fitted on the other half of the items."""
     p, none = metrics.cross_fit(scores, answers, clusters)
     right = np.arange(scores.shape[1]) == answers[:, None]
@@ -248,7 +248,7 @@ def _embed(
         known = matcher.takes_boxes(shop) and not np.isnan(boxes[row]).any()
         box = tuple(boxes[row].tolist()) if known else None
         try:
-            crop = load_crop(photos.read(row), box, matcher.transform(shop))  # type: ignore[arg-type]
+            crop = load_crop(photos.read(row), box, matcher.transform(shop))
         except (ImageError, InputError):
             continue
         kept.append(row)

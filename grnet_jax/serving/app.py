@@ -312,7 +312,9 @@ def _add_searches(app: FastAPI, service: Service) -> None:
         """Sends a photo and searches by it."""
         edges: Any = _parse_box(box) if box else None
         photo = await service.hold(await request.body(), request.headers.get("content-type", ""))
-        return await service.search(answers.Search(photo=photo.photo, box=edges, limit=limit))
+        return await service.search(
+            answers.Search.model_validate({"photo": photo.photo, "box": edges, "limit": limit})
+        )
 
     @app.post("/v1/explain")
     async def explain(asked: answers.Explain) -> answers.Explanation:
@@ -389,6 +391,11 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RefusedError)
     async def refused(request: Request, problem: RefusedError) -> JSONResponse:
         return answer(request, problem)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        text = "the server failed; its log has the request_id"
+        return answer(request, RefusedError(500, "failed", text))
 
     @app.exception_handler(HTTPException)
     async def routed(request: Request, error: HTTPException) -> JSONResponse:

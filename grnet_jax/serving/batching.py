@@ -70,9 +70,8 @@ class Batcher:
         try:
             return await asyncio.wait_for(future, _DEADLINE)
         except TimeoutError:
-            raise RefusedError(
-                504, "deadline", f"the search took more than {_DEADLINE:g} s"
-            ) from None
+            text = f"the search took more than {_DEADLINE:g} s"
+            raise RefusedError(504, "deadline", text) from None
 
     async def call(self, function: Callable, *arguments: object) -> object:
         """Calls a function between batches."""

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -158,7 +157,7 @@ class Compilations:
         """Counts from now on."""
         self._is_ready = True
 
-    def _heard(self, event: str, duration: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         self.count += self._is_ready and event.endswith("backend_compile_duration")
 
 
@@ -172,5 +171,5 @@ def _facet(name: str, cells: pd.Series) -> Facet | None:
         return Facet(name=name, values=[], min=float(numbers.min()), max=float(numbers.max()))
     if not 1 < len(counts) <= _MOST_VALUES:
         return None
-    values: Sequence[Value] = [Value(value=str(v), count=int(n)) for v, n in counts.items()]
+    values = [Value(value=str(v), count=int(n)) for v, n in counts.items()]
     return Facet(name=name, values=values)

@@ -114,10 +114,7 @@ class Guard:
             answer = problem.response(scope["path"], request_id)
         except Exception:
             logging.getLogger("uvicorn.error").exception("Request %s failed", request_id)
-            if status:  # the answer had begun
-                raise
-            failed = RefusedError(500, "failed", "the server failed; its log has the request_id")
-            answer = failed.response(scope["path"], request_id)
+            status = status or 500  # answered by the application's handler
         if answer is not None:
             await answer(scope, receive, sending)
         route = getattr(scope.get("route"), "path", "other")
@@ -178,7 +175,7 @@ class DeadlineProtocol(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: Any) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Starts the clock."""
         super().connection_made(transport)
         self._deadline = self.loop.call_later(_HEADER_SECONDS, transport.close)
