@@ -20,7 +20,6 @@ from grnet_jax.search.features import InMemoryFeatures
 from grnet_jax.search.ranking import query_block
 from grnet_jax.search.reranking import score_lists
 from input_pipeline import (
-    DatasetError,
     ImageError,
     PhotoList,
     list_photos,
@@ -203,11 +202,9 @@ def _ask(
     inside = set(catalog.generation.listing["item_id"])
     shop: PhotoList | None = None
     items = queries.table["item_id"].tolist()
-    if not inside.issuperset(items):
-        try:
-            shop = list_photos(source, splits)
-        except DatasetError:  # customers' photos alone
-            shop = None
+    # Of a source that has photos of the shop, too.
+    if queries.customers and not inside.issuperset(items):
+        shop = list_photos(source, splits)
     rows_of: dict[str, list[int]] = {}
     for row, item in enumerate(shop.table["item_id"] if shop else ()):
         rows_of.setdefault(item, []).append(row)
