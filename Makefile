@@ -10,7 +10,7 @@ WORKERS ?= 2
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench lock parity docs clean
+.PHONY: help install demo search-demo test test-slow lint format bench lock parity docs clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -31,6 +31,14 @@ demo: $(INSTALLED) ## Draw the synthetic set, train a GRNet on it, evaluate, wri
 	$(BIN)/python train.py --config=configs/grnet_aligned.py --workdir=$(DEMO)
 	$(BIN)/python -m grnet_jax.visualization --workdir=$(DEMO)
 	$(BIN)/python eval.py --workdir=$(DEMO)
+
+search-demo: $(INSTALLED) ## Draw the synthetic set and search it by photo in a browser; no training
+	$(BIN)/python -m input_pipeline.prepare --dataset=synthetic --source=small --dir=data
+	$(BIN)/python -m grnet_jax.search index $(SEARCH_DEMO) --from=data/synthetic/small --split=test
+	@test -e $(SEARCH_DEMO)/calibration.json || $(BIN)/python -m grnet_jax.search calibrate $(SEARCH_DEMO)
+	@echo "Open http://localhost:8000/ (Ctrl+C ends it)"
+	$(BIN)/python -m grnet_jax.search serve $(SEARCH_DEMO)
+SEARCH_DEMO := runs/search-demo
 
 test: $(INSTALLED) ## The fast tests (minutes)
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile

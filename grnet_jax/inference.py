@@ -4,14 +4,21 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
-from grnet_jax.models import Features, Predictions, is_embedding_model, model_inputs
+from grnet_jax.models import (
+    Features,
+    Predictions,
+    feature_map,
+    global_edges,
+    is_embedding_model,
+    model_inputs,
+)
 from grnet_jax.search.embed import embed_rows, make_embed, make_predict
 from grnet_jax.search.features import InMemoryFeatures
 from grnet_jax.search.fingerprints import model_fingerprint
@@ -40,6 +47,21 @@ from input_pipeline import (
 
 # Configs of systems that recognize categories, for those who ask a run that does not.
 _RECOGNIZING = ("configs/fashionnet.py", "configs/darn.py", "configs/fir.py")
+
+
+class RegionGraph(NamedTuple):
+    """How a matcher with a graph compares regions.
+
+    Attributes:
+      edges: (query, gallery), features of one photo each -> weights of all nodes' edges into the
+        global node after reasoning, float32 [n].
+      scales: (rows, columns) of its pyramid.
+      map_size: (height, width) of the feature map that is pooled into regions.
+    """
+
+    edges: Callable[[Features, Features], np.ndarray]
+    scales: Any
+    map_size: tuple[int, int]
 
 
 class LoadedMatcher:
@@ -200,6 +222,26 @@ class LoadedMatcher:
             return None
         dtype = self.config.eval.search.score_dtype
         return make_cascade_scores(self._matcher, self.mesh, dtype)(self._variables).pairs
+
+    @functools.cached_property
+    def region_graph(self) -> RegionGraph | None:
+        """Returns how regions are compared; None without a graph that reasons."""
+        graph = getattr(self._matcher, "graph", None)
+        if graph is None or not graph.layers:
+            return None
+        edges = jax.jit(lambda *inputs: global_edges(self._matcher, *inputs)[1][0, 0])
+        side = self.config.image.size
+        image = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
+        shape = jax.eval_shape(
+            lambda variables, images: feature_map(self._matcher, variables, images),
+            self._variables,
+            image,
+        ).shape
+
+        def one(query: Features, gallery: Features) -> np.ndarray:
+            return np.asarray(edges(self._variables, query, gallery))
+
+        return RegionGraph(one, graph.scales, (shape[1], shape[2]))
 
     def score(self, query: Features, gallery: Features) -> np.ndarray:
         """Returns how alike each query is to each gallery image, float32 [q, g].

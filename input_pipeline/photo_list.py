@@ -40,7 +40,9 @@ class PhotoList:
     read: Callable[[int], bytes]
 
 
-def list_photos(source: str | os.PathLike, splits: tuple[str, ...] = ()) -> PhotoList:
+def list_photos(
+    source: str | os.PathLike, splits: tuple[str, ...] = (), customers: bool = False
+) -> PhotoList:
     """Lists the photos of a CSV, a folder of photos or the folder of a prepared data set.
 
     A CSV has the column image, a path relative to the CSV, absolute, or of a bucket. It may have
@@ -52,6 +54,8 @@ def list_photos(source: str | os.PathLike, splits: tuple[str, ...] = ()) -> Phot
     Args:
       source: path of this machine or of a bucket.
       splits: of a prepared data set; all where there are none.
+      customers: whether the customers' photos are listed, and the shop's left out; of a CSV without
+        domain, all.
 
     Raises:
       DatasetError: there is no such file, it lacks a column, or has no photo.
@@ -60,14 +64,16 @@ def list_photos(source: str | os.PathLike, splits: tuple[str, ...] = ()) -> Phot
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder (--from)")
     if found := next(iter([*path.glob(_INFO), *path.glob(f"*/{_INFO}")]), None):
-        return _of_prepared(found.parent, splits)
+        return _of_prepared(found.parent, splits, customers)
     if splits:
         raise DatasetError(f"{path}: has no splits: it is no folder of a prepared data set")
     table = _of_folder(path) if path.is_dir() else _of_csv(path)
     customer = (table["domain"] == DOMAINS[CUSTOMER]).to_numpy()
+    if customers:
+        customer = ~customer & customer.any()
     right = is_right(table).to_numpy()
     problems = [problem for row in table["problems"][~right] for problem in row]
-    if customer.all():
+    if customer.all() and not customers:
         raise DatasetError(f"{path}: has customer photos alone, and a catalog is of shop photos")
     listed = table[right & ~customer].reset_index(drop=True)
     paths = listed["path"].tolist()
@@ -135,15 +141,15 @@ def _of_folder(path: epath.Path) -> pd.DataFrame:
     )
 
 
-def _of_prepared(path: epath.Path, splits: tuple[str, ...]) -> PhotoList:
-    """The shop photos of a data set as it was prepared."""
+def _of_prepared(path: epath.Path, splits: tuple[str, ...], customers: bool) -> PhotoList:
+    """The shop's or the customers' photos of a data set as it was prepared."""
     from input_pipeline.dataset import open_dataset  # which takes seconds to import
 
     dataset = open_dataset(path.parent.parent.name, path)
     split = dataset.joined(splits or dataset.splits)
     if not hasattr(split, "gallery_rows"):
         raise DatasetError(f"{path}: is a data set of objects, not of items")
-    rows, index = split.gallery_rows(), split.index
+    rows, index = split.query_rows() if customers else split.gallery_rows(), split.index
     names = index.photo_id[rows]
     table = pd.DataFrame({"image": names, "path": "", "item_id": index.items[index.item[rows]]})
     table = table.assign(source=[f"{path}: {name}" for name in names])

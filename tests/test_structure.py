@@ -26,7 +26,8 @@ _MAY_IMPORT = {
         *("errors", "config", "backbones", "losses", "models", "sharding", "search", "evaluation"),
     },
     "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
-    "catalog": {"errors", "models", "search", "evaluation", "inference"},
+    "catalog": {"errors", "metrics", "models", "search", "evaluation", "inference"},
+    "serving": {"errors", "models", "inference", "catalog", "visualization"},
     "export": {"errors", "config", "models"},
     "predict": {"errors", "models", "training"},
     "detect": {
@@ -41,7 +42,7 @@ _MAY_IMPORT = {
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
     "__main__": {
         *("errors", "runtime", "sharding", "evaluation", "visualization", "training", "inference"),
-        "catalog",
+        *("catalog", "serving"),
     },
     "__init__": set(),
 }

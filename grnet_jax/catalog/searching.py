@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from grnet_jax.catalog.calibrating import read_calibration
 from grnet_jax.catalog.filters import Filters, passing
 from grnet_jax.catalog.generations import (
     BOX,
@@ -47,6 +48,7 @@ class Match:
       fields: what else is known of it.
       images: its other photos that were found, the best first.
       copies: (item, image) of other items whose photo is a copy of this one's.
+      probability: that it is the item in the photo; None where that is not known well enough.
     """
 
     item: str
@@ -57,6 +59,7 @@ class Match:
     fields: dict[str, str]
     images: list[str] = dataclasses.field(default_factory=list)
     copies: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    probability: float | None = None
 
 
 class Catalog:
@@ -66,6 +69,7 @@ class Catalog:
       manifest: the content of catalog.json.
       matcher: that it was indexed by.
       generation: the photos.
+      calibration: what turns scores into probabilities; None where there is none.
     """
 
     def __init__(self, folder: epath.Path, matcher: LoadedMatcher):
@@ -78,6 +82,7 @@ class Catalog:
                 f"{folder}: was indexed by {model.run} at step {model.step}; it is at step "
                 f"{matcher.step} now, or was trained anew: index with --rebuild"
             )
+        self.calibration = read_calibration(folder, self.manifest)
         self._embeddings: ResidentEmbeddings | IndexedEmbeddings
         if self.manifest.probes:
             self._embeddings = self.generation.indexed()
@@ -139,12 +144,25 @@ class Catalog:
             length = max(shortlist, top_k)
             while True:
                 ranked = self._rank(part, rows, length)
-                matches = self._matches(ranked, top_k)
+                matches = self._matches(ranked, top_k, shortlist)
                 if length >= most or all(len(one) == top_k for one in matches):
                     break
                 length *= 4  # items with many photos, and copies
             results += matches
         return results
+
+    def item_scores(self, query: Features, shortlist: int) -> list[dict[str, float]]:
+        """Returns for each query the items of its shortlist with their best scores, in order."""
+        found: list[dict[str, float]] = []
+        for start in range(0, len(query.embedding), _QUERIES):
+            for rows, scores in self._rank(
+                _take(query, slice(start, start + _QUERIES)), None, shortlist
+            ):
+                items: dict[str, float] = {}
+                for item, score in zip(self._items[rows], scores.tolist(), strict=True):
+                    items.setdefault(item, score)
+                found.append(items)
+        return found
 
     def _rank(
         self, query: Features, rows: np.ndarray | None, length: int
@@ -168,7 +186,7 @@ class Catalog:
         return [(row[row >= 0], one[row >= 0]) for row, one in zip(lists, scores, strict=True)]
 
     def _matches(
-        self, ranked: Sequence[tuple[np.ndarray, np.ndarray]], top_k: int
+        self, ranked: Sequence[tuple[np.ndarray, np.ndarray]], top_k: int, shortlist: int
     ) -> list[list[Match]]:
         """Groups photos by item, and folds items whose best photos are copies."""
         groups = [self._group(rows) for rows, _ in ranked]
@@ -179,10 +197,15 @@ class Catalog:
         results = []
         for (rows, scores), group, firsts, cells in zip(ranked, groups, best, colors, strict=True):
             score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+            short = [row for row in rows[:shortlist].tolist() if row in group]
+            probability_of = self._probabilities({row: score_of[row] for row in short})
             folded = _fold(cells, top_k)
             results.append(
                 [
-                    self._match(row, score_of[row], group[row], firsts[copies].tolist())
+                    dataclasses.replace(
+                        self._match(row, score_of[row], group[row], firsts[copies].tolist()),
+                        probability=probability_of.get(row),
+                    )
                     for row, copies in zip(firsts[[*folded]].tolist(), folded.values(), strict=True)
                 ]
             )
@@ -199,6 +222,13 @@ class Catalog:
             else:
                 groups[best].append(row)
         return groups
+
+    def _probabilities(self, scores: dict[int, float]) -> dict[int, float]:
+        """That each of the shortlist's items is the one, by the rows of their best photos."""
+        if self.calibration is None or not self.calibration.shows_probabilities or not scores:
+            return {}
+        p, _ = self.calibration.listwise(np.array([[*scores.values()]]))
+        return dict(zip(scores, p[0].tolist(), strict=True))
 
     def _read_colors(self, rows: np.ndarray) -> np.ndarray:
         """int16 [n, cells * cells * 3] of rows of the listing."""

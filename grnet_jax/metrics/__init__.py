@@ -20,6 +20,12 @@ from grnet_jax.metrics.landmarks import (
     normalized_distances,
     normalized_error,
 )
+from grnet_jax.metrics.listwise import (
+    NONE,
+    Listwise,
+    cross_fit,
+    fit_listwise,
+)
 from grnet_jax.metrics.open_set import (
     OpenSet,
     open_set_metrics,
@@ -46,8 +52,10 @@ from grnet_jax.metrics.recognition import (
 )
 
 __all__ = [
+    "NONE",
     "AttributeRecall",
     "CalibrationSums",
+    "Listwise",
     "OpenSet",
     "add_sums",
     "attribute_hits",
@@ -59,11 +67,13 @@ __all__ = [
     "category_hits",
     "clustered_intervals",
     "count_ahead",
+    "cross_fit",
     "detection_rate",
     "equal_mass_edges",
     "equal_width_edges",
     "expected_calibration_error",
     "fine_edges",
+    "fit_listwise",
     "group_means",
     "merge_equal_mass",
     "merge_equal_width",

@@ -4,7 +4,9 @@
     python -m grnet_jax.search index my_shop --from=photos/ --model=runs/grnet
     python -m grnet_jax.search query my_shop street.jpg --box=210,95,640,1180 --html=found.html
     python -m grnet_jax.search query my_shop street.jpg --filter=category=dress --filter="price<=50"
+    python -m grnet_jax.search calibrate my_shop --from=labeled.csv
     python -m grnet_jax.search info my_shop
+    python -m grnet_jax.search serve my_shop
 
 `index` embeds what is new or changed and leaves the rest; the folder my_shop is made if there is
 none. --from is a CSV (columns image and, where they are known, item_id and others to filter by), a
@@ -24,6 +26,7 @@ from typing import Any
 
 from etils import epath
 
+from grnet_jax.catalog.calibrating import calibrate_catalog, describe
 from grnet_jax.catalog.filters import Filters
 from grnet_jax.catalog.generations import (
     FIELD,
@@ -38,7 +41,7 @@ from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
 from grnet_jax.visualization.match_page import match_page
-from input_pipeline import SPLITS, Box, load_crop, pixel_box, to_path, write_file
+from input_pipeline import SPLITS, Box, load_crop, pixel_box, read_text, to_path, write_file
 
 _DEFAULT_MODEL = "imagenet:efficientnet_lite0"
 _FILTER = re.compile(r"\s*([^=<>]+?)\s*(<=|>=|=)\s*(.*?)\s*", re.DOTALL)
@@ -50,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with session():
         folder = to_path(options.catalog, "CATALOG")
-        {"index": _index, "query": _query, "info": _info}[options.command](folder, options)
+        commands = {
+            "index": _index, "calibrate": _calibrate, "query": _query, "info": _info,
+            "serve": _serve,
+        }  # fmt: skip
+        commands[options.command](folder, options)
     return 0
 
 
@@ -99,6 +106,16 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         print(f"All of them: {path}")
     print(f"Wrote {folder}/ (generation {indexed.generation}, {seconds:.1f} s)")
     print(f"Next: python -m grnet_jax.search query {options.catalog} PHOTO")
+
+
+def _calibrate(folder: epath.Path, options: argparse.Namespace) -> None:
+    catalog = open_catalog(folder)
+    source = _absolute(options.source) if options.source else catalog.manifest.source
+    splits = [name for name in options.split.split("+") if name]
+    if not options.source and catalog.manifest.splits and not splits:
+        splits = ["val"]
+    print(describe(calibrate_catalog(folder, catalog, source, splits, options.shortlist)))
+    print(f"Wrote {folder / 'calibration.json'}")
 
 
 def _query(folder: epath.Path, options: argparse.Namespace) -> None:
@@ -229,6 +246,29 @@ def _info(folder: epath.Path, options: argparse.Namespace) -> None:
         raise StoreError(problem)
 
 
+def _serve(folder: epath.Path, options: argparse.Namespace) -> None:
+    try:
+        from grnet_jax.serving.server import ServeOptions, serve
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"serve: {error.name} is not installed: pip install grnet_jax[search]"
+        ) from error
+    if read_manifest(folder) is None:
+        raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
+    check_at_least("--shortlist", options.shortlist, 1)
+    check_at_least("--rate", options.rate, 0)
+    token = os.environ.get("GRNET_SEARCH_TOKEN", "")
+    if options.token_file:
+        token = read_text(to_path(options.token_file, "--token_file")).strip()
+    serve(
+        folder,
+        ServeOptions(
+            options.host, options.port, options.shortlist, token, tuple(options.allowed_host),
+            options.public, options.rate,
+        ),
+    )  # fmt: skip
+
+
 def parse_filters(texts: Sequence[str]) -> dict[str, Any]:
     """Parses NAME=VALUE, NAME<=NUMBER and NAME>=NUMBER; values of one field are alternatives.
 
@@ -266,8 +306,10 @@ def _parser() -> argparse.ArgumentParser:
         name: commands.add_parser(name, help=text)
         for name, text in (
             ("index", "embed what is new or changed"),
+            ("calibrate", "measure how sure results are, on photos whose item is known"),
             ("query", "find what photos show"),
             ("info", "what is in a catalog, and whether it is whole"),
+            ("serve", "answer searches over HTTP, with a page"),
         )
     }
     for part in parsers.values():
@@ -282,6 +324,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")
     add("--ray", default="", help="Ray cluster that embeds: its address, auto, or local")
+    add = parsers["calibrate"].add_argument
+    add("--from", dest="source", default="", help="customers' photos with item_id (the catalog's)")
+    add("--split", default="", help="of a prepared data set (val)")
+    add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
     add = parsers["query"].add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files")
     add("--box", type=parse_box, metavar="X_1,Y_1,X_2,Y_2", help="the garment in a single photo")
@@ -289,6 +335,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--top", type=int, default=10, help="items to find (10)")
     add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
     add("--html", default="", help="write a page with the pictures")
+    add = parsers["serve"].add_argument
+    add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    add("--port", type=int, default=8000, help="likewise (8000)")
+    add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
+    add("--token_file", default="", help="its text is needed to ask (or $GRNET_SEARCH_TOKEN)")
+    add("--public", action="store_true", help="others than this machine may ask without a token")
+    add("--allowed_host", action="append", default=[], help="a name of this server, as a proxy has")
+    add("--rate", type=float, default=600, help="requests a minute of a client, 0 for any (600)")
     for name in ("query", "info"):
         parsers[name].add_argument("--json", action="store_true", help="print JSON")
     return parser
