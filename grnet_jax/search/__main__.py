@@ -82,7 +82,6 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
             options.reread,
             options.rebuild,
             options.memory_gb,
-            options.ray,
         ),
     )
     seconds = time.monotonic() - begun
@@ -281,7 +280,6 @@ def _parser() -> argparse.ArgumentParser:
     third = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3e9
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")
-    add("--ray", default="", help="Ray cluster that embeds: its address, auto, or local")
     add = parsers["query"].add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photo files")
     add("--box", type=parse_box, metavar="X_1,Y_1,X_2,Y_2", help="the garment in a single photo")
