@@ -75,13 +75,7 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         folder,
         load(run),
         IndexOptions(
-            source,
-            splits,
-            run,
-            options.max_bad,
-            options.reread,
-            options.rebuild,
-            options.memory_gb,
+            source, splits, run, options.max_bad, options.reread, options.rebuild, options.memory_gb
         ),
     )
     seconds = time.monotonic() - begun
