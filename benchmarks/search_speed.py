@@ -44,7 +44,7 @@ from grnet_jax.catalog.searching import Catalog
 from grnet_jax.inference import load
 from grnet_jax.models import Features
 from grnet_jax.search.features import read_embeddings
-from grnet_jax.search.indexed import build_index, exact_nearest
+from grnet_jax.search.indexed import exact_nearest
 from grnet_jax.search.ranking import local_mesh
 from grnet_jax.sharding import make_mesh
 from input_pipeline import list_photos, load_crop, ordered_map
@@ -196,7 +196,7 @@ def _publish(folder: epath.Path, generation: int, numbers: np.ndarray, indexed: 
         version=1, rows=len(numbers), items=len(numbers) // 2, next=numbers.max() + 1, counts={},
     )  # fmt: skip
     table = PhotoTable(folder / _TABLE, "made up", _LIKE, "float32")
-    publish(folder, table, manifest, listing, _LIKE, build_index if indexed else None)
+    publish(folder, table, manifest, listing, _LIKE, indexed)
 
 
 def _open_catalog(folder: epath.Path, _: int) -> tuple[_Search, _Nearest]:

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ from grnet_jax.search.columns import (
     naming,
 )
 from grnet_jax.search.features import FeatureSource, FeatureSubset
-from grnet_jax.search.indexed import IndexedEmbeddings
+from grnet_jax.search.indexed import IndexedEmbeddings, build_index
 from input_pipeline import read_object, write_file
 
 FORMAT = 1
@@ -196,12 +196,7 @@ class PhotoTable:
             with naming(self._path):
                 lance.write_dataset(table, self._path, mode="append")
 
-    def publish(
-        self,
-        numbers: np.ndarray,
-        generation: int,
-        build: Callable[[lance.LanceDataset], int] | None,
-    ) -> tuple[int, int]:
+    def publish(self, numbers: np.ndarray, generation: int, indexed: bool) -> tuple[int, int]:
         """Leaves these photos alone, int [n], for a generation.
 
         What other generations read stays as it was.
@@ -209,7 +204,7 @@ class PhotoTable:
         Args:
           numbers: of the photos.
           generation: its number.
-          build: builds the index of the embeddings; None for none.
+          indexed: whether an index of the embeddings is built.
 
         Returns:
           The version that it reads, and the partitions of the index.
@@ -225,7 +220,7 @@ class PhotoTable:
             deleted = sum(fragment.num_deletions for fragment in fragments)
             if len(fragments) > _MOST_FRAGMENTS or 5 * deleted > len(index):
                 dataset.optimize.compact_files()
-            partitions = build(dataset) if build else 0
+            partitions = build_index(dataset) if indexed else 0
             dataset = lance.dataset(self._path)
             tag, version = f"g{generation}", dataset.version
             if tag in dataset.tags.list():

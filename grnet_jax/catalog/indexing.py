@@ -3,17 +3,14 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import jax
-import lance
 import numpy as np
 import pandas as pd
 from etils import epath
 
-from grnet_jax.catalog import on_ray
 from grnet_jax.catalog.embedding import Embedding, Files, Read
 from grnet_jax.catalog.generations import (
     BOX,
@@ -34,7 +31,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import progress_bar
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import Features
-from grnet_jax.search.indexed import build_index, choose_probes
+from grnet_jax.search.indexed import choose_probes
 from input_pipeline import PhotoList, check_folder, list_photos, write_file
 
 SHORTLIST = 200  # photos nearest by embedding that a pairwise matcher scores
@@ -53,8 +50,6 @@ class IndexOptions:
       reread: whether files are read whose size and time are as they were.
       rebuild: whether everything is embedded anew.
       memory_gb: embeddings that take more are not held in memory, but searched by an index.
-      ray: address of the Ray cluster that embeds and builds the index, "local" for one of this
-        machine; "" for this process.
     """
 
     source: str
@@ -64,7 +59,6 @@ class IndexOptions:
     reread: bool = False
     rebuild: bool = False
     memory_gb: float = float("inf")
-    ray: str = ""
 
 
 def index_catalog(folder: epath.Path, matcher: LoadedMatcher, options: IndexOptions) -> Manifest:
@@ -162,17 +156,9 @@ class _Indexing:
         """Reads every row's photo, and adds those to the table that it has not yet."""
         count = len(self._photos.table)
         found = [Read(row) for row in range(count)]
-        if self._options.ray:
-            options, model = self._options, self._matcher.fingerprint
-            parts = on_ray.embed(
-                options.ray, options.source, options.splits, options.run, model,
-                self._known_files(), self._numbers, count,
-            )  # fmt: skip
-        else:
-            embedding = Embedding(self._matcher, self._photos, self._known_files(), self._numbers)
-            parts = embedding(range(count))
+        embedding = Embedding(self._matcher, self._photos, self._known_files(), self._numbers)
         with progress_bar(count, "index", "photo") as bar:
-            for part in parts:
+            for part in embedding(range(count)):
                 for read in part.reads:
                     found[read.row] = read
                 bar.update(len(part.reads))
@@ -239,10 +225,7 @@ class _Indexing:
             next=self._next,
             counts=counts,
         )
-        build = on_ray.make_index_builder(options.ray) if options.ray else build_index
-        manifest = publish(
-            self._folder, self._table, manifest, listing, shapes, build if indexed else None
-        )
+        manifest = publish(self._folder, self._table, manifest, listing, shapes, indexed)
         self._clean()
         return manifest
 
@@ -264,7 +247,7 @@ def publish(
     manifest: Manifest,
     listing: pd.DataFrame,
     like: Features,
-    build: Callable[[lance.LanceDataset], int] | None,
+    indexed: bool,
 ) -> Manifest:
     """Makes a generation the live one.
 
@@ -274,18 +257,18 @@ def publish(
       manifest: of the generation, but for the table's version and its index.
       listing: its photos.
       like: shapes and dtypes of features.
-      build: builds the index of the embeddings, as `build_index` does; None for no index.
+      indexed: whether an index of the embeddings is built.
 
     Returns:
       The manifest as it was written.
     """
     numbers = listing["number"].to_numpy()
-    version, partitions = table.publish(numbers, manifest.generation, build)
+    version, partitions = table.publish(numbers, manifest.generation, indexed)
     manifest = manifest.model_copy(update={"version": version})
     content = io.BytesIO()
     listing.to_parquet(content)
     write_file(folder / manifest.listing, content.getvalue())
-    if build:
+    if indexed:
         generation = open_generation(folder, like, manifest)
         embeddings, features = generation.indexed(), generation.features
         recall = choose_probes(embeddings, features, partitions, SHORTLIST, _RECALL_QUERIES)

@@ -82,14 +82,7 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         folder,
         load(run),
         IndexOptions(
-            source,
-            splits,
-            run,
-            options.max_bad,
-            options.reread,
-            options.rebuild,
-            options.memory_gb,
-            options.ray,
+            source, splits, run, options.max_bad, options.reread, options.rebuild, options.memory_gb
         ),
     )
     seconds = time.monotonic() - begun
@@ -323,7 +316,6 @@ def _parser() -> argparse.ArgumentParser:
     third = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3e9
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")
-    add("--ray", default="", help="Ray cluster that embeds: its address, auto, or local")
     add = parsers["calibrate"].add_argument
     add("--from", dest="source", default="", help="customers' photos with item_id (the catalog's)")
     add("--split", default="", help="of a prepared data set (val)")

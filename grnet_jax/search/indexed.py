@@ -1,7 +1,5 @@
 """The nearest embeddings by an index in their table, for more of them than memory holds."""
 
-from collections.abc import Callable
-
 import lance
 import numpy as np
 
@@ -16,22 +14,10 @@ _FEW_ROWS = 200_000  # that pass a filter: they are compared one by one
 _COLUMN = "embedding"
 
 
-def build_index(dataset: lance.LanceDataset, create: Callable[..., object] | None = None) -> int:
-    """Builds the index of a table's embeddings anew; returns the number of its partitions.
-
-    Args:
-      dataset: the table.
-      create: does it in place of the table's own `create_index`.
-    """
+def build_index(dataset: lance.LanceDataset) -> int:
+    """Builds the index of a table's embeddings anew; returns the number of its partitions."""
     partitions = max(1, round(dataset.count_rows() ** 0.5))
-    create = create or dataset.create_index
-    create(
-        column=_COLUMN,
-        index_type="IVF_FLAT",
-        metric="dot",
-        num_partitions=partitions,
-        replace=True,
-    )
+    dataset.create_index(_COLUMN, "IVF_FLAT", metric="dot", num_partitions=partitions, replace=True)
     return partitions
 
 
