@@ -7,7 +7,7 @@ image has to choose its shop image among the batch's, by cosines times 10.
 
 On the embedded set and on own photos it learns on ImageNet features that stay, beside their colors,
 and needs grnet_jax[pretrained]; on the papers' sets data, optimizer and steps are GRNet's. Embedded
-set: a minute on two CPU cores; top-1 51.2% of 2,000 queries, measured
+set: a minute on two CPU cores; top-1 50.9% of 2,000 queries, the mean of three seeds, measured
 (benchmarks/results/frozen_features.json).
 """
 

@@ -11,7 +11,8 @@ fields.
 
 On the embedded set and on own photos it learns on ImageNet features that stay, beside their colors,
 and needs grnet_jax[pretrained]; on the papers' sets the recipe is GRNet's. Embedded set: 5 minutes
-on two CPU cores; top-1 52.0% of 2,000 queries, measured (benchmarks/results/frozen_features.json).
+on two CPU cores; top-1 50.9% of 2,000 queries, the mean of three seeds, measured
+(benchmarks/results/frozen_features.json).
 """
 
 import ml_collections
