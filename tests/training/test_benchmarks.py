@@ -182,6 +182,7 @@ CASES = {
         lambda _: None,
         {"all": (8, 0, 4), **dict.fromkeys(("easy", "hard_view", "hard_occlusion"), (3, 0, 4))},
     ),
+    "synthetic_objects": Case("", lambda _: None),
 }
 _FAST = ("coco", "modanet")
 _UNTRAINED = ("lookbench",)  # nothing to train on
