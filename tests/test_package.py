@@ -43,7 +43,10 @@ def test_the_light_install_of_the_wheel_searches(tmp_path):
     )  # the wheel of the sdist
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for pattern in ("configs/*.py", "grnet_jax/visualization/templates/*", "*/__init__.pyi"):
+    for pattern in (
+        *("configs/*.py", "*/__init__.pyi"),
+        *("grnet_jax/visualization/templates/*", "grnet_jax/serving/page/*"),
+    ):
         assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)} <= inside
     _run(_UV, "venv", "--quiet", "venv", cwd=tmp_path)
     python, bin_folder = tmp_path / "venv/bin/python", tmp_path / "venv/bin"
@@ -58,7 +61,7 @@ def test_the_light_install_of_the_wheel_searches(tmp_path):
     _run(bin_folder / "grnet-search", "index", "shop", "--from=photos", cwd=tmp_path)
     found = _run(bin_folder / "grnet-search", "query", "shop", "photos/red/1.png", cwd=tmp_path)
     assert "red/1.png" in found
-    for name in ("compare", "config", "export", "predict", "prepare", "visualize"):
+    for name in ("compare", "config", "detect", "export", "predict", "prepare", "visualize"):
         assert _run(bin_folder / f"grnet-{name}", "--help", cwd=tmp_path)
     train = (bin_folder / "grnet-train", "--config=configs/grnet.py")
     assert "pip install 'grnet_jax[train]'" in _run(*train, cwd=tmp_path, code=2)
