@@ -27,7 +27,8 @@ class ServeOptions:
       port: likewise; 0 for a free one.
       shortlist: photos that a pairwise matcher scores.
       token: that every request has to bear; "" for none.
-      allowed_hosts: names of this server besides those of the machine itself.
+      allowed_hosts: names of this server besides localhost and `host`; any, where others than this
+        machine may ask and none is given.
       public: whether others than this machine may ask without a token.
       per_minute: requests of a client; 0 for no limit.
     """
@@ -43,15 +44,15 @@ class ServeOptions:
 
 def guarded(service: Service, options: ServeOptions) -> Guard:
     """Returns the application with what protects it."""
-    hosts = options.allowed_hosts or ()
-    named = () if options.host in ("0.0.0.0", "::") else (options.host.lower(),)
+    # A page elsewhere that calls itself by this server's name reaches no more than anybody who asks.
+    hosts = options.allowed_hosts or (() if _is_local(options.host) else ("*",))
 
     def count(route: str, status: int) -> None:
         service.metrics.requests.labels(route, str(status)).inc()
 
     return Guard(
         build_app(service),
-        hosts=(*_LOCAL, *named, *hosts),
+        hosts=(*_LOCAL, options.host.lower(), *hosts),
         token=options.token,
         per_minute=options.per_minute,
         count=count,

@@ -240,6 +240,17 @@ def test_a_token_a_name_and_a_rate_are_asked_for(shop):
         assert client.get("/healthz").status_code == 200
 
 
+def test_a_server_for_others_is_asked_by_any_name_unless_names_are_given(shop):
+    other = {"Host": "192.0.2.7:8000"}
+    for options, status in [
+        ({"public": True}, 200), ({"public": True, "allowed_hosts": ("shop.example",)}, 400),
+        ({"token": "secret"}, 401),
+    ]:  # fmt: skip
+        client, _ = _client(shop[0], host="0.0.0.0", **options)
+        with client:
+            assert client.get("/v1/catalog", headers=other).status_code == status
+
+
 def test_before_the_catalog_is_loaded_it_says_so(shop, monkeypatch):
     client, service = _client(shop[0], ready=False)
     monkeypatch.setattr(service.follower, "follow", lambda: None)
