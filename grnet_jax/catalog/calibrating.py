@@ -133,7 +133,7 @@ def calibrate_catalog(
       shortlist: photos that results are chosen from.
 
     Raises:
-      InputError: there are too few photos.
+      InputError: there are too few photos, or none but the catalog's own.
     """
     names, own, others = _ask(catalog, source, tuple(splits), shortlist)
     if len(names) < _FEWEST:
@@ -199,6 +199,11 @@ def _ask(
 ) -> tuple[list[str], list[float | None], list[list[float]]]:
     """The items of queries, each query's score of its own (None if not found), and of others."""
     queries = list_photos(source, splits, customers=True)
+    if not queries.customers and source == catalog.manifest.source:  # each would find itself
+        raise InputError(
+            f"{source}: has no customers' photos, but those of the catalog alone: give photos whose "
+            "item_id is known by --from"
+        )
     inside = set(catalog.generation.listing["item_id"])
     shop: PhotoList | None = None
     items = queries.table["item_id"].tolist()

@@ -102,6 +102,7 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
 
 
 def _calibrate(folder: epath.Path, options: argparse.Namespace) -> None:
+    check_at_least("--shortlist", options.shortlist, 1)
     catalog = open_catalog(folder)
     source = _absolute(options.source) if options.source else catalog.manifest.source
     splits = [name for name in options.split.split("+") if name]

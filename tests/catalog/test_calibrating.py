@@ -48,6 +48,12 @@ def test_probabilities_come_with_the_catalog_until_it_changes(catalog, tmp_path)
     assert calibrating.read_calibration(catalog, changed) is None
 
 
+def test_the_catalogs_own_photos_are_refused(catalog):
+    opened = Catalog(catalog, small_loaded())
+    with pytest.raises(InputError, match="has no customers' photos"):
+        calibrating.calibrate_catalog(catalog, opened, opened.manifest.source, (), 200)
+
+
 def test_too_few_photos_are_refused(catalog, tmp_path):
     opened = Catalog(catalog, small_loaded())
     with pytest.raises(InputError, match="17 customer photos of known items, and 100 or more"):
