@@ -26,7 +26,7 @@ from grnet_jax.serving.uploads import HeldPhotos, Upload
 from input_pipeline import Box, crop_and_resize, pixel_box
 
 _PAGE = Path(__file__).parent / "page"
-_IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
+_IMMUTABLE, _ASKED_AGAIN = "private, max-age=31536000, immutable", "no-cache"
 _PROBLEM = {
     "model": ProblemBody,
     "content": {
@@ -347,15 +347,23 @@ def _add_catalog(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}}},
     )
-    async def thumbnail(number: int, request: Request) -> Response:
-        """Returns a photo of the catalog, small."""
+    async def thumbnail(
+        number: int,
+        request: Request,
+        of: Annotated[str, Query(description="of what it shows", max_length=64)] = "",
+    ) -> Response:
+        """Returns a photo of the catalog, small; kept by browsers where it is said of what."""
         live = service.live
         row = service.row(live, number)
-        headers = {**_IMMUTABLE, "ETag": f'"{live.catalog.manifest.table}-{number}"'}
+        content = live.content(row)
+        headers = {
+            "Cache-Control": _IMMUTABLE if of == content else _ASKED_AGAIN,
+            "ETag": f'"{number}-{content}"',
+        }
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
-        content = await asyncio.to_thread(live.catalog.thumbnail, row)
-        return Response(content, headers=headers, media_type="image/jpeg")
+        picture = await asyncio.to_thread(live.catalog.thumbnail, row)
+        return Response(picture, headers=headers, media_type="image/jpeg")
 
     @app.get("/v1/items/{item_id:path}")
     async def item(item_id: str) -> answers.Item:

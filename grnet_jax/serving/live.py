@@ -35,6 +35,7 @@ class LiveCatalog:
         listing = self.catalog.generation.listing
         self._numbers = listing["number"].to_numpy()
         self._items = listing["item_id"].to_numpy(object)
+        self._contents = listing["content"].to_numpy(object)
         self._rows = {int(number): row for row, number in reversed([*enumerate(self._numbers)])}
         pairs = zip(self._items, listing["image"], strict=True)
         self._by_name = {pair: row for row, pair in reversed([*enumerate(pairs)])}
@@ -51,8 +52,14 @@ class LiveCatalog:
         """Returns how clients name a row."""
         number = int(self._numbers[row])
         return Shown(
-            item_id=self._items[row], number=number, thumbnail=f"v1/photos/{number}/thumbnail"
+            item_id=self._items[row],
+            number=number,
+            thumbnail=f"v1/photos/{number}/thumbnail?of={self.content(row)}",
         )
+
+    def content(self, row: int) -> str:
+        """Returns what tells a row's photo from those of other catalogs with its number."""
+        return self._contents[row][:16]
 
     def seen(self, row: int) -> Box:
         """Returns what the matcher saw of a row's photo, as shares of it."""

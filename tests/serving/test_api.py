@@ -81,6 +81,9 @@ def test_a_photo_of_the_catalog_is_found_first_with_one_call(client):
     assert (first["rank"], second["rank"], found.json()["more"]) == (1, 2, True)
     picture = client.get("/" + first["photo"]["thumbnail"])
     assert picture.headers["content-type"] == "image/jpeg"
+    assert "immutable" in picture.headers["cache-control"]
+    other = client.get(f"/v1/photos/{first['photo']['number']}/thumbnail?of=another")
+    assert other.headers["cache-control"] == "no-cache"  # of another catalog at this address
     tag = {"If-None-Match": picture.headers["etag"]}
     assert client.get("/" + first["photo"]["thumbnail"], headers=tag).status_code == 304
 
