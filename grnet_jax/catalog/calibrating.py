@@ -201,7 +201,7 @@ def _ask(
     queries = list_photos(source, splits, customers=True)
     if not queries.customers and source == catalog.manifest.source:  # each would find itself
         raise InputError(
-            f"{source}: has no customers' photos, but those of the catalog alone: give photos whose "
+            f"{source}: has no customers' photos, but the catalog's own alone: give photos whose "
             "item_id is known by --from"
         )
     inside = set(catalog.generation.listing["item_id"])

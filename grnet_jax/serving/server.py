@@ -44,7 +44,7 @@ class ServeOptions:
 
 def guarded(service: Service, options: ServeOptions) -> Guard:
     """Returns the application with what protects it."""
-    # A page elsewhere that calls itself by this server's name reaches no more than anybody who asks.
+    # A page elsewhere that takes this name reaches no more than anybody who asks.
     hosts = options.allowed_hosts or (() if _is_local(options.host) else ("*",))
 
     def count(route: str, status: int) -> None:
