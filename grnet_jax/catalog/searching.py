@@ -141,13 +141,14 @@ class Catalog:
         results: list[list[Match]] = []
         for start in range(0, len(query.embedding), _QUERIES):
             part = _take(query, slice(start, start + _QUERIES))
-            length = max(shortlist, top_k)
+            length, compared = max(shortlist, top_k), 4 * top_k
             while True:
                 ranked = self._rank(part, rows, length)
-                matches = self._matches(ranked, top_k, shortlist)
+                matches = self._matches(ranked, top_k, shortlist, compared)
                 if length >= most or all(len(one) == top_k for one in matches):
                     break
-                length *= 4  # items with many photos, and copies
+                # Items with many photos, and copies.
+                length, compared = 4 * length, max(4 * compared, length)
             results += matches
         return results
 
@@ -186,19 +187,29 @@ class Catalog:
         return [(row[row >= 0], one[row >= 0]) for row, one in zip(lists, scores, strict=True)]
 
     def _matches(
-        self, ranked: Sequence[tuple[np.ndarray, np.ndarray]], top_k: int, shortlist: int
+        self,
+        ranked: Sequence[tuple[np.ndarray, np.ndarray]],
+        top_k: int,
+        shortlist: int,
+        compared: int,
     ) -> list[list[Match]]:
-        """Groups photos by item, and folds items whose best photos are copies."""
+        """Groups photos by item, and folds items whose best photos are copies.
+
+        Args:
+          ranked: each query's rows and scores, the best first.
+          top_k: items of each result.
+          shortlist: rows that probabilities are of.
+          compared: items whose best photos copies are looked for among.
+        """
         groups = [self._group(rows) for rows, _ in ranked]
-        # Of each query the items' best photos, among which copies are looked for.
-        best = [np.array([*group], int)[: 4 * top_k] for group in groups]
+        best = [np.array([*group], int)[:compared] for group in groups]
         ends = np.cumsum([len(rows) for rows in best])
         colors = np.split(self._read_colors(np.concatenate(best)), ends[:-1])
         results = []
         for (rows, scores), group, firsts, cells in zip(ranked, groups, best, colors, strict=True):
             score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
             short = [row for row in rows[:shortlist].tolist() if row in group]
-            probability_of = self._probabilities({row: score_of[row] for row in short})
+            probability_of = self._probabilities({row: score_of[row] for row in short}, shortlist)
             folded = _fold(cells, top_k)
             results.append(
                 [
@@ -223,11 +234,13 @@ class Catalog:
                 groups[best].append(row)
         return groups
 
-    def _probabilities(self, scores: dict[int, float]) -> dict[int, float]:
+    def _probabilities(self, scores: dict[int, float], shortlist: int) -> dict[int, float]:
         """That each of the shortlist's items is the one, by the rows of their best photos."""
-        if self.calibration is None or not self.calibration.shows_probabilities or not scores:
+        fitted = self.calibration
+        # They were fitted on lists of that length.
+        if not (fitted and fitted.shows_probabilities and fitted.shortlist == shortlist and scores):
             return {}
-        p, _ = self.calibration.listwise(np.array([[*scores.values()]]))
+        p, _ = fitted.listwise(np.array([[*scores.values()]]))
         return dict(zip(scores, p[0].tolist(), strict=True))
 
     def _read_colors(self, rows: np.ndarray) -> np.ndarray:

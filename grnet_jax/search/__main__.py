@@ -152,7 +152,8 @@ def _format(name: str, matches: Sequence[Match]) -> str:
         return f"{name}: nothing found"
     rows = [("", "score", "item", "photo", "")]
     for place, match in enumerate(matches, start=1):
-        more = [f"+{len(match.images)} photos"] * bool(match.images)
+        more = [] if match.probability is None else [f"{match.probability:.0%} the same item"]
+        more += [f"+{len(match.images)} photos"] * bool(match.images)
         more += [f"+{len(match.copies)} copies"] * bool(match.copies)
         known = " ".join(f"{name}={text}" for name, text in match.fields.items())
         known = textwrap.shorten(known, _SHOWN_FIELDS, placeholder="...")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
+from grnet_jax.catalog.calibrating import Calibration, read_calibration
 from grnet_jax.catalog.generations import StoreError, read_manifest
 from grnet_jax.catalog.searching import Catalog, Match
 from grnet_jax.inference import LoadedMatcher, load
@@ -39,7 +40,7 @@ class LiveCatalog:
         self._rows = {int(number): row for row, number in reversed([*enumerate(self._numbers)])}
         pairs = zip(self._items, listing["image"], strict=True)
         self._by_name = {pair: row for row, pair in reversed([*enumerate(pairs)])}
-        self._by_item = listing.groupby("item_id", sort=False).indices
+        self._by_item = listing.groupby("item_id", sort=False, observed=True).indices
         fields = self.catalog.generation.fields
         made = [_facet(name, cells) for name, cells in fields.items() if name != "item_id"]
         self.facets = [facet for facet in made if facet is not None]
@@ -118,6 +119,7 @@ class Follower:
         self.live: LiveCatalog | None = None
         self.compilations = Compilations()
         self._seen = 0
+        self._calibration: Calibration | None = None
         self._stop = threading.Event()
 
     def follow(self) -> None:
@@ -130,11 +132,14 @@ class Follower:
             self._stop.wait(_SECONDS)
 
     def look(self) -> None:
-        """Changes to a new generation, if there is one."""
+        """Changes to a new generation, if there is one, or calibration."""
         manifest = read_manifest(self._folder)
         if manifest is None:
             raise StoreError("no catalog: python -m grnet_jax.search index")
-        if manifest.generation == self._seen:
+        if self.live is not None and manifest.generation == self._seen:
+            calibration = read_calibration(self._folder, manifest)
+            if calibration != self._calibration:
+                self.live.catalog.calibration = self._calibration = calibration
             return
         begun = time.monotonic()
         if self._matcher is None or self._matcher.fingerprint != manifest.model.fingerprint:
@@ -142,6 +147,7 @@ class Follower:
         live = LiveCatalog(self._folder, self._matcher)
         live.warm_up(self._shortlist)
         self.live, self._seen = live, live.catalog.manifest.generation
+        self._calibration = live.catalog.calibration
         self.compilations.ready()
         logging.getLogger("uvicorn.error").info(
             "Generation %d is live (%.1f s)", self._seen, time.monotonic() - begun

@@ -247,14 +247,16 @@ def test_copies_are_folded_and_recolorings_are_not(folder, tmp_path):
     assert matches[0].copies == [("b", "b.jpg")]
 
 
-def test_more_items_are_looked_for_where_the_first_have_many_photos(folder, tmp_path, monkeypatch):
-    rows = [(f"{number}.png", "many", "", "") for number in range(9)] + [("9.png", "one", "", "")]
+@pytest.mark.parametrize("sizes", [False, True])  # items of their own, with the same picture
+def test_more_items_are_looked_for_where_the_first_have_many_photos(folder, tmp_path, sizes):
+    rows = [(f"{number}.png", f"many{number * sizes}", "", "") for number in range(9)]
+    rows += [("9.png", "one", "", "")]
     for number in range(9):
         save(tmp_path / f"{number}.png", 1)
     save(tmp_path / "9.png", 2)
     index(folder, write_csv(tmp_path / "photos.csv", rows), max_bad=0.9)
     catalog = Catalog(folder, small_loaded())
-    assert _items(catalog.search([tmp_path / "0.png"], top_k=2, shortlist=2)[0]) == ["many", "one"]
+    assert _items(catalog.search([tmp_path / "0.png"], top_k=2, shortlist=2)[0]) == ["many0", "one"]
 
 
 def test_boxes_of_the_csv_are_what_is_embedded(folder, tmp_path):
