@@ -88,12 +88,14 @@ class Calibration(pydantic.BaseModel):
     def in_catalog(self, score: float | None, probability: float | None) -> float | None:
         """Returns the probability that the item is in the catalog, of the first match's.
 
-        None where the scores cannot tell, 0 where nothing was found.
+        None where the scores cannot tell or have no probability, 0 where nothing was found.
         """
         if self.auroc < _MIN_AUROC or not self.shows_probabilities:
             return None
-        if score is None or probability is None:
+        if score is None:
             return 0.0
+        if probability is None:
+            return None
         return 1 - self.listwise.none_of(score, probability)
 
 

@@ -359,6 +359,7 @@ def test_a_probability_is_shown_where_it_is_good_enough(shop, monkeypatch):
             (good, True, True),
             (good.model_copy(update={"auroc": 0.5}), True, False),
             (good.model_copy(update={"ece_first": 0.5}), False, False),
+            (good.model_copy(update={"shortlist": 50}), False, False),  # fitted on other lists
         ]:
             monkeypatch.setattr(catalog, "calibration", calibration)
             found = client.post("/v1/search", json={"photo_number": 3}).json()
