@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from grnet_jax.config import Config
 from grnet_jax.detection.photos import PhotoDetections, coco_results, photo_detections
 from grnet_jax.errors import InputError
+from grnet_jax.evaluation.recognition import plain
 from grnet_jax.search.embed import embed_batches, make_detect
 from input_pipeline import ObjectSplit, dataset_names, load_image, write_file
 
@@ -66,7 +67,7 @@ class DetectionResult:
         """Writes `detection.json`, shares in 0..1, and returns its path."""
         path = directory / "detection.json"
         about = {"model": model, "step": step, "provenance": dict(provenance)}
-        content = jax.tree.map(_plain, about | dataclasses.asdict(self))
+        content = jax.tree.map(plain, about | dataclasses.asdict(self))
         write_file(path, json.dumps(content, indent=2) + "\n")
         return [str(path)]
 
@@ -275,10 +276,3 @@ def _mean(precision: np.ndarray) -> float:
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _plain(leaf: Any) -> Any:
-    """Returns a number to six digits, and none in the place of NaN."""
-    if not isinstance(leaf, float):
-        return leaf
-    return None if math.isnan(leaf) else round(leaf, 6)
