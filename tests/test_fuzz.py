@@ -11,7 +11,6 @@ import io
 import json
 import os
 import random
-import runpy
 import shutil
 import signal
 import traceback
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from absl import flags
+from absl import app, flags
 from etils import epath
 
 import grnet_jax.config
@@ -108,9 +107,11 @@ class _Fuzz:
         """Runs train.py or eval.py, with new flags."""
         known = set(flags.FLAGS)
         self._monkeypatch.setattr("sys.argv", [name, *arguments])
+        self._monkeypatch.setattr(
+            app, "run", lambda main, argv, flags_parser: main(flags_parser(argv))
+        )
         try:
-            main = runpy.run_path(str(_ROOT / f"{name}.py"), run_name="script")["main"]
-            return main(getattr(commands, f"parse_{name}_flags")([name, *arguments]))
+            return getattr(commands, f"{name}_main")()
         finally:
             for flag in set(flags.FLAGS) - known:
                 delattr(flags.FLAGS, flag)

@@ -38,9 +38,7 @@ def _run(*words, cwd, code=0):
 @pytest.mark.slow
 @pytest.mark.skipif(not _UV, reason="uv is not installed: make install")
 def test_the_light_install_of_the_wheel_searches(tmp_path):
-    _run(
-        "uv", "build", "--quiet", "--out-dir", "dist", ROOT, cwd=tmp_path
-    )  # the wheel of the sdist
+    _run(_UV, "build", "--quiet", "--out-dir", "dist", ROOT, cwd=tmp_path)  # the sdist's wheel
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     for pattern in (
