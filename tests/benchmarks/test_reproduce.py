@@ -19,7 +19,7 @@ from tests.benchmarks.test_printing import make_result
 
 _TINY = (
     "dataset.source=tiny",
-    "image.size=32",
+    "image.size=48",
     "model.node_dim=16",
     "model.reasoning_dim=8",
     "train.batch_size=8",
@@ -319,7 +319,7 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, mon
     (row,) = _rows(tmp_path, "grnet_synthetic")
     assert row["step"] == 2
     assert row["train_seconds"] > 0
-    assert row["parameters_m"] == 0.5
+    assert row["parameters_m"] == 0.9
     assert row["protocols"]["all"]["queries"] == 24
     assert f"| 1 | T = 1 | 1 | {100 * row['protocols']['all']['top1']:.1f} [" in shown.out
     before = file.read_text()
