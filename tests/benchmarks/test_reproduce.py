@@ -15,6 +15,7 @@ from grnet_jax import commands, sharding
 from grnet_jax.config import parse_config, to_config_dict
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.checkpoints import open_workdir, read_config
+from tests import FAST_COMPILING
 from tests.benchmarks.test_printing import make_result
 
 _TINY = (
@@ -309,7 +310,7 @@ def test_wrong_options_are_named(words, message, calls, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", FAST_COMPILING)
     fields = [f"--config.{field}" for field in (*_TINY, f"dataset.dir={data_dir}")]
     words = ["grnet", "layers", "--rows=1", *fields]
     assert _main(tmp_path, *words) == 0
