@@ -111,4 +111,4 @@ def _connect(address: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _failed(address: str, error: Exception) -> InputError:
-    return InputError(f"--ray={address}: {error}")
+    return InputError(f"--ray={address}: {str(error).strip().splitlines()[-1]}")
