@@ -6,10 +6,10 @@ Made-up embeddings, in clusters, become a catalog on disk, which is searched by 
 query and a batch of 16, in all photos and in those that a filter of 4% and of 0.2% leaves, with the
 grouping by item and the folding of copies. Beside them NumPy's product and partition and, where it
 is installed, faiss's flat index find the 200 nearest alone. Each has a process of its own, of which
-`seconds` is the time until it can search, and `recall` of the 200 nearest. "update" is the time of
-replacing 1% of the photos. `--photos` also indexes photos, and compares their number a second with
-the decoding's and the embedding's alone. What the results have already is passed over. Writes
-benchmarks/results/search_cpu.json.
+`seconds` is the time until it can search; `recall` is of the 200 nearest that pass the filter.
+"update" is the time of replacing 1% of the photos. `--photos` also indexes photos, and compares
+their number a second with the decoding's and the embedding's alone. What the results have already
+is passed over. Writes benchmarks/results/search_cpu.json.
 """
 
 import importlib
@@ -43,7 +43,7 @@ from grnet_jax.catalog.indexing import IndexOptions, index_catalog, publish
 from grnet_jax.catalog.searching import Catalog
 from grnet_jax.inference import load
 from grnet_jax.models import Features
-from grnet_jax.search.features import read_embeddings
+from grnet_jax.search.features import FeatureSubset, read_embeddings
 from grnet_jax.search.indexed import exact_nearest
 from grnet_jax.search.ranking import local_mesh
 from grnet_jax.sharding import make_mesh
@@ -56,7 +56,7 @@ _FILTERS: dict[str, dict[str, str]] = {"none": {}, "4%": {"type": "3"}, "0.2%": 
 _LIKE: Any = Features(jax.ShapeDtypeStruct((1, _DIM), np.float32))  # type: ignore[arg-type]
 _TABLE = "photos-made_up.lance"
 _Search = Callable[[np.ndarray, str], Any]  # for queries [q, d], by a filter's name
-_Nearest = Callable[[np.ndarray], np.ndarray]  # the scores of the nearest, [q, _K]
+_Nearest = Callable[[np.ndarray, str], np.ndarray]  # the scores of the nearest, [q, _K]
 
 
 def main() -> None:
@@ -100,24 +100,31 @@ def make_catalog(place: str, rows: int) -> None:
     folder, numbers = epath.Path(place), np.arange(rows)
     _add(PhotoTable(folder / _TABLE, "made up", _LIKE, "float32"), numbers, rows)
     _publish(folder, 1, numbers)
-    features = open_generation(folder, _LIKE).features
-    np.save(folder / "exact.npy", exact_nearest(_draw_queries(rows)[:16], features, _K).scores)
+    features, query = open_generation(folder, _LIKE).features, _draw_queries(rows)[:16]
+    for name, found in _passing(numbers).items():
+        part = FeatureSubset(features, np.flatnonzero(found))
+        np.save(folder / f"{name}.npy", exact_nearest(query, part, min(_K, len(part))).scores)
 
 
 def measure(place: str, engine: str, rows: int, repeats: int) -> list[dict[str, Any]]:
     """Measures an engine; returns nothing where it is not installed."""
-    query, exact = _draw_queries(rows), np.load(epath.Path(place) / "exact.npy")
+    query = _draw_queries(rows)
     begun = time.perf_counter()
     if (opened := _OPEN[engine](epath.Path(place), rows)) is None:
         return []
     (search, nearest), seconds = opened, time.perf_counter() - begun
-    recall = float(np.mean(nearest(query[:16]) >= exact[:, -1:] - 1e-5))
+    recall = {}
+    for name in _FILTERS:
+        exact = np.load(epath.Path(place) / f"{name}.npy")
+        found = np.sort(nearest(query[:16], name))[:, -exact.shape[1] :]
+        recall[name] = float(np.mean(found >= exact[:, -1:] - 1e-5))
     times = [
-        {"filter": name, "batch": batch} | _time(search, query, name, batch, repeats)
+        {"filter": name, "batch": batch, "recall": recall[name]}
+        | _time(search, query, name, batch, repeats)
         for name in _FILTERS
         for batch in (1, 16)
     ]
-    same = {"engine": engine, "rows": rows, "recall": recall, "seconds": seconds}
+    same = {"engine": engine, "rows": rows, "seconds": seconds}
     return [same | row | {"peak_gb": _peak_gb()} for row in times]
 
 
@@ -212,7 +219,8 @@ def _open_catalog(folder: epath.Path, _: int) -> tuple[_Search, _Nearest]:
     def search(query: np.ndarray, name: str) -> object:
         return catalog.search_features(_features(query), _FILTERS[name])
 
-    return search, lambda query: catalog._embeddings.nearest(query, _K).scores
+    passing = _passing(catalog.generation.listing["number"].to_numpy())
+    return search, lambda query, name: catalog._embeddings.nearest(query, _K, passing[name]).scores
 
 
 def _open_index(folder: epath.Path, rows: int) -> tuple[_Search, _Nearest]:
@@ -220,23 +228,25 @@ def _open_index(folder: epath.Path, rows: int) -> tuple[_Search, _Nearest]:
     return _open_catalog(folder, rows)
 
 
-def _read(folder: epath.Path, rows: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Embeddings, and which pass each filter."""
-    fields = _draw_fields(np.arange(rows))
-    rows_of = {
-        name: np.all([fields[key] == int(value) for key, value in wanted.items()], axis=0)
+def _passing(numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Which photos pass each filter, bool [n]."""
+    fields = _draw_fields(numbers)
+    return {
+        name: np.all([numbers >= 0, *(fields[k] == int(v) for k, v in wanted.items())], axis=0)
         for name, wanted in _FILTERS.items()
-        if wanted
     }
-    return read_embeddings(open_generation(folder, _LIKE).features), rows_of
+
+
+def _read(folder: epath.Path) -> np.ndarray:
+    return read_embeddings(open_generation(folder, _LIKE).features)
 
 
 def _open_numpy(folder: epath.Path, rows: int) -> tuple[_Search, _Nearest]:
-    embeddings, passing = _read(folder, rows)
+    embeddings, passing = _read(folder), _passing(np.arange(rows))
 
-    def nearest(query: np.ndarray, name: str = "none") -> np.ndarray:
+    def nearest(query: np.ndarray, name: str) -> np.ndarray:
         products = query @ embeddings.T
-        if name in passing:
+        if _FILTERS[name]:
             products[:, ~passing[name]] = -np.inf
         best = np.argpartition(-products, _K, axis=1)[:, :_K]
         return np.take_along_axis(products, best, axis=1)
@@ -249,15 +259,15 @@ def _open_faiss(folder: epath.Path, rows: int) -> tuple[_Search, _Nearest] | Non
         module = importlib.import_module("faiss")
     except ImportError:
         return None
-    embeddings, passing = _read(folder, rows)
+    embeddings, passing = _read(folder), _passing(np.arange(rows))
     index = module.IndexFlatIP(_DIM)
     index.add(embeddings)
     bits = {name: np.packbits(found, bitorder="little") for name, found in passing.items()}
     selected = {name: module.IDSelectorBitmap(found) for name, found in bits.items()}
 
-    def nearest(query: np.ndarray, name: str = "none") -> np.ndarray:
+    def nearest(query: np.ndarray, name: str) -> np.ndarray:
         chosen = None
-        if name in selected:
+        if _FILTERS[name]:
             chosen = module.SearchParameters(sel=selected[name])
         return index.search(query, _K, params=chosen)[0]
 

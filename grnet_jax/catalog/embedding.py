@@ -17,7 +17,7 @@ from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import Features
 from input_pipeline import Box, Crop, PhotoList, load_crop, ordered_map
 
-_THUMBNAIL = 384  # pixels, the longer side
+_THUMBNAIL = 512  # pixels, the longer side at most
 _MOST_READS = 1024  # told of at once
 Stat = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 Files = Mapping[str, tuple[Stat, str]]  # digests by path, of files with that size and time
@@ -134,8 +134,8 @@ def _stat(path: str) -> Stat:
 
 
 def _thumbnail(picture: np.ndarray) -> bytes:
-    small = Image.fromarray(picture)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    # By a whole factor: a fifth of a resize's time, which was as much as half of the decoding's.
+    small = Image.fromarray(picture).reduce(-(-max(picture.shape[:2]) // _THUMBNAIL))
     content = io.BytesIO()
     small.save(content, "JPEG", quality=80)  # half the time of WebP, and half as large again
     return content.getvalue()

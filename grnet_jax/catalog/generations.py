@@ -34,6 +34,7 @@ from grnet_jax.models import Features
 from grnet_jax.search.columns import (
     DTYPES,
     SCANNED_ROWS,
+    Appender,
     FeatureColumns,
     StoredFeatures,
     StoreError,
@@ -53,8 +54,6 @@ FILE = ["file_size", "file_time", "content"]
 COLOR_CELLS = 8  # a photo's colors are those of so many cells across and down
 _MANIFEST = "catalog.json"
 _MOST_FRAGMENTS = 200
-_COMMIT_BYTES = 64 << 20
-_COMMIT_ROWS = 1024
 _CHECKED = 1000  # photos, by `check_photos`
 
 
@@ -148,7 +147,7 @@ class PhotoTable:
             *(("thumbnail", pa.large_binary()), ("colors", pa.binary(3 * COLOR_CELLS**2))),
         ]
         self._schema = pa.schema([*feature_fields(self._columns), *more], metadata=described)
-        self._waiting: list[pa.RecordBatch] = []
+        self._appender = Appender(self._path, self._schema)
         with naming(self._path):
             if path.exists():
                 there = lance.dataset(self._path).schema.metadata or {}
@@ -182,19 +181,11 @@ class PhotoTable:
             pa.array(photos.thumbnails, pa.large_binary()),
             pa.array([row.tobytes() for row in photos.colors], self._schema.field("colors").type),
         ]
-        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        rows, size = (
-            sum(getattr(batch, name) for batch in self._waiting) for name in ("num_rows", "nbytes")
-        )
-        if rows >= _COMMIT_ROWS or size >= _COMMIT_BYTES:
-            self.flush()
+        self._appender.add(arrays)
 
     def flush(self) -> None:
         """Writes what waits."""
-        if self._waiting:
-            table, self._waiting = pa.Table.from_batches(self._waiting), []
-            with naming(self._path):
-                lance.write_dataset(table, self._path, mode="append")
+        self._appender.flush()
 
     def publish(self, numbers: np.ndarray, generation: int, indexed: bool) -> tuple[int, int]:
         """Leaves these photos alone, int [n], for a generation.

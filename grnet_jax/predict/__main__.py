@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from grnet_jax.errors import ArgumentParser, InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_box
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.predict.decoding import Prediction, decode, format_prediction
 from grnet_jax.predict.photo_files import find_files
@@ -35,7 +35,6 @@ from input_pipeline import (
     Box,
     ImageError,
     ImageTransform,
-    build_transform,
     check_box,
     check_folder,
     load_image,
@@ -55,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workdir = to_path(options.workdir, "--workdir")
         labels = read_label_names(workdir)
         matcher = LoadedMatcher(*restore_matcher(workdir, make_mesh()))
+        if options.box is not None:
+            matcher.check_takes_boxes("--box: was given", options.shop)
         output = to_path(options.output or workdir / "predictions", "--output")
         check_folder(output)
         predictions, skipped = _predict(matcher, labels, paths, options, output)
@@ -84,7 +85,7 @@ def _predict(
     """Prints and draws what each photo shows; returns the predictions and the skipped files."""
     predictions: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    transform = build_transform(matcher.config.image, shop=options.shop)
+    transform = matcher.transform(options.shop)
     for photos in _batches(matcher, transform, paths, options.box, skipped):
         boxes = None if options.box is None else [options.box] * len(photos)
         batch = matcher.predict([photo.pixels for photo in photos], boxes, shop=options.shop)
@@ -111,8 +112,6 @@ def _batches(
 ) -> Iterator[list[CroppedImage]]:
     """Photos as many as are embedded at once; those that cannot be read are named and noted."""
     photos: list[CroppedImage] = []
-    if box is not None and transform.crop not in ("box", "detected"):
-        raise InputError("--box: this matcher was trained without (image.crop)")
     for path in paths:
         try:
             whole = load_image(path)
@@ -142,15 +141,6 @@ def _draw(photo: CroppedImage, prediction: Prediction) -> Any:
     return draw_predictions(photo, marks, [*lines, *rows])
 
 
-def _box(text: str) -> Box:
-    """A box as the command line gives it."""
-    try:
-        x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected x_1,y_1,x_2,y_2 in pixels") from None
-    return x_1, y_1, x_2, y_2
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="python -m grnet_jax.predict", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -158,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("photos", nargs="+", metavar="PHOTO", help="photo files, folders, or @FILE with names")
     add("--workdir", required=True, help="folder or bucket of the trained run")
     add("--output", default="", help="where to write (WORKDIR/predictions)")
-    add("--box", type=_box, metavar="X_1,Y_1,X_2,Y_2", help="the garment in a single photo, pixels")
+    add("--box", type=parse_box, metavar="X_1,Y_1,X_2,Y_2", help="the garment in a single photo")
     add("--shop", action="store_true", help="the photos are a shop's, not customers'")
     add("--top", type=int, default=5, help="categories and attributes to name (5)")
     return parser

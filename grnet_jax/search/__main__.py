@@ -37,7 +37,7 @@ from grnet_jax.catalog.generations import (
 )
 from grnet_jax.catalog.indexing import SHORTLIST, IndexOptions, index_catalog
 from grnet_jax.catalog.searching import Catalog, Match, open_catalog
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_box
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
 from grnet_jax.visualization.match_page import match_page
@@ -301,7 +301,7 @@ def _absolute(name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.search", description=__doc__)
+    parser = ArgumentParser(prog="python -m grnet_jax.search", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
     parsers = {
@@ -348,15 +348,6 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("query", "info"):
         parsers[name].add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def parse_box(text: str) -> Box:
-    """Parses a box as the command line gives it."""
-    try:
-        x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected x_1,y_1,x_2,y_2 in pixels") from None
-    return x_1, y_1, x_2, y_2
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),  # Arrow has none: stored as the bits
 }
 SCANNED_ROWS = 8192
+_COMMIT_ROWS, _COMMIT_BYTES = 2048, 64 << 20
 
 
 class StoreError(InputError):
@@ -38,7 +39,6 @@ class FeatureColumns:
         self.dtypes = [dtype if _is_real(own) else own for own in self._own]
         self.widths = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
         self.places = list(range(len(self.names)))  # among the checksums
-        self.row_bytes = sum(w * d.itemsize for w, d in zip(self.widths, self.dtypes, strict=True))
 
     def embeddings(self) -> "FeatureColumns":
         """Returns the embedding's alone, of the same rows."""
@@ -124,6 +124,30 @@ class StoredFeatures:
     def embeddings(self) -> "StoredFeatures":
         """Returns the same images; only their embeddings are read."""
         return StoredFeatures(self._path, self._dataset, self._offsets, self._columns.embeddings())
+
+
+class Appender:
+    """Appends rows to a table, many at a time, each time in one commit."""
+
+    def __init__(self, path: str, schema: pa.Schema):
+        self._path, self._schema = path, schema
+        self._waiting: list[pa.RecordBatch] = []
+
+    def add(self, arrays: list[pa.Array]) -> None:
+        """Takes rows, the schema's columns."""
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        rows, size = (
+            sum(getattr(batch, name) for batch in self._waiting) for name in ("num_rows", "nbytes")
+        )
+        if rows >= _COMMIT_ROWS or size >= _COMMIT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._waiting:
+            table, self._waiting = pa.Table.from_batches(self._waiting), []
+            with naming(self._path):
+                lance.write_dataset(table, self._path, mode="append")
 
 
 def feature_fields(columns: FeatureColumns) -> list[Any]:

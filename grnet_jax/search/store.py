@@ -25,6 +25,7 @@ from grnet_jax.models import Features
 from grnet_jax.search.columns import (
     DTYPES,
     SCANNED_ROWS,
+    Appender,
     FeatureColumns,
     StoredFeatures,
     StoreError,
@@ -37,7 +38,6 @@ from grnet_jax.search.fingerprints import Fingerprint
 from grnet_jax.search.ranking import Progress, ignore_progress
 
 FORMAT = 2
-_GROUP_BYTES, _GROUP_ROWS = 64 << 20, 2048
 
 
 class FeatureStore:
@@ -201,20 +201,17 @@ class StoreWriter:
         fingerprint: Fingerprint,
         photo_ids: np.ndarray,
     ):
-        self._path = path
-        self._schema = schema
+        self._table = Appender(path, schema)
         self._columns = columns
         self._fingerprint = fingerprint
         self._photo_ids = photo_ids
-        self._rows_at_once = max(1, min(_GROUP_ROWS, _GROUP_BYTES // columns.row_bytes))
-        self._waiting: list[pa.RecordBatch] = []
 
     def __enter__(self) -> "StoreWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.flush()
+            self._table.flush()
 
     def add(self, index: np.ndarray, features: Features) -> None:
         """Takes the features (numpy leaves) of these images, int [k], each but once.
@@ -232,17 +229,7 @@ class StoreWriter:
             pa.array(np.full(len(index), self._fingerprint.step, np.int64)),
             *parts,
         ]
-        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        if sum(batch.num_rows for batch in self._waiting) >= self._rows_at_once:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what waits, in one commit."""
-        if self._waiting:
-            table = pa.Table.from_batches(self._waiting)
-            with naming(self._path):
-                lance.write_dataset(table, self._path, mode="append")
-            self._waiting = []
+        self._table.add(arrays)
 
 
 def store_rows(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from grnet_jax.errors import ArgumentParser, InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_box
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from grnet_jax.runtime import session
@@ -216,16 +216,8 @@ def _explain(
 
 
 def _box(text: str) -> Box | None:
-    """Parses a box of the command line."""
-    if text == "whole":
-        return None
-    try:
-        x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected x_1,y_1,x_2,y_2 in pixels, or whole"
-        ) from None
-    return x_1, y_1, x_2, y_2
+    """Parses a box of the command line, or "whole"."""
+    return None if text == "whole" else parse_box(text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -425,9 +425,9 @@ def test_a_folder_has_an_item_a_sub_folder(tmp_path):
 _KILLED = """
 import sys, time
 from etils import epath
-from grnet_jax.catalog import generations
+from grnet_jax.search import columns
 from tests.catalog.shops import index, small_loaded
-generations._COMMIT_ROWS = 1
+columns._COMMIT_ROWS = 1
 matcher = small_loaded("color_histogram")
 matcher.config.eval.__dict__["batch_size"] = 8
 embed = matcher.embed_crops

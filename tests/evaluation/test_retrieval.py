@@ -127,7 +127,7 @@ def test_an_interrupted_embedding_goes_on(case, tmp_path, monkeypatch):
             yield found
         read.append(len(rows))
 
-    monkeypatch.setattr("grnet_jax.search.store._GROUP_ROWS", 16)
+    monkeypatch.setattr("grnet_jax.search.columns._COMMIT_ROWS", 16)
     monkeypatch.setattr(input_pipeline, "image_batches", some)
     with pytest.raises(ConnectionError):
         case.evaluate(tmp_path)
