@@ -86,9 +86,7 @@ def load_frozen_features(
             run.config.train.cached_views,
             run.config.image.model_dump(exclude={"detections", "keypoints"}),
             run.config.augment.model_dump(),
-            run.config.model.backbone.model_dump(
-                exclude={"pretrained", "stride", "reduction_channels"}
-            ),
+            run.config.model.backbone.model_dump(exclude=_BESIDE_THE_MAP),
             *(np.asarray(leaf) for leaf in jax.tree.leaves(backbone)),
         ]
     )
