@@ -1,4 +1,4 @@
-"""A detector on photos of your own with objects: from ImageNet, and from one of drawn photos.
+"""A detector on photos of your own with objects: from scratch, and from one of drawn photos.
 
     python -m benchmarks.own_objects --source=street --photos="what they are" \\
         --start=runs/detector_synthetic_objects
@@ -53,7 +53,7 @@ def main() -> None:
     ]
     command = "python -m benchmarks.own_objects --source=... --photos=... --start=..."
     results = ResultsFile("own_objects", command, ("model", "photos", "steps"))
-    for model, fields in {"from ImageNet": [], "from drawn photos": tune}.items():
+    for model, fields in {"from scratch": [], "from drawn photos": tune}.items():
         keys = {"model": model, "photos": options.photos, "steps": options.steps}
         if results.find(**keys) is None:
             workdir = runs / f"{model.split()[1]}_{options.steps}"

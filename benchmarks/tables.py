@@ -25,6 +25,7 @@ PAGES = (
     "docs/evaluation.md",
     "docs/performance.md",
     "docs/cost.md",
+    "docs/detection.md",
     "docs/fashionnet.md",
     "docs/reproduce.md",
 )

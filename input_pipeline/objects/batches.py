@@ -152,8 +152,10 @@ def _batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batch of each number, of these rows and how each is changed."""
 
-    def make(record: tf.Tensor, row: tf.Tensor, *changes: tf.Tensor) -> Any:
-        return {**_image_and_objects(record, *changes, shape, augment), "row": row}
+    def make(
+        record: tf.Tensor, row: tf.Tensor, flip: tf.Tensor, draws: tf.Tensor, place: tf.Tensor
+    ) -> Any:
+        return {**_image_and_objects(record, flip, draws, place, shape, augment), "row": row}
 
     return record_batches(
         split,

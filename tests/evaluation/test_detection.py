@@ -56,9 +56,10 @@ def perfect(split):
     return {**batch, **parts}
 
 
-def run(config, split, found, learned=None):
+def run(config, split, found, learned=None, resamples=0):
+    mesh = make_mesh(jax.devices()[:1])
     evaluator = DetectionEvaluator(
-        config, Known(found), make_mesh(jax.devices()[:1]), Dataset(split), "train", learned
+        config, Known(found), mesh, Dataset(split), "train", learned, resamples
     )
     return evaluator.run({})
 
@@ -84,6 +85,27 @@ def test_what_is_wrong_is_not(config, split, perfect):
     assert none.values["box_ap50"] == none.values["mask_ap"] == 0
     moved = run(config, split, {**perfect, "box": perfect["box"] + np.float32([60, 0, 60, 0])})
     assert moved.values["box_ap50_any_class"] == 0
+
+
+def test_interval_of_photos_drawn_again(config, split, perfect):
+    """All that is found is right: precision is 1 up to the recall."""
+    valid = perfect["valid"] & (np.arange(6) != 1)[:, None]
+    result = run(config, split, {**perfect, "valid": valid}, resamples=50)
+    rng, values = np.random.default_rng(0), []
+    for _ in range(50):
+        rows = rng.integers(6, size=6)
+        first = np.isin(rows, (1, 2, 3, 5)).sum(), np.isin(rows, (2, 3, 5)).sum()
+        second = (rows == 3).sum(), (rows == 3).sum()
+        reached = [
+            np.mean(np.linspace(0, 1, 101) <= found / there) if found else 0
+            for there, found in (first, second)
+            if there
+        ]
+        values.append(np.mean(reached) if reached else np.nan)
+    expected = np.nanpercentile(values, [2.5, 97.5])
+    np.testing.assert_allclose(result.intervals["box_ap50"], expected, atol=1e-6)
+    assert expected[0] < result.values["box_ap50"] < expected[1]
+    assert f"({100 * expected[0]:.1f}-{100 * expected[1]:.1f})" in result.format()
 
 
 def test_categories_are_compared_by_name(config, split, perfect):
