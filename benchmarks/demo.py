@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 
-from benchmarks.results_file import ROOT, ResultsFile, markdown_table
+from benchmarks.results_file import ROOT, ResultsFile, markdown_table, read_curve
 
 _SCRATCH = "python train.py --config=configs/grnet.py"
 
@@ -30,30 +30,12 @@ def main() -> None:
         results_json = json.loads((clone / "runs/demo/results.json").read_text())
         for page in ("results.html", "explanations.html"):
             (clone / "runs/demo" / page).stat()  # or FileNotFoundError
-        curve = read_curve(clone / "runs/demo")
+        curve = read_curve(clone / "runs/demo", ("top1",))
         results.add({"what": "make demo", "seconds": seconds, "curve": curve, **results_json})
         words = [".venv/bin/python", *_SCRATCH.split()[1:], "--workdir=runs/scratch"]
         subprocess.run(words, cwd=clone, check=True)
-        results.add({"what": _SCRATCH, "curve": read_curve(clone / "runs/scratch")})
+        results.add({"what": _SCRATCH, "curve": read_curve(clone / "runs/scratch", ("top1",))})
     results.report(format_rows(results.rows))
-
-
-def read_curve(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """Returns steps, minutes since training began and top-1 of a run's every validation."""
-    import tensorflow as tf
-
-    started = (workdir / "config.json").stat().st_mtime
-    (path,) = workdir.glob("events.out.tfevents.*")
-    return [
-        {
-            "step": event.step,
-            "minutes": round((event.wall_time - started) / 60, 1),
-            "top1": round(float(tf.make_ndarray(value.tensor)), 3),
-        }
-        for event in tf.compat.v1.train.summary_iterator(str(path))
-        for value in event.summary.value
-        if value.tag == "val/top1"
-    ]
 
 
 def format_rows(rows: list[dict]) -> str:

@@ -14,16 +14,22 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import tensorflow as tf
 
 from benchmarks.reproduce.papers import SYNTHETIC, find_paper
 from benchmarks.reproduce.runner import find_boxes, make_experiment
-from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, run_command
+from benchmarks.results_file import (
+    ROOT,
+    ResultsFile,
+    make_parser,
+    markdown_table,
+    read_curve,
+    run_command,
+)
 from grnet_jax.detection.boxes import iou
 from input_pipeline import DOMAINS, DatasetConfig, InputError, Split, load_dataset
 
 _OVERLAP = 0.5  # IoU from which a crop shows the garment
-_CURVE = ("box_ap50", "mask_ap50", "box_ap50_any_class")
+CURVE = ("box_ap50", "mask_ap50", "box_ap50_any_class")
 _SPLITS = ("train", "val", "test")
 
 
@@ -49,7 +55,7 @@ def main() -> None:
         {
             "run": detector.name,
             **{name: measured[name] for name in ("step", "values", "classes")},
-            "curve": read_curve(ROOT / workdir),
+            "curve": read_curve(ROOT / workdir, CURVE),
             "crops": {name: measure_crops(dataset.split(name), str(boxes)) for name in _SPLITS},
         }
     )
@@ -72,19 +78,6 @@ def measure_crops(split: Split, boxes: str) -> dict[str, dict[str, float]]:
         means = {key: round(float(values.mean()), 4) for key, values in shares.items()}
         measured[name] = {"photos": int(of.sum()), **means}
     return measured
-
-
-def read_curve(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """Returns average precision by training step, as validation wrote it to TensorBoard's files."""
-    curve: dict[int, dict[str, float]] = {}
-    for path in sorted(workdir.glob("events.out.tfevents.*")):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                if (name := value.tag.removeprefix("val/")) in _CURVE:
-                    number = round(float(tf.make_ndarray(value.tensor)), 4)
-                    curve.setdefault(event.step, {"step": event.step})[name] = number
-    return list(curve.values())
 
 
 def format_crops(crops: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Average precision of detectors of drawn photos by training step and CPU second.
 
-    python -m benchmarks.detector_curve [--recipes=scratch,imagenet] [--steps=4000]
+    python -m benchmarks.detector_curve [--recipes=imagenet,scratch] [--steps=3000]
 
 Measured on val, each recipe in one run of its own learning-rate schedule. CPU seconds are those of
 the whole training with compiling and validation, up to a step as if all steps took the same; they
@@ -11,29 +11,34 @@ benchmarks/results/detector_curve.json.
 import resource
 from typing import Any
 
-from benchmarks.detected_crops import read_curve
-from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, run_command
+from benchmarks.detected_crops import CURVE
+from benchmarks.results_file import (
+    ROOT,
+    ResultsFile,
+    make_parser,
+    markdown_table,
+    read_curve,
+    run_command,
+)
 
 _RECIPES: dict[str, tuple[str, ...]] = {
-    "scratch": (),  # as configs/detector.py has it
-    "imagenet": (  # heads alone learn
-        "--config.model.backbone.name=efficientnet_lite0",
-        "--config.model.backbone.pretrained=imagenet",
-        "--config.model.backbone.stride=16",
-        "--config.model.backbone.frozen_batch_norm=True",
-        "--config.model.sampled_masks=4",
-        "--config.optimizer.trainable=-backbone",
+    "imagenet": (),  # as configs/detector.py has it: heads alone learn
+    "scratch": (
+        "--config.model.backbone.name=small_deep",
+        "--config.model.backbone.pretrained=",
+        "--config.model.backbone.stride=0",
+        "--config.model.backbone.frozen_batch_norm=False",
+        "--config.optimizer.trainable=",
     ),
 }
 _POINTS = 5
-_METRICS = ("box_ap50", "mask_ap50", "box_ap50_any_class")
 
 
 def main() -> None:
     """Trains what is missing and prints the curves."""
     parser = make_parser(__doc__)
-    parser.add_argument("--recipes", default="scratch", help="of scratch, imagenet (%(default)s)")
-    parser.add_argument("--steps", type=int, default=4000, help="of each (%(default)s)")
+    parser.add_argument("--recipes", default="imagenet", help="of imagenet, scratch (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="of each (%(default)s)")
     parser.add_argument("--runs", default="runs/detector_curve", help="folder (%(default)s)")
     options, given = parser.parse_known_args()
     results = ResultsFile(
@@ -59,7 +64,7 @@ def train(recipe: str, steps: int, workdir: str, given: list[str]) -> list[dict[
         *given,
     )
     each = (_child_seconds() - before) / steps
-    curve = read_curve(ROOT / workdir)
+    curve = read_curve(ROOT / workdir, CURVE)
     if begun:
         return curve
     return [{**point, "cpu_seconds": round(each * point["step"])} for point in curve]
@@ -74,11 +79,11 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     """Returns a Markdown table in percent."""
     lines = [
         [row["recipe"], f"{point['step']} of {row['steps']}", point.get("cpu_seconds", "-")]
-        + [f"{100 * point[name]:.1f}" for name in _METRICS]
+        + [f"{100 * point[name]:.1f}" for name in CURVE]
         for row in rows
         for point in row["curve"]
     ]
-    return markdown_table(("recipe", "step", "CPU seconds", *_METRICS), lines)
+    return markdown_table(("recipe", "step", "CPU seconds", *CURVE), lines)
 
 
 if __name__ == "__main__":

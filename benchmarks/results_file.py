@@ -112,6 +112,27 @@ def commit() -> str:
     return found["commit"] + "+" * found["dirty"] if found else "unknown"
 
 
+def read_curve(workdir: pathlib.Path, names: Sequence[str]) -> list[dict[str, float]]:
+    """Returns a run's validations, as TensorBoard's files have them.
+
+    Each has its step, minutes since the run began, and these metrics.
+    """
+    import tensorflow as tf
+
+    started = (workdir / "config.json").stat().st_mtime
+    curve: dict[int, dict[str, float]] = {}
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            minutes = round((event.wall_time - started) / 60, 1)
+            for value in event.summary.value:
+                if (name := value.tag.removeprefix("val/")) in names:
+                    number = round(float(tf.make_ndarray(value.tensor)), 4)
+                    point = curve.setdefault(event.step, {"step": event.step, "minutes": minutes})
+                    point[name] = number
+    return list(curve.values())
+
+
 def in_new_process(function: Callable[..., Any], **arguments: Any) -> Any:
     """Returns what a module's function gives in a process of its own, without earlier memory."""
     context = multiprocessing.get_context("spawn")

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import grnet_jax
-from benchmarks.detected_crops import measure_crops, read_curve
+from benchmarks.detected_crops import CURVE, measure_crops
+from benchmarks.results_file import read_curve
 from configs import detector as detector_config
 from grnet_jax import commands
 from grnet_jax.config import parse_config
@@ -277,9 +278,10 @@ def test_evaluation_of_a_run_is_printed_and_written(trained, capsys):
     names = {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
     assert names <= written["values"].keys()
     assert written["classes"]["top"].keys() == {"objects", "box_ap50", "mask_ap50"}
-    (point,) = read_curve(workdir)  # of the validation in training, on the same split
-    for name, value in point.items():
-        assert value == pytest.approx(({"step": 2} | written["values"])[name], abs=1e-4)
+    (point,) = read_curve(workdir, CURVE)  # of the validation in training, on the same split
+    assert point["step"] == 2
+    for name in CURVE:
+        assert point[name] == pytest.approx(written["values"][name], abs=1e-4)
 
 
 @pytest.mark.parametrize(
