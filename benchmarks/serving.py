@@ -47,14 +47,14 @@ def main() -> None:
         command = [sys.executable, "-m", "grnet_jax.search"]
         index = [*command, "index", folder, f"--from={options.dir}", "--split=test"]
         subprocess.run(index, check=True, cwd=ROOT)
-        with _serving([*command, "serve", folder, "--rate=0"]) as (process, port):
+        with serving([*command, "serve", folder, "--rate=0"]) as (process, port):
             row = measure(port, process.pid, bodies, options.requests, options.clients)
     results.add({"requests": options.requests, "clients": options.clients, **row})
     results.report(format_rows(results.rows))
 
 
 @contextlib.contextmanager
-def _serving(command: list[str]) -> Iterator[tuple[subprocess.Popen, int]]:
+def serving(command: list[str]) -> Iterator[tuple[subprocess.Popen, int]]:
     """Runs the server at a free port; gives it once it is ready."""
     process = subprocess.Popen(
         [*command, "--port=0"], cwd=ROOT, stderr=subprocess.PIPE, text=True, bufsize=1

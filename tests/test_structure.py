@@ -42,7 +42,7 @@ _MAY_IMPORT = {
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
     "__main__": {
         *("errors", "runtime", "sharding", "evaluation", "visualization", "training", "inference"),
-        *("catalog", "serving"),
+        *("catalog", "serving", "detect"),
     },
     "__init__": set(),
 }

@@ -90,7 +90,11 @@ class Service:
         add = self.metrics.gauge
         add("queue_depth", "Searches that wait", lambda: self.batcher.waiting)
         add("photos_held", "Photos that were sent", lambda: len(self.held))
-        add("compilations", "After the first warm-up", lambda: follower.compilations.count)
+        add(
+            "compilations",
+            "Besides what is compiled before a generation is live",
+            lambda: follower.compilations.count,
+        )
         add("generation", "That is live", lambda: self._generation())
         add("catalog_photos", "Of it", lambda: len(self.live.catalog) if self.follower.live else 0)
 

@@ -135,10 +135,10 @@ class Follower:
                 self.live.catalog.calibration = self._calibration = calibration
             return
         begun = time.monotonic()
-        if self._matcher is None or self._matcher.fingerprint != manifest.model.fingerprint:
-            self._matcher = load(manifest.model.run)
-        live = LiveCatalog(self._folder, self._matcher)
         with self.compilations.expected():
+            if self._matcher is None or self._matcher.fingerprint != manifest.model.fingerprint:
+                self._matcher = load(manifest.model.run)
+            live = LiveCatalog(self._folder, self._matcher)
             live.warm_up(self._shortlist)
         self.live, self._seen = live, live.catalog.manifest.generation
         self._calibration = live.catalog.calibration
@@ -163,8 +163,10 @@ class Compilations:
     def expected(self) -> Iterator[None]:
         """Does not count what this thread compiles."""
         self._warming = threading.get_ident()
-        yield
-        self._warming = 0
+        try:
+            yield
+        finally:
+            self._warming = 0
 
     def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         expected = self._warming == threading.get_ident()
