@@ -1,7 +1,7 @@
 """Pictures of the search page, as docs/ has them.
 
     make search-demo SEARCH_DEMO=runs/search-demo   # once; then stop it
-    python -m benchmarks.search_page runs/search-demo data/street.png
+    python -m benchmarks.search_page runs/search-demo street.jpg --box=20,10,90,120
 
 Serves the catalog, searches by the photo in Chromium (the extra browser) and writes
 docs/search_page.jpg, wide and light, and docs/search_page_phone.jpg, narrow and dark.
@@ -28,6 +28,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("catalog")
     parser.add_argument("photo")
+    parser.add_argument("--box", required=True, help="x_1,y_1,x_2,y_2 of the garment")
     options = parser.parse_args()
     command = [sys.executable, "-m", "grnet_jax.search", "serve", options.catalog]
     with serving(command) as (_, port), sync_playwright() as started:
@@ -41,8 +42,12 @@ def main() -> None:
             page.set_input_files("#file", options.photo)
             page.wait_for_selector(".rank:visible")
             if boxed:
-                page.click("#middle")
-                page.wait_for_selector("#results.stale")
+                page.click("text=Type the box")
+                for place, edge in enumerate(options.box.split(",")):
+                    page.fill(f"#edges input[name='{place}']", edge)
+                with page.expect_response("**/v1/search"):
+                    page.keyboard.press("Tab")
+                page.click("text=Type the box")
                 page.wait_for_selector("#results:not(.stale)")
             page.wait_for_load_state("networkidle")
             page.evaluate("document.activeElement.blur()")
