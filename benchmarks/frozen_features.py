@@ -38,6 +38,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "contrastive, 4x4 grid": ("contrastive", {}),
     "global baseline": ("global_baseline", _EARLIER),
     "triplets": ("embedding", {**_EARLIER, "train.batch_size": 128}),
+    "VAM": ("vam", {**_EARLIER, "train.batch_size": 128}),
     "greedy local matching": ("local_matching", _EARLIER),
     "KPM": ("kpm", _EARLIER),
     "GRNet": ("grnet", _EARLIER),

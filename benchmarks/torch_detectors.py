@@ -47,11 +47,18 @@ def make_detector(name: str, seed: int = 0, **options: Any) -> Any:
     return detector.eval()
 
 
+def has_operators() -> bool:
+    """Returns whether torchvision has its compiled operators, of which there are no stand-ins."""
+    return not hasattr(_stand_in, "library") and torch._C._dispatch_has_kernel_for_dispatch_key(
+        "torchvision::nms", "CPU"
+    )
+
+
 def _stand_in() -> None:
     """Replaces the operators that a torchvision without its compiled part lacks."""
     boxes: Any = sys.modules["torchvision.ops.boxes"]
     roi_align: Any = sys.modules["torchvision.ops.roi_align"]
-    if torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU"):
+    if has_operators():
         return
     library = torch.library.Library("torchvision", "IMPL")
     library.impl("nms", _nms, "CPU")

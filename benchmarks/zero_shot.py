@@ -1,11 +1,13 @@
-"""Searching without training: ways to pool frozen ImageNet features, and the color histogram.
+r"""Searching without training: ways to pool frozen ImageNet features, and the color histogram.
 
-    python -m benchmarks.zero_shot --manifest=photos/manifest.csv --photos="what they are"
+    python -m benchmarks.zero_shot --manifest=photos/manifest.csv --photos="what they are" \
+      [--trained=runs/demo]
 
 Of EfficientNet-Lite0, at 128 and 224 pixels: the mean of the last map, its generalized mean, 4x4
 cells of the map of stride 16, and each with a color histogram beside it. On the manifest's test
 photos, on 400 queries of the embedded set, and on 400 of garments in four colors each, a query
-ranked among the four. A row is written as it finishes; run again, the
+ranked among the four. Runs that were trained on the
+embedded set stand beside them on its two. A row is written as it finishes; run again, the
 command goes on with the rows that are missing. Writes benchmarks/results/zero_shot.json.
 """
 
@@ -19,7 +21,9 @@ from grnet_jax.evaluation import build_evaluators
 from grnet_jax.evaluation.reports import column_title, results_dict
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.sharding import make_mesh
+from grnet_jax.training.build import Run, restore_matcher
 from grnet_jax.training.init_from import start_untrained, zero_shot
+from grnet_jax.training.state import TrainState
 from input_pipeline import load_dataset
 
 _QUERIES = 400
@@ -37,7 +41,9 @@ _POOLINGS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Measures the rows that are missing and prints the table."""
-    options = manifest_parser(__doc__, "", "").parse_args()
+    parser = manifest_parser(__doc__, "", "")
+    parser.add_argument("--trained", default="", help="workdirs of runs, joined by commas")
+    options = parser.parse_args()
     command = "python -m benchmarks.zero_shot --manifest=photos/manifest.csv"
     results = ResultsFile("zero_shot", command, ("photos", "features", "pixels"))
     own = {"name": "manifest", "source": options.manifest, "dir": options.data_dir}
@@ -50,6 +56,13 @@ def main() -> None:
                 row = {"photos": photos, "features": features, "pixels": pixels}
                 if results.find(**row) is None:
                     results.add({**row, **measure(_config(features, pixels, dataset))})
+        for workdir in filter(None, options.trained.split(",")) if dataset is not own else ():
+            run, state = restore_matcher(workdir, make_mesh())
+            pixels = run.config.image.size
+            row = {"photos": photos, "features": f"trained {run.config.name}", "pixels": pixels}
+            if results.find(**row) is None:
+                config = _on(run.config.model_dump(), dataset)
+                results.add({**row, **measure(config, (run, state))})
     results.report(format_rows(results.rows))
 
 
@@ -62,16 +75,22 @@ def _config(features: str, pixels: int, dataset: dict[str, Any]) -> Config:
         if sections["model"]["pooling"] == "grid":
             sections["model"]["backbone"]["stride"] = 16
     sections["image"]["size"] = pixels
+    return _on(sections, dataset)
+
+
+def _on(sections: dict[str, Any], dataset: dict[str, Any]) -> Config:
+    """The config on a data set, with its queries."""
     queries = _QUERIES if dataset["name"] == "synthetic" else 0
     among_colors = dataset.get("source") == "colors"  # whose categories are garments
     protocol = {"queries": queries, "same_category": among_colors}
-    return parse_config(make_config(dataset=dataset, eval={"protocol": protocol}, **sections))
+    given = {"dataset": dataset, "eval": {"protocol": protocol}}
+    return parse_config(make_config(**{**sections, **given}))
 
 
-def measure(config: Config) -> dict[str, Any]:
-    """Returns the metrics over all queries, with their intervals."""
+def measure(config: Config, trained: tuple[Run, TrainState] | None = None) -> dict[str, Any]:
+    """Returns the metrics over all queries, with their intervals; of no run, untrained."""
     mesh = make_mesh()
-    run, state = start_untrained(config, mesh)
+    run, state = trained or start_untrained(config, mesh)
     evaluators = build_evaluators(config, run.matcher, mesh, load_dataset(config.dataset), "test")
     result = evaluators["retrieval"].run(state.variables, 0)
     if not isinstance(result, RetrievalResult):

@@ -6,8 +6,7 @@ python train.py --config=configs/detect_then_retrieve.py:street2shop,ap --config
 
 The argument is DATASET[,LOSS]: "triplet", "ap", or "classification" of the training items, whose
 backbone the other two start from (train.init_from). docs/losses.md has the equations, and what is
-our reading. Embedded set, triplets and AP joined, 300 steps from a trained backbone: top-1 24.5%,
-measured (benchmarks/results/reproduce_grnet_synthetic.json).
+our reading. Measured on the embedded set: docs/reproduce.md.
 """
 
 from typing import Any

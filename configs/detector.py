@@ -1,13 +1,14 @@
 """A clothing detector: Mask R-CNN (He et al., ICCV 2017), for photos that others crop.
 
-python train.py --config=configs/detector.py               drawn photos, from scratch
+python train.py --config=configs/detector.py               drawn photos
 python train.py --config=configs/detector.py:modanet --config.dataset.source=DOWNLOADED \\
     --config.model.backbone.pretrained=resnet50.grnet.safetensors
 python eval.py --workdir=runs/detector_modanet
 python -m grnet_jax.detect photos/ --workdir=runs/detector_modanet    boxes, classes and masks
 
 Of photos it is torchvision's recipe for 16 photos a step: ResNet-50, 26 epochs. BatchNorm's
-statistics stay as they are; every parameter learns, where torchvision's first layers stay.
+statistics stay as they are; every parameter learns, where torchvision's first layers stay. Drawn
+photos have heads alone that learn, on EfficientNet-Lite.
 --config.model.mask_channels=0 finds boxes alone (Faster R-CNN).
 """
 
@@ -17,10 +18,14 @@ import ml_collections
 
 from grnet_jax.config import make_config
 
-# At a size that two CPU cores train from scratch in half an hour.
+# At a size that two CPU cores train in a quarter of an hour. Heads on ImageNet features that stay
+# learn twice as fast as with a small network from scratch.
 _DRAWN: dict[str, Any] = {
     "model": {
-        "backbone": {"name": "small_deep"},
+        "backbone": {
+            **{"name": "efficientnet_lite0", "pretrained": "imagenet", "frozen_batch_norm": True},
+            "stride": 16,
+        },
         "canvas": (160, 128),
         "strides": (4, 8, 16),
         "anchor_sizes": (24.0, 48.0, 96.0),
@@ -31,6 +36,7 @@ _DRAWN: dict[str, Any] = {
         "before_nms": (200, 200),
         "after_nms": (100, 100),
         "sampled_boxes": 64,
+        "sampled_masks": 4,  # all 16 take as long as everything else
         "detections": 20,
     },
     "optimizer": {
@@ -39,8 +45,9 @@ _DRAWN: dict[str, Any] = {
         "weight_decay": 0.05,
         "schedule": "cosine",
         "clip_norm": 1.0,
+        "trainable": "-backbone",
     },
-    "train": {"batch_size": 8, "steps": 3000, "eval_every": 1000, "checkpoint_every": 500},
+    "train": {"batch_size": 8, "steps": 3000, "eval_every": 500, "checkpoint_every": 500},
     "eval": {"batch_size": 16, "protocol": {"split": "val"}},
 }
 _PHOTOS: dict[str, Any] = {
@@ -59,7 +66,7 @@ _PHOTOS: dict[str, Any] = {
 
 def get_config(dataset: str = "synthetic_objects") -> ml_collections.ConfigDict:
     """Returns the detector's config for that data set: small for drawn photos, else ResNet-50."""
-    sections = _DRAWN if dataset == "synthetic_objects" else _PHOTOS
+    sections = _DRAWN if dataset in ("synthetic", "synthetic_objects") else _PHOTOS
     return make_config(
         name=f"detector_{dataset}",
         dataset={"name": dataset},

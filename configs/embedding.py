@@ -3,8 +3,8 @@
 python train.py --config=configs/embedding.py                    triplets on the synthetic set
 python train.py --config=configs/embedding.py --config.loss.name=ap
 
-Data, backbone, optimizer and steps are GRNet's on the same data set. Embedded set, 300 steps from a
-trained backbone: top-1 23.8%, measured (benchmarks/results/reproduce_grnet_synthetic.json).
+Data, backbone, optimizer and steps are GRNet's on the same data set. Measured on the embedded
+set: docs/reproduce.md.
 """
 
 import ml_collections

@@ -330,6 +330,7 @@ def _without_effect(config: Config) -> Iterator[str]:
         if not hasattr(config.model, "backbone"):
             yield from ("eval.batch_size", "eval.search")
         return
+    yield "augment.scale_jitter"
     if config.sampler.name != "pairs":
         yield "sampler.epoch"
     if config.sampler.name != "items":

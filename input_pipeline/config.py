@@ -165,6 +165,13 @@ class AugmentConfig(Section):
         ge=0,
         lt=0.5,
     )
+    scale_jitter: float = field(
+        0.0,
+        "photos with objects: their scale times or by 1 + up to this; what leaves the canvas is cut"
+        " off",
+        "parameters",
+        ge=0,
+    )
     rotation_degrees: float = field(
         0.0, "rotation about the center by up to so many degrees", "parameters", ge=0, lt=180
     )

@@ -26,6 +26,7 @@ from input_pipeline.files import read_object, to_path
 from input_pipeline.images import build_transform, crop_and_resize
 from input_pipeline.index import PhotoIndex, count_photos
 from input_pipeline.objects.index import ObjectSplit, count_objects
+from input_pipeline.objects.single import SingleObjectSplit
 from input_pipeline.record_files import RecordFiles
 from input_pipeline.records import PhotoRecord
 from input_pipeline.stored_split import StoredSplit
@@ -162,6 +163,14 @@ class Dataset:
         if not isinstance(split, ObjectSplit):
             raise DatasetError(f"{self.name} is no data set of objects, such as coco is")
         return split
+
+    def as_objects(self) -> "Dataset":
+        """Returns it as a data set of objects: each garment is its photo's object."""
+        splits = [
+            split if isinstance(split, ObjectSplit) else SingleObjectSplit(split)
+            for split in self._splits.values()
+        ]
+        return Dataset(self.name, self.directory, self.summary, splits)
 
     def joined(self, names: Sequence[str]) -> Split:
         """Returns several splits, one after the other, as one."""

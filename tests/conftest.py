@@ -2,8 +2,14 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+from tests import FAST_COMPILING
+
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        FAST_COMPILING,
+    )
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,15 +31,20 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory):
-    """What one test process compiled serves the others, and later tests."""
+    """What one test process compiled serves the others, later tests and the commands they start."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        folder = _shared_folder(tmp_path_factory, "compiled")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        cache = {
+            "dir": str(_shared_folder(tmp_path_factory, "compiled")),
+            # A limit makes processes lock it, so that none reads what another is still writing.
+            "max_size": 2**32,
+        }
+        for name, value in cache.items():
+            jax.config.update(f"jax_compilation_cache_{name}", value)
+            os.environ[f"JAX_COMPILATION_CACHE_{name.upper()}"] = str(value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        # A limit makes processes lock it, so that none reads what another is still writing.
-        jax.config.update("jax_compilation_cache_max_size", 2**32)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 
 @pytest.fixture(scope="session")

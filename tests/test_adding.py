@@ -18,6 +18,7 @@ from grnet_jax import models
 from grnet_jax.config import parse_config
 from grnet_jax.graph import SimilarityGraph
 from grnet_jax.graph.scoring import FusedScorer
+from tests import FAST_COMPILING
 from tests.pages import ROOT, code_blocks, shell_commands, shown_files
 from tests.small import random_variables
 
@@ -116,7 +117,7 @@ def test_a_pages_commands(name, tmp_path, data_dir):
         subprocess.run(
             [sys.executable, *command[1:]],
             cwd=tmp_path,
-            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(tmp_path)},
+            env=os.environ | {"XLA_FLAGS": FAST_COMPILING, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,
             check=True,

@@ -27,6 +27,7 @@ from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from grnet_jax.training.checkpoints import CheckpointError
 from input_pipeline import DatasetConfig, ImageError
+from tests import FAST_COMPILING
 from tests.pages import Page
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def run(command, *arguments, env=None):
     return subprocess.run(
         [sys.executable, command, *arguments],
         cwd=_ROOT,
-        env=os.environ | {"XLA_FLAGS": ""} | (env or {}),
+        env=os.environ | {"XLA_FLAGS": FAST_COMPILING} | (env or {}),
         capture_output=True,
         text=True,
         timeout=300,

@@ -19,6 +19,7 @@ from grnet_jax.export.reading import ExportError, load_exported
 from grnet_jax.export.writing import export_matcher
 from grnet_jax.training.state import init_variables
 from input_pipeline import ImageTransform, build_transform
+from tests import FAST_COMPILING
 from tests.small import random_images, small_config
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -187,7 +188,7 @@ np.save("scores.npy", matcher.score(features, features))
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(_ROOT), "XLA_FLAGS": ""},
+        env=os.environ | {"PYTHONPATH": str(_ROOT), "XLA_FLAGS": FAST_COMPILING},
         capture_output=True,
         text=True,
         check=False,

@@ -300,10 +300,10 @@ def test_flags_of_train(fuzz, runs, data_dir, stopped):
         fuzz.shown = _damage_line(line, names, rng, fuzz.places)
         _run(fuzz.script, "train", fuzz.shown)
 
-    fuzz(400, attempt)
+    fuzz(200, attempt)
 
 
-@pytest.mark.parametrize(("count", "prefix"), [(200, ""), (60, "config.eval.")])
+@pytest.mark.parametrize(("count", "prefix"), [(100, ""), (30, "config.eval.")])
 def test_flags_of_eval(fuzz, runs, count, prefix, request):
     """All of them up to the measuring, those of measuring through to its end."""
     if not prefix:
@@ -360,7 +360,7 @@ def test_flags_of_other_commands(fuzz, runs, stopped):
         fuzz.shown = _damage_line(line, names.split(), rng, fuzz.places)
         _run(main, fuzz.shown)
 
-    fuzz(300, attempt)
+    fuzz(150, attempt)
 
 
 def test_bytes_of_annotations(fuzz):
@@ -462,7 +462,7 @@ def test_files_of_a_run(fuzz, runs, stopped):
         else:
             _run(fuzz.script, "eval", [f"--workdir={folder}"])
 
-    fuzz(200, attempt)
+    fuzz(100, attempt)
 
 
 def test_files_of_a_checkpoint(fuzz, runs):
@@ -475,7 +475,7 @@ def test_files_of_a_checkpoint(fuzz, runs):
         fuzz.shown = _damage_files(files, rng)
         _call(grnet_jax.load, folder)
 
-    fuzz(60, attempt)
+    fuzz(30, attempt)
 
 
 def test_files_of_an_exported_matcher(fuzz, runs):
@@ -517,7 +517,7 @@ def test_files_of_weights(fuzz):
         _run(convert.main, [str(path), *rng.choice([[], ["--backbone=small"], ["--entry=a"]])])
         _call(read_weights, path)
 
-    fuzz(200, attempt)
+    fuzz(100, attempt)
 
 
 def test_files_of_a_prepared_data_set(fuzz, data_dir):

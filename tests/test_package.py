@@ -9,6 +9,7 @@ import zipfile
 import pytest
 from PIL import Image
 
+from tests import FAST_COMPILING
 from tests.pages import ROOT
 
 _PATHS = (os.path.dirname(sys.executable), os.environ["PATH"])
@@ -29,7 +30,12 @@ def _run(*words, cwd, code=0):
     """Runs a command outside of the checkout; returns what it printed."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        words, cwd=cwd, env=env | {"XLA_FLAGS": ""}, capture_output=True, text=True, check=False
+        words,
+        cwd=cwd,
+        env=env | {"XLA_FLAGS": FAST_COMPILING},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -144,7 +144,8 @@ _OF_CONVERTERS = {
 def test_what_converters_import():
     folder = _ROOT / "input_pipeline"
     paths = {*(folder / "datasets").glob("*.py")} - {folder / "datasets/synthetic.py"}
-    for path in [*paths, folder / "objects/coco.py", folder / "objects/modanet.py"]:
+    of_objects = [folder / f"objects/{n}.py" for n in ("coco", "deepfashion2_objects", "modanet")]
+    for path in [*paths, *of_objects]:
         names = [module.split(".") for module, _ in _imports(path)]
         assert {name[1] for name in names if name[0] == "input_pipeline"} <= _OF_CONVERTERS, path
 

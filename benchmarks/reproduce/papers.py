@@ -214,13 +214,11 @@ class Start(_Part):
       row: the run, in its own fields alone; None for each row's own system, trained on `dataset`.
       dataset: where that is trained, whose download the user has to give; "" for the table's.
       params: what is taken from it, as `train.init_params` has it.
-      fields: config fields of rows in place of the config's, where it starts from nothing.
     """
 
     row: Row | None = None
     dataset: str = ""
     params: str = "backbone"
-    fields: dict[str, Any] = {}
 
 
 class Paper(_Part):

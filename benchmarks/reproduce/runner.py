@@ -149,7 +149,6 @@ def make_experiment(
         fields |= {_DETECTIONS: detector.workdir}
     own = {paper.config, row.config or paper.config}  # all of a paper's rows have one budget
     if start and not any(_has_start(read_config(name, dataset)) for name in own):
-        fields = {**fields, **start.fields}
         first = _make_start(paper, table, row, dataset, given, files)
         if first:
             fields |= {_INIT_FROM: first.workdir, "train.init_params": start.params}

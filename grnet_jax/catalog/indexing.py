@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
+from grnet_jax.catalog import on_ray
 from grnet_jax.catalog.embedding import Embedding, Files, Read
 from grnet_jax.catalog.generations import (
     BOX,
@@ -50,6 +51,8 @@ class IndexOptions:
       reread: whether files are read whose size and time are as they were.
       rebuild: whether everything is embedded anew.
       memory_gb: embeddings that take more are not held in memory, but searched by an index.
+      ray: address of the Ray cluster that embeds, "local" for one of this machine; "" for this
+        process.
     """
 
     source: str
@@ -59,6 +62,7 @@ class IndexOptions:
     reread: bool = False
     rebuild: bool = False
     memory_gb: float = float("inf")
+    ray: str = ""
 
 
 def index_catalog(folder: epath.Path, matcher: LoadedMatcher, options: IndexOptions) -> Manifest:
@@ -156,9 +160,14 @@ class _Indexing:
         """Reads every row's photo, and adds those to the table that it has not yet."""
         count = len(self._photos.table)
         found = [Read(row) for row in range(count)]
-        embedding = Embedding(self._matcher, self._photos, self._known_files(), self._numbers)
+        options, known = self._options, (self._known_files(), self._numbers)
+        if options.ray:
+            model = options.run, self._matcher.fingerprint
+            parts = on_ray.embed(options.ray, options.source, options.splits, *model, *known, count)
+        else:
+            parts = Embedding(self._matcher, self._photos, *known)(range(count))
         with progress_bar(count, "index", "photo") as bar:
-            for part in embedding(range(count)):
+            for part in parts:
                 for read in part.reads:
                     found[read.row] = read
                 bar.update(len(part.reads))

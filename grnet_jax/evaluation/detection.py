@@ -19,7 +19,7 @@ from grnet_jax.detection.photos import PhotoDetections, coco_results, photo_dete
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.recognition import plain
 from grnet_jax.search.embed import embed_batches, make_detect
-from input_pipeline import ObjectSplit, dataset_names, load_image, write_file
+from input_pipeline import ObjectSplit, load_image, write_file
 
 # Side of the masks that are trained on, within their boxes, in pixels.
 _MASK_SIZE = 112
@@ -41,6 +41,8 @@ class DetectionResult:
         masks.
       classes: of each category that occurs, its objects and box_ap50 and mask_ap50.
       unknown: objects of each category that the detector did not learn; they are not measured.
+      intervals: of box_ap50, (low, high), the middle 95% of bootstraps over photos; {} where none
+        was asked for.
     """
 
     split: str
@@ -48,11 +50,14 @@ class DetectionResult:
     values: dict[str, float]
     classes: dict[str, dict[str, float]]
     unknown: dict[str, int]
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def format(self) -> str:
         """Returns the metrics for the terminal, a line each."""
         lines = [f"Detection on {self.photos:,} photos of {self.split}"]
-        lines += [f"{name:<34}{_percent(value)}" for name, value in self.values.items()]
+        for name, value in self.values.items():
+            bounds = "-".join(map(_percent, self.intervals.get(name, ())))
+            lines.append(f"{name:<34}{_percent(value)}{f' ({bounds})' if bounds else ''}")
         for name, values in self.classes.items():
             parts = [f"{key} {_percent(values[key])}" for key in values if key != "objects"]
             lines.append(f"{name:<20}{values['objects']:>7,.0f} objects  {'  '.join(parts)}")
@@ -84,6 +89,7 @@ class DetectionEvaluator:
       dataset: an `input_pipeline.Dataset`.
       split: the name of one of its splits.
       learned: the `categories` of the detector, in their order; None: those of the data set.
+      resamples: of the photos, for the interval; 0: none.
     """
 
     def __init__(
@@ -94,8 +100,10 @@ class DetectionEvaluator:
         dataset: Any,
         split: str,
         learned: Any = None,
+        resamples: int = 0,
     ):
         self._config = config
+        self._resamples = resamples
         self._mesh = mesh
         self._split = dataset.object_split(split)
         self._detect = make_detect(detector, mesh)
@@ -123,8 +131,10 @@ class DetectionEvaluator:
             name = {"bbox": "box", "segm": "mask"}[kind]
             for key, value in self._truth.measure(found, kind, classes, name).items():
                 values[f"{name}_{key}"] = value
-        index = self._split.index
-        return DetectionResult(self._split.name, len(index), values, classes, self._unknown)
+        count, intervals = len(self._split.index), {}
+        if self._resamples and len(self._truth.objects):
+            intervals["box_ap50"] = self._truth.bootstrap(found, self._resamples)
+        return DetectionResult(self._split.name, count, values, classes, self._unknown, intervals)
 
     def _detections(self, variables: Any) -> Iterator[tuple[int, PhotoDetections]]:
         """Yields each row and what was found in its photo."""
@@ -151,15 +161,20 @@ class DetectionEvaluator:
                 yield start + place, photo_detections(found, place, photo, canvas, self._known)
 
 
-def check_objects(config: Config, dataset: Any) -> None:
-    """Raises InputError where photos with objects and a detector are not together."""
-    objects = isinstance(dataset.split(dataset.splits[0]), ObjectSplit)
-    if objects != (config.model.name == "detector"):
-        has = "photos with objects" if objects else "no photos with objects"
+def as_seen(config: Config, dataset: Any) -> Any:
+    """Returns a data set as a network sees it: to a detector each garment is an object.
+
+    Raises:
+      InputError: it has photos with objects, and the network is no detector.
+    """
+    if config.model.name == "detector":
+        return dataset.as_objects()
+    if isinstance(dataset.split(dataset.splits[0]), ObjectSplit):
         raise InputError(
-            f"dataset.name={dataset.name} has {has}, but model.name={config.model.name}; expected "
-            + ("detector" if objects else f"one of {', '.join(dataset_names('objects'))}")
+            f"dataset.name={dataset.name} has photos with objects, but model.name="
+            f"{config.model.name}; expected detector"
         )
+    return dataset
 
 
 def object_shape(config: Config, *, masks: bool) -> Any:
@@ -196,7 +211,25 @@ class _Truth:
                 classes[category][f"{name}_ap50"] = _mean(precision[0, :, number])
         return values | {"ap50_any_class": _mean(self._precision(found, kind, False)[0])}
 
+    def bootstrap(self, found: list[Any], resamples: int) -> tuple[float, float]:
+        """Returns the middle 95% of the boxes' AP50 on photos drawn with replacement."""
+        limits = {"iouThrs": np.array([0.5]), "areaRng": [[0, 1e10]], "areaRngLbl": ["all"]}
+        measured = self._match(found, "bbox", maxDets=[100], **limits)
+        photos = np.array(measured.evalImgs, object).reshape(len(self._categories), -1)
+        rng, values = np.random.default_rng(0), []
+        for _ in range(resamples):
+            rows = rng.integers(photos.shape[1], size=photos.shape[1])
+            measured.evalImgs = photos[:, rows].ravel().tolist()
+            values.append(_mean(_accumulate(measured)))
+        low, high = np.nanpercentile(values, [2.5, 97.5])
+        return float(low), float(high)
+
     def _precision(self, found: list[Any], kind: str, by_class: bool = True) -> np.ndarray:
+        measured = self._match(found, kind, useCats=int(by_class))
+        return _accumulate(measured)[:, :, :, 0, -1]
+
+    def _match(self, found: list[Any], kind: str, **params: Any) -> Any:
+        """Returns pycocotools' evaluation, before precision is accumulated."""
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
@@ -217,10 +250,10 @@ class _Truth:
             truth.createIndex()
             results = truth.loadRes([dict(one) for one in found]) if found else COCO()
             measured = COCOeval(truth, results, kind)
-            measured.params.useCats = int(by_class)
+            for name, value in params.items():
+                setattr(measured.params, name, value)
             measured.evaluate()
-            measured.accumulate()
-        return measured.eval["precision"][:, :, :, 0, -1]
+        return measured
 
 
 def _ground_truth(split: Any, known: set[str]) -> tuple[_Truth, dict[str, int]]:
@@ -257,6 +290,13 @@ def _ground_truth(split: Any, known: set[str]) -> tuple[_Truth, dict[str, int]]:
             )
     truth = _Truth(images, annotations, names)
     return truth, {name: count for name, count in unknown.items() if count}
+
+
+def _accumulate(measured: Any) -> np.ndarray:
+    """Returns the precision [iou, recall, class, area, most detections] of matched detections."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        measured.accumulate()
+    return measured.eval["precision"]
 
 
 def _filled(annotation: Mapping[str, Any]) -> Any:

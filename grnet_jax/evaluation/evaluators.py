@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from grnet_jax.config import Config
-from grnet_jax.evaluation.detection import DetectionEvaluator, check_objects
+from grnet_jax.evaluation.detection import DetectionEvaluator, as_seen
 from grnet_jax.evaluation.protocols import build_protocol, has_both_domains, sample_protocol
 from grnet_jax.evaluation.recognition import (
     RecognitionEvaluator,
@@ -18,6 +18,8 @@ from grnet_jax.evaluation.recognition import (
 )
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from input_pipeline import ObjectSplit
+
+_RESAMPLES = 200  # of a split's photos, for the interval of a detector's AP50
 
 
 class EvaluationResult(Protocol):
@@ -72,14 +74,19 @@ def build_evaluators(
       learned: the `categories` and `attributes` that the matcher learned; None: the data set's.
 
     Returns:
-      "detection" of a data set of objects; else
+      "detection" of a detector; else
       "retrieval" where the split has queries and a gallery, or the matcher does nothing else;
       "recognition" where the matcher recognizes categories, and the data set has any label of
       what it learned.
     """
-    check_objects(config, dataset)
+    dataset = as_seen(config, dataset)
     if isinstance(dataset.split(split), ObjectSplit):
-        return {"detection": DetectionEvaluator(config, matcher, mesh, dataset, split, learned)}
+        resamples = 0 if validation else _RESAMPLES
+        return {
+            "detection": DetectionEvaluator(
+                config, matcher, mesh, dataset, split, learned, resamples
+            )
+        }
     evaluators: dict[str, Evaluator] = {}
     recognizes = recognizes_categories(matcher, config)
     if recognizes and learned is not None:

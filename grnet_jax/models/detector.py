@@ -94,6 +94,9 @@ class Config(NetworkConfig):
     sampled_boxes: int = field(
         512, "proposals of an image that are trained on, a fourth objects", "parameters", ge=4
     )
+    sampled_masks: int = field(
+        0, "of an image's sampled objects, whose masks are trained on; 0: all", "parameters", ge=0
+    )
     candidates: int = field(1000, "scored boxes that suppression looks at", "features", ge=1)
     detections: int = field(100, "of an image, at most", "features", ge=1)
     min_score: float = field(0.05, "detections have to score more", "features", ge=0, lt=1)
@@ -295,8 +298,9 @@ class Detector(nn.Module):
         label: jax.Array,
         train: bool,
     ) -> jax.Array:
-        """Returns the loss of the positive boxes' masks, which stand first."""
+        """Returns the loss of the positive boxes' masks, which stand first, in random order."""
         most = self.config.sampled_boxes // 4
+        most = min(self.config.sampled_masks or most, most)
         boxes, label = boxes[:, :most], label[:, :most]
         owner, positive = drawn.object[:, :most], drawn.positive[:, :most]
         logits = self._masks(levels, boxes, label, train)

@@ -31,7 +31,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.graph.reasoning import accumulation_dtype
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.embedding import Embedding
-from grnet_jax.models.region_matcher import backbone_fields
+from grnet_jax.models.region_matcher import backbone_fields, final_feature_map, map_fields
 from input_pipeline import field
 
 
@@ -60,7 +60,7 @@ class VAM(Embedding):
     Attributes:
       attention: feature maps to attention maps.
       fusion: "product" or "impdrop".
-      attention_stride: of the backbone's map that the attention reads.
+      attention_stride: of the backbone's map that the attention reads; 0 for the one it gates.
       own_backbone: whose last map the attention reads instead; None to share the backbone.
     """
 
@@ -92,6 +92,9 @@ class VAM(Embedding):
 
     def _maps(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns the backbone's last map, and the attention at its positions."""
+        if not self.attention_stride and self.own_backbone is None:
+            last = final_feature_map(self, images, train)
+            return last, self.attention(last)
         pixels = normalize(images, self.preprocessing)
         train = train and not self.frozen_batch_norm
         maps = self.backbone(pixels, train)
@@ -140,7 +143,10 @@ class Config(NetworkConfig):
         False, "the attention reads a backbone of its own", "parameters", "features"
     )
     attention_stride: int = field(
-        16, "of the backbone's map that the attention reads", "parameters", "features", ge=1
+        16,
+        "of the backbone's map that the attention reads; 0: the last, as the embedding sees it",
+        *("parameters", "features"),
+        ge=0,
     )
     attention_dim: int = field(
         256, "channels inside the attention network", "parameters", "features", ge=1
@@ -159,8 +165,9 @@ class Config(NetworkConfig):
 def build(config: Config) -> VAM:
     """Builds the matcher of this section."""
     dtype = jnp.dtype(config.dtype)
+    one_map = not config.attention_stride and not config.nonshared
     return VAM(
-        **backbone_fields(config),
+        **(map_fields if one_map else backbone_fields)(config),
         attention=AttentionNetwork(config.attention_dim, dtype),
         fusion=config.fusion,
         attention_stride=config.attention_stride,

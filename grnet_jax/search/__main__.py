@@ -85,7 +85,14 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
         folder,
         load(run),
         IndexOptions(
-            source, splits, run, options.max_bad, options.reread, options.rebuild, options.memory_gb
+            source,
+            splits,
+            run,
+            options.max_bad,
+            options.reread,
+            options.rebuild,
+            options.memory_gb,
+            options.ray,
         ),
     )
     seconds = time.monotonic() - begun
@@ -336,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reread", action="store_true", help="read files, too, whose size and time stayed")
     third = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3e9
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
+    add("--ray", default="", help="Ray cluster that embeds: its address, auto, or local (none)")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")
     add = parsers["calibrate"].add_argument
     add("--from", dest="source", default="", help="customers' photos with item_id (the catalog's)")

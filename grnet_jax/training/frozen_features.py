@@ -104,8 +104,9 @@ def load_frozen_features(
 def _find_frozen(run: Run, state: TrainState) -> tuple[int, bool]:
     """Returns the stride of the last map whose layers all stay, and whether the backbone does."""
     matcher, trainable = run.matcher, run.config.optimizer.trainable
-    others = ("needs_keypoints", "color_weight", "attention_stride")  # of what sees other maps
-    needs_images = needs_domain(matcher) or any(getattr(matcher, name, 0) for name in others)
+    others = ("needs_keypoints", "color_weight", "attention_stride", "own_backbone")
+    sees_other_maps = any(getattr(matcher, name, None) for name in others)
+    needs_images = needs_domain(matcher) or sees_other_maps
     if needs_images or not has_feature_map(matcher):
         raise InputError(
             f"train.cached_views: model.name={run.config.model.name} needs images in every step; "

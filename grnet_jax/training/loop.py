@@ -19,7 +19,7 @@ from grnet_jax import sharding
 from grnet_jax.config import Config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation import build_evaluators
-from grnet_jax.evaluation.detection import check_objects, object_shape
+from grnet_jax.evaluation.detection import as_seen, object_shape
 from grnet_jax.training import checkpoints
 from grnet_jax.training.build import Run, build_run
 from grnet_jax.training.frozen_features import FrozenFeatures, load_frozen_features
@@ -80,8 +80,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
     checkpoints.check_same_config(directory, config)
     if not checkpoints.has_any(directory):
         check_pretrained(config)
-    dataset = _load_dataset(config)
-    check_objects(config, dataset)
+    dataset = as_seen(config, _load_dataset(config))
     split = dataset.split("train")
     epoch = steps_per_epoch(split, config.sampler, config.train.batch_size)
     run = build_run(config, devices, epoch)

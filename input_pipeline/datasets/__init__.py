@@ -40,7 +40,7 @@ from input_pipeline.errors import DatasetError, one_of
 if TYPE_CHECKING:
     import pandas as pd
 
-OBJECTS = ("coco", "modanet", "synthetic_objects")
+OBJECTS = ("coco", "deepfashion2_objects", "modanet", "synthetic_objects")
 _FEW_FILES = 100  # of more than these, names and sizes are looked at, and not what is in them
 
 

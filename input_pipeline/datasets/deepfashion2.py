@@ -41,7 +41,7 @@ RELEASE = {
 _SPLITS = {"train": "train", "validation": "test"}  # by folder
 REQUIRED = ()  # one of the two folders is enough
 FILES = tuple(f"{folder}/annos/[0-9]*.json" for folder in _SPLITS)
-_CATEGORIES = {  # in the order of category_id, from 1: clothes type, number of landmarks
+CATEGORIES = {  # in the order of category_id, from 1: clothes type, number of landmarks
     **{"short sleeve top": (UPPER, 25), "long sleeve top": (UPPER, 33)},
     **{"short sleeve outwear": (UPPER, 31), "long sleeve outwear": (UPPER, 39)},
     **{"vest": (UPPER, 15), "sling": (UPPER, 15)},
@@ -76,7 +76,7 @@ class _Image(Entry):
 class _Garment(Entry):
     style: Whole = declare("value", "a whole number")
     category_id: int = declare("value", "1 to 13", ge=1, le=13)
-    category_name: Literal[*_CATEGORIES] = declare(  # type: ignore[valid-type]
+    category_name: Literal[*CATEGORIES] = declare(  # type: ignore[valid-type]
         "value", "one of the 13 categories"
     )
     scale: _Level
@@ -152,8 +152,8 @@ def _read_garment(
     if problems := wrong or problems:
         return {"source": source, "problems": problems}
     category, style, points = (garment[name] for name in ("category_name", "style", "landmarks"))
-    clothes_type, count = _CATEGORIES[category]
-    if garment["category_id"] != (number := list(_CATEGORIES).index(category) + 1):
+    clothes_type, count = CATEGORIES[category]
+    if garment["category_id"] != (number := list(CATEGORIES).index(category) + 1):
         text = f"field 'category_id': expected {number}, {category}, got {garment['category_id']}"
         problems = (Problem("contradiction", source, text),)
     elif len(points) != count:

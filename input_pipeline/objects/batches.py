@@ -14,6 +14,7 @@ from input_pipeline.sampling import ImageSampler
 from input_pipeline.tf_transforms import KERNELS, augment_image, decode, turn_upright
 
 _FLIP, _UNCHANGED = AugmentConfig(), AugmentConfig(flip=False)
+_LEAST_LEFT = 0.25  # share of an object's box; of what is cut to less nothing is learned
 # The fields of a stored record: of its image, and of each object.
 _IMAGE = {"image": tf.string, "orientation": tf.int64}
 _OBJECTS = {"boxes": tf.float32, "categories": tf.int64, "crowd": tf.int64, "masks": tf.string}
@@ -75,7 +76,7 @@ def object_train_batches(
     Args:
       split: to train on.
       shape: of every image.
-      augment: flips and changes of color; the others are not for photos with objects.
+      augment: flips, changes of color and of scale; the others are not for photos with objects.
       batch_size, start_step, steps, seed, host, hosts: see `train_batches`.
 
     Yields:
@@ -88,9 +89,9 @@ def object_train_batches(
     check_hosts(batch_size, "photos", host, hosts)
     sampler = ImageSampler(len(split), seed)
 
-    def rows_and_changes(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rows_and_changes(step: int) -> tuple[np.ndarray, ...]:
         sampled = sampler.sample(step, batch_size=batch_size, host=host, hosts=hosts).flat()
-        return sampled.rows, sampled.flip & augment.flip, sampled.draws
+        return sampled.rows, sampled.flip & augment.flip, sampled.draws, sampled.shift[:, :3]
 
     numbers = range(start_step, start_step + steps)
     batches = _batches(split, numbers, rows_and_changes, shape.for_split(split), augment)
@@ -125,9 +126,10 @@ def object_batches(
     rows = np.asarray(rows, np.int32).reshape(-1)
     check_rows(split, rows)
 
-    def rows_and_changes(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rows_and_changes(start: int) -> tuple[np.ndarray, ...]:
         part = rows[start : start + batch]
-        return part, np.zeros(len(part), bool), np.zeros((len(part), 6), np.float32)
+        zeros = np.zeros((len(part), 9), np.float32)
+        return part, np.zeros(len(part), bool), zeros[:, :6], zeros[:, 6:]
 
     numbers = range(0, len(rows), batch)
     batches = _batches(split, numbers, rows_and_changes, shape.for_split(split), _UNCHANGED)
@@ -144,14 +146,14 @@ def _pad_batch(name: str, values: np.ndarray, batch: int) -> np.ndarray:
 def _batches(
     split: ObjectSplit,
     numbers: range,
-    rows_and_changes: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    rows_and_changes: Callable[[int], tuple[np.ndarray, ...]],
     shape: ObjectShape,
     augment: AugmentConfig,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batch of each number, of these rows, mirrored or not, in other colors or not."""
+    """Yields the batch of each number, of these rows and how each is changed."""
 
-    def make(record: tf.Tensor, row: tf.Tensor, flip: tf.Tensor, draws: tf.Tensor) -> Any:
-        return {**_image_and_objects(record, flip, draws, shape, augment), "row": row}
+    def make(record: tf.Tensor, row: tf.Tensor, *changes: tf.Tensor) -> Any:
+        return {**_image_and_objects(record, *changes, shape, augment), "row": row}
 
     return record_batches(
         split,
@@ -166,10 +168,15 @@ def _image_and_objects(
     record: tf.Tensor,
     flip: tf.Tensor,
     draws: tf.Tensor,
+    place: tf.Tensor,
     shape: ObjectShape,
     augment: AugmentConfig,
 ) -> dict[str, tf.Tensor]:
-    """Returns what `object_batches` yields, of one stored record."""
+    """Returns what `object_batches` yields, of one stored record.
+
+    `place` says in -1..1 how much larger than to fit the canvas the image becomes, and how far to
+    the left and top what the canvas does not hold of it is cut off.
+    """
     one = {name: tf.io.FixedLenFeature([], kind) for name, kind in _IMAGE.items()}
     many = {
         name: tf.io.FixedLenSequenceFeature([], kind, allow_missing=True)
@@ -180,32 +187,50 @@ def _image_and_objects(
     image = augment_image(image, draws, augment)
     sides, canvas = tf.cast(tf.shape(image)[:2], tf.float32), [shape.height, shape.width]
     scale = tf.reduce_min(tf.cast(canvas, tf.float32) / sides)
+    start, window = tf.zeros([2]), sides  # what is seen of the image
+    if augment.scale_jitter:
+        scale *= (1.0 + augment.scale_jitter) ** place[0]
+        window = tf.minimum(tf.cast(canvas, tf.float32) / scale, sides)
+        start = (place[1:] + 1.0) / 2.0 * (sides - window)
     boxes, crowd = tf.reshape(stored["boxes"], [-1, 4]), stored["crowd"] > 0
-    mirrored = [sides[1], 0, sides[1], 0] + tf.gather(boxes, [2, 1, 0, 3], axis=1) * [-1, 1, -1, 1]
-    box = tf.where(flip, mirrored, boxes) * scale
+    whole = _mirrored_boxes(boxes, flip, sides[1])
+    low, high = tf.tile(start[::-1], [2]), tf.tile((start + window)[::-1], [2])
+    seen = tf.clip_by_value(whole, low, high)
+    box = (seen - low) * scale
+    left = _area(seen) / tf.maximum(_area(whole), 1e-6)
+    ignore = crowd | tf.reduce_any(box[:, 2:] - box[:, :2] < 1.0, axis=1) | (left < _LEAST_LEFT)
     objects = {
         "valid": (tf.ones_like(crowd), False),
         "box": (box, 0.0),
         "category": (tf.cast(stored["categories"], tf.int32), -1),
         "crowd": (crowd, False),
-        "ignore": (crowd | tf.reduce_any(box[:, 2:] - box[:, :2] < 1.0, axis=1), False),
+        "ignore": (ignore, False),
     }
     if shape.mask_size:
         has_mask = tf.strings.length(stored["masks"]) > 0
         masks = tf.map_fn(
             lambda parts: _mask(parts, flip, shape.mask_size),
-            (stored["masks"], has_mask, boxes),
+            (stored["masks"], has_mask, _mirrored_boxes(seen, flip, sides[1])),
             fn_output_signature=tf.TensorSpec([shape.mask_size] * 2, tf.uint8),
         )
         objects |= {"has_mask": (has_mask, False), "mask": (masks, 0)}
     return {
         # Not tf.image.resize, which rounds the size first and so scales the shorter side otherwise.
-        "image": _scaled(image, canvas, [scale] * 2, [0.0, 0.0], KERNELS[shape.interpolation]),
+        "image": _scaled(image, canvas, [scale] * 2, -start * scale, KERNELS[shape.interpolation]),
         # As many pixels as have their center within the image.
-        "size": tf.cast(tf.maximum(tf.math.ceil(sides * scale - 0.5), 1), tf.int32),
+        "size": tf.cast(tf.clip_by_value(tf.math.ceil(window * scale - 0.5), 1, canvas), tf.int32),
         "scale": scale,
         **{name: _padded(values, shape, fill) for name, (values, fill) in objects.items()},
     }
+
+
+def _mirrored_boxes(boxes: tf.Tensor, flip: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    mirrored = [width, 0, width, 0] + tf.gather(boxes, [2, 1, 0, 3], axis=1) * [-1, 1, -1, 1]
+    return tf.where(flip, mirrored, boxes)
+
+
+def _area(boxes: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], axis=1)
 
 
 def _mask(parts: Sequence[tf.Tensor], flip: tf.Tensor, side: int) -> tf.Tensor:
@@ -214,7 +239,7 @@ def _mask(parts: Sequence[tf.Tensor], flip: tf.Tensor, side: int) -> tf.Tensor:
 
     def crop() -> tf.Tensor:
         mask = tf.io.decode_png(png, channels=1)
-        scale = side / (box[2:] - box[:2])
+        scale = side / tf.maximum(box[2:] - box[:2], 1e-3)
         crop = _scaled(mask, [side] * 2, scale[::-1], (-box[:2] * scale)[::-1], "triangle")
         return _mirrored(crop, flip)[..., 0]
 

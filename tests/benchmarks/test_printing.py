@@ -90,7 +90,7 @@ def test_a_cell_is_mean_interval_and_half_range_of_the_seeds():
     shown = format_table(
         find_paper("fir").table("table2"), "synthetic", {14: [_with_labels(count)]}
     )
-    assert "| 14 | OC+OS, distances not squared | 1 | 27.4 | 50.0 |" in shown
+    assert "| 14 | OC+OS | 1 | 27.4 | 50.0 |" in shown
 
 
 def test_rows_are_told_apart_only_where_intervals_separate():

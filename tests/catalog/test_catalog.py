@@ -155,9 +155,10 @@ def test_beyond_the_memory_an_index_finds_the_same(folder, shop, monkeypatch):
     assert index(folder, shop, memory_gb=0).recall >= 0.98
     catalog = Catalog(folder, small_loaded())
     assert isinstance(catalog._embeddings, IndexedEmbeddings)
-    for few in (200_000, 0):  # rows that pass a filter and are compared one by one
+    for few in (1000, 0):  # photos that pass a filter and are compared one by one
         monkeypatch.setattr(indexed, "_FEW_ROWS", few)
         for one, known in zip(tries, wanted, strict=True):
+            catalog._embeddings.probes = 1 if one else 20  # a filter's are looked for in all
             for found, right in zip(catalog.search(photos, **one), known, strict=True):
                 scores = [match.score for match in right]
                 np.testing.assert_allclose([match.score for match in found], scores, atol=1e-5)
@@ -441,14 +442,16 @@ index(epath.Path(sys.argv[1]), sys.argv[2], matcher)
 
 def _start(folder, shop):
     command = [sys.executable, "-c", _KILLED, str(folder), str(shop)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)
+    # One that is killed while it writes to the compilation cache would spoil it for others.
+    env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
 
 
 @pytest.mark.slow
 def test_a_kill_anywhere_costs_nothing(folder, tmp_path):
     shop, matcher = make_shop(tmp_path / "photos", 60), small_loaded()
     photo, catalog = shop.parent / "59.png", None
-    for seed in range(20):
+    for seed in range(10):
         if catalog:
             save(shop.parent / f"{seed}.png", 100 + seed)
         with _start(folder, shop) as process:

@@ -13,9 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import grnet_jax
 from benchmarks.detected_crops import measure_crops, read_curve
+from configs import detector as detector_config
 from grnet_jax import commands
 from grnet_jax.config import parse_config
 from grnet_jax.detect import __main__ as detect
+from grnet_jax.detection.roi_align import roi_align
 from grnet_jax.errors import InputError
 from grnet_jax.export import __main__ as export
 from grnet_jax.models import build_matcher
@@ -38,6 +40,7 @@ FIELDS = {
     "model.sampled_boxes": 16,
     "model.detections": 6,
     "model.min_score": 0.0,
+    "model.backbone.name": "small_deep",
     "model.backbone.frozen_batch_norm": True,
 }
 
@@ -147,6 +150,51 @@ def test_permuted_photos_and_what_lies_outside_of_them():
     noise = images.copy()
     noise[:, 48:], noise[:, :, 56:] = 200, 100  # what lies outside the photo is not looked at
     np.testing.assert_array_equal(detect(variables, noise, size).box, found.box)
+
+
+def abstract_batch(photos, height, width, objects=16):
+    shapes = {
+        "image": ((height, width, 3), np.uint8),
+        "size": ((2,), np.int32),
+        "box": ((objects, 4), np.float32),
+        "category": ((objects,), np.int32),
+        **dict.fromkeys(("valid", "ignore", "has_mask"), ((objects,), np.bool_)),
+        "mask": ((objects, 112, 112), np.uint8),
+    }
+    made = {n: jax.ShapeDtypeStruct((photos, *s), kind) for n, (s, kind) in shapes.items()}
+    return made | {"step": jax.ShapeDtypeStruct((), np.int32)}
+
+
+@pytest.mark.parametrize(("what", "most"), [("inference", 0.45), ("gradient", 3.3)])
+def test_memory_of_one_photo(what, most):
+    """GiB of temporaries of ResNet-50 on 800x1088 pixels, as XLA plans them."""
+    config = detector_config.get_config("coco")
+    config.model.canvas = (800, 1088)
+    config = parse_config(config)
+    made, batch = build_matcher(config.model), abstract_batch(1, 800, 1088)
+    variables = jax.eval_shape(made.init, jax.random.key(0), batch["image"])
+    if what == "inference":
+        lowered = jax.jit(made.apply).lower(variables, batch["image"], batch["size"])
+    else:
+        objective = build_objective(made, config)
+
+        def gradient(params, stats, batch):
+            return jax.grad(objective, has_aux=True)(params, stats, batch, lambda tree: tree)
+
+        lowered = jax.jit(gradient).lower(variables["params"], variables["batch_stats"], batch)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < most * 2**30
+
+
+@pytest.mark.parametrize(("bins", "boxes", "most"), [(7, 512, 80), (14, 128, 100)])
+def test_memory_of_roi_align(bins, boxes, most):
+    """MiB of temporaries, 71 of them the maps side by side: boxes are read a few at a time."""
+    strides = (4, 8, 16, 32)
+    maps = {s: jax.ShapeDtypeStruct((800 // s, 1088 // s, 256), np.float32) for s in strides}
+    of = jax.ShapeDtypeStruct((boxes, 4), np.float32)
+    gradient = jax.grad(lambda maps, of: jnp.sum(roi_align(maps, of, bins) ** 2))
+    for run in (lambda maps, of: roi_align(maps, of, bins), gradient):
+        plan = jax.jit(run).lower(maps, of).compile().memory_analysis()
+        assert plan.temp_size_in_bytes < most * 2**20
 
 
 @pytest.fixture(scope="module")

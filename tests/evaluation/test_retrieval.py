@@ -25,6 +25,7 @@ from grnet_jax.search.fingerprints import model_fingerprint
 from grnet_jax.search.store import StoreError
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run
+from tests import FAST_COMPILING
 from tests.search.cases import naive_order, naive_ranks
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -322,7 +323,9 @@ def _start_eval(data_dir, to, devices, **env):
     return subprocess.Popen(
         [sys.executable, "-c", _EVALUATE, str(data_dir), str(to)],
         cwd=_ROOT,
-        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | env,
+        env=os.environ
+        | {"XLA_FLAGS": f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}"}
+        | env,
     )
 
 

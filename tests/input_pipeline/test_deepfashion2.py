@@ -286,3 +286,31 @@ def test_preparing_refuses_or_skips(root, capsys):
     assert len(dataset.split("train")) == 8
     trees.edit(root, "train", 1, lambda content: content["item1"].update(style=1))
     assert load(root).directory != dataset.directory
+
+
+def test_photos_with_all_their_garments(root):
+    trees.edit(root, "train", 5, lambda content: content["item2"].update(bounding_box=[9, 9, 1, 9]))
+    (root / "validation/annos/000002.json").write_text("{}}")
+    dataset = load_from("deepfashion2_objects", root, root.parent / "data", on_error="skip")
+    assert dataset.splits == ("train", "val")
+    for folder, split in (("train", "train"), ("validation", "val")):
+        part = dataset.object_split(split)
+        assert part.index.categories.tolist() == list(trees.NAMES)
+        expected = {}
+        for path in sorted((root / folder / "annos").iterdir()):
+            if path != root / "validation/annos/000002.json":
+                content = json.loads(path.read_text())
+                expected[f"{folder}/image/{path.stem}.jpg"] = [
+                    (garment["category_id"] - 1, *garment["bounding_box"])
+                    for garment in (content[key] for key in sorted(content) if "item" in key)
+                    if garment["bounding_box"][0] < garment["bounding_box"][2]
+                ]
+        found = {}
+        for row in range(len(part)):
+            record = part.record(row)
+            found[record.photo_id] = [
+                (number, *box) for number, box in zip(record.categories, record.boxes, strict=True)
+            ]
+            assert all(record.masks)
+            assert not record.crowd.any()
+        assert found == expected

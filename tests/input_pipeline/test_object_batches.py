@@ -1,5 +1,6 @@
 """Batches of images with objects, against NumPy; order, shares and errors."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ from input_pipeline import DatasetError
 from input_pipeline.config import AugmentConfig
 from input_pipeline.images import ImageTransform, crop_and_resize, encode_png, fit_on_canvas
 from input_pipeline.objects.batches import ObjectShape, object_batches, object_train_batches
+from input_pipeline.objects.single import SingleObjectSplit
 from tests.input_pipeline import coco_trees as trees
 from tests.input_pipeline.conftest import load
 
@@ -62,6 +64,7 @@ def split(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("objects"))
 
 
+SEEN = ("scale", "size", "box", "ignore", "mask")
 SHAPE = ObjectShape(32, 32, max_objects=4, mask_size=7)
 
 
@@ -164,9 +167,9 @@ def test_without_tensorflow(split, canvas, interpolation):
         assert difference.max() <= 12  # at the end, where pixels reach beyond the photo
 
 
-def draw(split, **changes):
+def draw(split, shape=SHAPE, **changes):
     arguments = {"start_step": 0, "steps": 3, "batch_size": 6, "seed": 5, **changes}
-    return list(object_train_batches(split, SHAPE, **arguments))
+    return list(object_train_batches(split, shape, **arguments))
 
 
 def test_mirrored_twice_is_the_photo(tmp_path, split, batch):
@@ -246,3 +249,71 @@ def test_wrong_fields(split, rows, batch, shape, text):
         object_batches(split, rows, SHAPE._replace(**shape), batch=batch)
     with pytest.raises(DatasetError, match="5 photos cannot be divided among 2 hosts"):
         draw(split, batch_size=5, hosts=2)
+
+
+def test_scaled_photos_keep_their_objects(tmp_path):
+    """A red box whose left half is the mask, and green: where they are is read off the pixels."""
+    (tmp_path / "images").mkdir()
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[5:35, 10:50, 0] = 255
+    pixels[5:35, 10:30] = [0, 255, 0]
+    (tmp_path / "images" / "0.png").write_bytes(encode_png(pixels))
+    half = np.zeros((40, 60), np.uint8)
+    half[5:35, 10:30] = 1
+    coded = {"size": [40, 60], "counts": trees.runs_of(half)}
+    image = {"id": 0, "file_name": "0.png", "split": "train", "height": 40, "width": 60}
+    object_ = trees.annotation(0, 0, 5, [10, 5, 40, 30], segmentation=coded)
+    content = {"images": [image], "annotations": [object_]}
+    content["categories"] = [{"id": 5, "name": "class 5"}]
+    trees.write_json(tmp_path / "annotations.json", content)
+    split = load("coco", tmp_path, tmp_path / "data").object_split("train")
+    shape, augment = ObjectShape(64, 64, mask_size=16), AugmentConfig(scale_jitter=9.0)
+    batches = draw(split, shape, augment=augment, steps=6, batch_size=4)
+    batch = {name: np.concatenate([one[name] for one in batches]) for name in ("image", *SEEN)}
+    scale = batch["scale"] / (64 / 60)
+    assert 0.1 <= scale.min() < 0.5 < 2 < scale.max() <= 10
+    assert (
+        batch["size"] == np.minimum(64, np.ceil([[40, 60]] * batch["scale"][:, None] - 0.5))
+    ).all()
+    kept = 0
+    for place, ignored in enumerate(batch["ignore"][:, 0]):
+        image, box = batch["image"][place].astype(int), batch["box"][place, 0]
+        assert 0 <= box.min() <= box.max() < 64.001
+        area = np.prod(box[2:] - box[:2]) / batch["scale"][place] ** 2
+        assert ignored == (area < 0.25 * 40 * 30)
+        assert (image[:, batch["size"][place, 1] :] == 0).all()
+        if ignored or batch["scale"][place] < 0.5:
+            continue
+        kept += 1
+        rows, columns = np.nonzero(image.sum(axis=2) > 127)
+        edges = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        np.testing.assert_allclose(box, edges, atol=1)
+        x, y = (
+            (np.arange(16) + 0.5) / 16 * (box[2 + axis] - box[axis]) + box[axis] for axis in (0, 1)
+        )
+        green = image[y.astype(int)][:, x.astype(int), 1]
+        assert np.mean((batch["mask"][place, 0] > 127) == (green > 127)) > 0.9
+    assert 5 < kept < 24
+    assert batch["ignore"].any()
+
+
+def test_garments_of_pairs_are_objects(dataset):
+    split = dataset.split("val")
+    seen = dataset.as_objects().object_split("val")
+    assert seen.index.categories.tolist() == split.index.categories.tolist()
+    assert seen.index.counts()["objects"] == len(split)
+    for row in (0, 5):
+        record, photo = seen.record(row), split.record(row)
+        assert record.boxes.tolist() == [list(photo.box)]
+        assert split.index.categories[record.categories[0]] == photo.category
+        assert (record.masks, record.image) == ((photo.mask,), photo.image)
+        np.testing.assert_array_equal(seen.picture(row), split.picture(row))
+    (batch,) = object_batches(seen, [5], ObjectShape(160, 120), batch=1)
+    np.testing.assert_allclose(batch["box"][0], [split.index.box[5]])
+    index = dataclasses.replace(
+        split.index, categories=np.array([], str), clothes_type=np.arange(len(split)) % 4 - 1
+    )
+    unnamed = SingleObjectSplit(type(split)("val", index, split._records))
+    assert unnamed.index.categories.tolist() == ["upper body", "lower body", "full body"]
+    assert [unnamed.record(row).crowd.tolist() for row in range(3)] == [[True], [True], [False]]
+    assert unnamed.record(3).categories.tolist() == [1]

@@ -30,7 +30,11 @@ def _attention(x, params):
     return 1 / (1 + np.exp(-_convolve(inside, params["second"])[..., 0]))
 
 
-@pytest.mark.parametrize("fields", [{}, {"nonshared": True}, {"fusion": "product"}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"nonshared": True}, {"fusion": "product", "attention_stride": 4}],
+    ids=str,
+)
 def test_the_embedding_is_that_of_the_map_times_the_attention(fields):
     matcher = small_matcher("vam", embedding_dim=6, **fields)
     variables, images = random_variables(matcher), random_images(2)
@@ -46,11 +50,13 @@ def test_the_embedding_is_that_of_the_map_times_the_attention(fields):
     maps, own, embedding, attention = jax.jit(outputs)(images)
     assert ("own_backbone" in params) == ("nonshared" in fields)
     for k in range(2):
-        if own is None:  # the map of stride 4 has two by two positions for one of stride 8
+        if own is not None:
+            expected = _attention(own[k], params["attention"])
+        elif "attention_stride" not in fields:
+            expected = _attention(maps[8][k], params["attention"])
+        else:  # the map of stride 4 has two by two positions for one of stride 8
             fine = _attention(maps[4][k], params["attention"])
             expected = sum(fine[i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
-        else:
-            expected = _attention(own[k], params["attention"])
         np.testing.assert_allclose(attention[k], expected, atol=1e-5)
         pooled = (np.float64(maps[8][k]) * expected[..., None]).mean(axis=(0, 1))
         linear = pooled / np.linalg.norm(pooled) @ np.float64(params["linear"]["kernel"])

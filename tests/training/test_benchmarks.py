@@ -152,6 +152,7 @@ CASES = {
         deepfashion2_trees.write_deepfashion2,
         {"all": (1, 0, 1), "hard_view": (1, 0, 1), "hard_occlusion": (1, 0, 1)},
     ),
+    "deepfashion2_objects": Case("deepfashion2", deepfashion2_trees.write_deepfashion2),
     "deepfashion_attributes": Case("attributes", write_attributes, 2),
     "deepfashion_c2s": Case("c2s", deepfashion_trees.write_c2s, {"all": (4, 0, 4)}),
     "deepfashion_fine": Case("attributes", write_fine, 2),

@@ -124,7 +124,7 @@ def test_part_of_a_backbone_may_stay(tiny_config, tmp_path, narrow, monkeypatch)
         ("grnet", "graph,backbone", {}, "no map of small stays"),
         ("contrastive", "linear", {"model.color_weight": 0.5}, "needs images in every step"),
         ("darn", "customer", {}, "needs images in every step"),
-        ("vam", "linear", {}, "needs images in every step"),
+        ("vam", "linear", {"model.nonshared": True}, "needs images in every step"),
     ],
 )
 def test_what_needs_images_is_refused(tiny_config, tmp_path, system, trainable, fields, problem):

@@ -16,6 +16,7 @@ from etils import epath
 
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
+from tests import FAST_COMPILING
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ def _start(workdir, data_dir, env=None, **fields):
 
 
 def _devices(count):
-    return f"--xla_force_host_platform_device_count={count}"
+    return f"{FAST_COMPILING} --xla_force_host_platform_device_count={count}"
 
 
 def _start_processes(count, devices, workdir, data_dir, **fields):
@@ -109,14 +110,14 @@ def test_two_processes_of_two_devices_train_as_one(data_dir, tmp_path):
     assert log.count("Wrote") == 1  # by the first process alone
 
 
-def test_a_run_killed_at_ten_moments_ends_as_if_it_never_was(data_dir, tmp_path):
+def test_a_run_killed_at_eight_moments_ends_as_if_it_never_was(data_dir, tmp_path):
     fields = {"train.steps": 300, "train.checkpoint_every": 4, "train.eval_every": 100}
     _wait(_start(tmp_path / "whole", data_dir, **fields))
     whole = _parameters(tmp_path / "whole")
     killed = tmp_path / "killed"
     draw = random.Random(0)
     during_a_save = 0
-    for number in range(10):
+    for number in range(8):
         left_behind = _unfinished_saves(killed)
         process = _start(killed, data_dir, **fields)
         if number % 2:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from grnet_jax.training.objectives.base import Objective, check_sampler
-from input_pipeline import Section, dataset_names
+from input_pipeline import Section
 
 
 class Config(Section):
@@ -22,12 +22,6 @@ class Config(Section):
         for name in ("crop_jitter", "rotation_degrees", "shear"):
             if getattr(config.augment, name):
                 raise ValueError(f"augment.{name}: photos with objects are not changed so")
-        names = dataset_names("objects")
-        if config.dataset.name not in names:
-            raise ValueError(
-                f"dataset.name={config.dataset.name!r}: loss.name=detection needs objects; "
-                f"expected one of {', '.join(names)}"
-            )
 
 
 def build(detector: nn.Module, config: Any, steps: int, index: Any) -> Objective:
