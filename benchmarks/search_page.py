@@ -36,7 +36,7 @@ def main() -> None:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, width, height, scheme, boxed in _PICTURES:
             size: Any = {"width": width, "height": height}
-            page = browser.new_context(viewport=size, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+            page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector(".card img")
             page.set_input_files("#file", options.photo)

@@ -5,7 +5,8 @@
 The embedded set's shop photos, test split, are indexed without training and served by the command;
 its customers' photos are sent, searched by whole, in a box, with a filter and for 100 items, and
 found photos are searched by again. Latency is a client's, in ms; `memory_mb` the server's when it
-is ready, after half of the requests and at the end; `load` the machine's, which says what else ran.
+is ready, after half of the requests and at the end; `load` the machine's, which says what else ran;
+`calibration` how far the probabilities are off, in two halves by item.
 Writes benchmarks/results/serving_cpu.json.
 """
 
@@ -31,6 +32,7 @@ from input_pipeline import list_photos
 
 _JPEG = {"Content-Type": "image/jpeg"}
 _PERCENTILES = (50, 90, 99)
+_CALIBRATION = ("queries", "ece_first", "ece_shown", "auroc", "fpr")
 
 
 def main() -> None:
@@ -47,8 +49,12 @@ def main() -> None:
         command = [sys.executable, "-m", "grnet_jax.search"]
         index = [*command, "index", folder, f"--from={options.dir}", "--split=test"]
         subprocess.run(index, check=True, cwd=ROOT)
+        told = [*command, "calibrate", folder, f"--from={options.dir}", "--split=test"]
+        subprocess.run(told, check=True, cwd=ROOT)
+        calibration = json.loads((pathlib.Path(folder) / "calibration.json").read_text())
         with serving([*command, "serve", folder, "--rate=0"]) as (process, port):
             row = measure(port, process.pid, bodies, options.requests, options.clients)
+    row["calibration"] = {name: round(calibration[name], 4) for name in _CALIBRATION}
     results.add({"requests": options.requests, "clients": options.clients, **row})
     results.report(format_rows(results.rows))
 
