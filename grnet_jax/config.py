@@ -209,7 +209,7 @@ class SearchConfig(Section):
     shortlist_recall: float = field(
         1.0, "share of those images that choosing aims at; less may be faster", "scores", gt=0, le=1
     )
-    top_k: int = field(10, "best images kept for each query", ge=1)
+    top_k: int = field(50, "best images kept for each query", ge=1)
     flip_average: bool = field(False, "average features with the mirrored image's", "features")
     whitening: str = field(
         "", "PCA whitening of embeddings, learned on the gallery or a split; empty: none", "scores"

@@ -1,5 +1,6 @@
 """A matcher for use from Python, on photo files or arrays, without TensorFlow."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from grnet_jax.errors import InputError, check_at_least
 from grnet_jax.evaluation.recognition import recognizes_categories
+from grnet_jax.metrics import MAX_ECE, Listwise
 from grnet_jax.models import (
     Features,
     Predictions,
@@ -43,8 +46,10 @@ from input_pipeline import (
     ImageTransform,
     build_transform,
     load_crop,
+    read_object,
 )
 
+_MAX_CHANGE = 0.2  # of a gallery's size, after which probabilities are of another one
 # Configs of systems that recognize categories, for those who ask a run that does not.
 _RECOGNIZING = ("configs/fashionnet.py", "configs/darn.py", "configs/fir.py")
 
@@ -64,6 +69,32 @@ class RegionGraph(NamedTuple):
     map_size: tuple[int, int]
 
 
+class RunCalibration(NamedTuple):
+    """Probabilities that were fitted when the run was evaluated.
+
+    Attributes:
+      listwise: computes them.
+      listed: length of the lists that they are of.
+      gallery: images that the lists were chosen from.
+    """
+
+    listwise: Listwise
+    listed: int
+    gallery: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Found(SearchResult):
+    """What a search found.
+
+    Attributes:
+      probabilities: float [q, k], of each image to show the query's item, 0 where there is none;
+        None where the run's evaluation says nothing about such a gallery.
+    """
+
+    probabilities: np.ndarray | None = None
+
+
 class LoadedMatcher:
     """A matcher with its trained parameters.
 
@@ -73,11 +104,13 @@ class LoadedMatcher:
       config: the run's config.
       step: the training step of the checkpoint.
       mesh: this process's own devices, which score as in evaluation.
+      calibration: of its probabilities; None where eval.py measured none that are good enough.
     """
 
-    def __init__(self, run: Run, state: TrainState):
+    def __init__(self, run: Run, state: TrainState, calibration: RunCalibration | None = None):
         self.config = run.config
         self.step = int(state.step)
+        self.calibration = calibration
         image, search = run.config.image, run.config.eval.search
         # Of customer and of shop photos.
         self._transforms = [build_transform(image, shop=shop) for shop in (False, True)]
@@ -246,14 +279,13 @@ class LoadedMatcher:
     def score(self, query: Features, gallery: Features) -> np.ndarray:
         """Returns how alike each query is to each gallery image, float32 [q, g].
 
-        Higher is more alike. For GRNet it is the logit of "same item"; its sigmoid is the
-        probability.
+        Higher is more alike.
         """
         mesh = self.mesh
         block = query_block(len(query.embedding), mesh)
         return score_matrix(self._score, query, InMemoryFeatures(gallery), mesh, block)
 
-    def search(self, query: Features, gallery: Features, top_k: int = 10) -> SearchResult:
+    def search(self, query: Features, gallery: Features, top_k: int = 10) -> Found:
         """Finds the gallery images that are most alike to each query, best first.
 
         Args:
@@ -262,15 +294,23 @@ class LoadedMatcher:
           top_k: how many to find, at most g.
 
         Returns:
-          `indices` int32 [q, k], rows of the gallery, and their `scores` float32 [q, k].
+          `indices` int32 [q, k], rows of the gallery, and their `scores` float32 [q, k]; with
+          `probabilities` where the run was evaluated on a gallery of about the same size (within
+          20%), each image taken for an item of its own.
 
         Raises:
           InputError: top_k is below 1.
         """
         check_at_least("search: top_k", top_k, 1)
         images = InMemoryFeatures(gallery)
-        search = ExhaustiveSearch(self._score, images, self.mesh, top_k)
-        return find(search, InMemoryFeatures(query))
+        fitted = self.calibration
+        if fitted and abs(len(images) - fitted.gallery) > _MAX_CHANGE * fitted.gallery:
+            fitted = None
+        listed = max(top_k, fitted.listed) if fitted else top_k
+        search = ExhaustiveSearch(self._score, images, self.mesh, listed)
+        found = find(search, InMemoryFeatures(query))
+        p = fitted.listwise(found.scores)[0][:, :top_k] if fitted else None
+        return Found(found.indices[:, :top_k], found.scores[:, :top_k], p)
 
     def _shared(self, wanted: int) -> int:
         """The next multiple of the number of devices."""
@@ -291,7 +331,23 @@ def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
     kind, _, name = os.fspath(workdir).partition(":")
     if kind == "imagenet":
         return LoadedMatcher(*start_zero_shot(name, make_mesh()))
-    return LoadedMatcher(*restore_matcher(workdir, make_mesh()))
+    run, state = restore_matcher(workdir, make_mesh())
+    return LoadedMatcher(run, state, _read_calibration(epath.Path(workdir), int(state.step)))
+
+
+def _read_calibration(workdir: epath.Path, step: int) -> RunCalibration | None:
+    """What eval.py measured of this checkpoint; None if nothing, or nothing that is good."""
+    path = workdir.expanduser() / "results.json"
+    if not path.exists():
+        return None
+    try:
+        results = read_object(path, "what eval.py wrote")
+        found, gallery = results["calibration"], results["protocols"]["all"]["gallery"]
+        if results["step"] != step or gallery is None or found["best_match"]["ece"] > MAX_ECE:
+            return None
+        return RunCalibration(Listwise(found["scale"], found["none"]), found["listed"], gallery)
+    except (InputError, KeyError, TypeError):  # damaged, or of an older version
+        return None
 
 
 def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:

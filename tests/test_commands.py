@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -234,6 +235,31 @@ def test_load_scores_as_evaluation_does(trained, data_dir):
     results = json.loads((workdir / "results.json").read_text())["protocols"]["all"]
     # One gray level of difference in a resized image may swap two near-equal scores.
     np.testing.assert_allclose(found, [results[f"top{k}"] for k in (1, 5, 10)], atol=1.5 / 24)
+
+
+@pytest.mark.parametrize(
+    ("changed", "gallery", "told"),
+    [({}, 12, True), ({}, 10, True), ({}, 9, False), ({"step": 1}, 12, False),
+     ({"calibration": {}}, 12, False)],
+)  # fmt: skip
+def test_load_has_the_probabilities_of_evaluation(trained, tmp_path, changed, gallery, told):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    results = json.loads((run / "results.json").read_text())
+    found = results["calibration"]
+    found["best_match"]["ece"] = 0.09
+    (run / "results.json").write_text(json.dumps(results | changed))
+    matcher = grnet_jax.load(str(run))
+    photos = np.random.default_rng(0).integers(0, 256, (gallery, 32, 32, 3), dtype=np.uint8)
+    features = matcher.embed([*photos])
+    best = matcher.search(features, features, top_k=3)
+    if not told:
+        assert best.probabilities is None
+        return
+    odds = np.exp(found["scale"] * matcher.score(features, features).astype(np.float64))
+    p = odds / (odds.sum(axis=1, keepdims=True) + np.exp(found["none"]))
+    expected = np.take_along_axis(p, best.indices, axis=1)
+    np.testing.assert_allclose(best.probabilities, expected, rtol=1e-5)
 
 
 def test_shop_photos_are_cropped_as_in_their_gallery(trained):

@@ -21,11 +21,11 @@ _MAY_IMPORT = {
     "models": {"errors", "graph", "backbones", "detection"},
     "search": {"errors", "config", "metrics", "models", "sharding"},
     "evaluation": {"errors", "config", "detection", "metrics", "models", "search"},
-    "visualization": {"errors", "graph", "models", "evaluation", "detection"},
+    "visualization": {"errors", "metrics", "graph", "models", "evaluation", "detection"},
     "training": {
         *("errors", "config", "backbones", "losses", "models", "sharding", "search", "evaluation"),
     },
-    "inference": {"errors", "models", "search", "sharding", "evaluation", "training"},
+    "inference": {"errors", "metrics", "models", "search", "sharding", "evaluation", "training"},
     "catalog": {"errors", "metrics", "models", "search", "evaluation", "inference"},
     "serving": {"errors", "models", "inference", "catalog", "visualization"},
     "export": {"errors", "config", "models"},
@@ -42,7 +42,7 @@ _MAY_IMPORT = {
     # `python -m grnet_jax.ROOM`: a command, which nothing imports, besides what its room may.
     "__main__": {
         *("errors", "runtime", "sharding", "evaluation", "visualization", "training", "inference"),
-        *("catalog", "serving"),
+        *("catalog", "serving", "detect"),
     },
     "__init__": set(),
 }

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 _FILE = "calibration.json"
 _FEWEST = 100  # queries
-_BINS, _SHOWN = 15, 20
-# What is worse than this is not shown.
-_MAX_ECE, _MIN_AUROC = 0.1, 0.7
+_MIN_AUROC = 0.7  # of 'not in this catalog', else it is not said
 _MAX_CHANGE = 0.2  # of the number of photos, after which a calibration is stale
 _BATCH = 64
 
@@ -83,7 +81,7 @@ class Calibration(pydantic.BaseModel):
     @property
     def shows_probabilities(self) -> bool:
         """Returns whether probabilities are good enough to be shown."""
-        return self.ece_first <= _MAX_ECE
+        return self.ece_first <= metrics.MAX_ECE
 
     def in_catalog(self, score: float | None, probability: float | None) -> float | None:
         """Returns the probability that the item is in the catalog, of the first match's.
@@ -153,47 +151,47 @@ def calibrate_catalog(
         if mine is not None:
             answers[number] = both.index(mine)
     clusters = np.unique(names, return_inverse=True)[1]
-    fitted = metrics.fit_listwise(scores, answers)
+    found = _cross_fitted(scores, answers, np.concatenate([clusters, clusters]))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     calibration = Calibration(
-        scale=fitted.scale,
-        none=fitted.none,
+        scale=found.fitted.scale,
+        none=found.fitted.none,
         fingerprint=catalog.matcher.fingerprint,
         rows=len(catalog),
         shortlist=shortlist,
         queries=len(names),
         source=" ".join([source, *splits]),
         fitted_at=now,
-        **_measure(scores, answers, np.concatenate([clusters, clusters])),
+        **_measure(found),
     )
     write_file(folder / _FILE, calibration.model_dump_json(indent=2) + "\n")
     return calibration
 
 
-def _measure(scores: np.ndarray, answers: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:
-    """How good probabilities are, each fitted on the other half of the items."""
-    p, none = metrics.cross_fit(scores, answers, clusters)
+def _cross_fitted(
+    scores: np.ndarray, answers: np.ndarray, clusters: np.ndarray
+) -> metrics.ListProbabilities:
     right = np.arange(scores.shape[1]) == answers[:, None]
-    there = np.isfinite(scores)
-    present = np.arange(len(scores)) < len(scores) // 2
-    told = metrics.open_set_metrics(1 - none, present, clusters)
-    assert told is not None  # noqa: S101, there are both kinds
-    threshold = float(np.quantile(1 - none[present], 0.05, method="lower"))
+    fitted = metrics.fit_listwise(scores, answers)
+    p, none = metrics.cross_fit(scores, answers, clusters)
+    return metrics.ListProbabilities(fitted, p, none, np.isfinite(scores), right, clusters)
+
+
+def _measure(found: metrics.ListProbabilities) -> dict[str, Any]:
+    """How good probabilities are, of queries with their item, and then of the same without."""
+    everyone = np.ones(len(found.none), bool)
+    present = np.arange(len(everyone)) < len(everyone) // 2
+    first, shown = (found.measure(everyone, count) for count in (1, metrics.SHOWN))
+    told = metrics.open_set_metrics(1 - found.none, present, found.clusters)
+    assert first and shown  # noqa: S101, PT018, there are lists
+    assert told  # noqa: S101, of both kinds
     return {
-        "ece_first": _error(p[:, :1], right[:, :1], there[:, :1]),
-        "ece_shown": _error(p[:, :_SHOWN], right[:, :_SHOWN], there[:, :_SHOWN]),
+        "ece_first": first.values["ece"],
+        "ece_shown": shown.values["ece"],
         "auroc": told.auroc,
-        "threshold": threshold,
+        "threshold": float(np.quantile(1 - found.none[present], 0.05, method="lower")),
         "fpr": told.fpr_at_95_tpr,
     }
-
-
-def _error(p: np.ndarray, right: np.ndarray, there: np.ndarray) -> float:
-    p = np.clip(p, 1e-12, 1 - 1e-7)
-    edges = metrics.equal_width_edges(_BINS)
-    return metrics.expected_calibration_error(
-        metrics.calibration_sums(np.log(p) - np.log1p(-p), right, edges, there)
-    )
 
 
 def _ask(
@@ -275,12 +273,12 @@ def describe(found: Calibration) -> str:
     first, shown = 100 * found.ece_first, 100 * found.ece_shown
     lines = [
         f"Fitted on {found.queries:,} photos. Probabilities of first results are off by "
-        f"{first:.1f} points, of the first {_SHOWN} by {shown:.1f} (in two halves by item).",
+        f"{first:.1f} points, of the first {metrics.SHOWN} by {shown:.1f} (in two halves by item).",
         f"Photos whose item is in the catalog are told from others with an AUROC of "
         f"{found.auroc:.2f}; where 95% of these pass, {100 * found.fpr:.0f}% of the others do.",
     ]
     if not found.shows_probabilities:
-        lines.append(f"Not shown: more than {100 * _MAX_ECE:.0f} points.")
+        lines.append(f"Not shown: more than {100 * metrics.MAX_ECE:.0f} points.")
     elif found.auroc < _MIN_AUROC:
         lines.append(f"'Not in this catalog' is not said: the AUROC is below {_MIN_AUROC}.")
     return "\n".join(lines)

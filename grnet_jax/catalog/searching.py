@@ -23,13 +23,14 @@ from grnet_jax.errors import check_at_least
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.models import Features
 from grnet_jax.search.indexed import IndexedEmbeddings
-from grnet_jax.search.ranking import query_block
+from grnet_jax.search.ranking import SearchResult, query_block
 from grnet_jax.search.reranking import score_lists
 from grnet_jax.search.resident import ResidentEmbeddings, padded_rows
 from input_pipeline import Box, ImageSource, to_path
 
 _COLORS = 3 * COLOR_CELLS**2
 _QUERIES = 16  # searched at once, at most
+_DEEPER = 4  # times longer is the next list, where one is too short
 # Of 255: two photos are copies where no cell's colors differ by more. Measured on recolorings and
 # on photos encoded anew.
 _COPY_DIFFERENCE = 12
@@ -48,6 +49,7 @@ class Match:
       fields: what else is known of it.
       images: its other photos that were found, the best first.
       copies: (item, image) of other items whose photo is a copy of this one's.
+      image_rows, copy_rows: of these in the listing.
       probability: that it is the item in the photo; None where that is not known well enough.
     """
 
@@ -59,6 +61,8 @@ class Match:
     fields: dict[str, str]
     images: list[str] = dataclasses.field(default_factory=list)
     copies: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    image_rows: list[int] = dataclasses.field(default_factory=list)
+    copy_rows: list[int] = dataclasses.field(default_factory=list)
     probability: float | None = None
 
 
@@ -130,25 +134,34 @@ class Catalog:
         top_k: int = 20,
         *,
         shortlist: int = SHORTLIST,
+        deepest: int | None = None,
     ) -> list[list[Match]]:
-        """As `search`, of features that the catalog's matcher embedded."""
+        """As `search`, of features that the catalog's matcher embedded.
+
+        Args:
+          query, filters, top_k, shortlist: as there.
+          deepest: photos to compare at most, for items with many photos and for long lists; None
+            for all.
+        """
         check_at_least("top_k", top_k, 1)
         check_at_least("shortlist", shortlist, 1)
         rows = None
         if filters:
             rows = passing(filters, self.generation.fields, len(self))
-        most = len(self) if rows is None else int(rows.sum())
+        most = min(len(self) if rows is None else int(rows.sum()), deepest or len(self))
         results: list[list[Match]] = []
         for start in range(0, len(query.embedding), _QUERIES):
             part = _take(query, slice(start, start + _QUERIES))
-            length, compared = max(shortlist, top_k), 4 * top_k
+            length, compared = shortlist, 4 * top_k
+            while length < min(top_k, most):
+                length *= _DEEPER
             while True:
-                ranked = self._rank(part, rows, length)
+                ranked = self._rank(part, rows, length, shortlist)
                 matches = self._matches(ranked, top_k, shortlist, compared)
                 if length >= most or all(len(one) == top_k for one in matches):
                     break
                 # Items with many photos, and copies.
-                length, compared = 4 * length, max(4 * compared, length)
+                length, compared = _DEEPER * length, max(_DEEPER * compared, length)
             results += matches
         return results
 
@@ -157,7 +170,7 @@ class Catalog:
         found: list[dict[str, float]] = []
         for start in range(0, len(query.embedding), _QUERIES):
             for rows, scores in self._rank(
-                _take(query, slice(start, start + _QUERIES)), None, shortlist
+                _take(query, slice(start, start + _QUERIES)), None, shortlist, shortlist
             ):
                 items: dict[str, float] = {}
                 for item, score in zip(self._items[rows], scores.tolist(), strict=True):
@@ -166,25 +179,43 @@ class Catalog:
         return found
 
     def _rank(
-        self, query: Features, rows: np.ndarray | None, length: int
+        self, query: Features, rows: np.ndarray | None, length: int, piece: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The rows of the listing nearest to each query and their scores, the best first."""
-        length = min(length, padded_rows(len(self)))
-        nearest = self._embeddings.nearest(np.asarray(query.embedding), length, rows)
+        """The rows of the listing nearest to each query and their scores, the best first.
+
+        Pairs are scored a piece of the list at a time, so that each length needs no compilation.
+        """
+        nearest = self._nearest(np.asarray(query.embedding), length, rows)
         lists, scores = nearest.indices, nearest.scores
         if self.matcher.pair_scores is not None:
             # Of one length always; what fills them up is the first row.
-            lists = np.sort(np.where(lists < 0, len(self), lists), axis=1)
+            missing = ((0, 0), (0, -lists.shape[1] % piece))
+            lists = np.pad(
+                np.where(lists < 0, len(self), lists), missing, constant_values=len(self)
+            )
+            lists = np.sort(lists, axis=1)
             block = query_block(len(lists), self.matcher.mesh)
             whole = np.where(lists == len(self), 0, lists)
-            scores = score_lists(
-                self.matcher.pair_scores, query, whole, self.generation.features,
-                self.matcher.mesh, block,
-            )  # fmt: skip
+            parts = [
+                score_lists(
+                    self.matcher.pair_scores, query, whole[:, start : start + piece],
+                    self.generation.features, self.matcher.mesh, block,
+                )
+                for start in range(0, whole.shape[1], piece)
+            ]  # fmt: skip
+            scores = np.concatenate(parts, axis=1)
             lists = np.where(lists == len(self), -1, lists)
         order = np.argsort(-scores, axis=1, kind="stable")
         lists, scores = (np.take_along_axis(part, order, axis=1) for part in (lists, scores))
         return [(row[row >= 0], one[row >= 0]) for row, one in zip(lists, scores, strict=True)]
+
+    def _nearest(self, query: np.ndarray, length: int, rows: np.ndarray | None) -> SearchResult:
+        return self._embeddings.nearest(query, min(length, padded_rows(len(self))), rows)
+
+    def warm_up(self, queries: int, shortlist: int) -> None:
+        """Compiles what `search_features` of so many queries needs for a list that is longer."""
+        size = self.matcher.feature_shapes().embedding.shape[1]
+        self._nearest(np.zeros((queries, size), np.float32), _DEEPER * shortlist, None)
 
     def _matches(
         self,
@@ -265,6 +296,8 @@ class Catalog:
             fields,
             [images[other] for other in others],
             [(self._items[copy], images[copy]) for copy in copies],
+            others,
+            copies,
         )
 
     def thumbnail(self, row: int) -> bytes:

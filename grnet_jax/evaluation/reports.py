@@ -13,8 +13,8 @@ from etils import epath
 from grnet_jax.evaluation.breakdowns import break_down
 from grnet_jax.evaluation.protocols import Protocol
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.evaluation.retrieval_metrics import Calibration, OpenSet, RetrievalMetrics
-from grnet_jax.metrics import CalibrationSums
+from grnet_jax.evaluation.retrieval_metrics import RetrievalMetrics
+from grnet_jax.metrics import BINS, SHOWN, Calibration, ListProbabilities, OpenSet
 from grnet_jax.search.fingerprints import fingerprint
 from input_pipeline import query_subsets, write_file
 
@@ -34,8 +34,9 @@ def results_dict(
 ) -> dict[str, Any]:
     """The figures as `results.json` holds them; every share and interval in 0..1.
 
-    A figure over no queries is null. "calibration" has a list of [pairs, mean probability, share
-    that shows the same item] of the bins that hold any; it is empty where scores are no logits.
+    A figure over no queries is null. "calibration" has the two numbers of probabilities, the length
+    of the lists that they are of, and how good they are: with a list of [results, mean probability,
+    share that shows the same item] of the bins that hold any.
     """
     subsets = {}
     for name, figures in result.metrics.items():
@@ -45,8 +46,6 @@ def results_dict(
         if figures.best_match:
             subsets[name]["best_match"] = _calibration(figures.best_match)
     protocol = result.protocol
-    best_match = result.metrics["all"].best_match
-    reliability = {"all_pairs": result.calibration, "best_match": best_match}
     return {
         "dataset": protocol.dataset,
         "split": protocol.split,
@@ -67,9 +66,7 @@ def results_dict(
             kind: {name: _figures(figures) for name, figures in groups.items()}
             for kind, groups in break_down(result).items()
         },
-        "calibration": {
-            name: _calibration(found) | _bins(found) for name, found in reliability.items() if found
-        },
+        "calibration": _probabilities(result.probabilities) if result.probabilities else {},
     }
 
 
@@ -208,23 +205,13 @@ def describe_scores(result: RetrievalResult) -> list[str]:
         )
     if figures.best_match:
         best = figures.best_match
-        said = best.equal_width.confidence.sum() / best.pairs
-        right = best.equal_width.hits.sum() / best.pairs
+        counts, said, right = best.equal_width.T
+        said, right = (100 * np.average(column, weights=counts) for column in (said, right))
         lines.append(
-            f"Best matches are given a mean probability of {100 * said:.1f} and are right in "
-            f"{100 * right:.1f}; expected calibration error {100 * best.values['ece']:.1f} "
-            f"({len(best.equal_width.counts)} bins)."
+            f"Best matches are given a mean probability of {said:.1f} and are right in "
+            f"{right:.1f}; expected calibration error {100 * best.values['ece']:.1f} ({BINS} bins)."
         )
     return lines
-
-
-def reliability(sums: CalibrationSums) -> list[tuple[float, float, float]]:
-    """Pairs, mean probability and share that shows the same item, of each bin with any pair."""
-    return [
-        (float(n), float(said / n), float(hits / n))
-        for n, hits, said in zip(sums.counts, sums.hits, sums.confidence, strict=True)
-        if n
-    ]
 
 
 def format_figure(value: float, interval: tuple[float, float]) -> str:
@@ -254,17 +241,24 @@ def _open_set(found: OpenSet) -> dict[str, Any]:
     }
 
 
+def _probabilities(found: ListProbabilities) -> dict[str, Any]:
+    measured = {"best_match": found.measure(found.there[:, 0], 1)}
+    measured["shown"] = found.measure(found.there[:, 0], SHOWN)
+    return {"scale": found.fitted.scale, "none": found.fitted.none, "listed": found.p.shape[1]} | {
+        name: _calibration(one) | _bins(one) for name, one in measured.items() if one
+    }
+
+
 def _calibration(found: Calibration) -> dict[str, Any]:
     numbers: dict[str, Any] = {key: _digits(value) for key, value in found.values.items()}
-    if found.brier_interval:
-        numbers["intervals_95"] = {"brier": [_digits(bound) for bound in found.brier_interval]}
-    return {"pairs": found.pairs} | numbers
+    numbers["intervals_95"] = {"brier": [_digits(bound) for bound in found.brier_interval]}
+    return {"results": found.results} | numbers
 
 
 def _bins(found: Calibration) -> dict[str, Any]:
     return {
-        name: [[int(n), _digits(said), _digits(right)] for n, said, right in reliability(sums)]
-        for name, sums in (("equal_width", found.equal_width), ("equal_mass", found.equal_mass))
+        name: [[int(n), _digits(said), _digits(right)] for n, said, right in bins.tolist()]
+        for name, bins in (("equal_width", found.equal_width), ("equal_mass", found.equal_mass))
     }
 
 

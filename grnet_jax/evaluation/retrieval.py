@@ -28,13 +28,11 @@ from grnet_jax.evaluation.protocols import (
     within_part,
 )
 from grnet_jax.evaluation.retrieval_metrics import (
-    BINS,
-    Calibration,
     RetrievalMetrics,
     compute_metrics,
     macro_average,
-    pair_calibration,
 )
+from grnet_jax.metrics import ListProbabilities
 from grnet_jax.models import is_embedding_model, model_inputs
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.embed import embed_rows, make_embed, read_images
@@ -68,8 +66,7 @@ class RetrievalResult:
       metrics: by the name of a subset of the queries.
       subsets: which queries each covers.
       ranking: of the protocol's queries; `indices` are places in its gallery_rows.
-      calibration: of all pairs of queries and gallery images; None where scores are no logits, or
-        where not all pairs were scored.
+      probabilities: of the results that `ranking` lists.
       shortlist: gallery images that a query was scored against at most; 0 for all.
       processing: what changed features after the model, by field of the config.
     """
@@ -78,7 +75,7 @@ class RetrievalResult:
     metrics: dict[str, RetrievalMetrics]
     subsets: list[QuerySubset]
     ranking: RankingResult
-    calibration: Calibration | None = None
+    probabilities: ListProbabilities | None = None
     shortlist: int = 0
     processing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -182,7 +179,6 @@ class RetrievalEvaluator:
         self._mesh = mesh
         self._store = store
         self._scratch = scratch
-        self._logits = bool(getattr(matcher, "scores_are_logits", False))
         self._embed = make_embed(matcher, mesh, self._search.flip_average)
         self._local_mesh = local_mesh(mesh)
         self._fingerprinted: tuple[Any, str] | None = None
@@ -221,7 +217,10 @@ class RetrievalEvaluator:
         if jax.process_index() == 0:
             files.remove()
             self._remove_scratch()
-        subsets, measured = self._measure(ranking)
+        index, listed = protocol.images.index, protocol.gallery_rows[ranking.indices]
+        asked = index.item[protocol.query_rows]
+        probabilities = metrics.list_probabilities(ranking.scores, index.item[listed], asked)
+        subsets, measured = self._measure(ranking, probabilities)
         unmatched = measured["all"].without_match
         if unmatched:
             logging.warning(
@@ -230,10 +229,8 @@ class RetrievalEvaluator:
                 len(protocol.query_rows),
             )
         shortlist = self._search.shortlist if any(map(self._is_listed, protocol.groups)) else 0
-        sums = ranking.calibration
-        calibration = None if sums is None else pair_calibration(sums)
         return RetrievalResult(
-            protocol, measured, subsets, ranking, calibration, shortlist, self._processing()
+            protocol, measured, subsets, ranking, probabilities, shortlist, self._processing()
         )
 
     def features(
@@ -311,7 +308,7 @@ class RetrievalEvaluator:
         return {name: value for name, value in fields.items() if value}
 
     def _measure(
-        self, ranking: RankingResult
+        self, ranking: RankingResult, probabilities: ListProbabilities
     ) -> tuple[list[QuerySubset], dict[str, RetrievalMetrics]]:
         """The protocol's subsets, and the metrics of these and of all categories by name."""
         protocol = self.protocol
@@ -328,7 +325,7 @@ class RetrievalEvaluator:
             categories,
         )
         items, best = index.item[rows], ranking.scores[:, 0]
-        measured = compute_metrics(subsets, ranking.ranks, items, best, logits=self._logits)
+        measured = compute_metrics(subsets, ranking.ranks, items, best, probabilities)
         if categories:
             parts = [measured[f"category:{name}"] for name, _, _ in categories]
             measured["category_mean"] = macro_average(parts, protocol.dataset)
@@ -392,10 +389,6 @@ class RetrievalEvaluator:
             others = identical_rows(protocol.positives, content)
         ranked_by = self._config.eval.protocol.rank_items
         groups = [group for group in protocol.groups if len(group.gallery)]  # others have no match
-        edges = self._calibration_edges
-        if edges is not None and any(map(self._is_listed, groups)):
-            logging.info("Calibration is not measured: of a shortlist's pairs alone.")
-            edges = None
         parts = []
         listed = [group for group in groups if self._is_listed(group)]
         with (
@@ -412,7 +405,6 @@ class RetrievalEvaluator:
                     own,
                     within_part(protocol.positives[group.queries], group.gallery),
                     None if others is None else within_part(others[group.queries], group.gallery),
-                    calibration_edges=edges,
                     items=items if ranked_by == "best_image" else None,
                     files=files,
                     name=f"group-{number}",
@@ -446,10 +438,6 @@ class RetrievalEvaluator:
         """Whether a group's gallery is longer than a shortlist; else all of it is scored."""
         return 0 < self._search.shortlist < len(group.gallery)
 
-    @property
-    def _calibration_edges(self) -> np.ndarray | None:
-        return metrics.fine_edges(BINS) if self._logits else None
-
     def _fingerprint(self, variables: Any) -> str:
         """`model_fingerprint` of the variables, which reads them all, once for all features."""
         if self._fingerprinted is None or self._fingerprinted[0] is not variables:
@@ -465,7 +453,7 @@ class RetrievalEvaluator:
 
     def _ranking_fingerprint(self, variables: Any) -> str:
         """Of all that ranks depend on, and what is found of one chunk."""
-        config, protocol, edges = self._config, self.protocol, self._calibration_edges
+        config, protocol = self._config, self.protocol
         images, learned = protocol.images, protocol.whitening_split
         return fingerprint(
             [
@@ -482,7 +470,6 @@ class RetrievalEvaluator:
                 ""
                 if learned is None
                 else self._image_fingerprint(learned, np.arange(len(learned))),
-                [] if edges is None else edges.tolist(),
                 *(part for group in protocol.groups for part in (group.queries, group.gallery)),
             ]
         )

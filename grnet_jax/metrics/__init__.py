@@ -1,15 +1,9 @@
 """Metrics of ranking, calibration, open-set retrieval and recognition: functions of arrays."""
 
 from grnet_jax.metrics.calibration import (
-    CalibrationSums,
-    add_sums,
-    calibration_sums,
-    equal_mass_edges,
-    equal_width_edges,
-    expected_calibration_error,
-    fine_edges,
-    merge_equal_mass,
-    merge_equal_width,
+    BINS,
+    Calibration,
+    measure_calibration,
 )
 from grnet_jax.metrics.intervals import (
     clustered_intervals,
@@ -21,10 +15,14 @@ from grnet_jax.metrics.landmarks import (
     normalized_error,
 )
 from grnet_jax.metrics.listwise import (
+    MAX_ECE,
     NONE,
+    SHOWN,
+    ListProbabilities,
     Listwise,
     cross_fit,
     fit_listwise,
+    list_probabilities,
 )
 from grnet_jax.metrics.open_set import (
     OpenSet,
@@ -52,31 +50,29 @@ from grnet_jax.metrics.recognition import (
 )
 
 __all__ = [
+    "BINS",
+    "MAX_ECE",
     "NONE",
+    "SHOWN",
     "AttributeRecall",
-    "CalibrationSums",
+    "Calibration",
+    "ListProbabilities",
     "Listwise",
     "OpenSet",
-    "add_sums",
     "attribute_hits",
     "attribute_recall",
     "average_precision",
     "average_precision_at_r",
     "average_precision_revisitop",
-    "calibration_sums",
     "category_hits",
     "clustered_intervals",
     "count_ahead",
     "cross_fit",
     "detection_rate",
-    "equal_mass_edges",
-    "equal_width_edges",
-    "expected_calibration_error",
-    "fine_edges",
     "fit_listwise",
     "group_means",
-    "merge_equal_mass",
-    "merge_equal_width",
+    "list_probabilities",
+    "measure_calibration",
     "normalized_distances",
     "normalized_error",
     "open_set_metrics",

@@ -12,7 +12,11 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from grnet_jax.metrics.calibration import Calibration, measure_calibration
+
 NONE = -1
+SHOWN = 20  # results of a list that their calibration is measured on
+MAX_ECE = 0.1  # of first results; probabilities that are worse are not shown
 
 
 class Listwise(NamedTuple):
@@ -98,3 +102,51 @@ def cross_fit(
             fitted = fit_listwise(scores[others], answers[others])
             p[half == side], none[half == side] = fitted(scores[half == side])
     return p, none
+
+
+class ListProbabilities(NamedTuple):
+    """Lists of items with probabilities, each fitted on the other half of the items.
+
+    Attributes:
+      fitted: on all lists.
+      p: [q, k], of each result; 0 where `there` is false.
+      none: [q], that no result is right.
+      there: bool [q, k], results that are the first of their item.
+      right: bool [q, k], those that show the query's item.
+      clusters: int [q], the item of each query.
+    """
+
+    fitted: Listwise
+    p: np.ndarray
+    none: np.ndarray
+    there: np.ndarray
+    right: np.ndarray
+    clusters: np.ndarray
+
+    def measure(self, queries: np.ndarray, results: int) -> Calibration | None:
+        """Measures the first results of bool [q] queries; None where there is none."""
+        chosen = self.there[:, :results] & queries[:, None]
+        if not chosen.any():
+            return None
+        parts = self.p, self.right, np.broadcast_to(self.clusters[:, None], self.p.shape)
+        return measure_calibration(*(part[:, :results][chosen] for part in parts))
+
+
+def list_probabilities(
+    scores: np.ndarray, items: np.ndarray, clusters: np.ndarray
+) -> ListProbabilities:
+    """Fits and measures probabilities of lists of images, of which several may show one item.
+
+    Args:
+      scores: [q, k], best first, -inf where a list has no more.
+      items: int [q, k], of each image.
+      clusters: int [q], the item of each query.
+    """
+    again = np.array([~np.isin(np.arange(len(row)), np.unique(row, return_index=True)[1])
+                      for row in items]).reshape(items.shape)  # fmt: skip
+    there = np.isfinite(scores) & ~again
+    right = there & (items == clusters[:, None])
+    answers = np.where(right.any(axis=1), right.argmax(axis=1), NONE)
+    scores = np.where(there, scores, -np.inf)
+    p, none = cross_fit(scores, answers, clusters)
+    return ListProbabilities(fit_listwise(scores, answers), p, none, there, right, clusters)

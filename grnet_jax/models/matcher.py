@@ -9,7 +9,6 @@ Training, evaluation, search and benchmarks know only this pair. What a matcher 
 
 - `fuse(variables, dtype)` and `score_fused(fused, query, gallery)`, a faster way to the same scores
   once the parameters stay: the first runs once a model.
-- `scores_are_logits = True`: the sigmoid of a score is the probability of "same item".
 - `feature_map(images, train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`, `embed` in
   two parts, of matchers whose scores can be explained; where one reasons over a `graph`, also
   `global_edges(query, gallery) -> [q, g, nodes] twice`.

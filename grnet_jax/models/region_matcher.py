@@ -37,8 +37,6 @@ class RegionMatcher(Matcher):
     cell_color_weight: float = 0.0
     reduction: nn.Module | None = None
 
-    scores_are_logits = True
-
     def embed(self, images: jax.Array, train: bool = False) -> Features:
         """Returns features of images uint8 [n, h, w, 3]: regions [n, r, c], embeddings [n, d]."""
         return self.pool(self.feature_map(images, train))

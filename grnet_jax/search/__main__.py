@@ -21,9 +21,10 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from grnet_jax.catalog.calibrating import calibrate_catalog, describe
@@ -37,6 +38,7 @@ from grnet_jax.catalog.generations import (
 )
 from grnet_jax.catalog.indexing import SHORTLIST, IndexOptions, index_catalog
 from grnet_jax.catalog.searching import Catalog, Match, open_catalog
+from grnet_jax.detect.loading import load_detector
 from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_box
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
@@ -46,6 +48,7 @@ from input_pipeline import SPLITS, Box, load_crop, pixel_box, read_text, to_path
 _DEFAULT_MODEL = "imagenet:efficientnet_lite0"
 _FILTER = re.compile(r"\s*([^=<>]+?)\s*(<=|>=|=)\s*(.*?)\s*", re.DOTALL)
 _SHOWN_FIELDS = 60  # letters
+_OFFERED, _MOST_OFFERED = 0.5, 8  # garments of this score, so many at most
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -268,7 +271,23 @@ def _serve(folder: epath.Path, options: argparse.Namespace) -> None:
             options.host, options.port, options.shortlist, token, tuple(options.allowed_host),
             options.public, options.rate,
         ),
+        _garments(options.detector) if options.detector else None,
     )  # fmt: skip
+
+
+def _garments(workdir: str) -> Callable[[np.ndarray], list[tuple[Box, str, float]]]:
+    """Returns what finds (box, category, score) of garments in a photo, compiled."""
+    detector = load_detector(workdir)
+
+    def find(picture: np.ndarray) -> list[tuple[Box, str, float]]:
+        (found,) = detector.detect([picture])
+        each = zip(found.box.tolist(), found.category.tolist(), found.score.tolist(), strict=True)
+        return [(box, name, score) for box, name, score in each if score >= _OFFERED][
+            :_MOST_OFFERED
+        ]
+
+    find(np.zeros((64, 64, 3), np.uint8))
+    return find
 
 
 def parse_filters(texts: Sequence[str]) -> dict[str, Any]:
@@ -341,6 +360,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
     add("--port", type=int, default=8000, help="likewise (8000)")
     add("--shortlist", type=int, default=SHORTLIST, help=f"photos scored pairwise ({SHORTLIST})")
+    add("--detector", default="", help="a detector's run, whose boxes the page offers")
     add("--token_file", default="", help="its text is needed to ask (or $GRNET_SEARCH_TOKEN)")
     add("--public", action="store_true", help="others than this machine may ask without a token")
     add("--allowed_host", action="append", default=[], help="a name of this server, as a proxy has")

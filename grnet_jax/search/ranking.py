@@ -2,8 +2,8 @@
 
 A chunk's scores stand in one host matrix, float32 [q, g], of which the chunk is as long as
 `_SCORE_BYTES` allows: memory does not grow with the number of queries, nor, until a single block
-of queries fills it, with the gallery, which passes by block by block. Ranks, lists of the best and
-calibration are computed from that matrix, whoever filled it: `ExhaustiveSearch` with the matcher's
+of queries fills it, with the gallery, which passes by block by block. Ranks and lists of the
+best are computed from that matrix, whoever filled it: `ExhaustiveSearch` with the matcher's
 scores, a cascade (reranking.py) with both of its stages'.
 
 Each process ranks its share of the queries on its own devices and reads the whole gallery; only
@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from grnet_jax import models
-from grnet_jax.metrics import CalibrationSums, add_sums, calibration_sums, positive_ranks
+from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.features import FeatureSource, InMemoryFeatures, read_blocks
@@ -63,14 +63,12 @@ class RankingResult(SearchResult):
     Attributes:
       ranks: int32 [q, p], ranks of each query's positives from 1, in order, padded with 0.
       other_ranks: as `ranks`, of the other positives that were asked for; None for none.
-      calibration: sums over all pairs of queries and gallery images; None unless asked for.
       item_ranks: int32 [q, 1], rank of each query's item among the gallery's; None unless asked
         for.
     """
 
     ranks: np.ndarray
     other_ranks: np.ndarray | None = None
-    calibration: CalibrationSums | None = None
     item_ranks: np.ndarray | None = None
 
 
@@ -255,7 +253,6 @@ def rank(
     positives: np.ndarray,
     other_positives: np.ndarray | None = None,
     *,
-    calibration_edges: np.ndarray | None = None,
     items: ItemImages | None = None,
     files: ChunkFiles | None = None,
     name: str = "ranking",
@@ -267,8 +264,6 @@ def rank(
       query: features of q queries.
       positives: int [q, p], the gallery rows of each query's positives, padded with -1.
       other_positives: as positives, to be ranked beside them.
-      calibration_edges: scores between bins, [b - 1], for the sums of `metrics.calibration_sums`
-        with `positives` as the pairs that show the same item; None for none.
       items: for ranks of items by the score of their best image; None for none.
       files: keeps what is found of each chunk, and has what an earlier call found.
       name: of this ranking in the files.
@@ -280,12 +275,13 @@ def rank(
         chunk = f"{name}-{first}"
         arrays = files.load(chunk)
         if arrays is None:
-            # A process that has fewer queries than the others ranks the last one again.
-            counted = min(len(query) - first, len(rows))
             arrays = _rank_chunk(
-                search, query.take(rows), block, sets[:, rows], calibration_edges, counted,
+                search,
+                query.take(rows),
+                block,
+                sets[:, rows],
                 items and items._replace(own=items.own[rows]),
-            )  # fmt: skip
+            )
             files.save(chunk, arrays)
         else:
             search.skip(len(rows))
@@ -294,13 +290,9 @@ def rank(
         _gather_rows([part[key] for part in found], len(query))
         for key in ("ranks", "indices", "scores")
     )
-    sums = None
-    if calibration_edges is not None:
-        total = np.sum([part["calibration"] for part in found], axis=0)
-        sums = CalibrationSums(*_gather(total).sum(axis=0))
     others = None if other_positives is None else ranks[:, 1, : other_positives.shape[1]]
     of_items = items and _gather_rows([part["item_ranks"] for part in found], len(query))
-    return RankingResult(indices, scores, ranks[:, 0, : positives.shape[1]], others, sums, of_items)
+    return RankingResult(indices, scores, ranks[:, 0, : positives.shape[1]], others, of_items)
 
 
 def find(search: GallerySearch, query: FeatureSource) -> SearchResult:
@@ -340,29 +332,20 @@ def _rank_chunk(
     query: Features,
     block: int,
     positives: np.ndarray,
-    edges: np.ndarray | None,
-    counted: int,
     items: ItemImages | None,
 ) -> dict[str, np.ndarray]:
-    """Returns "ranks" int32 [q, s, p], "indices", "scores", and what else is asked for.
-
-    That is "calibration" [5, b] with edges, and "item_ranks" int32 [q, 1] with items.
+    """Returns "ranks" int32 [q, s, p], "indices", "scores", and with items "item_ranks" [q, 1].
 
     Args:
       search: of `rank`.
       query: features of the chunk's queries.
       block: of `GallerySearch`.
       positives: int32 [s, q, p].
-      edges: of the bins, or None.
-      counted: queries whose pairs are summed up, the first ones.
       items: of the chunk's queries, or None.
     """
     scores, top = search(query, block)
     ranks = [_by_rows(_positive_ranks, scores, rows) for rows in positives]
     found = {"ranks": np.stack(ranks, axis=1), "indices": top.indices, "scores": top.scores}
-    if edges is not None:
-        sums = _pair_sums(scores[: max(counted, 0)], positives[0], edges)
-        found["calibration"] = np.array(sums)
     if items:
         found["item_ranks"] = _item_ranks(scores, items)
     return found
@@ -380,14 +363,6 @@ def _item_ranks(scores: np.ndarray, items: ItemImages) -> np.ndarray:
 
 
 _positive_ranks = jax.jit(positive_ranks)
-
-
-def _pair_sums(scores: np.ndarray, positives: np.ndarray, edges: np.ndarray) -> CalibrationSums:
-    """Sums over all pairs of scores [q, g]."""
-    same = np.zeros(scores.shape, bool)
-    query, place = np.nonzero(positives[: len(scores)] >= 0)
-    same[query, positives[query, place]] = True
-    return calibration_sums(scores, same, edges)
 
 
 def _by_rows(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.ndarray:
@@ -462,7 +437,6 @@ def merge_rankings(
             merged[queries, : array.shape[1]] = array
         return merged
 
-    sums = [part.calibration for part, _, _ in parts if part.calibration is not None]
     others = [part.other_ranks for part, _, _ in parts if part.other_ranks is not None]
     of_items = [part.item_ranks for part, _, _ in parts if part.item_ranks is not None]
     return RankingResult(
@@ -470,6 +444,5 @@ def merge_rankings(
         scores=merge([part.scores for part, _, _ in parts], -np.inf),
         ranks=merge([part.ranks for part, _, _ in parts], 0),
         other_ranks=merge(others, 0) if others else None,
-        calibration=functools.reduce(add_sums, sums) if sums else None,
         item_ranks=merge(of_items, 0) if of_items else None,
     )

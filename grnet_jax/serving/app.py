@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import prometheus_client as prometheus
+import pydantic
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -19,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from grnet_jax.errors import InputError
 from grnet_jax.serving import answers, uploads
-from grnet_jax.serving.batching import Batcher, Job, compared_regions
+from grnet_jax.serving.batching import DEEPEST, Batcher, Job, compared_regions
 from grnet_jax.serving.live import Follower, LiveCatalog
 from grnet_jax.serving.problems import ProblemBody, RefusedError
 from grnet_jax.serving.uploads import HeldPhotos, Upload
@@ -88,7 +90,11 @@ class Service:
         add = self.metrics.gauge
         add("queue_depth", "Searches that wait", lambda: self.batcher.waiting)
         add("photos_held", "Photos that were sent", lambda: len(self.held))
-        add("compilations", "After the first warm-up", lambda: follower.compilations.count)
+        add(
+            "compilations",
+            "Besides what is compiled before a generation is live",
+            lambda: follower.compilations.count,
+        )
         add("generation", "That is live", lambda: self._generation())
         add("catalog_photos", "Of it", lambda: len(self.live.catalog) if self.follower.live else 0)
 
@@ -108,10 +114,11 @@ class Service:
         """Follows the catalog and searches, while the application lives."""
         thread = threading.Thread(target=self.follower.follow, daemon=True)
         thread.start()
-        task = asyncio.create_task(self.batcher.run())
+        tasks = [asyncio.create_task(work) for work in (self.batcher.run(), self.held.purge())]
         yield
         self.follower.close()
-        task.cancel()
+        for task in tasks:
+            task.cancel()
         self.batcher.close()
         self._decoding.shutdown(cancel_futures=True)
 
@@ -150,7 +157,9 @@ class Service:
             passing = live.catalog.count(filters)
         except InputError as error:
             raise RefusedError(422, "unknown-field", str(error)) from error
-        until = asked.offset + asked.limit
+        until, most = asked.offset + asked.limit, DEEPEST * self.shortlist
+        if until > most:
+            raise _invalid("offset", f"offset + limit is {until}; at most {most} items are listed")
         job = Job(live.catalog, query, filters, until + 1)
         matches = await self.batcher.search(job)
         results = [
@@ -162,8 +171,8 @@ class Service:
                 box=match.box,
                 probability=match.probability,
                 score=round(match.score, 6),
-                other_photos=live.others(match),
-                copies=[live.named(*copy) for copy in match.copies],
+                other_photos=[*map(live.shown, match.image_rows)],
+                copies=[*map(live.shown, match.copy_rows)],
             )
             for rank, match in enumerate(matches[:until], 1)
         ][asked.offset :]
@@ -308,13 +317,12 @@ def _add_searches(app: FastAPI, service: Service) -> None:
         request: Request,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         box: Annotated[str, Query(description="x_1,y_1,x_2,y_2", max_length=100)] = "",
+        filters: Annotated[str, Query(description="as of /v1/search", max_length=2000)] = "{}",
     ) -> answers.Results:
         """Sends a photo and searches by it."""
-        edges: Any = _parse_box(box) if box else None
+        asked = _parse_search(limit, box, filters)
         photo = await service.hold(await request.body(), request.headers.get("content-type", ""))
-        return await service.search(
-            answers.Search.model_validate({"photo": photo.photo, "box": edges, "limit": limit})
-        )
+        return await service.search(asked.model_copy(update={"photo": photo.photo}))
 
     @app.post("/v1/explain")
     async def explain(asked: answers.Explain) -> answers.Explanation:
@@ -452,10 +460,22 @@ def _check_box(box: Box, upload: Upload) -> Box:
     return box
 
 
-def _parse_box(text: str) -> Box:
+def _parse_search(limit: int, box: str, filters: str) -> answers.Search:
+    given = {"photo": "", "limit": limit, "box": box.split(",") if box else None}
     try:
-        x_1, y_1, x_2, y_2 = (float(edge) for edge in text.split(","))
-    except ValueError:
-        errors = [{"field": "box", "message": "expected x_1,y_1,x_2,y_2"}]
-        raise RefusedError(422, "invalid", "box: expected x_1,y_1,x_2,y_2", errors) from None
-    return x_1, y_1, x_2, y_2
+        return answers.Search.model_validate({**given, "filters": json.loads(filters)})
+    except pydantic.ValidationError as error:
+        found = error.errors()
+        raise RequestValidationError(
+            [{**one, "loc": ("query", *one["loc"])} for one in found]
+        ) from error
+    except ValueError as error:
+        raise _invalid(
+            "filters", f'expected JSON such as {{"category": ["dress"]}}: {error}'
+        ) from error
+
+
+def _invalid(field: str, message: str) -> RefusedError:
+    return RefusedError(
+        422, "invalid", f"{field}: {message}", [{"field": field, "message": message}]
+    )

@@ -16,6 +16,7 @@ from grnet_jax.serving.problems import RefusedError
 from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
 
 SIZES = (1, 2, 4, 8, 16)
+DEEPEST = 4  # shortlists that are compared, for long lists and items with many photos
 _WAITING = 64
 _DEADLINE = 10.0  # seconds
 
@@ -120,7 +121,9 @@ def search_together(jobs: list[Job], shortlist: int) -> list[list[Match]]:
             own = [jobs[chosen[place]] for place in places]
             most = max(job.top_k for job in own)
             query = jax.tree.map(lambda leaf: leaf[rows], queries)  # noqa: B023
-            results = catalog.search_features(query, own[0].filters, most, shortlist=shortlist)
+            results = catalog.search_features(
+                query, own[0].filters, most, shortlist=shortlist, deepest=DEEPEST * shortlist
+            )
             for place, job, matches in zip(places, own, results, strict=False):
                 found[chosen[place]] = matches[: job.top_k]
     return [found[number] for number in range(len(jobs))]

@@ -1,8 +1,10 @@
 """The catalog that is live: followed from generation to generation, and ready before it is used."""
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from etils import epath
 
 from grnet_jax.catalog.calibrating import Calibration, read_calibration
 from grnet_jax.catalog.generations import StoreError, read_manifest
-from grnet_jax.catalog.searching import Catalog, Match
+from grnet_jax.catalog.searching import Catalog
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.serving.answers import Facet, Item, Shown, Value
 from grnet_jax.serving.batching import SIZES, Job, compared_regions, search_together
@@ -38,8 +40,6 @@ class LiveCatalog:
         self._items = listing["item_id"].to_numpy(object)
         self._contents = listing["content"].to_numpy(object)
         self._rows = {int(number): row for row, number in reversed([*enumerate(self._numbers)])}
-        pairs = zip(self._items, listing["image"], strict=True)
-        self._by_name = {pair: row for row, pair in reversed([*enumerate(pairs)])}
         self._by_item = listing.groupby("item_id", sort=False, observed=True).indices
         fields = self.catalog.generation.fields
         made = [_facet(name, cells) for name, cells in fields.items() if name != "item_id"]
@@ -71,14 +71,6 @@ class LiveCatalog:
         crop = matcher.transform(shop=True).box(box, height, width)
         return crop[0] / width, crop[1] / height, crop[2] / width, crop[3] / height
 
-    def named(self, item: str, image: str) -> Shown:
-        """Returns an item's photo as `Match` names it."""
-        return self.shown(self._by_name[item, image])
-
-    def others(self, match: Match) -> list[Shown]:
-        """Returns an item's other photos that were found."""
-        return [self.named(match.item, image) for image in match.images]
-
     def samples(self) -> list[Shown]:
         """Returns photos of some items, spread over the catalog."""
         firsts = [rows[0] for rows in self._by_item.values()]
@@ -102,6 +94,7 @@ class LiveCatalog:
         blank = np.zeros((size, size, 3), np.uint8)
         for count in SIZES:
             search_together([Job(self.catalog, blank, {}, 1)] * count, shortlist)
+            self.catalog.warm_up(count, shortlist)
         compared_regions(self.catalog, blank, 0, 1)
 
 
@@ -142,13 +135,13 @@ class Follower:
                 self.live.catalog.calibration = self._calibration = calibration
             return
         begun = time.monotonic()
-        if self._matcher is None or self._matcher.fingerprint != manifest.model.fingerprint:
-            self._matcher = load(manifest.model.run)
-        live = LiveCatalog(self._folder, self._matcher)
-        live.warm_up(self._shortlist)
+        with self.compilations.expected():
+            if self._matcher is None or self._matcher.fingerprint != manifest.model.fingerprint:
+                self._matcher = load(manifest.model.run)
+            live = LiveCatalog(self._folder, self._matcher)
+            live.warm_up(self._shortlist)
         self.live, self._seen = live, live.catalog.manifest.generation
         self._calibration = live.catalog.calibration
-        self.compilations.ready()
         logging.getLogger("uvicorn.error").info(
             "Generation %d is live (%.1f s)", self._seen, time.monotonic() - begun
         )
@@ -159,19 +152,25 @@ class Follower:
 
 
 class Compilations:
-    """Counts what XLA compiles after the first warm-up."""
+    """Counts what XLA compiles besides what a generation needs before it is live."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._is_ready = False
+        self._warming = 0  # the thread that does
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def ready(self) -> None:
-        """Counts from now on."""
-        self._is_ready = True
+    @contextlib.contextmanager
+    def expected(self) -> Iterator[None]:
+        """Does not count what this thread compiles."""
+        self._warming = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._warming = 0
 
     def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
-        self.count += self._is_ready and event.endswith("backend_compile_duration")
+        expected = self._warming == threading.get_ident()
+        self.count += event.endswith("backend_compile_duration") and not expected
 
 
 def _facet(name: str, cells: pd.Series) -> Facet | None:

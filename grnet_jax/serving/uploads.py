@@ -1,10 +1,12 @@
 """Photos that strangers send: decoded within limits, and held for a while under a token."""
 
+import asyncio
 import io
 import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ MAX_BYTES = 10_000_000
 MAX_PIXELS = 25_000_000
 SECONDS_HELD = 600
 _SHORTEST, _RATIO = 32, 10
+_PURGE_SECONDS = 5.0
 _LONGEST = 1600  # pixels, of what is held
 _PHOTOS_HELD, _BYTES_HELD = 256, 512 << 20
 _MAGIC = {
@@ -107,10 +110,20 @@ class HeldPhotos:
         with self._lock:
             self._held[token] = time.monotonic() + SECONDS_HELD, upload
             self._bytes += upload.picture.nbytes
-            while len(self._held) > _PHOTOS_HELD or self._bytes > _BYTES_HELD or self._expired():
-                _, (_, oldest) = self._held.popitem(last=False)
-                self._bytes -= oldest.picture.nbytes
+            self._drop(lambda: len(self._held) > _PHOTOS_HELD or self._bytes > _BYTES_HELD)
         return token
+
+    async def purge(self) -> None:
+        """Lets go of what is held too long, until it is cancelled."""
+        while True:
+            await asyncio.sleep(_PURGE_SECONDS)
+            with self._lock:
+                self._drop(lambda: next(iter(self._held.values()))[0] < time.monotonic())
+
+    def _drop(self, is_too_much: Callable[[], bool]) -> None:
+        while self._held and is_too_much():
+            _, (_, oldest) = self._held.popitem(last=False)
+            self._bytes -= oldest.picture.nbytes
 
     def get(self, token: str) -> Upload:
         """Returns a photo; raises RefusedError where it is not held, or no longer."""
@@ -120,6 +133,3 @@ class HeldPhotos:
                 404, "photo-expired", "there is no such photo, or no longer: send it again"
             )
         return upload
-
-    def _expired(self) -> bool:
-        return next(iter(self._held.values()))[0] < time.monotonic()

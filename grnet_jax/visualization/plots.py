@@ -14,6 +14,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
+from grnet_jax.metrics import BINS
 from input_pipeline import read_object, write_file
 
 if TYPE_CHECKING:
@@ -158,10 +159,8 @@ def plot_scores(metrics: RetrievalMetrics) -> str:
     """Plots calibration of best matches and the ROC curve, as SVG; "" where neither is known."""
     lines = []
     best = metrics.best_match
-    if best and best.pairs >= MIN_PER_BIN * len(best.equal_mass.counts):
-        sums = best.equal_mass
-        filled = sums.counts > 0
-        curve = np.stack([sums.confidence, sums.hits], axis=1)[filled] / sums.counts[filled, None]
+    if best and best.results >= MIN_PER_BIN * BINS:
+        curve = best.equal_mass[:, 1:]
         labels = ("mean probability of best matches", "fraction of them that is right")
         lines.append(("Calibration of best matches", *labels, curve, "o"))
     if metrics.open_set:

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
-from scipy.special import expit
 
 from grnet_jax.evaluation.reports import (
     OTHER_COLUMNS,
@@ -15,7 +14,7 @@ from grnet_jax.evaluation.reports import (
     format_figure,
 )
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.evaluation.retrieval_metrics import Calibration
+from grnet_jax.metrics import BINS, MAX_ECE, Calibration
 from grnet_jax.visualization.chosen_pairs import best_matches
 from grnet_jax.visualization.drawing import INK, PAPER
 from grnet_jax.visualization.explanation_page import PAGE, has_explanations
@@ -27,7 +26,6 @@ _EXAMPLES = 4  # best and worst queries of each protocol
 _SAMPLE = 8  # queries drawn at random, so that the page does not show extremes only
 _MATCHES = 8  # gallery images shown for a query
 _THUMBNAIL = 160  # pixels, the longer side
-_MAX_ECE = 0.05  # expected calibration error up to which probabilities are shown
 
 
 def write_result_page(
@@ -70,23 +68,23 @@ def write_result_page(
 
 
 def shows_probabilities(best: Calibration | None) -> tuple[bool, str]:
-    """Returns whether first matches' sigmoids are shown as probabilities, and why in words.
+    """Returns whether probabilities are shown, and why in words.
 
     Args:
-      best: calibration of the best matches; None where scores are no logits.
+      best: calibration of the best matches; None without probabilities.
     """
     if best is None:
         return False, ""
-    error, few = best.values["ece_equal_mass"], MIN_PER_BIN * len(best.equal_mass.counts)
-    if best.pairs < few:
+    error, few = best.values["ece"], MIN_PER_BIN * BINS
+    if best.results < few:
         return (
             False,
             f"Probabilities are shown from {few} queries on.",
         )
     measured = f"The expected calibration error of first matches is {100 * error:.1f} points"
-    if error > _MAX_ECE:
-        return False, f"{measured}: too large (over {100 * _MAX_ECE:.0f}) to show probabilities."
-    return True, f"{measured}: the first match has its probability of the same item, too."
+    if error > MAX_ECE:
+        return False, f"{measured}: too large (over {100 * MAX_ECE:.0f}) to show probabilities."
+    return True, f"{measured}: items have their probability, too."
 
 
 class _Examples:
@@ -126,8 +124,7 @@ class _Examples:
         matches = []
         for rank, (row, score, right) in enumerate(best_matches(self._result, number, _MATCHES), 1):
             words = f"rank {rank}", "the same item" if right else "not the same item"
-            # Calibration is measured of first matches alone.
-            sure = f"{expit(score):.0%} the same" if self._probabilities and rank == 1 else ""
+            sure = self._probability(number, rank - 1)
             match = {"right": right, "rank": rank, "score": f"{score:.2f}", "probability": sure}
             matches.append(self._photo(row, "shop", *words) | match)
         rank, missed = int(self._rank[number]), None
@@ -138,6 +135,12 @@ class _Examples:
         query = self._photo(row, "customer", *self._flags(row))
         note = ", ".join(word for word in (query["category"], *self._flags(row)) if word)
         return query | {"note": note, "rank": rank, "matches": matches, "missed": missed}
+
+    def _probability(self, number: int, place: int) -> str:
+        found = self._result.probabilities
+        if not (self._probabilities and found and found.there[number, place]):
+            return ""
+        return f"{found.p[number, place]:.0%} the same"
 
     def _photo(self, row: int, domain: str, *words: str) -> dict[str, Any]:
         """Returns the picture with its alternative text, the item's name and the category's."""

@@ -83,9 +83,6 @@ def _same(one, two):
 @pytest.mark.parametrize("same_category", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_store_changes_no_metric(case, tmp_path, monkeypatch, same_category):
     memory = case.evaluate(same_category=same_category)
-    assert memory.calibration.pairs == sum(
-        len(group.queries) * len(group.gallery) for group in memory.protocol.groups
-    )
     store = tmp_path / "store"
     _same(memory, case.evaluate(store, 3, same_category=same_category))
     assert sorted(path.name for path in store.iterdir()) == ["gallery.lance", "queries.lance"]
@@ -178,7 +175,6 @@ def test_post_processing_comes_after_what_is_stored(histogram, tmp_path):
     assert memory.processing == {f"eval.search.{name}": value for name, value in _FIELDS.items()}
     assert "With eval.search.whitening=train, " in memory.describe()
     assert results_dict(memory, "x", 1)["processing"] == memory.processing
-    assert memory.calibration is None  # no logits
 
 
 @pytest.mark.parametrize(
@@ -197,7 +193,9 @@ def test_items_are_measured_beside_images(histogram, how, same_category):
     pairs = np.stack([listed[:, 0], listed[:, 1] - listed[:, 1] % 2], axis=1)
     evaluator.protocol = dataclasses.replace(evaluator.protocol, listed=pairs)
     found = evaluator.run(histogram.variables)
-    assert {name: found.metrics[name] for name in plain.metrics} == plain.metrics
+    for name, alone in plain.metrics.items():
+        beside, alone = (dataclasses.asdict(one) for one in (found.metrics[name], alone))
+        np.testing.assert_equal(beside, alone)
     protocol, index = found.protocol, found.protocol.images.index
     query, gallery = (
         read_all(evaluator.features(histogram.variables, protocol.images, rows, "")).embedding
@@ -257,7 +255,6 @@ def test_grnet_by_the_cascade(case, tmp_path, same_category):
             close = np.asarray(scores)[q, short]
             np.testing.assert_allclose(ranking.scores[q, : len(short)], close, rtol=1e-4, atol=1e-5)
     assert found.share_scored < 1
-    assert found.calibration is None
     assert found.metrics["all"].best_match is not None
     if not same_category:
         assert "each query's 10 first by embeddings, 22.7% of all pairs" in format_table(found)

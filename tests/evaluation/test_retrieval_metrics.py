@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from grnet_jax import metrics
 from grnet_jax.evaluation.breakdowns import box_area_fraction, break_down
 from grnet_jax.evaluation.protocols import Group, Protocol, QuerySubset, list_subsets
 from grnet_jax.evaluation.reports import (
@@ -22,21 +21,26 @@ from grnet_jax.evaluation.reports import (
 )
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import (
-    BINS,
     METRIC_NAMES,
     compute_metrics,
     macro_average,
-    pair_calibration,
     query_metrics,
 )
+from grnet_jax.metrics import ListProbabilities, Listwise
 from grnet_jax.search.ranking import RankingResult
 from input_pipeline import query_subsets
 
 _RANKS = np.array([[1, 4], [2, 0], [0, 0], [60, 0]], np.int32)
 _ITEMS = np.array([0, 1, 2, 3])
 _BEST = np.array([3.0, 1.0, 2.0, -1.0], np.float32)
-_SCORES = np.random.default_rng(0).normal(-2, 3, (4, 70)).astype(np.float32)
-_SAME = np.random.default_rng(1).random((4, 70)) < 0.3
+# Of the queries' best images, of which the first alone shows its query's item.
+_PROBABILITIES = ListProbabilities(
+    Listwise(1.0, 0.0),
+    *(np.array([[0.9, 0.05], [0.5, 0.3], [0.7, 0.1], [0.2, 0.2]]), np.array([0.05, 0.2, 0.2, 0.6])),
+    np.ones((4, 2), bool),
+    np.array([[True, False], [False, True], [False] * 2, [False] * 2]),
+    _ITEMS,
+)
 # Of the last query nothing is known.
 _FLAGS = np.array([0, 1, 0, 0]), np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
 _INDEX = types.SimpleNamespace(
@@ -56,9 +60,8 @@ _INDEX = types.SimpleNamespace(
 
 def _evaluation():
     protocols = list_subsets("synthetic", 70, query_subsets(*_FLAGS))
-    figures = compute_metrics(protocols, _RANKS, _ITEMS, _BEST, logits=True)
+    figures = compute_metrics(protocols, _RANKS, _ITEMS, _BEST, _PROBABILITIES)
     ranking = RankingResult(np.array([[0], [5], [5], [5]]), _BEST[:, None], _RANKS)
-    sums = metrics.calibration_sums(_SCORES, _SAME, metrics.fine_edges(BINS))
     protocol = Protocol(
         dataset="synthetic",
         split="test",
@@ -70,7 +73,7 @@ def _evaluation():
         groups=(Group("", np.arange(4), np.arange(70)),),
         sampled="4 of 9, drawn with seed 1",
     )
-    return RetrievalResult(protocol, figures, protocols, ranking, pair_calibration(sums))
+    return RetrievalResult(protocol, figures, protocols, ranking, _PROBABILITIES)
 
 
 def test_breakdowns_are_over_the_queries_of_a_group():
@@ -252,7 +255,7 @@ def test_table_names_queries_without_a_match():
 
 def test_measuring_no_query_gives_no_number():
     nothing = QuerySubset("easy", "Easy", np.zeros(4, bool), 70)
-    figures = compute_metrics([nothing], _RANKS, _ITEMS, _BEST, logits=True)["easy"]
+    figures = compute_metrics([nothing], _RANKS, _ITEMS, _BEST, _PROBABILITIES)["easy"]
     assert all(np.isnan(value) for value in figures.values.values())
     assert np.isnan(list(figures.intervals.values())).all()
     assert (figures.open_set, figures.best_match) == (None, None)
@@ -265,11 +268,16 @@ def test_protocols_measured_together_are_those_measured_alone():
     ranks[:, 2] = np.where(rng.random(60) < 0.5, 0, ranks[:, 2])
     items, best = rng.integers(0, 20, 60), rng.normal(size=60).astype(np.float32)
     protocols = [QuerySubset(str(g), str(g), rng.random(60) < 0.5, 70) for g in range(3)]
-    together = compute_metrics(protocols, ranks, items, best, logits=True)
+    p, right = rng.random((60, 1)), rng.random((60, 1)) < 0.5
+    known = ListProbabilities(
+        Listwise(1.0, 0.0), p, 1 - p[:, 0], np.ones((60, 1), bool), right, items
+    )
+    together = compute_metrics(protocols, ranks, items, best, known)
     for protocol in protocols:
         q = protocol.queries
         whole = QuerySubset("only", "only", np.ones(q.sum(), bool), 70)
-        alone = compute_metrics([whole], ranks[q], items[q], best[q], logits=True)["only"]
+        part = known._replace(**{name: getattr(known, name)[q] for name in known._fields[1:]})
+        alone = compute_metrics([whole], ranks[q], items[q], best[q], part)["only"]
         found = together[protocol.name]
         for one, other in (
             (found.values, alone.values),
@@ -295,22 +303,20 @@ def test_open_set_figures_need_queries_with_and_without_a_match():
 
 
 def test_calibration_of_best_matches_counts_queries_without_a_match_as_misses():
-    p = 1 / (1 + np.exp(-_BEST.astype(np.float64)))
-    right = np.array([1, 0, 0, 0])
+    p, right = _PROBABILITIES.p[:, 0], np.array([1, 0, 0, 0])
     found = _evaluation().metrics["all"].best_match
-    assert found.pairs == 4
-    assert found.values["brier"] == pytest.approx(np.mean((p - right) ** 2))
+    assert found.results == 4
+    assert found.brier == pytest.approx(np.mean((p - right) ** 2))
     # Every one is in a bin of its own.
     assert found.values["ece"] == pytest.approx(np.mean(np.abs(p - right)))
-    low, high = found.brier_interval
-    assert 0 <= low < found.values["brier"] < high <= 1
     assert compute_metrics(_evaluation().subsets, _RANKS, _ITEMS, _BEST)["all"].best_match is None
 
 
 def test_a_query_without_a_gallery_has_no_best_match():
     best = np.array([3.0, 1.0, -np.inf, -1.0], np.float32)
-    figures = compute_metrics(_evaluation().subsets, _RANKS, _ITEMS, best, logits=True)
-    assert figures["all"].best_match.pairs == 3
+    known = _PROBABILITIES._replace(there=np.isfinite(best)[:, None] & _PROBABILITIES.there)
+    figures = compute_metrics(_evaluation().subsets, _RANKS, _ITEMS, best, known)
+    assert figures["all"].best_match.results == 3
     assert figures["all"].open_set.auroc == 1
     assert figures["hard_cropping"].best_match is None
 
@@ -318,12 +324,12 @@ def test_a_query_without_a_gallery_has_no_best_match():
 def test_result_file_has_calibration_and_open_set():
     found = results_dict(_evaluation(), "grnet", 1)
     json.dumps(found, allow_nan=False)
-    assert found["calibration"]["all_pairs"]["pairs"] == 280
-    for name, pairs in (("all_pairs", 280), ("best_match", 4)):
+    assert (found["calibration"]["scale"], found["calibration"]["listed"]) == (1, 2)
+    for name, count in (("shown", 8), ("best_match", 4)):
         for bins in ("equal_width", "equal_mass"):
             rows = found["calibration"][name][bins]
-            assert sum(row[0] for row in rows) == pairs
-            ece = sum(n * abs(said - right) for n, said, right in rows) / pairs
+            assert sum(row[0] for row in rows) == count
+            ece = sum(n * abs(said - right) for n, said, right in rows) / count
             key = "ece" if bins == "equal_width" else "ece_equal_mass"
             assert found["calibration"][name][key] == pytest.approx(ece, rel=1e-4)
     everything = found["protocols"]["all"]
@@ -337,5 +343,4 @@ def test_result_file_has_calibration_and_open_set():
 def test_the_table_says_how_far_scores_can_be_trusted():
     table = format_table(_evaluation())
     assert "tells 3 queries with a match from 1 without: area under the ROC curve 33.3 [" in table
-    said = 100 * np.mean(1 / (1 + np.exp(-_BEST)))
-    assert f"a mean probability of {said:.1f} and are right in 25.0;" in table
+    assert "a mean probability of 57.5 and are right in 25.0;" in table

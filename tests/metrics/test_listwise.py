@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from grnet_jax.metrics import NONE, Listwise, cross_fit, fit_listwise
+from grnet_jax.metrics import NONE, Listwise, cross_fit, fit_listwise, list_probabilities
 
 
 def _draw(count=400, length=12, scale=4.0, none=3.0):
@@ -63,3 +63,23 @@ def test_a_perfect_ranking_has_an_end():
     fitted = fit_listwise(scores, np.zeros(40, int))
     assert np.isfinite(fitted).all()
     assert fitted(scores)[0][0, 0] > 0.99
+
+
+def test_several_images_of_one_item_are_one_result():
+    scores, answers = _draw()
+    clusters = np.arange(len(scores))
+    items = 1000 + np.arange(scores.size).reshape(scores.shape)
+    items[answers != NONE, answers[answers != NONE]] = clusters[answers != NONE]
+    alone = list_probabilities(scores, items, clusters)
+    # Each image twice, side by side.
+    found = list_probabilities(*(np.repeat(part, 2, axis=1) for part in (scores, items)), clusters)
+    np.testing.assert_allclose(found.p[:, ::2], alone.p, atol=1e-6)
+    assert not found.there[:, 1::2].any()
+    assert not found.p[:, 1::2].any()
+    np.testing.assert_array_equal(found.right.any(axis=1), answers != NONE)
+    everyone = np.ones(len(scores), bool)
+    first, expected = found.measure(everyone, 1), alone.measure(everyone, 1)
+    assert first.brier == pytest.approx(np.mean((alone.p[:, 0] - (answers == 0)) ** 2), abs=1e-6)
+    assert first.values["ece"] == pytest.approx(expected.values["ece"], abs=1e-6)
+    assert found.measure(everyone, 1).results == len(scores)
+    assert found.measure(~everyone, 1) is None

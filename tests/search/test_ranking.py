@@ -16,7 +16,7 @@ from etils import epath
 from configs import grnet
 from grnet_jax.config import parse_config
 from grnet_jax.evaluation.protocols import identical_rows, positive_rows, within_part
-from grnet_jax.metrics import calibration_sums, fine_edges, positive_ranks
+from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features, build_matcher
 from grnet_jax.search import ranking
 from grnet_jax.search.chunk_files import ChunkFiles
@@ -69,7 +69,7 @@ def test_it_ranks_as_a_naive_ranking_whatever_the_chunks(sizes):
     assert others.shape[1] > positives.shape[1]
     seen = []
     search = _search(gallery, devices=sizes, progress=lambda pairs, _: seen.append(pairs))
-    found = rank(search, query, positives, others, calibration_edges=fine_edges(15))
+    found = rank(search, query, positives, others)
     scores, _ = naive_scores(query, gallery)
     assert (scores[:, :, None] == scores[:, None]).sum() > scores.size  # there are ties
     for rows, ranks in ((positives, found.ranks), (others, found.other_ranks)):
@@ -79,12 +79,6 @@ def test_it_ranks_as_a_naive_ranking_whatever_the_chunks(sizes):
     np.testing.assert_array_equal(found.indices, best)
     np.testing.assert_array_equal(found.scores, np.take_along_axis(scores, best, axis=1))
     assert sum(seen) == scores.size
-    same = (positives[:, :, None] == np.arange(35)).any(axis=1)
-    wanted = calibration_sums(scores, same, fine_edges(15))
-    np.testing.assert_array_equal(found.calibration.counts, wanted.counts)
-    np.testing.assert_array_equal(found.calibration.hits, wanted.hits)
-    for one, other in zip(found.calibration, wanted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_numbers_of_all_kinds_rank_as_the_metric_has_them():
@@ -162,9 +156,8 @@ def test_a_ranking_that_was_cut_off_goes_on(tmp_path, monkeypatch, readings):
     monkeypatch.setattr(ranking, "_QUERY_ROWS", 1)
     monkeypatch.setattr(ranking, "_EMBEDDING_ROWS", 8)  # five blocks a chunk, of three
     query, gallery, positives = make_case(4)
-    options = {"other_positives": positives[:, ::-1], "calibration_edges": fine_edges(15)}
+    options = {"other_positives": positives[:, ::-1]}
     whole = rank(_search(gallery), query, positives, **options)
-    assert whole.calibration.counts.sum() == 21 * 35
     folder = epath.Path(tmp_path) / "ranking"
     cut = _Failing(gallery.features)
     object.__setattr__(cut, "left", readings)
@@ -203,19 +196,18 @@ def test_a_damaged_chunk_is_computed_again(tmp_path, length):
 def test_processes_share_the_queries(monkeypatch, processes):
     """Without communication: each process's part, and the parts side by side."""
     query, gallery, positives = make_case(1)
-    whole = rank(_search(gallery), query, positives, calibration_edges=fine_edges(15))
+    whole = rank(_search(gallery), query, positives)
     parts = []
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     monkeypatch.setattr(ranking, "_gather", lambda array: parts.append(array) or array[None])
     for process in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        rank(_search(gallery), query, positives, calibration_edges=fine_edges(15))
-    ranks, indices, scores, sums = (parts[number::4] for number in range(4))
+        rank(_search(gallery), query, positives)
+    ranks, indices, scores = (parts[number::3] for number in range(3))
     assert len({part.shape for part in ranks}) == 1  # as gathering needs them
     np.testing.assert_array_equal(np.concatenate(ranks)[:21, 0], whole.ranks)
     np.testing.assert_array_equal(np.concatenate(indices)[:21], whole.indices)
     np.testing.assert_array_equal(np.concatenate(scores)[:21], whole.scores)
-    np.testing.assert_allclose(np.sum(sums, axis=0), np.array(whole.calibration), rtol=1e-6)
 
 
 def test_rankings_of_parts_are_those_of_masked_scores():
@@ -235,14 +227,10 @@ def test_rankings_of_parts_are_those_of_masked_scores():
         q, g = np.flatnonzero(queries == group), np.flatnonzero(gallery == group)
         own = scores[np.ix_(q, g)]
         ranks = np.asarray(ranks_of(own, within_part(positives[q], g)))
-        sums = calibration_sums(own, same[np.ix_(q, g)], np.array([0.0]))
         best = top_k(own, 9)
-        parts.append((RankingResult(best.indices, best.scores, ranks, calibration=sums), q, g))
+        parts.append((RankingResult(best.indices, best.scores, ranks), q, g))
     merged = merge_rankings(parts, 20)
     np.testing.assert_array_equal(merged.ranks, ranks_of(masked, positives))
-    together = calibration_sums(scores, same, np.array([0.0]), masked > -np.inf)
-    for one, other in zip(merged.calibration, together, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
     np.testing.assert_array_equal(merged.indices, np.argsort(-masked, axis=1)[:, :9])
 
 

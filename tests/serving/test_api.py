@@ -1,9 +1,11 @@
 """The HTTP API: what is answered, and what is refused, each in its way."""
 
 import asyncio
+import contextlib
 import io
 import struct
 import time
+import types
 import zlib
 
 import numpy as np
@@ -21,7 +23,7 @@ from grnet_jax.serving import batching, protection, uploads
 from grnet_jax.serving.app import Service
 from grnet_jax.serving.live import Follower
 from grnet_jax.serving.server import ServeOptions, guarded
-from tests.catalog.shops import draw, index, make_shop, small_loaded
+from tests.catalog.shops import draw, index, make_shop, save, small_loaded, write_csv
 
 _JPEG = {"Content-Type": "image/jpeg"}
 
@@ -40,8 +42,8 @@ def shop(tmp_path_factory):
     return epath.Path(folder / "shop"), source
 
 
-def _client(folder, matcher=None, ready=True, **options):
-    service = Service(Follower(folder, 200, matcher or small_loaded()), 200)
+def _client(folder, matcher=None, ready=True, shortlist=200, **options):
+    service = Service(Follower(folder, shortlist, matcher or small_loaded()), shortlist)
     client = TestClient(
         guarded(service, ServeOptions(**options)), base_url="http://localhost",
         raise_server_exceptions=False,
@@ -84,6 +86,12 @@ def test_a_photo_of_the_catalog_is_found_first_with_one_call(client):
     assert "immutable" in picture.headers["cache-control"]
     other = client.get(f"/v1/photos/{first['photo']['number']}/thumbnail?of=another")
     assert other.headers["cache-control"] == "no-cache"  # of another catalog at this address
+    filtered = client.post(
+        '/v1/photos/search?box=4,5,40,50&filters={"category":["a"]}',
+        content=_encode(),
+        headers=_JPEG,
+    ).json()
+    assert (filtered["searched"], filtered["passing"]) == ([4, 5, 40, 50], 6)
     tag = {"If-None-Match": picture.headers["etag"]}
     assert client.get("/" + first["photo"]["thumbnail"], headers=tag).status_code == 304
 
@@ -148,8 +156,14 @@ def test_the_page_and_every_answer_are_protected(client):
         ("POST", "/v1/search", '{"photo": "ph_unknown"}', 404, "photo-expired"),
         ("POST", "/v1/search", '{"photo_number": 77}', 404, "no-such-photo"),
         ("POST", "/v1/search", '{"photo_number": 1, "filters": {"x": 1}}', 422, "unknown-field"),
+        ("POST", "/v1/search", '{"photo_number":1,"filters":{"\\ud800":1}}', 422, "unknown-field"),
+        ("POST", "/v1/search", '{"photo_number": 1, "\\ud800": 1}', 422, "invalid"),
+        ("POST", "/v1/search", '{"photo": "\\ud800"}', 422, "invalid"),
         ("POST", "/v1/explain", '{"photo_number": 1, "result": 2}', 404, "no-explanation"),
         ("POST", "/v1/photos/search?box=1,2", "", 422, "invalid"),
+        ("POST", "/v1/photos/search?box=1,2,3,x", "", 422, "invalid"),
+        ("POST", "/v1/photos/search?filters={", "", 422, "invalid"),
+        ("POST", "/v1/photos/search?filters=[]", "", 422, "invalid"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_says_why(client, method, path, body, status, slug):
@@ -224,9 +238,17 @@ def test_photos_are_held_for_a_while_and_not_without_end(monkeypatch):
     assert len(held) == len({*tokens[-256:]}) == 256
     assert held.get(tokens[-1]) is upload
     later = time.monotonic() + uploads.SECONDS_HELD + 1
-    monkeypatch.setattr(uploads.time, "monotonic", lambda: later)
+    monkeypatch.setattr(uploads, "time", types.SimpleNamespace(monotonic=lambda: later))
     with pytest.raises(uploads.RefusedError):
         held.get(tokens[-1])
+    monkeypatch.setattr(uploads, "_PURGE_SECONDS", 0.001)
+
+    async def wait():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(held.purge(), 0.05)
+
+    asyncio.run(wait())
+    assert (len(held), held._bytes) == (0, 0)
 
 
 def test_a_token_a_name_and_a_rate_are_asked_for(shop):
@@ -332,7 +354,7 @@ def test_searches_together_are_as_alone(shop):
 def test_regions_explain_what_a_graph_found(tmp_path):
     folder, matcher = epath.Path(tmp_path / "shop"), small_loaded("grnet")
     index(folder, make_shop(tmp_path / "photos"), matcher)
-    client, _ = _client(folder, matcher)
+    client, service = _client(folder, matcher, shortlist=3)
     with client:
         photo = client.post("/v1/photos", content=_encode(), headers=_JPEG).json()["photo"]
         asked = {"photo": photo, "box": [12, 15, 36, 45], "result": 3, "top": 4}
@@ -345,6 +367,30 @@ def test_regions_explain_what_a_graph_found(tmp_path):
             left, top, right, bottom = one["query"]
             assert 0.25 - 1e-6 <= left < right <= 0.75 + 1e-6
             assert 0.25 - 1e-6 <= top < bottom <= 0.75 + 1e-6
+        # Nor do long lists, batches of any size or filters need what was not compiled before.
+        asks = [{"photo_number": 1, "limit": 4, "offset": 8}, {"photo": photo, "limit": 6}] * 3
+        asks += [{"photo": photo, "filters": {"category": ["a"]}, "limit": 1}] * 2
+        for count in (1, 3, 8):
+            body = {"searches": asks[-count:]}
+            answers = client.post("/v1/search/batch", json=body).json()
+            assert [len(answer["results"]) for answer in answers] == ([0, 6] * 3 + [1, 1])[-count:]
+        assert service.follower.compilations.count == 0
+        problem = _refused(client.post("/v1/search", json=asks[0] | {"offset": 9}), 422, "invalid")
+        assert "at most 12 items are listed" in problem["detail"]
+
+
+def test_two_garments_of_one_photo_are_two_photos(tmp_path):
+    save(tmp_path / "photos" / "0.png", 0)
+    rows = [("0.png", "both", 0, 0, 30, 30), ("0.png", "both", 10, 20, 48, 60)]
+    columns = ("image", "item_id", "x_1", "y_1", "x_2", "y_2")
+    source = write_csv(tmp_path / "photos" / "photos.csv", rows, columns)
+    folder, matcher = epath.Path(tmp_path / "shop"), small_loaded("grnet")
+    index(folder, source, matcher)
+    client, service = _client(folder, matcher)
+    with client:
+        (found,) = client.post("/v1/search", json={"photo_number": 0}).json()["results"]
+        shown = [one["number"] for one in (found["photo"], *found["other_photos"])]
+        assert sorted(shown) == [*service.live.catalog.generation.listing["number"]]
 
 
 def test_a_probability_is_shown_where_it_is_good_enough(shop, monkeypatch):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.protocols import QuerySubset
-from grnet_jax.evaluation.retrieval_metrics import BINS, TOP_K, compute_metrics
+from grnet_jax.evaluation.retrieval_metrics import TOP_K, compute_metrics
+from grnet_jax.metrics import BINS, list_probabilities
 from grnet_jax.visualization import plots
 from grnet_jax.visualization.__main__ import main
 from grnet_jax.visualization.plots import Curve, plot_curves
@@ -124,12 +125,13 @@ def test_damaged_results_are_named(tmp_path, capsys, name, text):
 def test_calibration_is_plotted_where_bins_are_full_enough():
     rng = np.random.default_rng(0)
     ranks = rng.integers(0, 3, (10 * BINS, 1)).astype(np.int32)
-    best = rng.normal(size=10 * BINS).astype(np.float32)
+    best, items = rng.normal(size=10 * BINS).astype(np.float32), np.arange(10 * BINS)
+    found = list_probabilities(best[:, None], np.where(ranks == 1, items[:, None], -1), items)
 
     def svg(queries):
         chosen = np.arange(10 * BINS) < queries
         everything = [QuerySubset("all", "", chosen, 9)]
-        metrics = compute_metrics(everything, ranks, np.arange(len(best)), best, logits=True)
+        metrics = compute_metrics(everything, ranks, items, best, found)
         return plots.plot_scores(metrics["all"])
 
     few, enough = svg(10 * BINS - 1), svg(10 * BINS)

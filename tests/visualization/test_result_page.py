@@ -1,16 +1,15 @@
 """What the page of results shows of a ranking that is known."""
 
-import dataclasses
 import types
 
 import numpy as np
 import pytest
 from etils import epath
-from scipy.special import logit
 
 from grnet_jax.evaluation.protocols import Group, Protocol, QuerySubset
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import compute_metrics
+from grnet_jax.metrics import list_probabilities, measure_calibration
 from grnet_jax.search.ranking import RankingResult
 from grnet_jax.visualization.explanation_page import write_explanations
 from grnet_jax.visualization.result_page import shows_probabilities, write_result_page
@@ -41,7 +40,7 @@ class _Split:
         return np.full((40, 30, 3), 10 * row, np.uint8)
 
 
-def _result(logits=True):
+def _result(probable=True):
     indices = np.array(
         [np.roll(np.arange(_GALLERY), rank - 1 - q) for q, rank in enumerate(_RANKS)]
     )
@@ -59,8 +58,9 @@ def _result(logits=True):
         groups=(Group("", *everything),),
     )
     subsets = [QuerySubset("all", "All queries", np.ones(_QUERIES, bool), _GALLERY)]
-    metrics = compute_metrics(subsets, ranks, np.arange(_QUERIES), scores[:, 0], logits=logits)
-    return RetrievalResult(protocol, metrics, subsets, RankingResult(indices, scores, ranks))
+    found = list_probabilities(scores, indices, np.arange(_QUERIES)) if probable else None
+    metrics = compute_metrics(subsets, ranks, np.arange(_QUERIES), scores[:, 0], found)
+    return RetrievalResult(protocol, metrics, subsets, RankingResult(indices, scores, ranks), found)
 
 
 def test_each_picture_says_what_it_is(tmp_path):
@@ -111,21 +111,18 @@ def test_explanations_of_the_checkpoint_add_the_link_later(tmp_path, step, linke
 
 
 def test_probabilities_are_shown_where_they_are_calibrated(monkeypatch, tmp_path):
-    def measured(said):
-        number = np.arange(1000)
-        ranks = np.where(number % 5 < 4, 1, 2)[:, None]  # 80% are right
-        scores = np.full(1000, logit(said), np.float32)
-        subset = QuerySubset("all", "", np.ones(1000, bool), 9)
-        return compute_metrics([subset], ranks, number, scores, logits=True)["all"].best_match
+    def measured(said, count=1000):
+        number = np.arange(count)
+        return measure_calibration(np.full(count, said), number % 5 < 4, number)  # 80% are right
 
-    assert shows_probabilities(measured(0.84))[0]
-    shown, why = shows_probabilities(measured(0.9))
-    assert (shown, "10.0 points" in why) == (False, True)
-    few = dataclasses.replace(measured(0.8), pairs=149)
-    assert not shows_probabilities(few)[0]
+    assert shows_probabilities(measured(0.89))[0]
+    shown, why = shows_probabilities(measured(0.91))
+    assert (shown, "11.0 points" in why) == (False, True)
+    assert not shows_probabilities(measured(0.8, 149))[0]
     assert shows_probabilities(None) == (False, "")
     name = "grnet_jax.visualization.result_page.shows_probabilities"
     monkeypatch.setattr(name, lambda best: (True, ""))
-    text = epath.Path(write_result_page(epath.Path(tmp_path), _result(), "grnet", 5)).read_text()
-    assert text.count("95% the same") == 8  # sigmoid(3), at each first match
-    assert text.count("% the same") == 8
+    result = _result()
+    text = epath.Path(write_result_page(epath.Path(tmp_path), result, "grnet", 5)).read_text()
+    assert f"{result.probabilities.p[2, 7]:.0%} the same" in text
+    assert text.count("% the same") == 2 * _QUERIES * 8  # each query is shown twice

@@ -206,6 +206,8 @@ function mark(box, number) {
 }
 
 function listen() {
+  // Small photos are shown larger, too, so that a box can be drawn.
+  $("picture").addEventListener("load", ({ target }) => target.style.setProperty("--ratio", target.naturalWidth / target.naturalHeight));
   for (const id of ["file", "camera", "again"]) $(id).addEventListener("change", (event) => { take(event.target.files[0]); event.target.value = ""; });
   addEventListener("paste", (event) => take([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
   addEventListener("dragover", (event) => { event.preventDefault(); $("veil").hidden = false; });
