@@ -67,6 +67,15 @@ class OptimizerConfig(Section):
         "do not with - in front of each, as -backbone; empty: all",
         "parameters",
     )
+    ema_decay: float = field(
+        0.0,
+        "validation, the choice of the best checkpoint and all that loads the run take the "
+        "parameters' exponential moving average, of which an update keeps this share; 0: their "
+        "last values",
+        "parameters",
+        ge=0,
+        lt=1,
+    )
 
     @pydantic.field_validator("lr_milestones")
     @classmethod
@@ -115,6 +124,15 @@ class TrainConfig(Section):
     log_every: int = field(20, "steps between metrics", ge=1)
     eval_every: int = field(500, "steps between evaluations on val; 0: never", ge=0)
     checkpoint_every: int = field(500, "steps between checkpoints", ge=1)
+    model_parallel: int = field(
+        1,
+        "devices that share one copy of the parameters and of the optimizer's state, for models "
+        "that are too large for each device to hold its own; a divisor of their number",
+        ge=1,
+    )
+    wandb: str = field(
+        "", "project of Weights & Biases that metrics go to, beside TensorBoard; empty: none"
+    )
     profile: tuple[int, ...] = field(
         (), "(N, M): a profiler's trace of steps N to M goes to profile/ in the workdir; (): none"
     )

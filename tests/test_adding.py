@@ -1,6 +1,7 @@
-"""The pages that add a matcher and an edge type, followed to the letter."""
+"""The pages that add a matcher, an edge type and a loss, followed to the letter."""
 
 import importlib.util
+import itertools
 import os
 import shlex
 import shutil
@@ -18,9 +19,11 @@ from grnet_jax import models
 from grnet_jax.config import parse_config
 from grnet_jax.graph import SimilarityGraph
 from grnet_jax.graph.scoring import FusedScorer
+from grnet_jax.training import objectives
 from tests import FAST_COMPILING
 from tests.pages import ROOT, code_blocks, shell_commands, shown_files
-from tests.small import random_variables
+from tests.small import random_variables, small_config
+from tests.training.steps import first_step, image_batch
 
 _PAGES = {
     "stripes": ROOT / "docs/adding_a_matcher.md",
@@ -100,6 +103,28 @@ def test_evaluation_scores_with_the_pages_parameter(build, monkeypatch):
     assert isinstance(fused, FusedScorer)
     found = models.score_fused(matcher, fused, one, two)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_pages_loss_is_its_formula(tmp_path, monkeypatch):
+    ((path, code),) = shown_files(ROOT / "docs/adding_a_loss.md").items()
+    assert path == "grnet_jax/training/objectives/sigmoid.py"
+    (tmp_path / "sigmoid.py").write_text(code)
+    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
+    config = small_config("embedding")
+    config.loss = {"name": "sigmoid", "temperature": 0.2}
+    try:
+        first = first_step(config)
+    finally:
+        sys.modules.pop("grnet_jax.training.objectives.sigmoid", None)
+    batch = image_batch()
+    embeddings = np.float64(first.apply(batch["image"], "embed").embedding)
+    each = []
+    for i, j in itertools.permutations(range(len(embeddings)), 2):
+        logit = embeddings[i] @ embeddings[j] / 0.2
+        same = batch["item"][i] == batch["item"][j]
+        each.append(np.log1p(np.exp(-logit if same else logit)))
+    np.testing.assert_allclose(first.loss, np.mean(each), rtol=1e-5)
 
 
 @pytest.mark.slow

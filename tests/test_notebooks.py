@@ -50,6 +50,9 @@ def test_notebooks_run(path, tmp_path):
     )
     client.execute()
     outputs = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
+    for cell_id in ("zero-shot", "python"):
+        pictures = ["image/" in str(output.get("data", {}).keys()) for output in outputs[cell_id]]
+        assert sum(pictures) == 4
     for cell_id in ("page", "why"):
         assert any("text/html" in output.get("data", {}) for output in outputs[cell_id])
     printed = "".join(output.get("text", "") for output in outputs["ablation"])

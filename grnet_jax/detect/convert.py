@@ -32,7 +32,7 @@ from grnet_jax.config import Config, make_config, parse_config
 from grnet_jax.errors import ArgumentParser, InputError
 from grnet_jax.models import build_matcher
 from grnet_jax.runtime import session
-from grnet_jax.sharding import make_mesh, place_replicated
+from grnet_jax.sharding import make_mesh, place_parameters
 from grnet_jax.training.build import build_run
 from grnet_jax.training.checkpoints import Checkpoints, has_any, open_workdir, write_config
 from grnet_jax.training.label_names import LabelNames, write_labels
@@ -186,7 +186,7 @@ def write_run(workdir: Any, config: Config, variables: Mapping[str, Any], names:
     """Writes a run whose only checkpoint, of step 0, has these variables."""
     run = build_run(config, make_mesh())
     state = run.create_state()
-    placed = place_replicated(variables, run.mesh)
+    placed = place_parameters(variables, run.mesh)
     state = dataclasses.replace(
         state, params=placed["params"], batch_stats=placed.get("batch_stats", {})
     )

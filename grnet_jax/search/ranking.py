@@ -28,7 +28,7 @@ from grnet_jax.metrics import positive_ranks
 from grnet_jax.models import Features
 from grnet_jax.search.chunk_files import ChunkFiles
 from grnet_jax.search.features import FeatureSource, InMemoryFeatures, read_blocks
-from grnet_jax.sharding import replicated, sharded, split_rows
+from grnet_jax.sharding import make_mesh, replicated, sharded, split_rows
 
 _SCORE_BYTES = 256 << 20  # of a chunk's scores on the host
 _CHUNK_QUERIES = 512  # at most, so that a kill does not cost much
@@ -186,8 +186,9 @@ def jit_rows(function: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., ja
 
 def local_mesh(mesh: Mesh) -> Mesh:
     """Returns those devices of a mesh that are this process's own."""
-    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    return Mesh(np.asarray(own), mesh.axis_names, axis_types=mesh.axis_types)
+    return make_mesh(
+        [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    )
 
 
 def query_block(queries: int, mesh: Mesh) -> int:

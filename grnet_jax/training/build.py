@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from grnet_jax.config import Config, TrainConfig
 from grnet_jax.errors import InputError
 from grnet_jax.models import build_matcher
-from grnet_jax.sharding import replicated
+from grnet_jax.sharding import parameter_sharding
 from grnet_jax.training.checkpoints import Checkpoints, open_workdir, read_config
 from grnet_jax.training.optimizers import Schedule, build_optimizer, build_schedule
 from grnet_jax.training.state import TrainState, create_state
@@ -38,14 +38,16 @@ class Run:
     tx: optax.GradientTransformation
 
     def create_state(self) -> TrainState:
-        """Returns the state before the first step, on every device."""
-        return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()
+        """Returns the state before the first step, on the devices."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(self._create_state, out_shardings=shardings)()
 
     def abstract_state(self) -> TrainState:
-        """Returns its shapes, as a checkpoint is restored into, without computing it."""
-        whole = replicated(self.mesh)
+        """Returns its shapes and shardings, as a checkpoint is restored into, not computed."""
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=parameter_sharding(leaf, self.mesh)
+            ),
             jax.eval_shape(self._create_state),
         )
 

@@ -1,6 +1,5 @@
 """Where training starts: fresh, from another run's parameters, or from a file of weights."""
 
-import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -19,7 +18,7 @@ from grnet_jax.backbones.pretrained.imagenet import (
 from grnet_jax.backbones.pretrained.weights import read_weights, read_weights_info
 from grnet_jax.config import Config, fields_affecting, make_config, parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.sharding import place_replicated
+from grnet_jax.sharding import place_parameters
 from grnet_jax.training.build import Run, build_run, restore_run
 from grnet_jax.training.optimizers import trainable_mask
 from grnet_jax.training.state import TrainState
@@ -52,7 +51,7 @@ def start_state(run: Run) -> TrainState:
             names = _choose_parts(parts, other.variables, state.variables)
             return _with_parts(run, state, other.variables, names, source)
         _check_fit(source, other.variables, state.variables)
-        return dataclasses.replace(state, params=other.params, batch_stats=other.batch_stats)
+        return state.started_from(**other.variables)
     if not pretrained:
         _warn_of_scratch(run.config)
         return state
@@ -190,9 +189,8 @@ def _with_parts(
         for one in (variables, state.variables)
     )
     _check_fit(source, taken, replaced)
-    taken = place_replicated(taken, run.mesh)
-    return dataclasses.replace(
-        state,
+    taken = place_parameters(taken, run.mesh)
+    return state.started_from(
         params={**state.params, **taken["params"]},
         batch_stats={**state.batch_stats, **taken.get("batch_stats", {})},
     )

@@ -35,7 +35,7 @@ from grnet_jax.training.optimizers import count_warmup_steps
 from grnet_jax.training.profiling import StepTrace
 from grnet_jax.training.state import TrainState
 from grnet_jax.training.step import make_train_step
-from grnet_jax.training.writers import MetricWriter, make_writer
+from grnet_jax.training.writers import MetricWriter, check_writer, make_writer
 from input_pipeline import (
     ANNOTATED,
     ObjectSplit,
@@ -75,7 +75,7 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
       NonFiniteLossError: if the loss is no number any more.
     """
     directory = checkpoints.open_workdir(workdir)
-    devices = sharding.make_mesh()
+    devices = sharding.make_mesh(model_parallel=config.train.model_parallel)
     _check(config, devices)  # before what may be hours of preparing data
     checkpoints.check_same_config(directory, config)
     if not checkpoints.has_any(directory):
@@ -88,7 +88,11 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
     checkpoints.check_same_config(directory, config, prepared)
     check_labels(config, dataset.name, split.index)
     alone = checkpoints.lock_workdir(directory) if jax.process_index() == 0 else nullcontext()
-    with alone, checkpoints.Checkpoints(directory) as saved, make_writer(directory) as writer:
+    with (
+        alone,
+        checkpoints.Checkpoints(directory) as saved,
+        make_writer(directory, config) as writer,
+    ):
         if jax.process_index() == 0:
             checkpoints.write_config(directory, config, prepared)
             write_label_names(directory, split.index)
@@ -102,7 +106,8 @@ def train(config: Config, workdir: epath.PathLike) -> Trained:
         _describe(run, state, dataset)
         frozen = None
         if config.train.cached_views:
-            frozen = load_frozen_features(run, state, split, config.dataset.dir, prepared)
+            whole = sharding.gather(state, run.mesh)
+            frozen = load_frozen_features(run, whole, split, config.dataset.dir, prepared)
         with StepTrace(directory / "profile", config.train.profile) as trace:
             state = _Loop(run, dataset, saved, writer, frozen, trace).run(state)
     return Trained(state, finished=int(state.step) >= run.steps)
@@ -113,6 +118,7 @@ def _check(config: Config, devices: Mesh) -> None:
     if config.loss is None:
         raise InputError(f"{config.name} has nothing to train: run eval.py with this config")
     check_trainable(build_run(config, devices))
+    check_writer(config)
     batch_size, group = config.train.batch_size, config.sampler.group_size
     sharding.check_divisible(batch_size, devices, "train.batch_size")
     if config.train.microbatch_size:
@@ -315,8 +321,9 @@ class _Loop:
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Metrics of the val split."""
         metrics: dict[str, float] = {}
+        variables = sharding.gather(state.variables, self._run.mesh)
         for evaluator in self._evaluators.values():
-            metrics |= evaluator.run(state.variables).values
+            metrics |= evaluator.run(variables).values
         self._writer.write_scalars(step, {f"val/{k}": v for k, v in metrics.items()})
         return metrics
 

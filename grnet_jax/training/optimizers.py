@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def build_optimizer(optimizer: OptimizerConfig, schedule: Schedule) -> optax.Gra
     "sgd" has momentum and L2 regularization of every parameter, as Caffe and PyTorch do it;
     "adamw" decays matrices and kernels only, decoupled. Gradients are clipped to a global
     norm of `clip_norm` first; 0 leaves them. Where `trainable` names parts, all others stay as
-    they are, undecayed too.
+    they are, undecayed too. Where `ema_decay` is not 0, its state has their average.
 
     Raises:
       InputError: from `update`, as `trainable_mask` does.
@@ -71,7 +71,32 @@ def build_optimizer(optimizer: OptimizerConfig, schedule: Schedule) -> optax.Gra
         )
     if optimizer.trainable:
         parts.append(optax.stateless(lambda updates, _: _only(updates, optimizer.trainable)))
+    if optimizer.ema_decay:
+        parts.append(_average_parameters(optimizer.ema_decay))
     return optax.chain(*parts)
+
+
+class AverageState(NamedTuple):
+    """Where `TrainState.variables` finds the average of the parameters."""
+
+    averaged: Any
+
+
+def _average_parameters(decay: float) -> optax.GradientTransformation:
+    """Returns the last part of a chain: it averages the parameters that the updates give."""
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageState]:
+        moved = optax.apply_updates(params, updates)
+        # Of parameters that stay, the average is the same to the bit.
+        averaged = jax.tree.map(
+            lambda mean, one: mean + (1 - decay) * (one - mean), state.averaged, moved
+        )
+        return updates, AverageState(averaged)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _only(updates: Any, trainable: str) -> Any:

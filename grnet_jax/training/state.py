@@ -1,5 +1,6 @@
 """What training carries from step to step."""
 
+import dataclasses
 from typing import Any
 
 import flax
@@ -27,8 +28,18 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Returns parameters and statistics as the matcher's `apply` takes them."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """Returns parameters, averaged if they are, and statistics, as `apply` takes them."""
+        params = optax.tree.get(self.opt_state, "averaged", self.params)
+        return {"params": params, "batch_stats": self.batch_stats}
+
+    def started_from(self, params: Any, batch_stats: Any) -> "TrainState":
+        """Returns the state with these parameters, from which their average starts too."""
+        opt_state = self.opt_state
+        if optax.tree.get(opt_state, "averaged") is not None:
+            opt_state = optax.tree.set(opt_state, averaged=jax.tree.map(jnp.copy, params))
+        return dataclasses.replace(
+            self, params=params, batch_stats=batch_stats, opt_state=opt_state
+        )
 
 
 def init_variables(matcher: nn.Module, image_size: int, seed: int) -> dict[str, Any]:

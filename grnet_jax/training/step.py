@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from grnet_jax.sharding import replicated, sharded
+from grnet_jax.sharding import parameter_sharding, replicated, sharded
 from grnet_jax.training.objectives import Objective
 from grnet_jax.training.optimizers import Schedule
 from grnet_jax.training.state import TrainState
@@ -18,9 +18,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a step (state, batch) -> (state, metrics), which uses up the state passed in.
 
-    The state is replicated, the batch's leading axis shared by the devices; the loss and its
-    gradient are those of the global batch, whatever the number of devices. Metrics are the
-    objective's, whose batch has the number of the `step` besides, with `gradient_norm` before
+    The state lies by `parameter_sharding`, the batch's leading axis is shared by the devices; the
+    loss and its gradient are those of the global batch, whatever the number of devices. Metrics are
+    the objective's, whose batch has the number of the `step` besides, with `gradient_norm` before
     clipping, `parameter_norm` before the step and `learning_rate`.
     """
 
@@ -44,11 +44,12 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        return state, metrics
+        shardings = jax.tree.map(lambda leaf: parameter_sharding(leaf, mesh), state)
+        return jax.lax.with_sharding_constraint(state, shardings), metrics
 
     return jax.jit(
         train_step,
-        in_shardings=(replicated(mesh), sharded(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(None, sharded(mesh)),  # the state's are its own
+        out_shardings=(None, replicated(mesh)),
         donate_argnums=0,
     )

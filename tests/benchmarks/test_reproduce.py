@@ -29,7 +29,7 @@ _TINY = (
     "optimizer.warmup_steps=1",
 )
 _SMALLEST = (  # what every system has
-    *(field for field in _TINY if not field.startswith("model.")),
+    *(field for field in _TINY if not field.startswith(("model.", "train.checkpoint_every"))),
     "eval.batch_size=16",
 )
 _DINOV2 = "vit_small_patch14_dinov2"

@@ -55,10 +55,10 @@ def draw_batch(config, seed=0):
     return draw(size=config.image.size, seed=seed)
 
 
-def build(config, devices=1):
+def build(config, devices=1, model_parallel=1):
     """The run and the objective of a config."""
     config = parse_config(config)
-    run = build_run(config, meshes.make_mesh(jax.devices()[:devices]))
+    run = build_run(config, meshes.make_mesh(jax.devices()[:devices], model_parallel))
     return run, build_objective(run.matcher, config, steps=run.steps, index=Index())
 
 

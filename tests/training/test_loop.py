@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
+import types
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from grnet_jax.sharding import make_mesh
 from grnet_jax.training import checkpoints, loop
 from grnet_jax.training.build import build_run
 from grnet_jax.training.checkpoints import CheckpointError, Checkpoints
+from grnet_jax.training.writers import make_writer
 from input_pipeline import PrepareOptions, load_dataset
 
 # Reading a damaged file, orbax leaves tasks of its own behind that cannot be awaited any more.
@@ -74,6 +77,28 @@ def test_steps_that_are_profiled_leave_a_trace(whole_run):
     assert [*folder.glob("**/*.xplane.pb")]  # TensorBoard's
     (trace,) = folder.glob("**/perfetto_trace.json.gz")
     assert "train_step" in gzip.decompress(trace.read_bytes()).decode()
+
+
+def test_metrics_go_to_wandb_too(tiny_config, tmp_path, monkeypatch):
+    asked, logged = [], []
+    run = types.SimpleNamespace(
+        log=lambda scalars, step: logged.append((step, scalars)),
+        finish=lambda: logged.append("finished"),
+    )
+    fake = types.SimpleNamespace(init=lambda **given: asked.append(given) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = parse_config(tiny_config(**{"train.wandb": "street", "seed": 3}))
+    for _ in range(2):  # who goes on does so there
+        with make_writer(epath.Path(tmp_path), config) as writer:
+            writer.write_scalars(2, {"train/loss": 0.5})
+    assert logged == [(2, {"train/loss": 0.5}), "finished"] * 2
+    assert asked[0] == asked[1]
+    assert (asked[0]["project"], asked[0]["config"]["seed"]) == ("street", 3)
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if not installed
+    with pytest.raises(InputError, match=r"train\.wandb: needs the package wandb.*pip install"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_running_a_finished_run_again_changes_nothing(whole_run):

@@ -1,5 +1,7 @@
 """Optimizers against their formulas, learning rates and loss weights by step, parts that learn."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import build_run, count_steps
 from grnet_jax.training.loss_schedule import build_loss_weights
 from grnet_jax.training.optimizers import build_optimizer, trainable_mask
+from grnet_jax.training.state import TrainState
 from tests.small import small_config
 
 _GRADIENTS = np.float32([[3.0, 4.0], [0.1, 0.2], [-0.3, 0.1]])
@@ -53,6 +56,26 @@ def test_accumulated_gradients_are_one_step_of_their_mean():
             updates, accumulated = accumulating.tx.update({"w": part}, accumulated, found)
             found = optax.apply_updates(found, updates)
         np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_average_of_the_parameters_is_what_is_evaluated(every):
+    config = grnet.get_config("deepfashion_c2s")
+    config.optimizer.ema_decay, config.train.accumulate_steps = 0.75, every
+    run = _run(config)
+    params, statistics = {"w": np.float32([3.0, 4.0])}, {"mean": np.zeros(2)}
+    state = TrainState(np.int32(0), {"w": np.zeros(2)}, {}, run.tx.init({"w": np.zeros(2)}))
+    state = state.started_from(params, statistics)
+    expected = params["w"]
+    for gradient in np.repeat(_GRADIENTS, every, axis=0):
+        updates, opt_state = run.tx.update({"w": gradient}, state.opt_state, state.params)
+        moved = optax.apply_updates(state.params, updates)
+        if not np.array_equal(moved["w"], state.params["w"]):
+            expected = 0.75 * expected + 0.25 * moved["w"]
+        state = dataclasses.replace(state, params=moved, opt_state=opt_state)
+        np.testing.assert_allclose(state.variables["params"]["w"], expected, rtol=1e-6)
+    assert not np.allclose(state.params["w"], expected)
+    assert state.variables["batch_stats"] is statistics
 
 
 def test_adamw_without_decay_is_adam():

@@ -62,22 +62,29 @@ def _devices(count):
     return f"{FAST_COMPILING} --xla_force_host_platform_device_count={count}"
 
 
-def _start_processes(count, devices, workdir, data_dir, **fields):
+def _start_processes(count, devices, workdir, data_dir, variables=None, **fields):
+    variables = variables or _coordinated
+    envs = [{"XLA_FLAGS": _devices(devices), **env} for env in variables(count)]
+    return [_start(workdir, data_dir, env=env, **fields) for env in envs]
+
+
+def _coordinated(count):
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        address = f"localhost:{free.getsockname()[1]}"
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     return [
-        _start(
-            workdir,
-            data_dir,
-            env={
-                "XLA_FLAGS": _devices(devices),
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(number),
-            },
-            **fields,
-        )
+        dict(zip(names, (address, str(count), str(number)), strict=True)) for number in range(count)
+    ]
+
+
+def _slurm_tasks(count):
+    """The variables of a job's tasks on one machine; its number gives the port."""
+    step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": str(count)}
+    step |= dict.fromkeys(("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"), str(count))
+    return [
+        step | dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID"), str(number))
         for number in range(count)
     ]
 
@@ -98,10 +105,11 @@ def _wait(*processes):
         assert process.wait(timeout=300) == 0
 
 
-def test_two_processes_of_two_devices_train_as_one(data_dir, tmp_path):
+def test_two_tasks_of_two_devices_with_divided_parameters_train_as_one(data_dir, tmp_path):
     fields = {"optimizer.name": "sgd", "train.eval_every": 12}
     _wait(_start(tmp_path / "one", data_dir, **fields))
-    _wait(*_start_processes(2, 2, tmp_path / "two", data_dir, **fields))
+    fields["train.model_parallel"] = 2
+    _wait(*_start_processes(2, 2, tmp_path / "two", data_dir, _slurm_tasks, **fields))
     one, two = _parameters(tmp_path / "one"), _parameters(tmp_path / "two")
     for x, y in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
