@@ -11,6 +11,7 @@ command goes on with the rows that are missing. Writes benchmarks/results/frozen
 runs stay under --runs.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def main() -> None:
             workdir = f"{options.runs}/{name.replace(' ', '_').replace(',', '')}_{seed}"
             row = measure(config, seed, options.data_dir, workdir, fields)
             results.add({"system": name, **row})
-    results.report(format_rows(results.rows))
+    results.report(f"{format_rows(results.rows)}\n{format_ablations(results.rows)}")
 
 
 def format_rows(rows: list[dict]) -> str:
@@ -95,13 +96,20 @@ def format_rows(rows: list[dict]) -> str:
 
     Under it, how many of the others' top-1 errors the aligned graph removes.
     """
+    return f"{_format(rows, {**_UNTRAINED, **SYSTEMS})}\n{_errors_removed(rows)}\n"
+
+
+def format_ablations(rows: list[dict]) -> str:
+    """The same of the aligned graph, whole and without one part at a time, of seed 0."""
+    return _format([row for row in rows if row["seed"] == 0], {_FULL: None, **_ABLATIONS})
+
+
+def _format(rows: list[dict], names: Mapping[str, object]) -> str:
     lines: list[list[object]] = []
-    for name in {**_UNTRAINED, **SYSTEMS, **_ABLATIONS}:
+    for name in names:
         chosen = [row for row in rows if row["system"] == name]
         if not chosen:
             continue
-        if name == next(iter(_ABLATIONS)):
-            lines.append(["*one part at a time:*", *[""] * (len(_METRICS) + len(_PROTOCOLS) + 2)])
         whole = [row["protocols"]["all"] for row in chosen]
         parts = [_mean(chosen, protocol) for protocol in _PROTOCOLS]
         minutes = np.mean([row["train_seconds"] for row in chosen]) / 60
@@ -112,7 +120,7 @@ def format_rows(rows: list[dict]) -> str:
         )
     titles = [f"{column_title('top1')}, {name.replace('_', ' ')}" for name in _PROTOCOLS]
     header = ("system", "seeds", *map(column_title, _METRICS), *titles, "training, minutes")
-    return f"{markdown_table(header, lines)}\n{_errors_removed(rows)}\n"
+    return markdown_table(header, lines)
 
 
 def _errors_removed(rows: list[dict]) -> str:

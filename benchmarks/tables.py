@@ -2,7 +2,8 @@
 
     python -m benchmarks.tables
 
-A mark is `<!-- results: NAME -->`, NAME a module of benchmarks/ with a `format_rows`, or
+A mark is `<!-- results: NAME -->`, NAME a module of benchmarks/ with a `format_rows`,
+`<!-- results: NAME PART -->`, one with a `format_PART`, or
 `<!-- results: reproduce_PAPER_DATASET TABLE -->`, a paper's table; it ends at
 `<!-- end of results -->`. Needs PyTorch where a named module does (`make parity`).
 """
@@ -48,10 +49,11 @@ def fill(text: str) -> str:
 
 
 def _table(name: str, part: str | None) -> str:
-    if part:
-        return _papers_table(name, part) + "\n"
+    if name.startswith("reproduce_"):
+        return _papers_table(name, part or "") + "\n"
     rows = json.loads(_file(name).read_text())["rows"]
-    return importlib.import_module(f"benchmarks.{name}").format_rows(rows).rstrip() + "\n"
+    form = getattr(importlib.import_module(f"benchmarks.{name}"), f"format_{part or 'rows'}")
+    return form(rows).rstrip() + "\n"
 
 
 def _papers_table(name: str, part: str) -> str:
