@@ -232,11 +232,11 @@ def _time_roi_align(side: int) -> dict[str, float]:
             cells = peer(leaves, boxes, [(side, side)])
             torch.autograd.grad(cells.square().sum(), list(leaves.values()), allow_unused=True)
 
-        compiled = jax.jit(gradient)
+        def once(run: Any = jax.jit(gradient), boxes: Any = boxes) -> None:
+            jax.block_until_ready(run(placed, boxes))
+
         name = f"roi_align_{bins}"
-        times[name] = best_time(
-            lambda run=compiled, boxes=boxes: jax.block_until_ready(run(placed, boxes))
-        )
+        times[name] = best_time(once)
         times[f"torch_{name}"] = best_torch_time(torch_gradient)
     return times
 
