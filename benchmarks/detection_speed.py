@@ -232,7 +232,9 @@ def _time_roi_align(side: int) -> dict[str, float]:
             cells = peer(leaves, boxes, [(side, side)])
             torch.autograd.grad(cells.square().sum(), list(leaves.values()), allow_unused=True)
 
-        def once(run: Any = jax.jit(gradient), boxes: Any = boxes) -> None:
+        compiled = jax.jit(gradient)
+
+        def once(run: Any = compiled, boxes: Any = boxes) -> None:
             jax.block_until_ready(run(placed, boxes))
 
         name = f"roi_align_{bins}"
