@@ -382,7 +382,7 @@ def test_every_table_runs(paper, table, finished, data_dir, monkeypatch, capsys)
     monkeypatch.setattr(runner, "run_command", _run_here)
     monkeypatch.setattr(runner, "find_boxes", _find_none)  # a detector trains for minutes
     for module in (commands, sharding):  # one device compiles faster than eight
-        monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+        monkeypatch.setattr(module, "make_mesh", lambda **_: make_mesh(jax.devices()[:1]))
     fields = [*_SMALLEST, f"dataset.dir={data_dir}"]
     fields += ["model.num_attributes=49"] * (paper == "fashionnet")
     words = [f"--config.{field}" for field in fields]
