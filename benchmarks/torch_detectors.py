@@ -58,7 +58,7 @@ def _stand_in() -> None:
     """Replaces the operators that a torchvision without its compiled part lacks."""
     boxes: Any = sys.modules["torchvision.ops.boxes"]
     roi_align: Any = sys.modules["torchvision.ops.roi_align"]
-    if has_operators():
+    if hasattr(_stand_in, "library") or has_operators():
         return
     library = torch.library.Library("torchvision", "IMPL")
     library.impl("nms", _nms, "CPU")

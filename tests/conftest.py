@@ -45,6 +45,7 @@ def _compilation_cache(tmp_path_factory):
             os.environ[f"JAX_COMPILATION_CACHE_{name.upper()}"] = str(value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    jax.devices()  # before a test changes the flags that say how many there are
 
 
 @pytest.fixture(scope="session")

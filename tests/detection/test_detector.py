@@ -188,14 +188,17 @@ def test_memory_of_one_photo(what, most):
 
 @pytest.mark.parametrize(("bins", "boxes", "most"), [(7, 512, 80), (14, 128, 100)])
 def test_memory_of_roi_align(bins, boxes, most):
-    """MiB of temporaries, 71 of them the maps side by side: boxes are read a few at a time."""
+    """MiB of temporaries, 71 of them the maps side by side: boxes are read a few at a time.
+
+    The gradient holds that of the maps besides.
+    """
     strides = (4, 8, 16, 32)
     maps = {s: jax.ShapeDtypeStruct((800 // s, 1088 // s, 256), np.float32) for s in strides}
     of = jax.ShapeDtypeStruct((boxes, 4), np.float32)
     gradient = jax.grad(lambda maps, of: jnp.sum(roi_align(maps, of, bins) ** 2))
-    for run in (lambda maps, of: roi_align(maps, of, bins), gradient):
+    for run, more in ((lambda maps, of: roi_align(maps, of, bins), 0), (gradient, 71)):
         plan = jax.jit(run).lower(maps, of).compile().memory_analysis()
-        assert plan.temp_size_in_bytes < most * 2**20
+        assert plan.temp_size_in_bytes < (most + more) * 2**20
 
 
 @pytest.fixture(scope="module")
