@@ -1,6 +1,7 @@
 """The page, driven in Chromium; skipped where there is none."""
 
 import base64
+import contextlib
 import io
 import shutil
 import threading
@@ -289,11 +290,18 @@ def test_the_keyboard_alone_is_enough(server, visit):
                 return
         raise AssertionError(test)
 
-    page.bring_to_front()
+    def choose_file():
+        for _ in range(3):  # on a busy machine a browser without a window may drop a key
+            page.bring_to_front()
+            with contextlib.suppress(playwright.TimeoutError):
+                with page.expect_file_chooser(timeout=8000) as chosen:
+                    page.keyboard.press("Space")
+                return chosen.value
+        raise AssertionError("the space bar opens no file chooser")
+
     tab_to("on.id === 'file'")
-    with page.expect_file_chooser() as chosen:
-        page.keyboard.press("Space")
-    _found(page, lambda: chosen.value.set_files(str(server.photos / "5.png")))
+    chooser = choose_file()
+    _found(page, lambda: chooser.set_files(str(server.photos / "5.png")))
     page.wait_for_selector("#results-title:focus")
     page.focus(".brand")
     tab_to("on.id === 'middle'")
