@@ -35,8 +35,8 @@ def main() -> None:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, width, height, scheme, boxed in _PICTURES:
-            size: Any = {"width": width, "height": height}
-            page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
+            look: Any = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+            page = browser.new_context(**look).new_page()
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector(".card img")
             page.set_input_files("#file", options.photo)

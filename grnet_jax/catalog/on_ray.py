@@ -98,7 +98,7 @@ def _connect(address: str) -> tuple[Any, dict[str, Any]]:
     if not ray.is_initialized():
         try:
             with warnings.catch_warnings(action="ignore"):  # of forks; its own processes only run
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _failed(address, error) from error
     logging.getLogger("ray.data").setLevel("ERROR")
