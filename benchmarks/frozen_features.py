@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.grnet_vs_baseline import measure
+from benchmarks.reproduce.papers import FROZEN_FEATURES
 from benchmarks.reproduce.printing import format_cell
 from benchmarks.results_file import ResultsFile, make_parser, markdown_table
 from grnet_jax.evaluation.reports import column_title
@@ -27,22 +28,15 @@ _UNTRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "color histogram": ("color_histogram", {}),
     "ImageNet features, untrained": ("zero_shot", {}),
 }
-_EARLIER: dict[str, Any] = {
-    **{"model.backbone.name": "efficientnet_lite0", "model.backbone.pretrained": "imagenet"},
-    **{"model.backbone.frozen_batch_norm": True, "model.backbone.stride": 16},
-    **{"model.backbone.cell_color_weight": 0.3, "model.backbone.reduction_channels": 128},
-    **{"image.size": 128, "optimizer.trainable": "-backbone", "train.cached_views": 4},
-    **{"train.steps": 600, "train.eval_every": 200, "train.checkpoint_every": 200},
-}
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "contrastive, mean": ("contrastive", {"model.pooling": "average"}),
     "contrastive, 4x4 grid": ("contrastive", {}),
-    "global baseline": ("global_baseline", _EARLIER),
-    "triplets": ("embedding", {**_EARLIER, "train.batch_size": 128}),
-    "VAM": ("vam", {**_EARLIER, "train.batch_size": 128}),
-    "greedy local matching": ("local_matching", _EARLIER),
-    "KPM": ("kpm", _EARLIER),
-    "GRNet": ("grnet", _EARLIER),
+    "global baseline": ("global_baseline", FROZEN_FEATURES),
+    "triplets": ("embedding", {**FROZEN_FEATURES, "train.batch_size": 128}),
+    "VAM": ("vam", {**FROZEN_FEATURES, "train.batch_size": 128}),
+    "greedy local matching": ("local_matching", FROZEN_FEATURES),
+    "KPM": ("kpm", FROZEN_FEATURES),
+    "GRNet": ("grnet", FROZEN_FEATURES),
     _FULL: ("grnet_aligned", {}),
 }
 _LEFT_OUT: dict[str, dict[str, Any]] = {

@@ -15,6 +15,14 @@ from grnet_jax.errors import InputError
 
 NAMES = ("grnet", "fir", "kucer", "fashionnet")
 SYNTHETIC = "synthetic"  # the embedded set, which no paper has
+# Systems of the papers on ImageNet features that stay, with a layer that learns under their regions.
+FROZEN_FEATURES: dict[str, Any] = {
+    **{"model.backbone.name": "efficientnet_lite0", "model.backbone.pretrained": "imagenet"},
+    **{"model.backbone.frozen_batch_norm": True, "model.backbone.stride": 16},
+    **{"model.backbone.cell_color_weight": 0.3, "model.backbone.reduction_channels": 128},
+    **{"image.size": 128, "optimizer.trainable": "-backbone", "train.cached_views": 4},
+    **{"train.steps": 600, "train.eval_every": 200, "train.checkpoint_every": 200},
+}
 # Protocols that stand for several: Street2Shop's categories, and the groups of the queries by view,
 # scale and category. "recognition" ranks nothing: it is what is recognized in a split's images.
 CATEGORIES, BREAKDOWNS, RECOGNITION = "categories", "breakdowns", "recognition"
@@ -198,11 +206,13 @@ class Synthetic(_Part):
 
     Attributes:
       fields: config fields of every row, before the user's.
+      frozen_features: whether every row takes `FROZEN_FEATURES`, too.
       values: by field the paper's values and those that take their place.
       detector: the run that finds the boxes of rows with detected crops; None where there are none.
     """
 
     fields: dict[str, Any] = {}
+    frozen_features: bool = False
     values: dict[str, dict[Any, Any]] = {}
     detector: Row | None = None
 
@@ -268,7 +278,8 @@ class Paper(_Part):
         for name, values in self.synthetic.values.items():
             if name in fields:
                 fields[name] = values.get(fields[name], fields[name])
-        return {**fields, **self.synthetic.fields}
+        frozen = FROZEN_FEATURES if self.synthetic.frozen_features else {}
+        return {**fields, **frozen, **self.synthetic.fields}
 
 
 def find_paper(name: str) -> Paper:
