@@ -15,7 +15,7 @@ from grnet_jax.errors import InputError
 
 NAMES = ("grnet", "fir", "kucer", "fashionnet")
 SYNTHETIC = "synthetic"  # the embedded set, which no paper has
-# Systems of the papers on ImageNet features that stay, with a layer that learns under their regions.
+# Their systems on ImageNet features that stay, with a layer that learns under the regions.
 FROZEN_FEATURES: dict[str, Any] = {
     **{"model.backbone.name": "efficientnet_lite0", "model.backbone.pretrained": "imagenet"},
     **{"model.backbone.frozen_batch_norm": True, "model.backbone.stride": 16},
