@@ -1,4 +1,4 @@
-"""The pages that add a matcher, an edge type and a loss, followed to the letter."""
+"""The pages that add a matcher, an edge type, a loss and a backbone, followed to the letter."""
 
 import importlib.util
 import itertools
@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from absl import logging
 
-from grnet_jax import models
+from grnet_jax import backbones, models
+from grnet_jax.backbones import convert
+from grnet_jax.backbones.pretrained import conversion
+from grnet_jax.backbones.pretrained.weights import read_weights
 from grnet_jax.config import parse_config
 from grnet_jax.graph import SimilarityGraph
 from grnet_jax.graph.scoring import FusedScorer
@@ -125,6 +128,32 @@ def test_the_pages_loss_is_its_formula(tmp_path, monkeypatch):
         same = batch["item"][i] == batch["item"][j]
         each.append(np.log1p(np.exp(-logit if same else logit)))
     np.testing.assert_allclose(first.loss, np.mean(each), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_pages_backbone_is_torchvisions(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_peers import torchvision_models
+
+    ((path, code),) = shown_files(ROOT / "docs/adding_a_backbone.md").items()
+    assert path == "grnet_jax/backbones/resnet18.py"
+    page: dict = {"__name__": "resnet18"}
+    exec(code, page)
+    monkeypatch.setitem(backbones.BACKBONES, "resnet18", page["ResNet18"])
+    monkeypatch.setitem(conversion._NAMES, "resnet18", conversion._RESNET_NAMES)
+    torch.manual_seed(0)
+    peer = torchvision_models().resnet18(weights=None).eval()
+    torch.save(peer.state_dict(), tmp_path / "resnet18.pth")
+    (command,) = shell_commands(ROOT / "docs/adding_a_backbone.md")
+    flags = shlex.split(command)[4:]
+    output = str(tmp_path / "weights.safetensors")
+    assert convert.main([str(tmp_path / "resnet18.pth"), *flags, f"--output={output}"]) == 0
+    photos = np.random.default_rng(0).standard_normal((2, 97, 131, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = peer(torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy()
+    network = backbones.build_classifier("resnet18")
+    found = jax.jit(network.apply)(read_weights(output).variables, photos)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.slow
