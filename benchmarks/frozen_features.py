@@ -11,7 +11,7 @@ command goes on with the rows that are missing. Writes benchmarks/results/frozen
 runs stay under --runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
 _ABLATIONS = {f"{_FULL}, {what}": ("grnet_aligned", fields) for what, fields in _LEFT_OUT.items()}
 _PROTOCOLS = ("easy", "hard_view", "hard_occlusion", "hard_cropping")
 _METRICS = ("top1", "top5", "top20", "map")
+_FEW = ("top1", "map")  # of the summary
 
 
 def main() -> None:
@@ -93,6 +94,19 @@ def format_rows(rows: list[dict]) -> str:
     return f"{_format(rows, {**_UNTRAINED, **SYSTEMS})}\n{_errors_removed(rows)}\n"
 
 
+def format_summary(rows: list[dict]) -> str:
+    """The same in fewer columns."""
+    lines = [
+        [
+            name,
+            *(format_cell([row["protocols"]["all"] for row in chosen], metric) for metric in _FEW),
+            _minutes(name, chosen),
+        ]
+        for name, chosen in _by_system(rows, {**_UNTRAINED, **SYSTEMS})
+    ]
+    return markdown_table(("system", *map(column_title, _FEW), "training, minutes"), lines)
+
+
 def format_ablations(rows: list[dict]) -> str:
     """The same of the aligned graph, whole and without one part at a time, of seed 0."""
     return _format([row for row in rows if row["seed"] == 0], {_FULL: None, **_ABLATIONS})
@@ -100,21 +114,31 @@ def format_ablations(rows: list[dict]) -> str:
 
 def _format(rows: list[dict], names: Mapping[str, object]) -> str:
     lines: list[list[object]] = []
-    for name in names:
-        chosen = [row for row in rows if row["system"] == name]
-        if not chosen:
-            continue
+    for name, chosen in _by_system(rows, names):
         whole = [row["protocols"]["all"] for row in chosen]
         parts = [_mean(chosen, protocol) for protocol in _PROTOCOLS]
-        minutes = np.mean([row["train_seconds"] for row in chosen]) / 60
         lines.append(
             [name, len(chosen), *(format_cell(whole, metric) for metric in _METRICS)]
             + [f"{100 * part:.1f}" for part in parts]
-            + [f"{minutes:.1f}" if name not in _UNTRAINED else "–"]
+            + [_minutes(name, chosen)]
         )
     titles = [f"{column_title('top1')}, {name.replace('_', ' ')}" for name in _PROTOCOLS]
     header = ("system", "seeds", *map(column_title, _METRICS), *titles, "training, minutes")
     return markdown_table(header, lines)
+
+
+def _by_system(rows: list[dict], names: Mapping[str, object]) -> Iterator[tuple[str, list[dict]]]:
+    """Yields each of these systems that has rows, and its rows."""
+    for name in names:
+        if chosen := [row for row in rows if row["system"] == name]:
+            yield name, chosen
+
+
+def _minutes(name: str, rows: list[dict]) -> str:
+    """The mean time of training."""
+    if name in _UNTRAINED:
+        return "–"
+    return f"{np.mean([row['train_seconds'] for row in rows]) / 60:.1f}"
 
 
 def _errors_removed(rows: list[dict]) -> str:
@@ -125,7 +149,7 @@ def _errors_removed(rows: list[dict]) -> str:
     removed = {}
     for name in [one for one in SYSTEMS if one in present and one != _FULL]:
         theirs = _mean([row for row in rows if row["system"] == name], "all")
-        removed[name] = f"{100 * (ours - theirs) / (1 - theirs):.0f}% of {name}'s"
+        removed[name] = f"{round(100 * (ours - theirs) / (1 - theirs))}% of {name}'s"
     return f"Of the others' top-1 errors {_FULL} removes: {', '.join(removed.values())}."
 
 
