@@ -9,7 +9,7 @@ is installed, faiss's flat index find the 200 nearest alone. Each has a process 
 `seconds` is the time until it can search; `recall` is of the 200 nearest that pass the filter.
 "update" is the time of replacing 1% of the photos. `--photos` also indexes photos, and compares
 their number a second with the decoding's and the embedding's alone. What the results have already
-is passed over. Writes benchmarks/results/search_cpu.json.
+is passed over. Writes benchmarks/results/search_speed_cpu.json.
 """
 
 import importlib
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, place = options.rows, tempfile.TemporaryDirectory()
     command = f"python -m benchmarks.search_speed --rows={rows}"
-    results = ResultsFile("search_cpu", command, ("engine", "rows", "filter", "batch"))
+    results = ResultsFile("search_speed_cpu", command, ("engine", "rows", "filter", "batch"))
     missing = [name for name in (*_OPEN, "update") if not results.find(engine=name, rows=rows)]
     with place:
         if missing:
@@ -85,14 +85,41 @@ def main() -> None:
         if options.photos and not results.find(engine="indexing", rows=options.photos):
             kwargs = {"place": place.name, "count": options.photos, "source": options.folder}
             results.add(in_new_process(index_photos, **kwargs))
-    columns = ["engine", "rows", "filter", "batch", "p50_ms", "p99_ms"]
-    columns += ["recall", "seconds", "peak_gb"]
-    cells = [[_cell(row.get(name, "")) for name in columns] for row in results.rows]
-    results.report(markdown_table(columns, cells))
+    results.report(format_rows(results.rows))
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: each engine's p50 and p99 by what is asked; below, what indexing takes."""
+    timed = [row for row in rows if "p50_ms" in row]
+    kinds = list(dict.fromkeys((row["batch"], row["filter"]) for row in timed))
+    kinds.sort(key=lambda kind: kind[0])
+    lines = []
+    for engine, count in dict.fromkeys((row["engine"], row["rows"]) for row in timed):
+        own = [row for row in timed if (row["engine"], row["rows"]) == (engine, count)]
+        cells = {(row["batch"], row["filter"]): row for row in own}
+        waits = [f"{cells[kind]['p50_ms']:.0f} / {cells[kind]['p99_ms']:.0f}" for kind in kinds]
+        recall = min(row["recall"] for row in own)
+        first = own[0]
+        cost = (f"{recall:.2f}", f"{first['seconds']:.1f}", f"{first['peak_gb']:.1f}")
+        lines.append([engine, f"{count:,}", *waits, *cost])
+    titles = [
+        f"{'one query' if batch == 1 else f'{batch} at once'}"
+        + (f", filter of {kept}" if kept != "none" else "")
+        for batch, kept in kinds
+    ]
+    header = ("p50 / p99 in ms", "photos", *titles, "least recall", "start, s", "GB")
+    told = [_describe(row) for row in rows if row not in timed]
+    return "\n".join([markdown_table(header, lines), *told])
+
+
+def _describe(row: dict[str, Any]) -> str:
+    """A sentence on the time of an update, or of indexing photos."""
+    if row["engine"] == "update":
+        return f"Replacing 1% of {row['rows']:,} photos takes {row['seconds']:.1f} s."
+    return (
+        f"Of {row['rows']:,} photos {row['index_photos_per_second']:.0f} a second are indexed, "
+        f"{100 * row['share_of_bare_rate']:.0f}% of what decoding and embedding alone allow."
+    )
 
 
 def make_catalog(place: str, rows: int) -> None:

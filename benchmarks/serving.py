@@ -71,6 +71,9 @@ def serving(command: list[str]) -> Iterator[tuple[subprocess.Popen, int]]:
             if found := re.search(r"running on http://[\w.]+:(\d+)", line):
                 port = int(found[1])
                 break
+            print(line, end="", file=sys.stderr)
+        if not port:
+            raise SystemExit("the server ended before it ran; see above")
         threading.Thread(target=lambda: [*(process.stderr or ())], daemon=True).start()
         while _ask(port, "GET", "/readyz")[0] != 200:
             time.sleep(0.5)

@@ -25,6 +25,7 @@ PAGES = (
     "docs/choosing.md",
     "docs/evaluation.md",
     "docs/performance.md",
+    "docs/search.md",
     "docs/cost.md",
     "docs/detection.md",
     "docs/fashionnet.md",
