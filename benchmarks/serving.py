@@ -184,8 +184,8 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     said = [
         f"{row['requests']:,} requests of {row['clients']} clients: {row['errors']} errors, "
         f"{row['compilations']} compilations, {row['per_second']} a second, "
-        f"{row['cpu_ms_a_request']} ms CPU each; memory {' to '.join(map(str, row['memory_mb'][::2]))} MB, "
-        f"load {row['load'][-1]}"
+        f"{row['cpu_ms_a_request']} ms CPU each; memory {row['memory_mb'][0]} to "
+        f"{row['memory_mb'][-1]} MB, load {row['load'][-1]}"
         for row in rows
     ]
     header = ("latency, ms", *(f"p{p}" for p in _PERCENTILES))
