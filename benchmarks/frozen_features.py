@@ -43,6 +43,7 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
     "without colors": {"model.backbone.cell_color_weight": 0.0},
     "without the embedding's score": {"model.embedding_score": 0.0},
     "without the direct term": {"model.direct_scale_init": 0.0},
+    "the graph's score alone": {"model.embedding_score": 0.0, "model.direct_scale_init": 0.0},
     "nodes of unit length": {"model.raw_scale": 0.0},
     "regions as they are": {"model.unit_regions": False, "model.direct_scale_init": 0.0},
     "without positions": {"model.node_positions": False},
