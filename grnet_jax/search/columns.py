@@ -69,7 +69,7 @@ class FeatureColumns:
             ):
                 raise StoreError(
                     f"{name} has values up to {np.abs(leaf).max():.4g}, too large for {dtype}: "
-                    "choose eval.store_dtype=bfloat16 or float32"
+                    "choose eval.search.store_dtype=bfloat16 or float32"
                 )
             parts.append(part)
         return parts

@@ -52,7 +52,6 @@ class FeatureStore:
 
     Raises:
       StoreError: a table of another model, step, set of images, shape or dtype, or a damaged one.
-      InputError: no such dtype.
     """
 
     def __init__(
@@ -63,8 +62,6 @@ class FeatureStore:
         like: Features,
         dtype: str = "float32",
     ):
-        if dtype not in DTYPES:
-            raise InputError(f"eval.store_dtype: {dtype!r} is none of {sorted(DTYPES)}")
         self.path = os.path.expanduser(os.fspath(path))
         self._fingerprint = fingerprint
         self._photo_ids = photo_ids
@@ -143,7 +140,7 @@ class FeatureStore:
             )
             raise StoreError(
                 f"{self.path} holds features of another model, of other images or in another "
-                f"form; choose another eval.store, or delete it. What differs:\n{listed}"
+                f"form; choose another eval.search.store, or delete it. What differs:\n{listed}"
             )
 
     def _offsets(self, dataset: lance.LanceDataset) -> np.ndarray:

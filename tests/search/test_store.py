@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grnet_jax.errors import InputError
 from grnet_jax.models import Features
 from grnet_jax.search.features import InMemoryFeatures, read_blocks
 from grnet_jax.search.fingerprints import Fingerprint
@@ -163,8 +162,6 @@ def test_another_form_is_refused(tmp_path):
     two = Features(_features().embedding, _features().regions[:, :2])
     with pytest.raises(StoreError, match=r"\[3, 8\].* there, .*\[2, 8\]"):
         _store(tmp_path, two, "float16")
-    with pytest.raises(InputError, match=r"eval\.store_dtype: 'int8' is none of"):
-        _store(tmp_path, dtype="int8")
 
 
 @pytest.mark.parametrize(
