@@ -1,6 +1,7 @@
 from .batches import eval_batch_spec, image_batches, image_labels, train_batches, view_batches
 from .config import (
     ANNOTATED,
+    MAX_PIXELS,
     AugmentConfig,
     DatasetConfig,
     ImageConfig,
@@ -15,7 +16,6 @@ from .datasets import benchmark_protocol, dataset_names
 from .errors import AnnotationError, ArgumentParser, DatasetError, InputError
 from .files import check_file, check_folder, read_object, read_text, to_path, write_file
 from .images import (
-    MAX_PIXELS,
     Box,
     Crop,
     ImageError,

@@ -14,6 +14,7 @@ from input_pipeline.datasets import dataset_names
 Affects: TypeAlias = Literal["records", "parameters", "features", "scores"]
 # What image.keypoints is for those that a data set is annotated with.
 ANNOTATED = "landmarks"
+MAX_PIXELS = 50_000_000  # of an image, unless its reader says otherwise
 _LIMIT = 2**31  # of numbers whose field has no upper limit: they become int32 and float32
 
 
@@ -96,7 +97,7 @@ class PrepareOptions(Section):
         "wrong rows: error (name all and stop), skip (leave out and count), or kinds of problems "
         "to skip, joined by commas; empty: the kinds that the data set is known to have",
     )
-    max_pixels: int = field(50_000_000, "larger images are refused", ge=1)
+    max_pixels: int = field(MAX_PIXELS, "larger images are refused", ge=1)
     max_side: int = field(
         0, "larger images are stored with this longer side, in pixels; 0: as they are", ge=0
     )

@@ -17,14 +17,13 @@ import numpy as np
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
-from input_pipeline.config import ImageConfig
+from input_pipeline.config import MAX_PIXELS, ImageConfig
 from input_pipeline.errors import InputError
 from input_pipeline.files import check_file
 
 Box: TypeAlias = tuple[float, float, float, float]
 ImageSource: TypeAlias = str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray
 
-MAX_PIXELS = 50_000_000
 _ORIENTATION_TAG = 0x0112
 # Not ImageOps.exif_transpose, which also rewrites the EXIF block and fails where it is broken.
 _TRANSPOSES = {
@@ -51,6 +50,10 @@ class ImageError(InputError):
 
 class MissingImageError(ImageError):
     """There is no such file."""
+
+
+class LargeImageError(ImageError):
+    """It has more pixels than are read."""
 
 
 @dataclass(frozen=True)
@@ -451,9 +454,9 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise ImageError(
+        raise LargeImageError(
             f"{name}: a picture of {width}x{height} pixels = {width * height / 1e6:.4g} MP; "
-            f"limit {max_pixels / 1e6:.4g} MP, --max_pixels"
+            f"limit {max_pixels / 1e6:.4g} MP"
         )
 
 

@@ -38,7 +38,13 @@ from tqdm import tqdm
 
 from input_pipeline.errors import DatasetError, one_of
 from input_pipeline.files import image_name
-from input_pipeline.images import ImageError, ImageHeader, MissingImageError, inspect_image
+from input_pipeline.images import (
+    ImageError,
+    ImageHeader,
+    LargeImageError,
+    MissingImageError,
+    inspect_image,
+)
 from input_pipeline.masks import MaskError, to_mask, turn_box
 from input_pipeline.parallel import ordered_map
 from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED, UNKNOWN, VIEWS
@@ -285,6 +291,8 @@ def _check_images(rows: pd.DataFrame, max_pixels: int, notes: Counter[str]) -> p
     def inspect(job: tuple[str, str]) -> ImageHeader | ImageError:
         try:
             return inspect_image(epath.Path(job[0]), max_pixels, job[1])
+        except LargeImageError as error:
+            return ImageError(f"{error}, --max_pixels")
         except ImageError as error:
             return error
 

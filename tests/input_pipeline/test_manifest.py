@@ -77,7 +77,7 @@ def problems_of(root, rows, header=PLAIN):
         ("empty.png,a,shop,train", "empty.png: is empty (0 bytes)"),
         (
             "large.png,a,shop,train",
-            "large.png: a picture of 50x40 pixels = 0.002 MP; limit 0.001999",
+            "large.png: a picture of 50x40 pixels = 0.002 MP; limit 0.001999 MP, --max_pixels",
         ),
     ],
 )
