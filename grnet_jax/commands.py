@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from grnet_jax.config import Config, fields_affecting, parse_config, to_config_dict
-from grnet_jax.errors import InputError
+from grnet_jax.errors import InputError, program_name
 from grnet_jax.evaluation import EvaluationResult, Evaluator, build_evaluators
 from grnet_jax.evaluation.ensembles import EnsembleEvaluator, Member, ensemble_variables
 from grnet_jax.evaluation.provenance import provenance
@@ -139,11 +139,6 @@ def _help_if_asked(argv: Sequence[str], text: str) -> None:
         _end(text)
 
 
-def _program(name: str) -> str:
-    """Returns how train.py or eval.py is started here: a checkout has them, an install commands."""
-    return f"python {name}.py" if pathlib.Path(f"{name}.py").is_file() else f"grnet-{name}"
-
-
 def _is_given(argv: Sequence[str], names: set[str]) -> bool:
     return any(word.startswith("-") and word.lstrip("-") in names for word in argv[1:])
 
@@ -166,7 +161,7 @@ def _end(text: str, error: str = "") -> None:
     )
     text = text.format(configs=configs, runs=_runs())
     for name in ("train", "eval"):
-        text = text.replace(f"python {name}.py", _program(name))
+        text = text.replace(f"python {name}.py", program_name(name))
     text += "All fields: python -m grnet_jax.config. All flags: --helpfull."
     if error:
         print(f"error: {error}", file=sys.stderr)
@@ -254,7 +249,7 @@ def train(argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str) 
             print(f"\nWrote {directory}/ (checkpoints, config.json, TensorBoard events)")
             given = [] if done else _without_workdir(sys.argv[1:])
             words = shlex.join([*given, f"--workdir={directory}"])
-            print(f"Next: {_program('eval' if done else 'train')} {words}")
+            print(f"Next: {program_name('eval' if done else 'train')} {words}")
 
 
 class _Evaluated(NamedTuple):

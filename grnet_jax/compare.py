@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from grnet_jax.errors import ArgumentParser, InputError, check_at_least
+from grnet_jax.errors import ArgumentParser, InputError, check_at_least, program_name
 from grnet_jax.evaluation.reports import align_columns, column_title, format_figure, pad_ranks
 from grnet_jax.evaluation.retrieval_metrics import METRIC_NAMES, query_metrics
 from grnet_jax.metrics import clustered_intervals, paired_bootstrap
@@ -99,7 +99,7 @@ def read_run(name: str) -> EvaluatedRun:
     path = folder / "ranks.parquet"
     if not path.exists():
         raise InputError(
-            f"{path}: no such file; python eval.py --workdir={shlex.quote(name)} writes it"
+            f"{path}: no such file; {program_name('eval')} --workdir={shlex.quote(name)} writes it"
         )
     try:
         results = read_object(folder / "results.json", "what eval.py wrote")

@@ -2,9 +2,9 @@
 
 import argparse
 
-from input_pipeline import ArgumentParser, InputError
+from input_pipeline import ArgumentParser, InputError, program_name
 
-__all__ = ["ArgumentParser", "InputError", "check_at_least", "parse_box"]
+__all__ = ["ArgumentParser", "InputError", "check_at_least", "parse_box", "program_name"]
 
 
 def check_at_least(field: str, value: float, least: float) -> None:

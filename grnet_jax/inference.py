@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from grnet_jax.errors import InputError, check_at_least
+from grnet_jax.errors import InputError, check_at_least, program_name
 from grnet_jax.evaluation.recognition import recognizes_categories
 from grnet_jax.metrics import MAX_ECE, Listwise
 from grnet_jax.models import (
@@ -163,7 +163,7 @@ class LoadedMatcher:
         if not recognizes_categories(self._matcher, self.config):
             raise InputError(
                 f"predict: a run of model.name={self.config.model.name}, which recognizes no "
-                f"categories. Those of {', '.join(_RECOGNIZING)} do: python train.py "
+                f"categories. Those of {', '.join(_RECOGNIZING)} do: {program_name('train')} "
                 f"--config={_RECOGNIZING[0]}"
             )
         return self._run(self._predict, photos, boxes, shop)

@@ -13,7 +13,7 @@ from .config import (
 )
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
-from .errors import AnnotationError, ArgumentParser, DatasetError, InputError
+from .errors import AnnotationError, ArgumentParser, DatasetError, InputError, program_name
 from .files import check_file, check_folder, read_object, read_text, to_path, write_file
 from .images import (
     Box,
@@ -113,6 +113,7 @@ __all__ = [
     "ordered_map",
     "pixel_box",
     "preparation_lock",
+    "program_name",
     "query_subsets",
     "read_object",
     "read_text",

@@ -1,6 +1,7 @@
 """Errors of the input pipeline; the messages say what to do."""
 
 import argparse
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,11 @@ class InputError(ValueError):
 def one_of(values: Sequence[str]) -> str:
     """Returns "a, b or c", for messages."""
     return f"{', '.join(values[:-1])} or {values[-1]}"
+
+
+def program_name(name: str) -> str:
+    """Returns how train.py or eval.py is started here: a checkout has them, an install commands."""
+    return f"python {name}.py" if pathlib.Path(f"{name}.py").is_file() else f"grnet-{name}"
 
 
 class DatasetError(InputError):

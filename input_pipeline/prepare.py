@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from input_pipeline.datasets import dataset_names
-from input_pipeline.errors import ArgumentParser, InputError
+from input_pipeline.errors import ArgumentParser, InputError, program_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,9 +143,8 @@ def _next_command(options: argparse.Namespace) -> str:
         for name, default in {"dir": "data", "source": ""}.items()
         if getattr(options, name) != default
     ]
-    return shlex.join(
-        ["python", "train.py", f"--config=configs/grnet.py:{options.dataset}", *flags]
-    )
+    config = f"--config=configs/grnet.py:{options.dataset}"
+    return shlex.join([*program_name("train").split(), config, *flags])
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from grnet_jax.backbones.pretrained.conversion import (
     under,
 )
 from grnet_jax.backbones.pretrained.weights import Weights, read_weights_info, write_weights
-from grnet_jax.errors import ArgumentParser, InputError
+from grnet_jax.errors import ArgumentParser, InputError, program_name
 
 _NAMED = 6  # left-out keys that are listed
 _ASSUMED = " (assumed, the file's name does not tell; --preprocessing names another)"
@@ -64,7 +64,8 @@ def _next_command(output: str) -> list[str]:
     """Returns the command that trains from the written file on the user's own photos."""
     info = read_weights_info(output)
     command = [
-        *("python", "train.py", "--config=configs/grnet.py:manifest"),
+        *program_name("train").split(),
+        "--config=configs/grnet.py:manifest",
         "--config.dataset.source=photos.csv",
         f"--config.model.backbone.name={info.backbone}",
         f"--config.model.backbone.pretrained={output}",

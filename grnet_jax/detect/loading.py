@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from grnet_jax.detection.photos import PhotoDetections, photo_detections
-from grnet_jax.errors import InputError
+from grnet_jax.errors import InputError, program_name
 from grnet_jax.search.embed import embed_rows, make_detect
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
@@ -91,6 +91,6 @@ def load_detector(workdir: str | os.PathLike[str]) -> LoadedDetector:
     if run.config.model.name != "detector":
         raise InputError(
             f"{workdir}: a run of model.name={run.config.model.name}, which detects nothing: "
-            "python train.py --config=configs/detector.py trains a detector"
+            f"{program_name('train')} --config=configs/detector.py trains a detector"
         )
     return LoadedDetector(run, state, read_label_names(open_workdir(workdir)))

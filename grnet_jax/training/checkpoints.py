@@ -16,7 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from grnet_jax.config import Config, TrainConfig, fields_affecting, parse_config
-from grnet_jax.errors import InputError
+from grnet_jax.errors import InputError, program_name
 from grnet_jax.training.state import TrainState
 from input_pipeline import check_folder, read_object, to_path, write_file
 
@@ -100,7 +100,7 @@ def _read(workdir: epath.Path) -> tuple[Config, str]:
     if not path.exists():
         raise CheckpointError(
             f"{workdir} holds no run: {path} is missing. Train one first with "
-            f"`python train.py --config=... --workdir={workdir}`"
+            f"`{program_name('train')} --config=... --workdir={workdir}`"
         )
     try:
         content = read_object(path, "the config of a run")

@@ -86,7 +86,7 @@ def test_a_checkpoint_becomes_a_weights_file(stub, folder, capsys):
         "  preprocessing  imagenet (assumed, the file's name does not tell; --preprocessing names "
         "another)",
         f"Wrote my resnet.v2.grnet.safetensors ({size / 1e6:.1f} MB)",
-        "Next: python train.py --config=configs/grnet.py:manifest "
+        "Next: grnet-train --config=configs/grnet.py:manifest "
         "--config.dataset.source=photos.csv --config.model.backbone.name=resnet50 "
         "'--config.model.backbone.pretrained=my resnet.v2.grnet.safetensors'",
     ]
