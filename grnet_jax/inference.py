@@ -144,7 +144,7 @@ class LoadedMatcher:
             that was trained without, or a box that is none.
           ImageError: naming the photo that cannot be read.
         """
-        return self._run(self._embed, photos, boxes, shop)
+        return self._run("embed", self._embed, photos, boxes, shop)
 
     def predict(
         self,
@@ -166,25 +166,26 @@ class LoadedMatcher:
                 f"categories. Those of {', '.join(_RECOGNIZING)} do: {program_name('train')} "
                 f"--config={_RECOGNIZING[0]}"
             )
-        return self._run(self._predict, photos, boxes, shop)
+        return self._run("predict", self._predict, photos, boxes, shop)
 
     def _run(
         self,
+        what: str,
         call: Callable[[Any, Any], Any],
         photos: Sequence[ImageSource],
         boxes: Sequence[Box | None] | None,
         shop: bool,
     ) -> Any:
-        """What a call of (variables, photos) gives for all photos."""
-        _check_photos(photos, boxes)
+        """What a call of (variables, photos) gives for all photos; messages say `what` it is."""
+        _check_photos(what, photos, boxes)
         if boxes is not None:
-            self.check_takes_boxes("embed: boxes were given", shop)
+            self.check_takes_boxes(f"{what}: boxes were given", shop)
         given = boxes if boxes is not None else [None] * len(photos)
         transform = self.transform(shop)
 
         def read(row: int) -> np.ndarray:
             return load_crop(
-                photos[row], given[row], transform, box_name=f"embed: box {row}"
+                photos[row], given[row], transform, box_name=f"{what}: box {row}"
             ).pixels
 
         return self._run_batches(call, read, len(photos), shop)
@@ -350,13 +351,15 @@ def _read_calibration(workdir: epath.Path, step: int) -> RunCalibration | None:
         return None
 
 
-def _check_photos(photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None) -> None:
+def _check_photos(
+    what: str, photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None
+) -> None:
     single = isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3
     if single or not hasattr(photos, "__len__"):
         raise InputError(
-            f"embed: expected a list of photos, got {type(photos).__name__}: write [photo]"
+            f"{what}: expected a list of photos, got {type(photos).__name__}: write [photo]"
         )
     if not len(photos):
-        raise InputError("embed: no photos were given")
+        raise InputError(f"{what}: no photos were given")
     if boxes is not None and len(boxes) != len(photos):
-        raise InputError(f"embed: {len(photos)} photos, but {len(boxes)} boxes")
+        raise InputError(f"{what}: {len(photos)} photos, but {len(boxes)} boxes")
