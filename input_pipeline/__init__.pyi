@@ -14,7 +14,7 @@ from .config import (
 from .dataset import Dataset, Split, load_dataset
 from .datasets import benchmark_protocol, dataset_names
 from .errors import AnnotationError, ArgumentParser, DatasetError, InputError, program_name
-from .files import check_file, check_folder, read_object, read_text, to_path, write_file
+from .files import check_file, check_folder, read_lines, read_object, to_path, write_file
 from .images import (
     Box,
     Crop,
@@ -115,8 +115,8 @@ __all__ = [
     "preparation_lock",
     "program_name",
     "query_subsets",
+    "read_lines",
     "read_object",
-    "read_text",
     "steps_per_epoch",
     "to_path",
     "train_batches",

@@ -108,7 +108,8 @@ def read_text(path: epath.Path) -> str:
     except (OSError, ValueError) as error:
         raise AnnotationError([f"{path}: cannot be read: {error}"]) from error
     if data.startswith(_WORKBOOKS):
-        raise AnnotationError([f"{path}:1: is a workbook or an archive: save it as CSV (UTF-8)"])
+        wanted = "expected text in UTF-8, tables as CSV"
+        raise AnnotationError([f"{path}:1: is a workbook or an archive, {wanted}"])
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff")) or data[1:2] == b"\0"
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")
@@ -116,6 +117,18 @@ def read_text(path: epath.Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         byte = f"byte {data[error.start]:#04x}"
         raise AnnotationError([f"{path}:{line}: not UTF-8: {byte}; save it as UTF-8"]) from None
+
+
+def read_lines(path: epath.Path) -> list[str]:
+    """Reads the lines of a text file that a user wrote.
+
+    Raises:
+      InputError: as `read_text`, in one line.
+    """
+    try:
+        return read_text(path).splitlines()
+    except AnnotationError as error:
+        raise InputError(error.problems[0]) from error
 
 
 def read_csv(path: epath.Path, known: Sequence[str]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from etils import epath
 from grnet_jax.config import ProtocolConfig, drawn_queries
 from grnet_jax.errors import InputError
 from grnet_jax.search.ranking import ItemImages
-from input_pipeline import ImageConfig, read_text, to_path
+from input_pipeline import ImageConfig, read_lines, to_path
 
 # What `eval.search.whitening` is where it is learned on the gallery, and not on a split's images.
 WHITENED_BY_GALLERY = "gallery"
@@ -419,7 +419,7 @@ def _named_queries(path: epath.Path, index: Any, query_rows: np.ndarray) -> np.n
         for name in (str(names[0]), ",".join(map(str, names))):
             places.setdefault(name, []).append(place)
     found: set[int] = set()
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if name := line.strip():
             if name not in places:
                 raise EvaluationError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from grnet_jax.errors import InputError
-from input_pipeline import read_text, to_path
+from input_pipeline import read_lines, to_path
 
 
 def find_files(names: Sequence[str]) -> list[epath.Path]:
@@ -17,9 +17,7 @@ def find_files(names: Sequence[str]) -> list[epath.Path]:
     """
     files: list[epath.Path] = []
     listed = [name[1:] for name in names if name.startswith("@")]
-    lines = [
-        line.strip() for name in listed for line in read_text(to_path(name, "@FILE")).splitlines()
-    ]
+    lines = [line.strip() for name in listed for line in read_lines(to_path(name, "@FILE"))]
     for name in [name for name in [*names, *lines] if name and not name.startswith("@")]:
         path = to_path(name, "photo")
         if not path.is_dir():

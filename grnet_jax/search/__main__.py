@@ -43,7 +43,7 @@ from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_b
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
 from grnet_jax.visualization.match_page import match_page
-from input_pipeline import SPLITS, Box, load_crop, pixel_box, read_text, to_path, write_file
+from input_pipeline import SPLITS, Box, load_crop, pixel_box, read_lines, to_path, write_file
 
 _DEFAULT_MODEL = "imagenet:efficientnet_lite0"
 _FILTER = re.compile(r"\s*([^=<>]+?)\s*(<=|>=|=)\s*(.*?)\s*", re.DOTALL)
@@ -264,7 +264,7 @@ def _serve(folder: epath.Path, options: argparse.Namespace) -> None:
     check_at_least("--rate", options.rate, 0)
     token = os.environ.get("GRNET_SEARCH_TOKEN", "")
     if options.token_file:
-        token = read_text(to_path(options.token_file, "--token_file")).strip()
+        token = "\n".join(read_lines(to_path(options.token_file, "--token_file"))).strip()
     serve(
         folder,
         ServeOptions(

@@ -126,7 +126,7 @@ def test_bad_optional_field(tmp_path, cells, message):
         (f'{PLAIN}\n"a.jpg"x,a,shop,train\n', ":2: not a CSV row"),
         (f'{PLAIN}\na.jpg,"a,shop,train\n', ":2: not a CSV row"),
         (f'sep=,\r\n{PLAIN}\r\n\r\n"a\r\nb",a,b,c\r\n"x"y,b\r\n', ":6: not a CSV row"),
-        ("PK\x03\x04", ":1: is a workbook or an archive: save it as CSV"),
+        ("PK\x03\x04", ":1: is a workbook or an archive, expected text"),
         (None, " (dataset.source): is a folder, expected a CSV; --dataset=folder"),
     ],
 )

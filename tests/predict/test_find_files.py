@@ -22,6 +22,8 @@ def test_folders_lists_and_links(tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_bytes("é.jpg".encode("latin-1"))
     with pytest.raises(InputError, match=r"list\.txt:1: not UTF-8"):
         find_files(["@list.txt"])
+    with pytest.raises(InputError, match=r"^nowhere\.txt: no such file$"):
+        find_files(["@nowhere.txt"])
     for name in ("a\0b.jpg", "https://host/a.jpg"):
         with pytest.raises(InputError, match="photo="):
             find_files([name])
