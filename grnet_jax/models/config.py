@@ -16,8 +16,6 @@ ScalesOrNone = Annotated[
     _Pairs, pydantic.AfterValidator(lambda scales: scales and check_scales(scales))
 ]
 
-PAPER_SCALES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3))  # GRNet's
-
 
 class ModelConfig(Section):
     """A matcher; its own section declares `name` and its fields."""

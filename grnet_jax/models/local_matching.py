@@ -16,9 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grnet_jax.graph import in_chunks, node_count, pool_regions, region_counts
+from grnet_jax.graph import PAPER_SCALES, in_chunks, node_count, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
-from grnet_jax.models.config import PAPER_SCALES, NetworkConfig, Scales
+from grnet_jax.models.config import NetworkConfig, Scales
 from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import (
     RegionMatcher,
