@@ -41,6 +41,7 @@ from .photo_list import PhotoList, list_photos
 from .sampling import steps_per_epoch
 from .transforms import CropBoxes, keypoint_names
 from .vocabulary import (
+    BOX,
     CUSTOMER,
     DOMAINS,
     LANDMARKS,
@@ -55,6 +56,7 @@ from .vocabulary import (
 
 __all__ = [
     "ANNOTATED",
+    "BOX",
     "CUSTOMER",
     "DOMAINS",
     "LANDMARKS",

@@ -38,8 +38,8 @@ from input_pipeline.records import (
     parse,
     to_example,
 )
-from input_pipeline.table import BOX, THREADS
-from input_pipeline.vocabulary import SPLITS, UNKNOWN
+from input_pipeline.table import THREADS
+from input_pipeline.vocabulary import BOX, SPLITS, UNKNOWN
 
 # Reading and searching photos needs none of it.
 tfds = lazy_loader.load("tensorflow_datasets")

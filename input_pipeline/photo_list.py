@@ -12,8 +12,8 @@ from input_pipeline import files
 from input_pipeline.datasets import folder, manifest
 from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.images import read_file
-from input_pipeline.table import BOX, Problem, is_right, mark
-from input_pipeline.vocabulary import CUSTOMER, DOMAINS, SHOP, VIEWS
+from input_pipeline.table import Problem, is_right, mark
+from input_pipeline.vocabulary import BOX, CUSTOMER, DOMAINS, SHOP, VIEWS
 
 _INFO = "dataset_info.json"  # in every prepared folder
 _KNOWN = ("image", "item_id", "domain", *BOX)

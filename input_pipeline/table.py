@@ -47,7 +47,7 @@ from input_pipeline.images import (
 )
 from input_pipeline.masks import MaskError, to_mask, turn_box
 from input_pipeline.parallel import ordered_map
-from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED, UNKNOWN, VIEWS
+from input_pipeline.vocabulary import BOX, DOMAINS, SPLITS, TRUNCATED, UNKNOWN, VIEWS
 
 KINDS: Mapping[str, str] = {
     "format": "a line, entry or field that the format does not allow",
@@ -61,7 +61,6 @@ KINDS: Mapping[str, str] = {
     "contradiction": "two places that disagree: an item in two splits, an image with two boxes",
     "reference": "an image, item or category that another file does not list",
 }
-BOX = ["x_1", "y_1", "x_2", "y_2"]
 THREADS = 8  # each may hold an image of max_pixels
 _EDGE = 1  # pixels: releases count from 0 or from 1, and some count the last pixel in
 _FAR = 1e9  # pixels; fits the int32 of a record

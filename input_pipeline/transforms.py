@@ -15,9 +15,8 @@ from input_pipeline.config import ANNOTATED, AugmentConfig, ImageConfig
 from input_pipeline.errors import DatasetError
 from input_pipeline.images import ImageTransform, build_transform
 from input_pipeline.index import PhotoIndex
-from input_pipeline.vocabulary import CUSTOMER, LANDMARKS, SHOP, TRUNCATED, UNKNOWN, VISIBLE
+from input_pipeline.vocabulary import BOX, CUSTOMER, LANDMARKS, SHOP, TRUNCATED, UNKNOWN, VISIBLE
 
-_BOX = ("x_1", "y_1", "x_2", "y_2")
 _Detection = tuple[float, list[float], str]  # score, box and FILE:LINE
 _Detections = dict[tuple[str, str, str], _Detection]  # by image, category and item_id, or ""
 
@@ -342,9 +341,9 @@ def _choose(best: _Detections, index: PhotoIndex, row: int) -> _Detection | None
 
 def _best_boxes(path: epath.Path) -> _Detections:
     best: _Detections = {}
-    _, rows = _read_csv(path, "image.detections", ["image", *_BOX])
+    _, rows = _read_csv(path, "image.detections", ["image", *BOX])
     for row in rows:
-        *box, score = _numbers({"score": "0", **row}, *_BOX, "score")
+        *box, score = _numbers({"score": "0", **row}, *BOX, "score")
         if not (box[0] < box[2] and box[1] < box[3]):
             raise DatasetError(f"{row['source']}: the box has no size: {tuple(box)}")
         image, category, item = (row.get(name, "") for name in ("image", "category", "item_id"))

@@ -8,6 +8,7 @@ SPLITS = ("train", "val", "test")
 VIEWS = ("front", "side", "back", "zoom_out", "zoom_in", "stand_alone")
 UPPER, LOWER, FULL = 1, 2, 3  # clothes types, by the part of the body
 UNKNOWN = -1
+BOX = ["x_1", "y_1", "x_2", "y_2"]  # columns of boxes, in pixels
 # A garment's landmarks, in the order of their slots; left and right are the wearer's.
 LANDMARKS = tuple(
     f"{side}_{kind}"

@@ -10,7 +10,7 @@ import pydantic
 from etils import epath
 
 from grnet_jax import metrics
-from grnet_jax.catalog.generations import BOX, Manifest, StoreError
+from grnet_jax.catalog.generations import Manifest, StoreError
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import progress_bar
 from grnet_jax.inference import LoadedMatcher
@@ -20,6 +20,7 @@ from grnet_jax.search.features import InMemoryFeatures
 from grnet_jax.search.ranking import query_block
 from grnet_jax.search.reranking import score_lists
 from input_pipeline import (
+    BOX,
     ImageError,
     PhotoList,
     list_photos,

@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from grnet_jax.catalog.generations import BOX, COLOR_CELLS, Photos
+from grnet_jax.catalog.generations import COLOR_CELLS, Photos
 from grnet_jax.errors import InputError
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import Features
-from input_pipeline import Box, Crop, PhotoList, load_crop, ordered_map
+from input_pipeline import BOX, Box, Crop, PhotoList, load_crop, ordered_map
 
 _THUMBNAIL = 512  # pixels, the longer side at most
 _MOST_READS = 1024  # told of at once

@@ -45,11 +45,10 @@ from grnet_jax.search.columns import (
 )
 from grnet_jax.search.features import FeatureSource, FeatureSubset
 from grnet_jax.search.indexed import IndexedEmbeddings, build_index
-from input_pipeline import read_object, write_file
+from input_pipeline import BOX, read_object, write_file
 
 FORMAT = 1
 FIELD = "field."  # what a listing's columns begin with that are an item's fields
-BOX = ["x_1", "y_1", "x_2", "y_2"]
 FILE = ["file_size", "file_time", "content"]
 COLOR_CELLS = 8  # a photo's colors are those of so many cells across and down
 _MANIFEST = "catalog.json"

@@ -14,7 +14,6 @@ from etils import epath
 from grnet_jax.catalog import on_ray
 from grnet_jax.catalog.embedding import Embedding, Files, Read
 from grnet_jax.catalog.generations import (
-    BOX,
     FIELD,
     FILE,
     Manifest,
@@ -33,7 +32,7 @@ from grnet_jax.evaluation.progress import progress_bar
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.models import Features
 from grnet_jax.search.indexed import choose_probes
-from input_pipeline import PhotoList, check_folder, list_photos, write_file
+from input_pipeline import BOX, PhotoList, check_folder, list_photos, write_file
 
 SHORTLIST = 200  # photos nearest by embedding that a pairwise matcher scores
 _RECALL_QUERIES = 200  # that an index is tried with

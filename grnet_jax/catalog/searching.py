@@ -11,7 +11,6 @@ from etils import epath
 from grnet_jax.catalog.calibrating import read_calibration
 from grnet_jax.catalog.filters import Filters, passing
 from grnet_jax.catalog.generations import (
-    BOX,
     COLOR_CELLS,
     Generation,
     StoreError,
@@ -26,7 +25,7 @@ from grnet_jax.search.indexed import IndexedEmbeddings
 from grnet_jax.search.ranking import SearchResult, query_block
 from grnet_jax.search.reranking import score_lists
 from grnet_jax.search.resident import ResidentEmbeddings, padded_rows
-from input_pipeline import Box, ImageSource, to_path
+from input_pipeline import BOX, Box, ImageSource, to_path
 
 _COLORS = 3 * COLOR_CELLS**2
 _QUERIES = 16  # searched at once, at most

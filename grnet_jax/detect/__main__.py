@@ -38,6 +38,7 @@ from grnet_jax.predict.photo_files import find_files
 from grnet_jax.runtime import session
 from grnet_jax.visualization.detections import draw_detections
 from input_pipeline import (
+    BOX,
     STREET2SHOP_CLASSES,
     SYNTHETIC_CLASSES,
     DatasetConfig,
@@ -56,7 +57,7 @@ _CLASS_MAPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "street2shop": STREET2SHOP_CLASSES,
     "synthetic": SYNTHETIC_CLASSES,
 }
-_COLUMNS = ("image", "x_1", "y_1", "x_2", "y_2", "score", "category", "class")
+_COLUMNS = ("image", *BOX, "score", "category", "class")
 
 
 class _Photo(NamedTuple):

@@ -18,7 +18,7 @@ from grnet_jax.catalog.searching import Catalog
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.serving.answers import Facet, Item, Shown, Value
 from grnet_jax.serving.batching import SIZES, Job, compared_regions, search_together
-from input_pipeline import Box
+from input_pipeline import BOX, Box
 
 _SECONDS = 2.0  # between two looks at catalog.json
 _MOST_VALUES = 24  # of a field to filter by
@@ -66,7 +66,7 @@ class LiveCatalog:
         """Returns what the matcher saw of a row's photo, as shares of it."""
         generation, matcher = self.catalog.generation, self.catalog.matcher
         height, width = (generation.read(np.array([row]), side)[0] for side in ("height", "width"))
-        edges = generation.listing.iloc[row][["x_1", "y_1", "x_2", "y_2"]].to_numpy(float)
+        edges = generation.listing.iloc[row][BOX].to_numpy(float)
         box: Any = None if np.isnan(edges).any() else tuple(edges)
         crop = matcher.transform(shop=True).box(box, height, width)
         return crop[0] / width, crop[1] / height, crop[2] / width, crop[3] / height

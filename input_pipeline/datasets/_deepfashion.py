@@ -11,8 +11,8 @@ import pandas as pd
 from etils import epath
 
 from input_pipeline.errors import AnnotationError, DatasetError, one_of
-from input_pipeline.table import BOX, is_right, mark
-from input_pipeline.vocabulary import FULL, LANDMARKS, LOWER, UNKNOWN, UPPER, VISIBLE
+from input_pipeline.table import is_right, mark
+from input_pipeline.vocabulary import BOX, FULL, LANDMARKS, LOWER, UNKNOWN, UPPER, VISIBLE
 
 PARTITION = "Eval/list_eval_partition.txt"
 CLOTHES_TYPES = ("1", "2", "3")

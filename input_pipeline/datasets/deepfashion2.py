@@ -28,8 +28,8 @@ from input_pipeline.errors import AnnotationError, DatasetError
 from input_pipeline.files import read_json, short
 from input_pipeline.masks import to_arrays
 from input_pipeline.parallel import ordered_map
-from input_pipeline.table import BOX, THREADS, Problem
-from input_pipeline.vocabulary import FULL, LOWER, OCCLUDED, UNKNOWN, UPPER, VISIBLE
+from input_pipeline.table import THREADS, Problem
+from input_pipeline.vocabulary import BOX, FULL, LOWER, OCCLUDED, UNKNOWN, UPPER, VISIBLE
 
 TITLE = "DeepFashion2-derived"
 RELEASE = {

@@ -11,8 +11,8 @@ from etils import epath
 from input_pipeline.datasets import _deepfashion as lists
 from input_pipeline.datasets import find_file
 from input_pipeline.errors import AnnotationError
-from input_pipeline.table import BOX, mark
-from input_pipeline.vocabulary import SPLITS
+from input_pipeline.table import mark
+from input_pipeline.vocabulary import BOX, SPLITS
 
 _CATEGORIES = "Anno_fine/list_category_cloth.txt"
 _ATTRIBUTES = "Anno_fine/list_attr_cloth.txt"

@@ -16,7 +16,8 @@ from etils import epath
 
 from input_pipeline import datasets, files
 from input_pipeline.errors import AnnotationError, DatasetError
-from input_pipeline.table import BOX, mark
+from input_pipeline.table import mark
+from input_pipeline.vocabulary import BOX
 
 _RETRIEVAL = ("item_id", "domain")
 _OPTIONAL = (*BOX, "view", "occluded", "cropped")

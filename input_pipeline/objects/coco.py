@@ -22,8 +22,8 @@ from input_pipeline.entries import Entry, Four, Whole, declare, to_rows
 from input_pipeline.errors import AnnotationError, DatasetError, one_of
 from input_pipeline.files import image_name, read_json, short
 from input_pipeline.masks import to_arrays
-from input_pipeline.table import BOX, is_right, mark
-from input_pipeline.vocabulary import SPLITS
+from input_pipeline.table import is_right, mark
+from input_pipeline.vocabulary import BOX, SPLITS
 
 KIND = "objects"
 _ALL = "annotations.json"

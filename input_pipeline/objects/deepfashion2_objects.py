@@ -8,7 +8,8 @@ import pandas as pd
 from etils import epath
 
 from input_pipeline.datasets import deepfashion2
-from input_pipeline.table import BOX, is_right
+from input_pipeline.table import is_right
+from input_pipeline.vocabulary import BOX
 
 KIND = "objects"
 TITLE = "DeepFashion2's objects"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from input_pipeline import InputError, table
 from input_pipeline.datasets import find_dataset
-from input_pipeline.vocabulary import DOMAINS, SPLITS, TRUNCATED
+from input_pipeline.vocabulary import BOX, DOMAINS, SPLITS, TRUNCATED
 from tests.input_pipeline import coco_trees, conftest, street2shop_trees
 from tests.input_pipeline import deepfashion2_trees as df2_trees
 from tests.input_pipeline import deepfashion_trees as df_trees
@@ -108,7 +108,7 @@ def check_row(row: dict, text: bytes) -> None:
     assert row["split"] in SPLITS
     assert row["domain"] in DOMAINS
     assert Path(row["path"]).is_file()
-    box, width, height = [row[name] for name in table.BOX], row["width"], row["height"]
+    box, width, height = [row[name] for name in BOX], row["width"], row["height"]
     if not np.isnan(box).all():
         assert 0 <= box[0] < box[2] <= width
         assert 0 <= box[1] < box[3] <= height

@@ -7,7 +7,8 @@ import pytest
 from input_pipeline import DatasetError
 from input_pipeline.errors import AnnotationError
 from input_pipeline.masks import draw
-from input_pipeline.table import BOX, KINDS, check_table, complete, parse_on_error
+from input_pipeline.table import KINDS, check_table, complete, parse_on_error
+from input_pipeline.vocabulary import BOX
 from tests.input_pipeline.conftest import photo_bytes
 from tests.input_pipeline.test_deepfashion import BAD_ROWS as BAD_ROWS_OF_LISTS
 
