@@ -75,6 +75,11 @@ class ImageTransform:
     center_fraction: float
     square: bool = False
 
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether a garment's box says what is seen."""
+        return self.crop in ("box", "detected")
+
     def box(self, box: Box | None, height: int, width: int) -> Box:
         """Returns the crop of an image of this size, in pixels; without a box all of it."""
         left, top, right, bottom = self._crop_box(box, height, width)
@@ -85,7 +90,7 @@ class ImageTransform:
         return left, top, left + side, top + side
 
     def _crop_box(self, box: Box | None, height: int, width: int) -> Box:
-        if self.crop in ("box", "detected") and box is not None:
+        if self.takes_boxes and box is not None:
             return box
         if self.crop != "center":
             return 0.0, 0.0, float(width), float(height)

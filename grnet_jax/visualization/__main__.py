@@ -106,7 +106,7 @@ def _explain_files(
     images = []
     for path, box, shop in zip(paths, boxes or (None, None), (False, True), strict=True):
         transform = build_transform(config, shop)
-        if box is not None and transform.crop not in ("box", "detected"):
+        if box is not None and not transform.takes_boxes:
             raise InputError("--boxes: this matcher was trained without (image.crop, shop_crop)")
         image = load_image(path)
         if box is not None:
