@@ -22,7 +22,14 @@ from grnet_jax.models import (
     is_embedding_model,
     model_inputs,
 )
-from grnet_jax.search.embed import embed_rows, make_embed, make_predict
+from grnet_jax.search.embed import (
+    check_photo_list,
+    embed_rows,
+    feature_shapes,
+    make_embed,
+    make_predict,
+    small_batch,
+)
 from grnet_jax.search.features import InMemoryFeatures
 from grnet_jax.search.fingerprints import model_fingerprint
 from grnet_jax.search.ranking import (
@@ -206,14 +213,12 @@ class LoadedMatcher:
                     seen = {"image": pixels, "domain": np.full(len(chosen), shop, np.int32)}
                     yield {"image": model_inputs(self._matcher, seen)}
 
-        # Few photos make a smaller batch; powers of two keep the number of compilations small.
-        batch = min(self.config.eval.batch_size, 1 << (n - 1).bit_length())
         return embed_rows(
             call,
             self._variables,
             batches,
             np.arange(n),
-            batch=self._shared(batch),
+            batch=small_batch(n, self.config.eval.batch_size, self._mesh),
             mesh=self._mesh,
         )
 
@@ -223,7 +228,7 @@ class LoadedMatcher:
 
     def takes_boxes(self, shop: bool = False) -> bool:
         """Returns whether the matcher was trained on what boxes hold."""
-        return self.transform(shop).crop in ("box", "detected")
+        return self.transform(shop).takes_boxes
 
     def check_takes_boxes(self, what: str, shop: bool = False) -> None:
         """Raises InputError, which begins with `what`, unless the matcher takes boxes."""
@@ -237,11 +242,8 @@ class LoadedMatcher:
 
     def feature_shapes(self) -> Any:
         """Returns the shapes and dtypes of features, of some number of images."""
-        n, side = self._shared(1), self.config.image.size
-        images = jax.ShapeDtypeStruct((n, side, side, 3), np.uint8)
-        domain = jax.ShapeDtypeStruct((n,), np.int32)
-        seen = model_inputs(self._matcher, {"image": images, "domain": domain})
-        return jax.eval_shape(self._embed, self._variables, seen)
+        count, side = self._mesh.size, self.config.image.size
+        return feature_shapes(self._embed, self._matcher, self._variables, count, side)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -313,10 +315,6 @@ class LoadedMatcher:
         p = fitted.listwise(found.scores)[0][:, :top_k] if fitted else None
         return Found(found.indices[:, :top_k], found.scores[:, :top_k], p)
 
-    def _shared(self, wanted: int) -> int:
-        """The next multiple of the number of devices."""
-        return -(-wanted // self._mesh.size) * self._mesh.size
-
 
 def load(workdir: str | os.PathLike[str]) -> LoadedMatcher:
     """Loads the best checkpoint of the run in `workdir`, or a matcher that needs no training.
@@ -354,11 +352,7 @@ def _read_calibration(workdir: epath.Path, step: int) -> RunCalibration | None:
 def _check_photos(
     what: str, photos: Sequence[ImageSource], boxes: Sequence[Box | None] | None
 ) -> None:
-    single = isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3
-    if single or not hasattr(photos, "__len__"):
-        raise InputError(
-            f"{what}: expected a list of photos, got {type(photos).__name__}: write [photo]"
-        )
+    check_photo_list(photos, what)
     if not len(photos):
         raise InputError(f"{what}: no photos were given")
     if boxes is not None and len(boxes) != len(photos):

@@ -8,7 +8,7 @@ import numpy as np
 
 from grnet_jax.detection.photos import PhotoDetections, photo_detections
 from grnet_jax.errors import InputError, program_name
-from grnet_jax.search.embed import embed_rows, make_detect
+from grnet_jax.search.embed import check_photo_list, embed_rows, make_detect, small_batch
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import Run, restore_run
 from grnet_jax.training.checkpoints import open_workdir
@@ -47,9 +47,7 @@ class LoadedDetector:
           InputError: `photos` is a single photo, not a list.
           ImageError: naming the photo that cannot be read.
         """
-        single = isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3
-        if single:
-            raise InputError("detect: expected a list of photos: write [photo]")
+        check_photo_list(photos, "detect")
         if not len(photos):
             return []
         canvas, sizes = self.config.model.canvas, {}
@@ -67,9 +65,7 @@ class LoadedDetector:
                 images, size = zip(*(known[row] for row in chosen.tolist()), strict=True)
                 yield {"image": {"images": np.stack(images), "size": np.array(size, np.int32)}}
 
-        # Few photos make a smaller batch; powers of two keep the number of compilations small.
-        batch = min(self.config.eval.batch_size, 1 << (len(photos) - 1).bit_length())
-        batch = -(-batch // self._mesh.size) * self._mesh.size
+        batch = small_batch(len(photos), self.config.eval.batch_size, self._mesh)
         rows = np.arange(len(photos))
         found = embed_rows(
             self._detect, self._variables, batches, rows, batch=batch, mesh=self._mesh

@@ -33,9 +33,9 @@ from grnet_jax.evaluation.retrieval_metrics import (
     macro_average,
 )
 from grnet_jax.metrics import ListProbabilities
-from grnet_jax.models import is_embedding_model, model_inputs
+from grnet_jax.models import is_embedding_model
 from grnet_jax.search.chunk_files import ChunkFiles
-from grnet_jax.search.embed import embed_rows, make_embed, read_images
+from grnet_jax.search.embed import embed_rows, feature_shapes, make_embed, read_images
 from grnet_jax.search.features import (
     FeatureSource,
     FeatureSubset,
@@ -475,11 +475,8 @@ class RetrievalEvaluator:
         )
 
     def _feature_shapes(self, variables: Any) -> Any:
-        side, batch = self._config.image.size, self._config.eval.batch_size
-        images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
-        domain = jax.ShapeDtypeStruct((batch,), np.int32)
-        seen = model_inputs(self._matcher, {"image": images, "domain": domain})
-        return jax.eval_shape(self._embed, variables, seen)
+        count, side = self._config.eval.batch_size, self._config.image.size
+        return feature_shapes(self._embed, self._matcher, variables, count, side)
 
 
 def _check_embeddings(search: SearchConfig, alone: bool) -> None:

@@ -1,6 +1,7 @@
 """Features of many images, batch by batch over the mesh."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grnet_jax import models
+from grnet_jax.errors import InputError
 from grnet_jax.models import Features
 from grnet_jax.search.ranking import Progress, ignore_progress
 from grnet_jax.sharding import check_divisible, place_batch, replicated, sharded
@@ -56,6 +58,34 @@ def _jit_images(call: Callable[[Any, jax.Array], Any], mesh: Mesh) -> Any:
         in_shardings=(replicated(mesh), sharded(mesh)),
         out_shardings=replicated(mesh),
     )
+
+
+def feature_shapes(
+    embed: Callable[[Any, Any], Any], matcher: nn.Module, variables: Any, count: int, side: int
+) -> Any:
+    """Returns the shapes and dtypes of what `embed` makes of `count` images of side x side."""
+    images = jax.ShapeDtypeStruct((count, side, side, 3), np.uint8)
+    domain = jax.ShapeDtypeStruct((count,), np.int32)
+    seen = models.model_inputs(matcher, {"image": images, "domain": domain})
+    return jax.eval_shape(embed, variables, seen)
+
+
+def check_photo_list(photos: Any, what: str) -> None:
+    """Raises InputError, which begins with `what`, for a single photo or what has no length."""
+    single = isinstance(photos, str | bytes | os.PathLike) or getattr(photos, "ndim", 4) == 3
+    if single or not hasattr(photos, "__len__"):
+        raise InputError(
+            f"{what}: expected a list of photos, got {type(photos).__name__}: write [photo]"
+        )
+
+
+def small_batch(count: int, most: int, mesh: Mesh) -> int:
+    """Returns the batch size for so many photos, at most `most`, shared evenly by the devices.
+
+    Few photos make a smaller batch; powers of two keep the number of compilations small.
+    """
+    batch = min(most, 1 << (count - 1).bit_length())
+    return -(-batch // mesh.size) * mesh.size
 
 
 def read_images(

@@ -234,10 +234,14 @@ def test_from_photos_to_boxes_that_retrieval_reads(trained, tmp_path, capsys, mo
     assert {one["image_id"] for one in results["annotations"]} <= names
     assert results["skipped"] == ["none.jpg"]
     assert len(list(written.glob("*.jpg"))) == 4
-    (found,) = grnet_jax.load_detector(workdir).detect([split.picture(0)])
+    detector = grnet_jax.load_detector(workdir)
+    (found,) = detector.detect([split.picture(0)])
     assert found.size == split.picture(0).shape[:2]
     assert found.box.shape == (len(found), 4)
     assert len(found)
+    for single in (split.picture(0), "a.jpg", iter(())):
+        with pytest.raises(InputError, match="detect: expected a list of photos"):
+            detector.detect(single)
     # The same photos as pairs, of which retrieval takes the crops.
     pairs = load_dataset(DatasetConfig(name="synthetic", source="tiny", dir=config.dataset.dir))
     read = pairs.split("val").detected(str(written / "boxes.csv"))
