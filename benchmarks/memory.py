@@ -9,7 +9,6 @@ memory over three real steps, the seconds of the last and the losses. Images are
 Writes benchmarks/results/memory_DEVICE.json.
 """
 
-import os
 import resource
 import time
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from benchmarks.results_file import ResultsFile, in_new_process, make_parser, markdown_table
 from benchmarks.training_step import build_step, planned_bytes, random_batch
 from configs import grnet
+from grnet_jax.search.features import machine_memory
 
 _BATCHES = (32, 64, 128, 256)
 _CHUNKS = (0, 8)
@@ -79,7 +79,7 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     planned = planned_bytes(run, step, batch)
     row: dict[str, Any] = {"planned_gb": round(planned / 1e9, 3), "losses": []}
     work = items**2 * config.model.node_dim
-    if planned > _SHARE_OF_MEMORY * _memory() or work > _MOST_WORK:
+    if planned > _SHARE_OF_MEMORY * machine_memory() or work > _MOST_WORK:
         return row
     placed = random_batch(run)
     state = run.create_state()
@@ -92,11 +92,6 @@ def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
         raise FloatingPointError(f"{size}, {items} items: losses {row['losses']}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return row | {"resident_gb": round(peak / 1e9, 3)}
-
-
-def _memory() -> float:
-    """Of the machine, in bytes."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 if __name__ == "__main__":

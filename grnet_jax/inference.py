@@ -13,7 +13,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError, check_at_least, program_name
 from grnet_jax.evaluation.recognition import recognizes_categories
-from grnet_jax.metrics import MAX_ECE, Listwise
+from grnet_jax.metrics import MAX_CHANGE, MAX_ECE, Listwise
 from grnet_jax.models import (
     Features,
     Predictions,
@@ -56,7 +56,6 @@ from input_pipeline import (
     read_object,
 )
 
-_MAX_CHANGE = 0.2  # of a gallery's size, after which probabilities are of another one
 # Configs of systems that recognize categories, for those who ask a run that does not.
 _RECOGNIZING = ("configs/fashionnet.py", "configs/darn.py", "configs/fir.py")
 
@@ -307,7 +306,7 @@ class LoadedMatcher:
         check_at_least("search: top_k", top_k, 1)
         images = InMemoryFeatures(gallery)
         fitted = self.calibration
-        if fitted and abs(len(images) - fitted.gallery) > _MAX_CHANGE * fitted.gallery:
+        if fitted and abs(len(images) - fitted.gallery) > MAX_CHANGE * fitted.gallery:
             fitted = None
         listed = max(top_k, fitted.listed) if fitted else top_k
         search = ExhaustiveSearch(self._score, images, self.mesh, listed)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _FILE = "calibration.json"
 _FEWEST = 100  # queries
 _MIN_AUROC = 0.7  # of 'not in this catalog', else it is not said
-_MAX_CHANGE = 0.2  # of the number of photos, after which a calibration is stale
 _BATCH = 64
 
 
@@ -113,7 +112,7 @@ def read_calibration(folder: epath.Path, manifest: Manifest) -> Calibration | No
         raise StoreError(f"{path}: is damaged; calibrate again, or delete it") from error
     if found.fingerprint != manifest.model.fingerprint:
         return None
-    if abs(manifest.rows - found.rows) > _MAX_CHANGE * found.rows:
+    if abs(manifest.rows - found.rows) > metrics.MAX_CHANGE * found.rows:
         found.state = "stale"
     return found
 

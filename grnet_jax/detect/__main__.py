@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from grnet_jax.detect.loading import LoadedDetector, load_detector
 from grnet_jax.detection.photos import NOT_A_CLASS, PhotoDetections, coco_results
 from grnet_jax.errors import ArgumentParser, InputError
-from grnet_jax.predict.photo_files import find_files
+from grnet_jax.evaluation.progress import progress_bar
+from grnet_jax.predict.photo_files import find_files, picture_name
 from grnet_jax.runtime import session
 from grnet_jax.visualization.detections import draw_detections
 from input_pipeline import (
@@ -129,7 +129,7 @@ def _detect(
 ) -> Iterator[tuple[str, np.ndarray, PhotoDetections]]:
     """Yields each photo's name, pixels and detections; names those that cannot be read."""
     batch: dict[str, np.ndarray] = {}
-    with tqdm(total=len(photos), desc="detect", unit="photo", disable=None) as bar:
+    with progress_bar(len(photos), "detect", "photo") as bar:
         for number, (name, photo) in enumerate(photos.items(), start=1):
             try:
                 batch[name] = photo.read()
@@ -209,8 +209,7 @@ def _write_picture(
 ) -> None:
     content = io.BytesIO()
     draw_detections(pixels, found).save(content, format="JPEG", quality=90)
-    stem = epath.Path(name).stem.encode()[:200].decode(errors="ignore")
-    write_file(output / f"{number:04}_{stem}.jpg", content.getvalue())
+    write_file(output / f"{picture_name(number, name)}.jpg", content.getvalue())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from grnet_jax.config import Config
 from grnet_jax.detection.photos import PhotoDetections, coco_results, photo_detections
 from grnet_jax.errors import InputError
-from grnet_jax.evaluation.recognition import plain
+from grnet_jax.evaluation.recognition import json_number
 from grnet_jax.search.embed import embed_batches, make_detect
 from input_pipeline import ObjectSplit, load_image, write_file
 
@@ -72,7 +72,7 @@ class DetectionResult:
         """Writes `detection.json`, shares in 0..1, and returns its path."""
         path = directory / "detection.json"
         about = {"model": model, "step": step, "provenance": dict(provenance)}
-        content = jax.tree.map(plain, about | dataclasses.asdict(self))
+        content = jax.tree.map(json_number, about | dataclasses.asdict(self))
         write_file(path, json.dumps(content, indent=2) + "\n")
         return [str(path)]
 

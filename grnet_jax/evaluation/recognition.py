@@ -417,7 +417,7 @@ def write_recognition(
     content = about | dataclasses.asdict(found)
     content["pdj"] = _points(found.pdj)
     content["pdj_parts"] = {part: _points(rates) for part, rates in found.pdj_parts.items()}
-    write_file(path, json.dumps(jax.tree.map(plain, content), indent=2) + "\n")
+    write_file(path, json.dumps(jax.tree.map(json_number, content), indent=2) + "\n")
     return str(path)
 
 
@@ -425,8 +425,8 @@ def _points(rates: list[float]) -> list[list[float]]:
     return [list(point) for point in zip(THRESHOLDS, rates, strict=False)]
 
 
-def plain(leaf: Any) -> Any:
-    """Returns a number to six digits, and none in the place of NaN."""
+def json_number(leaf: Any) -> Any:
+    """Returns a number to six digits, and None in the place of NaN."""
     if not isinstance(leaf, float):
         return leaf
     return None if math.isnan(leaf) else round(leaf, 6)

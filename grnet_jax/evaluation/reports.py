@@ -12,6 +12,7 @@ from etils import epath
 
 from grnet_jax.evaluation.breakdowns import break_down
 from grnet_jax.evaluation.protocols import Protocol
+from grnet_jax.evaluation.recognition import json_number
 from grnet_jax.evaluation.retrieval import RetrievalResult
 from grnet_jax.evaluation.retrieval_metrics import RetrievalMetrics
 from grnet_jax.metrics import BINS, SHOWN, Calibration, ListProbabilities, OpenSet
@@ -57,7 +58,7 @@ def results_dict(
         "overlaps": dict(protocol.overlaps),
         "processing": result.processing,
         "shortlist": result.shortlist,
-        "share_scored": _number(result.share_scored),
+        "share_scored": json_number(result.share_scored),
         "model": model,
         "step": step,
         "provenance": dict(provenance or {}),
@@ -71,13 +72,14 @@ def results_dict(
 
 
 def _figures(figures: RetrievalMetrics) -> dict[str, Any]:
-    return {key: _number(value) for key, value in figures.values.items()} | {
+    return {key: json_number(value) for key, value in figures.values.items()} | {
         "queries": figures.queries,
         "queries_without_match": figures.without_match,
         "gallery": figures.gallery,
         "title": figures.title,
         "intervals_95": {
-            key: [_number(low), _number(high)] for key, (low, high) in figures.intervals.items()
+            key: [json_number(low), json_number(high)]
+            for key, (low, high) in figures.intervals.items()
         },
     }
 
@@ -229,15 +231,11 @@ def column_title(name: str) -> str:
     )
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
-
-
 def _open_set(found: OpenSet) -> dict[str, Any]:
     return {
-        "auroc": _number(found.auroc),
-        "fpr_at_95_tpr": _number(found.fpr_at_95_tpr),
-        "intervals_95": {"auroc": [_number(bound) for bound in found.interval]},
+        "auroc": json_number(found.auroc),
+        "fpr_at_95_tpr": json_number(found.fpr_at_95_tpr),
+        "intervals_95": {"auroc": [json_number(bound) for bound in found.interval]},
     }
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +40,7 @@ from grnet_jax.search.features import (
     FeatureSubset,
     InMemoryFeatures,
     item_centroids,
+    machine_memory,
 )
 from grnet_jax.search.fingerprints import Fingerprint, fingerprint, model_fingerprint
 from grnet_jax.search.postprocessing import postprocess
@@ -130,10 +130,6 @@ _PROCESSING = (
     "query_expansion",
     "query_expansion_alpha",
 )
-
-
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def count_scored(groups: Sequence[Group], shortlist: int) -> int:
@@ -288,7 +284,7 @@ class RetrievalEvaluator:
         leaves = jax.tree.leaves(self._feature_shapes(variables))
         each = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
         count = len(self.protocol.query_rows) + len(self.protocol.gallery_rows)
-        size, limit = each * count, self.memory_share * _machine_memory()
+        size, limit = each * count, self.memory_share * machine_memory()
         if size <= limit:
             return False
         logging.info(

@@ -15,6 +15,7 @@ from grnet_jax.metrics.landmarks import (
     normalized_error,
 )
 from grnet_jax.metrics.listwise import (
+    MAX_CHANGE,
     MAX_ECE,
     NONE,
     SHOWN,
@@ -51,6 +52,7 @@ from grnet_jax.metrics.recognition import (
 
 __all__ = [
     "BINS",
+    "MAX_CHANGE",
     "MAX_ECE",
     "NONE",
     "SHOWN",

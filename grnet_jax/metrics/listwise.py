@@ -17,6 +17,7 @@ from grnet_jax.metrics.calibration import Calibration, measure_calibration
 NONE = -1
 SHOWN = 20  # results of a list that their calibration is measured on
 MAX_ECE = 0.1  # of first results; probabilities that are worse are not shown
+MAX_CHANGE = 0.2  # of the number of images, after which probabilities are of another gallery
 
 
 class Listwise(NamedTuple):

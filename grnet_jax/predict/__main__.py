@@ -24,7 +24,7 @@ from etils import epath
 from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_box
 from grnet_jax.inference import LoadedMatcher
 from grnet_jax.predict.decoding import Prediction, decode, format_prediction
-from grnet_jax.predict.photo_files import find_files
+from grnet_jax.predict.photo_files import find_files, picture_name
 from grnet_jax.runtime import session
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_matcher
@@ -91,8 +91,7 @@ def _predict(
         batch = matcher.predict([photo.pixels for photo in photos], boxes, shop=options.shop)
         for row, photo in enumerate(photos):
             prediction = decode(batch, row, labels, photo.crop, options.top)
-            stem = epath.Path(photo.name).stem.encode()[:200].decode(errors="ignore")
-            picture = f"{len(predictions) + 1:04}_{stem}.png"
+            picture = f"{picture_name(len(predictions) + 1, photo.name)}.png"
             if jax.process_index() == 0:
                 print(format_prediction(photo.name, prediction), flush=True)
                 content = io.BytesIO()

@@ -30,6 +30,11 @@ def find_files(names: Sequence[str]) -> list[epath.Path]:
     return files
 
 
+def picture_name(number: int, photo: str) -> str:
+    """Returns the name, without ending, of the picture that is drawn of a photo."""
+    return f"{number:04}_{epath.Path(photo).stem.encode()[:200].decode(errors='ignore')}"
+
+
 def _inside(folder: epath.Path) -> Iterator[epath.Path]:
     """The files of a folder and of those in it, by name; links to folders above are passed over."""
     for path in sorted(folder.iterdir()):

@@ -42,6 +42,7 @@ from grnet_jax.detect.loading import load_detector
 from grnet_jax.errors import ArgumentParser, InputError, check_at_least, parse_box
 from grnet_jax.inference import load
 from grnet_jax.runtime import session
+from grnet_jax.search.features import machine_memory
 from grnet_jax.visualization.match_page import match_page
 from input_pipeline import SPLITS, Box, load_crop, pixel_box, read_lines, to_path, write_file
 
@@ -341,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="", help=f"a run's folder, or imagenet:NAME ({_DEFAULT_MODEL})")
     add("--max_bad", type=float, default=0.05, help="share of photos that may be unusable (0.05)")
     add("--reread", action="store_true", help="read files, too, whose size and time stayed")
-    third = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3e9
+    third = machine_memory() / 3e9
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--ray", default="", help="Ray cluster that embeds: its address, auto, or local (none)")
     add("--rebuild", action="store_true", help="embed all anew, as for another model")

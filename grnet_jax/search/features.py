@@ -1,6 +1,7 @@
 """Where features are read from, in memory or stored: one way to read them in any order."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -12,6 +13,11 @@ import numpy as np
 from grnet_jax.models import Features, unit_vectors
 
 _READ_ROWS = 1024
+
+
+def machine_memory() -> int:
+    """Returns the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class FeatureSource(Protocol):

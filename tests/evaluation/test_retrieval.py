@@ -108,7 +108,7 @@ def test_features_above_the_limit_are_on_the_disk_until_the_end(case, tmp_path, 
 
     monkeypatch.setattr(RetrievalEvaluator, "_remove_scratch", look)
     for share, names in ((0.999, ["gallery", "queries"]), (1.001, [])):
-        monkeypatch.setattr(retrieval, "_machine_memory", lambda share=share: 4 * share * size)
+        monkeypatch.setattr(retrieval, "machine_memory", lambda share=share: 4 * share * size)
         _same(memory, case.evaluate(scratch=scratch))
         assert seen.pop() == names
         assert not scratch.exists()
