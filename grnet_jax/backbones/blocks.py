@@ -182,3 +182,8 @@ def batch_norm(
     return nn.BatchNorm(
         use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name=name
     )
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Casts half precision to float32; float64 stays."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

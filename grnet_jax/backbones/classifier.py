@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grnet_jax.backbones.blocks import Dtype
+from grnet_jax.backbones.blocks import Dtype, at_least_float32
 
 
 class Classifier(nn.Module):
@@ -49,9 +49,9 @@ class PooledHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[n, h, w, c] to logits float32 [n, classes]."""
-        x = jnp.mean(_at_least_float32(x), axis=(1, 2))
+        x = jnp.mean(at_least_float32(x), axis=(1, 2))
         x = nn.Dropout(self.dropout)(x, deterministic=not (train and self.has_rng("dropout")))
-        return _at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc")(x))
+        return at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc")(x))
 
 
 class NormedHead(nn.Module):
@@ -69,9 +69,9 @@ class NormedHead(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[n, h, w, c] to logits float32 [n, classes]."""
         del train
-        x = jnp.mean(_at_least_float32(x), axis=(1, 2))
+        x = jnp.mean(at_least_float32(x), axis=(1, 2))
         x = nn.LayerNorm(1e-6, name="norm")(x)
-        return _at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc")(x))
+        return at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc")(x))
 
 
 class VGGHead(nn.Module):
@@ -91,14 +91,14 @@ class VGGHead(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[n, h, w, c] to logits float32 [n, classes]."""
         deterministic = not (train and self.has_rng("dropout"))
-        x = adaptive_average_pool(_at_least_float32(x), 7)
+        x = adaptive_average_pool(at_least_float32(x), 7)
         x = x.reshape(len(x), math.prod(x.shape[1:]))
         for name in ("fc6", "fc7"):
             x = nn.Dense(
                 4096, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name
             )(x)
             x = nn.Dropout(0.5)(nn.relu(x), deterministic=deterministic)
-        return _at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc8")(x))
+        return at_least_float32(nn.Dense(self.classes, dtype=self.dtype, name="fc8")(x))
 
 
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
@@ -126,7 +126,3 @@ def _averaging(size: int, side: int) -> np.ndarray:
         start, stop = i * size // side, -(-(i + 1) * size // side)
         weights[i, start:stop] = 1 / (stop - start)
     return weights
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

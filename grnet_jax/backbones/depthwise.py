@@ -87,7 +87,7 @@ def _shifted_backward(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the gradients of `_shifted`; XLA's own add maps of the padded size cell by cell."""
-    side, wide = len(kernel), _wide(x)
+    side, wide = len(kernel), jnp.promote_types(x.dtype, jnp.float32)
     pads = _same_padding(x, kernel, stride)
 
     # The map's: dy, as sparse as the stride made it, convolved with the kernel turned around.
@@ -114,7 +114,7 @@ def _shifted_backward(
 
 def _sum_of_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolves a map that is padded already; sums are at least float32."""
-    side, wide = len(kernel), _wide(x)
+    side, wide = len(kernel), jnp.promote_types(x.dtype, jnp.float32)
     n, height, width, channels = x.shape
     total = jnp.zeros((), wide)
     for row in range(side):
@@ -128,7 +128,3 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _same_padding(x: jax.Array, kernel: jax.Array, stride: int) -> Sequence[tuple[int, int]]:
     """Returns the zeros before and after height and width that `lax` takes for "SAME"."""
     return lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
-
-
-def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)

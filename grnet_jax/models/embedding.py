@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pydantic
 
+from grnet_jax.backbones.blocks import at_least_float32
 from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.errors import InputError
 from grnet_jax.models.color_histogram import ColorHistogram
@@ -39,7 +40,7 @@ class Pooling(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns at least float32 [n, c] of maps [n, h, w, c]; of a grid [n, cells² * c]."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = at_least_float32(x)
         if self.kind == "average":
             return jnp.mean(x, axis=(1, 2))
         if self.kind == "max":

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import pydantic
 
 from grnet_jax.backbones import build_backbone
+from grnet_jax.backbones.blocks import at_least_float32
 from grnet_jax.backbones.pooling import max_pool
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
 from grnet_jax.errors import InputError
-from grnet_jax.graph.reasoning import accumulation_dtype
 from grnet_jax.models.config import BackboneConfig
 from grnet_jax.models.landmark_pooling import check_pooling, pool_landmarks
 from grnet_jax.models.matcher import (
@@ -121,8 +121,8 @@ class FashionNet(EmbeddingModel):
         shared, pooled = (maps[stride] for stride in sorted(maps)[-2:])
         pose = self._hidden(self.fc6_pose, self._last(self.conv5_pose, pooled, moving), train)
         pose = self._hidden(self.fc7_pose, pose, train)
-        landmarks = _at_least_float32(self.landmarks(pose)).reshape(-1, len(LANDMARKS), 2)
-        visibility = _at_least_float32(self.visibility(pose)).reshape(
+        landmarks = at_least_float32(self.landmarks(pose)).reshape(-1, len(LANDMARKS), 2)
+        visibility = at_least_float32(self.visibility(pose)).reshape(
             -1, len(LANDMARKS), len(VISIBILITIES)
         )
         whole = self._last(self.conv5_global, pooled, moving)
@@ -139,8 +139,8 @@ class FashionNet(EmbeddingModel):
         predictions = Predictions(
             landmarks=landmarks,
             visibility=visibility,
-            category=_at_least_float32(self.category(fused)),
-            attributes=_at_least_float32(self.attribute(fused)) if self.num_attributes else None,
+            category=at_least_float32(self.category(fused)),
+            attributes=at_least_float32(self.attribute(fused)) if self.num_attributes else None,
         )
         return Features(embedding=unit_vectors(self.descriptor(fused))), predictions
 
@@ -184,10 +184,6 @@ class FashionNet(EmbeddingModel):
 
 def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1)
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(accumulation_dtype(x))
 
 
 class Config(RecognitionConfig):
