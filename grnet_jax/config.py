@@ -7,7 +7,6 @@ A matcher's section is the class `Config` of its file in `grnet_jax/models/`, a 
 file in `grnet_jax/training/objectives/`; both are found by the section's `name`.
 """
 
-import argparse
 import difflib
 import functools
 import importlib
@@ -25,7 +24,7 @@ import ml_collections
 import pydantic
 
 from grnet_jax.backbones.preprocessing import choose_preprocessing, find_preprocessing
-from grnet_jax.errors import InputError
+from grnet_jax.errors import ArgumentParser, InputError
 from input_pipeline import (
     AugmentConfig,
     DatasetConfig,
@@ -495,9 +494,7 @@ def _describe_values(declared: pydantic.fields.FieldInfo) -> str:
 
 def main() -> int:
     """Prints every field of every section."""
-    parser = argparse.ArgumentParser(prog="python -m grnet_jax.config", description=main.__doc__)
-    parser.add_argument("--describe", action="store_true", help="what it does without it, too")
-    parser.parse_args()
+    ArgumentParser(prog="python -m grnet_jax.config", description=main.__doc__).parse_args()
     try:
         print(describe(), flush=True)
     except BrokenPipeError:  # whoever reads has read enough, as `head`

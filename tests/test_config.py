@@ -232,7 +232,7 @@ def test_fields_say_what_they_affect():
 
 
 def test_the_command_lists_every_field(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["grnet_jax.config", "--describe"])
+    monkeypatch.setattr(sys, "argv", ["grnet_jax.config"])
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
