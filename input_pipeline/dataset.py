@@ -86,10 +86,6 @@ class Split(StoredSplit[PhotoIndex, PhotoRecord]):
         transform = dataclasses.replace(build_transform(image), crop="box", square=False)
         return crop_and_resize(self.picture(row), tuple(box.tolist()), transform)
 
-    def pairs(self) -> np.ndarray:
-        """Returns the rows of every customer and shop image of one item, int32 [n, 2]."""
-        return self.index.pairs
-
     def query_rows(self) -> np.ndarray:
         """Returns the rows of the customer images, int32 [q]."""
         return np.flatnonzero(self.index.domain == CUSTOMER).astype(np.int32)
@@ -125,7 +121,7 @@ class Dataset:
     @property
     def title(self) -> str:
         """Returns what headings call it."""
-        return find_dataset(self.name).title or self.name
+        return find_dataset(self.name).title
 
     @property
     def content(self) -> str:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(arguments)
     options.dry = options.list or options.plan or options.print  # runs nothing
     with session():
-        given = _fields(options, rest)
+        given = _fields(rest)
         paper = find_paper(options.paper)
         table = paper.table(options.table)
         if options.dataset not in table.datasets:
@@ -213,7 +213,7 @@ def _relative(path: pathlib.Path) -> pathlib.Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
-def _fields(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+def _fields(rest: Sequence[str]) -> list[str]:
     """The user's `--config.FIELD=VALUE`; all else that was not an option is refused."""
     for word in rest:
         if not (word.startswith("--config.") and "=" in word):

@@ -30,9 +30,7 @@ def class_cross_entropy(
     return masked_mean(_nan_beyond(losses, label, classes), label >= 0)
 
 
-def proxy_nca(
-    logits: jax.Array, label: jax.Array, *, scale: float = 1.0, include_positive: bool = False
-) -> jax.Array:
+def proxy_nca(logits: jax.Array, label: jax.Array, *, scale: float = 1.0) -> jax.Array:
     """Computes the mean proxy-NCA loss over images of known class; 0 without any.
 
     -log(exp(-s |x - p_y|^2) / sum over z of exp(-s |x - p_z|^2)) with unit vectors x and proxies p
@@ -43,7 +41,6 @@ def proxy_nca(
       logits: [n, k], -|x - p|^2 of every image with every class's proxy; k at least 2.
       label: int [n]; a negative one is unknown and does not count.
       scale: s; 1 in the paper.
-      include_positive: sum over all classes, which makes it a softmax cross-entropy.
 
     Returns:
       A scalar of at least float32; NaN if a label is k or more.
@@ -51,8 +48,8 @@ def proxy_nca(
     logits = scale * at_least_float32(logits)
     classes = logits.shape[1]
     own = label[:, None] == jnp.arange(classes)[None, :]
-    others = logits if include_positive else jnp.where(own, -jnp.inf, logits)
-    losses = jax.nn.logsumexp(others, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
+    losses = others - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
     return masked_mean(_nan_beyond(losses, label, classes), label >= 0)
 
 

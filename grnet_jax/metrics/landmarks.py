@@ -1,24 +1,20 @@
-"""Landmark metrics over distances that are normalized by a length of each image."""
+"""Landmark metrics over distances in sides of the square that a network sees."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
-def normalized_distances(
-    points: ArrayLike, target: ArrayLike, normalizer: ArrayLike = 1.0
-) -> jax.Array:
-    """Computes Euclidean distances of landmarks over each image's normalizer, float [n, p].
+def normalized_distances(points: ArrayLike, target: ArrayLike) -> jax.Array:
+    """Computes Euclidean distances of landmarks in sides of the network's square input, [n, p].
+
+    The PDJ of poses is normalized by the torso, for which images of clothes have no landmarks.
 
     Args:
-      points: [n, p, 2].
-      target: [n, p, 2], in the same unit.
-      normalizer: a positive length in that unit, [n] or one for all. For points in fractions of
-        an image's width and height, 1 is the side of the network's square input. The PDJ of poses
-        is normalized by the torso, for which images of clothes have no landmarks.
+      points: [n, p, 2], in fractions of each image's width and height.
+      target: [n, p, 2], likewise.
     """
-    distances = jnp.linalg.norm(jnp.asarray(points) - jnp.asarray(target), axis=-1)
-    return distances / jnp.broadcast_to(jnp.asarray(normalizer), distances.shape[:1])[:, None]
+    return jnp.linalg.norm(jnp.asarray(points) - jnp.asarray(target), axis=-1)
 
 
 def detection_rate(distances: ArrayLike, counts: ArrayLike, thresholds: ArrayLike) -> jax.Array:

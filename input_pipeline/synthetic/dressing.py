@@ -63,7 +63,7 @@ def lay_out(canvas: Canvas, garment: Garment, figure: Figure) -> None:
         canvas.tube(neck, palette.scaled(base, 0.85), garment=True, owner=worn.owner, flat=True)
     for side in (0, 1):
         _draw_leg(canvas, worn, figure, side, flat=True)
-        _draw_sleeve(canvas, worn, figure, side, flat=True)
+        _draw_sleeve(canvas, worn, figure, side)
     if CLOTHES_TYPES[garment.category] != LOWER and garment.neck != "turtle":
         # The inside of the back shows through the neck opening.
         canvas.tube(
@@ -87,7 +87,7 @@ def _draw_leg(canvas: Canvas, worn: Worn, figure: Figure, side: int, flat: bool 
         )
 
 
-def _draw_sleeve(canvas: Canvas, worn: Worn, figure: Figure, side: int, flat: bool) -> None:
+def _draw_sleeve(canvas: Canvas, worn: Worn, figure: Figure, side: int) -> None:
     for piece in tailoring.sleeve_pieces(worn.garment, figure, side):
         canvas.tube(
             piece.tube, worn.surface(piece.panel), garment=worn.target, owner=worn.owner, flat=True
@@ -156,7 +156,7 @@ def _draw_arm(canvas: Canvas, figure: Figure, looks: Looks, outfit: list[Worn], 
     tilt = math.degrees(math.atan2(seen[2][1] - seen[1][1], seen[2][0] - seen[1][0]))
     canvas.ellipse((float(hand[0]), float(hand[1])), (0.21, 0.12), tilt, skin)
     for worn in outfit:
-        _draw_sleeve(canvas, worn, figure, side, flat=False)
+        _draw_sleeve(canvas, worn, figure, side)
 
 
 def _draw_legs(canvas: Canvas, figure: Figure, looks: Looks, outfit: list[Worn]) -> None:

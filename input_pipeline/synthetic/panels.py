@@ -145,7 +145,7 @@ def _trunk_panel(garment: Garment) -> Panel:
     lower = CLOTHES_TYPES[garment.category] == LOWER
     for pen in (front, back):
         _draw_hem(pen, garment, outline)
-        _draw_waist(pen, garment, outline, front=pen is front)
+        _draw_waist(pen, garment, front=pen is front)
     if has_legs(garment.category):
         seam = seam_color(garment)
         front.line([(0, 3.1 if lower else body.WAIST), (0, bottom)], 0.03, seam)
@@ -174,7 +174,7 @@ def _draw_hem(pen: Pen, garment: Garment, outline: tailoring.Outline) -> None:
         pen.line([(-2, bottom - 0.09), (2, bottom - 0.09)], 0.025, seam_color(garment))
 
 
-def _draw_waist(pen: Pen, garment: Garment, outline: tailoring.Outline, front: bool) -> None:
+def _draw_waist(pen: Pen, garment: Garment, front: bool) -> None:
     lower = CLOTHES_TYPES[garment.category] == LOWER
     height = tailoring.LOWER_TOP + 0.11 if lower else body.WAIST
     seam, trim = seam_color(garment), garment.trim

@@ -29,7 +29,7 @@ def test_counts(dataset):
     assert not dataset.has_split("query")
     train = dataset.summary["splits"]["train"]
     assert (train["items"], train["customer_photos"], train["shop_photos"]) == (24, 48, 24)
-    assert train["pairs"] == len(dataset.split("train").pairs()) == 48
+    assert train["pairs"] == len(dataset.split("train").index.pairs) == 48
     assert len(dataset.split("test").query_rows()) == 24
     assert len(dataset.split("test").gallery_rows()) == 12
     with pytest.raises(DatasetError, match="no split 'query'; it has train, val, test"):
@@ -79,8 +79,8 @@ def test_joined_splits_hold_the_images_of_both(dataset):
     assert_index_agrees(joined)
     values = [part.index.attribute_values(np.arange(len(part))) for part in (joined, *parts)]
     np.testing.assert_array_equal(values[0], np.concatenate(values[1:]))
-    pairs = {tuple(part.index.photo_id[pair]) for part in parts for pair in part.pairs()}
-    assert {tuple(joined.index.photo_id[pair]) for pair in joined.pairs()} == pairs
+    pairs = {tuple(part.index.photo_id[pair]) for part in parts for pair in part.index.pairs}
+    assert {tuple(joined.index.photo_id[pair]) for pair in joined.index.pairs} == pairs
 
 
 def test_index_agrees_with_the_records(dataset):
@@ -295,7 +295,7 @@ from input_pipeline import DatasetConfig, ImageConfig, SamplerConfig, load_datas
 config = DatasetConfig(**dict(zip(("name", "source", "dir"), sys.argv[1:])))
 split = load_dataset(config).split("test")
 pixels = split.model_input(4, ImageConfig(size=16))
-print(pixels.astype(int).sum(), split.picture(4).shape, len(split.pairs()))
+print(pixels.astype(int).sum(), split.picture(4).shape, len(split.index.pairs))
 print(steps_per_epoch(split, SamplerConfig(), 4))
 assert "tensorflow" not in sys.modules
 """

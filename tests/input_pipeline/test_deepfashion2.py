@@ -87,7 +87,7 @@ def test_pairs_are_those_of_pair_id_and_style(whole, folder, split):
         and rows[first][-1] > 0
     }
     assert expected
-    assert {tuple(pair) for pair in dataset.split(split).pairs().tolist()} == expected
+    assert {tuple(pair) for pair in dataset.split(split).index.pairs.tolist()} == expected
 
 
 def test_protocols_choose_by_the_levels(tmp_path):
