@@ -114,7 +114,7 @@ def backbone_map(matcher: Any, images: Any, train: bool = False) -> jax.Array:
 
 
 def global_embedding(whole: jax.Array) -> jax.Array:
-    """Returns unit vectors float32 [n, c] of the channels' maxima over each image's map, [n, c]."""
+    """Returns unit vectors float32 [n, c] of vectors [n, c] of whole images."""
     return unit_vectors(whole.astype(jnp.float32))
 
 
