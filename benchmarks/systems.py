@@ -29,7 +29,7 @@ from benchmarks.training_step import (
     random_images,
     time_step,
 )
-from grnet_jax.models.region_matcher import backbone_map
+from grnet_jax.models.feature_maps import backbone_map
 from grnet_jax.search.embed import make_embed
 from grnet_jax.search.ranking import make_score
 from grnet_jax.training.build import Run

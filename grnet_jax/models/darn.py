@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
+from grnet_jax.models.feature_maps import backbone_fields
 from grnet_jax.models.matcher import (
     EmbeddingModel,
     Features,
@@ -24,7 +25,6 @@ from grnet_jax.models.matcher import (
     unit_vectors,
 )
 from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
-from grnet_jax.models.region_matcher import backbone_fields
 from input_pipeline import DOMAINS
 
 

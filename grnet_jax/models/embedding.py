@@ -12,13 +12,13 @@ from grnet_jax.backbones.classifier import adaptive_average_pool
 from grnet_jax.errors import InputError
 from grnet_jax.models.color_histogram import ColorHistogram
 from grnet_jax.models.config import NetworkConfig
+from grnet_jax.models.feature_maps import final_feature_map, map_fields
 from grnet_jax.models.matcher import (
     EmbeddingModel,
     Features,
     Predictions,
     unit_vectors,
 )
-from grnet_jax.models.region_matcher import final_feature_map, map_fields
 from input_pipeline import Section, field
 
 

@@ -21,6 +21,7 @@ from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.backbones.vgg import VGG, Stage, VGGStage
 from grnet_jax.errors import InputError
 from grnet_jax.models.config import BackboneConfig
+from grnet_jax.models.feature_maps import backbone_fields
 from grnet_jax.models.landmark_pooling import check_pooling, pool_landmarks
 from grnet_jax.models.matcher import (
     EmbeddingModel,
@@ -30,7 +31,6 @@ from grnet_jax.models.matcher import (
     unit_vectors,
 )
 from grnet_jax.models.recognition import RecognitionConfig, hidden_layer
-from grnet_jax.models.region_matcher import backbone_fields
 from input_pipeline import ANNOTATED, LANDMARKS, VISIBILITIES, field
 
 _LAST = ("conv5_global", "conv5_pose")

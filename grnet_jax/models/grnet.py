@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, pool_regions
 from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.feature_maps import map_fields
 from grnet_jax.models.matcher import Features, inner_products, unit_vectors
-from grnet_jax.models.region_matcher import RegionMatcher, map_fields, regions_of
+from grnet_jax.models.region_matcher import RegionMatcher, regions_of
 from input_pipeline import field
 
 

@@ -26,12 +26,9 @@ import jax.numpy as jnp
 from grnet_jax.graph import in_chunks, pool_regions, region_counts
 from grnet_jax.graph.reasoning import accumulation_dtype, match_logit, product
 from grnet_jax.models.config import NetworkConfig, ScalesOrNone
+from grnet_jax.models.feature_maps import map_fields
 from grnet_jax.models.matcher import Features, unit_vectors
-from grnet_jax.models.region_matcher import (
-    RegionMatcher,
-    global_embedding,
-    map_fields,
-)
+from grnet_jax.models.region_matcher import RegionMatcher, global_embedding
 from input_pipeline import field
 
 _he = nn.initializers.he_normal()

@@ -19,12 +19,9 @@ import jax.numpy as jnp
 from grnet_jax.graph import PAPER_SCALES, in_chunks, node_count, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
 from grnet_jax.models.config import NetworkConfig, Scales
+from grnet_jax.models.feature_maps import map_fields
 from grnet_jax.models.matcher import Features, unit_vectors
-from grnet_jax.models.region_matcher import (
-    RegionMatcher,
-    global_embedding,
-    map_fields,
-)
+from grnet_jax.models.region_matcher import RegionMatcher, global_embedding
 from input_pipeline import field
 
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import pydantic
 
 from grnet_jax.models.config import NetworkConfig
+from grnet_jax.models.feature_maps import map_fields
 from grnet_jax.models.matcher import Features
-from grnet_jax.models.region_matcher import RegionMatcher, global_embedding, map_fields
+from grnet_jax.models.region_matcher import RegionMatcher, global_embedding
 from input_pipeline import field
 
 

@@ -31,7 +31,7 @@ from grnet_jax.errors import InputError
 from grnet_jax.graph.reasoning import accumulation_dtype
 from grnet_jax.models.config import NetworkConfig
 from grnet_jax.models.embedding import Embedding
-from grnet_jax.models.region_matcher import backbone_fields, final_feature_map, map_fields
+from grnet_jax.models.feature_maps import backbone_fields, final_feature_map, map_fields
 from input_pipeline import field
 
 

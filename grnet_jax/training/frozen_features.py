@@ -22,7 +22,7 @@ from grnet_jax.backbones.preprocessing import normalize
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.progress import advance, progress_bar
 from grnet_jax.models import ImagesAsMaps, has_feature_map, needs_domain
-from grnet_jax.models.region_matcher import backbone_map
+from grnet_jax.models.feature_maps import backbone_map
 from grnet_jax.search.embed import embed_batches
 from grnet_jax.search.fingerprints import fingerprint
 from grnet_jax.sharding import replicated, sharded
