@@ -57,7 +57,7 @@ _OWN_FROZEN: Recipe = {
     },
 }
 
-_OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
+OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
 
 
 def recipe(dataset: str) -> Recipe:
@@ -75,7 +75,7 @@ def frozen_recipe(dataset: str) -> Recipe:
 
 def frozen_backbone(dataset: str) -> dict[str, Any]:
     """Returns `model.backbone` of `frozen_recipe`: ImageNet features and colors, or the papers'."""
-    if dataset not in _OURS:
+    if dataset not in OURS:
         return backbone(dataset)
     # Drawn garments fill their boxes alike, so that small cells tell more; photos differ in pose.
     stride, color = (16, 0.3) if dataset == "synthetic" else (32, 0.5)
@@ -97,9 +97,9 @@ def backbone(dataset: str, name: str = "googlenet") -> dict[str, Any]:
 
 def pair_loss(dataset: str) -> dict[str, Any]:
     """Returns GRNet's loss; from scratch and with few items the softmax learns faster (ours)."""
-    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in _OURS else 0.0}
+    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in OURS else 0.0}
 
 
 def score_bias_init(dataset: str) -> float:
     """Returns the paper's 0, or -log 31, which knows how rare a match is among 32 shop images."""
-    return -3.43 if dataset in _OURS else 0.0
+    return -3.43 if dataset in OURS else 0.0

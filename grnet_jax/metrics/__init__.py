@@ -2,6 +2,7 @@
 
 from grnet_jax.metrics.calibration import (
     BINS,
+    MIN_RESULTS,
     Calibration,
     measure_calibration,
 )
@@ -52,6 +53,7 @@ from grnet_jax.metrics.recognition import (
 __all__ = [
     "BINS",
     "MAX_ECE",
+    "MIN_RESULTS",
     "NONE",
     "SHOWN",
     "AttributeRecall",
