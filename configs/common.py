@@ -18,7 +18,7 @@ _PAPER: Recipe = {
     "train": {"batch_size": 32, "epochs": 60.0, "eval_every": 5000, "checkpoint_every": 5000},
 }
 # For training from scratch at a size that two CPU cores train in minutes.
-_EMBEDDED: Recipe = {
+_SYNTHETIC: Recipe = {
     "image": {"size": 64},
     "augment": {"flip": True, "crop_jitter": 0.1},
     "optimizer": {
@@ -34,15 +34,15 @@ _EMBEDDED: Recipe = {
 _OWN: Recipe = {
     "image": {"size": 224},
     "augment": {"flip": True, "crop_jitter": 0.1, "color_jitter": 0.1},
-    "optimizer": {**_EMBEDDED["optimizer"], "learning_rate": 1e-4},
+    "optimizer": {**_SYNTHETIC["optimizer"], "learning_rate": 1e-4},
     "train": {"batch_size": 32, "epochs": 60.0, "eval_every": 250, "checkpoint_every": 250},
 }
 
-# Heads on ImageNet features that stay, whose maps are computed once.
+# Heads on frozen ImageNet features, whose maps are computed once.
 _FROZEN: Recipe = {
     "image": {"size": 128},
     "augment": {"flip": True, "crop_jitter": 0.1},
-    "optimizer": {**_EMBEDDED["optimizer"], "trainable": "-backbone"},
+    "optimizer": {**_SYNTHETIC["optimizer"], "trainable": "-backbone"},
     "train": {
         **{"batch_size": 128, "steps": 600, "cached_views": 4},
         **{"eval_every": 200, "checkpoint_every": 200},
@@ -62,12 +62,12 @@ OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
 
 def recipe(dataset: str) -> Recipe:
     """Returns the sections image, augment, optimizer and train for this data set."""
-    found = {"synthetic": _EMBEDDED, "manifest": _OWN, "folder": _OWN}.get(dataset, _PAPER)
+    found = {"synthetic": _SYNTHETIC, "manifest": _OWN, "folder": _OWN}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
 
 
 def frozen_recipe(dataset: str) -> Recipe:
-    """Returns `recipe`'s sections of systems that learn on features that stay, but the papers'."""
+    """Returns `recipe`'s sections of systems that learn on frozen features, but the papers'."""
     own = {"manifest": _OWN_FROZEN, "folder": _OWN_FROZEN}
     found = {"synthetic": _FROZEN, **own}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
@@ -91,7 +91,7 @@ def grid_cells(dataset: str) -> int:
 
 
 def backbone(dataset: str, name: str = "googlenet") -> dict[str, Any]:
-    """Returns `model.backbone`: the small network on the embedded set, else the paper's."""
+    """Returns `model.backbone`: the small network on the synthetic set, else the paper's."""
     return {"name": "small" if dataset == "synthetic" else name}
 
 

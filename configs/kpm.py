@@ -3,7 +3,7 @@
     python train.py --config=configs/kpm.py
 
 All else, backbone, loss, optimizer and steps, is GRNet's on the same data set.
-grnet_jax/models/kpm.py says what is our reading of the paper. Measured on the embedded set:
+grnet_jax/models/kpm.py says what is our reading of the paper. Measured on the synthetic set:
 docs/reproduce.md.
 """
 
