@@ -1,6 +1,6 @@
 """What scoring with bfloat16 products changes on a trained run: logits, ranks, accuracy.
 
-    python -m benchmarks.bfloat16_scoring --workdir=runs/demo [--queries=400]
+    python -m benchmarks.bfloat16_scoring --workdir=runs/grnet_synthetic [--queries=400]
 
 The run's queries are ranked twice by the one evaluator, with products in float32 and in
 bfloat16 (`eval.search.score_dtype`). A row has the largest and mean difference of a logit among
@@ -32,7 +32,7 @@ _HEADER = (
 def main() -> None:
     """Ranks twice, compares, and prints the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--workdir", required=True, help="of a trained run, as runs/demo")
+    parser.add_argument("--workdir", required=True, help="of a run, as runs/grnet_synthetic")
     parser.add_argument("--queries", type=int, default=400, help="of the test split (400)")
     options = parser.parse_args()
     name = f"bfloat16_scoring_{jax.default_backend()}"

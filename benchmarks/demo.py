@@ -13,13 +13,14 @@ import subprocess
 import tempfile
 import time
 
-from benchmarks.results_file import ROOT, ResultsFile, markdown_table, read_curve
+from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_table, read_curve
 
 _SCRATCH = "python train.py --config=configs/grnet.py"
 
 
 def main() -> None:
     """Runs the demo and writes its row."""
+    make_parser(__doc__).parse_args()
     results = ResultsFile("demo", "python -m benchmarks.demo", ("what",))
     with tempfile.TemporaryDirectory() as folder:
         clone = pathlib.Path(folder) / "grnet_jax"

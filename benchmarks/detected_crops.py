@@ -1,4 +1,4 @@
-"""How well a detector crops the photos of the embedded set to their garments.
+"""How well a detector crops the photos of the synthetic set to their garments.
 
     python -m benchmarks.detected_crops
 

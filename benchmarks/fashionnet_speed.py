@@ -1,6 +1,6 @@
 """FashionNet beside the same network in PyTorch: recognizing photos, and a gradient of all outputs.
 
-    python -m benchmarks.fashionnet_speed [--sizes=demo,paper]
+    python -m benchmarks.fashionnet_speed [--sizes=small,paper]
 
 The PyTorch network has our weights; before it is timed its outputs are compared with ours. It runs
 eagerly. A gradient is that of the sum of all outputs' squares by every parameter, BatchNorm as in
@@ -38,13 +38,13 @@ class Size(NamedTuple):
     photos: int
 
 
-_SIZES = {"demo": Size("synthetic", 64), "paper": Size("deepfashion_attributes", 4)}
+_SIZES = {"small": Size("synthetic", 64), "paper": Size("deepfashion_attributes", 4)}
 
 
 def main() -> None:
     """Measures the sizes that are missing and prints the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--sizes", default=",".join(_SIZES), help="of demo, paper (both)")
+    parser.add_argument("--sizes", default=",".join(_SIZES), help="of small, paper (both)")
     options = parser.parse_args()
     name = f"fashionnet_speed_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.fashionnet_speed", ("size",))

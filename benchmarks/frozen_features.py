@@ -1,4 +1,4 @@
-"""Systems that learn on ImageNet features that stay, on the synthetic set, with the same steps.
+"""Systems that learn on frozen ImageNet features, on the synthetic set, with the same steps.
 
     python -m benchmarks.frozen_features [--seeds=3] [--only="contrastive, mean;GRNet, aligned"]
 

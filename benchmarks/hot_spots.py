@@ -3,7 +3,7 @@
     python -m benchmarks.hot_spots
 
 "Before" is the plain way of writing the same computation, kept here alone; both give the same
-numbers, which is checked first. Forward and backward, at the demo's sizes where nothing else is
+numbers, which is checked first. Forward and backward, at the small size where nothing else is
 named.
 Writes benchmarks/results/hot_spots_DEVICE.json.
 """
@@ -180,7 +180,7 @@ def _grouped() -> tuple[float, float]:
 
 
 def _pooling() -> tuple[float, float]:
-    """2x2 max-pooling after the first stage of the demo's FashionNet, 64 photos."""
+    """2x2 max-pooling after the first stage of the small FashionNet, 64 photos."""
     x = jax.random.normal(jax.random.key(0), (64, 64, 64, 16))
     return _times(
         lambda x: cast(jax.Array, nn.max_pool(x, (2, 2), strides=(2, 2))),
@@ -190,11 +190,11 @@ def _pooling() -> tuple[float, float]:
 
 
 def _large_pages() -> tuple[float, float]:
-    """The demo's whole training step without and with large memory pages."""
+    """The small size's whole training step without and with large memory pages."""
     times = []
     for tunables in ("", _LARGE_PAGES):
         os.environ["GLIBC_TUNABLES"] = tunables  # a process reads it when it starts
-        times.append(in_new_process(step_seconds, size=SIZES["demo"]))
+        times.append(in_new_process(step_seconds, size=SIZES["small"]))
     return times[0], times[1]
 
 

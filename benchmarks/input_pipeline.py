@@ -3,7 +3,7 @@
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --manifest=photos/manifest.csv --photos="what they are"
 
-The first measures the embedded set at the demo's size, the second a manifest's training photos at
+The first measures the synthetic set at 64 pixels, the second a manifest's training photos at
 224 pixels.
 
 pipeline: `train_batches` as training reads it: the order, records from disk, decoding, crop,

@@ -1,6 +1,6 @@
 """Peak memory of a training step against the batch, whole and with pairs in chunks.
 
-    python -m benchmarks.memory [--sizes=demo,paper]
+    python -m benchmarks.memory [--sizes=small,paper]
 
 For each batch and `model.gallery_chunk`, in a process of its own: what XLA plans for the step
 (arguments, results and temporaries; from the compiled step, so it is known also where it does
@@ -35,7 +35,7 @@ _HEADER = (
 def main() -> None:
     """Measures every row that is missing and prints the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--sizes", default="demo,paper", help="of demo, paper (both)")
+    parser.add_argument("--sizes", default="small,paper", help="of small, paper (both)")
     options = parser.parse_args()
     name = f"memory_{jax.default_backend()}"
     results = ResultsFile(name, "python -m benchmarks.memory", ("size", "items", "gallery_chunk"))
@@ -68,7 +68,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
 
 def measure(size: str, items: int, gallery_chunk: int) -> dict[str, Any]:
     """Compiles the step, and runs it where it fits."""
-    config = grnet.get_config("synthetic" if size == "demo" else "deepfashion_c2s")
+    config = grnet.get_config("synthetic" if size == "small" else "deepfashion_c2s")
     config.train.batch_size = items
     config.model.gallery_chunk = gallery_chunk
     run, step = build_step(config)

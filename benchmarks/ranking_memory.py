@@ -1,6 +1,6 @@
 """Peak memory and time of ranking against stored galleries of several sizes.
 
-    python -m benchmarks.ranking_memory [--sizes=demo,paper] [--queries=1000] [--galleries=1000,...]
+    python -m benchmarks.ranking_memory [--sizes=small,paper] [--queries=1000] [--galleries=...]
 
 For each size of the model and gallery, in a process of its own: a feature store of random
 features, which another process wrote, is read and ranked, once with few queries and images, to
@@ -49,7 +49,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "demo": Size("synthetic", 128, 20, (1_000, 10_000, 100_000)),
+    "small": Size("synthetic", 128, 20, (1_000, 10_000, 100_000)),
     "paper": Size("deepfashion_c2s", 1024, 4, (1_000, 10_000)),
 }
 
@@ -57,9 +57,9 @@ SIZES = {
 def main() -> None:
     """Measures every row that is missing and prints the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--sizes", default=",".join(SIZES), help="of demo, paper (both)")
-    parser.add_argument("--queries", type=int, help="(demo: 20, paper: 4)")
-    parser.add_argument("--galleries", help="(demo: 1000,10000,100000, paper: 1000,10000)")
+    parser.add_argument("--sizes", default=",".join(SIZES), help="of small, paper (both)")
+    parser.add_argument("--queries", type=int, help="(small: 20, paper: 4)")
+    parser.add_argument("--galleries", help="(small: 1000,10000,100000, paper: 1000,10000)")
     options = parser.parse_args()
     name = f"ranking_memory_{jax.default_backend()}"
     results = ResultsFile(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving
 
-The embedded set's shop photos, test split, are indexed without training and served by the command;
+The synthetic set's shop photos, test split, are indexed without training and served by the command;
 its customers' photos are sent, searched by whole, in a box, with a filter and for 100 items, and
 found photos are searched by again. Latency is a client's, in ms; `memory_mb` the server's when it
 is ready, after half of the requests and at the end; `load` the machine's, which says what else ran;

@@ -1,4 +1,4 @@
-"""Every system at demo size: its accuracy, and what it costs to train, to store and to rank.
+"""Every system in a short training: its accuracy, and what it costs to train, to store and to rank.
 
     python -m benchmarks.systems [--seeds=2]
 

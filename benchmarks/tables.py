@@ -16,7 +16,7 @@ import re
 from benchmarks.reproduce.papers import find_paper
 from benchmarks.reproduce.printing import format_table
 from benchmarks.reproduce.runner import find_results
-from benchmarks.results_file import RESULTS, ROOT
+from benchmarks.results_file import RESULTS, ROOT, make_parser
 
 PAGES = (
     "README.md",
@@ -38,6 +38,7 @@ _MARKED = re.compile(
 
 def main() -> None:
     """Fills every page."""
+    make_parser(__doc__).parse_args()
     for page in PAGES:
         path = ROOT / page
         path.write_text(fill(path.read_text()))
@@ -58,7 +59,7 @@ def _table(name: str, part: str | None) -> str:
 
 
 def _papers_table(name: str, part: str) -> str:
-    """A paper's table; without a result file the paper's figures alone."""
+    """A paper's table; without a result file the paper's numbers alone."""
     _, paper, dataset = name.split("_", 2)
     path = RESULTS / f"{name}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []

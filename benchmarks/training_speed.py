@@ -1,6 +1,6 @@
 """The training step and its parts, and scoring, beside the same model in PyTorch.
 
-    python -m benchmarks.training_speed [--sizes=demo,paper] [--parts=backbone,nodes,...]
+    python -m benchmarks.training_speed [--sizes=small,paper] [--parts=backbone,nodes,...]
 
 Parts: the backbone (photos to its last map), the nodes (regions to similarity nodes, Eq. 4) and
 the reasoning (nodes to logits, Eq. 5 to 8), each alone, forward and backward; the whole training
@@ -44,7 +44,7 @@ _HEADER = (
 def main() -> None:
     """Measures every part of every size and writes the rows."""
     parser = make_parser(__doc__)
-    parser.add_argument("--sizes", default="demo,paper", help="of " + ", ".join(SIZES))
+    parser.add_argument("--sizes", default="small,paper", help="of " + ", ".join(SIZES))
     parser.add_argument("--parts", default=",".join(_PARTS), help="of " + ", ".join(_PARTS))
     options = parser.parse_args()
     device = torch_device()

@@ -31,7 +31,7 @@ class Size(NamedTuple):
 
 
 SIZES: Mapping[str, Size] = {
-    "demo": Size("small", 64, 64, 128, 64, 32, 32),
+    "small": Size("small", 64, 64, 128, 64, 32, 32),
     "paper": Size("googlenet", 8, 224, 1024, 512, 128, 8),
 }
 

@@ -5,9 +5,9 @@ r"""Searching without training: ways to pool frozen ImageNet features, and the c
 
 Of EfficientNet-Lite0, at 128 and 224 pixels: the mean of the last map, its generalized mean, 4x4
 cells of the map of stride 16, and each with a color histogram beside it. On the manifest's test
-photos, on 400 queries of the embedded set, and on 400 of garments in four colors each, a query
+photos, on 400 queries of the synthetic set, and on 400 of garments in four colors each, a query
 ranked among the four. Runs that were trained on the
-embedded set stand beside them on its two. A row is written as it finishes; run again, the
+synthetic set stand beside them on its two. A row is written as it finishes; run again, the
 command goes on with the rows that are missing. Writes benchmarks/results/zero_shot.json.
 """
 
@@ -47,9 +47,9 @@ def main() -> None:
     command = "python -m benchmarks.zero_shot --manifest=photos/manifest.csv"
     results = ResultsFile("zero_shot", command, ("photos", "features", "pixels"))
     own = {"name": "manifest", "source": options.manifest, "dir": options.data_dir}
-    embedded = {"name": "synthetic", "dir": options.data_dir}
-    colors = embedded | {"source": "colors"}
-    sets = {options.photos: own, "embedded set": embedded, "colors of a garment": colors}
+    synthetic = {"name": "synthetic", "dir": options.data_dir}
+    colors = synthetic | {"source": "colors"}
+    sets = {options.photos: own, "synthetic set": synthetic, "colors of a garment": colors}
     for photos, dataset in sets.items():
         for features in (_HISTOGRAM, *_POOLINGS):
             for pixels in (128, 224):

@@ -2,7 +2,7 @@
 
     python eval.py --config=configs/color_histogram.py
 
-Seconds; top-1 8.6% of the embedded set's 2,000 queries, measured
+Seconds; top-1 8.6% of the synthetic set's 2,000 queries, measured
 (benchmarks/results/grnet_vs_baseline.json).
 """
 

@@ -18,7 +18,7 @@ _PAPER: Recipe = {
     "train": {"batch_size": 32, "epochs": 60.0, "eval_every": 5000, "checkpoint_every": 5000},
 }
 # For training from scratch at a size that two CPU cores train in minutes.
-_EMBEDDED: Recipe = {
+_SYNTHETIC: Recipe = {
     "image": {"size": 64},
     "augment": {"flip": True, "crop_jitter": 0.1},
     "optimizer": {
@@ -34,15 +34,15 @@ _EMBEDDED: Recipe = {
 _OWN: Recipe = {
     "image": {"size": 224},
     "augment": {"flip": True, "crop_jitter": 0.1, "color_jitter": 0.1},
-    "optimizer": {**_EMBEDDED["optimizer"], "learning_rate": 1e-4},
+    "optimizer": {**_SYNTHETIC["optimizer"], "learning_rate": 1e-4},
     "train": {"batch_size": 32, "epochs": 60.0, "eval_every": 250, "checkpoint_every": 250},
 }
 
-# Heads on ImageNet features that stay, whose maps are computed once.
+# Heads on frozen ImageNet features, whose maps are computed once.
 _FROZEN: Recipe = {
     "image": {"size": 128},
     "augment": {"flip": True, "crop_jitter": 0.1},
-    "optimizer": {**_EMBEDDED["optimizer"], "trainable": "-backbone"},
+    "optimizer": {**_SYNTHETIC["optimizer"], "trainable": "-backbone"},
     "train": {
         **{"batch_size": 128, "steps": 600, "cached_views": 4},
         **{"eval_every": 200, "checkpoint_every": 200},
@@ -57,17 +57,17 @@ _OWN_FROZEN: Recipe = {
     },
 }
 
-_OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
+OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
 
 
 def recipe(dataset: str) -> Recipe:
     """Returns the sections image, augment, optimizer and train for this data set."""
-    found = {"synthetic": _EMBEDDED, "manifest": _OWN, "folder": _OWN}.get(dataset, _PAPER)
+    found = {"synthetic": _SYNTHETIC, "manifest": _OWN, "folder": _OWN}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
 
 
 def frozen_recipe(dataset: str) -> Recipe:
-    """Returns `recipe`'s sections of systems that learn on features that stay, but the papers'."""
+    """Returns `recipe`'s sections of systems that learn on frozen features, but the papers'."""
     own = {"manifest": _OWN_FROZEN, "folder": _OWN_FROZEN}
     found = {"synthetic": _FROZEN, **own}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
@@ -75,7 +75,7 @@ def frozen_recipe(dataset: str) -> Recipe:
 
 def frozen_backbone(dataset: str) -> dict[str, Any]:
     """Returns `model.backbone` of `frozen_recipe`: ImageNet features and colors, or the papers'."""
-    if dataset not in _OURS:
+    if dataset not in OURS:
         return backbone(dataset)
     # Drawn garments fill their boxes alike, so that small cells tell more; photos differ in pose.
     stride, color = (16, 0.3) if dataset == "synthetic" else (32, 0.5)
@@ -91,15 +91,15 @@ def grid_cells(dataset: str) -> int:
 
 
 def backbone(dataset: str, name: str = "googlenet") -> dict[str, Any]:
-    """Returns `model.backbone`: the small network on the embedded set, else the paper's."""
+    """Returns `model.backbone`: the small network on the synthetic set, else the paper's."""
     return {"name": "small" if dataset == "synthetic" else name}
 
 
 def pair_loss(dataset: str) -> dict[str, Any]:
     """Returns GRNet's loss; from scratch and with few items the softmax learns faster (ours)."""
-    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in _OURS else 0.0}
+    return {"name": "pairs", "query_softmax_weight": 1.0 if dataset in OURS else 0.0}
 
 
 def score_bias_init(dataset: str) -> float:
     """Returns the paper's 0, or -log 31, which knows how rare a match is among 32 shop images."""
-    return -3.43 if dataset in _OURS else 0.0
+    return -3.43 if dataset in OURS else 0.0

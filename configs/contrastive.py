@@ -5,8 +5,8 @@
 The map's averages over 4 x 4 cells side by side, mapped linearly to unit length. Each customer
 image has to choose its shop image among the batch's, by cosines times 10.
 
-On the embedded set and on own photos it learns on ImageNet features that stay, beside their colors,
-and needs grnet_jax[pretrained]; on the papers' sets data, optimizer and steps are GRNet's. Embedded
+On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
+and needs the extra pretrained; on the papers' sets data, optimizer and steps are GRNet's. Synthetic
 set: a minute on two CPU cores; top-1 50.9% of 2,000 queries, the mean of three seeds, measured
 (benchmarks/results/frozen_features.json).
 """

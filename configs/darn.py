@@ -7,7 +7,7 @@ attributes and categories beside triplets of a customer image and shop images. D
 optimizer and steps are FashionNet's on the same data set. grnet_jax/models/darn.py says what is our
 reading of the paper.
 
-Embedded set: measured (benchmarks/results/reproduce_fashionnet_synthetic.json).
+Synthetic set: measured (benchmarks/results/reproduce_fashionnet_synthetic.json).
 """
 
 import ml_collections

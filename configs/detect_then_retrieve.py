@@ -6,7 +6,7 @@ python train.py --config=configs/detect_then_retrieve.py:street2shop,ap --config
 
 The argument is DATASET[,LOSS]: "triplet", "ap", or "classification" of the training items, whose
 backbone the other two start from (train.init_from). docs/losses.md has the equations, and what is
-our reading. Measured on the embedded set: docs/reproduce.md.
+our reading. Measured on the synthetic set: docs/reproduce.md.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import ml_collections
 from configs import common
 from grnet_jax.config import make_config
 
-# What each loss trains on, and how many items or images a batch has, on the embedded set and else.
+# What each loss trains on, and how many items or images a batch has, on the synthetic set and else.
 _SAMPLERS = {"triplet": "items", "ap": "items", "classification": "images"}
 _BATCHES = {"triplet": (32, 32), "ap": (128, 512), "classification": (64, 64)}
 _LOSSES: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ _LOSSES: dict[str, dict[str, Any]] = {
 
 
 def get_config(argument: str = "synthetic") -> ml_collections.ConfigDict:
-    """Returns the config for that data set and loss, or the embedded set's size and steps of it."""
+    """Returns the config for that data set and loss, or the synthetic set's size of it."""
     dataset, _, loss = argument.partition(",")
     dataset, loss = dataset or "synthetic", loss or "triplet"
     if loss not in _LOSSES:

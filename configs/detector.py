@@ -18,7 +18,7 @@ import ml_collections
 
 from grnet_jax.config import make_config
 
-# At a size that two CPU cores train in a quarter of an hour. Heads on ImageNet features that stay
+# At a size that two CPU cores train in a quarter of an hour. Heads on frozen ImageNet features
 # learn twice as fast as with a small network from scratch.
 _DRAWN: dict[str, Any] = {
     "model": {

@@ -7,7 +7,7 @@
 Every member learns its own random grouping of the training items into 192 meta-classes, by
 proxy-NCA; the ensemble's embedding is the members' side by side. The one that GRNet is compared
 with has 48 of them. Data, backbone, optimizer and steps are GRNet's on the same data set. Measured
-on the embedded set: docs/reproduce.md.
+on the synthetic set: docs/reproduce.md.
 """
 
 import ml_collections

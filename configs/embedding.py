@@ -3,7 +3,7 @@
 python train.py --config=configs/embedding.py                    triplets on the synthetic set
 python train.py --config=configs/embedding.py --config.loss.name=ap
 
-Data, backbone, optimizer and steps are GRNet's on the same data set. Measured on the embedded
+Data, backbone, optimizer and steps are GRNet's on the same data set. Measured on the synthetic
 set: docs/reproduce.md.
 """
 

@@ -1,6 +1,6 @@
 """FashionNet (Liu et al., DeepFashion, CVPR 2016).
 
-python train.py --config=configs/fashionnet.py             the embedded synthetic set
+python train.py --config=configs/fashionnet.py             the synthetic set
 python train.py --config=configs/fashionnet.py:deepfashion_attributes \\
     --config.dataset.source=DOWNLOADED
 
@@ -8,7 +8,7 @@ Other data sets are named as for configs/grnet.py; those whose numbers of catego
 are not the config's say so before training starts. Ablations: model.pooling, loss.PHASE.attributes
 of 0 (landmarks without attributes), loss.most_frequent_attributes (FashionNet+100, +500).
 
-Embedded set: 13.6% top-1, PDJ@0.1 57%, category 60%, measured
+Synthetic set: 13.6% top-1, PDJ@0.1 57%, category 60%, measured
 (benchmarks/results/reproduce_fashionnet_synthetic.json).
 """
 
@@ -21,7 +21,7 @@ from grnet_jax.config import make_config
 
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
-    """Returns FashionNet's config for that data set: the paper's size, or the embedded set's."""
+    """Returns FashionNet's config for that data set: the paper's size, or the synthetic set's."""
     return make_config(
         name=f"fashionnet_{dataset}",
         dataset={"name": dataset},
@@ -69,7 +69,7 @@ def triplets(dataset: str, weight: float) -> float:
 
 
 def recipe(dataset: str) -> common.Recipe:
-    """Returns GRNet's recipe; on the embedded set with more steps."""
+    """Returns GRNet's recipe; on the synthetic set with more steps."""
     sections = common.recipe(dataset)
     if dataset == "synthetic":
         sections["train"] |= {"steps": 1500, "eval_every": 500, "checkpoint_every": 500}

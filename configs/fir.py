@@ -7,7 +7,7 @@ python train.py --config=configs/fir.py:deepfashion_inshop --config.dataset.sour
 OC is --config.loss.name=classification, OC+OS --config.loss.similarity=category, and OC+IS the
 default. docs/losses.md has the equations, and what is our reading.
 
-Measured on the embedded set: docs/reproduce.md.
+Measured on the synthetic set: docs/reproduce.md.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from grnet_jax.config import make_config
 
 
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
-    """Returns the study's config for that data set, or the embedded set's size and steps of it."""
+    """Returns the study's config for that data set, or the synthetic set's size and steps of it."""
     recipe, small = common.recipe(dataset), dataset == "synthetic"
     recipe["image"]["crop"] = "none"  # whole images, not cut to the garment's box
     if not small:

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/global_baseline.py
 
-All else, backbone, loss, optimizer and steps, is GRNet's on the same data set. Embedded set: 7
+All else, backbone, loss, optimizer and steps, is GRNet's on the same data set. Synthetic set: 7
 minutes on two CPU cores; top-1 20.1%, measured (benchmarks/results/grnet_vs_baseline.json).
 """
 

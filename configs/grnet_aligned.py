@@ -9,8 +9,8 @@ embedding of a grid of cells. All are trained together: the embedding by the sof
 batch's shop images, the score on the 8 of them that it finds most alike. docs/matchers.md has the
 fields.
 
-On the embedded set and on own photos it learns on ImageNet features that stay, beside their colors,
-and needs grnet_jax[pretrained]; on the papers' sets the recipe is GRNet's. Embedded set: 5 minutes
+On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
+and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 5 minutes
 on two CPU cores; top-1 50.9% of 2,000 queries, the mean of three seeds, measured
 (benchmarks/results/frozen_features.json).
 """
@@ -53,5 +53,5 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         **common.frozen_recipe(dataset),
     )
     if dataset == "synthetic":
-        grnet.set_embedded_size(config)
+        grnet.set_small_size(config)
     return config

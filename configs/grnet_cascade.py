@@ -1,4 +1,4 @@
-"""Embeddings for GRNet's shortlists, from a trained GRNet, which stays as is.
+"""Embeddings for GRNet's shortlists, from a trained GRNet, which is frozen.
 
     python train.py --config=configs/grnet.py
     python train.py --config=configs/grnet_cascade.py
@@ -7,7 +7,7 @@
 The embedding is a projection of all regions, trained by the softmax over each customer image's
 inner products with the batch's shop images. docs/performance.md has what it costs and saves.
 
-Embedded set: top-1 with shortlists of 400 as without, measured (benchmarks/results/cascade.json).
+Synthetic set: top-1 with shortlists of 400 as without, measured (benchmarks/results/cascade.json).
 """
 
 import ml_collections

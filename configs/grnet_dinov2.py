@@ -18,7 +18,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns the config of GRNet on a DINOv2 transformer, for that data set."""
     recipe = common.recipe(dataset)
     recipe["image"]["size"] = 224  # a multiple of the patch's 14 pixels: 16x16 cells
-    # Ours: a hundredth of what the embedded set's recipe takes from scratch.
+    # Ours: a hundredth of what the synthetic set's recipe takes from scratch.
     recipe["optimizer"] = {
         "name": "adamw",
         "learning_rate": 1e-5,

@@ -3,7 +3,7 @@
     python train.py --config=configs/kpm.py
 
 All else, backbone, loss, optimizer and steps, is GRNet's on the same data set.
-grnet_jax/models/kpm.py says what is our reading of the paper. Measured on the embedded set:
+grnet_jax/models/kpm.py says what is our reading of the paper. Measured on the synthetic set:
 docs/reproduce.md.
 """
 
@@ -16,7 +16,7 @@ from grnet_jax.config import make_config
 def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     """Returns the config of Kronecker-product matching for that data set."""
     # Not the paper's: with few steps matches must be sharp from the start.
-    sharp = dataset in ("synthetic", "manifest")
+    sharp = dataset in common.OURS
     return make_config(
         name=f"kpm_{dataset}",
         dataset={"name": dataset},

@@ -4,7 +4,7 @@
 
 All else, backbone, loss, optimizer and steps, is GRNet's on the same data set.
 grnet_jax/models/local_matching.py says what is our reading of the paper. Measured on the
-embedded set: docs/reproduce.md.
+synthetic set: docs/reproduce.md.
 """
 
 import ml_collections

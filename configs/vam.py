@@ -6,7 +6,7 @@
 
 The default is VAM+ImgDrop, then VAM+Product and VAM+Nonshared. grnet_jax/models/vam.py says what is
 our reading of its abstract. Data, backbone, optimizer and steps are GRNet's on
-the same data set, the loss is triplets. Measured on the embedded set: docs/reproduce.md.
+the same data set, the loss is triplets. Measured on the synthetic set: docs/reproduce.md.
 """
 
 import ml_collections
@@ -24,7 +24,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         model={
             "name": "vam",
             "backbone": common.backbone(dataset),
-            # The map before the last: inception 4e of GoogLeNet; the last of the embedded set's.
+            # The map before the last: inception 4e of GoogLeNet; the last of the synthetic set's.
             "attention_stride": 0 if small else 16,
             "attention_dim": 64 if small else 256,
             "embedding_dim": 128 if small else 512,

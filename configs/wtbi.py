@@ -4,7 +4,7 @@ python train.py --config=configs/embedding.py --config.loss.name=classification 
   --config.loss.class_weight=1 --config.model.num_classes=13       features of categories, then
 python train.py --config=configs/wtbi.py --config.train.init_from=runs/embedding_synthetic
 
-The backbone stays as it is pre-trained, and dense layers on both images' features side by side
+The pre-trained backbone is frozen, and dense layers on both images' features side by side
 learn whether they show one item. Loss, data and optimizer are GRNet's on the same data set.
 grnet_jax/models/pair_metric.py says what is our reading of the paper. Not measured.
 """

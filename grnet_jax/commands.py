@@ -322,6 +322,7 @@ def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh, scratch: str
         run, state = restore_matcher(name, mesh)
         members.append(Member(name, run.matcher, run.config, state.variables))
         steps.append(int(state.step))
+    _check_model(given, members[0].config)
     evaluator = EnsembleEvaluator(given, members, mesh, load_dataset(given.dataset), scratch)
     config = given.model_copy(update={"name": _ensemble_name(given, names)})
     trained = [member.config.model_copy(update={"eval": given.eval}) for member in members]
@@ -334,12 +335,8 @@ def _open_ensemble(names: Sequence[str], given: Config, mesh: Mesh, scratch: str
     )
 
 
-def _as_trained(given: Config, trained: Config) -> Config:
-    """The run's config with the data set, protocol and search that are asked for.
-
-    Raises:
-      InputError: naming a field of the model that is not the run's.
-    """
+def _check_model(given: Config, trained: Config) -> None:
+    """Raises InputError, naming a field of the model that is not the run's."""
     ours, theirs = (fields_affecting(one.model, "parameters") for one in (given, trained))
     for field in sorted(ours.keys() | theirs.keys()):
         if ours.get(field) != theirs.get(field):
@@ -347,6 +344,15 @@ def _as_trained(given: Config, trained: Config) -> Config:
                 f"config.model.{field}={ours.get(field, 'absent')!r}: the run was trained with "
                 f"{theirs.get(field, 'absent')!r}"
             )
+
+
+def _as_trained(given: Config, trained: Config) -> Config:
+    """The run's config with the data set, protocol and search that are asked for.
+
+    Raises:
+      InputError: naming a field of the model that is not the run's.
+    """
+    _check_model(given, trained)
     moved = {name: getattr(given.image, name) for name in ("detections", "keypoints")}
     for field, value in fields_affecting(given.image, "features").items():
         if value != getattr(trained.image, field):

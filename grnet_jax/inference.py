@@ -13,7 +13,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError, check_at_least, program_name
 from grnet_jax.evaluation.recognition import recognizes_categories
-from grnet_jax.metrics import MAX_CHANGE, MAX_ECE, Listwise
+from grnet_jax.metrics import MAX_CHANGE, MAX_ECE, MIN_RESULTS, Listwise
 from grnet_jax.models import (
     Features,
     Predictions,
@@ -341,7 +341,10 @@ def _read_calibration(workdir: epath.Path, step: int) -> RunCalibration | None:
     try:
         results = read_object(path, "what eval.py wrote")
         found, gallery = results["calibration"], results["protocols"]["all"]["gallery"]
-        if results["step"] != step or gallery is None or found["best_match"]["ece"] > MAX_ECE:
+        best = found["best_match"]
+        if results["step"] != step or gallery is None:
+            return None
+        if best["ece"] > MAX_ECE or best["results"] < MIN_RESULTS:
             return None
         return RunCalibration(Listwise(found["scale"], found["none"]), found["listed"], gallery)
     except (InputError, KeyError, TypeError):  # damaged, or of an older version

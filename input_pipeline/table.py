@@ -51,10 +51,10 @@ from input_pipeline.vocabulary import BOX, DOMAINS, SPLITS, TRUNCATED, UNKNOWN, 
 
 KINDS: Mapping[str, str] = {
     "format": "a line, entry or field that the format does not allow",
-    "value": "a value that there is not: a split, domain, view, category, level",
+    "value": "a value that is not allowed: a split, domain, view, category, level",
     "box": "not four numbers of pixels, without size, or outside the image",
     "landmarks": "not the garment's number of them, not numbers, or outside the image",
-    "mask": "an outline or mask that is none, or has no pixel in its box",
+    "mask": "an invalid outline or mask, or one that has no pixel in its box",
     "missing_image": "no such file",
     "unreadable_image": "not a whole image, larger than --max_pixels, or of another size than said",
     "duplicate": "the same garment of an image listed twice",

@@ -240,14 +240,14 @@ def test_load_scores_as_evaluation_does(trained, data_dir):
 @pytest.mark.parametrize(
     ("changed", "gallery", "told"),
     [({}, 12, True), ({}, 10, True), ({}, 9, False), ({"step": 1}, 12, False),
-     ({"calibration": {}}, 12, False)],
+     ({"calibration": {}}, 12, False), ({"few": 149}, 12, False)],
 )  # fmt: skip
 def test_load_has_the_probabilities_of_evaluation(trained, tmp_path, changed, gallery, told):
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
     results = json.loads((run / "results.json").read_text())
     found = results["calibration"]
-    found["best_match"]["ece"] = 0.09
+    found["best_match"] |= {"ece": 0.09, "results": changed.get("few", 150)}
     (run / "results.json").write_text(json.dumps(results | changed))
     matcher = grnet_jax.load(str(run))
     photos = np.random.default_rng(0).integers(0, 256, (gallery, 32, 32, 3), dtype=np.uint8)

@@ -153,7 +153,8 @@ def test_commands_that_reproduce(command, capsys):
 def test_every_table_of_a_paper_is_on_its_page():
     rows = _table(ROOT / "docs/reproduce.md", "table", "what", "its own data set")
     tables = {name: table.datasets[0] for name, table in find_paper("grnet").tables.items()}
-    assert {row[0].strip("`"): row[2].strip("`") for row in rows} == tables
+    found = {row[0].strip("`"): re.search(r"`(\w+)`", row[2])[1] for row in rows}
+    assert found == tables
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=_name)

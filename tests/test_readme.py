@@ -38,7 +38,7 @@ def test_the_backbones_table_is_what_they_cost(name):
 
 
 def test_the_demos_time_is_the_result_files():
-    (row,) = _rows("demo")
+    (row,) = (row for row in _rows("demo") if row["what"] == "make demo")
     assert f"{round(row['seconds'] / 60)} minutes" in _README
     assert f"{100 * row['protocols']['all']['top1']:.1f}%" in _README
 

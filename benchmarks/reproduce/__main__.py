@@ -8,7 +8,7 @@
     python -m benchmarks.reproduce grnet table3 --dataset=deepfashion_c2s --plan
     python -m benchmarks.reproduce fir table1
 
-On the embedded set without further flags. A row is written as it finishes; the same command goes
+On the synthetic set without further flags. A row is written as it finishes; the same command goes
 on with the rows that are missing, and with a run where it stopped. Rows that several tables share
 are trained once. `--config.FIELD=VALUE` sets a field of every row. Runs from a checkout.
 """
@@ -352,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tflops",
         type=float,
         default=ASSUMED_TFLOPS,
-        help=f"of --plan: 1e12 floating-point operations a second ({ASSUMED_TFLOPS:g})",
+        help=f"of --plan: 1e12 bfloat16 operations a second, assumed ({ASSUMED_TFLOPS:g})",
     )
     return parser
 

@@ -1,6 +1,6 @@
 """The papers' tables, a YAML file each: rows with their configs.
 
-papers.json has the figures that the papers print; a row takes those of the same name.
+papers.json has the numbers that the papers print; a row takes those of the same name.
 """
 
 import json
@@ -14,8 +14,8 @@ import yaml
 from grnet_jax.errors import InputError
 
 NAMES = ("grnet", "fir", "kucer", "fashionnet")
-SYNTHETIC = "synthetic"  # the embedded set, which no paper has
-# Their systems on ImageNet features that stay, with a layer that learns under the regions.
+SYNTHETIC = "synthetic"  # which no paper has
+# Their systems on frozen ImageNet features, with a layer that learns under the regions.
 FROZEN_FEATURES: dict[str, Any] = {
     **{"model.backbone.name": "efficientnet_lite0", "model.backbone.pretrained": "imagenet"},
     **{"model.backbone.frozen_batch_norm": True, "model.backbone.stride": 16},
@@ -38,7 +38,7 @@ class Ensemble(_Part):
     Attributes:
       field: a config field, whose values are 0, 1, 2, ...
       count: how many members the paper has.
-      small: how many there are on the embedded set.
+      small: how many there are on the synthetic set.
     """
 
     field: str
@@ -60,9 +60,9 @@ class Row(_Part):
     Attributes:
       number: as `--rows` names it; 0 outside of a table.
       label: what it is, as the printed table shows it.
-      quotes: the row of papers.json whose figures it quotes; "" for that of its label.
+      quotes: the row of papers.json whose numbers it quotes; "" for that of its label.
       ours: whether it is a row that the paper does not have.
-      built: whether it can be run; if not, the paper's figures are quoted alone.
+      built: whether it can be run; if not, the paper's numbers are quoted alone.
       config: the file under configs/ that makes it, "FILE" or "FILE:VARIANT"; "" for the paper's,
         with the paper's fields.
       fields: config fields of its own, in the paper's sizes.
@@ -72,7 +72,7 @@ class Row(_Part):
         none.
       members: numbers of other rows of the table, or rows outside of it, or an `Ensemble`, whose
         runs are evaluated as one; none for a row that is trained.
-      quoted: of papers.json, the paper's figures in percent by protocol and metric.
+      quoted: of papers.json, the paper's numbers in percent by protocol and metric.
     """
 
     number: int = 0
@@ -202,7 +202,7 @@ class Table(_Part):
 
 
 class Synthetic(_Part):
-    """What differs on the embedded set.
+    """What differs on the synthetic set.
 
     Attributes:
       fields: config fields of every row, before the user's.
@@ -239,7 +239,7 @@ class Paper(_Part):
       title: how it is cited.
       config: the file under configs/ of rows that name none, "FILE" or "FILE:VARIANT".
       fields: config fields of rows that name no config, in the paper's sizes.
-      synthetic: what differs on the embedded set.
+      synthetic: what differs on the synthetic set.
       starts: by data set what rows without `weights` start from, where their config starts from
         nothing.
       tables: by name, in the paper's order.
@@ -321,7 +321,7 @@ def papers_counts(dataset: str) -> str:
 
 
 def _quote(table: Table, figures: Mapping[str, Any]) -> Table:
-    """The table with the paper's figures in its rows.
+    """The table with the paper's numbers in its rows.
 
     Args:
       table: as its file has it.

@@ -85,8 +85,9 @@ def format_plan(experiments: Sequence[tuple[Row, Experiment]], tflops: float) ->
         lines.append(cells + [_short(value) for value in numbers])
     wide = [[*line, *[""] * (len(_HEADS) - len(line))] for line in lines]
     notes = [
-        f"In all {hours:.3g} h at {tflops:g} TFLOP/s in bfloat16, which is assumed (--tflops), "
-        f"half as much in float32, and {disk / 1e9:.3g} GB of checkpoints. On an accelerator "
+        f"In all {hours:.3g} h, counting {tflops:g} TFLOP/s for bfloat16 rows and "
+        f"{tflops * _FLOAT32_RATE:g} for float32 rows (--tflops is of bfloat16), and "
+        f"{disk / 1e9:.3g} GB of checkpoints. On an accelerator "
         "--config.model.dtype=bfloat16 is for every row.",
         "Operations are XLA's count of the forward pass, three times it in training. Reading and "
         "decoding of images are not counted, activations are in no memory.",

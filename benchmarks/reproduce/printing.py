@@ -73,7 +73,7 @@ def column_heading(metric: str) -> str:
 
 
 def _decimals(table: Table) -> dict[str, int]:
-    """By metric, as many as any of the paper's figures has: JSON has 75.00 as 75.0."""
+    """By metric, as many as any of the paper's numbers has: JSON has 75.00 as 75.0."""
     return {
         metric: max(
             len(str(of_protocol[metric]).partition(".")[2])
@@ -97,14 +97,14 @@ def heading(table: Table, dataset: str) -> str:
 
 def _notes(table: Table, dataset: str, results: Results) -> Iterator[str]:
     yield "In percent, with 95% intervals clustered by item, and ± half of the seeds' range."
-    yield f"{_NOTHING}: ours not measured, or the paper has no figure."
+    yield f"{_NOTHING}: ours not measured, or the paper has no number."
     if not all(row.built for row in table.rows.values()):
-        yield "quoted: not trained here, or not on this data set; the paper's figures alone."
+        yield "quoted: not trained here, or not on this data set; the paper's numbers alone."
     yield from table.notes
     if counts := papers_counts(dataset):
         yield counts
     if dataset == SYNTHETIC:
-        yield "Drawn clothes and small networks: the figures say nothing about photos of real ones."
+        yield "Drawn clothes and small networks: the numbers say nothing about photos of real ones."
     for protocol in _protocols(table, dataset, results):
         if text := separate_rows(protocol, results):
             yield f"{_title(protocol, results)}, top-1: {text}."

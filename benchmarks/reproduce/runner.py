@@ -31,7 +31,7 @@ _KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
 _LABELS = ("num_classes", "num_attributes")  # fields of models that recognize them
 _INIT_FROM = "train.init_from"
 _DETECTIONS = "image.detections"
-_OBJECTS = "synthetic_objects"  # the embedded set as detectors see it
+_OBJECTS = "synthetic_objects"  # the synthetic set as detectors see it
 FILES = (_DETECTIONS, "eval.protocol.queries")  # fields of files, known by content
 _KEYS = ("dataset", "config", "recipe", "fields", "seed")
 _GROUP_METRICS = ("top1", "top20", "top50")
@@ -169,7 +169,7 @@ def make_experiment(
 def _make_detector(
     paper: Paper, fields: Mapping[str, Any], dataset: str, given: Sequence[str]
 ) -> Experiment | None:
-    """The run whose boxes a row on the embedded set crops; None where it crops none."""
+    """The run whose boxes a row on the synthetic set crops; None where it crops none."""
     row = paper.synthetic.detector
     crops = "detected" in (fields.get("image.crop"), fields.get("image.shop_crop"))
     own = any(word.startswith(f"--config.{_DETECTIONS}=") for word in given)
@@ -266,7 +266,7 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def weights_name(config: Any, dataset: str) -> str:
     """Returns the backbone whose ImageNet weights a config starts from, where they are given.
 
-    "" on the embedded set, without a backbone, and where another run is started from.
+    "" on the synthetic set, without a backbone, and where another run is started from.
     """
     if dataset == SYNTHETIC or "backbone" not in config.model or config.train.init_from:
         return ""
@@ -483,7 +483,7 @@ def _train(experiment: Experiment, runs: pathlib.Path) -> int | None:
 
 
 def find_boxes(detector: Experiment, runs: pathlib.Path) -> pathlib.Path:
-    """Trains a detector and finds the boxes of the embedded set's photos, where that is not done.
+    """Trains a detector and finds the boxes of the synthetic set's photos, where that is not done.
 
     Returns their file.
     """

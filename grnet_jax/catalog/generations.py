@@ -14,6 +14,7 @@ for others. The generation before the live one stays readable.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import socket
@@ -54,6 +55,8 @@ COLOR_CELLS = 8  # a photo's colors are those of so many cells across and down
 _MANIFEST = "catalog.json"
 _MOST_FRAGMENTS = 200
 _CHECKED = 1000  # photos, by `check_photos`
+# What file systems of clusters answer that have no locks.
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class Model(pydantic.BaseModel):
@@ -297,6 +300,20 @@ def read_manifest(folder: epath.Path) -> Manifest | None:
         ) from error
 
 
+def live_manifest(folder: epath.Path) -> Manifest:
+    """Reads which generation of a catalog is live.
+
+    Raises:
+      StoreError: there is no catalog, or it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StoreError(
+            f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=PHOTOS"
+        )
+    return manifest
+
+
 def open_generation(
     folder: epath.Path, like: Features, manifest: Manifest | None = None
 ) -> Generation:
@@ -310,9 +327,7 @@ def open_generation(
     Raises:
       StoreError: there is no catalog, or it is damaged.
     """
-    manifest = manifest or read_manifest(folder)
-    if manifest is None:
-        raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
+    manifest = manifest or live_manifest(folder)
     listing = read_listing(folder, manifest)
     path = os.fspath(folder / manifest.table)
     with naming(path):
@@ -390,7 +405,11 @@ def writer_lock(folder: epath.Path) -> Iterator[None]:
             owner = path.read_text() or "another process"
             raise StoreError(f"{folder}: {owner} is indexing it; wait until it is done") from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+            if error.errno not in _WITHOUT_LOCKS:
+                raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+            print(
+                f"No lock at {path} ({error}): let only one process index this catalog at a time."
+            )
         yield
     finally:
         lock.release()

@@ -141,8 +141,10 @@ class _Indexing:
         return self._publish(listing, counts)
 
     def _choose_table(self) -> str:
+        if self._before and not self._options.rebuild:
+            return self._before.table
         name = f"photos-{self._matcher.fingerprint[:8]}"
-        if self._before and self._options.rebuild and self._before.table.startswith(name):
+        if self._before and self._before.table.startswith(name):
             name += f"-{self._generation}"
         return f"{name}.lance"
 

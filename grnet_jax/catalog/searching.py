@@ -14,8 +14,8 @@ from grnet_jax.catalog.generations import (
     COLOR_CELLS,
     Generation,
     StoreError,
+    live_manifest,
     open_generation,
-    read_manifest,
 )
 from grnet_jax.catalog.indexing import SHORTLIST
 from grnet_jax.errors import check_at_least
@@ -317,12 +317,7 @@ def open_catalog(folder: str | os.PathLike[str], matcher: LoadedMatcher | None =
     """
     path = to_path(folder, "CATALOG")
     if matcher is None:
-        manifest = read_manifest(path)
-        if manifest is None:
-            raise StoreError(
-                f"{path}: no catalog: python -m grnet_jax.search index {path} --from=PHOTOS"
-            )
-        matcher = load(manifest.model.run)
+        matcher = load(live_manifest(path).model.run)
     return Catalog(path, matcher)
 
 

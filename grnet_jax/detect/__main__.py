@@ -169,7 +169,12 @@ def _name_files(names: Sequence[str]) -> dict[str, epath.Path]:
         folder = None if name.startswith("@") else to_path(name, "photo")
         inside = folder is not None and folder.is_dir()
         for path in find_files([name]):
-            files[str(path.relative_to(folder)) if inside else str(path)] = path
+            key = str(path.relative_to(folder)) if inside else str(path)
+            if files.setdefault(key, path) != path:
+                raise InputError(
+                    f"{path}: boxes are named by the path below the folder, and {files[key]} has "
+                    f"the same, {key}: detect in one folder at a time"
+                )
     return files
 
 

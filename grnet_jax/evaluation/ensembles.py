@@ -39,8 +39,9 @@ class EnsembleEvaluator(RetrievalEvaluator):
     """Evaluates several matchers as one; its variables are `ensemble_variables` of the members.
 
     Args:
-      config: of the evaluation; its `eval` is that of every member, its `image.detections`, where
-        there are any, say where the garments are.
+      config: of the evaluation, the first member's with what is asked for; its `eval` is that of
+        every member, as are `image.detections` and `image.keypoints`, where they are not the
+        first's.
       members: one or more, whose scores are inner products, trained on the same data.
       mesh: the devices.
       dataset: an `input_pipeline.Dataset`.
@@ -59,7 +60,8 @@ class EnsembleEvaluator(RetrievalEvaluator):
         scratch: str = "",
     ):
         _check_members(members)
-        configs = [_member_config(config, member.config) for member in members]
+        asked = _changed_files(config, members[0].config)
+        configs = [_member_config(config, member.config, asked) for member in members]
         protocol = build_protocol(
             dataset,
             configs[0].image,
@@ -102,10 +104,15 @@ def _key(number: int) -> str:
     return f"member_{number}"
 
 
-def _member_config(config: Config, trained: Config) -> Config:
-    """A member's own config, with the evaluation's data set and boxes of a detector."""
-    detections = config.image.detections or trained.image.detections
-    image = trained.image.model_copy(update={"detections": detections})
+def _changed_files(config: Config, first: Config) -> dict[str, str]:
+    """The files of boxes and keypoints that are not those of the first member's training."""
+    files = {name: getattr(config.image, name) for name in ("detections", "keypoints")}
+    return {name: file for name, file in files.items() if file != getattr(first.image, name)}
+
+
+def _member_config(config: Config, trained: Config, files: dict[str, str]) -> Config:
+    """A member's own config, with the evaluation's data set, search and changed files."""
+    image = trained.image.model_copy(update=files)
     return trained.model_copy(
         update={"dataset": config.dataset, "image": image, "eval": config.eval}
     )

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run.config, state.variables, int(state.step), output, platforms
             )
             print("\n".join(f"Wrote {path}" for path in written))
-            print(f'Next: grnet_jax.load_exported("{output}") in Python')
+            copied = " of a copy on a disk" if "://" in str(output) else ""
+            print(f'Next: grnet_jax.load_exported("{output}"){copied} in Python')
     return 0
 
 

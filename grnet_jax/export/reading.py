@@ -87,7 +87,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedMatcher:
       ExportError: no such folder, a file that is damaged, or one that was made for other
         platforms or a much older JAX (its files are read for six months at least).
     """
-    folder = pathlib.Path(path)
+    folder = pathlib.Path(path).expanduser()
     file = folder / DESCRIPTION
     try:
         description = json.loads(file.read_text())

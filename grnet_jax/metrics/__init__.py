@@ -2,6 +2,7 @@
 
 from grnet_jax.metrics.calibration import (
     BINS,
+    MIN_RESULTS,
     Calibration,
     measure_calibration,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "BINS",
     "MAX_CHANGE",
     "MAX_ECE",
+    "MIN_RESULTS",
     "NONE",
     "SHOWN",
     "AttributeRecall",

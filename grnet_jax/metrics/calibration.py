@@ -7,6 +7,7 @@ import numpy as np
 from grnet_jax.metrics.intervals import clustered_intervals
 
 BINS = 15  # as Guo et al. (2017) measure it
+MIN_RESULTS = 10 * BINS  # accuracies of fewer than ten are noise
 
 
 class Calibration(NamedTuple):

@@ -33,6 +33,7 @@ from grnet_jax.catalog.generations import (
     FIELD,
     StoreError,
     check_photos,
+    live_manifest,
     read_listing,
     read_manifest,
 )
@@ -71,7 +72,7 @@ def _index(folder: epath.Path, options: argparse.Namespace) -> None:
     if not source:
         raise InputError(f"{folder}: no catalog yet: say what to index with --from=PHOTOS")
     splits = tuple(name for name in options.split.split("+") if name)
-    if not options.source and before:
+    if not options.source and before and not splits:
         splits = tuple(before.splits)
     if unknown := [name for name in splits if name not in SPLITS]:
         raise InputError(f"--split={options.split}: {unknown[0]!r} is none of {', '.join(SPLITS)}")
@@ -215,9 +216,7 @@ def _page(
 
 
 def _info(folder: epath.Path, options: argparse.Namespace) -> None:
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise StoreError(f"{folder}: no catalog")
+    manifest = live_manifest(folder)
     listing = read_listing(folder, manifest)
     model, counts, source = manifest.model, manifest.counts, manifest.source
     files = [
@@ -257,10 +256,9 @@ def _serve(folder: epath.Path, options: argparse.Namespace) -> None:
         from grnet_jax.serving.server import ServeOptions, serve
     except ModuleNotFoundError as error:
         raise InputError(
-            f"serve: {error.name} is not installed: pip install grnet_jax[search]"
+            f"serve: {error.name} is not installed: pip install 'grnet_jax[search]'"
         ) from error
-    if read_manifest(folder) is None:
-        raise StoreError(f"{folder}: no catalog: python -m grnet_jax.search index {folder} --from=")
+    live_manifest(folder)
     check_at_least("--shortlist", options.shortlist, 1)
     check_at_least("--rate", options.rate, 0)
     token = os.environ.get("GRNET_SEARCH_TOKEN", "")

@@ -13,7 +13,7 @@ import pandas as pd
 from etils import epath
 
 from grnet_jax.catalog.calibrating import Calibration, read_calibration
-from grnet_jax.catalog.generations import StoreError, read_manifest
+from grnet_jax.catalog.generations import live_manifest
 from grnet_jax.catalog.searching import Catalog
 from grnet_jax.inference import LoadedMatcher, load
 from grnet_jax.serving.answers import Facet, Item, Shown, Value
@@ -126,9 +126,7 @@ class Follower:
 
     def look(self) -> None:
         """Changes to a new generation, if there is one, or calibration."""
-        manifest = read_manifest(self._folder)
-        if manifest is None:
-            raise StoreError("no catalog: python -m grnet_jax.search index")
+        manifest = live_manifest(self._folder)
         if self.live is not None and manifest.generation == self._seen:
             calibration = read_calibration(self._folder, manifest)
             if calibration != self._calibration:

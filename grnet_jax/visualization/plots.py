@@ -14,7 +14,7 @@ from etils import epath
 
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.retrieval_metrics import TOP_K, RetrievalMetrics
-from grnet_jax.metrics import BINS
+from grnet_jax.metrics import MIN_RESULTS
 from input_pipeline import read_object, write_file
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _PIXELS = 2560  # of a file's width: 1280, at twice the resolution
 _WIDTH, _PANEL_WIDTH = 8.0, 3.4  # inches, which with the pixels decide how large the text is
 _RECALL = "recall5"
 _MAX_ATTRIBUTES = 70  # in a plot: the most frequent, as many as the paper's has
-MIN_PER_BIN = 10  # queries; accuracies of fewer are noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +158,7 @@ def plot_scores(metrics: RetrievalMetrics) -> str:
     """Plots calibration of best matches and the ROC curve, as SVG; "" where neither is known."""
     lines = []
     best = metrics.best_match
-    if best and best.results >= MIN_PER_BIN * BINS:
+    if best and best.results >= MIN_RESULTS:
         curve = best.equal_mass[:, 1:]
         labels = ("mean probability of best matches", "fraction of them that is right")
         lines.append(("Calibration of best matches", *labels, curve, "o"))

@@ -14,11 +14,11 @@ from grnet_jax.evaluation.reports import (
     format_figure,
 )
 from grnet_jax.evaluation.retrieval import RetrievalResult
-from grnet_jax.metrics import BINS, MAX_ECE, Calibration
+from grnet_jax.metrics import MAX_ECE, MIN_RESULTS, Calibration
 from grnet_jax.visualization.chosen_pairs import best_matches
 from grnet_jax.visualization.drawing import INK, PAPER
 from grnet_jax.visualization.explanation_page import PAGE, has_explanations
-from grnet_jax.visualization.plots import MIN_PER_BIN, plot_scores
+from grnet_jax.visualization.plots import plot_scores
 from grnet_jax.visualization.templating import picture_tag, render
 from input_pipeline import VIEWS, write_file
 
@@ -75,12 +75,9 @@ def shows_probabilities(best: Calibration | None) -> tuple[bool, str]:
     """
     if best is None:
         return False, ""
-    error, few = best.values["ece"], MIN_PER_BIN * BINS
-    if best.results < few:
-        return (
-            False,
-            f"Probabilities are shown from {few} queries on.",
-        )
+    error = best.values["ece"]
+    if best.results < MIN_RESULTS:
+        return False, f"Probabilities are shown from {MIN_RESULTS} queries on."
     measured = f"The expected calibration error of first matches is {100 * error:.1f} points"
     if error > MAX_ECE:
         return False, f"{measured}: too large (over {100 * MAX_ECE:.0f}) to show probabilities."

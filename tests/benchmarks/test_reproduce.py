@@ -217,7 +217,7 @@ def test_a_plan_says_what_rows_cost_and_runs_nothing(calls, tmp_path, capsys, mo
     assert float(triplet["training, h"]) == pytest.approx(hours, rel=0.01)
     assert triplet["disk, GB"] == f"{3 * 2 * 4 * 6_000_000 / 1e9:.3g}"  # with SGD's momentum
     assert triplet["features, GB"] == f"{(48541 + 11348) * 2048 / 1e9:.3g}"
-    assert "50 TFLOP/s in bfloat16, which is assumed (--tflops), half as much in float32" in text
+    assert "counting 50 TFLOP/s for bfloat16 rows and 25 for float32 rows" in text
     assert "Assumed sizes: train is half" in text
     words = ("kucer", "table3", "--dataset=street2shop", "--plan", "--config.model.dtype=bfloat16")
     assert _main(tmp_path, *words) == 0

@@ -1,6 +1,7 @@
 """Catalogs: what is indexed is found, by what the evaluator ranks by, however it came to be."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -314,6 +315,15 @@ def test_what_cannot_be_indexed_leaves_the_catalog_as_it_was(folder, shop, tmp_p
     assert len(Catalog(folder, small_loaded("grnet"))) == 11
 
 
+def test_a_file_system_without_locks_is_told_of(folder, shop, monkeypatch, capsys):
+    def acquire(self, **_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    assert index(folder, shop).rows == 12
+    assert "No lock at" in capsys.readouterr().out
+
+
 @contextlib.contextmanager
 def _largest_file(size):
     """Lets no file grow larger, as where a disk is full."""
@@ -380,8 +390,11 @@ def test_a_catalog_that_is_none_or_damaged(folder, shop):
     (folder / "listing-1.parquet").write_bytes(b"no table")
     with pytest.raises(StoreError, match="index with --rebuild"):
         Catalog(folder, small_loaded())
-    index(folder, shop, rebuild=True)
+    rebuilt = index(folder, shop, rebuild=True)
     assert len(Catalog(folder, small_loaded())) == 12
+    after = index(folder, shop)
+    assert (after.table, after.counts["same"]) == (rebuilt.table, 12)
+    assert rebuilt.table != content["table"]
 
 
 def test_the_commands(folder, shop, tmp_path, monkeypatch, capsys):

@@ -249,6 +249,17 @@ def test_from_photos_to_boxes_that_retrieval_reads(trained, tmp_path, capsys, mo
     np.testing.assert_array_equal(read[3], [0, 0, *split.index.size[3, ::-1]])  # was not given
 
 
+def test_photos_of_the_same_name_are_refused(tmp_path):
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode_png(np.zeros((4, 4, 3), np.uint8)))
+    files = detect._name_files([str(tmp_path / "b"), str(tmp_path / "a/1.png")])
+    assert sorted(files) == sorted(["1.png", "2.png", str(tmp_path / "a/1.png")])
+    with pytest.raises(InputError, match=r"b/1\.png: .*a/1\.png has the same, 1\.png: detect"):
+        detect._name_files([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
 def test_photos_of_a_data_set_are_cropped_by_their_category(
     trained, data_dir, capsys, monkeypatch, tmp_path
 ):

@@ -10,7 +10,13 @@ from configs import color_histogram
 from grnet_jax import models
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
-from grnet_jax.evaluation.ensembles import EnsembleEvaluator, Member, ensemble_variables
+from grnet_jax.evaluation.ensembles import (
+    EnsembleEvaluator,
+    Member,
+    _changed_files,
+    _member_config,
+    ensemble_variables,
+)
 from grnet_jax.evaluation.protocols import build_protocol
 from grnet_jax.evaluation.retrieval import RetrievalEvaluator
 from grnet_jax.models import Features, build_matcher
@@ -112,14 +118,15 @@ def test_members_of_other_data_or_without_inner_products_are_named(ensemble):
         EnsembleEvaluator(one.config, [one, grnet], make_mesh(), dataset)
 
 
-def test_a_detectors_boxes_are_the_evaluations_or_the_members(ensemble):
-    from grnet_jax.evaluation.ensembles import _member_config
+@pytest.mark.parametrize("name", ["detections", "keypoints"])
+def test_files_of_boxes_and_keypoints_are_the_evaluations_or_the_members(name, ensemble):
+    def of(file):
+        image = own.config.image.model_copy(update={name: file})
+        return own.config.model_copy(update={"image": image})
 
-    own = ensemble[1][0].config
-    trained = own.model_copy(
-        update={"image": own.image.model_copy(update={"detections": "theirs.csv"})}
-    )
-    assert _member_config(own, trained).image.detections == "theirs.csv"
-    given = own.image.model_copy(update={"detections": "given.csv"})
-    found = _member_config(own.model_copy(update={"image": given}), trained)
-    assert found.image.detections == "given.csv"
+    own = ensemble[1][0]
+    members = [own._replace(config=of(file)) for file in ("first.csv", "second.csv")]
+    for asked, expected in (("first.csv", "second.csv"), ("asked.csv", "asked.csv")):
+        files = _changed_files(of(asked), members[0].config)
+        found = [_member_config(of(asked), member.config, files).image for member in members]
+        assert [getattr(image, name) for image in found] == [asked, expected]
