@@ -99,15 +99,15 @@ class TrainConfig(Section):
     )
     accumulate_steps: int = field(
         1,
-        "steps whose mean gradient moves the parameters once, at the last of them; each has "
+        "gradient accumulation: one update from the mean gradient of so many steps; each has "
         "its own batch, and a loss over pairs or triplets sees those of one batch",
         "parameters",
         ge=1,
     )
     cached_views: int = field(
         0,
-        "so many random crops and changes of each image are drawn once, and what the layers that "
-        "stay (optimizer.trainable) make of them is computed once and kept beside the data set; "
+        "so many random crops and changes of each image are drawn once, and what the frozen "
+        "layers (optimizer.trainable) make of them is computed once and kept beside the data set; "
         "0: drawn and computed in every step",
         "parameters",
         ge=0,

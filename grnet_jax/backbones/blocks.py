@@ -15,7 +15,7 @@ Dtype = jnp.dtype
 class Reduction(nn.Module):
     """Maps a feature map to fewer channels, with a look at each cell's neighbors (ours).
 
-    A 1x1 convolution, then a 3x3 one added to it; LayerNorm behind both, so that features that stay
+    A 1x1 convolution, then a 3x3 one added to it; LayerNorm behind both, so that frozen features
     need no statistics of their own.
 
     Attributes:

@@ -89,7 +89,7 @@ class ImagesWithDomain:
 
 @flax.struct.dataclass
 class ImagesAsMaps:
-    """What images are in training where the layers that stay were applied to them before.
+    """What images are in training where the frozen layers were applied to them before.
 
     Attributes:
       maps: [n, h, w, c], of `backbone`; its last map where that stays as a whole.

@@ -339,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="", help="of a prepared data set: test, or train+val (all)")
     add("--model", default="", help=f"a run's folder, or imagenet:NAME ({_DEFAULT_MODEL})")
     add("--max_bad", type=float, default=0.05, help="share of photos that may be unusable (0.05)")
-    add("--reread", action="store_true", help="read files, too, whose size and time stayed")
+    add("--reread", action="store_true", help="read files again that have the same size and time")
     third = machine_memory() / 3e9
     add("--memory_gb", type=float, default=third, help="for embeddings; more are searched on disk")
     add("--ray", default="", help="Ray cluster that embeds: its address, auto, or local (none)")

@@ -1,4 +1,4 @@
-"""Feature maps of layers that stay, computed once for all steps and runs.
+"""Feature maps of frozen layers, computed once for all steps and runs.
 
 Where the first layers of the backbone keep their weights (`optimizer.trainable`), a training step
 need not apply them: with `train.cached_views` their map of so many views of each training image,

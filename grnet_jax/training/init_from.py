@@ -134,7 +134,7 @@ def check_trainable(run: Run) -> None:
 
     Raises:
       InputError: naming the part that the model lacks; or where the statistics of a backbone's
-        BatchNorm would move though weights of it do not, or a backbone that stays has no weights
+        BatchNorm would move though weights of it do not, or a frozen backbone has no weights
         to start from.
     """
     trainable = run.config.optimizer.trainable
@@ -158,7 +158,7 @@ def check_trainable(run: Run) -> None:
 
 
 def _check_same_scores(workdir: str, from_config: Config, config: Config) -> None:
-    """Raises InputError where parts that stay as they are would be used in another way."""
+    """Raises InputError where frozen parts would be used in another way."""
     before, now = (
         fields_affecting(one.model, "features", "scores")
         | {f"image.{name}": getattr(one.image, name) for name in ("size", "crop")}

@@ -90,7 +90,7 @@ def _average_parameters(decay: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageState]:
         moved = optax.apply_updates(params, updates)
-        # Of parameters that stay, the average is the same to the bit.
+        # Of frozen parameters the average is the same to the bit.
         averaged = jax.tree.map(
             lambda mean, one: mean + (1 - decay) * (one - mean), state.averaged, moved
         )
