@@ -403,9 +403,10 @@ def test_the_commands(folder, shop, tmp_path, monkeypatch, capsys):
     place, photo, page = str(folder), str(shop.parent / "4.png"), tmp_path / "found.html"
     assert search.main(["index", place, f"--from={shop}", "--model=imagenet:x"]) == 0
     assert "12 photos of 6 items: 12 added" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        search.main(["index", place, f"--from={shop}", "--split=test"])
-    assert "has no splits" in capsys.readouterr().err
+    for source in ([f"--from={shop}"], []):  # that of before, too
+        with pytest.raises(SystemExit, match="2"):
+            search.main(["index", place, *source, "--split=test"])
+        assert "has no splits" in capsys.readouterr().err
     assert search.main(["index", place]) == 0
     assert "0 added, 0 changed, 0 removed, 12 same" in capsys.readouterr().out
     line = ["query", place, photo, "--filter=category=a", "--filter=price<=60", "--top=2"]

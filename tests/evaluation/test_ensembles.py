@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import color_histogram
-from grnet_jax import models
+from grnet_jax import commands, models
 from grnet_jax.config import parse_config
 from grnet_jax.errors import InputError
 from grnet_jax.evaluation.ensembles import (
@@ -23,6 +23,7 @@ from grnet_jax.models import Features, build_matcher
 from grnet_jax.search.features import Concatenated, InMemoryFeatures
 from grnet_jax.sharding import make_mesh
 from input_pipeline import load_dataset
+from tests.small import small_config
 
 
 def _config(data_dir="data", source="tiny", search=(), **image):
@@ -116,6 +117,16 @@ def test_members_of_other_data_or_without_inner_products_are_named(ensemble):
     grnet = one._replace(name="runs/c", matcher=types.SimpleNamespace())
     with pytest.raises(InputError, match=r"runs/c is of model\.name=color_histogram, whose score"):
         EnsembleEvaluator(one.config, [one, grnet], make_mesh(), dataset)
+
+
+def test_another_model_than_the_members_is_named(ensemble, monkeypatch):
+    one = ensemble[1][0]
+    run = types.SimpleNamespace(matcher=one.matcher, config=one.config)
+    state = types.SimpleNamespace(variables={}, step=0)
+    monkeypatch.setattr(commands, "restore_matcher", lambda name, mesh: (run, state))
+    given = parse_config(small_config("embedding"))
+    with pytest.raises(InputError, match=r"config\.model\.\S+: the run was trained with"):
+        commands._open_ensemble(["runs/a", "runs/b"], given, make_mesh(), "")
 
 
 @pytest.mark.parametrize("name", ["detections", "keypoints"])
