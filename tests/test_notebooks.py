@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests import FAST_COMPILING
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _NOTEBOOKS = sorted((_ROOT / "notebooks").glob("*.ipynb"))
 # What the cell tagged "parameters" is set to.
@@ -14,6 +16,7 @@ _TINY = {
     "grnet": {
         "SIZE": '"tiny"',
         "STEPS": "2",
+        "ROWS": '"7"',
         "TRAIN_FLAGS": '"--config.optimizer.warmup_steps=1"',
         "ROW_FLAGS": '"--config.dataset.source=tiny --config.train.steps=2 '
         '--config.optimizer.warmup_steps=1"',
@@ -34,7 +37,8 @@ def test_notebooks_hold_no_output(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", _NOTEBOOKS, ids=_name)
-def test_notebooks_run(path, tmp_path):
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", FAST_COMPILING)  # one device compiles faster than eight
     notebook = nbformat.read(path, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     for name, value in _TINY[path.stem].items():
