@@ -5,7 +5,8 @@
 Trains the detector that `python -m benchmarks.reproduce kucer table1` crops by, in the same folder,
 measures its average precision on val, finds its boxes, and compares what each photo is cropped to
 with the garment's own box. Each part is done once: the same command goes on where it was stopped.
-`--config.dataset.FIELD=VALUE` is as there. Writes benchmarks/results/detected_crops.json.
+`--config.dataset.FIELD=VALUE` is as there. With `--workdir=RUN` it measures another trained
+detector of drawn photos. Writes benchmarks/results/detected_crops.json.
 """
 
 import json
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.reproduce.papers import SYNTHETIC, find_paper
-from benchmarks.reproduce.runner import find_boxes, make_experiment
+from benchmarks.reproduce.runner import boxes_of_run, find_boxes, make_experiment
 from benchmarks.results_file import (
     ROOT,
     ResultsFile,
@@ -37,6 +38,7 @@ def main() -> None:
     """Does what is missing and prints the shares."""
     parser = make_parser(__doc__)
     parser.add_argument("--runs", default="runs/reproduce", help="as of benchmarks.reproduce")
+    parser.add_argument("--workdir", default="", help="run of another detector (the table's)")
     options, given = parser.parse_known_args()
     paper, runs = find_paper("kucer"), pathlib.Path(options.runs)
     table = paper.table("table1")
@@ -44,7 +46,12 @@ def main() -> None:
     detector = make_experiment(paper, table, cropped, SYNTHETIC, given=given).detector
     if detector is None:
         raise InputError(f"{given}: expected --config.dataset.FIELD=VALUE alone")
-    boxes, workdir = find_boxes(detector, runs), runs / detector.workdir
+    if options.workdir:
+        workdir = pathlib.Path(options.workdir)
+        name, boxes = workdir.name, boxes_of_run(workdir, detector.settings)
+    else:
+        workdir = runs / detector.workdir
+        name, boxes = detector.name, find_boxes(detector, runs)
     if not (ROOT / workdir / "detection.json").exists():
         run_command("eval.py", f"--workdir={workdir}")
     measured = json.loads((ROOT / workdir / "detection.json").read_text())
@@ -53,7 +60,7 @@ def main() -> None:
     results = ResultsFile("detected_crops", "python -m benchmarks.detected_crops", ("run",))
     results.add(
         {
-            "run": detector.name,
+            "run": name,
             **{name: measured[name] for name in ("step", "values", "classes")},
             "curve": read_curve(ROOT / workdir, CURVE),
             "crops": {name: measure_crops(dataset.split(name), str(boxes)) for name in _SPLITS},

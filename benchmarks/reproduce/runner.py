@@ -31,6 +31,7 @@ _KEYPOINTS, _NUM_KEYPOINTS = "image.keypoints", "model.num_keypoints"
 _LABELS = ("num_classes", "num_attributes")  # fields of models that recognize them
 _INIT_FROM = "train.init_from"
 _DETECTIONS = "image.detections"
+_BOXES = "detections/boxes.csv"  # in a detector's run
 _OBJECTS = "synthetic_objects"  # the synthetic set as detectors see it
 FILES = (_DETECTIONS, "eval.protocol.queries")  # fields of files, known by content
 _KEYS = ("dataset", "config", "recipe", "fields", "seed")
@@ -488,21 +489,34 @@ def find_boxes(detector: Experiment, runs: pathlib.Path) -> pathlib.Path:
     Returns their file.
     """
     _train(detector, runs)
-    path = ROOT / runs / boxes_file(detector)
+    return boxes_of_run(runs / detector.workdir, detector.settings)
+
+
+def boxes_of_run(workdir: pathlib.Path, settings: Mapping[str, Any]) -> pathlib.Path:
+    """Finds the boxes by a trained detector, where that is not done.
+
+    Args:
+      workdir: of the detector's run.
+      settings: config fields, of which those of the data set count.
+
+    Returns:
+      Their file.
+    """
+    path = ROOT / workdir / _BOXES
     if not path.exists():
-        run_command(*_detect_command(detector, runs))
+        run_command(*_detect_command(workdir, settings))
     return path
 
 
 def boxes_file(detector: Experiment) -> str:
     """Returns where a detector's boxes are, below the folder of the runs."""
-    return f"{detector.workdir}/detections/boxes.csv"
+    return f"{detector.workdir}/{_BOXES}"
 
 
-def _detect_command(detector: Experiment, runs: pathlib.Path) -> list[str]:
+def _detect_command(workdir: pathlib.Path, settings: Mapping[str, Any]) -> list[str]:
     words = ["-m", "grnet_jax.detect", f"--dataset={SYNTHETIC}", f"--class_map={SYNTHETIC}"]
-    words += [f"--workdir={runs / detector.workdir}", "--no_pictures"]
-    given = {name: detector.settings.get(f"dataset.{name}") for name in ("source", "dir")}
+    words += [f"--workdir={workdir}", "--no_pictures"]
+    given = {name: settings.get(f"dataset.{name}") for name in ("source", "dir")}
     return [*words, *(f"--{name}={value}" for name, value in given.items() if value)]
 
 
@@ -544,7 +558,10 @@ def all_commands(experiment: Experiment, runs: pathlib.Path) -> list[list[str]]:
     members = experiment.members or (experiment,)
     first = {one.start.workdir: one.start for one in members if one.start}
     detectors = {one.detector.workdir: one.detector for one in members if one.detector}
-    found = [[commands(d, runs)[0], _detect_command(d, runs)] for d in detectors.values()]
+    found = [
+        [commands(d, runs)[0], _detect_command(runs / d.workdir, d.settings)]
+        for d in detectors.values()
+    ]
     trained = [commands(one, runs)[0] for one in (*first.values(), *members)]
     return [*itertools.chain(*found), *trained, commands(experiment, runs)[-1]]
 
