@@ -61,7 +61,7 @@ _EVAL_HELP = """Measures trained runs, whose configs lie in their workdirs.
   --config.dataset.name=manifest --config.dataset.source=photos.csv           on your own photos
 """
 _HELP = {"help", "helpshort", "h", "?"}
-
+STOPPED = 75  # exit status of a training that a signal ended; sysexits' "temporary failure"
 
 _PACKAGED_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -240,7 +240,11 @@ def _last_reason(error: Exception) -> str:
 
 
 def train(argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str) -> None:
-    """Trains, and says what was written and what to do next."""
+    """Trains, and says what was written and what to do next.
+
+    Raises:
+      SystemExit: `STOPPED`, where a signal ended it before its last step: the same command goes on.
+    """
     with session(argv):
         parsed = parse_config(config)
         directory = workdir or f"runs/{parsed.name}"
@@ -250,6 +254,8 @@ def train(argv: Sequence[str], config: ml_collections.ConfigDict, workdir: str) 
             given = [] if done else _without_workdir(sys.argv[1:])
             words = shlex.join([*given, f"--workdir={directory}"])
             print(f"Next: {program_name('eval' if done else 'train')} {words}")
+    if not done:
+        sys.exit(STOPPED)
 
 
 class _Evaluated(NamedTuple):

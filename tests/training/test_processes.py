@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from grnet_jax.commands import STOPPED
 from grnet_jax.sharding import make_mesh
 from grnet_jax.training.build import restore_run
 from tests import FAST_COMPILING
@@ -100,9 +101,9 @@ def _saved_steps(workdir):
     return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
 
 
-def _wait(*processes):
+def _wait(*processes, status=0):
     for process in processes:
-        assert process.wait(timeout=300) == 0
+        assert process.wait(timeout=300) == status
 
 
 def test_two_tasks_of_two_devices_with_divided_parameters_train_as_one(data_dir, tmp_path):
@@ -188,7 +189,7 @@ def test_a_lost_process_ends_the_others_and_the_job_resumes(data_dir, tmp_path):
         text = pathlib.Path(f"{workdir}.log").read_text()
     for process in resumed:
         process.send_signal(signal.SIGTERM)
-    _wait(*resumed)
+    _wait(*resumed, status=STOPPED)
     text = pathlib.Path(f"{workdir}.log").read_text()
     assert any(f"from step {step}" in text for step in range(saved - 10, saved + 1))
     assert "Asked to stop" in text
