@@ -16,10 +16,9 @@ _SMALLEST_PROPOSAL, _SMALLEST_DETECTION = 1e-3, 1e-2  # sides in pixels
 
 
 class Proposals(NamedTuple):
-    """Boxes that may be objects, best first: box [p, 4], logit [p], valid bool [p]."""
+    """Boxes that may be objects, best first: box [p, 4], valid bool [p]."""
 
     box: jax.Array
-    logit: jax.Array
     valid: jax.Array
 
 
@@ -54,19 +53,21 @@ def propose(
     kept = jax.vmap(lambda b, v: keep_best(b, v, _PROPOSAL_IOU))(box, valid)
     score = jnp.where(kept, score, -jnp.inf).reshape(-1)
     score, index = jax.lax.top_k(score, min(after, len(score)))
-    valid = score > -jnp.inf
-    return Proposals(box.reshape(-1, 4)[index], jnp.where(valid, score, 0), valid)
+    return Proposals(box.reshape(-1, 4)[index], score > -jnp.inf)
 
 
 class Chosen(NamedTuple):
-    """Detections, best first: box [d, 4], score [d], label [d] (1 is the first class), the proposal
-    [d] that each comes from, valid bool [d].
+    """Detections, best first: box [d, 4], score [d], label [d] (1 is the first class), objectness
+    [d], valid bool [d].
+
+    Objectness is the probability of all classes together. The proposal head's own is below 1/2 for
+    many objects until it has trained for long.
     """
 
     box: jax.Array
     score: jax.Array
     label: jax.Array
-    proposal: jax.Array
+    objectness: jax.Array
     valid: jax.Array
 
 
@@ -94,8 +95,8 @@ def choose_detections(
       most: detections.
       threshold: scores that are not above it are left out.
     """
-    scores = jax.nn.softmax(logits)[:, 1:]
-    scores = jnp.where(proposals.valid[:, None], scores, 0).reshape(-1)
+    probabilities = jax.nn.softmax(logits)
+    scores = jnp.where(proposals.valid[:, None], probabilities[:, 1:], 0).reshape(-1)
     classes = logits.shape[1] - 1
     score, index = jax.lax.top_k(scores, min(candidates, len(scores)))
     proposal, label = index // classes, index % classes + 1
@@ -104,4 +105,5 @@ def choose_detections(
     valid = (score > threshold) & box_ops.is_larger(box, _SMALLEST_DETECTION)
     kept = keep_best(box, valid, _DETECTION_IOU, label)
     score, best = jax.lax.top_k(jnp.where(kept, score, 0), min(most, len(score)))
-    return Chosen(box[best], score, label[best], proposal[best], score > 0)
+    objectness = 1 - probabilities[proposal[best], 0]
+    return Chosen(box[best], score, label[best], objectness, score > 0)

@@ -37,7 +37,7 @@ class Detections:
       box: float32 [n, d, 4], (x_1, y_1, x_2, y_2) in pixels of the canvas.
       score: float32 [n, d], probability of the category.
       category: int32 [n, d].
-      objectness: float32 [n, d], probability that the proposal behind it is any object.
+      objectness: float32 [n, d], probability of all classes together.
       valid: bool [n, d]; the others are padding.
       mask: float32 [n, d, 28, 28], probabilities within the box; None of detectors without masks.
     """
@@ -171,9 +171,8 @@ class Detector(nn.Module):
         mask = None
         if config.mask_channels:
             mask = nn.sigmoid(self._masks(levels, chosen.box, chosen.label, train))
-        logit = jnp.take_along_axis(proposals.logit, chosen.proposal, axis=1)
         return Detections(
-            chosen.box, chosen.score, chosen.label - 1, nn.sigmoid(logit), chosen.valid, mask
+            chosen.box, chosen.score, chosen.label - 1, chosen.objectness, chosen.valid, mask
         )
 
     def losses(

@@ -11,6 +11,7 @@ from grnet_jax.detection.anchors import anchors
 from grnet_jax.detection.masks import crop_masks, paste_mask
 from grnet_jax.detection.nms import keep_best
 from grnet_jax.detection.photos import PhotoDetections
+from grnet_jax.detection.proposals import Proposals, choose_detections
 from grnet_jax.detection.roi_align import roi_align
 
 
@@ -176,6 +177,25 @@ def test_sampling(positives, negatives, expected):
     assert negative[index[drawn & ~is_positive]].all()
     assert len(set(index[drawn])) == drawn.sum()
     assert is_positive[: expected[0]].all()  # where the mask branch looks for them
+
+
+def test_objectness_is_what_the_background_leaves():
+    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    box = np.array([(20 * n, 10, 20 * n + 15, 40) for n in range(5)], np.float32)
+    found = choose_detections(
+        logits,
+        np.zeros((5, 4, 4), np.float32),
+        Proposals(box, np.ones(5, bool)),
+        np.array([100, 100]),
+        candidates=15,
+        most=15,
+        threshold=0.0,
+    )
+    assert found.valid.all()
+    row = np.array(found.box)[:, 0].astype(int) // 20
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.score, shares[row, found.label], rtol=1e-5)
+    np.testing.assert_allclose(found.objectness, shares[row, 1:].sum(axis=1), rtol=1e-5)
 
 
 def test_masks_are_cut_by_area():
