@@ -5,7 +5,8 @@
 Both are ResNet-50 on a feature pyramid with the same random weights and photos that fill the
 canvas; before anything is timed the scores of what they find are compared. torchvision runs
 eagerly. A gradient is that of the sum of the losses by every parameter, BatchNorm's statistics
-held. RoIAlign is that of 512 boxes with 7x7 bins and of 128 with 14x14, each with its gradient;
+held. torchvision trains the masks of as many proposals as are objects, ours of 128 places, filled or
+not, or of `model.sampled_masks`: here each photo has three objects. RoIAlign is that of 512 boxes with 7x7 bins and of 128 with 14x14, each with its gradient;
 suppression is of five levels with 1,000 boxes each. Where torchvision lacks its compiled operators
 (`operators` in the file), those two are stand-ins, of which the times are no torchvision's:
 `torch_stand_ins` is what inference takes in them. Needs PyTorch and torchvision (`make parity`).
@@ -37,7 +38,15 @@ from grnet_jax.models import build_matcher
 _CLASSES, _CHANNELS, _STRIDES = 13, 256, (4, 8, 16, 32)
 _ROIS = {7: 512, 14: 128}  # boxes by their bins, as in training on a photo
 _LEVELS, _BOXES, _IOU = 5, 1000, 0.7
-_TIMES = ("inference", "gradient", "roi_align_7", "roi_align_14", "nms")
+_FEW_MASKS = 16
+_TIMES = {
+    "inference": "inference",
+    "gradient": "gradient",
+    "gradient_few_masks": f"gradient, {_FEW_MASKS} masks",
+    "roi_align_7": "RoIAlign, 512 boxes of 7x7",
+    "roi_align_14": "RoIAlign, 128 boxes of 14x14",
+    "nms": "suppression",
+}
 
 
 class Size(NamedTuple):
@@ -82,6 +91,8 @@ def measure(size: Size, dtype: str) -> dict[str, Any]:
     )
     config.model.update({"after_nms": of_both})
     ours = _Ours(build_matcher(parse_config(config).model), variables, size)
+    config.model.sampled_masks = _FEW_MASKS
+    fewer = _Ours(build_matcher(parse_config(config).model), variables, size)
     theirs = _Theirs(peer.to(torch_device()), ours.batch, dtype)
     if dtype == "float32":
         best = float(ours.detect().score[0, 0]), float(theirs.detect()[0]["scores"][0])
@@ -90,8 +101,11 @@ def measure(size: Size, dtype: str) -> dict[str, Any]:
         "inference": best_time(lambda: jax.block_until_ready(ours.detect())),
         "torch_inference": best_torch_time(theirs.detect),
         "gradient": best_time(lambda: jax.block_until_ready(ours.gradient())),
-        "torch_gradient": best_torch_time(theirs.gradient),
+        "gradient_few_masks": best_time(lambda: jax.block_until_ready(fewer.gradient())),
     }
+    times |= dict.fromkeys(
+        ("torch_gradient", "torch_gradient_few_masks"), best_torch_time(theirs.gradient)
+    )
     if not has_operators():
         times["torch_stand_ins"] = theirs.time_stand_ins()
     times |= _time_roi_align(size.side) | _time_nms(size.side)
@@ -279,17 +293,13 @@ def _random_boxes(rng: np.random.Generator, count: int, side: int) -> np.ndarray
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """Returns a Markdown table: seconds of ours and theirs, and their ratio."""
-    head = ("size", "photos", "type", *(f"{name}: ours, torchvision, ratio" for name in _TIMES))
-    lines = [
-        [row["size"], row["photos"], row["dtype"]]
-        + [
-            f"{row[name]:.3g} s, {row[f'torch_{name}']:.3g} s, "
-            f"{row[name] / row[f'torch_{name}']:.2f}"
-            for name in _TIMES
-        ]
-        for row in rows
-    ]
-    return markdown_table(head, lines)
+    lines = []
+    for row in rows:
+        where = f"{row['photos']} of {_SIZES[row['size']].side} pixels, {row['dtype']}"
+        for name, what in _TIMES.items():
+            ours, theirs = row[name], row[f"torch_{name}"]
+            lines.append([where, what, f"{ours:.3g}", f"{theirs:.3g}", f"{ours / theirs:.2f}"])
+    return markdown_table(("photos", "what", "ours, s", "torchvision, s", "ratio"), lines)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def main() -> None:
     tune = [
         f"--config.train.init_from={options.start}",
         "--config.train.init_params=matching_shapes",
+        "--config.model.backbone.pretrained=",
     ]
     command = "python -m benchmarks.own_objects --source=... --photos=... --start=..."
     results = ResultsFile("own_objects", command, ("model", "photos", "steps"))
