@@ -5,12 +5,13 @@
 Both are ResNet-50 on a feature pyramid with the same random weights and photos that fill the
 canvas; before anything is timed the scores of what they find are compared. torchvision runs
 eagerly. A gradient is that of the sum of the losses by every parameter, BatchNorm's statistics
-held. torchvision trains the masks of as many proposals as are objects, ours of 128 places, filled or
-not, or of `model.sampled_masks`: here each photo has three objects. RoIAlign is that of 512 boxes with 7x7 bins and of 128 with 14x14, each with its gradient;
-suppression is of five levels with 1,000 boxes each. Where torchvision lacks its compiled operators
-(`operators` in the file), those two are stand-ins, of which the times are no torchvision's:
-`torch_stand_ins` is what inference takes in them. Needs PyTorch and torchvision (`make parity`).
-Writes benchmarks/results/detection_speed_DEVICE.json, with the machine's load at that time.
+held. torchvision trains the masks of as many proposals as are objects, ours of 128 places, filled
+or not, or of `model.sampled_masks`: here each photo has three objects. RoIAlign is that of 512
+boxes with 7x7 bins and of 128 with 14x14, each with its gradient; suppression is of five levels
+with 1,000 boxes each. Where torchvision lacks its compiled operators (`operators` in the file),
+those two are stand-ins, of which the times are no torchvision's: `torch_stand_ins` is what
+inference takes in them. Needs PyTorch and torchvision (`make parity`). Writes
+benchmarks/results/detection_speed_DEVICE.json, with the machine's load at that time.
 """
 
 import os
