@@ -66,7 +66,7 @@ def main() -> None:
             "crops": {name: measure_crops(dataset.split(name), str(boxes)) for name in _SPLITS},
         }
     )
-    results.report(format_crops(results.rows[-1]["crops"]))
+    results.report(format_rows(results.rows))
 
 
 def measure_crops(split: Split, boxes: str) -> dict[str, dict[str, float]]:
@@ -87,16 +87,17 @@ def measure_crops(split: Split, boxes: str) -> dict[str, dict[str, float]]:
     return measured
 
 
-def format_crops(crops: dict[str, Any]) -> str:
+def format_rows(rows: list[dict[str, Any]]) -> str:
     """Returns a Markdown table in percent."""
-    head = ("split", "domain", "photos", f"IoU of {_OVERLAP:g} or more", "mean IoU", "taken whole")
+    head = ("steps", "split", "domain", "photos", f"IoU of {_OVERLAP:g} or more")
     lines = [
-        [split, domain, f"{of['photos']:,}", *(f"{100 * of[name]:.1f}" for name in names)]
-        for split, domains in crops.items()
+        [f"{row['step']:,}", split, domain, f"{of['photos']:,}"]
+        + [f"{100 * of[name]:.1f}" for name in ("share", "iou", "whole")]
+        for row in rows
+        for split, domains in row["crops"].items()
         for domain, of in domains.items()
-        for names in [("share", "iou", "whole")]
     ]
-    return markdown_table(head, lines)
+    return markdown_table((*head, "mean IoU", "taken whole"), lines)
 
 
 if __name__ == "__main__":
