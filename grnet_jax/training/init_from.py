@@ -159,11 +159,16 @@ def check_trainable(run: Run) -> None:
 
 def _check_same_scores(workdir: str, from_config: Config, config: Config) -> None:
     """Raises InputError where frozen parts would be used in another way."""
-    before, now = (
-        fields_affecting(one.model, "features", "scores")
-        | {f"image.{name}": getattr(one.image, name) for name in ("size", "crop")}
-        for one in (from_config, config)
-    )
+    frozen = config.optimizer.trainable.split(",")
+    backbone_alone = all(part.strip().startswith("-backbone") for part in frozen)
+
+    def fields_of(one: Config) -> dict[str, Any]:
+        if backbone_alone:  # what comes after it learns
+            return fields_affecting(one.model.backbone, "features", "scores", prefix="backbone.")
+        images = {f"image.{name}": getattr(one.image, name) for name in ("size", "crop")}
+        return fields_affecting(one.model, "features", "scores") | images
+
+    before, now = fields_of(from_config), fields_of(config)
     wrong = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
     if wrong:
         raise InputError(

@@ -130,6 +130,19 @@ def test_a_run_that_saw_images_otherwise_is_no_start(tmp_path):
         start_state(_run(small_config(**fields)))
 
 
+def test_frozen_parts_are_used_as_they_were_trained(tmp_path):
+    saved = _saved_run(small_config(seed=7, **{"image.size": 64}), tmp_path)
+    start = {"train.init_from": str(tmp_path), "train.init_params": "matching_names"}
+    start |= {"model.backbone.frozen_batch_norm": True, "image.size": 48}
+    state = start_state(_run(small_config(**start, **{"optimizer.trainable": "-backbone"})))
+    _same(state.params, saved.params)
+    with pytest.raises(InputError, match=r"image\.size: 64 there, 48 here"):
+        start_state(_run(small_config(**start, **{"optimizer.trainable": "-backbone,-graph"})))
+    colors = {"model.backbone.cell_color_weight": 0.3, "optimizer.trainable": "-backbone"}
+    with pytest.raises(InputError, match=r"backbone\.cell_color_weight: 0\.0 there, 0\.3 here"):
+        start_state(_run(small_config(**start, **colors)))
+
+
 @pytest.mark.slow
 def test_heads_of_other_labels_start_fresh(tmp_path):
     """Of a run on other labels all else is taken; where nothing fits it says so."""
