@@ -44,7 +44,9 @@ def start_state(run: Run) -> TrainState:
         source = f"train.init_from={workdir}"
         parts = run.config.train.init_params
         if parts in ("matching_names", "matching_shapes") and run.config.optimizer.trainable:
-            _check_same_scores(workdir, from_run.config, run.config)
+            learns = trainable_mask(state.params, run.config.optimizer.trainable)
+            frozen = {name for name, part in learns.items() if not all(jax.tree.leaves(part))}
+            _check_same_scores(workdir, from_run.config, run.config, frozen)
         if parts == "backbone":
             return _with_backbone(run, state, other.variables, source)
         if parts != "all":
@@ -157,13 +159,13 @@ def check_trainable(run: Run) -> None:
         )
 
 
-def _check_same_scores(workdir: str, from_config: Config, config: Config) -> None:
+def _check_same_scores(
+    workdir: str, from_config: Config, config: Config, frozen: Collection[str]
+) -> None:
     """Raises InputError where frozen parts would be used in another way."""
-    frozen = config.optimizer.trainable.split(",")
-    backbone_alone = all(part.strip().startswith("-backbone") for part in frozen)
 
     def fields_of(one: Config) -> dict[str, Any]:
-        if backbone_alone:  # what comes after it learns
+        if set(frozen) <= {"backbone"}:  # what comes after it learns
             return fields_affecting(one.model.backbone, "features", "scores", prefix="backbone.")
         images = {f"image.{name}": getattr(one.image, name) for name in ("size", "crop")}
         return fields_affecting(one.model, "features", "scores") | images
