@@ -162,7 +162,7 @@ def test_maps_logits_and_costs_are_the_peers(peers, name, tmp_path):
     # Random weights of EfficientNet-Lite magnify rounding, PyTorch's as ours, up to the tolerance.
     precise = name.startswith("efficientnet")
     with _float64() if precise else contextlib.nullcontext():
-        _compare(peers, name, peer.double() if precise else peer, converted.variables)
+        _compare(peers, name, peer.double() if precise else peer, converted.variables, [(197, 251)])
 
     peer.float()
     if name == "googlenet":
@@ -171,8 +171,8 @@ def test_maps_logits_and_costs_are_the_peers(peers, name, tmp_path):
     assert multiply_adds(name, 197) == peers.multiply_adds(peer, 197)
 
 
-def _compare(peers, name, peer, variables):
-    """Checks logits and maps of noise in the peer's precision."""
+def _compare(peers, name, peer, variables, sizes):
+    """Checks logits and maps of noise of these sizes in the peer's precision."""
     dtype = next(peer.parameters()).detach().numpy().dtype
     module = build_classifier(name, dtype=dtype)
 
@@ -184,7 +184,7 @@ def _compare(peers, name, peer, variables):
 
         return module.apply(variables, photos, method=logits_and_maps)
 
-    for height, width in ((224, 224), (197, 251)):
+    for height, width in sizes:
         photos = np.random.default_rng(height).standard_normal((1, height, width, 3))
         with torch.no_grad():
             wanted, wanted_maps = peers.run(peer, name, photos.astype(dtype))
@@ -204,7 +204,8 @@ def test_packaged_weights_give_timms_maps_and_logits(peers, name):
     # The same layers in the same order, under other names.
     state = dict(zip(peer.state_dict(), map(torch.from_numpy, tensors), strict=True))
     peer.load_state_dict(state)
-    _compare(peers, name, peer, read_imagenet_weights(name).variables)
+    variables = read_imagenet_weights(name).variables
+    _compare(peers, name, peer, variables, [(224, 224), (197, 251)])
 
 
 def _assert_near(found, wanted, share=1e-4):

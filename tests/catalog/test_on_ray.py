@@ -68,7 +68,7 @@ def test_two_workers_of_which_one_is_killed_do_what_one_process_does(
     one, two = (open_generation(place, matcher.feature_shapes()) for place in places)
     assert one.listing.drop(columns="number").equals(two.listing.drop(columns="number"))
     features = [read_all(part.features) for part in (one, two)]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *features)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *features)
 
 
 def test_ray_that_is_not_there(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,7 +151,7 @@ def test_gradient_is_finite_for_identical_images():
     def loss(variables, query, gallery):
         return graph.apply(variables, query, gallery).sum()
 
-    gradients = jax.grad(loss, argnums=(0, 1, 2))(variables, query, query)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(variables, query, query)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
@@ -163,10 +165,11 @@ def test_gradient_equals_finite_differences():
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
         weight = rng.standard_normal((2, 2))
 
+        @jax.jit
         def loss(variables):
             return jnp.sum(weight * graph.apply(variables, query, gallery))
 
-        gradients = jax.grad(loss)(variables)["params"]
+        gradients = jax.jit(jax.grad(loss))(variables)["params"]
         for name in ("projection", "edge_out1", "edge_in1", "layer1", "layer3", "score_weight"):
             direction = rng.standard_normal(variables["params"][name].shape)
 
@@ -228,8 +231,8 @@ def test_chunks_of_the_gallery_change_nothing(chunk):
 
     results = []
     for graph in (whole, SimilarityGraph(**fields, gallery_chunk=chunk)):
-        gradient = jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True)
-        results.append(gradient(graph, variables, query, gallery))
+        gradient = jax.value_and_grad(functools.partial(loss, graph), (0, 1, 2), has_aux=True)
+        results.append(jax.jit(gradient)(variables, query, gallery))
     for x, y in zip(*(jax.tree.leaves(one) for one in results), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 

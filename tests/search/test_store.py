@@ -247,7 +247,7 @@ def test_writers_killed_at_any_moment_leave_whole_photos(tmp_path):
     store = _store(tmp_path)
     rng = np.random.default_rng(0)
     left = _N
-    for _ in range(8):
+    for _ in range(4):
         writer = _start_writer(tmp_path, "store.missing()", 0.05)
         while writer.poll() is None and len(store.missing()) == left:
             time.sleep(0.01)

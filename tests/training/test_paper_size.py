@@ -15,11 +15,8 @@ from tests.training.steps import pair_batch
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_of_the_papers_recipe_lowers_the_loss(dtype):
-    config = grnet.get_config("deepfashion_c2s")
-    config.model.dtype = dtype
-    config = parse_config(config)
+def test_a_step_of_the_papers_recipe_lowers_the_loss():
+    config = parse_config(grnet.get_config("deepfashion_c2s"))
     devices = sharding.make_mesh(jax.devices()[:1])
     run = build_run(config, devices, steps_per_epoch=100)
     step = make_train_step(build_objective(run.matcher, config), run.tx, run.schedule, devices)
@@ -30,4 +27,3 @@ def test_a_step_of_the_papers_recipe_lowers_the_loss(dtype):
         losses.append(float(metrics["loss"]))
     assert np.all(np.isfinite(losses))
     assert losses[-1] < losses[0]
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
