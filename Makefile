@@ -41,10 +41,10 @@ search-demo: $(INSTALLED) ## Draw the synthetic set and search it by photo in a 
 SEARCH_DEMO := runs/search-demo
 
 test: $(INSTALLED) ## The fast tests (minutes)
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --durations=10
 
 test-slow: $(INSTALLED) ## Kill, multi-process and parity tests, and the paper's sizes
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile --durations=10
 
 lint: $(INSTALLED) ## Style and types
 	$(BIN)/ruff check .

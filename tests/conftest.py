@@ -64,3 +64,24 @@ def tiny_config(data_dir):
         return config
 
     return make
+
+
+@pytest.fixture(scope="module")
+def few_devices():
+    """Commands in this process take no more devices than a config asks for: these compile faster.
+
+    That steps and evaluations on eight devices are those on one is tested apart.
+    """
+    import jax
+
+    from grnet_jax import commands, sharding
+
+    make_mesh = sharding.make_mesh
+
+    def few(devices=None, model_parallel=1):
+        return make_mesh(devices or jax.devices()[:model_parallel], model_parallel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (commands, sharding):
+            patch.setattr(module, "make_mesh", few)
+        yield

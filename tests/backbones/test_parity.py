@@ -148,6 +148,12 @@ def test_conv_norm_is_pytorchs_in_training_and_after(kernel, stride, padding, si
 
 
 _NAMES = sorted(set(BACKBONES) - {"small", "small_deep", "vgg_small"})
+# Of networks that differ in widths and depths alone, one.
+_COMPARED = (
+    *("convnext_tiny", "densenet121", "efficientnet_lite3", "googlenet", "resnet50", "vgg16"),
+    *("legacy_seresnext50_32x4d", "seresnext50_32x4d", "vgg16_bn"),
+    *("vit_small_patch14_dinov2", "vit_base_patch16_siglip_224"),
+)
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -159,12 +165,13 @@ def test_maps_logits_and_costs_are_the_peers(peers, name, tmp_path):
     output = str(tmp_path / "weights.safetensors")
     converted = read_weights(convert(str(file), backbone=name, output=output))
     assert converted.classes == 1000
-    # Random weights of EfficientNet-Lite magnify rounding, PyTorch's as ours, up to the tolerance.
-    precise = name.startswith("efficientnet")
-    with _float64() if precise else contextlib.nullcontext():
-        _compare(peers, name, peer.double() if precise else peer, converted.variables, [(197, 251)])
-
-    peer.float()
+    if name in _COMPARED:
+        # Random weights of EfficientNet-Lite magnify rounding, both sides', up to the tolerance.
+        precise = name.startswith("efficientnet")
+        with _float64() if precise else contextlib.nullcontext():
+            typed = peer.double() if precise else peer
+            _compare(peers, name, typed, converted.variables, [(197, 251)])
+        peer.float()
     if name == "googlenet":
         peer.aux1 = peer.aux2 = None
     assert count_parameters(name) == sum(part.numel() for part in peer.parameters())

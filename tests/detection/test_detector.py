@@ -202,7 +202,7 @@ def test_memory_of_roi_align(bins, boxes, most):
 
 
 @pytest.fixture(scope="module")
-def trained(data_dir, tmp_path_factory):
+def trained(data_dir, tmp_path_factory, few_devices):
     """A run of two steps on the tiny synthetic set, and its config."""
     fields = {"dataset.source": "tiny", "dataset.dir": str(data_dir), "eval.batch_size": 8}
     config = small_config("detector", **{**FIELDS, **fields})

@@ -191,6 +191,7 @@ _UNTRAINED = ("lookbench",)  # nothing to train on
 
 # ml_collections reads config files so.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.usefixtures("few_devices")
 @pytest.mark.parametrize(
     "name",
     [name if name in _FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES],

@@ -24,37 +24,21 @@ from grnet_jax.training.label_names import write_label_names
 from grnet_jax.visualization.explanations import Explainer, crop_image
 from input_pipeline import build_transform, load_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_devices")]
 
 _SHORT = {"train.steps": 4, "train.checkpoint_every": 2, "train.eval_every": 4}
-_SINGLE = {"sampler.name": "images", "loss.pose.triplets": 0.0, "loss.recognition.triplets": 0.0}
 # Of the systems, and of ways to train, those that the tests of the papers' tables do not run.
 _CASES = {
     "global_baseline": {"optimizer.ema_decay": 0.5, "train.model_parallel": 2},
     "wtbi": {"model.hidden": (16, 8)},
     "grnet_cascade": {},
     "embedding ap": {"loss.name": "ap", "train.microbatch_size": 8},
-    "embedding classes": {
-        **{"loss.name": "classification", "loss.class_weight": 1.0, "sampler.name": "images"},
-        **{"model.num_classes": 13, "model.relaxation.channels": 8},
-    },
     "vam": {"model.nonshared": True},
     "contrastive": {},
     "grnet_aligned": {},
-    "fashionnet images": _SINGLE,
     "fashionnet keypoints": {"model.pooling": "keypoints", "model.num_keypoints": 1},
 }
 _STARTED = ("wtbi", "grnet_cascade")  # from another run, of which the backbone stays
-
-
-@pytest.fixture(autouse=True)
-def _few_devices(monkeypatch):
-    """No more than a config asks for: they compile faster, and steps on eight are tested apart."""
-
-    def few(devices=None, model_parallel=1):
-        return make_mesh(devices or jax.devices()[:model_parallel], model_parallel)
-
-    monkeypatch.setattr(sharding, "make_mesh", few)
 
 
 @pytest.fixture(scope="module")
