@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from absl import app, flags
 from etils import epath
 
 import grnet_jax.config
 from benchmarks.reproduce import __main__ as reproduce
-from grnet_jax import commands, compare
+from grnet_jax import compare
 from grnet_jax.backbones import convert
 from grnet_jax.backbones.pretrained.weights import Weights, read_weights, write_weights
 from grnet_jax.catalog import searching
@@ -51,6 +50,7 @@ from tests.catalog import shops
 from tests.input_pipeline import coco_trees
 from tests.input_pipeline.conftest import photo_bytes, write_manifest
 from tests.input_pipeline.test_fuzz import CELLS, HEADER, change_value, change_word, move_line
+from tests.scripts import run_script
 from tests.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -104,18 +104,7 @@ class _Fuzz:
         )
 
     def script(self, name, arguments):
-        """Runs train.py or eval.py, with new flags."""
-        known = set(flags.FLAGS)
-        self._monkeypatch.setattr("sys.argv", [name, *arguments])
-        self._monkeypatch.setattr(
-            app, "run", lambda main, argv, flags_parser: main(flags_parser(argv))
-        )
-        try:
-            return getattr(commands, f"{name}_main")()
-        finally:
-            for flag in set(flags.FLAGS) - known:
-                delattr(flags.FLAGS, flag)
-            flags.FLAGS.unparse_flags()
+        return run_script(self._monkeypatch, name, arguments)
 
     def print_config(self, arguments):
         """Runs the command that takes its arguments from the process."""
