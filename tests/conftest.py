@@ -30,13 +30,13 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(pytestconfig):
-    """What one test process compiled serves the others, the commands they start and later runs."""
+def _compilation_cache(tmp_path_factory):
+    """What one test process compiled serves the others, later tests and the commands they start."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
         cache = {
-            "dir": str(pytestconfig.cache.mkdir("compiled")),
+            "dir": str(_shared_folder(tmp_path_factory, "compiled")),
             # A limit makes processes lock it, so that none reads what another is still writing.
             "max_size": 2**32,
         }

@@ -289,7 +289,7 @@ def test_flags_of_train(fuzz, runs, data_dir, stopped):
         fuzz.shown = _damage_line(line, names, rng, fuzz.places)
         _run(fuzz.script, "train", fuzz.shown)
 
-    fuzz(200, attempt)
+    fuzz(100, attempt)
 
 
 @pytest.mark.parametrize(("count", "prefix"), [(100, ""), (30, "config.eval.")])
@@ -319,7 +319,7 @@ def test_flags_of_prepare(fuzz, stopped):
         fuzz.shown = _damage_line(line, names, rng, fuzz.places)
         _run(prepare.main, fuzz.shown)
 
-    fuzz(200, attempt)
+    fuzz(100, attempt)
 
 
 def test_flags_of_other_commands(fuzz, runs, stopped):
@@ -349,7 +349,7 @@ def test_flags_of_other_commands(fuzz, runs, stopped):
         fuzz.shown = _damage_line(line, names.split(), rng, fuzz.places)
         _run(main, fuzz.shown)
 
-    fuzz(150, attempt)
+    fuzz(75, attempt)
 
 
 def test_bytes_of_annotations(fuzz):
@@ -368,7 +368,7 @@ def test_bytes_of_annotations(fuzz):
             fuzz.shown = _damage_files(files, rng)
             _run(prepare.main, ["--dataset=coco", f"--source={coco}", "--check"])
 
-    fuzz(150, attempt)
+    fuzz(75, attempt)
 
 
 def test_bytes_of_lists(fuzz, data_dir):
@@ -392,7 +392,7 @@ def test_bytes_of_lists(fuzz, data_dir):
         if read is read_detections and found is not None:
             assert (found[:, :2] < found[:, 2:]).all()
 
-    fuzz(200, attempt)
+    fuzz(100, attempt)
 
 
 def test_files_of_a_catalog(fuzz, monkeypatch):
@@ -410,7 +410,7 @@ def test_files_of_a_catalog(fuzz, monkeypatch):
         fuzz.shown = path, line
         _run(search.main, [name, str(catalog), *rest])
 
-    fuzz(200, attempt)
+    fuzz(100, attempt)
 
 
 def test_bytes_of_images(fuzz):
@@ -428,7 +428,7 @@ def test_bytes_of_images(fuzz):
         assert (header is None) == (pixels is None)
         assert pixels is None or pixels.shape == (header.height, header.width, 3)
 
-    fuzz(250, attempt)
+    fuzz(125, attempt)
 
 
 def test_files_of_a_run(fuzz, runs, stopped):
@@ -451,7 +451,7 @@ def test_files_of_a_run(fuzz, runs, stopped):
         else:
             _run(fuzz.script, "eval", [f"--workdir={folder}"])
 
-    fuzz(100, attempt)
+    fuzz(50, attempt)
 
 
 def test_files_of_a_checkpoint(fuzz, runs):
@@ -464,7 +464,7 @@ def test_files_of_a_checkpoint(fuzz, runs):
         fuzz.shown = _damage_files(files, rng)
         _call(grnet_jax.load, folder)
 
-    fuzz(30, attempt)
+    fuzz(15, attempt)
 
 
 def test_files_of_an_exported_matcher(fuzz, runs):
@@ -480,7 +480,7 @@ def test_files_of_an_exported_matcher(fuzz, runs):
         if matcher is not None and rng.random() < 0.3:
             np.testing.assert_array_equal(matcher.embed(photos)["regions"], wanted)
 
-    fuzz(150, attempt)
+    fuzz(75, attempt)
 
 
 def test_files_of_weights(fuzz):
@@ -506,7 +506,7 @@ def test_files_of_weights(fuzz):
         _run(convert.main, [str(path), *rng.choice([[], ["--backbone=small"], ["--entry=a"]])])
         _call(read_weights, path)
 
-    fuzz(100, attempt)
+    fuzz(50, attempt)
 
 
 def test_files_of_a_prepared_data_set(fuzz, data_dir):
@@ -523,7 +523,7 @@ def test_files_of_a_prepared_data_set(fuzz, data_dir):
                 for row in range(0, len(split), 7):
                     _call(split.record, row)
 
-    fuzz(120, attempt)
+    fuzz(60, attempt)
 
 
 def test_results_of_benchmarks(fuzz):
@@ -534,7 +534,7 @@ def test_results_of_benchmarks(fuzz):
         fuzz.shown = _damage_files(files, rng)
         _run(reproduce.main, ["fir", "table2", "--list", f"--results={fuzz.folder}"])
 
-    fuzz(60, attempt)
+    fuzz(30, attempt)
 
 
 def test_arguments_of_the_python_interface(fuzz, runs):
@@ -557,4 +557,4 @@ def test_arguments_of_the_python_interface(fuzz, runs):
         assert found is None or found.indices.shape == (2, min(top, 2))
         _call(rng.choice([grnet_jax.load, grnet_jax.load_exported]), place)
 
-    fuzz(150, attempt)
+    fuzz(75, attempt)

@@ -159,7 +159,7 @@ def check_damaged(tmp_path_factory, request):
 
 
 @pytest.mark.parametrize("check_damaged", TREES, indirect=True)
-@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.slow)])
 def test_damaged_annotations(check_damaged, count):
     @settings(max_examples=count, derandomize=True, **OPTIONS)
     @given(st.randoms(use_true_random=True))
