@@ -11,8 +11,7 @@ from tests import FAST_COMPILING
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _NOTEBOOKS = sorted((_ROOT / "notebooks").glob("*.ipynb"))
-# What the cell tagged "parameters" is set to. The row is without the pretrained backbone, which
-# takes long to compile and which the search without training has.
+# What the cell tagged "parameters" is set to.
 _TINY = {
     "grnet": {
         "SIZE": '"tiny"',
@@ -20,10 +19,7 @@ _TINY = {
         "ROWS": '"7"',
         "TRAIN_FLAGS": '"--config.optimizer.warmup_steps=1"',
         "ROW_FLAGS": '"--config.dataset.source=tiny --config.train.steps=2 '
-        "--config.optimizer.warmup_steps=1 --config.optimizer.trainable= --config.image.size=64 "
-        "--config.train.cached_views=0 --config.model.backbone.name=small "
-        "--config.model.backbone.pretrained= --config.model.backbone.frozen_batch_norm=False "
-        '--config.model.backbone.cell_color_weight=0.0"',
+        '--config.optimizer.warmup_steps=1 --config.image.size=64"',
     }
 }
 

@@ -10,10 +10,9 @@ from benchmarks.reproduce import plan, runner
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce.papers import NAMES, Paper, find_paper
 from benchmarks.reproduce.runner import file_digest, find_results
-from grnet_jax import commands
-from grnet_jax.config import parse_config, to_config_dict
-from grnet_jax.training.checkpoints import open_workdir, read_config
+from grnet_jax.config import parse_config
 from tests.benchmarks.test_printing import make_result
+from tests.scripts import run_script
 
 _TINY = (
     "dataset.source=tiny",
@@ -305,35 +304,27 @@ def test_wrong_options_are_named(words, message, calls, tmp_path, capsys):
     assert not calls
 
 
-def _run_here(script, *words):
-    """Does what train.py and eval.py do, in this process, where what was compiled is kept."""
-    flags = dict(word.removeprefix("--").split("=", 1) for word in words)
-    given = [word for word in words if word.startswith("--config.")]
-    if script == "train.py":
-        file, _, argument = flags["config"].partition(":")
-        dataset, _, variant = argument.partition(",")
-        name = pathlib.Path(file).stem + (f":{variant}" if variant else "")
-        return commands.train([script], runner.read_config(name, dataset, given), flags["workdir"])
-    of_run = read_config(open_workdir(flags["workdir"].partition(",")[0]))
-    config = runner.set_fields(to_config_dict(of_run), given, "the run")
-    return commands.evaluate([script], config, flags["workdir"], flags.get("output", ""))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("few_devices")
-def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def run_here(monkeypatch, few_devices):
+    """Commands run in this process, where what was compiled is kept; returns those that did."""
     scripts = []
 
     def run(script, *words):
         scripts.append(script)
-        _run_here(script, *words)
+        run_script(monkeypatch, script.removesuffix(".py"), words)
 
+    monkeypatch.chdir(runner.ROOT)
     monkeypatch.setattr(runner, "run_command", run)
+    return scripts
+
+
+@pytest.mark.slow
+def test_a_row_trains_evaluates_and_is_not_trained_twice(run_here, data_dir, tmp_path, capsys):
     fields = [f"--config.{field}" for field in (*_TINY, f"dataset.dir={data_dir}")]
     words = ["grnet", "layers", "--rows=1", *fields]
     assert _main(tmp_path, *words) == 0
     shown = capsys.readouterr().out
-    assert scripts == ["train.py", "eval.py"]
+    assert run_here == ["train.py", "eval.py"]
     file = tmp_path / "reproduce_grnet_synthetic.json"
     (row,) = _rows(tmp_path, "grnet_synthetic")
     assert row["step"] == 2
@@ -343,12 +334,12 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(data_dir, tmp_path, mon
     assert f"| 1 | T = 1 | 1 | {100 * row['protocols']['all']['top1']:.1f} [" in shown
     before = file.read_text()
     assert _main(tmp_path, *words) == 0
-    assert len(scripts) == 2
+    assert len(run_here) == 2
     assert file.read_text() == before
     # Without the row, the finished run is evaluated again and gives the same figures.
     file.unlink()
     assert _main(tmp_path, *words) == 0
-    assert scripts[2:] == ["eval.py"]
+    assert run_here[2:] == ["eval.py"]
     (again,) = _rows(tmp_path, "grnet_synthetic")
     assert again["protocols"] == row["protocols"]
     assert again["train_seconds"] is None
@@ -384,7 +375,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_devices")
+@pytest.mark.usefixtures("run_here")
 @pytest.mark.parametrize(
     ("paper", "table"),
     [
@@ -395,7 +386,6 @@ def finished(tmp_path_factory):
     ],
 )
 def test_every_table_runs(paper, table, finished, data_dir, monkeypatch, capsys):
-    monkeypatch.setattr(runner, "run_command", _run_here)
     monkeypatch.setattr(runner, "find_boxes", _find_none)  # a detector trains for minutes
     monkeypatch.setattr(Paper, "fields_of", _with_small_networks(Paper.fields_of))
     fields = [*_SMALLEST, f"dataset.dir={data_dir}"]
