@@ -15,7 +15,7 @@ def run_script(monkeypatch, name, arguments):
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the load_module")  # ml_collections reads configs so
-            return getattr(commands, f"{name}_main")()
+            return getattr(commands, f"{name.removesuffix('.py')}_main")()
     finally:
         for flag in set(flags.FLAGS) - known:  # others are of modules that were imported meanwhile
             if flag in ("workdir", "output") or flag.partition(".")[0] == "config":

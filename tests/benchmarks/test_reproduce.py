@@ -305,13 +305,13 @@ def test_wrong_options_are_named(words, message, calls, tmp_path, capsys):
 
 
 @pytest.fixture
-def run_here(monkeypatch, few_devices):
+def ran_here(monkeypatch, few_devices):
     """Commands run in this process, where what was compiled is kept; returns those that did."""
     scripts = []
 
     def run(script, *words):
         scripts.append(script)
-        run_script(monkeypatch, script.removesuffix(".py"), words)
+        run_script(monkeypatch, script, words)
 
     monkeypatch.chdir(runner.ROOT)
     monkeypatch.setattr(runner, "run_command", run)
@@ -319,12 +319,12 @@ def run_here(monkeypatch, few_devices):
 
 
 @pytest.mark.slow
-def test_a_row_trains_evaluates_and_is_not_trained_twice(run_here, data_dir, tmp_path, capsys):
+def test_a_row_trains_evaluates_and_is_not_trained_twice(ran_here, data_dir, tmp_path, capsys):
     fields = [f"--config.{field}" for field in (*_TINY, f"dataset.dir={data_dir}")]
     words = ["grnet", "layers", "--rows=1", *fields]
     assert _main(tmp_path, *words) == 0
     shown = capsys.readouterr().out
-    assert run_here == ["train.py", "eval.py"]
+    assert ran_here == ["train.py", "eval.py"]
     file = tmp_path / "reproduce_grnet_synthetic.json"
     (row,) = _rows(tmp_path, "grnet_synthetic")
     assert row["step"] == 2
@@ -334,12 +334,12 @@ def test_a_row_trains_evaluates_and_is_not_trained_twice(run_here, data_dir, tmp
     assert f"| 1 | T = 1 | 1 | {100 * row['protocols']['all']['top1']:.1f} [" in shown
     before = file.read_text()
     assert _main(tmp_path, *words) == 0
-    assert len(run_here) == 2
+    assert len(ran_here) == 2
     assert file.read_text() == before
     # Without the row, the finished run is evaluated again and gives the same figures.
     file.unlink()
     assert _main(tmp_path, *words) == 0
-    assert run_here[2:] == ["eval.py"]
+    assert ran_here[2:] == ["eval.py"]
     (again,) = _rows(tmp_path, "grnet_synthetic")
     assert again["protocols"] == row["protocols"]
     assert again["train_seconds"] is None
@@ -368,6 +368,10 @@ def _with_small_networks(fields_of):
     return small
 
 
+def _seeds(results):
+    return json.loads(results.read_text())["provenance"].get("seed")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of runs and results of all tables."""
@@ -375,7 +379,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("run_here")
+@pytest.mark.usefixtures("ran_here")
 @pytest.mark.parametrize(
     ("paper", "table"),
     [
@@ -404,5 +408,10 @@ def test_every_table_runs(paper, table, finished, data_dir, monkeypatch, capsys)
         lines = [line for line in shown.splitlines() if f"| {row.number} | {row.label} |" in line]
         assert lines
         assert any(f"| {row.number} | {row.label} | 1 |" in line for line in lines)
+    if any(row.members for row in measured):  # evaluated as one
+        written = [*(finished / "runs").rglob("results.json")]
+        of_two = [path for path in written if _seeds(path) == [0, 0]]
+        assert of_two
+        assert all((path.parent / "ranks.parquet").exists() for path in of_two)
     drawn = of_table.curves or of_table.protocols == ("breakdowns",)
     assert (".png" in shown) == drawn

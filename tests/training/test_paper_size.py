@@ -27,3 +27,4 @@ def test_a_step_of_the_papers_recipe_lowers_the_loss():
         losses.append(float(metrics["loss"]))
     assert np.all(np.isfinite(losses))
     assert losses[-1] < losses[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}

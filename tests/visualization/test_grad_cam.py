@@ -14,6 +14,9 @@ from grnet_jax.config import parse_config
 from grnet_jax.training.state import init_variables
 from grnet_jax.visualization.grad_cam import grad_cam, pair_grad_cam
 
+_explain = jax.jit(pair_grad_cam, static_argnums=0)
+_map = jax.jit(models.feature_map, static_argnums=0)
+
 
 def _photos(n, size=32):
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
@@ -47,14 +50,13 @@ def test_channel_weights_are_finite_differences():
         matcher, variables = _matcher(grnet.get_config(), dtype="float64")
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
         query, gallery = _photos(2)
-        maps = [models.feature_map(matcher, variables, one[None]) for one in (query, gallery)]
+        maps = [_map(matcher, variables, one[None]) for one in (query, gallery)]
         score = jax.jit(lambda *both: models.score_maps(matcher, variables, *both)[0, 0])
         # The score turned round, too: one of the two raises where the other lowers.
         turned = _with_turned_score(variables)
-        explain = jax.jit(pair_grad_cam, static_argnums=0)
-        value, *heats = explain(matcher, variables, query, gallery)
-        _, *opposite = explain(matcher, turned, query, gallery)
-        np.testing.assert_allclose(value, score(*maps), rtol=1e-7)
+        value, *heats = _explain(matcher, variables, query, gallery)
+        _, *opposite = _explain(matcher, turned, query, gallery)
+        np.testing.assert_allclose(value, score(*maps), rtol=1e-9)
         h, w, channels = maps[0].shape[1:]
         for side in (0, 1):
             weights = np.zeros(channels)
@@ -106,9 +108,8 @@ def test_only_the_region_that_decides_is_hot():
 def test_a_symmetric_matcher_explains_symmetrically():
     matcher, variables = _matcher(global_baseline.get_config())
     query, gallery = _photos(2)
-    explain = jax.jit(pair_grad_cam, static_argnums=0)
-    one, *heats = explain(matcher, variables, query, gallery)
-    other, *swapped = explain(matcher, variables, gallery, query)
+    one, *heats = _explain(matcher, variables, query, gallery)
+    other, *swapped = _explain(matcher, variables, gallery, query)
     np.testing.assert_allclose(one, other, rtol=1e-6)
     assert max(heat.max() for heat in heats) > 0
     assert not np.allclose(heats[0], heats[1])
