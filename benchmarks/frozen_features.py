@@ -41,11 +41,17 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _LEFT_OUT: dict[str, dict[str, Any]] = {
     "without colors": {"model.backbone.cell_color_weight": 0.0},
+    "both scores trained as one": {"loss.score_alone": False},
     "without the embedding's score": {"model.embedding_score": 0.0},
-    "without the direct term": {"model.direct_scale_init": 0.0},
-    "the graph's score alone": {"model.embedding_score": 0.0, "model.direct_scale_init": 0.0},
+    "without the direct term": {"model.direct_scale_init": 0.0, "model.score_bias_init": 0.0},
+    "without the graph": {"model.layers": 0, "model.scales": ((1, 1),)},
+    "the graph's score alone": {
+        **{"model.direct_scale_init": 0.0, "model.score_bias_init": 0.0},
+        **{"model.embedding_score": 0.0},
+    },
+    "channels as they are": {"model.region_channels": 0},
     "nodes of unit length": {"model.raw_scale": 0.0},
-    "regions as they are": {"model.unit_regions": False, "model.direct_scale_init": 0.0},
+    "regions as they are": {"model.unit_regions": False},
     "without positions": {"model.node_positions": False},
     "edges from nodes as they are": {"model.unit_edges": False, "model.edge_scale_init": 0.0},
     "edges anew in every layer": {"model.recompute_edges": True},

@@ -29,6 +29,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         model={
             "name": "grnet_aligned",
             "backbone": common.frozen_backbone(dataset),
+            "region_channels": 128,
             "unit_regions": True,
             "raw_scale": 0.25,
             "node_positions": True,
@@ -38,15 +39,16 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "direct_sharpness_init": 5.0,
             "grid_cells": common.grid_cells(dataset),
             "embedding_dim": 256,
-            "embedding_score": 20.0,
-            # Makes up for both cosines, times 20, of a pair that is half alike.
-            "score_bias_init": -20.0,
+            "embedding_score": 10.0,
+            # Makes up for the cells' cosine, times 20, of a pair that is half alike.
+            "score_bias_init": -10.0,
         },
         sampler={"name": "pairs"},
         loss={
             "name": "pairs",
             "query_softmax_weight": 1.0,
             "shortlist": 8,
+            "score_alone": True,
             "embedding_weight": 1.0,
             "embedding_temperature": 0.1,
         },

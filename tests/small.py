@@ -9,7 +9,10 @@ import numpy as np
 from grnet_jax.models import build_matcher
 from grnet_jax.training.state import init_variables
 
-_SIZES = {"node_dim": 16, "reasoning_dim": 8, "embedding_dim": 16, "hidden": 16}
+_SIZES = {
+    **{"node_dim": 16, "reasoning_dim": 8, "embedding_dim": 16, "hidden": 16},
+    **{"region_channels": 16},
+}
 
 
 def small_config(system: str = "grnet", /, **fields) -> ml_collections.ConfigDict:

@@ -20,8 +20,7 @@ _he = nn.initializers.he_normal()
 class _Parameters(NamedTuple):
     """P transposed; T_out, T_in of each edge computation; W transposed of each layer; score.
 
-    Of the variants `reasoning.similarity_nodes`' positions and what `reasoning.aligned_similarity`
-    takes.
+    Of the variants `reasoning.similarity_nodes`' positions.
     """
 
     projection: jax.Array
@@ -32,7 +31,6 @@ class _Parameters(NamedTuple):
     score_weight: jax.Array
     score_bias: jax.Array
     positions: jax.Array | None
-    direct: tuple[jax.Array, ...] | None
 
 
 class SimilarityGraph(nn.Module):
@@ -53,9 +51,6 @@ class SimilarityGraph(nn.Module):
       node_positions: nodes carry a learned embedding of which regions they compare.
       raw_scale: of `reasoning.similarity_nodes`; 0 for nodes of unit length, as in the paper.
       unit_edges: edges come from nodes of unit length, whatever the nodes are.
-      direct_scale_init: where the factor on `reasoning.aligned_similarity`, a term of the score
-        beside the graph's, starts; 0 for none, as in the paper.
-      direct_sharpness_init: where its sharpness starts.
       gallery_chunk: gallery images compared at once, where memory is short; 0 for all.
       score_bias_init: where the score's bias starts.
     """
@@ -72,8 +67,6 @@ class SimilarityGraph(nn.Module):
     node_positions: bool = False
     raw_scale: float = 0.0
     unit_edges: bool = False
-    direct_scale_init: float = 0.0
-    direct_sharpness_init: float = 5.0
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
 
@@ -87,9 +80,8 @@ class SimilarityGraph(nn.Module):
         params = self._parameters(query.shape[-1])
 
         def score(gallery: jax.Array) -> jax.Array:
-            differences = reasoning.region_differences(query, gallery, self._used_scales)
             global_node = reasoning.reason(
-                self._nodes(differences, params),
+                self._nodes(query, gallery, params),
                 params.transforms_out,
                 params.transforms_in,
                 params.layers,
@@ -97,8 +89,6 @@ class SimilarityGraph(nn.Module):
                 unit_edges=self.unit_edges,
             )
             logits = reasoning.match_logit(global_node, params.score_weight, params.score_bias)
-            if params.direct is not None:
-                logits = logits + reasoning.aligned_similarity(differences, *params.direct)
             return logits.reshape(query.shape[0], gallery.shape[0])
 
         return in_chunks(score, gallery, self.gallery_chunk)
@@ -116,7 +106,7 @@ class SimilarityGraph(nn.Module):
             raise InputError("model.layers=0: a graph without reasoning has no edges")
         params = self._parameters(query.shape[-1])
         edges = reasoning.global_edges(
-            self._nodes(reasoning.region_differences(query, gallery, self._used_scales), params),
+            self._nodes(query, gallery, params),
             params.transforms_out,
             params.transforms_in,
             params.layers,
@@ -149,7 +139,7 @@ class SimilarityGraph(nn.Module):
         }
         layers = [f"layer{number + 1}" for number in range(self.layers)]
         variant = self.norm_feature or self.node_positions or self.raw_scale
-        if self.layers < 2 or self.recompute_edges or variant or self.direct_scale_init:
+        if self.layers < 2 or self.recompute_edges or variant:
             return plain
         if unknown := sorted(set(params) - self.fused_parameters - set(layers)):
             logging.warning("Scored in the plain way, for the fast one lacks %s.", unknown)
@@ -222,10 +212,10 @@ class SimilarityGraph(nn.Module):
             self.scales, intra_scale=self.intra_scale, inter_scale=self.inter_scale
         )
 
-    def _nodes(self, differences: jax.Array, params: _Parameters) -> jax.Array:
-        """Returns all nodes of all pairs, [q * g, n, d], of `reasoning.region_differences`."""
+    def _nodes(self, query: jax.Array, gallery: jax.Array, params: _Parameters) -> jax.Array:
+        """Returns all nodes of all pairs, [q * g, n, d], of regions [q, r, c] and [g, r, c]."""
         return reasoning.similarity_nodes(
-            differences,
+            reasoning.region_differences(query, gallery, self._used_scales),
             params.projection,
             norm_feature=self.norm_feature,
             raw_scale=self.raw_scale,
@@ -240,20 +230,10 @@ class SimilarityGraph(nn.Module):
         last_dim = self.reasoning_dim if self.layers else self._node_width
         weight = self.param("score_weight", _score_init, (last_dim,))
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
-        positions = direct = None
-        nodes = node_count(self._used_scales)
+        positions = None
         if self.node_positions:
-            near_zero = nn.initializers.normal(0.02)
-            positions = self.param("positions", near_zero, (nodes, self._node_width))
-        if self.direct_scale_init:
-            starts = (self.direct_sharpness_init, self.direct_scale_init)
-            direct = (
-                self.param("direct_bias", nn.initializers.zeros, (nodes,)),
-                *(
-                    self.param(f"direct_{name}", nn.initializers.constant(start), ())
-                    for name, start in zip(("sharpness", "scale"), starts, strict=True)
-                ),
-            )
+            shape = (node_count(self._used_scales), self._node_width)
+            positions = self.param("positions", nn.initializers.normal(0.02), shape)
         return _Parameters(
             projection,
             transforms_out,
@@ -263,7 +243,6 @@ class SimilarityGraph(nn.Module):
             weight,
             bias,
             positions,
-            direct,
         )
 
     @property

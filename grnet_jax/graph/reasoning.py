@@ -276,28 +276,6 @@ def match_logit(global_node: jax.Array, weight: jax.Array, bias: jax.Array) -> j
     return jnp.einsum("bk,k->b", global_node.astype(accumulation_dtype(global_node)), weight) + bias
 
 
-def aligned_similarity(
-    differences: jax.Array, bias: jax.Array, sharpness: jax.Array, scale: jax.Array
-) -> jax.Array:
-    """Returns scale * sum_n alpha_n (1 - Delta_n / 2), alpha the softmax of bias - sharpness Delta.
-
-    Delta is the squared distance of a node's two regions, 2 - 2 cos for regions of unit length: the
-    mean cosine of the region pairs that are most alike. Not in the paper.
-
-    Args:
-      differences: |x - y|^2, [b, n, c].
-      bias: a node's, [n].
-      sharpness: a number.
-      scale: a number.
-
-    Returns:
-      float32 at least, [b].
-    """
-    distances = jnp.sum(differences.astype(accumulation_dtype(differences)), axis=-1)  # [b, n]
-    alpha = jax.nn.softmax(bias - sharpness * distances, axis=-1)
-    return scale * jnp.sum(alpha * (1 - distances / 2), axis=-1)
-
-
 def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
     """Computes an einsum in the left operand's dtype; sums and returns float32 at least."""
     return jnp.einsum(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from grnet_jax.graph import PAPER_SCALES, SimilarityGraph, pool_regions
 from grnet_jax.models.config import NetworkConfig, Scales
 from grnet_jax.models.feature_maps import map_fields
-from grnet_jax.models.matcher import Features, inner_products, unit_vectors
+from grnet_jax.models.matcher import Features, unit_vectors
 from grnet_jax.models.region_matcher import RegionMatcher, regions_of
 from input_pipeline import field
 
@@ -24,46 +24,25 @@ class GRNet(RegionMatcher, kw_only=True):
     Attributes:
       graph: regions to scores.
       projection: regions side by side, [n, r * c], to what the embedding is the direction of. It
-        learns from the regions as they are: its gradient ends there, unless embeddings count in the
-        score. None for the whole image's region itself, through which a loss of embeddings reaches
-        the backbone.
-      projected: feature maps to what is projected in the place of the regions; None for these.
-      unit_regions: regions are scaled to unit length. Not in the paper.
-      embedding_score: factor on the embeddings' inner product, which is added to the graph's score;
-        0 for the graph's alone, as in the paper.
+        learns from the regions as they are: its gradient ends there. None for the whole image's
+        region itself, through which a loss of embeddings reaches the backbone.
     """
 
     graph: SimilarityGraph
     projection: nn.Module | None = None
-    projected: nn.Module | None = None
-    unit_regions: bool = False
-    embedding_score: float = 0.0
 
     def pool(self, feature_map: jax.Array) -> Features:
         """Returns features of feature maps [n, h', w', c]."""
         regions = pool_regions(feature_map, self.graph.scales)
-        if self.unit_regions:
-            regions = unit_vectors(regions)
-        embeddings = regions[:, 0].astype(jnp.float32)
-        if self.projection is not None:
-            seen = regions if self.projected is None else self.projected(feature_map)
-            if not self.embedding_score:
-                # So that training embeddings leaves alone what the graph's score learns.
-                seen = jax.lax.stop_gradient(seen)
-            embeddings = self.projection(seen.reshape(len(seen), -1).astype(jnp.float32))
-        return Features(embedding=unit_vectors(embeddings), regions=regions)
+        # So that training embeddings leaves alone what the graph's score learns.
+        seen = jax.lax.stop_gradient(regions)
+        return Features(embedding=self.embedding_of(regions[:, 0], seen), regions=regions)
 
-    def score(self, query: Features, gallery: Features) -> jax.Array:
-        """Returns same-item logits float32 [q, g]."""
-        return self._beside_embeddings(super().score(query, gallery), query, gallery)
-
-    def _beside_embeddings(
-        self, logits: jax.Array, query: Features, gallery: Features
-    ) -> jax.Array:
-        """Returns the graph's logits [q, g] with what the embeddings add to them."""
-        if not self.embedding_score:
-            return logits
-        return logits + self.embedding_score * inner_products(query, gallery)
+    def embedding_of(self, whole: jax.Array, seen: jax.Array) -> jax.Array:
+        """Returns unit vectors: of the whole image's region [n, c], or what is seen projected."""
+        if self.projection is None:
+            return unit_vectors(whole.astype(jnp.float32))
+        return unit_vectors(self.projection(seen.reshape(len(seen), -1).astype(jnp.float32)))
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""
@@ -77,8 +56,7 @@ class GRNet(RegionMatcher, kw_only=True):
 
     def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
         """Returns same-item logits float32 [q, g]."""
-        logits = self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
-        return self._beside_embeddings(logits, query, gallery)
+        return self.graph.score_fused(fused, regions_of(query), regions_of(gallery))
 
     def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
         """Returns the global node's edge weights before and after reasoning, [q, g, n]."""

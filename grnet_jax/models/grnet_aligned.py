@@ -5,13 +5,141 @@ as regions that differ in everything. Every part of this variant is a field, off
 none it is GRNet.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pydantic
 
+from grnet_jax.graph import choose_tile, in_tiles, pool_regions, region_counts
+from grnet_jax.graph.reasoning import product
 from grnet_jax.models import grnet
 from grnet_jax.models.embedding import Pooling
+from grnet_jax.models.feature_maps import map_fields
+from grnet_jax.models.matcher import Features, inner_products, unit_vectors
+from grnet_jax.models.region_matcher import regions_of
 from input_pipeline import field
+
+
+class CellAlignment(nn.Module):
+    """Averages the cosines of two maps' cells, of pairs that are alike more than of others.
+
+    Attributes:
+      scale_init: where the factor on the mean starts.
+      sharpness_init: where the factor on cosines that says how much more starts, 2 sharpness; of
+        unit vectors 2 cos is 2 - |x - y|^2.
+    """
+
+    scale_init: float
+    sharpness_init: float
+
+    @nn.compact
+    def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Returns scores float32 [q, g] of cells of unit length [q, n, c] and [g, n, c]."""
+        starts = {"scale": self.scale_init, "sharpness": self.sharpness_init}
+        scale, sharpness = (
+            self.param(name, nn.initializers.constant(start), ()) for name, start in starts.items()
+        )
+        bias = self.param("bias", nn.initializers.zeros, (query.shape[1], gallery.shape[1]))
+        cosines = product("qac,gbc->qgab", query, gallery)
+        alpha = jax.nn.softmax(bias + 2 * sharpness * cosines, axis=(-2, -1))
+        return scale * jnp.sum(alpha * cosines, axis=(-2, -1))
+
+
+class AlignedGRNet(grnet.GRNet, kw_only=True):
+    """GRNet whose features' regions are the pyramid's, then the map's cells where they count.
+
+    Attributes:
+      projected: feature maps to what is projected in the place of the regions; None for these.
+      region_projection: module on the map that regions and cells are cut from, or None.
+      unit_regions: regions are scaled to unit length.
+      alignment: cells to a term of the score beside the graph's; None for none.
+      embedding_score: factor on the embeddings' inner product, less a half, which is added to
+        the score; 0 for none.
+    """
+
+    projected: nn.Module | None = None
+    region_projection: nn.Module | None = None
+    unit_regions: bool = False
+    alignment: CellAlignment | None = None
+    embedding_score: float = 0.0
+
+    def pool(self, feature_map: jax.Array) -> Features:
+        """Returns features of feature maps [n, h', w', c]."""
+        x = feature_map if self.region_projection is None else self.region_projection(feature_map)
+        regions = pool_regions(x, self.graph.scales)
+        if self.unit_regions:
+            regions = unit_vectors(regions)
+        seen = regions if self.projected is None else self.projected(feature_map)
+        if not self.embedding_score:
+            seen = jax.lax.stop_gradient(seen)
+        embedding = self.embedding_of(regions[:, 0], seen)
+        if self.alignment is not None:
+            cells = unit_vectors(x.reshape(len(x), -1, x.shape[-1]))
+            regions = jnp.concatenate([regions, cells], axis=1)
+        return Features(embedding=embedding, regions=regions)
+
+    def score(self, query: Features, gallery: Features) -> jax.Array:
+        """Returns same-item logits float32 [q, g]."""
+        return self._beside_embeddings(super().score(query, gallery), query, gallery)
+
+    def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
+        """Returns the score without embeddings, float32 [q, g], of [q, r, c] and [g, r, c]."""
+        (query, query_cells), (gallery, gallery_cells) = map(self._split, (query, gallery))
+        logits = super().score_regions(query, gallery)
+        if self.alignment is None:
+            return logits
+        return logits + self.alignment(query_cells, gallery_cells)
+
+    def fuse(self, variables: Any, dtype: str) -> Any:
+        """Returns the parameters as `score_fused` takes them, of the graph and of the alignment."""
+        graph = super().fuse(variables, dtype)
+        if self.alignment is None:
+            return {"graph": graph}
+        params = variables["params"]["alignment"]
+        wide = jnp.promote_types(self.backbone.dtype, jnp.float32)
+        return {
+            "graph": graph,
+            "alignment": jax.tree.map(np.asarray, dict(params)),
+            "dtype": np.zeros((), dtype or wide),
+        }
+
+    def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
+        """Returns same-item logits float32 [q, g]."""
+        (x, x_cells), (y, y_cells) = (self._split(regions_of(one)) for one in (query, gallery))
+        logits = self.graph.score_fused(fused["graph"], x, y)
+        if self.alignment is not None:
+            alignment = self.alignment
+
+            def align(x: jax.Array, y: jax.Array) -> jax.Array:
+                found: Any = alignment.apply({"params": fused["alignment"]}, x, y)
+                return found
+
+            dtype = fused["dtype"].dtype
+            tile = choose_tile(x_cells.shape[1] * y_cells.shape[1])
+            logits += in_tiles(align, x_cells.astype(dtype), y_cells.astype(dtype), tile)
+        return self._beside_embeddings(logits, query, gallery)
+
+    def global_edges(self, query: Features, gallery: Features) -> tuple[jax.Array, jax.Array]:
+        """Returns the global node's edge weights before and after reasoning, [q, g, n]."""
+        return self.graph.global_edges(
+            self._split(regions_of(query))[0], self._split(regions_of(gallery))[0]
+        )
+
+    def _split(self, regions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the pyramid's regions and the map's cells."""
+        count = sum(region_counts(self.graph.scales))
+        return regions[:, :count], regions[:, count:]
+
+    def _beside_embeddings(
+        self, logits: jax.Array, query: Features, gallery: Features
+    ) -> jax.Array:
+        """Returns logits [q, g] with what the embeddings add to them."""
+        if not self.embedding_score:
+            return logits
+        return logits + self.embedding_score * (inner_products(query, gallery) - 0.5)
 
 
 class Config(grnet.GraphConfig):
@@ -40,17 +168,27 @@ class Config(grnet.GraphConfig):
         "parameters",
         "scores",
     )
+    region_channels: int = field(
+        0,
+        "regions and cells are those of the map's channels mapped linearly to so many; "
+        "0: as they are",
+        "parameters",
+        "features",
+        "scores",
+        ge=0,
+    )
     direct_scale_init: float = field(
         0.0,
-        "start of the factor on a term beside the graph's score, the mean cosine "
-        "of the region pairs that are most alike; needs unit_regions; 0: none",
+        "start of the factor on a term beside the graph's score, the mean cosine of the two maps' "
+        "cells that are most alike; 0: none",
         "parameters",
+        "features",
         "scores",
         ge=0,
     )
     direct_sharpness_init: float = field(
         5.0,
-        "start of how much more alike pairs weigh in that mean; 0: all alike",
+        "start of how much more alike cells weigh in that mean; 0: all alike",
         "parameters",
         ge=0,
     )
@@ -64,8 +202,8 @@ class Config(grnet.GraphConfig):
     )
     embedding_score: float = field(
         0.0,
-        "factor on the embeddings' inner product, added to the graph's score, "
-        "whose loss then trains them and the map under them; 0: the graph's score alone",
+        "factor on the embeddings' inner product, less a half, added to the score; the loss of "
+        "embeddings then trains the map under them, too; 0: none",
         "parameters",
         "scores",
         ge=0,
@@ -73,8 +211,6 @@ class Config(grnet.GraphConfig):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if self.direct_scale_init and not self.unit_regions:
-            raise ValueError("direct_scale_init: needs unit_regions, whose distances are cosines")
         if self.grid_cells and not self.embedding_dim:
             raise ValueError("grid_cells: needs embedding_dim above 0, what the grid is mapped to")
         if self.raw_scale and self.norm_feature:
@@ -82,19 +218,23 @@ class Config(grnet.GraphConfig):
         return self
 
 
-def build(config: Config) -> grnet.GRNet:
+def build(config: Config) -> AlignedGRNet:
     """Builds the matcher of this section."""
     paper = grnet.build(config)
-    return paper.clone(
-        graph=paper.graph.clone(
-            norm_feature=config.norm_feature,
-            edge_scale_init=config.edge_scale_init,
-            raw_scale=config.raw_scale,
-            unit_edges=config.unit_edges,
-            direct_scale_init=config.direct_scale_init,
-            direct_sharpness_init=config.direct_sharpness_init,
-        ),
+    graph = paper.graph.clone(
+        norm_feature=config.norm_feature,
+        edge_scale_init=config.edge_scale_init,
+        raw_scale=config.raw_scale,
+        unit_edges=config.unit_edges,
+    )
+    channels, scale = config.region_channels, config.direct_scale_init
+    return AlignedGRNet(
+        **map_fields(config),
+        graph=graph,
+        projection=paper.projection,
         projected=Pooling("grid", config.grid_cells) if config.grid_cells else None,
+        region_projection=nn.Dense(channels, use_bias=False) if channels else None,
         unit_regions=config.unit_regions,
+        alignment=CellAlignment(scale, config.direct_sharpness_init) if scale else None,
         embedding_score=config.embedding_score,
     )

@@ -46,16 +46,6 @@ def similarities(query, gallery, params, graph):
     return np.array(found)
 
 
-def direct_term(query, gallery, params, graph):
-    """Scale times the mean of the regions' 1 - |x - y|^2 / 2, weighted by a softmax over nodes."""
-    total, weights = 0.0, 0.0
-    for number, (_, i, j) in enumerate(node_list(used_scales(graph))):
-        distance = np.sum((query[i] - gallery[j]) ** 2)
-        weight = np.exp(params["direct_bias"][number] - params["direct_sharpness"] * distance)
-        total, weights = total + weight * (1 - distance / 2), weights + weight
-    return params["direct_scale"] * total / weights
-
-
 def used_scales(graph):
     """All, or the whole image's alone where nothing is reasoned."""
     return graph.scales if graph.layers else graph.scales[:1]
@@ -105,8 +95,6 @@ def logits(graph, params, query, gallery):
         x, y = query[i].astype(np.float64), gallery[j].astype(np.float64)
         h, _ = reason(x, y, params, graph)
         found[i, j] = h[0] @ params["score_weight"] + params["score_bias"]
-        if graph.direct_scale_init:
-            found[i, j] += direct_term(x, y, params, graph)
     return found
 
 

@@ -42,11 +42,9 @@ _ABLATIONS = {
     "positions-norm-feature": {"node_positions": True, "norm_feature": True, **_FEW},
     "raw-nodes": {"raw_scale": 0.002, **_FEW},
     "unit-edges-recomputed": {"unit_edges": True, "recompute_edges": True, **_FEW},
-    "direct": {"direct_scale_init": 3.0, "direct_sharpness_init": 0.1, **_FEW},
-    "direct-baseline": {"direct_scale_init": 3.0, "layers": 0},
     "aligned": {
         **{"node_positions": True, "raw_scale": 0.02, "unit_edges": True, "edge_scale_init": 16.0},
-        **{"direct_scale_init": 20.0, "direct_sharpness_init": 0.1, **_FEW},
+        **_FEW,
     },
 }
 

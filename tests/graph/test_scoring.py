@@ -30,7 +30,6 @@ _FUSED = {
     "positions": ({"node_positions": True}, False),
     "raw-nodes": ({"raw_scale": 0.25}, False),
     "unit-edges": ({"unit_edges": True}, True),
-    "direct": ({"direct_scale_init": 3.0}, False),
 }
 _KINDS = ("different", "1e-3", "1e-6", "one-region", "identical")
 

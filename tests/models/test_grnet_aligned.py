@@ -6,6 +6,7 @@ import pydantic
 import pytest
 
 from grnet_jax import models
+from grnet_jax.graph.scoring import FusedScorer
 from grnet_jax.models.grnet_aligned import Config
 from tests.graph import naive
 from tests.small import random_variables, small_matcher
@@ -16,7 +17,7 @@ _OFF = {
     "scales": _SCALES,
     **dict.fromkeys(("unit_regions", "node_positions", "unit_edges"), False),
     **dict.fromkeys(("raw_scale", "edge_scale_init", "direct_scale_init", "embedding_score"), 0.0),
-    **dict.fromkeys(("grid_cells", "embedding_dim"), 0),
+    **dict.fromkeys(("grid_cells", "embedding_dim", "region_channels"), 0),
 }
 
 
@@ -37,10 +38,28 @@ def _grid_embedding(feature_map, kernel, cells):
     return naive.unit(np.concatenate(found) @ np.float64(kernel))
 
 
-@pytest.mark.parametrize("fields", [{}, {"raw_scale": 0.0, "edge_scale_init": 0.0}], ids=str)
+def _aligned(query, gallery, params):
+    """Scale times the mean cosine of all pairs of cells, weighted by exp(b - t |x - y|^2)."""
+    total = weights = 0.0
+    for i, j in np.ndindex(len(query), len(gallery)):
+        distance = np.sum((query[i] - gallery[j]) ** 2)
+        weight = np.exp(params["bias"][i, j] - params["sharpness"] * distance)
+        total, weights = total + weight * (query[i] @ gallery[j]), weights + weight
+    return params["scale"] * total / weights
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"raw_scale": 0.0, "edge_scale_init": 0.0, "region_channels": 0},
+        {"node_positions": False},
+    ],
+    ids=str,
+)
 def test_the_score_is_the_graphs_with_both_cosines(fields):
     matcher = small_matcher("grnet_aligned", scales=_SCALES, grid_cells=3, **fields)
-    variables = random_variables(matcher)
+    variables = random_variables(matcher, size=5 * 8)
     params, maps, fused = variables["params"], _maps(4), models.fuse(matcher, variables)
 
     @jax.jit
@@ -51,13 +70,20 @@ def test_the_score_is_the_graphs_with_both_cosines(fields):
         return features, plain, models.score_fused(matcher, fused, query, gallery)
 
     features, *both = scored(maps)
-    regions = np.array([naive.regions(one, _SCALES) for one in np.float64(maps)])
-    regions /= np.linalg.norm(regions, axis=-1, keepdims=True)
-    np.testing.assert_allclose(features.regions, regions, atol=1e-6)
-    cells = [_grid_embedding(one, params["projection"]["kernel"], 3) for one in np.float64(maps)]
-    np.testing.assert_allclose(features.embedding, cells, atol=1e-5)
+    kernel = params["region_projection"]["kernel"] if "region_projection" in params else np.eye(128)
+    seen = np.float64(maps) @ np.float64(kernel)
+    regions = np.array([naive.regions(one, _SCALES) for one in seen])
+    regions, cells = (
+        x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (regions, seen.reshape(4, 25, -1))
+    )
+    np.testing.assert_allclose(features.regions, np.hstack([regions, cells]), atol=1e-6)
+    grids = [_grid_embedding(one, params["projection"]["kernel"], 3) for one in np.float64(maps)]
+    np.testing.assert_allclose(features.embedding, grids, atol=1e-5)
     expected = naive.logits(matcher.graph, params["graph"], regions[::2], regions[1::2])
-    expected += 20 * np.array(cells[::2]) @ np.array(cells[1::2]).T
+    expected += 10 * (np.array(grids[::2]) @ np.array(grids[1::2]).T - 0.5)
+    alignment = {name: np.float64(value) for name, value in params["alignment"].items()}
+    for i, j in np.ndindex(expected.shape):
+        expected[i, j] += _aligned(cells[2 * i], cells[2 * j + 1], alignment)
     for scores in both:
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
@@ -66,7 +92,7 @@ def test_unit_regions_alone_are_fused_as_the_papers():
     matcher = small_matcher("grnet_aligned", **_OFF | {"unit_regions": True})
     variables = random_variables(matcher)
     # What is fused has been compared with the module.
-    assert not isinstance(models.fuse(matcher, variables), dict)
+    assert isinstance(models.fuse(matcher, variables)["graph"], FusedScorer)
 
 
 @pytest.mark.parametrize("factor", [0.0, 20.0])
@@ -85,7 +111,6 @@ def test_the_map_learns_from_embeddings_that_count_in_the_score(factor, cells):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"direct_scale_init": 1.0}, "direct_scale_init: needs unit_regions"),
         ({"grid_cells": 4}, "grid_cells: needs embedding_dim"),
         ({"raw_scale": 1.0, "norm_feature": True}, "raw_scale, norm_feature"),
     ],

@@ -77,6 +77,19 @@ def test_a_shortlist_scores_own_shop_images_and_the_most_alike():
     np.testing.assert_allclose(first.metrics["batch_top1"], np.mean(best))
 
 
+def test_scores_alone_are_without_what_embeddings_add():
+    fields = {"loss.score_alone": True, "loss.shortlist": 0, "loss.embedding_weight": 0.0}
+    first = first_step(small_config("grnet_aligned", **fields, **{"loss.query_softmax_weight": 0}))
+    batch, customers, shops = _pair_outputs(first)
+    scores = np.float64(first.matcher.apply(first.variables, customers, shops, method="score"))
+    cosines = np.float64(customers.embedding) @ np.float64(shops.embedding).T
+    scores -= first.matcher.embedding_score * (cosines - 0.5)
+    same = batch["item"][:, None] == batch["item"]
+    each = np.log1p(np.exp(np.where(same, -scores, scores)))
+    np.testing.assert_allclose(first.loss, np.mean(each), rtol=1e-5)
+    np.testing.assert_allclose(first.metrics["batch_top1"], _share_first(scores, batch))
+
+
 def _embedding_config(weight, dim=0, **fields):
     fields |= {"loss.embedding_weight": weight, "loss.embedding_temperature": 0.2}
     return small_config(**fields, **{"model.embedding_dim": dim})

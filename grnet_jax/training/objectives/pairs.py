@@ -1,7 +1,7 @@
 """Same item or not, over all customer x shop pairs of a batch (GRNet)."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -49,6 +49,12 @@ class Config(Section):
         "parameters",
         ge=0,
     )
+    score_alone: bool = field(
+        False,
+        "pairs are scored without what model.embedding_score adds, so that the score learns what "
+        "embeddings, which fit the training pairs soon, leave open for others",
+        "parameters",
+    )
     embedding_weight: float = field(
         0.0,
         "of the same softmax over inner products of embeddings, divided by embedding_temperature: "
@@ -62,6 +68,11 @@ class Config(Section):
         """Raises ValueError, naming the field, where the whole config does not fit the loss."""
         if not self.pair_weight and not self.embedding_weight:
             raise ValueError("loss.pair_weight, loss.embedding_weight: nothing learns with both 0")
+        if self.score_alone and not hasattr(config.model, "embedding_score"):
+            raise ValueError(
+                f"loss.score_alone: model.name={config.model.name} has no embedding_score to leave "
+                "out; expected grnet_aligned"
+            )
         check_sampler(config, "pairs")
 
 
@@ -107,7 +118,7 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
     the customer's item in the batch; `loss.query_softmax_weight` adds the softmax over each
     customer's shop images, `loss.embedding_weight` the same over the inner products of
     embeddings, divided by `loss.embedding_temperature`. With `loss.pair_weight` 0 no pair is
-    scored, and embeddings learn alone.
+    scored, and embeddings learn alone; with `loss.score_alone` pairs are scored without them.
     """
     del steps, index
     loss, microbatch_size = config.loss, config.train.microbatch_size
@@ -126,7 +137,7 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
         if loss.pair_weight:
             variables = {"params": params, "batch_stats": batch_stats}
             logits, scored, counted = _score_pairs(
-                matcher, variables, customer, shop, same, mask, loss.shortlist
+                _make_score(matcher, variables, loss), customer, shop, same, mask, loss.shortlist
             )
             pairs = pair_cross_entropy(logits, scored, counted)
             if loss.query_softmax_weight:
@@ -153,9 +164,23 @@ def build(matcher: nn.Module, config: Any, steps: int, index: Any) -> Objective:
     return objective
 
 
+def _make_score(
+    matcher: nn.Module, variables: Any, loss: Any
+) -> Callable[[models.Features, models.Features], jax.Array]:
+    """Returns from features of queries and gallery images to what the pair loss sees, [q, g]."""
+
+    def score(query: models.Features, gallery: models.Features) -> jax.Array:
+        if not loss.score_alone:
+            return models.score(matcher, variables, query, gallery)
+        regions = query.regions, gallery.regions
+        logits: Any = matcher.apply(variables, *regions, method="score_regions")
+        return logits
+
+    return score
+
+
 def _score_pairs(
-    matcher: nn.Module,
-    variables: Any,
+    score: Callable[[models.Features, models.Features], jax.Array],
     customer: models.Features,
     shop: models.Features,
     same: jax.Array,
@@ -164,17 +189,17 @@ def _score_pairs(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Returns logits, `same` and `mask` of the pairs that are scored, [q, g] or [q, shortlist]."""
     if not 0 < shortlist < same.shape[1]:
-        return models.score(matcher, variables, customer, shop), same, mask
+        return score(customer, shop), same, mask
     similarity = jnp.where(same, jnp.inf, models.inner_products(customer, shop))
     if mask is not None:
         similarity = jnp.where(mask, similarity, -jnp.inf)
     _, nearest = jax.lax.top_k(similarity, shortlist)  # [q, shortlist]
 
-    def score(query: models.Features, rows: jax.Array) -> jax.Array:
+    def score_listed(query: models.Features, rows: jax.Array) -> jax.Array:
         one = jax.tree.map(lambda leaf: leaf[None], query)
         chosen = jax.tree.map(lambda leaf: leaf[rows], shop)
-        return models.score(matcher, variables, one, chosen)[0]
+        return score(one, chosen)[0]
 
-    logits = jax.vmap(score)(customer, nearest)
+    logits = jax.vmap(score_listed)(customer, nearest)
     take = functools.partial(jnp.take_along_axis, indices=nearest, axis=1)
     return logits, take(same), None if mask is None else take(mask)
