@@ -1,13 +1,13 @@
-"""GRNet with graph and score of our own: nodes keep how large a difference is.
+"""GRNet with aligned cells and an embedding beside its graph: a variant of our own.
 
     python train.py --config=configs/grnet_aligned.py
 
 Regions have unit length; nodes are their squared differences as they are, with a learned vector for
 each pair of regions; edges come from nodes of unit length, with a learned temperature. To the
-graph's score are added the cosine of the region pairs that are most alike and the cosine of an
-embedding of a grid of cells. All are trained together: the embedding by the softmax over the
-batch's shop images, the score on the 8 of them that it finds most alike. docs/matchers.md has the
-fields.
+graph's score are added the mean cosine of the two maps' cells that are most alike, and the cosine of
+an embedding of a grid of cells. All are trained together: the embedding by the softmax over the
+batch's shop images, the score, without it, on the 8 of them that it finds most alike.
+docs/matchers.md has the fields.
 
 On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
 and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 5 minutes
