@@ -164,7 +164,7 @@ def _write(
     def batches(rows: np.ndarray, batch: int) -> Any:
         return view_batches(split, rows, config.image, config.augment, count=count, batch=batch)
 
-    partial, stored = path.with_suffix(f".{os.getpid()}.partial"), None
+    partial, stored = path.with_suffix(".partial"), None  # a killed run's is written over
     with progress_bar(len(views), "frozen features", "image") as bar:
         for start, maps in embed_batches(
             embed,
