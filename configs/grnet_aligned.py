@@ -4,8 +4,8 @@
 
 Regions have unit length; nodes are their squared differences as they are, with a learned vector for
 each pair of regions; edges come from nodes of unit length, with a learned temperature. To the
-graph's score are added the mean cosine of the two maps' cells that are most alike, and the cosine of
-an embedding of a grid of cells. All are trained together: the embedding by the softmax over the
+graph's score are added the mean cosine of the two maps' cells that are most alike, and the cosine
+of an embedding of a grid of cells. All are trained together: the embedding by the softmax over the
 batch's shop images, the score, without it, on the 8 of them that it finds most alike.
 docs/matchers.md has the fields.
 
@@ -36,7 +36,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "unit_edges": True,
             "edge_scale_init": 16.0,
             "direct_scale_init": 20.0,
-            "direct_sharpness_init": 5.0,
+            "direct_sharpness_init": 10.0,
             "grid_cells": common.grid_cells(dataset),
             "embedding_dim": 256,
             "embedding_score": 10.0,

@@ -1,8 +1,9 @@
-"""GRNet with nodes that keep how large a difference is, and cosines beside the graph's score.
+"""GRNet with nodes that keep how large a difference is, aligned cells and an embedding beside it.
 
 Eq. 4 of GRNet divides a node by its length, so that regions that hardly differ have a node as long
-as regions that differ in everything. Every part of this variant is a field, off by default: with
-none it is GRNet.
+as regions that differ in everything. To the graph's score two terms are added: the mean cosine of
+the two maps' cells that are most alike, and an embedding's. Every part of this variant is a field,
+off by default: with none it is GRNet.
 """
 
 from typing import Any, Literal
@@ -28,8 +29,7 @@ class CellAlignment(nn.Module):
 
     Attributes:
       scale_init: where the factor on the mean starts.
-      sharpness_init: where the factor on cosines that says how much more starts, 2 sharpness; of
-        unit vectors 2 cos is 2 - |x - y|^2.
+      sharpness_init: where the factor on cosines that says how much more starts.
     """
 
     scale_init: float
@@ -44,7 +44,7 @@ class CellAlignment(nn.Module):
         )
         bias = self.param("bias", nn.initializers.zeros, (query.shape[1], gallery.shape[1]))
         cosines = product("qac,gbc->qgab", query, gallery)
-        alpha = jax.nn.softmax(bias + 2 * sharpness * cosines, axis=(-2, -1))
+        alpha = jax.nn.softmax(bias + sharpness * cosines, axis=(-2, -1))
         return scale * jnp.sum(alpha * cosines, axis=(-2, -1))
 
 
@@ -187,7 +187,7 @@ class Config(grnet.GraphConfig):
         ge=0,
     )
     direct_sharpness_init: float = field(
-        5.0,
+        10.0,
         "start of how much more alike cells weigh in that mean; 0: all alike",
         "parameters",
         ge=0,

@@ -39,12 +39,12 @@ def _grid_embedding(feature_map, kernel, cells):
 
 
 def _aligned(query, gallery, params):
-    """Scale times the mean cosine of all pairs of cells, weighted by exp(b - t |x - y|^2)."""
+    """Scale times the mean cosine of all pairs of cells, weighted by exp(b + t cos)."""
     total = weights = 0.0
     for i, j in np.ndindex(len(query), len(gallery)):
-        distance = np.sum((query[i] - gallery[j]) ** 2)
-        weight = np.exp(params["bias"][i, j] - params["sharpness"] * distance)
-        total, weights = total + weight * (query[i] @ gallery[j]), weights + weight
+        cosine = query[i] @ gallery[j]
+        weight = np.exp(params["bias"][i, j] + params["sharpness"] * cosine)
+        total, weights = total + weight * cosine, weights + weight
     return params["scale"] * total / weights
 
 
