@@ -3,7 +3,7 @@
     python -m benchmarks.frozen_features [--seeds=3] [--only="contrastive, mean;GRNet, aligned"]
 
 Each through train.py and eval.py, in 600 steps of 4 views an image. Embeddings and the aligned
-graph take 128 items a step, the latter with 8 shop images an item; systems that score all pairs 32
+graph take 128 items a step, the latter with 4 shop images an item; systems that score all pairs 32
 items, which are as many pairs. Those of earlier papers learn a reduction under their regions;
 without one they learn next to nothing here. Below them the aligned graph without one part at a
 time. A row is written as it finishes; run again, the

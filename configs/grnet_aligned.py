@@ -6,7 +6,7 @@ Regions have unit length; nodes are their squared differences as they are, with 
 each pair of regions; edges come from nodes of unit length, with a learned temperature. To the
 graph's score are added the mean cosine of the two maps' cells that are most alike, and the cosine
 of an embedding of a grid of cells. All are trained together: the embedding by the softmax over the
-batch's shop images, the score, without it, on the 8 of them that it finds most alike.
+batch's shop images, the score, without it, on the 4 of them that it finds most alike.
 docs/matchers.md has the fields.
 
 On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
@@ -47,7 +47,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
         loss={
             "name": "pairs",
             "query_softmax_weight": 1.0,
-            "shortlist": 8,
+            "shortlist": 4,
             "score_alone": True,
             "embedding_weight": 1.0,
             "embedding_temperature": 0.1,
