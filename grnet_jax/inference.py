@@ -17,6 +17,8 @@ from grnet_jax.metrics import MAX_CHANGE, MAX_ECE, MIN_RESULTS, Listwise
 from grnet_jax.models import (
     Features,
     Predictions,
+    aligns_cells,
+    cell_weights,
     feature_map,
     global_edges,
     is_embedding_model,
@@ -60,17 +62,17 @@ from input_pipeline import (
 _RECOGNIZING = ("configs/fashionnet.py", "configs/darn.py", "configs/fir.py")
 
 
-class RegionGraph(NamedTuple):
-    """How a matcher with a graph compares regions.
+class RegionPairs(NamedTuple):
+    """How a matcher compares the regions, or the cells, of two photos.
 
     Attributes:
-      edges: (query, gallery), features of one photo each -> weights of all nodes' edges into the
-        global node after reasoning, float32 [n].
-      scales: (rows, columns) of its pyramid.
-      map_size: (height, width) of the feature map that is pooled into regions.
+      weights: (query, gallery), features of one photo each -> weights of the graph's edges into the
+        global node after reasoning, float32 [n]; of cells that are aligned [cells, cells].
+      scales: (rows, columns) of the graph's pyramid; None of cells.
+      map_size: (height, width) of the feature map.
     """
 
-    edges: Callable[[Features, Features], np.ndarray]
+    weights: Callable[[Features, Features], np.ndarray]
     scales: Any
     map_size: tuple[int, int]
 
@@ -259,24 +261,31 @@ class LoadedMatcher:
         return make_cascade_scores(self._matcher, self.mesh, dtype)(self._variables).pairs
 
     @functools.cached_property
-    def region_graph(self) -> RegionGraph | None:
-        """Returns how regions are compared; None without a graph that reasons."""
-        graph = getattr(self._matcher, "graph", None)
-        if graph is None or not graph.layers:
+    def region_pairs(self) -> RegionPairs | None:
+        """Returns how regions or cells are compared; None where only embeddings are."""
+        matcher = self._matcher
+        graph, aligned = getattr(matcher, "graph", None), aligns_cells(matcher)
+        if not aligned and (graph is None or not graph.layers):
             return None
-        edges = jax.jit(lambda *inputs: global_edges(self._matcher, *inputs)[1][0, 0])
+
+        @jax.jit
+        def weights(variables: Any, query: Features, gallery: Features) -> jax.Array:
+            if aligned:
+                return cell_weights(matcher, variables, query, gallery)[0, 0]
+            return global_edges(matcher, variables, query, gallery)[1][0, 0]
+
         side = self.config.image.size
         image = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
         shape = jax.eval_shape(
-            lambda variables, images: feature_map(self._matcher, variables, images),
+            lambda variables, images: feature_map(matcher, variables, images),
             self._variables,
             image,
         ).shape
 
         def one(query: Features, gallery: Features) -> np.ndarray:
-            return np.asarray(edges(self._variables, query, gallery))
+            return np.asarray(weights(self._variables, query, gallery))
 
-        return RegionGraph(one, graph.scales, (shape[1], shape[2]))
+        return RegionPairs(one, None if aligned else graph.scales, (shape[1], shape[2]))
 
     def score(self, query: Features, gallery: Features) -> np.ndarray:
         """Returns how alike each query is to each gallery image, float32 [q, g].

@@ -20,7 +20,7 @@ _he = nn.initializers.he_normal()
 class _Parameters(NamedTuple):
     """P transposed; T_out, T_in of each edge computation; W transposed of each layer; score.
 
-    Of the variants `reasoning.similarity_nodes`' positions.
+    Positions, of `reasoning.similarity_nodes`, are not the paper's.
     """
 
     projection: jax.Array

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
+from grnet_jax.errors import InputError
 from grnet_jax.graph import choose_tile, in_tiles, pool_regions, region_counts
 from grnet_jax.graph.reasoning import product
 from grnet_jax.models import grnet
@@ -36,8 +37,13 @@ class CellAlignment(nn.Module):
     sharpness_init: float
 
     @nn.compact
-    def __call__(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
-        """Returns scores float32 [q, g] of cells of unit length [q, n, c] and [g, n, c]."""
+    def __call__(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Compares cells of unit length [q, n, c] and [g, n, c].
+
+        Returns:
+          Scores [q, g], and what each pair of cells weighs in the mean, [q, g, n, n], which sums to
+          one; float32.
+        """
         starts = {"scale": self.scale_init, "sharpness": self.sharpness_init}
         scale, sharpness = (
             self.param(name, nn.initializers.constant(start), ()) for name, start in starts.items()
@@ -45,7 +51,7 @@ class CellAlignment(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (query.shape[1], gallery.shape[1]))
         cosines = product("qac,gbc->qgab", query, gallery)
         alpha = jax.nn.softmax(bias + sharpness * cosines, axis=(-2, -1))
-        return scale * jnp.sum(alpha * cosines, axis=(-2, -1))
+        return scale * jnp.sum(alpha * cosines, axis=(-2, -1)), alpha
 
 
 class AlignedGRNet(grnet.GRNet, kw_only=True):
@@ -91,7 +97,7 @@ class AlignedGRNet(grnet.GRNet, kw_only=True):
         logits = super().score_regions(query, gallery)
         if self.alignment is None:
             return logits
-        return logits + self.alignment(query_cells, gallery_cells)
+        return logits + self.alignment(query_cells, gallery_cells)[0]
 
     def fuse(self, variables: Any, dtype: str) -> Any:
         """Returns the parameters as `score_fused` takes them, of the graph and of the alignment."""
@@ -115,7 +121,7 @@ class AlignedGRNet(grnet.GRNet, kw_only=True):
 
             def align(x: jax.Array, y: jax.Array) -> jax.Array:
                 found: Any = alignment.apply({"params": fused["alignment"]}, x, y)
-                return found
+                return found[0]
 
             dtype = fused["dtype"].dtype
             tile = choose_tile(x_cells.shape[1] * y_cells.shape[1])
@@ -127,6 +133,14 @@ class AlignedGRNet(grnet.GRNet, kw_only=True):
         return self.graph.global_edges(
             self._split(regions_of(query))[0], self._split(regions_of(gallery))[0]
         )
+
+    def cell_weights(self, query: Features, gallery: Features) -> jax.Array:
+        """Returns what each pair of cells weighs in the alignment, float32 [q, g, n, n]."""
+        if self.alignment is None:
+            raise InputError("model.direct_scale_init=0: no cells are aligned")
+        return self.alignment(
+            self._split(regions_of(query))[1], self._split(regions_of(gallery))[1]
+        )[1]
 
     def _split(self, regions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the pyramid's regions and the map's cells."""
@@ -227,13 +241,15 @@ def build(config: Config) -> AlignedGRNet:
         raw_scale=config.raw_scale,
         unit_edges=config.unit_edges,
     )
-    channels, scale = config.region_channels, config.direct_scale_init
+    channels, scale, dtype = config.region_channels, config.direct_scale_init, config.dtype
     return AlignedGRNet(
         **map_fields(config),
         graph=graph,
         projection=paper.projection,
         projected=Pooling("grid", config.grid_cells) if config.grid_cells else None,
-        region_projection=nn.Dense(channels, use_bias=False) if channels else None,
+        region_projection=nn.Dense(channels, use_bias=False, dtype=jnp.dtype(dtype))
+        if channels
+        else None,
         unit_regions=config.unit_regions,
         alignment=CellAlignment(scale, config.direct_sharpness_init) if scale else None,
         embedding_score=config.embedding_score,

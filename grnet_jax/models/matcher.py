@@ -11,7 +11,8 @@ Training, evaluation, search and benchmarks know only this pair. What a matcher 
   once the parameters stay: the first runs once a model.
 - `feature_map(images, train=False) -> [n, h, w, c]` and `pool(feature_map) -> Features`, `embed` in
   two parts, of matchers whose scores can be explained; where one reasons over a `graph`, also
-  `global_edges(query, gallery) -> [q, g, nodes] twice`.
+  `global_edges(query, gallery) -> [q, g, nodes] twice`; where one aligns the maps' cells, with an
+  `alignment` that is not None, `cell_weights(query, gallery) -> [q, g, cells, cells]`.
 - `predict(images, train=False) -> (Features, Predictions)`, of matchers that recognize what they
   see; the first are `embed`'s.
 
@@ -230,3 +231,15 @@ def global_edges(
 ) -> tuple[jax.Array, jax.Array]:
     """The matcher's `global_edges`, of those with a graph: before and after reasoning."""
     return matcher.apply(variables, query, gallery, method="global_edges")  # type: ignore
+
+
+def aligns_cells(matcher: nn.Module) -> bool:
+    """Returns whether the matcher has `cell_weights`."""
+    return getattr(matcher, "alignment", None) is not None
+
+
+def cell_weights(
+    matcher: nn.Module, variables: Any, query: Features, gallery: Features
+) -> jax.Array:
+    """The matcher's `cell_weights`, of those that align cells."""
+    return matcher.apply(variables, query, gallery, method="cell_weights")  # type: ignore

@@ -228,8 +228,7 @@ class Service:
         live = self.live
         row = self.row(live, asked.result)
         query, searched = self._query(live, asked)
-        graph = live.catalog.matcher.region_graph
-        if graph is None:
+        if live.catalog.matcher.region_pairs is None:
             raise RefusedError(404, "no-explanation", "this matcher does not compare regions")
         found: Any = await self.batcher.call(compared_regions, live.catalog, query, row, asked.top)
         result_crop = live.seen(row)
@@ -269,7 +268,7 @@ class Service:
             items=manifest.items,
             model=f"{manifest.model.name}, step {manifest.model.step}",
             calibration=live.catalog.calibration.state if live.catalog.calibration else "none",
-            explains=live.catalog.matcher.region_graph is not None,
+            explains=live.catalog.matcher.region_pairs is not None,
             detects=self.detector is not None,
             facets=live.facets,
             samples=live.samples(),
@@ -326,7 +325,7 @@ def _add_searches(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/explain")
     async def explain(asked: answers.Explain) -> answers.Explanation:
-        """Explains a result by pairs of regions, of matchers with a graph."""
+        """Explains a result by pairs of regions, of matchers that compare them."""
         return await service.explain(asked)
 
     @app.post("/v1/search/batch")

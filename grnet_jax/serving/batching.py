@@ -13,7 +13,7 @@ from grnet_jax.catalog.filters import Filters
 from grnet_jax.catalog.searching import Catalog, Match
 from grnet_jax.models import Features
 from grnet_jax.serving.problems import RefusedError
-from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
+from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_cells, strongest_nodes
 
 SIZES = (1, 2, 4, 8, 16)
 DEEPEST = 4  # shortlists that are compared, for long lists and items with many photos
@@ -133,11 +133,13 @@ def compared_regions(
     catalog: Catalog, query: np.ndarray | int, row: int, top: int
 ) -> list[StrongNode]:
     """Returns the region pairs that count most in the score of a query and a row."""
-    graph = catalog.matcher.region_graph
-    if graph is None:
+    pairs = catalog.matcher.region_pairs
+    if pairs is None:
         return []
-    features = _features(catalog, [query]), _features(catalog, [row])
-    return strongest_nodes(graph.edges(*features), graph.scales, graph.map_size, top)
+    weights = pairs.weights(_features(catalog, [query]), _features(catalog, [row]))
+    if pairs.scales is None:
+        return strongest_cells(weights, pairs.map_size, top)
+    return strongest_nodes(weights, pairs.scales, pairs.map_size, top)
 
 
 def fill(count: int) -> np.ndarray:

@@ -63,8 +63,16 @@ def write_explanations(
         for section in sections
     ]
     page = directory / PAGE
+    explained = [pair.explanation for section in sections for pair in section.pairs]
     content = render(
-        PAGE, model=model, step=step, mark=_mark(model, step), source=source, sections=shown
+        PAGE,
+        model=model,
+        step=step,
+        mark=_mark(model, step),
+        source=source,
+        sections=shown,
+        aligned=any(one.cells for one in explained),
+        reasoned=any(one.after for one in explained),
     )
     write_file(page, content)
     _link_from_results(directory / "results.html", model, step)
@@ -115,15 +123,23 @@ def _show_pair(pair: ExplainedPair) -> dict[str, Any]:
         }
         for (name, image), heat in zip(images, explanation.attention, strict=False)
     ]
-    named = ("before", explanation.before), ("after", explanation.after)
+    equal, equal_cell = explanation.equal_weight, explanation.equal_cell_weight
+    named = (
+        ("Strongest pairs of cells", explanation.cells, equal_cell),
+        ("Strongest region pairs before reasoning", explanation.before, equal),
+        ("Strongest region pairs after reasoning", explanation.after, equal),
+    )
     return {
         "caption": pair.caption,
         "right": pair.right,
         "score": f"{explanation.score:.2f}",
         "photos": {"What the matcher sees": seen, "Grad-CAM": cams}
         | ({"Attention": attended} if attended else {}),
-        "nodes": {when: _show_nodes(pair, nodes) for when, nodes in named if nodes},
-        "equal": f"{explanation.equal_weight:.2%}",
+        "nodes": {
+            f"{title} (equal weights: {same:.2%} each)": _show_nodes(pair, nodes)
+            for title, nodes, same in named
+            if nodes
+        },
     }
 
 

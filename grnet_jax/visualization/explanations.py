@@ -11,7 +11,7 @@ import numpy as np
 from grnet_jax import models
 from grnet_jax.errors import InputError
 from grnet_jax.visualization.grad_cam import pair_grad_cam
-from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_nodes
+from grnet_jax.visualization.strongest_nodes import StrongNode, strongest_cells, strongest_nodes
 from input_pipeline import Box, ImageTransform, crop_and_resize, pixel_box
 
 
@@ -59,6 +59,8 @@ class Explanation:
       equal_weight: weight of an edge if all edges into the global node were equal; 0 without edges.
       attention: of the query and of the gallery image, float32 [h, w] over the crop, in 0..1; none
         for a matcher without an attention map.
+      cells: the pairs of cells that weigh most; none for a matcher that aligns none.
+      equal_cell_weight: of a pair of cells if all weighed the same; 0 without.
     """
 
     score: float
@@ -68,6 +70,8 @@ class Explanation:
     after: list[StrongNode]
     equal_weight: float
     attention: tuple[np.ndarray, ...] = ()
+    cells: list[StrongNode] = dataclasses.field(default_factory=list)
+    equal_cell_weight: float = 0.0
 
 
 class Explainer:
@@ -93,6 +97,8 @@ class Explainer:
         self._variables = variables
         self._cams = jax.jit(lambda *inputs: pair_grad_cam(matcher, *inputs))
         self._edges = jax.jit(lambda *inputs: _pair_edges(matcher, *inputs))
+        self._aligns = models.aligns_cells(matcher)
+        self._cells = jax.jit(lambda *inputs: _pair_cells(matcher, *inputs))
         self._has_attention = hasattr(matcher, "attention_map")
         self._attention = jax.jit(lambda *inputs: _attention(matcher, *inputs))
 
@@ -110,10 +116,19 @@ class Explainer:
                 for weights in edges
             )
             equal = 1 / len(edges[0])
+        cells: list[StrongNode] = []
+        equal_cell = 0.0
+        if self._aligns:
+            weights = np.asarray(self._cells(*inputs))
+            cells = strongest_cells(weights, query_heat.shape, self._top)
+            equal_cell = 1 / weights.size
         attention: tuple[np.ndarray, ...] = ()
         if self._has_attention:
             attention = tuple(np.asarray(self._attention(*inputs)))
-        return Explanation(float(score), query_heat, gallery_heat, before, after, equal, attention)
+        return Explanation(
+            *(float(score), query_heat, gallery_heat, before, after, equal),
+            *(attention, cells, equal_cell),
+        )
 
 
 def _attention(
@@ -128,6 +143,21 @@ def _pair_edges(
     matcher: nn.Module, variables: Any, query: jax.Array, gallery: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns weights of edges into a pair's global node, before and after reasoning, [n] each."""
-    features = [models.embed(matcher, variables, image[None]) for image in (query, gallery)]
-    before, after = models.global_edges(matcher, variables, *features)
+    before, after = models.global_edges(
+        matcher, variables, *_pair_features(matcher, variables, query, gallery)
+    )
     return before[0, 0], after[0, 0]
+
+
+def _pair_cells(
+    matcher: nn.Module, variables: Any, query: jax.Array, gallery: jax.Array
+) -> jax.Array:
+    """Returns what each pair of cells weighs in the score, [cells, cells]."""
+    features = _pair_features(matcher, variables, query, gallery)
+    return models.cell_weights(matcher, variables, *features)[0, 0]
+
+
+def _pair_features(
+    matcher: nn.Module, variables: Any, query: jax.Array, gallery: jax.Array
+) -> list[models.Features]:
+    return [models.embed(matcher, variables, image[None]) for image in (query, gallery)]

@@ -1,4 +1,4 @@
-"""The region pairs that flow most into the score (Fig. 5 of Kuang et al., ICCV 2019)."""
+"""The region pairs that flow most into the score (Fig. 5 of Kuang et al., ICCV 2019), or cells."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ Window = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class StrongNode:
-    """A node of the graph and its edge into the global node.
+    """A node of the graph and its edge into the global node; or a pair of aligned cells.
 
     Attributes:
-      weight: of the edge.
+      weight: of the edge; of the pair in the alignment.
       scale: (rows, columns) of the pyramid's scale.
       query: the query's region, (x_1, y_1, x_2, y_2) as fractions of the matcher's input.
       gallery: the gallery image's region, likewise.
@@ -52,6 +52,18 @@ def strongest_nodes(
         )
         for node in order
     ]
+
+
+def strongest_cells(weights: np.ndarray, map_size: tuple[int, int], top: int) -> list[StrongNode]:
+    """Returns the pairs of cells that weigh most in the alignment, the heaviest first.
+
+    Args:
+      weights: of each pair of a query's and a gallery image's cell, [cells, cells].
+      map_size: (height, width) of the feature map.
+      top: how many; fewer where there are fewer pairs.
+    """
+    no_global_node = np.append(0, weights)
+    return strongest_nodes(no_global_node, ((1, 1), map_size), map_size, top)
 
 
 def _window(edges: np.ndarray) -> Window:

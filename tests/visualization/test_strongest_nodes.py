@@ -72,6 +72,24 @@ def test_an_explanation_is_of_the_matchers_own_score_and_edges(recompute):
         np.testing.assert_allclose([node.weight for node in nodes], best, rtol=1e-4)
 
 
+def test_pairs_of_aligned_cells_are_those_that_weigh_most():
+    backbone = {"name": "small", "pretrained": "", "stride": 0, "frozen_batch_norm": False}
+    small = {"backbone": backbone, "node_dim": 16, "reasoning_dim": 8, "grid_cells": 2}
+    _, variables, features, score, found = _explain("grnet_aligned", **small)
+    assert found.score == pytest.approx(score, rel=1e-4)
+    assert found.equal_cell_weight == 1 / 16**2
+    query, gallery = (np.float64(one.regions[0, 24:]) for one in features)  # 4x4 cells
+    params = {k: np.float64(v) for k, v in variables["params"]["alignment"].items()}
+    weights = np.exp(params["bias"] + params["sharpness"] * query @ gallery.T)
+    weights /= weights.sum()
+    for node in found.cells:
+        (i, j) = (round(16 * window[1] + 4 * window[0]) for window in (node.query, node.gallery))
+        assert node.weight == pytest.approx(weights[i, j], rel=1e-3)
+    best = np.sort(weights.ravel())[::-1][:5]
+    np.testing.assert_allclose([node.weight for node in found.cells], best, rtol=1e-3)
+    assert found.cells[0].scale == (4, 4)
+
+
 def test_a_matcher_without_edges_has_heat_alone():
     *_, found = _explain("global_baseline")
     assert (found.before, found.after, found.equal_weight) == ([], [], 0)
