@@ -264,7 +264,8 @@ class LoadedMatcher:
     def region_pairs(self) -> RegionPairs | None:
         """Returns how regions or cells are compared; None where only embeddings are."""
         matcher = self._matcher
-        graph, aligned = getattr(matcher, "graph", None), aligns_cells(matcher)
+        graph: Any = getattr(matcher, "graph", None)
+        aligned = aligns_cells(matcher)
         if not aligned and (graph is None or not graph.layers):
             return None
 
