@@ -10,8 +10,8 @@ batch's shop images, the score, without it, on the 4 of them that it finds most 
 docs/matchers.md has the fields.
 
 On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
-and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 5 minutes
-on two CPU cores; top-1 50.9% of 2,000 queries, the mean of three seeds, measured
+and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 14 minutes
+on two slow CPU cores; top-1 60.3% of 2,000 queries, one seed, measured
 (benchmarks/results/frozen_features.json).
 """
 
