@@ -26,6 +26,8 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _VARIANTS = {
     "grnet": ("grnet", {"gallery_chunk": 2}),
     "recomputed": ("grnet", {"recompute_edges": True, "inter_scale": False}),
+    "aligned": ("grnet_aligned", {}),
+    "fashionnet": ("fashionnet", {}),
     "color_histogram": ("color_histogram", {}),
     "embedding": ("embedding", {"num_classes": 3}),
     "kpm": ("kpm", {"gallery_chunk": 2}),

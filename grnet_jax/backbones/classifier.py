@@ -92,7 +92,7 @@ class VGGHead(nn.Module):
         """[n, h, w, c] to logits float32 [n, classes]."""
         deterministic = not (train and self.has_rng("dropout"))
         x = adaptive_average_pool(at_least_float32(x), 7)
-        x = x.reshape(len(x), math.prod(x.shape[1:]))
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for name in ("fc6", "fc7"):
             x = nn.Dense(
                 4096, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name

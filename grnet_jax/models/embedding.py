@@ -46,7 +46,7 @@ class Pooling(nn.Module):
         if self.kind == "max":
             return jnp.max(x, axis=(1, 2))
         if self.kind == "grid":
-            return unit_vectors(adaptive_average_pool(x, self.cells)).reshape(len(x), -1)
+            return unit_vectors(adaptive_average_pool(x, self.cells)).reshape(x.shape[0], -1)
         power = self.param("power", nn.initializers.constant(3.0), ())
         x = jnp.maximum(x, 1e-6)
         # Scaled by its largest value, which cancels: a large power leaves no float's range.

@@ -183,7 +183,7 @@ class FashionNet(EmbeddingModel):
 
 
 def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 class Config(RecognitionConfig):

@@ -42,7 +42,7 @@ class GRNet(RegionMatcher, kw_only=True):
         """Returns unit vectors: of the whole image's region [n, c], or what is seen projected."""
         if self.projection is None:
             return unit_vectors(whole.astype(jnp.float32))
-        return unit_vectors(self.projection(seen.reshape(len(seen), -1).astype(jnp.float32)))
+        return unit_vectors(self.projection(seen.reshape(seen.shape[0], -1).astype(jnp.float32)))
 
     def score_regions(self, query: jax.Array, gallery: jax.Array) -> jax.Array:
         """Returns same-item logits float32 [q, g] of regions [q, r, c] and [g, r, c]."""

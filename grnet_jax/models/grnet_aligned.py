@@ -83,7 +83,7 @@ class AlignedGRNet(grnet.GRNet, kw_only=True):
             seen = jax.lax.stop_gradient(seen)
         embedding = self.embedding_of(regions[:, 0], seen)
         if self.alignment is not None:
-            cells = unit_vectors(x.reshape(len(x), -1, x.shape[-1]))
+            cells = unit_vectors(x.reshape(x.shape[0], -1, x.shape[-1]))
             regions = jnp.concatenate([regions, cells], axis=1)
         return Features(embedding=embedding, regions=regions)
 

@@ -78,7 +78,7 @@ class KPM(RegionMatcher, kw_only=True):
             differences, start = [], 0
             for count in counts:
                 scale = slice(start, start + count)
-                cell_weights = jnp.ones((len(x), count), accumulation_dtype(x))
+                cell_weights = jnp.ones((x.shape[0], count), accumulation_dtype(x))
                 if attention is not None:
                     cell_weights = self_attention(x[:, scale], *attention, self.match_scale)
                 difference = warped_difference(
