@@ -105,11 +105,10 @@ class AlignedGRNet(grnet.GRNet, kw_only=True):
         if self.alignment is None:
             return {"graph": graph}
         params = variables["params"]["alignment"]
-        wide = jnp.promote_types(self.backbone.dtype, jnp.float32)
         return {
             "graph": graph,
             "alignment": jax.tree.map(np.asarray, dict(params)),
-            "dtype": np.zeros((), dtype or wide),
+            "dtype": np.zeros((), dtype or self.backbone.dtype),
         }
 
     def score_fused(self, fused: Any, query: Features, gallery: Features) -> jax.Array:
