@@ -53,7 +53,7 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
     "nodes of unit length": {"model.raw_scale": 0.0},
     "regions as they are": {"model.unit_regions": False},
     "without positions": {"model.node_positions": False},
-    "edges from nodes as they are": {"model.unit_edges": False, "model.edge_scale_init": 0.0},
+    "edges without a factor": {"model.edge_scale_init": 0.0},
     "edges anew in every layer": {"model.recompute_edges": True},
     "all pairs of 32 items": {"loss.shortlist": 0, "train.batch_size": 32},
 }

@@ -10,8 +10,8 @@ batch's shop images, the score, without it, on the 4 of them that it finds most 
 docs/matchers.md has the fields.
 
 On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
-and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 14 minutes
-on two slow CPU cores; top-1 60.3% of 2,000 queries, one seed, measured
+and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 11 minutes
+on two slow CPU cores; top-1 59.6% of 2,000 queries, three seeds, measured
 (benchmarks/results/frozen_features.json).
 """
 
@@ -33,7 +33,6 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
             "unit_regions": True,
             "raw_scale": 0.25,
             "node_positions": True,
-            "unit_edges": True,
             "edge_scale_init": 16.0,
             "direct_scale_init": 20.0,
             "direct_sharpness_init": 10.0,

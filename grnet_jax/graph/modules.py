@@ -45,12 +45,11 @@ class SimilarityGraph(nn.Module):
       inter_scale: edges between nodes of different local scales.
       recompute_edges: every layer computes its edges from its own input, with other
         transforms, instead of keeping those of the initial similarities.
-      norm_feature: nodes carry the length that Eq. 4 divides by, as one more dimension.
       edge_scale_init: where a learned factor on the edges' affinities starts; 0 for none, as
         in the paper.
       node_positions: nodes carry a learned embedding of which regions they compare.
-      raw_scale: of `reasoning.similarity_nodes`; 0 for nodes of unit length, as in the paper.
-      unit_edges: edges come from nodes of unit length, whatever the nodes are.
+      raw_scale: of `reasoning.similarity_nodes`, whose edges come from them at unit length; 0
+        for nodes of unit length, as in the paper.
       gallery_chunk: gallery images compared at once, where memory is short; 0 for all.
       score_bias_init: where the score's bias starts.
     """
@@ -62,11 +61,9 @@ class SimilarityGraph(nn.Module):
     intra_scale: bool = True
     inter_scale: bool = True
     recompute_edges: bool = False
-    norm_feature: bool = False
     edge_scale_init: float = 0.0
     node_positions: bool = False
     raw_scale: float = 0.0
-    unit_edges: bool = False
     score_bias_init: float = 0.0
     gallery_chunk: int = 0
 
@@ -86,7 +83,7 @@ class SimilarityGraph(nn.Module):
                 params.transforms_in,
                 params.layers,
                 params.edge_bias,
-                unit_edges=self.unit_edges,
+                unit_edges=bool(self.raw_scale),
             )
             logits = reasoning.match_logit(global_node, params.score_weight, params.score_bias)
             return logits.reshape(query.shape[0], gallery.shape[0])
@@ -111,7 +108,7 @@ class SimilarityGraph(nn.Module):
             params.transforms_in,
             params.layers,
             params.edge_bias,
-            unit_edges=self.unit_edges,
+            unit_edges=bool(self.raw_scale),
         )
         before, after = (w.reshape(query.shape[0], gallery.shape[0], -1) for w in edges)
         return before, after
@@ -138,8 +135,7 @@ class SimilarityGraph(nn.Module):
             "dtype": np.zeros((), dtype),
         }
         layers = [f"layer{number + 1}" for number in range(self.layers)]
-        variant = self.norm_feature or self.node_positions or self.raw_scale
-        if self.layers < 2 or self.recompute_edges or variant:
+        if self.layers < 2 or self.recompute_edges or self.node_positions or self.raw_scale:
             return plain
         if unknown := sorted(set(params) - self.fused_parameters - set(layers)):
             logging.warning("Scored in the plain way, for the fast one lacks %s.", unknown)
@@ -217,7 +213,6 @@ class SimilarityGraph(nn.Module):
         return reasoning.similarity_nodes(
             reasoning.region_differences(query, gallery, self._used_scales),
             params.projection,
-            norm_feature=self.norm_feature,
             raw_scale=self.raw_scale,
             positions=params.positions,
         )
@@ -227,12 +222,12 @@ class SimilarityGraph(nn.Module):
         """Makes all parameters, for regions of so many channels."""
         projection = self.param("projection", _he, (channels, self.node_dim))
         transforms_out, transforms_in, edge_bias, layers = self._reasoning_parameters()
-        last_dim = self.reasoning_dim if self.layers else self._node_width
+        last_dim = self.reasoning_dim if self.layers else self.node_dim
         weight = self.param("score_weight", _score_init, (last_dim,))
         bias = self.param("score_bias", nn.initializers.constant(self.score_bias_init), ())
         positions = None
         if self.node_positions:
-            shape = (node_count(self._used_scales), self._node_width)
+            shape = (node_count(self._used_scales), self.node_dim)
             positions = self.param("positions", nn.initializers.normal(0.02), shape)
         return _Parameters(
             projection,
@@ -245,15 +240,11 @@ class SimilarityGraph(nn.Module):
             positions,
         )
 
-    @property
-    def _node_width(self) -> int:
-        return self.node_dim + int(self.norm_feature)
-
     def _reasoning_parameters(self) -> tuple[Any, ...]:
         """Makes what `_Parameters` has between the projection and the score."""
         transforms_out, transforms_in, layers = [], [], []
         for number in range(self.layers):
-            width = self._node_width if number == 0 else self.reasoning_dim
+            width = self.node_dim if number == 0 else self.reasoning_dim
             if number == 0 or self.recompute_edges:
                 square = (width, width)
                 out = self.param(f"edge_out{number + 1}", _he, square)

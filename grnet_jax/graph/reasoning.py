@@ -53,7 +53,6 @@ def similarity_nodes(
     differences: jax.Array,
     projection: jax.Array,
     *,
-    norm_feature: bool = False,
     raw_scale: float = 0.0,
     positions: jax.Array | None = None,
 ) -> jax.Array:
@@ -62,24 +61,18 @@ def similarity_nodes(
     Args:
       differences: |x - y|^2, [b, n, c].
       projection: P transposed, [c, d], the same for every scale.
-      norm_feature: append log(1 + ||P|x - y|^2||_2), how large the difference is, which the
-        division takes away. Not in the paper.
       raw_scale: multiply by this and by c instead of dividing by the length, so that nodes keep
         how large the difference is; 0 divides. Not in the paper.
       positions: added to the nodes, [n, d]; None for the paper's.
 
     Returns:
-      Unit vectors [b, n, d], or [b, n, d + 1] with the feature; zero where the two regions are
-      identical.
+      Unit vectors [b, n, d]; zero where the two regions are identical.
     """
     projected = product("bnc,cd->bnd", differences, projection)
     if raw_scale:
         nodes = projected * (raw_scale * differences.shape[-1])
     else:
         nodes = to_unit_length(projected)
-    if norm_feature:
-        length = jnp.sqrt(squared_length(projected)[..., None] + _SQUARED_LENGTH_FLOOR)
-        nodes = jnp.concatenate([nodes, jnp.log1p(length)], axis=-1)
     if positions is not None:
         nodes = nodes + positions
     return nodes.astype(differences.dtype)

@@ -90,12 +90,6 @@ class GraphConfig(NetworkConfig):
     recompute_edges: bool = field(
         False, "edges anew from every layer's input", "parameters", "scores"
     )
-    node_positions: bool = field(
-        False,
-        "not the paper's: a learned vector for each pair of regions, added to its node",
-        "parameters",
-        "scores",
-    )
     score_bias_init: float = field(
         0.0,
         "start of the score's bias (paper: 0); -log 31 spares the first steps from learning how "
@@ -129,7 +123,6 @@ def build(config: GraphConfig, graph: type[SimilarityGraph] = SimilarityGraph) -
             intra_scale=config.intra_scale,
             inter_scale=config.inter_scale,
             recompute_edges=config.recompute_edges,
-            node_positions=config.node_positions,
             score_bias_init=config.score_bias_init,
             gallery_chunk=config.gallery_chunk,
         ),

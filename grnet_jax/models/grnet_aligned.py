@@ -162,19 +162,18 @@ class Config(grnet.GraphConfig):
     unit_regions: bool = field(False, "regions of unit length", "parameters", "features", "scores")
     raw_scale: float = field(
         0.0,
-        "nodes are P|x - y|^2 times this and the number of channels, so that they "
-        "keep how large a difference is; 0: of unit length",
+        "nodes are P|x - y|^2 times this and the number of channels, so that they keep how large "
+        "a difference is; edges come from them at unit length; 0: nodes of unit length",
         "parameters",
         "scores",
         ge=0,
     )
-    unit_edges: bool = field(
+    node_positions: bool = field(
         False,
-        "edges from nodes scaled to unit length, whatever the nodes are",
+        "a learned vector for each pair of regions, added to its node",
         "parameters",
         "scores",
     )
-    norm_feature: bool = field(False, "nodes carry the difference's length", "parameters", "scores")
     edge_scale_init: float = field(
         0.0,
         "start of a learned factor on the edges' affinities; 0: none",
@@ -226,8 +225,6 @@ class Config(grnet.GraphConfig):
     def _consistent(self) -> "Config":
         if self.grid_cells and not self.embedding_dim:
             raise ValueError("grid_cells: needs embedding_dim above 0, what the grid is mapped to")
-        if self.raw_scale and self.norm_feature:
-            raise ValueError("raw_scale, norm_feature: raw nodes have their length; expected one")
         return self
 
 
@@ -235,10 +232,9 @@ def build(config: Config) -> AlignedGRNet:
     """Builds the matcher of this section."""
     paper = grnet.build(config)
     graph = paper.graph.clone(
-        norm_feature=config.norm_feature,
+        node_positions=config.node_positions,
         edge_scale_init=config.edge_scale_init,
         raw_scale=config.raw_scale,
-        unit_edges=config.unit_edges,
     )
     channels, scale, dtype = config.region_channels, config.direct_scale_init, config.dtype
     return AlignedGRNet(

@@ -40,8 +40,6 @@ def similarities(query, gallery, params, graph):
     for number, (_, i, j) in enumerate(node_list(used_scales(graph))):
         z = np.abs(query[i] - gallery[j]) ** 2 @ params["projection"]
         node = z * graph.raw_scale * len(query[i]) if graph.raw_scale else unit(z)
-        if graph.norm_feature:
-            node = np.append(node, np.log1p(np.sqrt(np.sum(z**2))))
         found.append(node + params["positions"][number] if graph.node_positions else node)
     return np.array(found)
 
@@ -62,7 +60,7 @@ def edges(h, params, number, graph):
     """Eq. 5: softmax over b of (T_out s_a) . (T_in s_b), with the transforms of that layer."""
     n, nodes = len(h), node_list(used_scales(graph))
     transform_out = params.get(f"edge_scale{number}", 1.0) * params[f"edge_out{number}"]
-    if graph.unit_edges:
+    if graph.raw_scale:
         h = np.array([unit(node) for node in h])
     incoming = [params[f"edge_in{number}"] @ node for node in h]
     weights = np.zeros((n, n))

@@ -33,19 +33,13 @@ _ABLATIONS = {
     "no-layers-seven-scales": {"layers": 0},
     "recomputed": {"recompute_edges": True},
     "recomputed-row4": {"recompute_edges": True, "intra_scale": False, "inter_scale": False},
-    "norm-feature": {"norm_feature": True},
-    "norm-feature-baseline": {"norm_feature": True, "layers": 0, "scales": ((1, 1),)},
     "edge-scale": {"edge_scale_init": 5.0},
     "edge-scale-recomputed": {"edge_scale_init": 5.0, "recompute_edges": True},
     "wide": {"node_dim": 40, "reasoning_dim": 24},
     "positions": {"node_positions": True, **_FEW},
-    "positions-norm-feature": {"node_positions": True, "norm_feature": True, **_FEW},
     "raw-nodes": {"raw_scale": 0.002, **_FEW},
-    "unit-edges-recomputed": {"unit_edges": True, "recompute_edges": True, **_FEW},
-    "aligned": {
-        **{"node_positions": True, "raw_scale": 0.02, "unit_edges": True, "edge_scale_init": 16.0},
-        **_FEW,
-    },
+    "raw-nodes-recomputed": {"raw_scale": 0.02, "recompute_edges": True, **_FEW},
+    "aligned": {"node_positions": True, "raw_scale": 0.02, "edge_scale_init": 16.0, **_FEW},
 }
 
 

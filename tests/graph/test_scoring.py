@@ -26,10 +26,8 @@ _FUSED = {
     "no-layers": ({"layers": 0}, False),
     "one-layer": ({"layers": 1}, False),
     "recomputed": ({"recompute_edges": True}, False),
-    "norm-feature": ({"norm_feature": True}, False),
     "positions": ({"node_positions": True}, False),
     "raw-nodes": ({"raw_scale": 0.25}, False),
-    "unit-edges": ({"unit_edges": True}, True),
 }
 _KINDS = ("different", "1e-3", "1e-6", "one-region", "identical")
 
