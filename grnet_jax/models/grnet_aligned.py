@@ -25,16 +25,19 @@ from grnet_jax.models.region_matcher import regions_of
 from input_pipeline import field
 
 
+_SHARPNESS_INIT = 10.0  # how much more alike cells weigh, at the start
+
+
 class CellAlignment(nn.Module):
     """Averages the cosines of two maps' cells, of pairs that are alike more than of others.
 
     Attributes:
       scale_init: where the factor on the mean starts.
-      sharpness_init: where the factor on cosines that says how much more starts.
+      by_row: each cell of the query weighs the same, instead of each by how alike its pairs are.
     """
 
     scale_init: float
-    sharpness_init: float
+    by_row: bool = False
 
     @nn.compact
     def __call__(self, query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -44,13 +47,17 @@ class CellAlignment(nn.Module):
           Scores [q, g], and what each pair of cells weighs in the mean, [q, g, n, n], which sums to
           one; float32.
         """
-        starts = {"scale": self.scale_init, "sharpness": self.sharpness_init}
+        starts = {"scale": self.scale_init, "sharpness": _SHARPNESS_INIT}
         scale, sharpness = (
             self.param(name, nn.initializers.constant(start), ()) for name, start in starts.items()
         )
         bias = self.param("bias", nn.initializers.zeros, (query.shape[1], gallery.shape[1]))
         cosines = product("qac,gbc->qgab", query, gallery)
-        alpha = jax.nn.softmax(bias + sharpness * cosines, axis=(-2, -1))
+        logits = bias + sharpness * cosines
+        if self.by_row:
+            alpha = jax.nn.softmax(logits, axis=-1) / logits.shape[-2]
+        else:
+            alpha = jax.nn.softmax(logits, axis=(-2, -1))
         return scale * jnp.sum(alpha * cosines, axis=(-2, -1)), alpha
 
 
@@ -198,11 +205,12 @@ class Config(grnet.GraphConfig):
         "scores",
         ge=0,
     )
-    direct_sharpness_init: float = field(
-        10.0,
-        "start of how much more alike cells weigh in that mean; 0: all alike",
+    direct_by_row: bool = field(
+        False,
+        "each of the query's cells weighs the same in that mean; else cells of plain background, "
+        "alike in all of a shop's photos, weigh most",
         "parameters",
-        ge=0,
+        "scores",
     )
     grid_cells: int = field(
         0,
@@ -246,6 +254,6 @@ def build(config: Config) -> AlignedGRNet:
         if channels
         else None,
         unit_regions=config.unit_regions,
-        alignment=CellAlignment(scale, config.direct_sharpness_init) if scale else None,
+        alignment=CellAlignment(scale, config.direct_by_row) if scale else None,
         embedding_score=config.embedding_score,
     )
