@@ -19,9 +19,12 @@ from benchmarks.results_file import ROOT, ResultsFile, make_parser, markdown_tab
 from grnet_jax.evaluation.reports import column_title
 
 _STEPS = 200
-# By title the config of systems on ImageNet features, and the seed.
-_FROZEN = {"ImageNet features, untrained": ("zero_shot", 0)} | {
-    f"{title}, seed {seed}": (config, seed)
+# By title the config of systems on ImageNet features, the seed, and flags.
+_FROZEN = {
+    "ImageNet features, untrained, 224 pixels": ("zero_shot", 0, []),
+    "ImageNet features, untrained, 288 pixels": ("zero_shot", 0, ["--config.image.size=288"]),
+} | {
+    f"{title}, seed {seed}": (config, seed, [])
     for title, config in (
         ("contrastive embedding of ImageNet features", "contrastive"),
         ("GRNet, aligned, on ImageNet features", "grnet_aligned"),
@@ -53,8 +56,8 @@ def main() -> None:
         ("model",),
     )
 
-    def add(name: str, run: str, output: str) -> None:
-        run_command("eval.py", run, *data, f"--output={output}")
+    def add(name: str, run: list[str], output: str) -> None:
+        run_command("eval.py", *run, *data, f"--output={output}")
         measured = json.loads((ROOT / output / "results.json").read_text())
         results.add({"model": name, "photos": options.photos, "protocols": measured["protocols"]})
 
@@ -73,15 +76,16 @@ def main() -> None:
         name = f"{title}, {_STEPS} steps on these photos"
         fields = [*backbone, "--config.model.num_classes=50"] if config == "fir" else backbone
         systems[name] = (config, f"{options.runs}/{config}", fields)
-    for name, (config, seed) in _FROZEN.items():
+    for name, (config, seed, flags) in _FROZEN.items():
         if results.find(model=name) is None:
             workdir = f"{options.runs}/{config}_{seed}"
-            run = file = f"--config=configs/{config}.py:manifest"
+            file = f"--config=configs/{config}.py:manifest"
+            run = [file, *flags]
             if config != "zero_shot":
                 run_command(
                     "train.py", file, *data, f"--config.seed={seed}", f"--workdir={workdir}"
                 )
-                run = f"--workdir={workdir}"
+                run = [f"--workdir={workdir}"]
             add(name, run, workdir)
     for name, (config, workdir, fields) in systems.items():
         if results.find(model=name) is not None:
@@ -91,7 +95,7 @@ def main() -> None:
             run_command("train.py", file, *data, *fields, f"--workdir={workdir}")
         output = f"{options.runs}/{config}_untuned" if workdir == options.start else workdir
         run = file if config == "color_histogram" else f"--workdir={workdir}"
-        add(name, run, output)
+        add(name, [run], output)
     results.report(format_rows(results.rows))
 
 

@@ -50,7 +50,8 @@ _FROZEN: Recipe = {
 }
 _OWN_FROZEN: Recipe = {
     **_FROZEN,
-    "image": {"size": 224},
+    # A catalog's training photos, untrained: 68% find their item first at 224 pixels, 73 at 288.
+    "image": {"size": 288},
     "train": {
         **{"batch_size": 32, "steps": 200, "cached_views": 8},
         **{"eval_every": 100, "checkpoint_every": 100},

@@ -55,6 +55,8 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     if dataset == "synthetic":
         grnet.set_small_size(config)
     if dataset in ("manifest", "folder"):
-        # A few hundred pairs do not teach a graph. Photos with a plain background are alike there.
-        config.model.update(layers=0, scales=((1, 1),), direct_by_row=True)
+        # Few pairs do not teach a graph, nor nodes that keep how large a difference is; an item's
+        # other photos in a batch would fill the shortlist. Plain backgrounds are alike.
+        config.model.update(layers=0, scales=((1, 1),), raw_scale=0.0, direct_by_row=True)
+        config.loss.shortlist = 0
     return config

@@ -24,7 +24,6 @@ from grnet_jax.models.matcher import Features, inner_products, unit_vectors
 from grnet_jax.models.region_matcher import regions_of
 from input_pipeline import field
 
-
 _SHARPNESS_INIT = 10.0  # how much more alike cells weigh, at the start
 
 
