@@ -27,8 +27,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 install: $(INSTALLED) ## Make .venv with everything in it
 
-demo: $(INSTALLED) ## Draw the synthetic set, train a GRNet on it, evaluate, write pages of results
-	$(BIN)/python train.py --config=configs/grnet_aligned.py --workdir=$(DEMO)
+demo: $(INSTALLED) ## Draw the synthetic set, train on it, evaluate, write pages of results
+	$(BIN)/python train.py --config=configs/grnet_aligned.py --config.model.layers=0 --workdir=$(DEMO)
 	$(BIN)/python -m grnet_jax.visualization --workdir=$(DEMO)
 	$(BIN)/python eval.py --workdir=$(DEMO)
 

@@ -20,7 +20,7 @@ from grnet_jax.evaluation.reports import column_title
 
 _STEPS = 200
 # By title the config of systems on ImageNet features, the seed, and flags.
-_FROZEN = {
+_FROZEN: dict[str, tuple[str, int, list[str]]] = {
     "ImageNet features, untrained, 224 pixels": ("zero_shot", 0, []),
     "ImageNet features, untrained, 288 pixels": ("zero_shot", 0, ["--config.image.size=288"]),
 } | {
@@ -94,8 +94,8 @@ def main() -> None:
         if fields:
             run_command("train.py", file, *data, *fields, f"--workdir={workdir}")
         output = f"{options.runs}/{config}_untuned" if workdir == options.start else workdir
-        run = file if config == "color_histogram" else f"--workdir={workdir}"
-        add(name, [run], output)
+        flag = file if config == "color_histogram" else f"--workdir={workdir}"
+        add(name, [flag], output)
     results.report(format_rows(results.rows))
 
 
