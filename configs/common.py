@@ -50,7 +50,7 @@ _FROZEN: Recipe = {
 }
 _OWN_FROZEN: Recipe = {
     **_FROZEN,
-    # A catalog's training photos, untrained: 68% find their item first at 224 pixels, 73 at 288.
+    # More than the network was trained at: untrained features find more, docs/results.md.
     "image": {"size": 288},
     "train": {
         **{"batch_size": 32, "steps": 200, "cached_views": 8},
