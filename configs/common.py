@@ -58,19 +58,19 @@ _OWN_FROZEN: Recipe = {
     },
 }
 
-OURS = ("synthetic", "manifest", "folder")  # no paper has a recipe for them
+OWN_PHOTOS = ("manifest", "folder")
+OURS = ("synthetic", *OWN_PHOTOS)  # no paper has a recipe for them
 
 
 def recipe(dataset: str) -> Recipe:
     """Returns the sections image, augment, optimizer and train for this data set."""
-    found = {"synthetic": _SYNTHETIC, "manifest": _OWN, "folder": _OWN}.get(dataset, _PAPER)
+    found = {"synthetic": _SYNTHETIC, **dict.fromkeys(OWN_PHOTOS, _OWN)}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
 
 
 def frozen_recipe(dataset: str) -> Recipe:
     """Returns `recipe`'s sections of systems that learn on frozen features, but the papers'."""
-    own = {"manifest": _OWN_FROZEN, "folder": _OWN_FROZEN}
-    found = {"synthetic": _FROZEN, **own}.get(dataset, _PAPER)
+    found = {"synthetic": _FROZEN, **dict.fromkeys(OWN_PHOTOS, _OWN_FROZEN)}.get(dataset, _PAPER)
     return {section: dict(fields) for section, fields in found.items()}
 
 
@@ -88,7 +88,7 @@ def frozen_backbone(dataset: str) -> dict[str, Any]:
 
 def grid_cells(dataset: str) -> int:
     """Returns the side of the grid that embeddings are averaged over, 1 for own photos."""
-    return 1 if dataset in ("manifest", "folder") else 4
+    return 1 if dataset in OWN_PHOTOS else 4
 
 
 def backbone(dataset: str, name: str = "googlenet") -> dict[str, Any]:

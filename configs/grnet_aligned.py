@@ -7,7 +7,8 @@ each pair of regions; edges come from nodes of unit length, with a learned tempe
 graph's score are added the mean cosine of the two maps' cells that are most alike, and the cosine
 of an embedding of a grid of cells. All are trained together: the embedding by the softmax over the
 batch's shop images, the score, without it, on the 4 of them that it finds most alike.
-docs/matchers.md has the fields.
+On own photos there is no graph, and all pairs of a batch are scored. docs/matchers.md has the
+fields.
 
 On the synthetic set and on own photos it learns on frozen ImageNet features, beside their colors,
 and needs the extra pretrained; on the papers' sets the recipe is GRNet's. Synthetic set: 11 minutes
@@ -54,7 +55,7 @@ def get_config(dataset: str = "synthetic") -> ml_collections.ConfigDict:
     )
     if dataset == "synthetic":
         grnet.set_small_size(config)
-    if dataset in ("manifest", "folder"):
+    if dataset in common.OWN_PHOTOS:
         # Few pairs do not teach a graph, nor nodes that keep how large a difference is; an item's
         # other photos in a batch would fill the shortlist. Plain backgrounds are alike.
         config.model.update(layers=0, scales=((1, 1),), raw_scale=0.0, direct_by_row=True)
